@@ -1,0 +1,79 @@
+"""`PackedBags`: the one batch type, bags of different sizes laid end to end without padding.
+
+Dimensions: T instances of all bags, B bags, D features, B1 = B + 1 offsets.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def bag_id(key: str) -> int:
+    """The 63-bit id of a bag, a stable hash of its key: what keyed random draws depend on."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little") >> 1
+
+
+@dataclass(frozen=True, eq=False)
+class PackedBags:
+    """B bags laid end to end; bag b owns the rows `offsets_B1[b]` to `offsets_B1[b + 1]`.
+
+    Attributes:
+        features_TD: instance features, T x D, any floating dtype.
+        offsets_B1: int64, B + 1 ascending row numbers; the first is 0, the last T.
+        labels_B: int64 class index of each bag.
+        ids_B: int64 `bag_id` of each bag.
+        keys: the bags' keys, for messages and tables.
+    """
+
+    features_TD: Tensor
+    offsets_B1: Tensor
+    labels_B: Tensor
+    ids_B: Tensor
+    keys: tuple[str, ...]
+
+    @classmethod
+    def from_list(
+        cls, bags: Sequence[Tensor], labels: Sequence[int] | None = None, keys: Sequence[str] | None = None
+    ) -> "PackedBags":
+        """Pack bags of shape N x D; labels default to 0 and keys to "0", "1", ..."""
+        keys = tuple(keys) if keys is not None else tuple(str(i) for i in range(len(bags)))
+        labels = labels if labels is not None else [0] * len(bags)
+        sizes = torch.tensor([0, *(len(bag) for bag in bags)])
+        return cls(
+            features_TD=torch.cat(list(bags)),
+            offsets_B1=sizes.cumsum(0),
+            labels_B=torch.tensor(list(labels), dtype=torch.int64),
+            ids_B=torch.tensor([bag_id(key) for key in keys], dtype=torch.int64),
+            keys=keys,
+        )
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def sizes_B(self) -> Tensor:
+        """Number of instances of each bag, int64."""
+        return self.offsets_B1.diff()
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "PackedBags":
+        """The same bags on another device, with features in `dtype` where one is given."""
+        return PackedBags(
+            features_TD=self.features_TD.to(device, dtype, non_blocking=True),
+            offsets_B1=self.offsets_B1.to(device, non_blocking=True),
+            labels_B=self.labels_B.to(device, non_blocking=True),
+            ids_B=self.ids_B.to(device, non_blocking=True),
+            keys=self.keys,
+        )
+
+    def select(self, kept_K: Tensor, offsets_B1: Tensor) -> "PackedBags":
+        """The bags with only the rows `kept_K` (int64, ascending) left, delimited by new offsets."""
+        return PackedBags(
+            features_TD=self.features_TD.index_select(0, kept_K),
+            offsets_B1=offsets_B1,
+            labels_B=self.labels_B,
+            ids_B=self.ids_B,
+            keys=self.keys,
+        )

@@ -1,0 +1,41 @@
+"""The errors a user can meet. Each message states what was expected, what was got, and where."""
+
+
+class MhimdistError(Exception):
+    """Base of every error of ours; a command prints its message on one line and exits with status 1."""
+
+
+class ConfigError(MhimdistError):
+    """A setting is unknown, out of range, or contradicts another."""
+
+
+class DataError(MhimdistError):
+    """Input data cannot be used; the message names the file, slide, bag or field."""
+
+
+class LabelError(DataError):
+    """The label table is unusable: a missing, duplicate or unknown entry."""
+
+
+class ManifestError(DataError):
+    """A manifest is missing, edited, of another schema version, or disagrees with its shards."""
+
+
+class CorruptShard(DataError):
+    """A shard's bytes are not those that were written; the message names shard and member."""
+
+
+class SplitError(DataError):
+    """A split is impossible (too few cases), or a case stands in two of its sets."""
+
+
+class CheckpointError(MhimdistError):
+    """A checkpoint is missing, damaged, or belongs to another model or configuration."""
+
+
+class NonFiniteError(MhimdistError):
+    """A loss or a score became NaN or infinite; the message names the bags of the step."""
+
+
+class SweepError(MhimdistError):
+    """A sweep cannot run as asked, or none of its trials finished."""
