@@ -6,7 +6,9 @@ Dimensions: T instances of all bags, B bags, D features, B1 = B + 1 offsets.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,3 +79,30 @@ class PackedBags:
             ids_B=self.ids_B,
             keys=self.keys,
         )
+
+
+class BagSource(Protocol):
+    """A data set that gives its bags by row number; `data.loader.BagShards` is one.
+
+    Attributes:
+        keys, cases: of every bag, in the order of the rows.
+        classes: names in the order of the class indices.
+        labels_N: int64 class index of every bag.
+        sizes_N: int64 number of instances of every bag.
+        num_features: width of the features.
+        digest: hash of the data set's content.
+    """
+
+    keys: tuple[str, ...]
+    cases: tuple[str, ...]
+    classes: tuple[str, ...]
+    labels_N: np.ndarray
+    sizes_N: np.ndarray
+    num_features: int
+    digest: str
+
+    def rows_of(self, keys: Sequence[str]) -> np.ndarray:
+        """Row numbers of bags, int64."""
+
+    def load(self, rows: Sequence[int], dtype: torch.dtype = torch.float32) -> PackedBags:
+        """The bags of these rows, packed, their features in `dtype`."""

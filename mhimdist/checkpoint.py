@@ -1,0 +1,119 @@
+"""Checkpoints: a folder of safetensors files and a JSON state, written whole or not at all.
+
+Weights open in any safetensors reader, and nothing of it is ever unpickled.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mhimdist.errors import CheckpointError
+
+SCHEMA_VERSION = 1
+
+Tensors = Mapping[str, Mapping[str, Tensor]]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file in one step: whoever reads it sees the old text or the new, also after a crash."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def save(folder: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint to a folder that must not exist yet.
+
+    Args:
+        folder: it appears only when all of it is on disk.
+        tensors: for each file name (without extension) its named tensors.
+        state: what JSON can hold.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        digests = {}
+        for name, group in tensors.items():
+            file = temporary / f"{name}.safetensors"
+            save_file({key: value.detach().cpu().contiguous() for key, value in group.items()}, file)
+            digests[file.name] = _sha256(file)
+            _sync(file)
+        body = {"schema_version": SCHEMA_VERSION, "sha256": digests, "state": dict(state)}
+        write_atomically(temporary / "state.json", json.dumps(body, indent=1))
+        _sync(temporary)
+        temporary.rename(folder)
+        _sync(folder.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The tensors of each file and the state, every byte of the files checked.
+
+    Raises:
+        CheckpointError: the folder is no checkpoint, a file is missing or damaged, or its schema is another.
+    """
+    try:
+        body = json.loads((folder / "state.json").read_text())
+        version, digests, state = body["schema_version"], body["sha256"], body["state"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder} is no checkpoint: {error}") from None
+    if version != SCHEMA_VERSION:
+        raise CheckpointError(f"{folder} has schema version {version}, this release reads {SCHEMA_VERSION}")
+    tensors = {}
+    for name, expected in digests.items():
+        file = folder / name
+        try:
+            if (got := _sha256(file)) != expected:
+                raise CheckpointError(f"{file} is damaged: its sha256 is {got}, {expected} was written")
+            tensors[file.stem] = load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{file} cannot be read: {error}") from None
+    return tensors, state
+
+
+def epoch_folder(checkpoints: Path, epoch: int) -> Path:
+    """Where the checkpoint after `epoch` epochs lies."""
+    return checkpoints / f"epoch-{epoch:05d}"
+
+
+def saved_epochs(checkpoints: Path) -> list[int]:
+    """The epochs that have a checkpoint, ascending."""
+    return sorted(int(folder.name.removeprefix("epoch-")) for folder in checkpoints.glob("epoch-*"))
+
+
+def remove(checkpoints: Path, *, keep: set[int]) -> None:
+    """Delete the checkpoints of all other epochs."""
+    for epoch in set(saved_epochs(checkpoints)) - keep:
+        shutil.rmtree(epoch_folder(checkpoints, epoch))
+
+
+def discard(folder: Path) -> None:
+    """Delete a checkpoint, whole, damaged or absent."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,292 @@
+"""What a run is made of: every setting, its unit and range, validated where it is built.
+
+A configuration is frozen; `override` makes a changed copy from dotted paths such as
+`{"masking.high.start": 0.03}`, which is how a sweep, a preset and the command line speak to it.
+"""
+
+import difflib
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from mhimdist.errors import ConfigError
+from mhimdist.schedules import Schedule
+
+TeacherKind = Literal["none", "student_copy", "init", "momentum", "init_momentum"]
+
+
+class ConfigWarning(UserWarning):
+    """A setting was given that has no effect in this combination."""
+
+
+class Settings(BaseModel):
+    """Base of every group of settings: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AttentionMIL(Settings):
+    """AB-MIL (Ilse et al. 2018), as the authors of MHIM-MIL build it."""
+
+    name: Literal["abmil"] = Field("abmil", description="the bag model")
+    hidden_dim: int = Field(512, ge=1, description="width of the projected instances and the bag embedding")
+    attention_dim: int = Field(128, ge=1, description="width of the attention's hidden layer")
+    gated: bool = Field(False, description="multiply the attention branch by a sigmoid branch")
+    activation: Literal["relu", "tanh"] = Field("relu", description="activation of the attention branch")
+    dropout: float = Field(
+        0.25, ge=0, lt=1, description="share of projected features dropped, in steps of 1/256"
+    )
+
+
+class Pooling(Settings):
+    """Max- or mean-pooling of instance logits; it has no attention, so it cannot be masked."""
+
+    name: Literal["max_pooling", "mean_pooling"] = Field("mean_pooling", description="the bag model")
+    hidden_dim: int = Field(512, ge=1, description="width of the projected instances")
+    dropout: float = Field(
+        0.25, ge=0, lt=1, description="share of projected features dropped, in steps of 1/256"
+    )
+
+
+ModelSettings = Annotated[AttentionMIL | Pooling, Field(discriminator="name")]
+
+
+class Masking(Settings):
+    """Which share of a bag's instances the student does not see (paper, section 3.3).
+
+    High alone is HAM; with random, R-HAM; with low, L-HAM; with both, LR-HAM. Every ratio is of the whole
+    bag, `ceil(ratio * N)` instances, and the masks are united.
+    """
+
+    high: Schedule = Field(Schedule(), description="ratio of the most salient instances, beta_h, in [0, 1]")
+    high_pool_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="randomised high masking: a pool of the top high / high_pool_share is formed and this "
+        "share of it, drawn at random, is masked; 1 masks the top itself",
+    )
+    low: Schedule = Field(Schedule(), description="ratio of the least salient instances, beta_l, in [0, 1]")
+    random: Schedule = Field(Schedule(), description="ratio of instances drawn at random, beta_r, in [0, 1]")
+
+    @model_validator(mode="after")
+    def _ratios_are_shares(self) -> Self:
+        for field in ("high", "low", "random"):
+            schedule: Schedule = getattr(self, field)
+            for edge in ("start", "end"):
+                if not 0 <= getattr(schedule, edge) <= 1:
+                    raise ValueError(f"{field}.{edge} is a ratio in [0, 1], got {getattr(schedule, edge)}")
+        return self
+
+    @property
+    def strategy(self) -> str:
+        """The paper's name of the combination: none, random, low, HAM, L-HAM, R-HAM or LR-HAM."""
+        letters = ("L" if self.low.peak else "") + ("R" if self.random.peak else "")
+        if self.high.peak:
+            return f"{letters}-HAM" if letters else "HAM"
+        return {"": "none", "L": "low", "R": "random", "LR": "low+random"}[letters]
+
+
+class Momentum(Schedule):
+    """The EMA's momentum; where it moves, it moves to 1, which freezes the teacher."""
+
+    start: float = Field(0.9999, ge=0, le=1, description="momentum at the start of the run")
+    end: float = Field(
+        1.0, ge=0, le=1, description="momentum at the end of the run; without effect if constant"
+    )
+
+
+class Teacher(Settings):
+    """Who scores the instances (paper, section 3.4 and Table 5)."""
+
+    kind: TeacherKind = Field(
+        "init_momentum",
+        description="none; student_copy: the student itself; init: the pre-trained network, frozen; "
+        "momentum: an EMA of the student; init_momentum: pre-trained, then an EMA (the full method)",
+    )
+    momentum: Momentum = Field(Momentum(), description="EMA momentum lambda per bag, in [0, 1]")
+    dropout: bool = Field(
+        False, description="whether the teacher scores with dropout on, as the authors' does"
+    )
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the teacher starts from a network trained without masking on the same fold and seed."""
+        return self.kind in ("init", "init_momentum")
+
+    @property
+    def has_momentum(self) -> bool:
+        """Whether the teacher follows the student as a moving average."""
+        return self.kind in ("momentum", "init_momentum")
+
+
+class Loss(Settings):
+    """Cross-entropy plus alpha times the consistency loss (paper, equations 8 to 10)."""
+
+    alpha: float = Field(0.1, ge=0, description="weight of the consistency loss")
+    temperature: float = Field(0.1, gt=0, description="temperature tau of the teacher's embedding")
+    class_weights: tuple[float, ...] | None = Field(
+        None, description="weight of each class in the cross-entropy; none weighs all bags alike"
+    )
+
+
+class Optimizer(Settings):
+    """Adam, its rate decayed once an epoch."""
+
+    learning_rate: float = Field(2e-4, gt=0, description="rate of the first epoch, for one bag a step")
+    weight_decay: float = Field(1e-5, ge=0, description="L2 penalty added to the gradient")
+    decay: Literal["cosine", "constant"] = Field(
+        "cosine", description="of the learning rate, per epoch, to 0"
+    )
+
+
+class EarlyStopping(Settings):
+    """When to give up waiting for a better validation AUC."""
+
+    patience: int | None = Field(
+        None, ge=1, description="epochs without a better one before stopping; none: never"
+    )
+    from_epoch: int = Field(0, ge=0, description="epoch before which a run is never stopped")
+
+
+class TrainConfig(Settings):
+    """One training run, on one split, with one seed."""
+
+    model: ModelSettings = Field(AttentionMIL(), description="the bag classifier of student and teacher")
+    masking: Masking = Field(Masking(), description="what the student does not see")
+    teacher: Teacher = Field(Teacher(), description="who scores the instances")
+    student_init: Literal["none", "projection", "all"] = Field(
+        "projection", description="which weights of the pre-trained network the student starts from"
+    )
+    loss: Loss = Field(Loss(), description="what is minimised")
+    optimizer: Optimizer = Field(Optimizer(), description="how")
+    epochs: int = Field(200, ge=1, description="passes over the training bags")
+    bags_per_step: int = Field(1, ge=1, description="bags of an optimiser step, over all workers")
+    early_stopping: EarlyStopping = Field(EarlyStopping(), description="when to stop before the last epoch")
+    seed: int = Field(2021, ge=0, description="of weights, order of bags, masks and dropout")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> Self:
+        if self.teacher.kind == "none":
+            if self.masking.strategy not in ("none", "random"):
+                raise ValueError("masking by score needs a teacher; teacher.kind is none")
+            if self.loss.alpha:
+                raise ValueError("loss.alpha must be 0 without a teacher; teacher.kind is none")
+        if isinstance(self.model, Pooling) and self.teacher.kind != "none":
+            raise ValueError(f"{self.model.name} gives no scores to mask by: set teacher.kind to none")
+        return self
+
+    def without_effect(self) -> list[str]:
+        """Settings that were given but change nothing in this combination, each with the reason."""
+        found = []
+        if self.loss.alpha == 0 and "temperature" in self.loss.model_fields_set:
+            found.append("loss.temperature: loss.alpha is 0")
+        if not self.teacher.has_momentum and "momentum" in self.teacher.model_fields_set:
+            found.append(f"teacher.momentum: a teacher of kind {self.teacher.kind} does not move")
+        if not self.masking.high.peak and "high_pool_share" in self.masking.model_fields_set:
+            found.append("masking.high_pool_share: masking.high is 0")
+        if not self.needs_pretraining and "student_init" in self.model_fields_set:
+            found.append(f"student_init: a teacher of kind {self.teacher.kind} has no pre-trained network")
+        for field, schedule in self._schedules().items():
+            if schedule.kind == "constant" and "end" in schedule.model_fields_set:
+                found.append(f"{field}.end: the schedule is constant")
+        return found
+
+    def _schedules(self) -> dict[str, Schedule]:
+        return {
+            "masking.high": self.masking.high,
+            "masking.low": self.masking.low,
+            "masking.random": self.masking.random,
+            "teacher.momentum": self.teacher.momentum,
+        }
+
+    @property
+    def needs_pretraining(self) -> bool:
+        """Whether a first stage, the same network trained without masking, comes before this run."""
+        return self.teacher.is_pretrained
+
+    def first_stage(self) -> "TrainConfig":
+        """The run that makes the pre-trained network: same network, data order and seed, nothing masked."""
+        return self.model_copy(
+            update={
+                "masking": Masking(),
+                "teacher": Teacher(kind="none"),
+                "student_init": "none",
+                "loss": Loss(alpha=0, class_weights=self.loss.class_weights),
+            }
+        )
+
+    def override(self, changes: Mapping[str, Any]) -> "TrainConfig":
+        """A copy with dotted paths replaced, `{"masking.high.start": 0.03, "epochs": 25}`.
+
+        Raises:
+            ConfigError: a path or a value is not valid; the message lists the valid keys.
+        """
+        tree = self.model_dump(exclude_unset=True)
+        for path, value in changes.items():
+            *parents, leaf = path.split(".")
+            node = tree
+            for parent in parents:
+                inner = node.setdefault(parent, {})
+                if not isinstance(inner, dict):
+                    raise ConfigError(f"{path}: {parent} is a single value, not a group of settings")
+                node = inner
+            node[leaf] = value
+        return load_config(tree)
+
+    def digest(self) -> str:
+        """A hash of every setting, 16 hex digits: equal configurations share it."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def load_config(tree: Mapping[str, Any]) -> TrainConfig:
+    """A configuration from nested settings.
+
+    Raises:
+        ConfigError: one line naming the field, the value, and, for an unknown key, the valid ones.
+    """
+    try:
+        config = TrainConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(item) for item in error.errors())) from None
+    for setting in config.without_effect():
+        warnings.warn(f"no effect: {setting}", ConfigWarning, stacklevel=2)
+    return config
+
+
+def _explain(item: Any) -> str:
+    # A union's location carries the tag of its member ("model", "abmil", "gated"): not part of the path.
+    path = [str(part) for part in item["loc"] if part not in MODEL_NAMES]
+    where = ".".join(path) or "configuration"
+    if item["type"] == "extra_forbidden":
+        *parents, unknown = path
+        valid = _valid_keys(parents, [part for part in item["loc"] if part in MODEL_NAMES])
+        close = difflib.get_close_matches(unknown, valid, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        return f"unknown key {where}{hint}; valid here: {', '.join(valid)}"
+    if item["type"] == "union_tag_invalid":
+        return f"{where}.name: no model {item['ctx']['tag']!r}; valid: {', '.join(MODEL_NAMES)}"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" + ("" if item["type"] == "value_error" else f", got {item['input']!r}")
+
+
+def _valid_keys(parents: Sequence[str], tags: Sequence[Any]) -> list[str]:
+    node = TypeAdapter(TrainConfig).json_schema()
+    definitions = node["$defs"]
+    for parent in parents:
+        node = node["properties"][parent]
+        if "oneOf" in node:
+            reference = node["discriminator"]["mapping"][tags[0] if tags else MODEL_NAMES[0]]
+        else:
+            reference = node.get("$ref") or node["allOf"][0]["$ref"]
+        node = definitions[reference.rsplit("/", 1)[-1]]
+    return sorted(node["properties"])
+
+
+MODEL_NAMES = ("abmil", "max_pooling", "mean_pooling")

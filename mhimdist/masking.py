@@ -1,0 +1,61 @@
+"""Masked hard instance mining: from a bag's scores to the instances the student sees (paper, section 3.3).
+
+Dimensions: T instances of a batch, B bags, H heads of scores.
+"""
+
+import torch
+from torch import Tensor
+
+from mhimdist import ops
+from mhimdist.config import Masking
+from mhimdist.data.bags import PackedBags
+from mhimdist.draws import Draws, Purpose, instance_words
+
+
+def share_of(sizes_B: Tensor, ratio: float) -> Tensor:
+    """`ceil(ratio * N)` of each bag, int64; 0.07 of 100 is 7, though as floats it is a little more."""
+    return (sizes_B.double() * ratio).mul(1e9).round().div(1e9).ceil().long()
+
+
+def mask_counts(masking: Masking, sizes_B: Tensor, progress: float) -> ops.MaskCounts:
+    """The sizes of the masks of bags of `sizes_B` instances, at `progress` in [0, 1] of the run."""
+    high = masking.high.at(progress)
+    pool_B = share_of(sizes_B, min(high / masking.high_pool_share, 1.0))
+    # Where high / high_pool_share exceeds 1 the pool is the whole bag and the share of it is high itself.
+    share = masking.high_pool_share if high <= masking.high_pool_share else high
+    return ops.MaskCounts(
+        high_pool_B=pool_B,
+        high_B=share_of(pool_B, share),
+        low_B=share_of(sizes_B, masking.low.at(progress)),
+        random_B=share_of(sizes_B, masking.random.at(progress)),
+    )
+
+
+def mask_bags(
+    masking: Masking, bags: PackedBags, scores_TH: Tensor | None, draws: Draws, progress: float
+) -> tuple[PackedBags, ops.Selection]:
+    """The bags without their masked instances, raw features as they are, and what was masked.
+
+    Args:
+        masking: the ratios and their schedules.
+        bags: whole bags.
+        scores_TH: the teacher's scores before the softmax; None where only random masking is asked for.
+        draws: the epoch's random streams; a bag's mask depends on nothing else of the run.
+        progress: share of the run's bags already seen, in [0, 1].
+    """
+    total = len(bags.features_TD)
+
+    def words_T(purpose: Purpose) -> Tensor:
+        return instance_words(draws.keys(bags.ids_B, purpose), bags.offsets_B1, total).squeeze(1)
+
+    if scores_TH is None:
+        scores_TH = torch.zeros(total, 1, device=bags.features_TD.device)
+    selection = ops.select(
+        scores_TH.detach(),
+        bags.offsets_B1,
+        mask_counts(masking, bags.sizes_B, progress),
+        high_words_T=words_T("high_mask"),
+        random_words_T=words_T("random_mask"),
+        keep_words_T=words_T("keep_one"),
+    )
+    return bags.select(selection.kept_K, selection.offsets_B1), selection

@@ -1,0 +1,92 @@
+"""MHIM: the teacher scores, the salient instances are masked, the student learns from the rest.
+
+Dimensions: B bags, C classes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mhimdist.config import TrainConfig
+from mhimdist.data.bags import PackedBags
+from mhimdist.draws import Draws
+from mhimdist.losses import consistency
+from mhimdist.masking import mask_bags
+from mhimdist.models import BagModel, BagOutput
+from mhimdist.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """The losses of packed bags and what was masked; counts are of instances, scalars on the device.
+
+    Attributes:
+        total_B: what the optimiser minimises, one value a bag.
+        classification_B: the cross-entropy, without gradient.
+        consistency_B: the consistency loss before its weight, without gradient; 0 where alpha is 0.
+        num_instances, num_kept: of whole and masked bags.
+        masked_high, masked_low, masked_random: taken by each mask; masks overlap.
+    """
+
+    total_B: Tensor
+    classification_B: Tensor
+    consistency_B: Tensor
+    num_instances: int
+    num_kept: int
+    masked_high: Tensor
+    masked_low: Tensor
+    masked_random: Tensor
+
+
+class MHIM:
+    """The method's forward pass (paper, equations 4 to 10), for any student and teacher."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        student: BagModel,
+        teacher: Teacher | None,
+        forward: Callable[[PackedBags, Tensor], BagOutput] | None = None,
+    ) -> None:
+        """`forward` runs the student where that is not the module itself, as under DDP."""
+        self.config = config
+        self.student = student
+        self.teacher = teacher
+        self.forward = forward or student
+        weights = config.loss.class_weights
+        self.class_weights_C = (
+            torch.tensor(weights, device=next(student.parameters()).device) if weights else None
+        )
+
+    def loss(self, bags: PackedBags, draws: Draws, progress: float) -> StepLoss:
+        """Score and mask whole bags, run the student on what is kept, and form its losses.
+
+        Args:
+            bags: whole bags; the student's projection sees only the kept instances.
+            draws: the epoch's random streams.
+            progress: share of the run's bags already seen, in [0, 1].
+        """
+        seen_by_teacher = self.teacher.score(bags, draws) if self.teacher else None
+        scores_TH = seen_by_teacher.scores_TH if seen_by_teacher else None
+        kept, selection = mask_bags(self.config.masking, bags, scores_TH, draws, progress)
+
+        output = self.forward(kept, draws.keys(bags.ids_B, "student_dropout"))
+        classification_B = self.student.classification_loss(output, bags.labels_B, self.class_weights_C)
+        total_B, consistency_B = classification_B, torch.zeros_like(classification_B)
+        if seen_by_teacher and self.config.loss.alpha:
+            consistency_B = consistency(
+                output.embeddings_BME, seen_by_teacher.embeddings_BME, self.config.loss.temperature
+            )
+            total_B = classification_B + self.config.loss.alpha * consistency_B
+        return StepLoss(
+            total_B=total_B,
+            classification_B=classification_B.detach(),
+            consistency_B=consistency_B.detach(),
+            num_instances=len(bags.features_TD),
+            num_kept=len(kept.features_TD),
+            masked_high=selection.masked_high,
+            masked_low=selection.masked_low,
+            masked_random=selection.masked_random,
+        )

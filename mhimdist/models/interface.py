@@ -1,0 +1,97 @@
+"""What every bag model takes and gives.
+
+Dimensions: T instances of a batch, B bags, C classes, D input features, E embedding width, H heads of
+scores, M bag embeddings of a bag (1, or one for each class).
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mhimdist.data.bags import PackedBags
+from mhimdist.draws import instance_words, mix
+
+
+@dataclass(frozen=True)
+class BagOutput:
+    """A model's view of packed bags.
+
+    Attributes:
+        logits_BC: class logits of each bag.
+        embeddings_BME: the bag embeddings that the consistency loss compares.
+        scores_TH: instance scores before the softmax, the higher the more salient; None where a model has
+            none to mask by.
+    """
+
+    logits_BC: Tensor
+    embeddings_BME: Tensor
+    scores_TH: Tensor | None
+
+
+class BagModel(nn.Module, ABC):
+    """A classifier of bags. Bags of a batch never influence each other."""
+
+    projection: "Projection"
+
+    @abstractmethod
+    def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> BagOutput:
+        """Classify packed bags; with dropout if the bags' dropout keys are given."""
+
+    def classification_loss(
+        self, output: BagOutput, labels_B: Tensor, class_weights_C: Tensor | None = None
+    ) -> Tensor:
+        """The loss of each bag (paper, equation 8), shape B; a bag's class weight multiplies it."""
+        return functional.cross_entropy(output.logits_BC, labels_B, class_weights_C, reduction="none")
+
+    def probabilities(self, output: BagOutput) -> Tensor:
+        """Class probabilities of each bag, B x C."""
+        return torch.softmax(output.logits_BC, dim=1)
+
+    def initialize(self, generator: torch.Generator) -> None:
+        """Xavier-normal weights and zero biases, as the authors initialise every layer."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_normal_(module.weight, generator=generator)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
+class Projection(nn.Module):
+    """Each instance's features to the model's width: linear, ReLU, dropout."""
+
+    def __init__(self, num_features: int, hidden_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(num_features, hidden_dim)
+        self.dropout = dropout
+
+    def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None) -> Tensor:
+        """Projected instances, T x E."""
+        hidden_TE = functional.relu(self.linear(bags.features_TD))
+        return keyed_dropout(hidden_TE, self.dropout, bags.offsets_B1, dropout_keys_B)
+
+
+def keyed_dropout(
+    values_TE: Tensor, share: float, offsets_B1: Tensor, keys_B: Tensor | None, site: int = 0
+) -> Tensor:
+    """Dropout whose pattern belongs to the bag: a function of its key, the instance's place and the column.
+
+    One random byte decides for each value, so that the share is rounded to 1/256; the kept values are
+    scaled by the share truly kept. Without keys nothing is dropped.
+
+    Args:
+        values_TE: packed instances.
+        share: share dropped, in [0, 1).
+        offsets_B1: int64 offsets of the bags.
+        keys_B: int64 keys of the bags' streams.
+        site: tells the dropout layers of one model apart.
+    """
+    threshold = round(share * 256)
+    if keys_B is None or threshold == 0:
+        return values_TE
+    num_instances, width = values_TE.shape
+    words_TW = instance_words(mix(keys_B + site), offsets_B1, num_instances, -(-width // 8))
+    kept_TE = words_TW.view(torch.uint8)[:, :width] >= threshold
+    return values_TE * kept_TE * (256 / (256 - threshold))

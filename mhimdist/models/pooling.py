@@ -1,0 +1,24 @@
+"""Max- and mean-pooling: the logits of a bag are the largest (the mean) of its instances' logits."""
+
+from torch import Tensor, nn
+
+from mhimdist import config, ops
+from mhimdist.data.bags import PackedBags
+from mhimdist.models.interface import BagModel, BagOutput, Projection
+
+
+class PoolingMIL(BagModel):
+    """Projection and a linear head on every instance, pooled class by class; nothing to mask by."""
+
+    def __init__(self, settings: config.Pooling, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.projection = Projection(num_features, settings.hidden_dim, settings.dropout)
+        self.head = nn.Linear(settings.hidden_dim, num_classes)
+        self.pool = ops.segment_max if settings.name == "max_pooling" else ops.segment_mean
+
+    def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> BagOutput:
+        """See `BagModel.forward`; the embedding is the mean of the projected instances."""
+        hidden_TE = self.projection(bags, dropout_keys_B)
+        logits_BC = self.pool(self.head(hidden_TE), bags.offsets_B1)
+        embedding_BE = ops.segment_mean(hidden_TE, bags.offsets_B1)
+        return BagOutput(logits_BC, embedding_BE[:, None], None)
