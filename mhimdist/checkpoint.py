@@ -15,21 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mhimdist import atomic
 from mhimdist.errors import CheckpointError
 
 SCHEMA_VERSION = 1
 
 Tensors = Mapping[str, Mapping[str, Tensor]]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file in one step: whoever reads it sees the old text or the new, also after a crash."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def save(folder: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
@@ -51,7 +42,7 @@ def save(folder: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
             digests[file.name] = _sha256(file)
             _sync(file)
         body = {"schema_version": SCHEMA_VERSION, "sha256": digests, "state": dict(state)}
-        write_atomically(temporary / "state.json", json.dumps(body, indent=1))
+        atomic.write_text(temporary / "state.json", json.dumps(body, indent=1))
         _sync(temporary)
         temporary.rename(folder)
         _sync(folder.parent)

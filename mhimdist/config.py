@@ -52,7 +52,7 @@ class Pooling(Settings):
     )
 
 
-ModelSettings = Annotated[AttentionMIL | Pooling, Field(discriminator="name")]
+ModelSettings = Annotated[Pooling | AttentionMIL, Field(discriminator="name")]
 
 
 class Masking(Settings):
@@ -254,13 +254,13 @@ def load_config(tree: Mapping[str, Any]) -> TrainConfig:
     try:
         config = TrainConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(item) for item in error.errors())) from None
+        raise ConfigError("; ".join(explain(item) for item in error.errors())) from None
     for setting in config.without_effect():
         warnings.warn(f"no effect: {setting}", ConfigWarning, stacklevel=2)
     return config
 
 
-def _explain(item: Any) -> str:
+def explain(item: Any) -> str:
     # A union's location carries the tag of its member ("model", "abmil", "gated"): not part of the path.
     path = [str(part) for part in item["loc"] if part not in MODEL_NAMES]
     where = ".".join(path) or "configuration"

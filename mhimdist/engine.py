@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mhimdist import checkpoint
-from mhimdist.config import TrainConfig, load_config
+from mhimdist import atomic, checkpoint, denormals
+from mhimdist.config import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.sampler import epoch_plan
 from mhimdist.data.splits import Split
@@ -80,7 +80,6 @@ class Trainer:
             SplitError: the split does not fit the data.
         """
         split.check(bags.keys, bags.cases, bags.labels_N)
-        torch.set_flush_denormal(True)
         self.config, self.bags, self.split, self.folder = config, bags, split, folder
         self.device = _device(config.device)
         self.history: list[EpochRecord] = []
@@ -123,7 +122,9 @@ class Trainer:
     def epochs(self) -> Iterator[EpochRecord]:
         """Train epoch after epoch, each one saved before it is given."""
         while not self.is_finished:
-            yield self._run_epoch()
+            with denormals.flushed():
+                record = self._run_epoch()
+            yield record
 
     def _run_epoch(self) -> EpochRecord:
         started, epoch = time.perf_counter(), len(self.history)
@@ -219,7 +220,7 @@ class Trainer:
         for name, content in written.items():
             path, text = folder / name, json.dumps(content, indent=1)
             if not path.exists():
-                checkpoint.write_atomically(path, text)
+                atomic.write_text(path, text)
             elif path.read_text() != text:
                 raise CheckpointError(
                     f"{path} is of another run than this one; give this run a folder of its own"
@@ -266,7 +267,7 @@ class Trainer:
 
 def load_run(folder: Path) -> tuple[TrainConfig, Split, list[EpochRecord]]:
     """What a run's folder says of it: configuration, split and history."""
-    config = load_config(json.loads((folder / "config.json").read_text()))
+    config = TrainConfig.model_validate_json((folder / "config.json").read_text())
     lines = (folder / "history.jsonl").read_text().splitlines()
     return config, Split.load(folder / "split.json"), [EpochRecord(**json.loads(line)) for line in lines]
 
@@ -299,7 +300,7 @@ class _Totals:
 
 
 def _write_history(folder: Path, history: Sequence[EpochRecord]) -> None:
-    checkpoint.write_atomically(
+    atomic.write_text(
         folder / "history.jsonl", "".join(json.dumps(asdict(record)) + "\n" for record in history)
     )
 

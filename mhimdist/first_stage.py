@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from mhimdist import checkpoint
@@ -22,7 +23,36 @@ RECIPE_VERSION = 1
 """Raised when training itself changes, so that networks of an older release are not taken for today's."""
 
 
-def first_stage_network(config: TrainConfig, bags: BagSource, split: Split, cache: Path) -> BagModel:
+@dataclass(frozen=True)
+class FirstStage:
+    """A network trained without masking.
+
+    Attributes:
+        network: the student of the selected epoch.
+        best_epoch: that epoch, counted from 0.
+    """
+
+    network: BagModel
+    best_epoch: int
+
+
+def open_trainer(
+    config: TrainConfig, bags: BagSource, split: Split, folder: Path | None, cache: Path
+) -> Trainer:
+    """A trainer whose first stage, where the configuration needs one, has been made or found.
+
+    Args:
+        config: of the run.
+        bags: the data set.
+        split: what trains, selects and tests.
+        folder: the run's own, as in `Trainer`.
+        cache: as in `first_stage`.
+    """
+    pretrained = first_stage(config, bags, split, cache).network if config.needs_pretraining else None
+    return Trainer(config, bags, split, folder, pretrained=pretrained)
+
+
+def first_stage(config: TrainConfig, bags: BagSource, split: Split, cache: Path) -> FirstStage:
     """The network of the selected epoch of `config.first_stage()`, from the cache or trained now.
 
     A second process that asks for the same network waits for the first one. A cached network that is
@@ -58,9 +88,10 @@ def first_stage_network(config: TrainConfig, bags: BagSource, split: Split, cach
             for _ in trainer.epochs():
                 pass
             tensors = {"student": dict(trainer.best_student().state_dict())}
-            checkpoint.save(folder, tensors, {"made_of": text})
+            state = {"made_of": text, "best_epoch": trainer.best.epoch}
+            checkpoint.save(folder, tensors, state)
     network.load_state_dict(tensors["student"])
-    return network
+    return FirstStage(network, state["best_epoch"])
 
 
 @contextmanager

@@ -23,7 +23,8 @@ def auc(labels_N: np.ndarray, probabilities_NC: np.ndarray) -> float | None:
 def youden_threshold(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
     """The score that maximises true- minus false-positive rate; the highest such one where several do."""
     false_positive, true_positive, thresholds = sk.roc_curve(labels_N, scores_N)
-    return float(thresholds[np.argmax(true_positive - false_positive)])
+    # Rounded, so that rates equal but for their last bit count as equal.
+    return float(thresholds[np.argmax(np.round(true_positive - false_positive, 12))])
 
 
 def classification(

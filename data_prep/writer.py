@@ -1,0 +1,155 @@
+"""Writing shards: one tar with its index, and a folder that appears whole or not at all."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import uuid
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tarfile import BLOCKSIZE
+from types import TracebackType
+from typing import Any, Self
+
+import webdataset
+
+from mhimdist.data.format import (
+    EXTENSIONS,
+    NPY_HEADER_BYTES,
+    TAR_OPTIONS,
+    Member,
+    dali_index,
+    index_name,
+    padded,
+)
+from mhimdist.data.manifest import ShardFile
+
+
+@dataclass(frozen=True, eq=False)
+class Bag:
+    """A bag ready to be written: its columns in the manifest, and its members' payloads by kind."""
+
+    columns: dict[str, Any]
+    payloads: dict[str, bytes]
+
+
+class ShardWriter:
+    """Writes one shard and its DALI index, and knows where every member lies.
+
+    As a context manager it closes the shard and forces it to disk; after an exception it lets go of it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = _HashingFile(path)
+        self._tar = webdataset.TarWriter(self._file, encoder=False, compress=False, **TAR_OPTIONS)
+        self._bags: list[list[Member]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._file.discard()
+        self._tar.close()
+        self._file.close()
+        if error is None:
+            _write_to_disk(self._path.with_name(index_name(self._path.name)), dali_index(self._bags))
+
+    @property
+    def summary(self) -> ShardFile:
+        """The shard as the manifest lists it; final once the context is left."""
+        return ShardFile(
+            name=self._path.name,
+            bytes=self._file.num_bytes,
+            sha256=self._file.sha256.hexdigest(),
+            num_bags=len(self._bags),
+        )
+
+    def has_room(self, bag: Bag, shard_bytes: int) -> bool:
+        """Whether the bag leaves the shard within `shard_bytes`; the first bag of a shard always may."""
+        num_bytes = sum(BLOCKSIZE + padded(len(payload)) for payload in bag.payloads.values())
+        return not self._bags or self._tar.tarstream.offset + num_bytes <= shard_bytes
+
+    def add(self, bag: Bag) -> dict[str, Any]:
+        """Append a bag; its row of the manifest."""
+        key = bag.columns["key"]
+        members = []
+        for kind, extension in EXTENSIONS.items():
+            if kind in bag.payloads:
+                payload = bag.payloads[kind]
+                self._tar.write({"__key__": key, extension: payload})
+                offset = self._tar.tarstream.offset - padded(len(payload))
+                members.append(Member(key, kind, offset, len(payload), zlib.crc32(payload)))
+        self._bags.append(members)
+        row = {**bag.columns, "shard": self._path.name}
+        for member in members:
+            row |= member.columns()
+        row["features_data_offset"] = row["features_offset"] + NPY_HEADER_BYTES
+        return row
+
+
+class _HashingFile:
+    """A new file that is hashed as it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("xb", buffering=2**20)
+        self._discarding = False
+        self.sha256 = hashlib.sha256()
+        self.num_bytes = 0
+
+    def write(self, data: bytes) -> None:
+        if not self._discarding:
+            self._file.write(data)
+            self.sha256.update(data)
+            self.num_bytes += len(data)
+
+    def discard(self) -> None:
+        """Take no more: a tar insists on writing its end, which a full disk would refuse again."""
+        self._discarding = True
+
+    def close(self) -> None:
+        if self._discarding:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            return
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+@contextlib.contextmanager
+def appearing_whole(out: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `out` at the end, or nothing after an exception."""
+    folder = out.with_name(f".sharding-{uuid.uuid4().hex}")
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        _sync_folder(folder)
+        folder.rename(out)
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError) and error.filename is None:  # a write, which does not say to where
+            raise OSError(error.errno, error.strerror, str(out)) from error
+        raise
+    _sync_folder(out.parent)
+
+
+def _write_to_disk(path: Path, text: str) -> None:
+    with path.open("x", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force the folder's entries to disk: a new or renamed file may otherwise be lost with the power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

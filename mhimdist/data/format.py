@@ -1,0 +1,130 @@
+"""The data set on disk: the names, headers and members of its shards.
+
+A data set is a folder of `shard-000000.tar`, ... with a DALI index `shard-000000.idx` beside each, and
+one `manifest.parquet` with a row a bag (`manifest.py`). A shard is an uncompressed tar that the
+`webdataset` library and DALI read as it is; ours go by the manifest's offsets and never parse a tar. Every
+byte of a shard is either the payload of a member, whose crc32 stands in the manifest, or follows from the
+manifest (tar headers, padding), so that `data_prep.verify` can tell which byte is wrong.
+
+Dimensions: N instances of a bag, D features.
+"""
+
+import struct
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, unquote
+
+import numpy as np
+
+EXTENSIONS = {
+    "coords": "coords.npy",
+    "features": "features.npy",
+    "instance_labels": "instance_labels.npy",
+    "json": "json",
+}
+"""The kinds of member a bag can have, with their file extensions, in the order they stand in a tar."""
+
+FEATURE_DTYPES: dict[str, np.dtype] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
+NPY_HEADER_BYTES = 128  # a multiple of 64, so that array data in a tar is aligned for any vector unit
+COORDS_DTYPE = np.dtype("<i4")
+INSTANCE_LABELS_DTYPE = np.dtype("u1")
+
+TAR_OPTIONS: dict[str, Any] = {
+    "user": "mhimdist",
+    "group": "mhimdist",
+    "mode": 0o644,
+    "mtime": 0,
+}
+"""For `webdataset.TarWriter`: nothing of the machine or the moment, so that equal input gives equal bytes."""
+
+
+def escape_key(slide: str) -> str:
+    """The key of a slide: `[A-Za-z0-9_-]` as they are, all else percent-encoded UTF-8.
+
+    `webdataset` and DALI cut a member's name at its first dot, a slash would make a folder, and a space
+    ends a field of DALI's index.
+    """
+    return quote(slide, safe="").replace(".", "%2E").replace("~", "%7E")
+
+
+def unescape_key(key: str) -> str:
+    """The slide of a key, the inverse of `escape_key`."""
+    return unquote(key, errors="strict")
+
+
+def shard_name(index: int) -> str:
+    """File name of the shard with this number, from 0."""
+    return f"shard-{index:06d}.tar"
+
+
+def index_name(shard: str) -> str:
+    """File name of the DALI index of a shard."""
+    return f"{shard.removesuffix('.tar')}.idx"
+
+
+def npy_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
+    """The .npy header (version 1.0, row-major) of a one- or two-dimensional array; every array starts so.
+
+    Written here and not by numpy, whose padding differs between versions: a reader of shards compares
+    bytes with it and has nothing to parse.
+    """
+    text = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': {shape!r}, }}"
+    magic = b"\x93NUMPY\x01\x00" + struct.pack("<H", NPY_HEADER_BYTES - 10)
+    return magic + f"{text:<{NPY_HEADER_BYTES - 11}}\n".encode()
+
+
+def tar_header(name: str, num_bytes: int) -> bytes:
+    """The tar header of a member, as `webdataset.TarWriter` writes it with `TAR_OPTIONS`."""
+    info = tarfile.TarInfo(name)
+    info.size = num_bytes
+    info.mtime, info.mode = TAR_OPTIONS["mtime"], TAR_OPTIONS["mode"]
+    info.uname, info.gname = TAR_OPTIONS["user"], TAR_OPTIONS["group"]
+    # The format that TarWriter always takes, whatever its `format` says; a long name has a block of its own.
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+
+
+def padded(num_bytes: int, block_bytes: int = tarfile.BLOCKSIZE) -> int:
+    """`num_bytes` rounded up to whole blocks, as a tar stores a payload."""
+    return -(-num_bytes // block_bytes) * block_bytes
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file in a shard: its kind (a key of `EXTENSIONS`), and where its payload lies."""
+
+    key: str
+    kind: str
+    offset: int
+    num_bytes: int
+    crc32: int
+
+    @property
+    def name(self) -> str:
+        """Its name in the tar."""
+        return f"{self.key}.{EXTENSIONS[self.kind]}"
+
+    def columns(self) -> dict[str, int]:
+        """The manifest's columns that describe this member."""
+        return {
+            f"{self.kind}_offset": self.offset,
+            f"{self.kind}_bytes": self.num_bytes,
+            f"{self.kind}_crc32": self.crc32,
+        }
+
+
+def members_of(row: Mapping[str, Any]) -> Iterator[Member]:
+    """The members of a bag, given its row of the manifest as a dict, in the order they stand in the tar."""
+    for kind in EXTENSIONS:
+        if row[f"{kind}_offset"] is not None:
+            yield Member(row["key"], kind, row[f"{kind}_offset"], row[f"{kind}_bytes"], row[f"{kind}_crc32"])
+
+
+def dali_index(bags: Sequence[Iterable[Member]]) -> str:
+    """The text of a shard's DALI index, byte for byte what NVIDIA's `wds2idx` would write."""
+    lines = [
+        " ".join(f"{EXTENSIONS[m.kind]} {m.offset} {m.num_bytes} {m.name}" for m in members)
+        for members in bags
+    ]
+    return f"v1.2 {len(lines)}\n" + "".join(f"{line}\n" for line in lines)

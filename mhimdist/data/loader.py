@@ -1,0 +1,233 @@
+"""`BagShards`: bags straight out of memory-mapped shards, by row number, in any order.
+
+Dimensions: N bags of the data set or instances of a bag, T instances of a batch, B bags of a batch,
+D features.
+"""
+
+import math
+import mmap
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mhimdist.data.bags import PackedBags, bag_id
+from mhimdist.data.format import (
+    COORDS_DTYPE,
+    EXTENSIONS,
+    FEATURE_DTYPES,
+    INSTANCE_LABELS_DTYPE,
+    NPY_HEADER_BYTES,
+    npy_header,
+)
+from mhimdist.data.manifest import Manifest
+from mhimdist.errors import ConfigError, CorruptShard, DataError, ManifestError
+
+MAX_OPEN_SHARDS = 256
+"""Shards mapped at a time: each holds a file descriptor, of which a process may have 1,024 by default."""
+
+
+class BagShards:
+    """The bags of a folder that `data_prep.shard` wrote.
+
+    The manifest says where every array lies, so a bag is a view of a mapped file: nothing is parsed, copied
+    or unpickled to find it. The object may be pickled (it then carries only its path and opens the folder
+    again), inherited through a fork, and read from several threads.
+
+    Attributes:
+        name: the data set's name.
+        classes: class names in the order of the class indices.
+        keys, slides, cases: of every bag, in the order of the rows.
+        labels_N: int64 class index of every bag.
+        sizes_N: int64 number of instances of every bag.
+        ids_N: int64 `bag_id` of every bag.
+        num_features: width D of the features.
+        synthetic: whether the features were made up rather than computed from slides.
+        digest: hash of all the manifest says, the sha256 of every shard included.
+    """
+
+    def __init__(self, folder: str | Path, *, verify: Literal["first_read", "never"] = "first_read") -> None:
+        """Open a data set; only the manifest and the shards' lengths are read.
+
+        Args:
+            folder: where `manifest.parquet` and the shards are.
+            verify: "first_read" checks a member's crc32 and array header the first time this process
+                reads it; "never" trusts the files.
+
+        Raises:
+            ManifestError: the manifest is unusable, or shards are missing, of another length, or too many.
+        """
+        if verify not in ("first_read", "never"):
+            raise ConfigError(f"verify: expected 'first_read' or 'never', got {verify!r}")
+        self.folder = Path(folder).absolute()
+        self.verify = verify
+        manifest = Manifest.read(self.folder)
+        if faults := manifest.file_faults(self.folder):
+            listing = "; ".join(f"{name}: {what}" for name, what in faults.items())
+            raise ManifestError(f"{self.folder} does not hold the shards of its manifest: {listing}")
+
+        rows = manifest.rows
+        self.name = manifest.info.name
+        self.classes = manifest.info.classes
+        self.digest = manifest.content_sha256
+        self.synthetic = manifest.info.synthetic
+        self.keys: tuple[str, ...] = tuple(rows["key"].to_pylist())
+        self.slides: tuple[str, ...] = tuple(rows["slide"].to_pylist())
+        self.cases: tuple[str, ...] = tuple(rows["case"].to_pylist())
+        self.labels_N = rows["label"].to_numpy().astype(np.int64)
+        self.sizes_N = rows["num_instances"].to_numpy().astype(np.int64)
+        self.ids_N = np.array([bag_id(key) for key in self.keys], dtype=np.int64)
+        self.num_features = int(rows["num_features"][0].as_py())
+
+        self._row_of = {key: row for row, key in enumerate(self.keys)}
+        self._dtypes: list[str] = rows["dtype"].to_pylist()
+        self._shards: list[str] = rows["shard"].to_pylist()
+        self._shard_bytes = {shard.name: shard.bytes for shard in manifest.info.shards}
+        self._members = {
+            kind: {
+                part: rows[f"{kind}_{part}"].fill_null(0).to_numpy() for part in ("offset", "bytes", "crc32")
+            }
+            for kind in ("features", "coords", "instance_labels")
+        }
+        self._maps: dict[str, mmap.mmap] = {}
+        self._verified: set[tuple[str, int]] = set()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __reduce__(self) -> tuple[Callable[[], "BagShards"], tuple[()]]:
+        return partial(BagShards, self.folder, verify=self.verify), ()
+
+    def rows_of(self, keys: Sequence[str]) -> np.ndarray:
+        """Row numbers of bags, int64.
+
+        Raises:
+            DataError: a key is not in the data set.
+        """
+        unknown = [key for key in keys if key not in self._row_of]
+        if unknown:
+            raise DataError(
+                f"{self.folder} has no bag {unknown[0]!r} ({len(unknown)} of {len(keys)} unknown)"
+            )
+        return np.array([self._row_of[key] for key in keys], dtype=np.int64)
+
+    def load(
+        self,
+        rows: Sequence[int] | np.ndarray,
+        dtype: torch.dtype = torch.float32,
+        *,
+        out: Tensor | None = None,
+    ) -> PackedBags:
+        """The bags of these rows, packed in this order, their features in `dtype`.
+
+        Features are converted in one pass from the mapped file into the batch. A single bag that is stored
+        in `dtype` is not copied at all: its tensor is the file's pages, to be read and not written.
+
+        Args:
+            rows: row numbers; none at all gives a batch of no bags.
+            dtype: floating dtype of the batch's features.
+            out: a buffer of `dtype`, at least T x D, for features that must be converted or copied. Filling
+                pages that the process already has is three times as fast as asking for new ones; the
+                features are valid until the buffer is filled again.
+
+        Raises:
+            DataError: a row is out of range, or `out` is too small or of another dtype.
+            CorruptShard: a shard's bytes are not those that the manifest describes.
+        """
+        rows_B = self._checked(rows)
+        sizes_B = torch.from_numpy(self.sizes_N[rows_B])
+        stored = [self._features_ND(row) for row in rows_B.tolist()]
+        if len(stored) == 1 and stored[0].dtype == dtype:
+            features_TD = stored[0]
+        else:
+            features_TD = self._buffer(int(sizes_B.sum()), dtype, out)
+            for part_ND, bag_ND in zip(features_TD.split(sizes_B.tolist()), stored, strict=True):
+                part_ND.copy_(bag_ND)
+        return PackedBags(
+            features_TD=features_TD,
+            offsets_B1=torch.cat([sizes_B.new_zeros(1), sizes_B.cumsum(0)]),
+            labels_B=torch.from_numpy(self.labels_N[rows_B]),
+            ids_B=torch.from_numpy(self.ids_N[rows_B]),
+            keys=tuple(self.keys[row] for row in rows_B),
+        )
+
+    def coords(self, row: int) -> np.ndarray | None:
+        """A bag's patch positions, int32 N x 2, read-only, in the units of its source; None without."""
+        return self._side_array(row, "coords", COORDS_DTYPE, 2)
+
+    def instance_labels(self, row: int) -> np.ndarray | None:
+        """A bag's instance labels, uint8 N, read-only; None without."""
+        return self._side_array(row, "instance_labels", INSTANCE_LABELS_DTYPE)
+
+    def _checked(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        rows_B = np.asarray(rows, dtype=np.int64)
+        outside = rows_B[(rows_B < 0) | (rows_B >= len(self))]
+        if len(outside):
+            raise DataError(f"{self.folder} has rows 0 to {len(self) - 1}, got {outside[0]}")
+        return rows_B
+
+    def _buffer(self, num_instances: int, dtype: torch.dtype, out: Tensor | None) -> Tensor:
+        if out is None:
+            return torch.empty((num_instances, self.num_features), dtype=dtype)
+        if out.dtype != dtype or len(out) < num_instances or out.shape[1:] != (self.num_features,):
+            raise DataError(
+                f"out: expected {dtype}, at least {num_instances} x {self.num_features}, "
+                f"got {out.dtype}, {tuple(out.shape)}"
+            )
+        return out[:num_instances]
+
+    def _features_ND(self, row: int) -> Tensor:
+        shape = int(self.sizes_N[row]), self.num_features
+        dtype = self._dtypes[row]
+        mapped, start = self._array(row, "features", FEATURE_DTYPES[dtype], shape)
+        flat = torch.frombuffer(mapped, dtype=getattr(torch, dtype), count=math.prod(shape), offset=start)
+        return flat.view(shape)
+
+    def _side_array(self, row: int, kind: str, dtype: np.dtype, *columns: int) -> np.ndarray | None:
+        (row,) = self._checked([row]).tolist()
+        if not self._members[kind]["bytes"][row]:
+            return None
+        shape = int(self.sizes_N[row]), *columns
+        mapped, start = self._array(row, kind, dtype, shape)
+        array = np.frombuffer(mapped, dtype, math.prod(shape), start).reshape(shape)
+        array.flags.writeable = False
+        return array
+
+    def _array(self, row: int, kind: str, dtype: np.dtype, shape: tuple[int, ...]) -> tuple[mmap.mmap, int]:
+        """The mapped shard of a member, and where its array data starts; checked if it is time to."""
+        mapped = self._map(self._shards[row])
+        offset, num_bytes, crc32 = (int(values_N[row]) for values_N in self._members[kind].values())
+        if self.verify == "first_read" and (kind, row) not in self._verified:
+            where = f"{self.folder / self._shards[row]}: {self.keys[row]}.{EXTENSIONS[kind]}"
+            if mapped[offset : offset + NPY_HEADER_BYTES] != npy_header(dtype, shape):
+                raise CorruptShard(f"{where}: its header is not that of an array of {shape} {dtype.name}")
+            with memoryview(mapped) as view, view[offset : offset + num_bytes] as payload:
+                got = zlib.crc32(payload)
+            if got != crc32:
+                raise CorruptShard(f"{where}: expected crc32 {crc32:08x}, got {got:08x}")
+            self._verified.add((kind, row))
+        return mapped, offset + NPY_HEADER_BYTES
+
+    def _map(self, shard: str) -> mmap.mmap:
+        """The shard's bytes, mapped on first use.
+
+        No lock: two threads may both map a shard, and one of the two maps is dropped.
+        """
+        mapped = self._maps.get(shard)
+        if mapped is None:
+            path, expected = self.folder / shard, self._shard_bytes[shard]
+            with path.open("rb") as file:
+                if (got := os.fstat(file.fileno()).st_size) != expected:
+                    raise CorruptShard(f"{path}: expected {expected} bytes, got {got}")
+                # ACCESS_COPY, because torch warns of buffers that it could not write to.
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            self._maps[shard] = mapped
+            for oldest in tuple(self._maps)[:-MAX_OPEN_SHARDS]:
+                self._maps.pop(oldest, None)
+        return mapped

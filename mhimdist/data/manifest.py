@@ -1,0 +1,283 @@
+"""The manifest of a data set: which bags it holds, where every byte of them lies, and its own hash.
+
+Dimensions: N bags.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mhimdist.data.format import (
+    COORDS_DTYPE,
+    EXTENSIONS,
+    FEATURE_DTYPES,
+    INSTANCE_LABELS_DTYPE,
+    NPY_HEADER_BYTES,
+)
+from mhimdist.errors import ManifestError
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.parquet"
+
+_MANIFEST_KEY = b"mhimdist.manifest"
+_HASH_KEY = b"mhimdist.content_sha256"
+
+
+def _member_fields(kind: str, *, nullable: bool = False) -> list[pa.Field]:
+    return [
+        pa.field(f"{kind}_offset", pa.int64(), nullable),
+        pa.field(f"{kind}_bytes", pa.int64(), nullable),
+        pa.field(f"{kind}_crc32", pa.uint32(), nullable),
+    ]
+
+
+ROWS_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("slide", pa.string(), nullable=False),
+        pa.field("case", pa.string(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("num_instances", pa.int64(), nullable=False),
+        pa.field("num_features", pa.int32(), nullable=False),
+        pa.field("dtype", pa.string(), nullable=False),
+        *_member_fields("features"),
+        pa.field("features_data_offset", pa.int64(), nullable=False),
+        *_member_fields("coords", nullable=True),
+        *_member_fields("instance_labels", nullable=True),
+        *_member_fields("json"),
+    ]
+)
+"""A row a bag, in the order of the shards. `<kind>_offset` and `<kind>_bytes` delimit a member's payload in
+its shard, and `<kind>_crc32` is that payload's; `features_data_offset` is where the raw row-major N x D
+array starts, behind the .npy header. `label` counts from 0 in the order of `DatasetInfo.classes`."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ShardFile(_Record):
+    """A shard as the manifest lists it: file name, length, sha256 of the whole file, number of bags."""
+
+    # The pattern also keeps a forged manifest from naming a file outside its folder.
+    name: Annotated[str, Field(pattern=r"\Ashard-[0-9]{6,}\.tar\z")]
+    bytes: Annotated[int, Field(ge=0, lt=2**63)]
+    sha256: Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
+    num_bags: Annotated[int, Field(ge=1)]
+
+
+class DatasetInfo(_Record):
+    """What the manifest says of the data set as a whole.
+
+    Attributes:
+        name: the data set's name, for reports.
+        classes: class names; a bag's `label` is its position here.
+        synthetic: whether the features were made up rather than computed from slides.
+        description: free text: where the features come from, what is real and what is not.
+        shards: the shards in the order of their bags.
+        schema_version: the layout of the manifest, `SCHEMA_VERSION`.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    synthetic: bool
+    description: str
+    shards: tuple[ShardFile, ...]
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """A data set's table of contents: `info`, and `rows` (`ROWS_SCHEMA`), one row a bag."""
+
+    info: DatasetInfo
+    rows: pa.Table
+
+    @property
+    def content_sha256(self) -> str:
+        """Hash of everything the manifest says, whatever its encoding as Parquet; identifies a data set."""
+        return _content_sha256(self.info, self.rows)
+
+    def write(self, folder: Path) -> None:
+        """Write `manifest.parquet` into the folder and force it to disk.
+
+        Raises:
+            ManifestError: the rows contradict each other or the list of shards.
+        """
+        _check_rows(self.rows, self.info)
+        metadata = {_MANIFEST_KEY: _document(self.info), _HASH_KEY: self.content_sha256.encode()}
+        with (folder / MANIFEST_NAME).open("wb") as file:
+            pq.write_table(self.rows.replace_schema_metadata(metadata), file, write_page_checksum=True)
+            file.flush()
+            os.fsync(file.fileno())
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Read a folder's manifest and check it against its own hash.
+
+        The hash tells accidents, not forgery: whoever rewrites the manifest can rewrite the hash. That no
+        row points outside its shard is therefore checked as well.
+
+        Raises:
+            ManifestError: it is missing, unreadable, of another version, edited, or contradicts itself.
+        """
+        path = folder / MANIFEST_NAME
+        try:
+            # From memory: given a path, pyarrow would take a parent folder named "a=b" for a column.
+            content = pa.BufferReader(path.read_bytes())
+            table = pq.ParquetFile(content, page_checksum_verification=True).read(use_threads=False)
+            table.validate(full=True)
+        except (FileNotFoundError, NotADirectoryError):
+            raise ManifestError(
+                f"no manifest at {path}: expected a folder that data_prep.shard wrote"
+            ) from None
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise ManifestError(f"{path} cannot be read as Parquet: {error}") from error
+        metadata = table.schema.metadata or {}
+        if _MANIFEST_KEY not in metadata or _HASH_KEY not in metadata:
+            raise ManifestError(
+                f"{path} is no manifest of a data set: expected {_MANIFEST_KEY.decode()!r} in its metadata"
+            )
+        info = _parse_info(metadata[_MANIFEST_KEY], path)
+        if not table.schema.equals(ROWS_SCHEMA):
+            found = {str(field) for field in table.schema} ^ {str(field) for field in ROWS_SCHEMA}
+            raise ManifestError(f"{path}: expected other columns; they differ in {sorted(found) or 'order'}")
+        expected, got = metadata[_HASH_KEY].decode("latin-1"), _content_sha256(info, table)
+        if got != expected:
+            raise ManifestError(f"{path} was changed: expected content_sha256 {expected}, got {got}")
+        try:
+            _check_rows(table, info)
+        except ManifestError as error:
+            raise ManifestError(f"{path}: {error}") from None
+        return cls(info, table.replace_schema_metadata(None))
+
+    def rows_of_shard(self, shard: str) -> list[dict[str, Any]]:
+        """The rows of a shard's bags as dicts, in the order they stand in the tar."""
+        return self.rows.filter(pc.equal(self.rows["shard"], shard)).to_pylist()
+
+    def file_faults(self, folder: Path) -> dict[str, str]:
+        """How a folder's shard files differ from the manifest's list: what is wrong, by file name.
+
+        Only names and lengths are compared; the bytes are `data_prep.verify`'s and the reader's to check.
+        """
+        faults = {}
+        for shard in self.info.shards:
+            try:
+                num_bytes = (folder / shard.name).stat().st_size
+            except FileNotFoundError:
+                faults[shard.name] = "missing"
+                continue
+            if num_bytes != shard.bytes:
+                faults[shard.name] = f"expected {shard.bytes} bytes, got {num_bytes}"
+        listed = {shard.name for shard in self.info.shards}
+        for path in sorted(folder.glob("shard-*.tar")):
+            if path.name not in listed:
+                faults[path.name] = "not in the manifest"
+        return faults
+
+
+def _document(info: DatasetInfo) -> bytes:
+    return json.dumps(info.model_dump(), sort_keys=True).encode()
+
+
+def _parse_info(document: bytes, path: Path) -> DatasetInfo:
+    try:
+        version = json.loads(document)["schema_version"]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ManifestError(f"{path}: its description of the data set is damaged: {error}") from None
+    if version != SCHEMA_VERSION:
+        raise ManifestError(f"{path}: expected schema version {SCHEMA_VERSION}, got {version!r}")
+    try:
+        return DatasetInfo.model_validate_json(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ManifestError(f"{path}: {where}: {first['msg']}, got {first['input']!r}") from None
+
+
+def _content_sha256(info: DatasetInfo, rows: pa.Table) -> str:
+    """Hash of the description as JSON and of every column's name, type, nulls and values, in this order.
+
+    Numbers are hashed as little-endian arrays; strings as their lengths in bytes, then their UTF-8.
+    """
+    digest = hashlib.sha256(_document(info))
+    for field, column in zip(rows.schema, rows.columns, strict=True):
+        array = column.combine_chunks()
+        digest.update(f"\n{field.name}:{field.type}\n".encode())
+        digest.update(array.is_valid().cast(pa.uint8()).to_numpy(zero_copy_only=False))
+        if pa.types.is_string(array.type):
+            lengths = pc.binary_length(array).to_numpy(zero_copy_only=False)
+            digest.update(lengths.astype("<i4").tobytes())
+            everything = pa.ListArray.from_arrays(pa.array([0, len(array)], pa.int32()), array)
+            digest.update(pc.binary_join(everything, "")[0].as_buffer())
+        else:
+            values = array.fill_null(0).to_numpy(zero_copy_only=False)
+            digest.update(values.astype(values.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+
+def _check_rows(rows: pa.Table, info: DatasetInfo) -> None:
+    """Refuse rows that contradict each other or the description, or that point outside their shard."""
+    if not len(rows):
+        raise ManifestError("it lists no bag")
+    if pc.count_distinct(rows["key"]).as_py() != len(rows):
+        raise ManifestError("a key stands in it twice")
+    names = pa.array([shard.name for shard in info.shards], pa.string())
+    if len(names.unique()) != len(names):
+        raise ManifestError("a shard stands in it twice")
+    shard_N = pc.index_in(rows["shard"], names).fill_null(-1).to_numpy()
+    _require(shard_N >= 0, rows, "is in a shard that is not listed")
+    if (np.diff(shard_N) < 0).any():
+        raise ManifestError("its rows are not in the order of the shards")
+    counts = np.bincount(shard_N, minlength=len(info.shards))
+    for shard, count in zip(info.shards, counts, strict=True):
+        if shard.num_bags != count:
+            raise ManifestError(f"{shard.name} is listed with {shard.num_bags} bags, {count} rows name it")
+    label_N, num_features_N = rows["label"].to_numpy(), rows["num_features"].to_numpy()
+    _require((label_N >= 0) & (label_N < len(info.classes)), rows, f"has no label in {info.classes}")
+    _require((num_features_N == num_features_N[0]) & (num_features_N >= 1), rows, "is of another width")
+    _require(rows["num_instances"].to_numpy() >= 1, rows, "has no instances")
+    _check_members(rows, np.array([shard.bytes for shard in info.shards])[shard_N])
+
+
+def _check_members(rows: pa.Table, shard_bytes_N: np.ndarray) -> None:
+    """Refuse members outside their shard, or of another length than their instances need."""
+    dtype_N = pc.index_in(rows["dtype"], pa.array(list(FEATURE_DTYPES))).fill_null(-1).to_numpy()
+    _require(dtype_N >= 0, rows, f"has a dtype other than {', '.join(FEATURE_DTYPES)}")
+    itemsizes = np.array([dtype.itemsize for dtype in FEATURE_DTYPES.values()])
+    instance_bytes: dict[str, int | np.ndarray] = {
+        "coords": 2 * COORDS_DTYPE.itemsize,
+        "features": rows["num_features"].to_numpy() * itemsizes[dtype_N],
+        "instance_labels": INSTANCE_LABELS_DTYPE.itemsize,
+    }
+    for kind in EXTENSIONS:
+        offset, num_bytes, crc32 = (rows[f"{kind}_{part}"] for part in ("offset", "bytes", "crc32"))
+        present_N = offset.is_valid().to_numpy()
+        for other in (num_bytes, crc32):
+            _require(present_N == other.is_valid().to_numpy(), rows, f"has a half-described {kind} member")
+        offset_N, num_bytes_N = offset.fill_null(0).to_numpy(), num_bytes.fill_null(0).to_numpy()
+        inside_N = (offset_N >= 0) & (num_bytes_N >= 0) & (offset_N <= shard_bytes_N - num_bytes_N)
+        _require(inside_N, rows, f"has a {kind} member that reaches outside its shard")
+        if kind in instance_bytes:
+            # Divided, not multiplied: a forged count cannot overflow.
+            count_N, rest_N = np.divmod(num_bytes_N - NPY_HEADER_BYTES, instance_bytes[kind])
+            fits_N = (count_N == rows["num_instances"].to_numpy()) & (rest_N == 0)
+            _require(fits_N | ~present_N, rows, f"has a {kind} member that its instances do not fill")
+    data_N = rows["features_offset"].to_numpy() + NPY_HEADER_BYTES
+    behind_N = rows["features_data_offset"].to_numpy() == data_N
+    _require(behind_N, rows, "has features that do not start behind their header")
+
+
+def _require(good_N: np.ndarray, rows: pa.Table, what: str) -> None:
+    if not good_N.all():
+        raise ManifestError(f"bag {rows['key'][int(good_N.argmin())].as_py()!r} {what}")

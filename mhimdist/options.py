@@ -1,0 +1,49 @@
+"""Command-line options from a settings class: every field an option, its description the help."""
+
+from typing import Any, Self
+
+from pydantic import ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from mhimdist.config import explain
+from mhimdist.errors import ConfigError
+
+
+class Options(BaseSettings):
+    """Base of what a job can be asked for; nested settings become dotted options."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+        cli_implicit_flags=True,
+        cli_kebab_case=True,
+        nested_model_default_partial_update=True,
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only the command line speaks: an environment variable called NAME must not name a sweep."""
+        return (init_settings,)
+
+    @classmethod
+    def from_command_line(cls, arguments: list[str] | None = None) -> Self:
+        """The options of this process (or of `arguments`); `--help` prints them all and exits.
+
+        Raises:
+            ConfigError: a value is not valid; the message names the option.
+        """
+        source: CliSettingsSource[Any] = CliSettingsSource(cls)
+        try:
+            return CliApp.run(cls, cli_args=arguments, cli_settings_source=source)
+        except ValidationError as error:
+            raise ConfigError("; ".join(explain(item) for item in error.errors())) from None

@@ -1,0 +1,217 @@
+"""What a sweep leaves behind, as plain data: the input of the HTML report and of the terminal tables.
+
+Nothing here knows Ray or Optuna, so that a report can be made, and tested, from any record of a sweep.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Literal
+
+from mhimdist.errors import SweepError
+
+State = Literal["complete", "pruned", "failed"]
+Metrics = Mapping[str, float | None]
+History = Sequence[Metrics]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration that the sweep tried.
+
+    Attributes:
+        number: the trial's number, in the order of starting.
+        state: only a complete trial can be the best; a pruned one was stopped early, its value is truncated.
+        value: the objective, higher is better; finite if complete, otherwise the last one known or None.
+        params: what the sampler chose, by dotted configuration path; a conditional parameter is absent
+            where it has no effect.
+        history: a row per epoch, with `epoch`, the losses, the masking shares and the validation AUCs.
+        duration_s: wall-clock seconds.
+        reason: why it was pruned or failed, otherwise empty.
+    """
+
+    number: int
+    state: State
+    value: float | None
+    params: Mapping[str, object]
+    history: History = ()
+    duration_s: float = 0.0
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if self.state == "complete" and (self.value is None or not math.isfinite(self.value)):
+            raise SweepError(f"trial {self.number}: a complete trial needs a finite value, got {self.value}")
+
+
+@dataclass(frozen=True)
+class FinalRun:
+    """A configuration trained again with one seed and tested once.
+
+    Attributes:
+        seed: the run's seed.
+        best_epoch: the `epoch` of the history's row whose weights were tested.
+        validation: `auc`, `accuracy`, `f1`, `precision`, `recall` and `threshold` on the validation cases.
+        test: the same on the test cases; None where a metric is undefined.
+        history: as in `Trial`.
+    """
+
+    seed: int
+    best_epoch: int
+    validation: Metrics
+    test: Metrics
+    history: History = ()
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, lowest and highest of a metric over several runs."""
+
+    median: float
+    lowest: float
+    highest: float
+
+    @classmethod
+    def of(cls, rows: Sequence[Metrics], name: str) -> "Spread | None":
+        """Over the rows where the metric is defined; None if there is none."""
+        values = [value for row in rows if (value := row.get(name)) is not None and math.isfinite(value)]
+        return cls(median(values), min(values), max(values)) if values else None
+
+
+@dataclass(frozen=True)
+class FieldChange:
+    """A field on which two configurations disagree; None where a configuration does not have it."""
+
+    path: str
+    best: object
+    preset: object
+
+
+@dataclass(frozen=True)
+class SweepSummary:
+    """A finished sweep.
+
+    Attributes:
+        name: the sweep's name.
+        dataset: the data set's name.
+        synthetic: whether the bags are made rather than scanned; the report then says so at its top.
+        objective: what a trial's value is, in words that fit an axis, such as "validation AUC".
+        protocol: "strict", or "paper" where the test fold selects; the report then warns at its top.
+        trials: every trial, at least one of them complete.
+        best_config: the full configuration of the best trial, nested.
+        sweep_s: wall-clock seconds of the sweep, without the final runs.
+        preset_number: the trial that ran the paper's preset, if one did.
+        preset_config: the full configuration of that preset, nested, to compare the best one with.
+        importances: a share per parameter, computed on the complete trials; empty if it could not be.
+        final_runs: the best configuration, trained again, a run per seed.
+        baselines: other configurations by name, such as the same network without masking, a run per seed.
+        split_sizes: `cases` and `bags` of each split by name.
+        environment: versions, hardware and commands to show, by name.
+    """
+
+    name: str
+    dataset: str
+    synthetic: bool
+    objective: str
+    protocol: Literal["strict", "paper"]
+    trials: Sequence[Trial]
+    best_config: Mapping[str, object]
+    sweep_s: float
+    preset_number: int | None = None
+    preset_config: Mapping[str, object] | None = None
+    importances: Mapping[str, float] = field(default_factory=dict)
+    final_runs: Sequence[FinalRun] = ()
+    baselines: Mapping[str, Sequence[FinalRun]] = field(default_factory=dict)
+    split_sizes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.in_state("complete"):
+            raise SweepError(
+                f"sweep {self.name}: expected at least one complete trial, "
+                f"got {len(self.trials)} trials of which "
+                f"{len(self.in_state('pruned'))} pruned and {len(self.in_state('failed'))} failed"
+            )
+        if self.preset_number is not None and self.preset is None:
+            raise SweepError(f"sweep {self.name}: preset_number {self.preset_number} is none of its trials")
+
+    def in_state(self, state: State) -> list[Trial]:
+        """The trials in one state, in the order given."""
+        return [trial for trial in self.trials if trial.state == state]
+
+    @property
+    def ranked(self) -> list[Trial]:
+        """Complete trials from the best to the worst (ties: the earlier first), then pruned, then failed."""
+        complete = sorted(self.in_state("complete"), key=lambda trial: (-value_of(trial), trial.number))
+        return [*complete, *self.in_state("pruned"), *self.in_state("failed")]
+
+    @property
+    def best(self) -> Trial:
+        """The complete trial of the highest value; a pruned one never is."""
+        return self.ranked[0]
+
+    @property
+    def preset(self) -> Trial | None:
+        """The trial that ran the paper's preset."""
+        return next((trial for trial in self.trials if trial.number == self.preset_number), None)
+
+    @property
+    def varied_params(self) -> list[str]:
+        """The parameters that differ between trials, the most important first; absence is a difference."""
+        paths = list(dict.fromkeys(path for trial in self.trials for path in trial.params))
+        absent = object()
+        # Compared as text: a parameter may be a list, which cannot be hashed.
+        varied = [
+            path for path in paths if len({repr(trial.params.get(path, absent)) for trial in self.trials}) > 1
+        ]
+        return sorted(varied, key=lambda path: -self.importances.get(path, 0.0))
+
+    @property
+    def changes(self) -> list[FieldChange]:
+        """Where the best configuration differs from the preset; empty without a preset to compare with."""
+        if self.preset_config is None:
+            return []
+        best, preset = dict(leaves(self.best_config)), dict(leaves(self.preset_config))
+        return [
+            FieldChange(path, best.get(path), preset.get(path))
+            for path in dict.fromkeys([*best, *preset])
+            if best.get(path) != preset.get(path)
+        ]
+
+
+def value_of(trial: Trial) -> float:
+    """The value of a trial known to have one."""
+    assert trial.value is not None, trial
+    return trial.value
+
+
+def is_number(value: object) -> bool:
+    """Whether a setting or a metric is a finite number; a bool is not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def leaves(config: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted path and value of every leaf of a nested configuration."""
+    for key, value in config.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{path}.")
+        else:
+            yield path, value
+
+
+def short_names(paths: Sequence[str]) -> dict[str, str]:
+    """The shortest dotted ending of each path that no other path shares."""
+
+    def ending(path: str, parts: int) -> str:
+        return ".".join(path.split(".")[-parts:])
+
+    names = {}
+    for path in paths:
+        depths = range(1, path.count(".") + 2)
+        others = [other for other in paths if other != path]
+        unique = (
+            ending(path, n) for n in depths if all(ending(other, n) != ending(path, n) for other in others)
+        )
+        names[path] = next(unique, path)
+    return names

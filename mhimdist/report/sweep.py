@@ -1,0 +1,221 @@
+"""The report of a sweep: one HTML file that needs no network and no server."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+from plotly.offline import get_plotlyjs
+
+from mhimdist import atomic
+from mhimdist.report import formats, plots
+from mhimdist.report.summary import (
+    FinalRun,
+    Metrics,
+    Spread,
+    SweepSummary,
+    Trial,
+    is_number,
+    short_names,
+    value_of,
+)
+
+METRICS = ("auc", "accuracy", "f1", "precision", "recall")
+MAX_REASON_CHARACTERS = 4000  # of a traceback the end says most
+
+
+class Column(NamedTuple):
+    """A parameter in the table of trials; a column of numbers is aligned to the right."""
+
+    path: str
+    name: str
+    is_number: bool
+
+
+class Cell(NamedTuple):
+    """What a trial chose for a parameter, and what the table sorts it by ("" comes last)."""
+
+    text: str
+    sort_key: float | str
+
+
+class Failure(NamedTuple):
+    """Why trials failed: the last line of their reason, and the whole reason of the first of them."""
+
+    reason: str
+    details: str
+    numbers: list[int]
+
+
+class FinalRow(NamedTuple):
+    """A row of the table of final runs: one seed, or the median over the seeds."""
+
+    seed: str
+    best_epoch: str
+    validation_auc: str
+    test: list[str]
+    threshold: str
+
+
+def write_sweep_report(summary: SweepSummary, path: Path) -> None:
+    """Write the report; a reader sees the old file or the whole new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(path, render_sweep_report(summary))
+
+
+def render_sweep_report(summary: SweepSummary) -> str:
+    """The report as HTML text; the same summary gives the same text."""
+    environment = Environment(
+        loader=PackageLoader("mhimdist.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "auc": formats.auc,
+        "breakable": breakable,
+        "count": formats.count,
+        "duration": formats.duration,
+        "last_line": last_line,
+        "setting": formats.setting,
+    }
+    best_history, preset = summary.best.history, summary.preset
+    run_figures = {
+        "Validation AUC": plots.auc_curves(best_history),
+        "Training losses": plots.loss_curves(best_history),
+        "Instances kept and masked": plots.masking_curves(best_history),
+    }
+    complete, columns = summary.in_state("complete"), param_columns(summary)
+    return environment.get_template("sweep.html").render(
+        summary=summary,
+        best=summary.best,
+        preset=preset,
+        preset_value=preset.value if preset else None,
+        num_in_state={state: len(summary.in_state(state)) for state in ("complete", "pruned", "failed")},
+        complete_median=median(value_of(trial) for trial in complete),
+        test=Spread.of([run.test for run in summary.final_runs], "auc"),
+        changes=[
+            (change.path, *formats.setting_pair(change.best, change.preset)) for change in summary.changes
+        ],
+        best_config=json.dumps(summary.best_config, indent=2, default=str, ensure_ascii=False),
+        columns=columns,
+        rows=[(trial, param_cells(trial, columns)) for trial in summary.ranked],
+        failures=failures(summary.in_state("failed")),
+        final_rows={
+            name: final_rows(runs)
+            for name, runs in {"best configuration": summary.final_runs, **summary.baselines}.items()
+            if runs
+        },
+        metrics=METRICS,
+        splits=split_texts(summary.split_sizes),
+        trial_s=sum(trial.duration_s for trial in summary.trials),
+        plotly_js=Markup(get_plotlyjs()),
+        history_figure=figure_html(plots.optimisation_history(summary)),
+        trials_figure=figure_html(plots.trial_curves(summary)),
+        run_figures={title: figure_html(figure) for title, figure in run_figures.items()},
+        final_figure=figure_html(plots.final_curves(summary.final_runs)),
+        importance_figure=figure_html(plots.importance_bars(summary)) if summary.importances else None,
+        slice_figures=[
+            (name, figure_html(figure)) for name, figure in plots.parameter_slices(summary).items()
+        ],
+    )
+
+
+def param_columns(summary: SweepSummary) -> list[Column]:
+    """The parameters that vary, the most important first."""
+    names = short_names(summary.varied_params)
+    return [
+        Column(path, name, all(is_number(trial.params.get(path, 0)) for trial in summary.trials))
+        for path, name in names.items()
+    ]
+
+
+def param_cells(trial: Trial, columns: Sequence[Column]) -> list[Cell]:
+    """A cell per column, empty where the trial does not have the parameter."""
+    cells = []
+    for column in columns:
+        if column.path in trial.params:
+            value = trial.params[column.path]
+            text = formats.setting(value)
+            cells.append(Cell(text, float(str(value)) if is_number(value) else text.lower()))
+        else:
+            cells.append(Cell("", ""))
+    return cells
+
+
+def failures(trials: Sequence[Trial]) -> list[Failure]:
+    """The reasons of failed trials, the most common first; those that end in the same line are one."""
+    by_reason: dict[str, Failure] = {}
+    for trial in trials:
+        reason = last_line(trial.reason) or "no reason was recorded"
+        details = trial.reason.strip()[-MAX_REASON_CHARACTERS:] or reason
+        by_reason.setdefault(reason, Failure(reason, details, [])).numbers.append(trial.number)
+    return sorted(by_reason.values(), key=lambda failure: -len(failure.numbers))
+
+
+def last_line(text: str) -> str:
+    """What a traceback ends in, cut to a length that fits a table."""
+    line = next(reversed(text.strip().splitlines()), "")
+    return line if len(line) <= 200 else f"{line[:199]}…"
+
+
+def final_rows(runs: Sequence[FinalRun]) -> list[FinalRow]:
+    """A row per final run and, where there are several seeds, their median last."""
+    rows = [
+        FinalRow(
+            seed=str(run.seed),
+            best_epoch=str(run.best_epoch),
+            validation_auc=formats.auc(run.validation.get("auc")),
+            test=[formats.auc(run.test.get(metric)) for metric in METRICS],
+            threshold=formats.auc(run.test.get("threshold")),
+        )
+        for run in runs
+    ]
+    if len(runs) > 1:
+        median_row = FinalRow(
+            seed="median",
+            best_epoch="",
+            validation_auc=median_text([run.validation for run in runs], "auc"),
+            test=[median_text([run.test for run in runs], metric) for metric in METRICS],
+            threshold="",
+        )
+        rows.append(median_row)
+    return rows
+
+
+def median_text(rows: Sequence[Metrics], metric: str) -> str:
+    """The median of a metric over the runs that define it."""
+    spread = Spread.of(rows, metric)
+    return formats.auc(spread.median if spread else None)
+
+
+def split_texts(sizes: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
+    """The size of each split in words, such as "2 cases, 40 bags"."""
+    nouns = {"cases": "case", "bags": "bag", "positive_bags": "positive bag", "instances": "instance"}
+    return {
+        split: ", ".join(formats.count(number, nouns.get(unit, unit)) for unit, number in units.items())
+        for split, units in sizes.items()
+    }
+
+
+def breakable(name: str) -> Markup:
+    """A dotted configuration path that a narrow column may break after a dot or an underscore."""
+    return Markup(str(escape(name)).replace("_", "_<wbr>").replace(".", ".<wbr>"))
+
+
+def figure_html(figure: go.Figure) -> Markup:
+    """A place for the figure and its data, or nothing where there is nothing to draw.
+
+    The page's script draws it once the page is laid out, which is when its width is known.
+    Plotly's JSON writes every "<" and ">" of a string as an escape, so that none can end the script element.
+    """
+    if not figure.data:
+        return Markup("")
+    return Markup(
+        f'<div class="plot"></div><script type="application/json">{figure.to_json(engine="json")}</script>'
+    )

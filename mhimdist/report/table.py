@@ -1,0 +1,151 @@
+"""A sweep's result for a terminal or a job's log: best trials, best configuration, final runs."""
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from mhimdist.report import formats
+from mhimdist.report.summary import Spread, SweepSummary, Trial, is_number, short_names
+
+_STATE_STYLES = {"complete": "", "pruned": "dim", "failed": "red"}
+
+
+def print_summary(summary: SweepSummary, console: Console | None = None, *, top: int = 10) -> None:
+    """Print the tables, as wide as the console and without colour where it is not a terminal."""
+    console = console or Console()
+    tables = [trials_table(summary, top, width=console.width), configuration_table(summary)]
+    if summary.final_runs:
+        tables.append(final_table(summary))
+    for table in tables:
+        console.print(table)
+        console.print()
+
+
+def trials_table(summary: SweepSummary, top: int = 10, *, width: int = 100) -> Table:
+    """The best trials, the best first, with as many of the most important parameters as the width holds.
+
+    The paper's preset is shown below them where it is not one of the best; pruned and failed trials are only
+    counted.
+    """
+    params = summary.varied_params
+    table = _trials_table(summary, top, [])
+    # Parameters come the most important first, so the least important ones are left out of a narrow table.
+    for num_params in range(1, len(params) + 1):
+        wider = _trials_table(summary, top, params[:num_params])
+        if Console(width=1000).measure(wider).maximum > width:
+            break
+        table = wider
+    return table
+
+
+def _trials_table(summary: SweepSummary, top: int, params: list[str]) -> Table:
+    names = short_names(summary.varied_params)
+    table = _table(f"Best trials of {summary.name}")
+    table.add_column("trial", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for heading in (summary.objective.replace(" ", "\n"), "epochs", "time"):
+        table.add_column(Text(heading), justify="right", no_wrap=True)
+    for path in params:
+        is_numeric = all(is_number(trial.params.get(path, 0)) for trial in summary.trials)
+        heading = names[path].replace("_", "_\n").replace(".", ".\n")
+        table.add_column(Text(heading), justify="right" if is_numeric else "left", no_wrap=True)
+
+    def add(trial: Trial) -> None:
+        marks = [
+            mark for mark, marked in (("best", summary.best), ("preset", summary.preset)) if trial is marked
+        ]
+        cells = [
+            str(trial.number),
+            ", ".join([*marks, *([trial.state] if trial.state != "complete" else [])]),
+            formats.auc(trial.value),
+            str(len(trial.history)),
+            formats.duration(trial.duration_s),
+            *(formats.setting(trial.params[path]) if path in trial.params else "" for path in params),
+        ]
+        style = "bold" if trial is summary.best else _STATE_STYLES[trial.state]
+        table.add_row(*map(Text, cells), style=style)
+
+    best = [trial for trial in summary.ranked if trial.state == "complete"][:top]
+    for trial in best:
+        add(trial)
+    if summary.preset is not None and all(trial is not summary.preset for trial in best):
+        table.add_section()
+        add(summary.preset)
+    counts = ", ".join(
+        f"{len(trials)} {state}"
+        for state in ("complete", "pruned", "failed")
+        if (trials := summary.in_state(state))
+    )
+    caption = (
+        f"{formats.count(len(summary.trials), 'trial')}: {counts}, in {formats.duration(summary.sweep_s)}."
+    )
+    hidden = len(names) - len(params)
+    if hidden:
+        caption += f" {formats.count(hidden, 'parameter')} more in the report."
+    table.caption = Text(caption)
+    return table
+
+
+def configuration_table(summary: SweepSummary) -> Table:
+    """The best configuration where it differs from the paper's preset, or all that the sweep chose in it."""
+    best, preset = f"trial {summary.best.number}", "preset"
+    if summary.preset_config is None:
+        table = _table("Best configuration")
+        _add_columns(table, "field", best)
+        for path, value in summary.best.params.items():
+            table.add_row(Text(path), Text(formats.setting(value)))
+        return table
+    table = _table("Best configuration against the paper's preset")
+    _add_columns(table, "field", best, preset)
+    for change in summary.changes:
+        table.add_row(Text(change.path), *map(Text, formats.setting_pair(change.best, change.preset)))
+    table.caption = Text(
+        "All other fields are equal." if summary.changes else "They are equal in every field."
+    )
+    return table
+
+
+def final_table(summary: SweepSummary) -> Table:
+    """Median and range of the test AUC over the seeds, of the best configuration and of the baselines."""
+    table = _table("Final runs, tested once" if summary.protocol == "strict" else "Final runs")
+    _add_columns(table, "configuration", "seeds", "test AUC", "lowest", "highest", "validation AUC")
+    for name, runs in {"best configuration": summary.final_runs, **summary.baselines}.items():
+        test = Spread.of([run.test for run in runs], "auc")
+        validation = Spread.of([run.validation for run in runs], "auc")
+        cells = [
+            name,
+            str(len(runs)),
+            formats.auc(test.median if test else None),
+            formats.auc(test.lowest if test else None),
+            formats.auc(test.highest if test else None),
+            formats.auc(validation.median if validation else None),
+        ]
+        table.add_row(*map(Text, cells))
+    caption = "Medians over the seeds."
+    if summary.protocol == "paper":
+        caption += " Paper protocol: the test fold selects, so its figures are optimistic."
+    table.caption = Text(caption)
+    return table
+
+
+def _table(title: str) -> Table:
+    # Style.null() and left: rich centres and slants titles and captions, which logs cannot show.
+    return Table(
+        box=SIMPLE_HEAD,
+        title=Text(title),
+        title_style="bold",
+        title_justify="left",
+        caption_style=Style.null(),
+        caption_justify="left",
+        show_edge=False,
+        pad_edge=False,
+        header_style="bold",
+    )
+
+
+def _add_columns(table: Table, first: str, *others: str) -> None:
+    table.add_column(first, overflow="fold")
+    for heading in others:
+        table.add_column(heading, justify="right", overflow="fold")

@@ -1,0 +1,89 @@
+"""What holds for every bag model."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mhimdist import config
+from mhimdist.data.bags import PackedBags
+from mhimdist.draws import Draws
+from mhimdist.models import build
+
+SETTINGS = {
+    "abmil": config.AttentionMIL(hidden_dim=20, attention_dim=8),
+    "abmil gated": config.AttentionMIL(hidden_dim=20, attention_dim=8, gated=True, activation="tanh"),
+    "mean_pooling": config.Pooling(name="mean_pooling", hidden_dim=20),
+    "max_pooling": config.Pooling(name="max_pooling", hidden_dim=20),
+}
+
+
+def _build(name: str):
+    return build(SETTINGS[name], num_features=6, num_classes=3, seed=1).double()
+
+
+def _bags(sizes: list[int]) -> PackedBags:
+    generator = torch.Generator().manual_seed(sum(sizes))
+    return PackedBags.from_list(
+        [torch.randn(n, 6, generator=generator, dtype=torch.float64) for n in sizes],
+        keys=[f"bag-{i}-{n}" for i, n in enumerate(sizes)],
+        labels=[i % 3 for i in range(len(sizes))],
+    )
+
+
+def _single(bags: PackedBags, b: int) -> PackedBags:
+    rows = torch.arange(int(bags.offsets_B1[b]), int(bags.offsets_B1[b + 1]))
+    return PackedBags.from_list([bags.features_TD[rows]], [int(bags.labels_B[b])], [bags.keys[b]])
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@given(sizes=st.lists(st.integers(1, 12), min_size=1, max_size=5))
+@settings(max_examples=25, deadline=None)
+def test_a_batch_gives_what_single_bags_give_with_dropout_on(name, sizes):
+    network, bags, draws = _build(name), _bags(sizes), Draws(seed=3, epoch=2)
+    packed = network(bags, draws.keys(bags.ids_B, "student_dropout"))
+    for b in range(len(sizes)):
+        single = _single(bags, b)
+        alone = network(single, draws.keys(single.ids_B, "student_dropout"))
+        torch.testing.assert_close(packed.logits_BC[b], alone.logits_BC[0])
+        torch.testing.assert_close(packed.embeddings_BME[b], alone.embeddings_BME[0])
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_bags_gradient_does_not_reach_the_others(name):
+    network, bags = _build(name), _bags([4, 1, 7])
+    features_TD = bags.features_TD.clone().requires_grad_()
+    output = network(PackedBags(features_TD, bags.offsets_B1, bags.labels_B, bags.ids_B, bags.keys))
+    output.logits_BC[1].sum().backward()
+    touched_T = features_TD.grad.abs().sum(1) > 0
+    assert touched_T.tolist() == [False] * 4 + [True] + [False] * 7
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_weights_follow_the_seed_and_leave_the_global_generator_alone(name):
+    before = torch.get_rng_state()
+    first, again = _build(name).state_dict(), _build(name).state_dict()
+    other = build(SETTINGS[name], num_features=6, num_classes=3, seed=2).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    for key, value in first.items():
+        assert torch.equal(value, again[key])
+        if key.endswith("weight"):
+            assert not torch.equal(value.float(), other[key])
+
+
+def test_mean_and_max_pooling_are_the_mean_and_max_of_instance_logits():
+    for name, pool in (("mean_pooling", lambda x: x.mean(0)), ("max_pooling", lambda x: x.amax(0))):
+        network, bags = _build(name), _bags([5])
+        w, b = network.projection.linear.weight, network.projection.linear.bias
+        hidden = torch.relu(bags.features_TD @ w.T + b)
+        expected = pool(hidden @ network.head.weight.T + network.head.bias)
+        torch.testing.assert_close(network(bags).logits_BC[0], expected)
+
+
+def test_abmil_is_equation_1():
+    network, bags = _build("abmil"), _bags([5])
+    w, b = network.projection.linear.weight, network.projection.linear.bias
+    z = torch.relu(bags.features_TD @ w.T + b)
+    a = torch.relu(z @ network.attention.branch.weight.T) @ network.attention.score.weight.T
+    a = a.exp() / a.exp().sum()
+    torch.testing.assert_close(network(bags).embeddings_BME[0, 0], (a * z).sum(0))

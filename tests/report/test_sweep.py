@@ -1,0 +1,303 @@
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from mhimdist.report import sweep
+from mhimdist.report.summary import State, SweepSummary, Trial
+from mhimdist.report.sweep import render_sweep_report, write_sweep_report
+
+MakeSweep = Callable[..., SweepSummary]
+HOSTILE = "</script><script>alert('x')</script>&amp;<b>"
+
+
+class Page(HTMLParser):
+    """The parts of a report that the tests look at."""
+
+    VOID = ("meta", "br", "wbr", "link", "img")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.figures: list[dict[str, list[dict[str, object]]]] = []
+        self.rows: dict[str, list[list[str]]] = {}
+        self.open: list[str] = []
+        self._table = ""
+        self._is_figure = False
+        self.feed(html)
+        self.close()
+        assert not self.open, "every element is closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = {name: value or "" for name, value in attrs}
+        self.elements.append((tag, attributes))
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag in ("dt", "dd"):
+            self.text += " "
+        if tag == "table":
+            self._table = attributes.get("id", "")
+            self.rows[self._table] = []
+        elif tag == "tr":
+            self.rows[self._table].append([])
+        elif tag in ("td", "th"):
+            self.text += " "
+            self.rows[self._table][-1].append("")
+        self._is_figure = attributes.get("type") == "application/json"
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._is_figure and "script" in self.open:
+            self.figures.append(json.loads(data))
+        elif not {"script", "style"} & set(self.open):
+            self.text += data
+            if {"td", "th"} & set(self.open):
+                self.rows[self._table][-1][-1] += data
+
+    def attributes(self, name: str) -> list[str]:
+        return [attributes[name] for _, attributes in self.elements if name in attributes]
+
+
+@pytest.fixture(autouse=True)
+def without_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests read the page, and plotly.js is 4.8 MB of it."""
+    monkeypatch.setattr(sweep, "get_plotlyjs", lambda: "")
+
+
+def page(summary: SweepSummary) -> Page:
+    return Page(render_sweep_report(summary))
+
+
+@pytest.fixture(scope="module")
+def report(make_sweep: MakeSweep) -> Page:
+    """The page of `make_sweep()`, as most tests need it."""
+    return page(make_sweep())
+
+
+def test_the_file_is_whole_and_needs_no_network(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "report.html"
+    write_sweep_report(make_sweep(2), path)
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"], "no part is left behind"
+    report = Page(path.read_text(encoding="utf-8"))
+    assert not report.attributes("src")
+    assert not report.attributes("href")
+    assert not [tag for tag, _ in report.elements if tag in ("link", "img", "iframe", "object", "base")]
+    (policy,) = [value for value in report.attributes("content") if "default-src" in value]
+    assert policy.startswith("default-src 'none';")
+    assert "http" not in policy
+
+
+def test_plotly_is_inside_once(
+    make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.undo()  # of `without_plotly`
+    path = tmp_path / "report.html"
+    write_sweep_report(make_sweep(300), path)
+    assert path.stat().st_size < 8e6
+    assert path.read_text(encoding="utf-8").count("plotly.js v") == 1
+
+
+def test_a_failed_write_leaves_the_old_report(
+    make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("old")
+
+    def full_disk(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        write_sweep_report(make_sweep(1), path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_headline(make_sweep: MakeSweep, report: Page) -> None:
+    summary = make_sweep()
+    text = " ".join(report.text.split())
+    aucs = sorted(auc for run in summary.final_runs if (auc := run.test["auc"]) is not None)
+    assert f"Best validation AUC {summary.best.value:.3f} trial {summary.best.number};" in text
+    assert f"Median test AUC {aucs[1]:.3f} {aucs[0]:.3f} to {aucs[2]:.3f} over 3 seeds" in text
+    assert "Trials 24 14 complete, 9 pruned, 1 failed" in text
+    assert "Duration of the sweep 2 min 43 s" in text
+
+
+def test_every_trial_has_a_row_and_a_badge(make_sweep: MakeSweep, report: Page) -> None:
+    summary = make_sweep()
+    badges = [value for value in report.attributes("class") if value.startswith("badge")]
+    assert badges == ["badge complete"] * 14 + ["badge pruned"] * 9 + ["badge failed"]
+    head, *rows = report.rows["trials"]
+    assert head[:7] == ["Trial", "State", "validation AUC", "Epochs", "Time", "learning_rate", "alpha"]
+    for trial, row in zip(summary.ranked, rows, strict=True):
+        assert row[0] == str(trial.number)
+        assert row[1].split()[0] == trial.state
+        assert row[2] == (f"{trial.value:.3f}" if trial.value is not None else "-")
+        assert row[3] == str(len(trial.history))
+        present = [path in trial.params for path in summary.varied_params]
+        assert [bool(cell) for cell in row[5:]] == present
+    assert [row[1].split()[1:] for row in rows if len(row[1].split()) > 1] == [["best"], ["preset"]]
+    assert rows[0][1].split() == ["complete", "best"]
+
+
+def test_only_the_heading_of_the_objective_says_it_is_sorted(report: Page) -> None:
+    assert report.attributes("aria-sort") == ["descending"]
+
+
+def test_sort_keys_are_numbers_for_numbers_and_empty_for_what_is_missing(make_sweep: MakeSweep) -> None:
+    trials = [
+        Trial(0, "complete", 0.9, {"rate": 0.000123456, "kind": "Step"}),
+        Trial(1, "failed", None, {"rate": 0.1}),
+    ]
+    keys = page(make_sweep(trials=trials)).attributes("data-sort")
+    assert keys == [
+        "0",
+        "complete",
+        "0.9",
+        "0",
+        "0.0",
+        "0.000123456",
+        "step",
+        "1",
+        "failed",
+        "",
+        "0",
+        "0.0",
+        "0.1",
+        "",
+    ]
+
+
+def test_best_against_preset(report: Page) -> None:
+    assert report.rows["changes"][1:] == [
+        ["optimizer.learning_rate", "0.000512", "0.0002"],
+        ["mhim.masking.high_ratio", "0.0437", "0.01"],
+        ["mhim.masking.high_schedule", "step", "cosine"],
+        ["mhim.masking.high_step_epochs", "5", "-"],
+        ["mhim.masking.random_ratio", "0.312", "0.5"],
+        ["mhim.consistency.alpha", "0.0312", "0.1"],
+        ["mhim.teacher.momentum", "0.99923", "0.9999"],
+    ]
+    assert '"hidden_dim": 128' in report.text, "the whole configuration is there too"
+
+
+def test_final_runs_and_their_median(make_sweep: MakeSweep, report: Page) -> None:
+    summary = make_sweep()
+    _, _, *rows = report.rows["final-runs"]
+    assert [row[0] for row in rows if len(row) == 10] == ["best configuration", "AB-MIL without masking"]
+    assert [row[-9] for row in rows] == ["2021", "2022", "2023", "median"] * 2
+    aucs = sorted(row[-8] for row in rows[:3])
+    assert rows[3][-8] == aucs[1]
+    assert aucs == sorted(f"{run.test['auc']:.3f}" for run in summary.final_runs)
+
+
+def test_undefined_metrics_are_dashes(make_sweep: MakeSweep) -> None:
+    runs = [replace(run, test={"auc": None, "accuracy": 0.5}) for run in make_sweep().final_runs]
+    report = page(make_sweep(final_runs=runs, baselines={}))
+    assert report.rows["final-runs"][-1][1:4] == ["-", "0.500", "-"]
+    assert "undefined on these test cases" in report.text
+    assert "There is no test figure to correct it with" in report.text
+
+
+def test_the_note_on_selection_names_split_and_gap(report: Page) -> None:
+    text = " ".join(report.text.split())
+    assert "of 14 complete trials measured on the same validation split (2 cases, 40 bags)" in text
+    assert "The test split (7 cases, 139 bags) was never seen by the sweep" in text
+    assert "below the value that won the sweep" in text
+
+
+def test_banners_are_shown_where_they_apply(make_sweep: MakeSweep) -> None:
+    both = page(make_sweep(protocol="paper", synthetic=True))
+    assert both.attributes("role").count("note") == 2
+    assert "Paper protocol." in both.text
+    assert "was never seen by the sweep" not in both.text
+    neither = page(make_sweep(synthetic=False))
+    assert "note" not in neither.attributes("role")
+
+
+def test_hostile_strings_stay_text(make_sweep: MakeSweep) -> None:
+    trials = [
+        Trial(0, "complete", 0.9, {HOSTILE: HOSTILE, "other": 1}),
+        Trial(1, "complete", 0.8, {HOSTILE: "plain", "other": 2}),
+        Trial(2, "failed", None, {HOSTILE: "plain", "other": 3}, reason=f"one\n{HOSTILE}"),
+    ]
+    summary = make_sweep(
+        trials=trials,
+        name=HOSTILE,
+        dataset=HOSTILE,
+        objective=HOSTILE,
+        best_config={HOSTILE: HOSTILE},
+        importances={HOSTILE: 1.0},
+        environment={HOSTILE: HOSTILE},
+        split_sizes={HOSTILE: {HOSTILE: 3}},
+        baselines={HOSTILE: make_sweep().final_runs},
+    )
+    report = page(summary)
+    assert [tag for tag, _ in report.elements].count("script") == 2 + len(report.figures)
+    assert "b" not in [tag for tag, _ in report.elements]
+    assert report.text.count(HOSTILE) > 10
+    assert report.rows["failures"][1] == [HOSTILE + f"one\n{HOSTILE}", "2"]
+    assert report.rows["trials"][0].count(HOSTILE) == 2, "as the objective and as a parameter"
+
+
+def test_the_figures_are_valid_json_with_the_values_of_the_trials(
+    make_sweep: MakeSweep, report: Page
+) -> None:
+    summary = make_sweep()
+    figures = report.figures
+    assert len(figures) == 1 + 1 + 3 + 1 + 1 + len(summary.varied_params)
+    complete = [trace for figure in figures for trace in figure["data"] if trace.get("name") == "complete"]
+    assert [trace["y"] for trace in complete] == [[trial.value for trial in summary.in_state("complete")]]
+
+
+def test_failures_with_the_same_end_are_one_row(make_sweep: MakeSweep) -> None:
+    reasons = ["Traceback 1\nOutOfMemoryError: 8 GB", "", "Traceback 2\nOutOfMemoryError: 8 GB", "x" * 10_000]
+    failed = [Trial(number, "failed", None, {}, reason=text) for number, text in enumerate(reasons, start=1)]
+    summary = make_sweep(trials=[Trial(0, "complete", 0.7, {}), *failed])
+    rows = sweep.failures(summary.in_state("failed"))
+    assert [(row.reason[:20], row.numbers) for row in rows] == [
+        ("OutOfMemoryError: 8 ", [1, 3]),
+        ("no reason was record", [2]),
+        ("x" * 20, [4]),
+    ]
+    assert len(rows[2].reason) == 200
+    assert len(rows[2].details) == sweep.MAX_REASON_CHARACTERS
+    assert page(summary).rows["failures"][1][1] == "1, 3"
+
+
+@pytest.mark.parametrize("state", ["pruned", "failed"])
+def test_all_but_one_gone(make_sweep: MakeSweep, state: State) -> None:
+    rest = [replace(trial, state=state) for trial in make_sweep().trials[1:]]
+    report = page(make_sweep(trials=[make_sweep().trials[0], *rest], importances={}))
+    assert f"1 complete, {23 if state == 'pruned' else 0} pruned" in report.text
+    assert "Not available: it takes several complete trials" in report.text
+
+
+def test_the_least_a_sweep_can_be(make_sweep: MakeSweep) -> None:
+    summary = SweepSummary(
+        name="least",
+        dataset="d",
+        synthetic=False,
+        objective="validation AUC",
+        protocol="strict",
+        trials=[Trial(0, "complete", 0.5, {"a": 1})],
+        best_config={"a": 1},
+        sweep_s=1.0,
+    )
+    report = page(summary)
+    assert "No final run was made" in report.text
+    assert "1 complete, 0 pruned, 0 failed" in report.text
+    assert "Only trial 0 was completed" in report.text
+    assert "Learning curves" not in report.text
+    assert report.rows["trials"][1][:3] == ["0", "complete best", "0.500"]
+
+
+def test_the_same_summary_gives_the_same_text(make_sweep: MakeSweep) -> None:
+    assert render_sweep_report(make_sweep(5)) == render_sweep_report(make_sweep(5))

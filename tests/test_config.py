@@ -1,0 +1,110 @@
+import warnings
+
+import pytest
+
+from mhimdist.config import ConfigWarning, TrainConfig, load_config
+from mhimdist.errors import ConfigError
+from mhimdist.presets import preset
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"masking.hihg": 0.1}, r"unknown key masking\.hihg \(did you mean high\?\); valid here: high, "),
+        ({"model.hiden_dim": 3}, r"unknown key model\.hiden_dim \(did you mean hidden_dim\?\)"),
+        ({"epoch": 3}, r"unknown key epoch \(did you mean epochs\?\); valid here: bags_per_step, "),
+        ({"epochs": 0}, r"epochs: .* greater than or equal to 1, got 0"),
+        ({"model.name": "foo"}, r"model\.name: no model 'foo'; valid: abmil, max_pooling, mean_pooling"),
+        ({"masking.high.start": 2}, r"masking: high\.start is a ratio in \[0, 1\], got 2"),
+        ({"masking.high.kind": "cos"}, r"masking\.high\.kind: .*'constant', 'cosine'.*got 'cos'"),
+        ({"epochs.x": 3}, r"epochs: Input should be a valid integer"),
+        ({"teacher.momentum.start": 1.5}, r"teacher\.momentum\.start: .* less than or equal to 1"),
+        ({"teacher.kind": "none"}, r"masking by score needs a teacher"),
+        ({"model": {"name": "mean_pooling"}}, r"mean_pooling gives no scores to mask by"),
+    ],
+)
+def test_a_wrong_setting_is_named_in_one_line(changes, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        preset("c16", "abmil").override(changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_override_changes_nothing_else_and_keeps_the_original():
+    base = preset("c16", "abmil")
+    changed = base.override({"masking.high.start": 0.03, "epochs": 25})
+    assert (changed.masking.high.start, changed.masking.high.kind, changed.epochs) == (0.03, "cosine", 25)
+    assert (base.masking.high.start, base.epochs) == (0.01, 200)
+    assert changed.override({"masking.high.start": 0.01, "epochs": 200}) == base
+
+
+def test_a_number_stands_for_a_constant_schedule():
+    assert load_config({"masking": {"low": 0.2}}).masking.low.at(0.7) == 0.2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss.alpha": 0}, r"loss\.temperature: loss\.alpha is 0"),
+        ({"teacher.kind": "init"}, r"teacher\.momentum: a teacher of kind init does not move"),
+        ({"masking.high": 0}, r"masking\.high_pool_share: masking\.high is 0"),
+        ({"masking.low.end": 0.3}, r"masking\.low\.end: the schedule is constant"),
+        (
+            {"teacher.kind": "momentum", "student_init": "all"},
+            r"student_init: a teacher of kind momentum has no pre-trained network",
+        ),
+    ],
+)
+def test_a_setting_without_effect_warns(changes, message):
+    with pytest.warns(ConfigWarning, match=message):
+        preset("c16", "abmil").override(changes)
+
+
+def test_defaults_and_presets_do_not_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_config({})
+        preset("c16", "abmil").override({"epochs": 3})
+        preset("tcga", "abmil")
+
+
+@pytest.mark.parametrize(
+    ("high", "low", "random", "name"),
+    [
+        (0.1, 0, 0, "HAM"),
+        (0.1, 0.1, 0, "L-HAM"),
+        (0.1, 0, 0.1, "R-HAM"),
+        (0.1, 0.1, 0.1, "LR-HAM"),
+        (0, 0, 0, "none"),
+        (0, 0, 0.5, "random"),
+    ],
+)
+def test_strategies_have_the_papers_names(high, low, random, name):
+    config = load_config({"masking": {"high": high, "low": low, "random": random}})
+    assert config.masking.strategy == name
+
+
+def test_the_first_stage_is_the_same_network_without_the_method():
+    config = preset("c16", "abmil").override({"loss.class_weights": [1, 2], "epochs": 9})
+    stage = config.first_stage()
+    assert stage.masking.strategy == "none"
+    assert stage.teacher.kind == "none"
+    assert stage.loss.alpha == 0
+    assert stage.loss.class_weights == (1, 2)
+    assert (stage.model, stage.optimizer, stage.epochs, stage.seed) == (
+        config.model,
+        config.optimizer,
+        9,
+        config.seed,
+    )
+    assert stage.first_stage() == stage
+
+
+def test_the_digest_tells_configurations_apart():
+    base = preset("c16", "abmil")
+    assert base.digest() == preset("c16", "abmil").digest()
+    assert base.digest() != base.override({"seed": 1}).digest()
+
+
+def test_json_round_trip():
+    config = preset("tcga", "abmil")
+    assert TrainConfig.model_validate_json(config.model_dump_json()) == config

@@ -1,0 +1,157 @@
+import json
+import warnings
+
+import pytest
+import torch
+
+from mhimdist.config import load_config
+from mhimdist.data.bags import PackedBags
+from mhimdist.engine import Trainer, load_run
+from mhimdist.errors import CheckpointError, NonFiniteError
+from mhimdist.evaluation import evaluate
+
+SETTINGS = {
+    "model": {"name": "abmil", "hidden_dim": 16, "attention_dim": 8},
+    "masking": {"high": {"start": 0.1, "kind": "cosine"}, "high_pool_share": 0.5, "random": 0.3, "low": 0.1},
+    "teacher": {"kind": "momentum", "momentum": {"start": 0.9}},
+    "loss": {"alpha": 0.1, "temperature": 0.1},
+    "optimizer": {"learning_rate": 5e-3},
+    "epochs": 6,
+    "device": "cpu",
+}
+
+
+def _config(**changes):
+    return load_config(SETTINGS).override(changes)
+
+
+def _train(config, bags, folder=None, epochs=None):
+    trainer = Trainer(config, bags, bags.holdout(), folder)
+    for record, _ in zip(trainer.epochs(), range(epochs or config.epochs), strict=False):
+        assert record is trainer.history[-1]
+        if len(trainer.history) == epochs:
+            break
+    return trainer
+
+
+def _weights(network):
+    return torch.cat([value.flatten() for value in network.state_dict().values()])
+
+
+def test_it_learns(bags):
+    trainer = _train(_config(epochs=10), bags)
+    assert trainer.history[-1].loss < trainer.history[0].loss
+    assert evaluate(trainer.best_student(), bags, bags.holdout())["test"]["auc"] > 0.9
+
+
+def test_history_says_what_was_masked(bags):
+    trainer = _train(_config(epochs=3), bags)
+    first = trainer.history[0]
+    assert first.masked_high_ratio == pytest.approx(0.1, abs=0.03)
+    assert first.masked_random_ratio == pytest.approx(0.3, abs=0.03)
+    assert first.masked_low_ratio == pytest.approx(0.1, abs=0.03)
+    assert first.kept_ratio == pytest.approx(0.9 * 0.7 * 0.9, abs=0.06)
+    assert trainer.history[2].masked_high_ratio < first.masked_high_ratio
+    assert all(r.teacher_validation_auc is not None for r in trainer.history)
+    assert first.loss == pytest.approx(first.classification_loss + 0.1 * first.consistency_loss, rel=1e-5)
+    assert [r.learning_rate for r in trainer.history] == pytest.approx([5e-3, 3.75e-3, 1.25e-3])
+
+
+@pytest.mark.parametrize("kind", ["momentum", "student_copy"])
+@pytest.mark.parametrize("stopped_after", [1, 4])
+def test_a_resumed_run_is_bit_identical(bags, tmp_path, kind, stopped_after):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a student copy has no momentum
+        config = _config(**{"teacher.kind": kind, "bags_per_step": 2})
+    whole = _train(config, bags, tmp_path / "whole")
+    _train(config, bags, tmp_path / "cut", epochs=stopped_after)
+    resumed = _train(config, bags, tmp_path / "cut")
+    assert torch.equal(_weights(whole.student), _weights(resumed.student))
+    assert torch.equal(_weights(whole.teacher.network), _weights(resumed.teacher.network))
+    assert torch.equal(_weights(whole.best_student()), _weights(resumed.best_student()))
+    for name in ("whole", "cut"):
+        history = [json.loads(line) for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]
+        assert [row["epoch"] for row in history] == list(range(6))
+    same = [
+        {k: v for k, v in vars(r).items() if k != "epoch_s"} for run in (whole, resumed) for r in run.history
+    ]
+    assert same[:6] == same[6:]
+
+
+def test_a_finished_run_is_only_read(bags, tmp_path):
+    first = _train(_config(), bags, tmp_path)
+    again = Trainer(_config(), bags, bags.holdout(), tmp_path)
+    assert again.is_finished
+    assert list(again.epochs()) == []
+    assert torch.equal(_weights(first.best_student()), _weights(again.best_student()))
+    config, split, history = load_run(tmp_path)
+    assert (config, split, history) == (_config(), bags.holdout(), first.history)
+
+
+def test_a_folder_of_another_run_is_refused(bags, tmp_path):
+    _train(_config(), bags, tmp_path, epochs=1)
+    with pytest.raises(CheckpointError, match=r"config\.json is of another run"):
+        Trainer(_config(epochs=7), bags, bags.holdout(), tmp_path)
+    with pytest.raises(CheckpointError, match=r"split\.json is of another run"):
+        Trainer(_config(), bags, bags.holdout(seed=5), tmp_path)
+
+
+def test_the_selected_epoch_is_kept_with_the_last_two(bags, tmp_path):
+    trainer = _train(_config(epochs=8), bags, tmp_path)
+    kept = {int(folder.name[-5:]) for folder in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {7, 8, trainer.best.epoch + 1}
+
+
+def test_the_best_epoch_has_the_highest_auc_then_the_lowest_loss(bags):
+    trainer = _train(_config(epochs=8), bags)
+    ranked = sorted(
+        trainer.history, key=lambda r: (-r.student_validation_auc, r.student_validation_loss, r.epoch)
+    )
+    assert trainer.best == ranked[0]
+    assert trainer.history[-1].best_epoch == ranked[0].epoch
+    assert trainer.history[-1].best_validation_auc == ranked[0].student_validation_auc
+
+
+def test_early_stopping_waits_for_its_patience(bags):
+    config = _config(
+        **{"epochs": 50, "early_stopping": {"patience": 3, "from_epoch": 5}, "optimizer.learning_rate": 1e-2}
+    )
+    trainer = _train(config, bags)
+    done = len(trainer.history)
+    assert 6 <= done < 50
+    assert done == max(6, trainer.best.epoch + 1 + 3)
+
+
+def test_a_nan_feature_stops_before_any_weight_changes_and_names_the_bag(bags):
+    trainer = Trainer(_config(), bags, bags.holdout())
+    key = bags.holdout().train[3]
+    bags.features[bags.keys.index(key)][0, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match=rf"bag\(s\) {key};"):
+        list(trainer.epochs())
+    assert torch.isfinite(_weights(trainer.student)).all()
+    assert torch.isfinite(_weights(trainer.teacher.network)).all()
+
+
+def test_the_global_generator_plays_no_part(bags):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = _train(_config(epochs=2), bags)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(_weights(first.student), _weights(_train(_config(epochs=2), bags).student))
+
+
+def test_a_step_of_two_bags_is_the_mean_of_their_gradients(bags):
+    """The same two bags in one step, and their losses averaged by hand."""
+    from mhimdist.draws import Draws
+
+    trainer = Trainer(_config(bags_per_step=2), bags, bags.holdout())
+    packed = bags.load([0, 1])
+    trainer.method.loss(packed, Draws(0, 0), 0.2).total_B.mean().backward()
+    together = [p.grad.clone() for p in trainer.student.parameters()]
+    trainer.student.zero_grad()
+    for row in (0, 1):
+        single: PackedBags = bags.load([row])
+        (trainer.method.loss(single, Draws(0, 0), 0.2).total_B.sum() / 2).backward()
+    for mine, theirs in zip(together, trainer.student.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs.grad)

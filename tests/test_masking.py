@@ -1,0 +1,83 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mhimdist.config import Masking
+from mhimdist.data.bags import PackedBags
+from mhimdist.draws import Draws
+from mhimdist.masking import mask_bags, mask_counts, share_of
+from mhimdist.presets import preset
+
+
+def _bag(size: int, key: str = "a") -> PackedBags:
+    return PackedBags.from_list([torch.arange(float(size))[:, None]], keys=[key])
+
+
+def _scores(size: int) -> torch.Tensor:
+    return torch.randn(size, 1, generator=torch.Generator().manual_seed(size))
+
+
+@pytest.mark.parametrize(
+    ("size", "ratio", "expected"),
+    [(100, 0.07, 7), (100, 0.071, 8), (511, 0.2, 103), (1, 0.01, 1), (7, 0.0, 0), (7, 1.0, 7)],
+)
+def test_share_is_the_ceiling_of_the_exact_product(size, ratio, expected):
+    assert share_of(torch.tensor([size]), ratio).tolist() == [expected]
+
+
+def test_ratios_decay_along_their_schedules():
+    masking = Masking.model_validate(
+        {"high": {"start": 0.4, "kind": "linear"}, "low": {"start": 0.2, "kind": "cosine"}, "random": 0.3}
+    )
+    at = [mask_counts(masking, torch.tensor([1000]), progress) for progress in (0.0, 0.5, 1.0)]
+    assert [int(c.high_B) for c in at] == [400, 200, 0]
+    assert [int(c.low_B) for c in at] == [200, 100, 0]
+    assert [int(c.random_B) for c in at] == [300, 300, 300]
+
+
+def test_a_pool_larger_than_the_bag_is_the_bag():
+    masking = Masking.model_validate({"high": 0.8, "high_pool_share": 0.5})
+    counts = mask_counts(masking, torch.tensor([10]), 0.0)
+    assert (int(counts.high_pool_B), int(counts.high_B)) == (10, 8)
+
+
+@pytest.mark.parametrize(("dataset", "kept"), [("c16", 4950), ("tcga", 2340)])
+def test_golden_shares_of_the_authors_presets(dataset, kept):
+    """At N = 10,000 the authors' code keeps 4,946 and 2,360 instances; 4,950 and 2,340 in expectation."""
+    masking = preset(dataset, "abmil").masking
+    sizes = [
+        len(mask_bags(masking, _bag(10_000, str(i)), _scores(10_000), Draws(0, 0), 0.0)[1].kept_K)
+        for i in range(8)
+    ]
+    assert sum(sizes) / len(sizes) == pytest.approx(kept, rel=0.005)
+
+
+@given(size=st.integers(1, 64), ratios=st.tuples(*[st.floats(0, 1)] * 3), pool=st.floats(0.01, 1))
+@settings(max_examples=200, deadline=None)
+def test_every_size_and_ratio_keeps_at_least_one_instance(size, ratios, pool):
+    masking = Masking.model_validate(
+        {"high": ratios[0], "low": ratios[1], "random": ratios[2], "high_pool_share": pool}
+    )
+    kept, selection = mask_bags(masking, _bag(size), _scores(size), Draws(0, 0), 0.0)
+    assert 1 <= len(kept.features_TD) <= size
+    assert torch.equal(kept.features_TD[:, 0].long(), selection.kept_K)
+    assert kept.sizes_B.tolist() == [len(selection.kept_K)]
+
+
+def test_a_bags_mask_is_the_same_in_every_batch():
+    masking = preset("c16", "abmil").masking
+    alone = mask_bags(masking, _bag(40, "b"), _scores(40), Draws(1, 2), 0.3)[1].kept_K
+    others = PackedBags.from_list(
+        [torch.zeros(7, 1), torch.arange(40.0)[:, None], torch.zeros(3, 1)], keys=["a", "b", "c"]
+    )
+    scores = torch.cat([_scores(7), _scores(40), _scores(3)])
+    packed = mask_bags(masking, others, scores, Draws(1, 2), 0.3)[1]
+    mine = packed.kept_K[packed.offsets_B1[1] : packed.offsets_B1[2]]
+    assert torch.equal(mine - 7, alone)
+
+
+def test_masks_change_with_the_epoch():
+    masking = preset("c16", "abmil").masking
+    first, second = (mask_bags(masking, _bag(40), _scores(40), Draws(0, e), 0.0)[1].kept_K for e in (0, 1))
+    assert not torch.equal(first, second)

@@ -1,0 +1,65 @@
+import golden_values
+import pytest
+import torch
+
+from mhimdist.config import load_config
+from mhimdist.draws import Draws
+from mhimdist.mhim import MHIM
+from mhimdist.models import build
+from mhimdist.teacher import Teacher
+
+
+@pytest.mark.parametrize("baseline", ["attn", "attn_gated"])
+def test_golden_trace_of_six_steps(baseline):
+    config = load_config(
+        {
+            "model": {"name": "abmil", "gated": baseline == "attn_gated", "dropout": 0},
+            "masking": {"high": 0.05, "low": 0.2},
+            "teacher": {"kind": "momentum", "momentum": {"start": 0.99}},
+            "loss": {"alpha": 0.5, "temperature": 0.1},
+        }
+    )
+    student = build(config.model, num_features=1024, num_classes=2, seed=0)
+    golden_values.fill(student, baseline, base_seed=1000)
+    teacher = Teacher(config.teacher, student, None)
+    golden_values.fill(teacher.network, baseline, base_seed=2000)
+    optimizer = torch.optim.Adam(student.parameters(), lr=2e-4, weight_decay=1e-5)
+    method = MHIM(config, student, teacher)
+
+    for k, (size, label, kept, *losses) in enumerate(golden_values.FACTS[baseline]["trace"]):
+        step = method.loss(golden_values.bag(size, seed=500 + k, label=label), Draws(0, 0), progress=0.0)
+        optimizer.zero_grad()
+        step.total_B.sum().backward()
+        optimizer.step()
+        teacher.follow(student, progress=0.0, num_bags=1)
+        assert step.num_kept == kept
+        ours = [step.classification_B.item(), step.consistency_B.item(), step.total_B.item()]
+        assert ours == pytest.approx(losses, rel=1e-3)
+
+    probe = golden_values.bag(200, seed=999)
+    for name, network in (("student", student), ("teacher", teacher.network)):
+        golden = torch.from_numpy(golden_values.ARRAYS[f"{baseline}/after/{name}_logits"])
+        with torch.no_grad():
+            error = (network(probe).logits_BC - golden.reshape(1, 2)).abs().max() / golden.abs().max()
+        assert error < 1e-3
+
+
+def test_the_students_projection_sees_only_what_is_kept():
+    config = load_config({"masking": {"random": 0.5}, "teacher": {"kind": "momentum"}})
+    student = build(config.model, num_features=1024, num_classes=2, seed=0)
+    teacher = Teacher(config.teacher, student, None)
+    seen = []
+    student.projection.register_forward_hook(lambda _, args, __: seen.append(len(args[0].features_TD)))
+    step = MHIM(config, student, teacher).loss(golden_values.bag(100, seed=0), Draws(0, 0), progress=0.0)
+    assert step.num_kept == 50
+    assert seen == [50]
+
+
+def test_class_weights_multiply_the_cross_entropy_of_their_class():
+    bag = golden_values.bag(30, seed=1, label=1)
+    losses = []
+    for weights in (None, [1.0, 3.0]):
+        config = load_config({"teacher": {"kind": "none"}, "loss": {"alpha": 0, "class_weights": weights}})
+        student = build(config.model, num_features=1024, num_classes=2, seed=0)
+        losses.append(MHIM(config, student, None).loss(bag, Draws(0, 0), 0.0).total_B.item())
+    assert losses[1] == pytest.approx(3 * losses[0])

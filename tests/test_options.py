@@ -1,0 +1,56 @@
+import pytest
+from pydantic import Field
+
+from mhimdist.config import TrainConfig
+from mhimdist.errors import ConfigError
+from mhimdist.options import Options
+from mhimdist.presets import preset
+
+
+class Job(Options):
+    """Do something."""
+
+    name: str = Field("job", description="of its folder")
+    num_trials: int = Field(3, ge=1, description="how many")
+    train: TrainConfig = Field(preset("c16", "abmil"), description="of every trial")
+
+
+def test_options_override_single_fields_of_nested_settings():
+    job = Job.from_command_line(["--num-trials", "5", "--train.masking.high.start", "0.2"])
+    assert job.num_trials == 5
+    assert job.train == preset("c16", "abmil").override({"masking.high.start": 0.2})
+
+
+def test_the_environment_does_not_speak(monkeypatch):
+    monkeypatch.setenv("NAME", "intruder")
+    monkeypatch.setenv("NUM_TRIALS", "99")
+    assert Job.from_command_line([]) == Job()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num-trials", "0"], "num_trials: .* greater than or equal to 1, got '0'"),
+        (["--train.masking.high.start", "3"], r"train\.masking: high\.start is a ratio in \[0, 1\], got 3"),
+    ],
+)
+def test_a_wrong_value_is_named(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        Job.from_command_line(arguments)
+
+
+def test_an_unknown_option_ends_with_usage(capsys):
+    with pytest.raises(SystemExit) as caught:
+        Job.from_command_line(["--nope"])
+    assert caught.value.code == 2
+    assert "unrecognized arguments: --nope" in capsys.readouterr().err
+
+
+def test_help_explains_every_option(capsys):
+    with pytest.raises(SystemExit) as caught:
+        Job.from_command_line(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert caught.value.code == 0
+    assert "Do something." in text
+    for fragment in ("--train.teacher.kind", "the full method", "(default: abmil)", "(default: 0.01)"):
+        assert fragment in text
