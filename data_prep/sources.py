@@ -191,11 +191,9 @@ def _map_npy(path: Path) -> np.ndarray:
     shape = tuple(map(int, lengths))  # numpy lets through a bool for an int
     if dtype.hasobject:
         raise DataError(f"{path}: refused, it holds Python objects; expected numbers")
-    expected = start + math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or expected != path.stat().st_size:
-        raise DataError(
-            f"{path}: its header says {shape} {dtype}, {expected} bytes, but it has {path.stat().st_size}"
-        )
+    expected, got = start + math.prod(shape) * dtype.itemsize, path.stat().st_size
+    if min(shape, default=0) < 0 or expected != got:
+        raise DataError(f"{path}: its header says {shape} {dtype}, {expected} bytes, but it has {got}")
     # "c", a private writable map, because torch warns of arrays that it could not write to.
     array = np.memmap(path, dtype, "c", start, shape, "F" if column_major else "C")
     return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
@@ -223,9 +221,10 @@ def _integers(
     tensor = _tensor(value, path, what)
     if tuple(tensor.shape) != shape:
         raise DataError(f"{path}: expected {what} of shape {shape}, got {tuple(tensor.shape)}")
-    if tensor.dtype.is_complex or tensor.dtype is torch.bfloat16:
+    if tensor.is_complex():
         raise DataError(f"{path}: expected {what} to be whole numbers, got {tensor.dtype}")
-    array = tensor.numpy()
+    # Double, because the limits below must be representable.
+    array = (tensor.double() if tensor.is_floating_point() else tensor).numpy()
     limits = np.iinfo(dtype)
     if not ((array >= limits.min) & (array <= limits.max)).all():
         raise DataError(f"{path}: expected {what} from {limits.min} to {limits.max}")

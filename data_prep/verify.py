@@ -307,8 +307,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise CorruptShard(f"{folder}: {len(faults)} faults in {num_files} of its files")
     num_bags = sum(shard.num_bags for shard in info.shards)
     console.print(
-        f"{folder}: {num_bags} bags, {decimal(num_bytes)} (shards: {len(info.shards)}), every byte as written; "
-        f"checked in {time.perf_counter() - started:.1f} s",
+        f"{folder}: {num_bags} bags, {decimal(num_bytes)} (shards: {len(info.shards)}): all as written"
+        f" ({time.perf_counter() - started:.1f} s)",
         style="green",
     )
 

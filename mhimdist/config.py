@@ -182,18 +182,18 @@ class TrainConfig(Settings):
         return self
 
     def without_effect(self) -> list[str]:
-        """Settings that were given but change nothing in this combination, each with the reason."""
+        """Settings that differ from their default but change nothing in this combination, and why."""
         found = []
-        if self.loss.alpha == 0 and "temperature" in self.loss.model_fields_set:
+        if self.loss.alpha == 0 and self.loss.temperature != Loss().temperature:
             found.append("loss.temperature: loss.alpha is 0")
-        if not self.teacher.has_momentum and "momentum" in self.teacher.model_fields_set:
+        if not self.teacher.has_momentum and self.teacher.momentum != Momentum():
             found.append(f"teacher.momentum: a teacher of kind {self.teacher.kind} does not move")
-        if not self.masking.high.peak and "high_pool_share" in self.masking.model_fields_set:
+        if not self.masking.high.peak and self.masking.high_pool_share != 1:
             found.append("masking.high_pool_share: masking.high is 0")
-        if not self.needs_pretraining and "student_init" in self.model_fields_set:
+        if not self.teacher.is_pretrained and self.student_init == "all":
             found.append(f"student_init: a teacher of kind {self.teacher.kind} has no pre-trained network")
         for field, schedule in self._schedules().items():
-            if schedule.kind == "constant" and "end" in schedule.model_fields_set:
+            if schedule.kind == "constant" and schedule.end != type(schedule)().end:
                 found.append(f"{field}.end: the schedule is constant")
         return found
 
@@ -204,11 +204,6 @@ class TrainConfig(Settings):
             "masking.random": self.masking.random,
             "teacher.momentum": self.teacher.momentum,
         }
-
-    @property
-    def needs_pretraining(self) -> bool:
-        """Whether a first stage, the same network trained without masking, comes before this run."""
-        return self.teacher.is_pretrained
 
     def first_stage(self) -> "TrainConfig":
         """The run that makes the pre-trained network: same network, data order and seed, nothing masked."""

@@ -48,7 +48,7 @@ def open_trainer(
         folder: the run's own, as in `Trainer`.
         cache: as in `first_stage`.
     """
-    pretrained = first_stage(config, bags, split, cache).network if config.needs_pretraining else None
+    pretrained = first_stage(config, bags, split, cache).network if config.teacher.is_pretrained else None
     return Trainer(config, bags, split, folder, pretrained=pretrained)
 
 

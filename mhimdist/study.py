@@ -1,6 +1,7 @@
 """The Optuna study of a sweep: who proposes, what is recorded, and how it is read back."""
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,13 @@ class StudySearch(OptunaSearch):
         """Record how a trial ended; Ray itself would count a stopped one as complete."""
         stopped_early = result is not None and not error and not result.get("is_finished", False)
         if stopped_early and trial_id not in self._completed_trials:
-            self._ot_study.tell(self._ot_trials[trial_id], state=TrialState.PRUNED)
+            assert result is not None
+            trial = self._ot_trials[trial_id]
+            # The result on which a scheduler stops a trial reaches only this method.
+            reported = self._ot_study.get_trials(deepcopy=False)[trial.number].intermediate_values
+            if result["training_iteration"] not in reported:
+                trial.report(result[self.metric], result["training_iteration"])
+            self._ot_study.tell(trial, state=TrialState.PRUNED)
             self._completed_trials.add(trial_id)
             return
         super().on_trial_complete(trial_id, result, error)
@@ -68,9 +75,11 @@ def search(
     """
     first = _check(space, base)
     # One model over all parameters that occur together, and distance to the trials still running.
-    sampler = optuna.samplers.TPESampler(
-        seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=num_startup
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of `group`
+        sampler = optuna.samplers.TPESampler(
+            seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=num_startup
+        )
     return StudySearch(
         space=Proposals(space),
         metric=metric,

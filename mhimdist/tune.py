@@ -12,6 +12,7 @@ import platform
 import shutil
 import statistics
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache
@@ -25,7 +26,7 @@ from pydantic import Field, model_validator
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler
-from rich.console import Console
+from rich import get_console
 
 from mhimdist import atomic, study
 from mhimdist.config import TrainConfig
@@ -41,6 +42,7 @@ from mhimdist.report.table import print_summary
 from mhimdist.space import SpaceFunction
 
 OBJECTIVE = "validation_auc"
+ERROR_FILE = "error.txt"
 
 
 class Sweep(Options):
@@ -96,7 +98,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Path, home: Path) -> 
     Raises:
         SweepError: the folder is taken, the space is impossible, or no trial was completed.
     """
-    started, console = time.monotonic(), Console()
+    started, console = time.monotonic(), get_console()
     bags = BagShards(data)
     split = holdout(
         bags.keys,
@@ -120,13 +122,14 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Path, home: Path) -> 
     )
     console.print(
         f"[bold]{sweep.name}[/]: {sweep.num_trials} trials on {bags.name}, {len(split.train)} bags train, "
-        f"{len(split.validation)} validate, {len(split.test)} test; study {study.storage_url(folder / 'study.db')}"
+        f"{len(split.validation)} validate, {len(split.test)} test; results in {folder}",
+        soft_wrap=True,
     )
 
     _connect()
     resources = _resources(sweep)
-    errors = _run_trials(sweep, searcher, runner, resources, console)
-    trials = [_trial(trial, folder, errors) for trial in study.read(folder / "study.db")]
+    _run_trials(sweep, searcher, runner, resources)
+    trials = [_trial(trial, runner) for trial in study.read(folder / "study.db")]
     sweep_s = time.monotonic() - started
     best = max((trial for trial in trials if trial.state == "complete"), key=report.value_of, default=None)
     if best is None:
@@ -183,22 +186,29 @@ class Runner:
     def run_trial(self, config: Mapping[str, Any], *, base: TrainConfig, num_threads: int) -> None:
         """Ray Tune's trainable: one trial, reported epoch by epoch."""
         torch.set_num_threads(num_threads)
-        trainer = open_trainer(
-            base.override(config["changes"]),
-            _open_bags(self.data),
-            self.split,
-            self.trial_folder(config["number"]),
-            self.cache,
-        )
-        for record in trainer.epochs():
-            tune.report(
-                {
-                    OBJECTIVE: record.best_validation_auc,
-                    "epoch": record.epoch + 1,
-                    "is_finished": trainer.is_finished,
-                    "number": config["number"],
-                }
-            )
+        folder = self.trial_folder(config["number"])
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            settings = base.override(config["changes"])
+            trainer = open_trainer(settings, _open_bags(self.data), self.split, folder, self.cache)
+            for record in trainer.epochs():
+                tune.report(
+                    {
+                        OBJECTIVE: record.best_validation_auc,
+                        "epoch": record.epoch + 1,
+                        "is_finished": trainer.is_finished,
+                    }
+                )
+        except Exception:
+            atomic.write_text(folder / ERROR_FILE, traceback.format_exc())
+            raise
+
+    def error(self, number: int) -> str:
+        """Why trial `number` failed: the traceback it left, or that it left none."""
+        file = self.trial_folder(number) / ERROR_FILE
+        if file.exists():
+            return file.read_text(encoding="utf-8")
+        return "its process ended without a word: killed, or out of memory"
 
     def run_final(self, config: TrainConfig, num_threads: int) -> tuple[report.FinalRun, report.FinalRun]:
         """Train and test a configuration, and the same network without masking beside it."""
@@ -229,7 +239,7 @@ def _claim(folder: Path, *, fresh: bool) -> Path:
     if folder.exists():
         if not fresh:
             raise SweepError(
-                f"{folder} holds an earlier sweep: give this one another --name, or --fresh to delete that one"
+                f"{folder} holds an earlier sweep: give another --name, or --fresh to delete that one"
             )
         if not (folder / "sweep.json").exists():
             raise SweepError(f"{folder} is no sweep's folder (it has no sweep.json): not deleting it")
@@ -240,6 +250,10 @@ def _claim(folder: Path, *, fresh: bool) -> Path:
 
 def _connect() -> None:
     """Join the cluster that runs this job; alone, start a local one and never join a stranger's."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # ours is a line a trial
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # ours is a line a trial
     if ray.is_initialized():
         return
     if "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
@@ -260,12 +274,12 @@ def _run_trials(
     searcher: study.StudySearch,
     runner: Runner,
     resources: dict[str, float],
-    console: Console,
-) -> dict[int, str]:
-    """Run all trials; gives why those that failed did, by number."""
+) -> None:
+    """Run all trials; what they leave is in the study and in their folders."""
+    # Ray logs the traceback of a trial that fails; it is in the trial's folder and in the report.
+    logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
     num_threads = max(1, int(sweep.cpus_per_trial))
     trainable = tune.with_parameters(_run_trial, runner=runner, base=sweep.train, num_threads=num_threads)
-    progress = Progress(sweep.num_trials, console)
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
         tune_config=tune.TuneConfig(
@@ -282,11 +296,13 @@ def _run_trials(
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
-            storage_path=str(runner.folder / "ray"), name="tune", verbose=0, callbacks=[progress]
+            storage_path=str(runner.folder / "ray"),
+            name="tune",
+            verbose=0,
+            callbacks=[Progress(sweep.num_trials, runner)],
         ),
     )
     tuner.fit()
-    return progress.errors
 
 
 def _run_trial(config: dict[str, Any], runner: Runner, base: TrainConfig, num_threads: int) -> None:
@@ -294,15 +310,10 @@ def _run_trial(config: dict[str, Any], runner: Runner, base: TrainConfig, num_th
 
 
 class Progress(tune.Callback):
-    """A line for every trial that ends.
+    """A line for every trial that ends."""
 
-    Attributes:
-        errors: why trials failed, by number.
-    """
-
-    def __init__(self, num_trials: int, console: Console) -> None:
-        self.num_trials, self.console = num_trials, console
-        self.errors: dict[int, str] = {}
+    def __init__(self, num_trials: int, runner: Runner) -> None:
+        self.num_trials, self.runner = num_trials, runner
         self._started = time.monotonic()
         self._done = 0
         self._best: tuple[float, int] | None = None
@@ -317,37 +328,38 @@ class Progress(tune.Callback):
         self._line(number, f"{state} validation AUC {value:.3f} after {result['epoch']:>3} epochs")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Keep and print why the trial failed."""
+        """Print why the trial failed."""
         number = trial.config["number"]
-        error = trial.get_error()
-        cause = getattr(error, "cause", None) or error
-        self.errors[number] = f"{type(cause).__name__}: {cause}"
-        self._line(number, f"[red]failed[/]   {self.errors[number].splitlines()[0]}")
+        self._line(number, f"failed   {self.runner.error(number).splitlines()[-1]}")
 
     def _line(self, number: int, text: str) -> None:
         self._done += 1
         elapsed = time.monotonic() - self._started
         left = elapsed / self._done * (self.num_trials - self._done)
         best = f"best {self._best[0]:.3f} (trial {self._best[1]})" if self._best else "none complete"
-        self.console.print(
+        get_console().print(
             f"[{self._done:>3}/{self.num_trials}] trial {number:>3} {text} | {best} | "
             f"{elapsed:.0f} s, about {left:.0f} s left",
             highlight=False,
-            markup=True,
+            markup=False,
             soft_wrap=True,
         )
 
 
-def _trial(trial: FrozenTrial, folder: Path, errors: Mapping[int, str]) -> report.Trial:
-    states = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
-    history_file = folder / "trials" / f"{trial.number:04d}" / "history.jsonl"
+def _trial(trial: FrozenTrial, runner: Runner) -> report.Trial:
+    history_file = runner.trial_folder(trial.number) / "history.jsonl"
     lines = history_file.read_text().splitlines() if history_file.exists() else []
-    reason = errors.get(trial.number, "")
-    if trial.state == TrialState.PRUNED:
-        reason = f"stopped after {len(lines)} epochs by ASHA"
+    state: report.State
+    match trial.state:
+        case TrialState.COMPLETE:
+            state, reason = "complete", ""
+        case TrialState.PRUNED:
+            state, reason = "pruned", f"stopped after {len(lines)} epochs by ASHA"
+        case _:
+            state, reason = "failed", runner.error(trial.number)
     return report.Trial(
         number=trial.number,
-        state=states.get(trial.state, "failed"),
+        state=state,
         value=trial.value,
         params=trial.params,
         history=[json.loads(line) for line in lines],

@@ -9,7 +9,6 @@ import torch
 from mhimdist.data.bags import PackedBags, bag_id
 from mhimdist.data.splits import Split, holdout
 
-
 torch.set_num_threads(1)  # a small step is faster on one thread, and the test machine has few cores
 
 

@@ -44,8 +44,11 @@ def test_a_number_stands_for_a_constant_schedule():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss.alpha": 0}, r"loss\.temperature: loss\.alpha is 0"),
-        ({"teacher.kind": "init"}, r"teacher\.momentum: a teacher of kind init does not move"),
+        ({"loss.alpha": 0, "loss.temperature": 0.5}, r"loss\.temperature: loss\.alpha is 0"),
+        (
+            {"teacher.kind": "init", "teacher.momentum.start": 0.9},
+            r"teacher\.momentum: a teacher of kind init does not move",
+        ),
         ({"masking.high": 0}, r"masking\.high_pool_share: masking\.high is 0"),
         ({"masking.low.end": 0.3}, r"masking\.low\.end: the schedule is constant"),
         (

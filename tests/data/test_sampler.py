@@ -17,7 +17,9 @@ def test_every_bag_once_equal_steps_and_the_same_bags_in_a_step_for_any_world(si
     alone = epoch_plan(sizes, seed=1, epoch=epoch, bags_per_step=per_step)
     assert sorted(bag for step in plan for rank in step for bag in rank) == list(range(len(sizes)))
     assert {len(step) for step in plan} == {world}
-    assert [sorted(bag for rank in step for bag in rank) for step in plan] == [sorted(step[0]) for step in alone]
+    assert [sorted(bag for rank in step for bag in rank) for step in plan] == [
+        sorted(step[0]) for step in alone
+    ]
 
 
 def test_ranks_of_a_step_carry_about_the_same_number_of_instances():

@@ -1,0 +1,334 @@
+import os
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep.sources import SlideLabel, class_order, find_features, read_features, read_labels, some
+from mhimdist.errors import DataError, LabelError
+
+FEATURES = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+
+class Malicious:
+    """Leaves a file behind wherever it is unpickled."""
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, ("executed",)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not Path("executed").exists()
+
+
+def npy(value: object) -> Path:
+    np.save("s.npy", value)
+    return Path("s.npy")
+
+
+def pt(value: object, **options: object) -> Path:
+    torch.save(value, "s.pt", **options)
+    return Path("s.pt")
+
+
+def raw(content: bytes, name: str) -> Path:
+    Path(name).write_bytes(content)
+    return Path(name)
+
+
+def forged_npy(descr: str, shape: str) -> Path:
+    header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}".ljust(117).encode() + b"\n"
+    return raw(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(64), "s.npy")
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8", ">f2", ">f4", ">f8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_npy_in_any_float_byte_order_and_layout(dtype: str, order: str) -> None:
+    source = read_features(npy(np.asarray(FEATURES, dtype, order=order)))
+    assert source.features_ND.double().tolist() == FEATURES.tolist()
+    assert (source.coords_N2, source.instance_labels_N, source.encoder, source.patch_size) == (None,) * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda tensor: tensor,
+        lambda tensor: torch.nn.Parameter(tensor),
+        lambda tensor: tensor.T.contiguous().T,
+        lambda tensor: torch.cat([tensor, tensor])[::2][:3],
+        lambda tensor: {"features": tensor, "label": "ignored"},
+        lambda tensor: {"feats": tensor},
+    ],
+)
+def test_pt_in_any_float_and_layout(dtype: torch.dtype, wrap: Callable[[torch.Tensor], object]) -> None:
+    tensor = torch.from_numpy(FEATURES).to(dtype)
+    wrapped = wrap(tensor)
+    expected = next(iter(wrapped.values())) if isinstance(wrapped, dict) else wrapped
+    source = read_features(pt(wrapped))
+    assert source.features_ND.dtype == dtype
+    assert not source.features_ND.requires_grad
+    assert torch.equal(source.features_ND, expected.detach())
+
+
+def test_pt_of_old_torch() -> None:
+    path = pt(torch.from_numpy(FEATURES), _use_new_zipfile_serialization=False)
+    assert read_features(path).features_ND.tolist() == FEATURES.tolist()
+
+
+def test_pt_with_all_that_belongs_to_a_bag() -> None:
+    coords = torch.tensor([[0, 0], [256, 0], [0, 2**31 - 1]])
+    source = read_features(
+        pt(
+            {
+                "features": torch.from_numpy(FEATURES),
+                "coords": coords.double(),
+                "instance_labels": torch.tensor([0, 1, 255]),
+                "encoder": "uni",
+                "patch_size": 256,
+            }
+        )
+    )
+    assert source.coords_N2.dtype == np.int32
+    assert source.coords_N2.tolist() == coords.tolist()
+    assert source.instance_labels_N.dtype == np.uint8
+    assert source.instance_labels_N.tolist() == [0, 1, 255]
+    assert (source.encoder, source.patch_size) == ("uni", 256)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.float16, np.float32, ">i4"])
+def test_npy_with_sidecars(dtype: object) -> None:
+    np.save("s.coords.npy", np.array([[1, 2], [3, 4], [5, 6]], dtype))
+    np.save("s.instance_labels.npy", np.array([True, False, True]))
+    source = read_features(npy(FEATURES))
+    assert source.coords_N2.tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert source.instance_labels_N.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda: npy(np.ones(4, np.float32)), r"expected features of shape N x D, got \(4,\)"),
+        (lambda: npy(np.ones((1, 3, 4), np.float32)), r"expected features of shape N x D, got \(1, 3, 4\)"),
+        (lambda: npy(np.ones((0, 4), np.float32)), "the bag is empty: its features are 0 x 4"),
+        (lambda: pt(torch.ones(3, 0)), "the bag is empty: its features are 3 x 0"),
+        (lambda: npy(np.ones((3, 4), np.uint8)), "features must be floats, got torch.uint8"),
+        (lambda: npy(np.ones((3, 4), complex)), "features must be floats, got torch.complex128"),
+        (lambda: npy(np.ones((3, 4), np.longdouble)), "features of type float128 cannot be used"),
+        (lambda: npy(np.full((3, 4), "x")), "features of type <U1 cannot be used"),
+        (lambda: pt(torch.ones(3, 4, dtype=torch.int64)), "features must be floats, got torch.int64"),
+        (lambda: pt(torch.ones(3, 4).to_sparse()), "to be a dense tensor, got torch.sparse_coo on cpu"),
+        (lambda: pt(torch.ones(3, 4, device="meta")), "to be a dense tensor, got torch.strided on meta"),
+        (lambda: pt([torch.ones(3, 4)]), "expected a tensor or a dict of tensors, got list"),
+        (lambda: pt({"features": [1.0]}), "expected features to be a tensor, got list"),
+        (lambda: pt({"x": torch.ones(3, 4)}), r"expected one of the keys .*, got \['x'\]"),
+        (
+            lambda: pt({"features": torch.ones(3, 4), "feats": torch.ones(3, 4)}),
+            r"expected one of the keys .*, got \['feats', 'features'\]",
+        ),
+    ],
+)
+def test_what_is_no_bag_of_features_is_refused(write: Callable[[], Path], message: str) -> None:
+    path = write()
+    with pytest.raises(DataError, match=rf"^{path}: .*{message}"):
+        read_features(path)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda: pt(Malicious()), "refused, it holds posix.mkdir"),
+        (lambda: pt({"features": torch.ones(3, 4), "x": Malicious()}), "refused, it holds posix.mkdir"),
+        (
+            lambda: pt(Malicious(), _use_new_zipfile_serialization=False),
+            "refused, it holds posix.mkdir",
+        ),
+        (lambda: pt({"features": FEATURES}), "refused, it holds numpy"),
+        (lambda: raw(pickle.dumps(Malicious()), "s.pt"), "damaged, or not a file that torch.save wrote"),
+        (lambda: raw(pickle.dumps(Malicious()), "s.npy"), "not a .npy file"),
+        (lambda: npy(np.full((3, 4), Malicious())), "refused, it holds Python objects"),
+        (lambda: raw(b"", "s.pt"), "damaged, or not a file that torch.save wrote"),
+        (lambda: raw(b"", "s.npy"), "not a .npy file"),
+        (lambda: raw(bytes(1000), "s.pt"), "damaged, or not a file that torch.save wrote"),
+        (lambda: raw(pt(torch.ones(99, 9)).read_bytes()[:-700], "s.pt"), "damaged, or not a file"),
+        (
+            lambda: raw(npy(FEATURES).read_bytes()[:-1], "s.npy"),
+            "float32, 176 bytes, but it has 175",
+        ),
+        (lambda: raw(npy(FEATURES).read_bytes() + b"\0", "s.npy"), "176 bytes, but it has 177"),
+        (lambda: forged_npy("<f4", 30 * "("), "not a .npy file"),
+        (
+            lambda: forged_npy("<f4", "(-4, -4)"),
+            "its header says",
+        ),
+        (
+            lambda: forged_npy("O", "(2, 4)"),
+            "it holds Python objects",
+        ),
+    ],
+)
+def test_hostile_and_damaged_files_are_refused(write: Callable[[], Path], message: str) -> None:
+    path = write()
+    with pytest.raises(DataError, match=rf"^{path}: .*{message}"):
+        read_features(path)
+
+
+def test_a_forged_npy_header_allocates_nothing() -> None:
+    path = forged_npy("<f4", "(1000000000000, 1024)")
+    message = r"its header says \(1000000000000, 1024\) float32, 4096000000000128 bytes, but it has 192"
+    with pytest.raises(DataError, match=message):
+        read_features(path)
+
+
+def test_an_expanded_tensor_allocates_nothing() -> None:
+    path = pt(torch.zeros(1).expand(10**12, 1024))
+    with pytest.raises(DataError, match="claims 1000000000000 x 1024 features, more than it stores"):
+        read_features(path)
+
+
+def test_compressed_records_are_not_inflated() -> None:
+    path = pt(torch.zeros(1000, 100))
+    with zipfile.ZipFile(path) as stored, zipfile.ZipFile("deflated", "w", zipfile.ZIP_DEFLATED) as deflated:
+        for record in stored.infolist():
+            deflated.writestr(record.filename, stored.read(record))
+    Path("deflated").rename(path)
+    with pytest.raises(DataError, match="holds compressed records"):
+        read_features(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        ("coords", np.ones((4, 2), int), r"expected coords of shape \(3, 2\), got \(4, 2\)"),
+        ("coords", np.full((3, 2), 0.5), "expected coords to be whole numbers"),
+        ("coords", np.full((3, 2), np.nan), "expected coords from -2147483648 to 2147483647"),
+        ("coords", np.full((3, 2), 2**31), "expected coords from -2147483648 to 2147483647"),
+        ("coords", np.full((3, 2), 2**63, np.uint64), "expected coords from -2147483648 to 2147483647"),
+        ("coords", np.full((3, 2), 1j), "expected coords to be whole numbers, got torch.complex128"),
+        ("coords", np.full((3, 2), "x"), "coords of type <U1 cannot be used"),
+        ("instance_labels", np.full(3, -1), "expected instance_labels from 0 to 255"),
+        ("instance_labels", np.ones((3, 1), int), r"expected instance_labels of shape \(3,\), got \(3, 1\)"),
+    ],
+)
+def test_side_arrays_that_do_not_fit_are_refused(kind: str, value: np.ndarray, message: str) -> None:
+    np.save(f"s.{kind}.npy", value)
+    with pytest.raises(DataError, match=message):
+        read_features(npy(FEATURES))
+
+
+def test_features_are_found_by_slide() -> None:
+    for name in ("a.pt", "b.c.npy", "b.c.coords.npy", "b.c.instance_labels.npy", "notes.txt", ".hidden"):
+        Path(name).touch()
+    Path("folder.pt").mkdir()
+    assert find_features(Path()) == {"a": Path("a.pt"), "b.c": Path("b.c.npy")}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), r"no \.pt or \.npy file in \.; it holds nothing"),
+        (("x.h5", "y.h5"), r"no \.pt or \.npy file in \.; it holds 'x.h5', 'y.h5'"),
+        (("a.pt", "a.npy"), r"two files of features for one slide: a\.npy and a\.pt"),
+        (("a.npy", "b.coords.npy"), r"b\.coords\.npy belongs to no b\.npy"),
+        (("a.pt", "a.coords.npy"), r"a\.coords\.npy belongs to no a\.npy"),
+    ],
+)
+def test_a_folder_that_is_ambiguous_is_refused(names: tuple[str, ...], message: str) -> None:
+    for name in names:
+        Path(name).touch()
+    with pytest.raises(DataError, match=message):
+        find_features(Path())
+
+
+def test_a_missing_folder_is_named() -> None:
+    with pytest.raises(DataError, match="no folder of features at nowhere"):
+        find_features(Path("nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ("slide,label\na,x\nb,y\n", [("a", "a", "x"), ("b", "b", "y")]),
+        ("label,case,slide\nx,p,a\ny,p,b", [("a", "p", "x"), ("b", "p", "y")]),
+        (
+            "\ufeffSlide_ID , LABEL,Patient\r\n\r\na, 1 ,p\r\n,,\r\nb,0,q\r\n",
+            [("a", "p", "1"), ("b", "q", "0")],
+        ),
+        ('slide,label,stain\n"a, b","x ""y""",HE\n', [("a, b", "a, b", 'x "y"')]),
+    ],
+)
+def test_tables_of_labels(table: str, expected: list[tuple[str, str, str]]) -> None:
+    Path("labels.csv").write_bytes(table.encode())
+    assert read_labels(Path("labels.csv")) == [SlideLabel(*row) for row in expected]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (b"", "expected a header and at least one slide, got 0 lines"),
+        (b"slide,label\n", "expected a header and at least one slide, got 1 lines"),
+        (b"a,x\nb,y\n", r"expected one column named slide or .*, got the header \['a', 'x'\]"),
+        (b"slide,slide_id,label\na,a,x\n", "expected one column named slide or slide_id"),
+        (b"slide,score\na,1\n", "expected one column named label or"),
+        (b"slide,label\na,x\nb\n", "line 3: expected 2 cells, got 1"),
+        (b"slide,label\na,\n", "line 2: a slide, case or label is empty"),
+        (b"slide,label,case\na,x,\n", "line 2: a slide, case or label is empty"),
+        (b"slide,label\na,x\n\nb,y\na,y\n", "slide 'a' stands in line 2 and again in line 5"),
+        (b'slide,label\n"a,x\n', "is no CSV table in UTF-8"),
+        ("slide,label\nä,x\n".encode("latin-1"), "is no CSV table in UTF-8"),
+    ],
+)
+def test_tables_that_say_too_little_or_too_much_are_refused(table: bytes, message: str) -> None:
+    Path("labels.csv").write_bytes(table)
+    with pytest.raises(LabelError, match=rf"^labels\.csv.*{message}"):
+        read_labels(Path("labels.csv"))
+
+
+def test_a_missing_table_is_named() -> None:
+    with pytest.raises(LabelError, match=r"no label table at nowhere\.csv"):
+        read_labels(Path("nowhere.csv"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "expected"),
+    [
+        (["tumour", "normal", "tumour"], None, ("normal", "tumour")),
+        (["10", "2", "-1"], None, ("-1", "2", "10")),
+        (["10", "2", "b"], None, ("10", "2", "b")),
+        (["0.0", "1.0"], None, ("0.0", "1.0")),
+        (["a", "b"], ["b", "c", "a"], ("b", "c", "a")),
+    ],
+)
+def test_order_of_classes(labels: list[str], classes: list[str] | None, expected: tuple[str, ...]) -> None:
+    rows = [SlideLabel(str(i), str(i), label) for i, label in enumerate(labels)]
+    assert class_order(rows, classes) == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "message"),
+    [
+        (["a", "b"], ["a", "c"], "slide '1' has label 'b', expected a or c"),
+        (["a"], ["a", "a"], r"expected the names of different classes, got \['a', 'a'\]"),
+        (["a"], [""], r"expected the names of different classes, got \[''\]"),
+        (["1", "01"], None, "labels that are the same number are written differently"),
+    ],
+)
+def test_classes_that_do_not_fit_are_refused(
+    labels: list[str], classes: list[str] | None, message: str
+) -> None:
+    rows = [SlideLabel(str(i), str(i), label) for i, label in enumerate(labels)]
+    with pytest.raises(LabelError, match=message):
+        class_order(rows, classes)
+
+
+def test_long_lists_are_cut() -> None:
+    assert some(["a", "b"]) == "'a', 'b'"
+    assert some(map(str, range(9))) == "'0', '1', '2', '3', '4' and 4 more"

@@ -1,0 +1,66 @@
+"""Small folders of features and labels, and the shards made of them, for the tests of both sides."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from data_prep.shard import shard
+from mhimdist.data.manifest import ROWS_SCHEMA, DatasetInfo, Manifest
+
+# A dot as TCGA's names have, what must be escaped in a tar or in DALI's index, and a name too long for one
+# tar header.
+SLIDES = ("TCGA-A1.B34C-2F", "a slide, é", "胃癌-001", "50%25.x~", "plain", "-" + 150 * "x")
+CLASSES = ("normal", "tumour")
+NUM_FEATURES = 8
+
+
+def write_features(folder: Path, seed: int = 0) -> dict[str, np.ndarray]:
+    """Write `features/*.npy` and `labels.csv`; returns the float32 features of every slide.
+
+    Slide i has 3 + 2 i instances, label i % 2 and case i // 2; every second has coordinates and instance
+    labels.
+    """
+    (folder / "features").mkdir(parents=True)
+    generator = np.random.default_rng(seed)
+    lines, features = ["slide,label,case"], {}
+    for i, slide in enumerate(SLIDES):
+        size = 3 + 2 * i
+        # Multiples of 1/16, so that float16 holds them exactly.
+        features[slide] = (generator.integers(-99, 99, (size, NUM_FEATURES)) / 16).astype(np.float32)
+        np.save(folder / "features" / f"{slide}.npy", features[slide])
+        if i % 2:
+            np.save(folder / "features" / f"{slide}.coords.npy", coords_of(size))
+            np.save(folder / "features" / f"{slide}.instance_labels.npy", np.arange(size) % 2)
+        lines.append(f'"{slide}",{CLASSES[i % 2]},case {i // 2}')
+    (folder / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
+    return features
+
+
+def coords_of(size: int) -> np.ndarray:
+    """Coordinates of a slide with this many instances."""
+    return np.arange(2 * size).reshape(size, 2) * 256
+
+
+def shard_folder(folder: Path, **options: Any) -> Path:
+    """Shard what `write_features` wrote, into `<folder>/shards`."""
+    out = folder / "shards"
+    shard(folder / "features", folder / "labels.csv", out, **{"shard_bytes": 8_000, **options})
+    return out
+
+
+def forge_manifest(
+    shards: Path,
+    rows: Callable[[list[dict]], None] = lambda rows: None,
+    info: Callable[[dict], None] = lambda info: None,
+) -> None:
+    """Change a manifest in place as an adversary can: consistent with its own hash."""
+    manifest = Manifest.read(shards)
+    changed_rows, changed_info = manifest.rows.to_pylist(), manifest.info.model_dump()
+    rows(changed_rows)
+    info(changed_info)
+    forged = DatasetInfo.model_validate_json(json.dumps(changed_info))
+    Manifest(forged, pa.Table.from_pylist(changed_rows, ROWS_SCHEMA)).write(shards)

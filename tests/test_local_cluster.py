@@ -1,0 +1,233 @@
+"""A real cluster, real jobs and real signals: what passes through, what is shut, and that nothing stays."""
+
+import ipaddress
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mhimdist.local_cluster import ClusterError, LocalCluster
+
+CLI = [sys.executable, "-m", "mhimdist.local_cluster", "--num-cpus=1"]
+# Tells where the cluster is, and stays.
+WAIT = [
+    sys.executable,
+    "-c",
+    "import os, time; print(os.environ['RAY_AUTH_TOKEN_PATH'], flush=True); time.sleep(600)",
+]
+
+
+def start(command: list[str]) -> subprocess.Popen[str]:
+    """The command line in a session of its own, as a terminal would start it."""
+    return subprocess.Popen(
+        [*CLI, "--", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def tree(process: psutil.Process) -> set[psutil.Process]:
+    return {process, *process.children(recursive=True)}
+
+
+def assert_nothing_left(processes: set[psutil.Process], folder: Path, within_s: float = 0) -> None:
+    """None of the processes runs, none names the cluster's folder, and the folder is gone."""
+    _, alive = psutil.wait_procs(processes, timeout=within_s)
+    assert not [process.cmdline() for process in alive if process.is_running()]
+    naming = [
+        p.info
+        for p in psutil.process_iter(["pid", "cmdline"])
+        if str(folder) in " ".join(p.info["cmdline"] or [])
+    ]
+    assert not naming
+    assert not folder.exists()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(num_cpus=1) as cluster:
+        processes = tree(psutil.Process()) - {psutil.Process()}
+        assert len(processes) > 10
+        yield cluster
+        processes |= tree(psutil.Process()) - {psutil.Process()}
+    assert_nothing_left(processes, Path(cluster.env["RAY_AUTH_TOKEN_PATH"]).parent)
+
+
+def listening(processes: set[psutil.Process]) -> dict[tuple[str, int], str]:
+    found = {}
+    for process in processes:
+        for connection in process.net_connections("inet"):
+            if connection.status == psutil.CONN_LISTEN:
+                found[connection.laddr.ip, connection.laddr.port] = process.name()
+    return found
+
+
+def is_loopback(address: str) -> bool:
+    ip = ipaddress.ip_address(address)
+    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
+
+
+def test_a_submitted_job_runs_on_the_cluster(cluster: LocalCluster, tmp_path: Path):
+    (tmp_path / "job.py").write_text(
+        "import ray, sys\n"
+        "ray.init()\n"
+        "print('answer', ray.get(ray.remote(lambda: 6 * 7).remote()), ray.cluster_resources()['CPU'])\n"
+    )
+    submit = ["ray", "job", "submit", "--working-dir", str(tmp_path), "--", "python", "job.py"]
+    done = subprocess.run(submit, env=cluster.env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "answer 42 1.0" in done.stdout
+
+
+def test_everything_listens_on_loopback_only(cluster: LocalCluster):
+    ports = listening(tree(psutil.Process()) - {psutil.Process()})
+    assert {"gcs_server", "raylet"} <= set(ports.values())
+    assert not [where for where in ports if not is_loopback(where[0])]
+
+
+@pytest.mark.parametrize("token", [None, "0" * 64], ids=["no token", "another token"])
+def test_strangers_cannot_submit_jobs(cluster: LocalCluster, token: str | None):
+    request = urllib.request.Request(
+        cluster.env["RAY_API_SERVER_ADDRESS"] + "/api/jobs/",
+        data=json.dumps({"entrypoint": "id"}).encode(),
+        headers={"Content-Type": "application/json"}
+        | ({"Authorization": f"Bearer {token}"} if token else {}),
+        method="POST",
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=30)
+    refused.value.close()
+    assert refused.value.code in (401, 403)
+
+
+def test_only_the_user_can_read_the_token(cluster: LocalCluster):
+    token_file = Path(cluster.env["RAY_AUTH_TOKEN_PATH"])
+    assert token_file.stat().st_mode & 0o777 == 0o600
+    assert token_file.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_output_and_status_pass_through_and_a_failure_leaves_nothing():
+    script = (
+        "import os, sys; print(os.environ['RAY_AUTH_TOKEN_PATH']); print(sys.stdin.read(), end='');"
+        "print('trouble', file=sys.stderr); sys.exit(7)"
+    )
+    foreign = os.environ | {
+        "RAY_ADDRESS": "192.0.2.1:6379",
+        "RAY_AUTH_TOKEN": "theirs",
+        "RAY_TMPDIR": "/nowhere",
+    }
+    before = tree(psutil.Process())
+    done = subprocess.run(
+        [*CLI, "--", sys.executable, "-c", script],
+        input="typed\n",
+        env=foreign,
+        capture_output=True,
+        text=True,
+    )
+    token_file, *rest = done.stdout.splitlines()
+    assert rest == ["typed"]
+    assert done.stderr == "trouble\n"
+    assert done.returncode == 7
+    assert_nothing_left(tree(psutil.Process()) - before, Path(token_file).parent)
+
+
+def test_ctrl_c_ends_the_job_too(tmp_path: Path):
+    (tmp_path / "job.py").write_text(
+        "import os, ray, time\n"
+        "ray.init()\n"
+        "token = os.environ['RAY_AUTH_TOKEN_PATH']\n"
+        "print(f'\\njob {os.getpid()} {token}')\n"
+        "time.sleep(600)\n"
+    )
+    process = start(["ray", "job", "submit", "--working-dir", str(tmp_path), "--", "python", "job.py"])
+    with process:
+        assert process.stdout is not None
+        line = next(line for line in process.stdout if line.startswith("job "))
+        _, pid, token_file = line.split()
+        processes = tree(psutil.Process(process.pid))
+        assert psutil.Process(int(pid)) in processes
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert_nothing_left(processes, Path(token_file).parent)
+
+
+def test_sigterm_takes_everything_down():
+    with start(WAIT) as process:
+        assert process.stdout is not None
+        folder = Path(process.stdout.readline().strip()).parent
+        processes = tree(psutil.Process(process.pid))
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert len(processes) > 10
+    assert_nothing_left(processes, folder)
+
+
+def test_a_start_that_takes_too_long_says_so():
+    before = tree(psutil.Process())
+    with pytest.raises(ClusterError, match=r"not ready within 0.1 s"), LocalCluster(start_timeout_s=0.1):
+        pass
+    assert not tree(psutil.Process()) - before
+
+
+def test_a_command_that_does_not_exist_starts_nothing():
+    done = subprocess.run([*CLI, "--", "no-such-command"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "no command 'no-such-command'" in done.stderr
+
+
+@pytest.mark.slow
+def test_sigterm_while_starting():
+    process = start(WAIT)
+    with process:
+        while len(processes := tree(psutil.Process(process.pid))) < 5:
+            time.sleep(0.05)
+        folder = next(
+            Path(argument.removeprefix("--temp-dir=")).parent
+            for each in processes
+            for argument in each.cmdline()
+            if argument.startswith("--temp-dir=")
+        )
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert_nothing_left(processes, folder)
+
+
+@pytest.mark.slow
+def test_killing_the_owner_leaves_nothing():
+    script = (
+        "import time; from mhimdist.local_cluster import LocalCluster\n"
+        "with LocalCluster(num_cpus=1) as cluster:\n"
+        "    print(cluster.env['RAY_AUTH_TOKEN_PATH'], flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        folder = Path(owner.stdout.readline().strip()).parent
+        processes = tree(psutil.Process(owner.pid))
+        owner.kill()
+    assert_nothing_left(processes, folder, within_s=30)
+
+
+@pytest.mark.slow
+def test_killing_the_command_line_leaves_no_process():
+    with start(WAIT) as process:
+        assert process.stdout is not None
+        folder = Path(process.stdout.readline().strip()).parent
+        processes = tree(psutil.Process(process.pid))
+        process.kill()
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    assert not alive
+    subprocess.run(["rm", "-r", str(folder)], check=True)  # the one thing that SIGKILL leaves behind
