@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import os
 import time
 import zlib
 from collections import Counter
@@ -247,8 +248,8 @@ def _foreign_members(file: BinaryIO, shard: str, members: Sequence[Member]) -> I
     """
     expected = Counter(member.name[:LENGTH_NAME] for member in members)
     has_long_names = any(len(member.name) > LENGTH_NAME for member in members)
-    offset = 0
-    while True:
+    num_bytes, offset = os.fstat(file.fileno()).st_size, 0
+    while offset < num_bytes:
         file.seek(offset)
         header = file.read(BLOCKSIZE)
         try:
@@ -261,7 +262,7 @@ def _foreign_members(file: BinaryIO, shard: str, members: Sequence[Member]) -> I
         elif info.type != XHDTYPE or not has_long_names:
             what = f"not in the manifest: {_describe(header)}"
             yield Fault(shard, what, info.name, offset, end)
-        if end <= offset:
+        if end <= offset:  # a forged negative size
             return
         offset = end
 
@@ -304,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(f"and {len(faults) - MAX_LISTED} more")
     if faults:
         num_files = len({fault.file for fault in faults})
-        raise CorruptShard(f"{folder}: {len(faults)} faults in {num_files} of its files")
+        raise CorruptShard(f"{folder} is not as it was written (faults: {len(faults)}, files: {num_files})")
     num_bags = sum(shard.num_bags for shard in info.shards)
     console.print(
         f"{folder}: {num_bags} bags, {decimal(num_bytes)} (shards: {len(info.shards)}): all as written"

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import os
 import shutil
 import uuid
@@ -53,10 +54,11 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            self._file.discard()
-        self._tar.close()
-        self._file.close()
+        with self._file:
+            # A tar insists on writing its end, which a full disk would refuse once more.
+            self._file.discarding = error is not None
+            self._tar.close()
+            os.fsync(self._file.fileno())
         if error is None:
             _write_to_disk(self._path.with_name(index_name(self._path.name)), dali_index(self._bags))
 
@@ -93,33 +95,23 @@ class ShardWriter:
         return row
 
 
-class _HashingFile:
-    """A new file that is hashed as it is written."""
+class _HashingFile(io.FileIO):
+    """A new file that is hashed as it is written; unbuffered, so that no error waits for its end."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("xb", buffering=2**20)
-        self._discarding = False
+        super().__init__(path, "x")
         self.sha256 = hashlib.sha256()
         self.num_bytes = 0
+        self.discarding = False
 
-    def write(self, data: bytes) -> None:
-        if not self._discarding:
-            self._file.write(data)
-            self.sha256.update(data)
-            self.num_bytes += len(data)
-
-    def discard(self) -> None:
-        """Take no more: a tar insists on writing its end, which a full disk would refuse again."""
-        self._discarding = True
-
-    def close(self) -> None:
-        if self._discarding:
-            with contextlib.suppress(OSError):
-                self._file.close()
-            return
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+    def write(self, data: Any, /) -> int:
+        left = memoryview(data)
+        while left and not self.discarding:
+            written = super().write(left)
+            self.sha256.update(left[:written])
+            self.num_bytes += written
+            left = left[written:]
+        return memoryview(data).nbytes
 
 
 @contextlib.contextmanager

@@ -1,13 +1,8 @@
 #!/usr/bin/env python
-"""Search MHIM-MIL's masking, its decay, the temperature and the EMA on CAMELYON16-like bags.
-
-ray job submit --working-dir . -- python jobs/tune_c16.py --help
-"""
+"""Search MHIM-MIL's mask ratios, their decay, temperature and EMA momentum on CAMELYON16-like bags."""
 
 from data_prep.digits import ensure
 from mhimdist.command import run
-from mhimdist.config import TrainConfig
-from mhimdist.home import home
 from mhimdist.presets import preset
 from mhimdist.space import Space
 from mhimdist.tune import Sweep, run_sweep
@@ -33,15 +28,9 @@ def space(s: Space) -> None:
     s.choice("teacher.momentum.kind", ["constant", "cosine"])
 
 
-class Options(Sweep):
-    __doc__ = __doc__
-    name: str = "tune_c16"
-    train: TrainConfig = BASE
-
-
 def main() -> None:
-    options = Options.from_command_line()
-    run_sweep(options, space, data=ensure(options.data, home()), home=home())
+    sweep = Sweep.from_command_line(about=__doc__, name="tune_c16", train=BASE)
+    run_sweep(sweep, space, data=ensure(sweep.data, sweep.home))
 
 
 if __name__ == "__main__":

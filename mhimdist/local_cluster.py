@@ -38,10 +38,8 @@ START_TIMEOUT_S = 120.0
 # Ray's Unix sockets lie some 65 bytes below its temporary folder, and a socket's path may have 107.
 _MAX_TEMP_ROOT_BYTES = 30
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# What a terminal's Ctrl-C has already told the command to do, it may finish; everything else is told to end
-# and is killed if it does not.
-_INTERRUPT_GRACE_S = 2.0
-_TERMINATE_GRACE_S = 8.0
+_INTERRUPT_GRACE_S = 2.0  # for the command, which a terminal's Ctrl-C has reached as well
+_TERMINATE_GRACE_S = 8.0  # from SIGTERM to SIGKILL; without a hitch all is gone in 3 s
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
 
 
@@ -205,6 +203,7 @@ def _start_head(
         "runtime-env-agent-port": 0,
         "metrics-export-port": 0,
         "temp-dir": folder / "ray",
+        "log-color": "false",
     }
     if num_cpus is not None:
         arguments["num-cpus"] = num_cpus
@@ -283,20 +282,40 @@ def _log_tail(folder: Path) -> str:
 
 
 def _end_all_children() -> None:
-    """End every descendant of this process; orphans among them have become its children."""
+    """End every descendant of this process; orphans among them have become its children.
+
+    Children are told, and what they started is left to them: the head stops its daemons in an order in
+    which none waits for another. Workers and jobs, deeper down, are told too, as the daemons wait for them.
+    """
     myself = psutil.Process()
-    deadline = time.monotonic() + _TERMINATE_GRACE_S
+    start = time.monotonic()
     told: set[psutil.Process] = set()
     while descendants := set(myself.children(recursive=True)):
-        overdue = time.monotonic() > deadline
-        for process in descendants if overdue else descendants - told:
-            with suppress(psutil.NoSuchProcess):
-                process.kill() if overdue else process.terminate()
-        told |= descendants
+        waited_s = time.monotonic() - start
+        if waited_s > 2 * _TERMINATE_GRACE_S:
+            raise ClusterError(f"could not end {', '.join(map(str, descendants))}")
+        if waited_s > _TERMINATE_GRACE_S:
+            _send(signal.SIGKILL, descendants)
+        else:
+            left_to_parents = {each for child in myself.children() for each in _children(child)}
+            _send(signal.SIGTERM, descendants - left_to_parents - told)
+            told |= descendants - left_to_parents
         with suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:  # a zombie counts as a child until it is waited for
                 pass
         time.sleep(0.05)
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    with suppress(psutil.Error):
+        return process.children()
+    return []
+
+
+def _send(number: signal.Signals, processes: set[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.Error):
+            process.send_signal(number)
 
 
 def _end_with_parent() -> None:
@@ -331,6 +350,8 @@ def main() -> None:
     )
     parser.add_argument("command", nargs="+", metavar="COMMAND", help="what to run, behind a --")
     options = parser.parse_args()
+    if options.num_cpus is not None and options.num_cpus < 1:
+        parser.error(f"--num-cpus must be at least 1, got {options.num_cpus}")
     if shutil.which(options.command[0], path=_environment(Path())["PATH"]) is None:
         parser.error(f"no command {options.command[0]!r}")
     sys.exit(

@@ -3,7 +3,7 @@
 import math
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -41,12 +41,12 @@ class StudySearch(OptunaSearch):
         stopped_early = result is not None and not error and not result.get("is_finished", False)
         if stopped_early and trial_id not in self._completed_trials:
             assert result is not None
-            trial = self._ot_trials[trial_id]
+            trial, recorded = self._ot_trials[trial_id], cast(optuna.Study, self._ot_study)
             # The result on which a scheduler stops a trial reaches only this method.
-            reported = self._ot_study.get_trials(deepcopy=False)[trial.number].intermediate_values
+            reported = recorded.get_trials(deepcopy=False)[trial.number].intermediate_values
             if result["training_iteration"] not in reported:
                 trial.report(result[self.metric], result["training_iteration"])
-            self._ot_study.tell(trial, state=TrialState.PRUNED)
+            recorded.tell(trial, state=TrialState.PRUNED)
             self._completed_trials.add(trial_id)
             return
         super().on_trial_complete(trial_id, result, error)
@@ -58,22 +58,18 @@ def storage_url(path: Path) -> str:
 
 
 def search(
-    space: SpaceFunction, base: TrainConfig, *, metric: str, seed: int, num_startup: int, path: Path
+    space: SpaceFunction, first_trial: dict[str, Any], *, metric: str, seed: int, num_startup: int, path: Path
 ) -> StudySearch:
-    """A searcher that tries the base configuration first and then proposes by TPE.
+    """A searcher that proposes a given first trial and then by TPE.
 
     Args:
         space: what a trial changes of the base.
-        base: the first trial.
+        first_trial: the parameters that `check` gave.
         metric: what is maximised.
         seed: of the sampler.
         num_startup: trials drawn at random before the sampler models them.
         path: the study's SQLite file.
-
-    Raises:
-        SweepError: the space and the base do not fit together, or the space makes an invalid configuration.
     """
-    first = _check(space, base)
     # One model over all parameters that occur together, and distance to the trials still running.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of `group`
@@ -84,15 +80,22 @@ def search(
         space=Proposals(space),
         metric=metric,
         mode="max",
-        points_to_evaluate=[first],
+        points_to_evaluate=[first_trial],
         sampler=sampler,
         study_name=STUDY_NAME,
         storage=optuna.storages.RDBStorage(storage_url(path)),
     )
 
 
-def _check(space: SpaceFunction, base: TrainConfig) -> dict[str, Any]:
-    """Draw from the space before anything runs, so that an impossible one is refused at once."""
+def check(space: SpaceFunction, base: TrainConfig) -> dict[str, Any]:
+    """Draw from a space before anything runs, so that an impossible one is refused at once.
+
+    Returns:
+        The parameters with which the space gives the base configuration: the first trial.
+
+    Raises:
+        SweepError: the space does not hold the base, or makes an invalid configuration.
+    """
     values = BaseValues(base)
     space(Space(values))
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -35,6 +35,7 @@ from mhimdist.data.splits import Split, holdout
 from mhimdist.errors import SweepError
 from mhimdist.evaluation import evaluate
 from mhimdist.first_stage import first_stage, open_trainer
+from mhimdist.home import home
 from mhimdist.options import Options
 from mhimdist.report import summary as report
 from mhimdist.report.sweep import write_sweep_report
@@ -48,6 +49,11 @@ ERROR_FILE = "error.txt"
 class Sweep(Options):
     """A search for a better configuration."""
 
+    home: Path = Field(
+        default_factory=home,
+        description="folder of data/, runs/ and cache/, on storage that every node sees "
+        "(default: MHIMDIST_HOME, else ~/mhimdist)",
+    )
     name: str = Field("sweep", description="of the sweep's folder under runs/", pattern=r"^[\w.-]+$")
     data: str = Field("digits-c16", description="an embedded data set's name, or a folder of shards")
     num_trials: int = Field(24, ge=1, description="configurations to try, the base itself first")
@@ -81,16 +87,15 @@ class Sweep(Options):
         return self
 
 
-def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Path, home: Path) -> Path:
+def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Path) -> Path:
     """Run the trials, train the best configuration again, test it, and write the report.
 
-    Under `<home>/runs/<name>` it leaves study.db, a folder a trial, result.json and report.html.
+    Under `<sweep.home>/runs/<name>` it leaves study.db, a folder a trial, result.json and report.html.
 
     Args:
         sweep: how much to search, on what.
         space: what a trial changes of `sweep.train`.
         data: folder of shards, on storage that every node sees.
-        home: folder of runs/ and cache/, on storage that every node sees.
 
     Returns:
         The sweep's folder.
@@ -108,13 +113,14 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Path, home: Path) -> 
         validation_share=sweep.validation_share,
         seed=sweep.split_seed,
     )
-    folder = _claim(home / "runs" / sweep.name, fresh=sweep.fresh)
+    first_trial = study.check(space, sweep.train)
+    folder = _claim(sweep.home / "runs" / sweep.name, fresh=sweep.fresh)
     split.save(folder / "split.json")
     atomic.write_text(folder / "sweep.json", sweep.model_dump_json(indent=1))
-    runner = Runner(data.resolve(), split, folder.resolve(), (home / "cache" / "first_stage").resolve())
+    runner = Runner(data.resolve(), split, folder.resolve(), (sweep.home / "cache" / "first_stage").resolve())
     searcher = study.search(
         space,
-        sweep.train,
+        first_trial,
         metric=OBJECTIVE,
         seed=sweep.seed,
         num_startup=sweep.num_startup,

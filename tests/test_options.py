@@ -21,10 +21,23 @@ def test_options_override_single_fields_of_nested_settings():
     assert job.train == preset("c16", "abmil").override({"masking.high.start": 0.2})
 
 
+def test_a_job_gives_defaults_without_repeating_what_they_mean(capsys):
+    base = preset("c16", "abmil").override({"epochs": 7})
+    job = Job.from_command_line(["--train.seed", "1"], name="mine", train=base)
+    assert (job.name, job.num_trials) == ("mine", 3)
+    assert job.train == base.override({"seed": 1})
+    assert isinstance(job, Job)
+    with pytest.raises(SystemExit):
+        Job.from_command_line(["--help"], about="Do it well.", name="mine", train=base)
+    text = " ".join(capsys.readouterr().out.split())
+    for fragment in ("Do it well.", "of its folder (default: mine)", "over the training bags (default: 7)"):
+        assert fragment in text
+
+
 def test_the_environment_does_not_speak(monkeypatch):
     monkeypatch.setenv("NAME", "intruder")
     monkeypatch.setenv("NUM_TRIALS", "99")
-    assert Job.from_command_line([]) == Job()
+    assert Job.from_command_line([]).model_dump() == Job().model_dump()
 
 
 @pytest.mark.parametrize(

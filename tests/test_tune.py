@@ -45,8 +45,9 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def sweep():
+def sweep(tmp_path_factory):
     return Sweep(
+        home=tmp_path_factory.mktemp("home"),
         name="test",
         num_trials=6,
         num_startup=3,
@@ -59,12 +60,11 @@ def sweep():
 
 
 @pytest.fixture(scope="module")
-def folder(data, sweep, tmp_path_factory):
+def folder(data, sweep):
     """The folder of a finished sweep of six trials."""
-    home = tmp_path_factory.mktemp("home")
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        yield run_sweep(sweep, space, data=data, home=home)
+        yield run_sweep(sweep, space, data=data)
     finally:
         ray.shutdown()
 
@@ -136,7 +136,7 @@ def test_the_study_opens_with_optuna_alone(folder):
 
 def test_an_earlier_sweep_is_not_overwritten(folder, sweep, data):
     with pytest.raises(SweepError, match="holds an earlier sweep: give another --name, or --fresh"):
-        run_sweep(sweep, space, data=data, home=folder.parent.parent)
+        run_sweep(sweep, space, data=data)
     other = folder.parent / "other"
     other.mkdir()
     (other / "thesis.doc").write_text("mine")
@@ -145,7 +145,6 @@ def test_an_earlier_sweep_is_not_overwritten(folder, sweep, data):
             sweep.model_copy(update={"name": "other", "fresh": True}),
             space,
             data=data,
-            home=folder.parent.parent,
         )
     assert (other / "thesis.doc").exists()
 

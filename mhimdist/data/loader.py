@@ -133,7 +133,7 @@ class BagShards:
             rows: row numbers; none at all gives a batch of no bags.
             dtype: floating dtype of the batch's features.
             out: a buffer of `dtype`, at least T x D, for features that must be converted or copied. Filling
-                pages that the process already has is three times as fast as asking for new ones; the
+                pages that the process already has is several times as fast as asking for new ones; the
                 features are valid until the buffer is filled again.
 
         Raises:

@@ -1,0 +1,98 @@
+import errno
+import gc
+import hashlib
+import tarfile
+from pathlib import Path
+from zlib import crc32
+
+import pytest
+
+from data_prep import writer
+from data_prep.writer import Bag, ShardWriter, appearing_whole
+from mhimdist.data.format import dali_index, members_of, tar_header
+
+
+def bag(key: str, **payloads: bytes) -> Bag:
+    return Bag({"key": key}, {"features": bytes(200), "json": b"{}", **payloads})
+
+
+def test_a_shard_is_described_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "shard-000003.tar"
+    bags = [bag("a", coords=b"coords"), bag(120 * "b", instance_labels=b"labels", features=bytes(513))]
+    with ShardWriter(path) as shard:
+        rows = [shard.add(item) for item in bags]
+    content = path.read_bytes()
+    assert shard.summary.model_dump() == {
+        "name": path.name,
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "num_bags": 2,
+    }
+    absent = {"coords_offset": None, "instance_labels_offset": None}
+    described = [[*members_of(absent | row)] for row in rows]
+    with tarfile.open(path) as tar:
+        assert tar.getnames() == [member.name for members in described for member in members]
+    for item, row, members in zip(bags, rows, described, strict=True):
+        assert row["shard"] == path.name
+        assert row["features_data_offset"] == row["features_offset"] + 128
+        for member in members:
+            payload = item.payloads[member.kind]
+            header = tar_header(member.name, len(payload))
+            assert content[member.offset : member.offset + member.num_bytes] == payload
+            assert content[member.offset - len(header) : member.offset] == header
+            assert member.crc32 == crc32(payload)
+    assert path.with_suffix(".idx").read_text() == dali_index(described)
+
+
+def test_room_for_one_bag_at_least(tmp_path: Path) -> None:
+    small, large = bag("a"), bag("b", features=bytes(5000))
+    with ShardWriter(tmp_path / "shard-000000.tar") as shard:
+        assert shard.has_room(large, 1)
+        shard.add(small)
+        assert not shard.has_room(small, 2 * 2048 - 1)
+        assert shard.has_room(small, 2 * 2048)
+        assert not shard.has_room(large, 2 * 2048)
+
+
+def test_a_folder_appears_at_the_end(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    with appearing_whole(out) as folder:
+        (folder / "file").write_text("content")
+        assert not out.exists()
+    assert (out / "file").read_text() == "content"
+    assert [*out.parent.iterdir()] == [out]
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt(), SystemExit(143)])
+def test_nothing_appears_after_an_exception(error: BaseException, tmp_path: Path) -> None:
+    def fill() -> None:
+        with appearing_whole(tmp_path / "out") as folder:
+            (folder / "file").write_text("content")
+            raise error
+
+    with pytest.raises(type(error)) as error_info:
+        fill()
+    assert error_info.value is error
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("room", [0, 100, 700, 2048, 12_000, 19_000])
+def test_a_full_disk_names_the_folder_and_leaves_nothing(
+    room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OnFullDisk(writer._HashingFile):
+        def write(self, data: bytes) -> int:
+            if not self.discarding and self.num_bytes + len(data) > room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+    def fill() -> None:
+        with appearing_whole(tmp_path / "out") as folder, ShardWriter(folder / "shard-000000.tar") as shard:
+            for i in range(9):
+                shard.add(bag(str(i)))
+
+    monkeypatch.setattr(writer, "_HashingFile", OnFullDisk)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/out'"):
+        fill()
+    gc.collect()  # a file or tar that was left open would complain here
+    assert not [*tmp_path.iterdir()]

@@ -1,0 +1,96 @@
+"""The job scripts as users submit them: to a running cluster, through Ray's command line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mhimdist.local_cluster import LocalCluster
+
+ROOT = Path(__file__).parent.parent
+QUICK = ["--num-trials", "2", "--final-seeds", "1", "--train.epochs", "2"]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with LocalCluster(num_cpus=2) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.mark.parametrize(
+    ("name", "entrypoint"),
+    [
+        ("safe-form", ["--working-dir", ".", "--", "python", "jobs/tune_c16.py"]),
+        ("literal-form", ["--", "jobs/tune_c16.py"]),
+    ],
+)
+def test_tune_c16_can_be_submitted(cluster, home, name, entrypoint):
+    done = subprocess.run(
+        ["ray", "job", "submit", *entrypoint, *QUICK, "--name", name, "--home", str(home)],
+        cwd=ROOT,
+        env=cluster.env,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((home / "runs" / name / "result.json").read_text())
+    assert set(result) == {"test_auc", "validation_auc", "num_trials", "sweep_s", "report"}
+    assert result["num_trials"] == 2
+    assert Path(result["report"]).stat().st_size > 1_000_000
+    assert "trial   0 complete" in done.stdout
+    assert "Best trials" in done.stdout
+
+
+def _run(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "jobs/tune_c16.py", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"MHIMDIST_HOME": str(home)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_help_explains_every_option(tmp_path):
+    done = _run("--help", home=tmp_path)
+    assert done.returncode == 0
+    text = done.stdout.split("\noptions:", 1)[1]
+    options = text.split("\n  --")[1:]
+    assert len(options) > 40
+    for option in options:
+        words = option.split("\n\n")[0].split("(default")[0].split()
+        assert len(words) > 2, option
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--data", "nowhere"], 1, "error: no data set 'nowhere': neither a folder nor an embedded one"),
+        (["--objective", "test_auc"], 1, "makes that metric worthless as a test"),
+        (["--train.masking.hihg.start", "0.1"], 2, "unrecognized arguments: --train.masking.hihg.start"),
+        (["--train.epochs", "0"], 1, "error: train.epochs: Input should be greater than or equal to 1"),
+        (["--train.masking.high.start", "0.9"], 1, "error: masking.high.start is searched in"),
+    ],
+)
+def test_bad_input_gives_one_clear_line_and_writes_nothing(tmp_path, arguments, status, message):
+    done = _run(*arguments, home=tmp_path)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_job_scripts_are_short_and_executable():
+    for script in (ROOT / "jobs").glob("*.py"):
+        lines = script.read_text().splitlines()
+        assert lines[0] == "#!/usr/bin/env python"
+        assert os.access(script, os.X_OK)
+        assert len(lines) <= 50, script
