@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Purpose = Literal["random_mask", "high_mask", "keep_one", "student_dropout", "teacher_dropout"]
+Purpose = Literal["random_mask", "high_mask", "keep_one", "student_dropout", "teacher_dropout", "pseudo_bags"]
 
 
 def _signed(value: int) -> int:

@@ -27,23 +27,51 @@ def _mhim(
 
 _C16_STOP = {"patience": 30, "from_epoch": 130}
 _TCGA_STOP = {"patience": 20, "from_epoch": 70}
+_C16 = {
+    "early_stopping": _C16_STOP,
+    **_mhim(alpha=0.1, high=0.01, pool_share=0.5, low=0.0, random=0.5, momentum_kind="constant"),
+}
+_TCGA = {
+    "early_stopping": _TCGA_STOP,
+    **_mhim(alpha=0.5, high=0.02, pool_share=1.0, low=0.2, random=0.7, momentum_kind="cosine"),
+}
+_BASELINE = {"teacher": {"kind": "none"}, "loss": {"alpha": 0}}
+# The models that are not masked, with what differs from the authors' usual optimiser.
+_BASELINES: dict[str, dict[str, Any]] = {
+    "max_pooling": {},
+    "mean_pooling": {},
+    "clam_sb": {},
+    "clam_mb": {},
+    "dtfd": {"optimizer": {"learning_rate": 1e-4, "weight_decay": 1e-4}},
+}
 
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
-    ("c16", "abmil"): {
-        "model": {"name": "abmil"},
+    ("c16", "abmil"): {"model": {"name": "abmil"}, **_C16},
+    ("c16", "dsmil"): {"model": {"name": "dsmil"}, **_C16},
+    ("c16", "transmil"): {
+        "model": {"name": "transmil"},
         "early_stopping": _C16_STOP,
-        **_mhim(alpha=0.1, high=0.01, pool_share=0.5, low=0.0, random=0.5, momentum_kind="constant"),
+        **_mhim(alpha=0.1, high=0.03, pool_share=0.5, low=0.8, random=0.0, momentum_kind="cosine"),
     },
-    ("tcga", "abmil"): {
-        "model": {"name": "abmil", "gated": True},
+    ("tcga", "abmil"): {"model": {"name": "abmil", "gated": True}, **_TCGA},
+    ("tcga", "dsmil"): {"model": {"name": "dsmil"}, **_TCGA},
+    ("tcga", "transmil"): {
+        "model": {"name": "transmil"},
         "early_stopping": _TCGA_STOP,
-        **_mhim(alpha=0.5, high=0.02, pool_share=1.0, low=0.2, random=0.7, momentum_kind="cosine"),
+        **_mhim(alpha=0.5, high=0.02, pool_share=1.0, low=0.2, random=0.6, momentum_kind="constant"),
+    },
+    **{
+        (dataset, name): {"model": {"name": name}, "early_stopping": stop, **_BASELINE, **changes}
+        for dataset, stop in (("c16", _C16_STOP), ("tcga", _TCGA_STOP))
+        for name, changes in _BASELINES.items()
     },
 }
 
 
 def preset(dataset: str, model: str) -> TrainConfig:
-    """The authors' settings of MHIM on `model` for `dataset` ("c16" or "tcga").
+    """The authors' settings of `model` for `dataset` ("c16" or "tcga").
+
+    AB-MIL, DSMIL and TransMIL are trained with MHIM, and without it by `preset(...).first_stage()`.
 
     Raises:
         ConfigError: there is no such preset; the message lists those there are.

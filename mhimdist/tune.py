@@ -256,9 +256,6 @@ def _claim(folder: Path, *, fresh: bool) -> Path:
 
 def _connect() -> None:
     """Join the cluster that runs this job; alone, start a local one and never join a stranger's."""
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # ours is a line a trial
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # ours is a line a trial
     if ray.is_initialized():
         return

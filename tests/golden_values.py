@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mhimdist import official
 from mhimdist.data.bags import PackedBags
 from mhimdist.models import BagModel
 
@@ -14,35 +15,26 @@ FOLDER = Path(__file__).parent / "golden"
 FACTS = json.loads((FOLDER / "golden.json").read_text())
 ARRAYS = dict(np.load(FOLDER / "golden.npz"))
 
-_SHARED = {
-    "patch_to_emb.0.weight": "projection.linear.weight",
-    "patch_to_emb.0.bias": "projection.linear.bias",
-    "predictor.weight": "head.weight",
-    "predictor.bias": "head.bias",
-}
-OUR_NAMES = {
-    "attn": {
-        **_SHARED,
-        "online_encoder.attention.attention.0.weight": "attention.branch.weight",
-        "online_encoder.attention.attention.2.weight": "attention.score.weight",
-    },
-    "attn_gated": {
-        **_SHARED,
-        "online_encoder.attention.attention_a.0.weight": "attention.branch.weight",
-        "online_encoder.attention.attention_b.0.weight": "attention.gate.weight",
-        "online_encoder.attention.attention_c.weight": "attention.score.weight",
-    },
-}
-
 
 def fill(network: BagModel, baseline: str, base_seed: int) -> None:
     """Give a network the formula's parameters, number i of the authors' list from seed base_seed + i."""
+    network.load_state_dict(official.translate(official_weights(baseline, base_seed), baseline))
+
+
+def official_weights(baseline: str, base_seed: int) -> dict[str, torch.Tensor]:
+    """The formula's parameters by the authors' names."""
     weights = {}
     for i, (name, shape) in enumerate(FACTS[baseline]["parameters"]):
         z = np.random.RandomState(base_seed + i).standard_normal(shape).astype(np.float32)
-        scale = 0.1 if name.endswith("bias") else 1 / math.sqrt(math.prod(shape[1:]))
-        weights[OUR_NAMES[baseline][name]] = torch.from_numpy((z * np.float32(scale)).astype(np.float32))
-    network.load_state_dict(weights)
+        is_norm = ".norm." in name or name.startswith("online_encoder.norm")
+        if is_norm or name.endswith("bias"):
+            value = np.float32(0.1) * z + np.float32(is_norm and name.endswith("weight"))
+        elif name.endswith("cls_token"):
+            value = z
+        else:
+            value = z * np.float32(1 / math.sqrt(math.prod(shape[1:])))
+        weights[name] = torch.from_numpy(value.astype(np.float32))
+    return weights
 
 
 def bag(num_instances: int, seed: int, label: int = 0) -> PackedBags:

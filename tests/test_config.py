@@ -14,13 +14,23 @@ from mhimdist.presets import preset
         ({"model.hiden_dim": 3}, r"unknown key model\.hiden_dim \(did you mean hidden_dim\?\)"),
         ({"epoch": 3}, r"unknown key epoch \(did you mean epochs\?\); valid here: bags_per_step, "),
         ({"epochs": 0}, r"epochs: .* greater than or equal to 1, got 0"),
-        ({"model.name": "foo"}, r"model\.name: no model 'foo'; valid: abmil, max_pooling, mean_pooling"),
+        ({"model.name": "foo"}, r"model\.name: no model 'foo'; valid: abmil, dsmil, transmil, clam_sb, "),
         ({"masking.high.start": 2}, r"masking: high\.start is a ratio in \[0, 1\], got 2"),
         ({"masking.high.kind": "cos"}, r"masking\.high\.kind: .*'constant', 'cosine'.*got 'cos'"),
         ({"epochs.x": 3}, r"epochs: Input should be a valid integer"),
         ({"teacher.momentum.start": 1.5}, r"teacher\.momentum\.start: .* less than or equal to 1"),
         ({"teacher.kind": "none"}, r"masking by score needs a teacher"),
         ({"model": {"name": "mean_pooling"}}, r"mean_pooling gives no scores to mask by"),
+        ({"model": {"name": "clam_mb"}}, r"clam_mb gives no scores to mask by"),
+        ({"model": {"name": "dtfd"}}, r"dtfd gives no scores to mask by"),
+        (
+            {"model": {"name": "transmil", "gated": True}},
+            r"unknown key model\.gated; valid here: attention_dr",
+        ),
+        (
+            {"model": {"name": "transmil", "hidden_dim": 100}},
+            r"model: hidden_dim must be a multiple of 8 heads, got 100",
+        ),
     ],
 )
 def test_a_wrong_setting_is_named_in_one_line(changes, message):

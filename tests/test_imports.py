@@ -25,7 +25,7 @@ LAYERS = [
         "ops",
     },
     {"data", "space", "models", "masking", "losses", "metrics"},
-    {"teacher", "mhim", "evaluation", "checkpoint"},
+    {"teacher", "mhim", "evaluation", "checkpoint", "official"},
     {"engine", "first_stage", "report"},
     {"local_cluster"},
     {"study", "tune"},

@@ -236,3 +236,16 @@ def test_killing_the_command_line_leaves_no_process():
     _, alive = psutil.wait_procs(processes, timeout=30)
     assert not alive
     subprocess.run(["rm", "-r", str(folder)], check=True)  # the one thing that SIGKILL leaves behind
+
+
+@pytest.mark.slow
+def test_a_head_that_dies_ends_the_command():
+    script = (
+        "import os, psutil, time\n"
+        "siblings = psutil.Process(os.getppid()).children()\n"
+        "next(each for each in siblings if '--head' in each.cmdline()).terminate()\n"
+        "time.sleep(600)"
+    )
+    done = subprocess.run([*CLI, "--", sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the Ray head ended before the command: ")

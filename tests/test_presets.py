@@ -1,7 +1,8 @@
 import pytest
 
+from mhimdist.config import MODEL_NAMES
 from mhimdist.errors import ConfigError
-from mhimdist.presets import PRESETS, preset
+from mhimdist.presets import preset
 
 
 def test_c16_abmil_is_the_authors():
@@ -30,9 +31,40 @@ def test_tcga_abmil_is_the_authors():
     assert c.teacher.momentum.at(1.0) == 1.0
 
 
-def test_every_preset_is_valid():
-    for name in PRESETS:
-        assert preset(*name).teacher.kind == "init_momentum"
+@pytest.mark.parametrize(
+    ("dataset", "alpha", "high", "pool_share", "low", "random", "momentum_kind"),
+    [
+        ("c16", 0.1, 0.03, 0.5, 0.8, 0, "cosine"),
+        ("tcga", 0.5, 0.02, 1, 0.2, 0.6, "constant"),
+    ],
+)
+def test_transmil_has_ratios_of_its_own(dataset, alpha, high, pool_share, low, random, momentum_kind):
+    c = preset(dataset, "transmil")
+    assert c.model.name == "transmil"
+    assert (c.loss.alpha, c.teacher.momentum.kind) == (alpha, momentum_kind)
+    assert (c.masking.high.start, c.masking.high_pool_share) == (high, pool_share)
+    assert (c.masking.low.start, c.masking.random.start) == (low, random)
+
+
+@pytest.mark.parametrize("dataset", ["c16", "tcga"])
+def test_dsmil_differs_from_abmil_in_the_network_alone(dataset):
+    dsmil, abmil = preset(dataset, "dsmil"), preset(dataset, "abmil")
+    assert dsmil.model.name == "dsmil"
+    assert dsmil.model_copy(update={"model": abmil.model}) == abmil
+
+
+@pytest.mark.parametrize("dataset", ["c16", "tcga"])
+def test_there_is_a_preset_of_every_model(dataset):
+    masked = {"abmil", "dsmil", "transmil"}
+    for name in MODEL_NAMES:
+        config = preset(dataset, name)
+        assert config.model.name == name
+        assert config.teacher.kind == ("init_momentum" if name in masked else "none")
+
+
+def test_dtfd_has_its_authors_optimiser():
+    optimizer = preset("c16", "dtfd").optimizer
+    assert (optimizer.learning_rate, optimizer.weight_decay) == (1e-4, 1e-4)
 
 
 def test_an_unknown_preset_lists_those_there_are():

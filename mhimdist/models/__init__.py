@@ -5,8 +5,12 @@ import torch
 from mhimdist import config
 from mhimdist.draws import weight_seed
 from mhimdist.models.abmil import AttentionMIL
+from mhimdist.models.clam import CLAM
+from mhimdist.models.dsmil import DSMIL
+from mhimdist.models.dtfd import DTFD
 from mhimdist.models.interface import BagModel, BagOutput
 from mhimdist.models.pooling import PoolingMIL
+from mhimdist.models.transmil import TransMIL
 
 __all__ = ["BagModel", "BagOutput", "build"]
 
@@ -17,6 +21,14 @@ def build(settings: config.ModelSettings, *, num_features: int, num_classes: int
         match settings:
             case config.AttentionMIL():
                 model: BagModel = AttentionMIL(settings, num_features, num_classes)
+            case config.DSMIL():
+                model = DSMIL(settings, num_features, num_classes)
+            case config.TransMIL():
+                model = TransMIL(settings, num_features, num_classes)
+            case config.CLAM():
+                model = CLAM(settings, num_features, num_classes)
+            case config.DTFD():
+                model = DTFD(settings, num_features, num_classes)
             case config.Pooling():
                 model = PoolingMIL(settings, num_features, num_classes)
     model.to_empty(device="cpu")

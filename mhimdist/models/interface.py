@@ -6,6 +6,7 @@ scores, M bag embeddings of a bag (1, or one for each class).
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -51,20 +52,30 @@ class BagModel(nn.Module, ABC):
         return torch.softmax(output.logits_BC, dim=1)
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Xavier-normal weights and zero biases, as the authors initialise every layer."""
+        """Xavier-normal weights and zero biases, as the authors initialise every linear layer.
+
+        Convolutions start as torch starts them, uniform in +-1/sqrt(fan-in), for the authors leave them.
+        """
         for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_normal_(module.weight, generator=generator)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+            match module:
+                case nn.Linear():
+                    nn.init.xavier_normal_(module.weight, generator=generator)
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+                case nn.LayerNorm():
+                    module.reset_parameters()
+                case nn.Conv1d() | nn.Conv2d():
+                    bound = module.weight[0].numel() ** -0.5
+                    for parameter in module.parameters():
+                        nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
 
 class Projection(nn.Module):
     """Each instance's features to the model's width: linear, ReLU, dropout."""
 
-    def __init__(self, num_features: int, hidden_dim: int, dropout: float) -> None:
+    def __init__(self, num_features: int, hidden_dim: int, dropout: float, *, bias: bool = True) -> None:
         super().__init__()
-        self.linear = nn.Linear(num_features, hidden_dim)
+        self.linear = nn.Linear(num_features, hidden_dim, bias=bias)
         self.dropout = dropout
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None) -> Tensor:
@@ -95,3 +106,9 @@ def keyed_dropout(
     words_TW = instance_words(mix(keys_B + site), offsets_B1, num_instances, -(-width // 8))
     kept_TE = words_TW.view(torch.uint8)[:, :width] >= threshold
     return values_TE * kept_TE * (256 / (256 - threshold))
+
+
+def segment_argmax(values_TC: Tensor, offsets_B1: Tensor) -> Tensor:
+    """The row of each bag that holds a column's largest value, the first of equals: int64, B x C."""
+    edges = offsets_B1.tolist()
+    return torch.stack([start + values_TC[start:stop].argmax(0) for start, stop in pairwise(edges)])

@@ -13,6 +13,21 @@ from mhimdist.models import build
 SETTINGS = {
     "abmil": config.AttentionMIL(hidden_dim=20, attention_dim=8),
     "abmil gated": config.AttentionMIL(hidden_dim=20, attention_dim=8, gated=True, activation="tanh"),
+    "dsmil": config.DSMIL(hidden_dim=20, query_dim=8),
+    "transmil": config.TransMIL(hidden_dim=16, num_heads=2, num_landmarks=4),
+    "transmil layer 1": config.TransMIL(hidden_dim=16, num_heads=2, num_landmarks=4, score_layer=1),
+    "clam_sb": config.CLAM(hidden_dim=20, attention_dim=8, num_clustered=3),
+    "clam_mb subtyping": config.CLAM(
+        name="clam_mb",
+        hidden_dim=20,
+        attention_dim=8,
+        num_clustered=3,
+        instance_loss="cross_entropy",
+        subtyping=True,
+    ),
+    "dtfd MaxS": config.DTFD(hidden_dim=20, attention_dim=8, distillation="MaxS", dropout=0.25),
+    "dtfd MaxMinS": config.DTFD(hidden_dim=20, attention_dim=8, distillation="MaxMinS"),
+    "dtfd AFS": config.DTFD(hidden_dim=20, attention_dim=8, num_pseudo_bags=3),
     "mean_pooling": config.Pooling(name="mean_pooling", hidden_dim=20),
     "max_pooling": config.Pooling(name="max_pooling", hidden_dim=20),
 }
@@ -42,11 +57,18 @@ def _single(bags: PackedBags, b: int) -> PackedBags:
 def test_a_batch_gives_what_single_bags_give_with_dropout_on(name, sizes):
     network, bags, draws = _build(name), _bags(sizes), Draws(seed=3, epoch=2)
     packed = network(bags, draws.keys(bags.ids_B, "student_dropout"))
+    losses_B = network.classification_loss(packed, bags.labels_B)
     for b in range(len(sizes)):
         single = _single(bags, b)
         alone = network(single, draws.keys(single.ids_B, "student_dropout"))
         torch.testing.assert_close(packed.logits_BC[b], alone.logits_BC[0])
         torch.testing.assert_close(packed.embeddings_BME[b], alone.embeddings_BME[0])
+        torch.testing.assert_close(losses_B[b], network.classification_loss(alone, single.labels_B)[0])
+        torch.testing.assert_close(network.probabilities(packed)[b], network.probabilities(alone)[0])
+        if packed.scores_TH is not None:
+            torch.testing.assert_close(
+                packed.scores_TH[bags.offsets_B1[b] : bags.offsets_B1[b + 1]], alone.scores_TH
+            )
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -60,6 +82,15 @@ def test_a_bags_gradient_does_not_reach_the_others(name):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
+def test_the_loss_of_a_bag_reaches_every_parameter(name):
+    network, bags = _build(name), _bags([9])
+    network.classification_loss(network(bags), bags.labels_B).sum().backward()
+    for key, parameter in network.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+
+
+@pytest.mark.parametrize("name", SETTINGS)
 def test_weights_follow_the_seed_and_leave_the_global_generator_alone(name):
     before = torch.get_rng_state()
     first, again = _build(name).state_dict(), _build(name).state_dict()
@@ -67,7 +98,9 @@ def test_weights_follow_the_seed_and_leave_the_global_generator_alone(name):
     assert torch.equal(torch.get_rng_state(), before)
     for key, value in first.items():
         assert torch.equal(value, again[key])
-        if key.endswith("weight"):
+        if "norm" in key:  # normalisation starts as the identity, whatever the seed
+            assert torch.equal(value, torch.full_like(value, key.endswith("weight")))
+        elif key.endswith("weight"):
             assert not torch.equal(value.float(), other[key])
 
 

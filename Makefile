@@ -1,0 +1,44 @@
+# All commands run in .venv, which the first of them makes; `make PYTHON=...` chooses its Python.
+
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+# Where the demo's data/, runs/ and cache/ appear.
+MHIMDIST_HOME ?= $(CURDIR)
+
+.PHONY: help venv demo test test-all lint clean
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+venv: .venv/installed  ## make the environment: .venv with the versions of constraints.txt
+
+.venv/installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo 'error: no Python 3.11 or later found; name one with make PYTHON=...'; exit 1; } >&2
+	@echo "Installing into .venv, about 2.5 GB (once) ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip --disable-pip-version-check install -qq --root-user-action=ignore \
+		--constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: export MHIMDIST_HOME := $(abspath $(MHIMDIST_HOME))
+demo: venv  ## sweep MHIM-MIL on real handwritten digits with a local Ray cluster; the last line is JSON
+	@$(BIN)/python -m data_prep.digits digits-c16
+	@$(BIN)/python -m mhimdist.local_cluster -- \
+		ray job submit --log-color false --working-dir . -- python jobs/tune_c16.py --name demo --fresh
+	@cat "$$MHIMDIST_HOME/runs/demo/result.json"
+
+test: venv  ## run the tests, without the slow ones
+	@$(BIN)/python -m pytest
+
+test-all: venv  ## run all tests; those that need a GPU are skipped where there is none
+	@$(BIN)/python -m pytest -m ''
+
+lint: venv  ## check style and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+clean:  ## remove the environment and all caches; data and runs stay
+	@rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,30 @@
+"""The gated attention of CLAM and DTFD-MIL (Ilse et al. 2018, with biases).
+
+Dimensions: T instances of a batch, B1 = B + 1 offsets of B bags, E embedding width, H heads of scores.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from mhimdist.models.interface import keyed_dropout
+
+
+class GatedAttention(nn.Module):
+    """Scores of each instance, w_h(tanh(V z) * sigmoid(U z)) for every head h, all layers with biases.
+
+    AB-MIL's own attention (`abmil.Attention`) has no biases and a choice of activation.
+    """
+
+    def __init__(self, width: int, attention_dim: int, *, num_heads: int = 1, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.branch = nn.Linear(width, attention_dim)
+        self.gate = nn.Linear(width, attention_dim)
+        self.score = nn.Linear(attention_dim, num_heads)
+        self.dropout = dropout
+
+    def forward(self, hidden_TE: Tensor, offsets_B1: Tensor, dropout_keys_B: Tensor | None = None) -> Tensor:
+        """Scores before the softmax, T x H; with dropout on both branches if the bags' keys are given."""
+        branch, gate = torch.tanh(self.branch(hidden_TE)), torch.sigmoid(self.gate(hidden_TE))
+        branch = keyed_dropout(branch, self.dropout, offsets_B1, dropout_keys_B, site=1)
+        gate = keyed_dropout(gate, self.dropout, offsets_B1, dropout_keys_B, site=2)
+        return self.score(branch * gate)

@@ -1,0 +1,124 @@
+"""TransMIL: a transformer over a bag's instances and a class token (Shao et al. 2021).
+
+Dimensions: T instances of a batch, N of one bag, L = N + 1 tokens (the class token first), B bags, E width
+of a token, H heads.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mhimdist import config
+from mhimdist.data.bags import PackedBags
+from mhimdist.models.interface import BagModel, BagOutput, Projection, keyed_dropout
+from mhimdist.models.nystrom import NystromAttention
+
+LARGEST_KERNEL = 7
+
+
+class PositionEncoding(nn.Module):
+    """PPEG: three depth-wise convolutions over the instances laid out as a square, and the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv7 = nn.Conv2d(width, width, 7, groups=width)
+        self.conv5 = nn.Conv2d(width, width, 5, groups=width)
+        self.conv3 = nn.Conv2d(width, width, 3, groups=width)
+
+    def forward(self, tokens_NE: Tensor) -> Tensor:
+        """Instance tokens with their position in the square encoded, N x E.
+
+        The square has sides of ceil(sqrt(N)) and is completed by the first tokens again. One smaller than
+        7 x 7 is filled up with zero tokens to 49, which are then laid out as 7 x 7: its own layout is lost.
+        """
+        num_tokens = len(tokens_NE)
+        side = math.ceil(math.sqrt(num_tokens))
+        square_SE = torch.cat([tokens_NE, tokens_NE[: side**2 - num_tokens]])
+        if side < LARGEST_KERNEL:
+            side = LARGEST_KERNEL
+            square_SE = functional.pad(square_SE, (0, 0, 0, side**2 - len(square_SE)))
+        # The convolutions are linear: one of their summed kernels does the work of all.
+        kernel = (
+            self.conv7.weight
+            + functional.pad(self.conv5.weight, (1, 1, 1, 1))
+            + functional.pad(self.conv3.weight, (2, 2, 2, 2))
+        )
+        bias_E = torch.stack([conv.get_parameter("bias") for conv in self.children()]).sum(0)
+        grid = square_SE.T.unflatten(1, (side, side))
+        encoded = functional.conv2d(grid[None], kernel, bias_E, padding=3, groups=len(kernel))[0]
+        return tokens_NE + encoded.flatten(1).T[:num_tokens]
+
+
+class Layer(nn.Module):
+    """Tokens plus what they gather by Nystrom attention, normalised before and with dropout after it."""
+
+    def __init__(self, settings: config.TransMIL, site: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(settings.hidden_dim)
+        self.attention = NystromAttention(
+            settings.hidden_dim, settings.num_heads, settings.num_landmarks, settings.pinv_iterations
+        )
+        self.dropout = settings.attention_dropout
+        self.site = site
+
+    def forward(self, tokens_LE: Tensor, dropout_key_1: Tensor | None) -> tuple[Tensor, Tensor]:
+        """All tokens after the layer, L x E, and the class token's attention, H x L."""
+        gathered_LE, attention_HL = self.attention(self.norm(tokens_LE))
+        return tokens_LE + self._drop(gathered_LE, dropout_key_1), attention_HL
+
+    def class_token(self, tokens_LE: Tensor, dropout_key_1: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The class token alone after the layer, 1 x E, and its attention, H x L."""
+        gathered_1E, attention_HL = self.attention.class_token(self.norm(tokens_LE))
+        return tokens_LE[:1] + self._drop(gathered_1E, dropout_key_1), attention_HL
+
+    def _drop(self, values_LE: Tensor, dropout_key_1: Tensor | None) -> Tensor:
+        offsets_2 = torch.arange(2, device=values_LE.device) * len(values_LE)
+        return keyed_dropout(values_LE, self.dropout, offsets_2, dropout_key_1, self.site)
+
+
+class TransMIL(BagModel):
+    """Projection, two Nystrom layers with a position encoding between them, the class token's embedding.
+
+    The MHIM variant: its class token starts from N(0, 1) (MHIM-MIL paper, equations 2 and 3). Instances are
+    scored by the class token's attention in each head, the product of the Nystrom factors, which has no
+    softmax of its own and may be negative. The result depends on the order of the instances.
+
+    Bags run one after the other. With 1,024 features, width 512 and two classes it has 2,672,146 parameters.
+    """
+
+    def __init__(self, settings: config.TransMIL, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        width = settings.hidden_dim
+        self.score_layer = settings.score_layer
+        self.projection = Projection(num_features, width, settings.dropout)
+        self.class_token = nn.Parameter(torch.empty(1, width))
+        self.layer1 = Layer(settings, site=1)
+        self.position = PositionEncoding(width)
+        self.layer2 = Layer(settings, site=2)
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, num_classes)
+
+    def initialize(self, generator: torch.Generator) -> None:
+        """As every model, and the class token from N(0, 1)."""
+        super().initialize(generator)
+        nn.init.normal_(self.class_token, generator=generator)
+
+    def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> BagOutput:
+        """See `BagModel.forward`; a head of scores for each of the attention's, one embedding a bag."""
+        hidden_TE = self.projection(bags, dropout_keys_B)
+        hidden = hidden_TE.split(bags.sizes_B.tolist())
+        keys = dropout_keys_B.split(1) if dropout_keys_B is not None else [None] * len(bags)
+        embeddings, scores = zip(*map(self._embed, hidden, keys), strict=True)
+        embeddings_BE = torch.cat(embeddings)
+        return BagOutput(self.head(embeddings_BE), embeddings_BE[:, None], torch.cat(scores))
+
+    def _embed(self, hidden_NE: Tensor, dropout_key_1: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The embedding of one bag, 1 x E, and the scores of its instances, N x H."""
+        tokens_LE = torch.cat([self.class_token, hidden_NE])
+        tokens_LE, attention1_HL = self.layer1(tokens_LE, dropout_key_1)
+        tokens_LE = torch.cat([tokens_LE[:1], self.position(tokens_LE[1:])])
+        token_1E, attention2_HL = self.layer2.class_token(tokens_LE, dropout_key_1)
+        attention_HL = (attention1_HL, attention2_HL)[self.score_layer]
+        return self.norm(token_1E), attention_HL[:, 1:].T

@@ -1,0 +1,55 @@
+import pytest
+import torch
+
+from mhimdist.models.nystrom import NystromAttention, pseudo_inverse
+
+
+def _attention(num_landmarks: int = 4, iterations: int = 6) -> NystromAttention:
+    torch.manual_seed(0)
+    return NystromAttention(8, 2, num_landmarks, iterations).double()
+
+
+def _tokens(count: int) -> torch.Tensor:
+    return torch.randn(count, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(count))
+
+
+def test_the_pseudo_inverse_is_moore_and_penroses():
+    near = torch.softmax(_tokens(5)[None, :, :5].expand(2, 5, 5) * 2, dim=-1)
+    torch.testing.assert_close(pseudo_inverse(near, 60), torch.linalg.pinv(near))
+
+
+def test_with_every_token_a_landmark_it_is_softmax_attention():
+    attention, tokens = _attention(num_landmarks=6, iterations=60), _tokens(6)
+    query, key, value = (part.view(6, 2, 4).transpose(0, 1) for part in attention.qkv(tokens).chunk(3, dim=1))
+    weights = torch.softmax(query @ key.mT / 2, dim=-1)
+    gathered = weights @ value + attention.residual(value[None])[0]
+    expected = attention.output(gathered.transpose(0, 1).reshape(6, 8))
+    ours, row = attention(tokens)
+    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(row, weights[:, 0])
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 16, 17, 40])
+def test_the_class_token_alone_is_the_first_row_with_its_gradients(count):
+    attention, tokens = _attention(), _tokens(count).requires_grad_()
+    results = []
+    for gathered, row in (attention(tokens), attention.class_token(tokens)):
+        loss = (gathered[0] * torch.arange(8)).sum() + (row * torch.arange(count)).sum()
+        results.append([gathered[0], row, *torch.autograd.grad(loss, [tokens, *attention.parameters()])])
+    for whole, alone in zip(*results, strict=True):
+        torch.testing.assert_close(whole, alone)
+
+
+def test_zeros_are_padded_in_front_and_take_part_in_the_softmax():
+    """With one landmark, of all S places, the attention to a token is its share among S keys."""
+    attention = _attention(num_landmarks=4)
+    tokens = torch.zeros(5, 8, dtype=torch.float64)  # all keys equal: every place has a share of 1 / S
+    _, row = attention(tokens)
+    torch.testing.assert_close(row, torch.full_like(row, 1 / 8))
+
+
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_gradients_are_those_of_finite_differences(count):
+    attention, tokens = _attention(num_landmarks=3, iterations=3), _tokens(count).requires_grad_()
+    assert torch.autograd.gradcheck(attention, tokens)
+    assert torch.autograd.gradcheck(attention.class_token, tokens)

@@ -1,0 +1,82 @@
+import golden_values
+import pytest
+import torch
+
+from mhimdist.config import TransMIL
+from mhimdist.data.bags import PackedBags
+from mhimdist.models import build
+from mhimdist.models.transmil import PositionEncoding
+
+SMALL = TransMIL(hidden_dim=8, num_heads=2, num_landmarks=4)
+
+
+def test_parameter_count_is_the_papers():
+    network = build(TransMIL(), num_features=1024, num_classes=2, seed=0)
+    assert sum(p.numel() for p in network.parameters()) == 2_672_146
+
+
+@pytest.mark.parametrize("size", golden_values.sizes("selfattn"))
+def test_golden_forward(size):
+    for layer in (0, 1):
+        network = build(TransMIL(score_layer=layer), num_features=1024, num_classes=2, seed=0)
+        golden_values.fill(network, "selfattn", base_seed=1000)
+        with torch.no_grad():
+            output = network(golden_values.bag(size, seed=size))
+        ours = {
+            "logits": output.logits_BC,
+            "embedding": output.embeddings_BME[:, 0],
+            f"scores_layer{layer}": output.scores_TH.T,
+        }
+        for name, value in ours.items():
+            golden = torch.from_numpy(golden_values.ARRAYS[f"selfattn/n{size}/{name}"])
+            error = (value - golden.reshape(value.shape)).abs().max() / golden.abs().max()
+            assert error < 1e-4, (name, error)
+
+
+def test_the_class_token_starts_from_a_standard_normal():
+    token = build(TransMIL(), num_features=4, num_classes=2, seed=0).class_token
+    assert abs(token.mean()) < 0.15
+    assert abs(token.std() - 1) < 0.1
+    assert not torch.equal(token, build(TransMIL(), num_features=4, num_classes=2, seed=1).class_token)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 36, 37, 50])
+def test_the_merged_kernel_is_the_three_convolutions(size):
+    torch.manual_seed(size)
+    position = PositionEncoding(3).double()
+    tokens = torch.randn(size, 3, dtype=torch.float64)
+    side = max(next(s for s in range(9) if s * s >= size), 7)
+    square = torch.zeros(side * side, 3, dtype=torch.float64)
+    repeated = next(s for s in range(9) if s * s >= size) ** 2
+    square[:repeated] = torch.cat([tokens, tokens])[:repeated]
+    grid = square.T.reshape(1, 3, side, side)
+    expected = grid + sum(
+        torch.nn.functional.conv2d(grid, conv.weight, conv.bias, padding=conv.kernel_size[0] // 2, groups=3)
+        for conv in (position.conv7, position.conv5, position.conv3)
+    )
+    torch.testing.assert_close(position(tokens), expected.reshape(3, -1).T[:size])
+
+
+def test_dropout_follows_the_keys_and_differs_between_layers():
+    settings = SMALL.model_copy(update={"dropout": 0.0, "attention_dropout": 0.5})
+    network = build(settings, num_features=5, num_classes=2, seed=0)
+    bags = PackedBags.from_list([torch.rand(9, 5)])
+    patterns = []
+    for layer in (network.layer1, network.layer2):
+        patterns.append(layer._drop(torch.ones(10, 8), torch.tensor([7])))
+        assert 0 < (patterns[-1] == 0).float().mean() < 1
+    assert not torch.equal(*patterns)
+    first, again, other = (network(bags, torch.tensor([key])).logits_BC for key in (7, 7, 8))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_the_score_layer_changes_the_scores_alone():
+    bags = PackedBags.from_list([torch.rand(9, 5), torch.rand(1, 5)])
+    first, second = (
+        build(SMALL.model_copy(update={"score_layer": layer}), num_features=5, num_classes=2, seed=0)(bags)
+        for layer in (0, 1)
+    )
+    assert torch.equal(first.logits_BC, second.logits_BC)
+    assert first.scores_TH.shape == second.scores_TH.shape == (10, 2)
+    assert not torch.equal(first.scores_TH, second.scores_TH)
