@@ -110,7 +110,7 @@ def load_official(
 
 
 def translate(official: Mapping[str, Tensor], baseline: str) -> dict[str, Tensor]:
-    """The authors' weights by our names, float32, denormals zeroed; what they call unknown keeps its name."""
+    """The authors' weights by our names, float32, denormals zeroed; an unknown name stays as it is."""
     names = OUR_NAMES[baseline]
     translated = {}
     for name, value in official.items():

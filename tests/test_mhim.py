@@ -3,18 +3,26 @@ import pytest
 import torch
 
 from mhimdist.config import load_config
+from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
 from mhimdist.mhim import MHIM
 from mhimdist.models import build
 from mhimdist.teacher import Teacher
 
+GOLDEN_MODELS = {
+    "attn": {"name": "abmil", "dropout": 0},
+    "attn_gated": {"name": "abmil", "gated": True, "dropout": 0},
+    "selfattn": {"name": "transmil", "dropout": 0, "attention_dropout": 0},
+    "dsmil": {"name": "dsmil", "dropout": 0},
+}
 
-@pytest.mark.parametrize("baseline", ["attn", "attn_gated"])
+
+@pytest.mark.parametrize("baseline", GOLDEN_MODELS)
 def test_golden_trace_of_six_steps(baseline):
     config = load_config(
         {
-            "model": {"name": "abmil", "gated": baseline == "attn_gated", "dropout": 0},
-            "masking": {"high": 0.05, "low": 0.2},
+            "model": GOLDEN_MODELS[baseline],
+            "masking": {} if baseline == "selfattn" else {"high": 0.05, "low": 0.2},
             "teacher": {"kind": "momentum", "momentum": {"start": 0.99}},
             "loss": {"alpha": 0.5, "temperature": 0.1},
         }
@@ -37,11 +45,51 @@ def test_golden_trace_of_six_steps(baseline):
         assert ours == pytest.approx(losses, rel=1e-3)
 
     probe = golden_values.bag(200, seed=999)
+    logits = "logits_bag" if baseline == "dsmil" else "logits"
     for name, network in (("student", student), ("teacher", teacher.network)):
-        golden = torch.from_numpy(golden_values.ARRAYS[f"{baseline}/after/{name}_logits"])
+        golden = torch.from_numpy(golden_values.ARRAYS[f"{baseline}/after/{name}_{logits}"])
         with torch.no_grad():
             error = (network(probe).logits_BC - golden.reshape(1, 2)).abs().max() / golden.abs().max()
         assert error < 1e-3
+
+
+SMALL_MODELS = {
+    "abmil": {"hidden_dim": 8, "attention_dim": 4},
+    "dsmil": {"hidden_dim": 8, "query_dim": 4},
+    "transmil": {"hidden_dim": 8, "num_heads": 2, "num_landmarks": 4},
+}
+STRATEGIES = {
+    "none": {},
+    "random": {"random": 0.5},
+    "HAM": {"high": 0.5},
+    "R-HAM": {"high": 0.5, "high_pool_share": 0.5, "random": 0.5},
+    "L-HAM": {"high": 0.03, "low": 0.8},
+    "LR-HAM": {"high": 0.02, "low": 0.2, "random": 0.7},
+    "everything": {"high": 1.0, "low": 1.0, "random": 1.0},
+}
+
+
+@pytest.mark.parametrize("model", SMALL_MODELS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("alpha", [0, 0.5])
+def test_the_smallest_bags_train_under_every_strategy(model, strategy, alpha):
+    config = load_config(
+        {
+            "model": {"name": model, **SMALL_MODELS[model]},
+            "masking": STRATEGIES[strategy],
+            "teacher": {"kind": "momentum"},
+            "loss": {"alpha": alpha},
+        }
+    )
+    student = build(config.model, num_features=6, num_classes=3, seed=0)
+    method = MHIM(config, student, Teacher(config.teacher, student, None))
+    generator = torch.Generator().manual_seed(0)
+    bags = PackedBags.from_list([torch.randn(n, 6, generator=generator) for n in (1, 2, 3)], [0, 1, 2])
+    step = method.loss(bags, Draws(0, 0), progress=0.0)
+    step.total_B.sum().backward()
+    assert step.total_B.isfinite().all()
+    assert step.num_kept >= 3
+    assert all(parameter.grad.isfinite().all() for parameter in student.parameters())
 
 
 def test_the_students_projection_sees_only_what_is_kept():

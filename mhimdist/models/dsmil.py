@@ -32,8 +32,8 @@ class DSMIL(BagModel):
     every class c, F_c = sum_i a_ic v(z_i), by attention to the class's top instance t(c),
     a_ic = softmax_i(q(z_i) . q(z_t(c)) / sqrt(Q)), and mixes the C embeddings into C logits.
 
-    Instances are masked by their largest logit, not by the attention (OFFICIAL.md). With 1,024 features,
-    width 512 and two classes it has 872,708 parameters.
+    Instances are masked by their largest logit, not by the attention, as in the authors' code. With 1,024
+    features, width 512 and two classes it has 872,708 parameters.
     """
 
     def __init__(self, settings: config.DSMIL, num_features: int, num_classes: int) -> None:

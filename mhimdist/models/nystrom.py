@@ -12,10 +12,10 @@ RESIDUAL_TAPS = 33
 
 
 def pseudo_inverse(matrix_HPP: Tensor, num_iterations: int) -> Tensor:
-    """The Moore-Penrose inverse of each head's matrix, approached by Razavi's iteration (third order).
+    """The Moore-Penrose inverse of each head's matrix, approached by the iteration of Razavi et al. (2014).
 
     The start, A^T / (largest row sum x largest column sum), makes it converge. Both sums are the largest
-    over all heads, as in the authors' code, but over one bag alone, so that bags do not influence each other.
+    over all heads, as in the authors' code, but of one bag alone, so that bags do not influence each other.
     """
     magnitude_HPP = matrix_HPP.abs()
     inverse_HPP = matrix_HPP.mT / (magnitude_HPP.sum(-1).amax() * magnitude_HPP.sum(-2).amax())
@@ -28,9 +28,9 @@ def pseudo_inverse(matrix_HPP: Tensor, num_iterations: int) -> Tensor:
 
 
 class NystromAttention(nn.Module):
-    """Attention of L tokens to each other, softmax(Q K^T) approximated by three small factors.
+    """Attention of L tokens to each other, softmax(Q K^T) approximated by three thin factors.
 
-        softmax(Q K~^T)  pinv(softmax(Q~ K~^T))  softmax(Q~ K^T)     (Xiong et al. 2021, equation 15)
+        softmax(Q K~^T)  pinv(softmax(Q~ K~^T))  softmax(Q~ K^T)
 
     The landmarks Q~ and K~ are the means of P segments of the sequence, zero-padded in front to a multiple
     of P. The zeros take part in the last softmax, as in the authors' code. A depth-wise convolution of the

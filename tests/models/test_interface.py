@@ -1,7 +1,7 @@
 import torch
 
 from mhimdist.draws import Draws
-from mhimdist.models.interface import keyed_dropout
+from mhimdist.models.interface import keyed_dropout, segment_argmax
 
 
 def _dropped(share: float, seed: int = 0, sizes=(500,)) -> torch.Tensor:
@@ -30,3 +30,8 @@ def test_another_seed_another_pattern():
 def test_nothing_is_dropped_without_keys():
     values = torch.ones(4, 3)
     assert keyed_dropout(values, 0.5, torch.tensor([0, 4]), None) is values
+
+
+def test_the_argmax_of_a_segment_is_the_first_of_its_largest_rows():
+    values = torch.tensor([[1.0, 5.0], [3.0, 5.0], [9.0, 0.0], [2.0, -1.0], [2.0, 7.0]])
+    assert segment_argmax(values, torch.tensor([0, 2, 3, 5])).tolist() == [[1, 0], [2, 2], [3, 4]]

@@ -40,11 +40,9 @@ def test_the_class_token_alone_is_the_first_row_with_its_gradients(count):
         torch.testing.assert_close(whole, alone)
 
 
-def test_zeros_are_padded_in_front_and_take_part_in_the_softmax():
-    """With one landmark, of all S places, the attention to a token is its share among S keys."""
-    attention = _attention(num_landmarks=4)
-    tokens = torch.zeros(5, 8, dtype=torch.float64)  # all keys equal: every place has a share of 1 / S
-    _, row = attention(tokens)
+def test_padding_takes_part_in_the_softmax_over_tokens():
+    tokens = torch.zeros(5, 8, dtype=torch.float64)  # every key alike: each of the 8 places gets 1/8
+    _, row = _attention(num_landmarks=4)(tokens)
     torch.testing.assert_close(row, torch.full_like(row, 1 / 8))
 
 
