@@ -302,10 +302,14 @@ class TrainConfig(Settings):
     def override(self, changes: Mapping[str, Any]) -> "TrainConfig":
         """A copy with dotted paths replaced, `{"masking.high.start": 0.03, "epochs": 25}`.
 
+        Another `model.name` leaves the settings of the old model behind.
+
         Raises:
             ConfigError: a path or a value is not valid; the message lists the valid keys.
         """
         tree = self.model_dump(exclude_unset=True)
+        if changes.get("model.name", self.model.name) != self.model.name:
+            tree["model"] = {"name": changes["model.name"]}
         for path, value in changes.items():
             *parents, leaf = path.split(".")
             node = tree
@@ -339,6 +343,7 @@ def load_config(tree: Mapping[str, Any]) -> TrainConfig:
 
 
 def explain(item: Any) -> str:
+    """One line for one of pydantic's errors: where, what was expected, what was got."""
     # A union's location carries the tag of its member ("model", "abmil", "gated"): not part of the path.
     path = [str(part) for part in item["loc"] if part not in MODEL_NAMES]
     where = ".".join(path) or "configuration"

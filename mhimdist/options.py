@@ -1,45 +1,21 @@
 """Command-line options from a settings class: every field an option, its description the help."""
 
+import sys
+from collections.abc import Iterator, Mapping
 from copy import copy
 from typing import Any, Self
 
-from pydantic import ValidationError, create_model
-from pydantic_settings import (
-    BaseSettings,
-    CliApp,
-    CliSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic_settings import CliSettingsSource
 
-from mhimdist.config import explain
+from mhimdist.config import TrainConfig, explain
 from mhimdist.errors import ConfigError
 
 
-class Options(BaseSettings):
+class Options(BaseModel):
     """Base of what a job can be asked for; nested settings become dotted options."""
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        cli_avoid_json=True,
-        cli_hide_none_type=True,
-        cli_implicit_flags=True,
-        cli_kebab_case=True,
-        nested_model_default_partial_update=True,
-    )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only the command line speaks: an environment variable called NAME must not name a sweep."""
-        return (init_settings,)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
     def from_command_line(
@@ -55,14 +31,41 @@ class Options(BaseSettings):
         Raises:
             ConfigError: a value is not valid; the message names the option.
         """
+        about = about or cls.__doc__ or ""
         fields: dict[str, Any] = {}
         for name, default in defaults.items():
             field = copy(cls.model_fields[name])
             field.default, field.default_factory = default, None
             fields[name] = (field.annotation, field)
-        job = create_model(cls.__name__, __base__=cls, __doc__=about or cls.__doc__, **fields)
-        source: CliSettingsSource[Any] = CliSettingsSource(job)
+            if isinstance(default, TrainConfig):
+                # Of a model's settings, argparse can only show the default of one model of several.
+                own = _leaves(default.model_dump(exclude_unset=True))
+                about += f" Unless told otherwise, {name} sets {', '.join(f'{k} {v}' for k, v in own)}."
+        job = create_model(cls.__name__, __base__=cls, __doc__=about, **fields)
+        given = CliSettingsSource[Any](
+            job,  # type: ignore[arg-type]  # any model will do
+            cli_parse_args=sys.argv[1:] if arguments is None else arguments,
+            cli_avoid_json=True,
+            cli_hide_none_type=True,
+            cli_implicit_flags=True,
+            cli_kebab_case=True,
+        )()
+        for name, field in job.model_fields.items():
+            if name in given and isinstance(field.default, TrainConfig):
+                try:
+                    given[name] = field.default.override(dict(_leaves(given[name])))
+                except ConfigError as error:
+                    raise ConfigError(f"{name}.{error}") from None
         try:
-            return CliApp.run(job, cli_args=arguments, cli_settings_source=source)
+            return job(**given)
         except ValidationError as error:
             raise ConfigError("; ".join(explain(item) for item in error.errors())) from None
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted path and value of every setting of a tree."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -34,6 +34,14 @@ def test_a_job_gives_defaults_without_repeating_what_they_mean(capsys):
         assert fragment in text
 
 
+def test_another_model_leaves_the_old_ones_settings_behind():
+    job = Job.from_command_line(["--train.model.hidden-dim=64", "--train.model.name", "transmil"])
+    assert (job.train.model.name, job.train.model.hidden_dim) == ("transmil", 64)
+    assert job.train.masking == preset("c16", "abmil").masking
+    with pytest.raises(ConfigError, match=r"train\.model: .*|train\.unknown key model\.gated"):
+        Job.from_command_line(["--train.model.name", "transmil", "--train.model.gated"])
+
+
 def test_the_environment_does_not_speak(monkeypatch):
     monkeypatch.setenv("NAME", "intruder")
     monkeypatch.setenv("NUM_TRIALS", "99")
