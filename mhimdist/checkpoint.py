@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import signal
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ SCHEMA_VERSION = 1
 Tensors = Mapping[str, Mapping[str, Tensor]]
 
 
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""For each old schema version, what makes the next version's state of it."""
+
+FAILPOINT = "MHIMDIST_FAILPOINT"
+"""Environment variable naming a stage of `save` at which the process kills itself: for tests of crashes."""
+
+
 def save(folder: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
     """Write a checkpoint to a folder that must not exist yet.
 
@@ -31,8 +39,9 @@ def save(folder: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
         tensors: for each file name (without extension) its named tensors.
         state: what JSON can hold.
     """
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(temporary, ignore_errors=True)
+    _crash_if_asked("before")
     temporary.mkdir(parents=True)
     try:
         digests = {}
@@ -40,15 +49,24 @@ def save(folder: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
             file = temporary / f"{name}.safetensors"
             save_file({key: value.detach().cpu().contiguous() for key, value in group.items()}, file)
             digests[file.name] = _sha256(file)
+            _crash_if_asked("between_files")
             _sync(file)
         body = {"schema_version": SCHEMA_VERSION, "sha256": digests, "state": dict(state)}
+        _crash_if_asked("before_state")
         atomic.write_text(temporary / "state.json", json.dumps(body, indent=1))
         _sync(temporary)
+        _crash_if_asked("before_rename")
         temporary.rename(folder)
+        _crash_if_asked("after_rename")
         _sync(folder.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _crash_if_asked(stage: str) -> None:
+    if os.environ.get(FAILPOINT) == stage:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -62,8 +80,12 @@ def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         version, digests, state = body["schema_version"], body["sha256"], body["state"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder} is no checkpoint: {error}") from None
-    if version != SCHEMA_VERSION:
-        raise CheckpointError(f"{folder} has schema version {version}, this release reads {SCHEMA_VERSION}")
+    while version != SCHEMA_VERSION:
+        if version not in MIGRATIONS:
+            raise CheckpointError(
+                f"{folder} has schema version {version}, this release reads {SCHEMA_VERSION}"
+            )
+        state, version = MIGRATIONS[version](state), version + 1
     tensors = {}
     for name, expected in digests.items():
         file = folder / name
@@ -74,22 +96,6 @@ def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{file} cannot be read: {error}") from None
     return tensors, state
-
-
-def epoch_folder(checkpoints: Path, epoch: int) -> Path:
-    """Where the checkpoint after `epoch` epochs lies."""
-    return checkpoints / f"epoch-{epoch:05d}"
-
-
-def saved_epochs(checkpoints: Path) -> list[int]:
-    """The epochs that have a checkpoint, ascending."""
-    return sorted(int(folder.name.removeprefix("epoch-")) for folder in checkpoints.glob("epoch-*"))
-
-
-def remove(checkpoints: Path, *, keep: set[int]) -> None:
-    """Delete the checkpoints of all other epochs."""
-    for epoch in set(saved_epochs(checkpoints)) - keep:
-        shutil.rmtree(epoch_folder(checkpoints, epoch))
 
 
 def discard(folder: Path) -> None:

@@ -7,8 +7,10 @@ A configuration is frozen; `override` makes a changed copy from dotted paths suc
 import difflib
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -192,6 +194,10 @@ class Teacher(Settings):
         "momentum: an EMA of the student; init_momentum: pre-trained, then an EMA (the full method)",
     )
     momentum: Momentum = Field(Momentum(), description="EMA momentum lambda per bag, in [0, 1]")
+    weights: Path | None = Field(
+        None,
+        description="a checkpoint that the authors released, as the pre-trained network; none: it is trained",
+    )
     dropout: bool = Field(
         False, description="whether the teacher scores with dropout on, as the authors' does"
     )
@@ -221,10 +227,30 @@ class Optimizer(Settings):
     """Adam, its rate decayed once an epoch."""
 
     learning_rate: float = Field(2e-4, gt=0, description="rate of the first epoch, for one bag a step")
-    weight_decay: float = Field(1e-5, ge=0, description="L2 penalty added to the gradient")
-    decay: Literal["cosine", "constant"] = Field(
-        "cosine", description="of the learning rate, per epoch, to 0"
+    rate_rule: Literal["none", "sqrt", "linear"] = Field(
+        "none",
+        description="what multiplies the rate where a step has several bags: 1, the root of their "
+        "number, or their number",
     )
+    weight_decay: float = Field(1e-5, ge=0, description="L2 penalty added to the gradient")
+    decay: Literal["cosine", "constant", "step"] = Field(
+        "cosine", description="of the learning rate: per epoch to 0, none, or to a fifth at half the epochs"
+    )
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of a step's gradient; none: any")
+
+    def rate(self, epoch: int, epochs: int, bags_per_step: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        peak = (
+            self.learning_rate
+            * {"none": 1, "sqrt": bags_per_step**0.5, "linear": bags_per_step}[self.rate_rule]
+        )
+        match self.decay:
+            case "cosine":
+                return peak * (1 + math.cos(math.pi * epoch / epochs)) / 2
+            case "step":
+                return peak * (0.2 if epoch >= epochs / 2 else 1)
+            case "constant":
+                return peak
 
 
 class EarlyStopping(Settings):
@@ -248,7 +274,13 @@ class TrainConfig(Settings):
     loss: Loss = Field(Loss(), description="what is minimised")
     optimizer: Optimizer = Field(Optimizer(), description="how")
     epochs: int = Field(200, ge=1, description="passes over the training bags")
-    bags_per_step: int = Field(1, ge=1, description="bags of an optimiser step, over all workers")
+    bags_per_step: int = Field(1, ge=1, description="bags of an optimiser step, over all workers, at most")
+    max_instances: int | None = Field(
+        None,
+        ge=1,
+        description="instances of an optimiser step, over all workers, at most; a larger bag is "
+        "a step of its own; none: any number",
+    )
     early_stopping: EarlyStopping = Field(EarlyStopping(), description="when to stop before the last epoch")
     seed: int = Field(2021, ge=0, description="of weights, order of bags, masks and dropout")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
@@ -271,6 +303,8 @@ class TrainConfig(Settings):
             found.append("loss.temperature: loss.alpha is 0")
         if not self.teacher.has_momentum and self.teacher.momentum != Momentum():
             found.append(f"teacher.momentum: a teacher of kind {self.teacher.kind} does not move")
+        if self.teacher.weights is not None and not self.teacher.is_pretrained:
+            found.append(f"teacher.weights: a teacher of kind {self.teacher.kind} is not pre-trained")
         if not self.masking.high.peak and self.masking.high_pool_share != 1:
             found.append("masking.high_pool_share: masking.high is 0")
         if not self.teacher.is_pretrained and self.student_init == "all":

@@ -1,12 +1,12 @@
 """The training loop of one run: epochs, evaluation, early stopping, checkpoints, history.
 
-It knows nothing of Ray: a caller steps through `Trainer.epochs()` and reports what it gets.
+It knows nothing of Ray: a caller steps through `Trainer.epochs()` and reports what it gets. A run of several
+workers is several processes that step through the same loop, each with its share of every step's bags.
 """
 
 import json
-import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mhimdist import atomic, checkpoint, denormals
+from mhimdist import denormals
 from mhimdist.config import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.sampler import epoch_plan
 from mhimdist.data.splits import Split
 from mhimdist.draws import Draws
-from mhimdist.errors import CheckpointError, NonFiniteError
-from mhimdist.evaluation import predict
-from mhimdist.mhim import MHIM, StepLoss
+from mhimdist.errors import NonFiniteError, PreemptedError
+from mhimdist.evaluation import Predictions, predict
+from mhimdist.mhim import MHIM, StepLoss, Student
 from mhimdist.models import BagModel, build
+from mhimdist.run_folder import HISTORY, Position, RunFolder, Saving
 from mhimdist.teacher import Teacher
+from mhimdist.workers import Workers
+
+AGREE_EVERY_STEPS = 16
+"""Steps between two agreements of the workers on whether to stop or to save."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,11 @@ class EpochRecord:
     best_validation_auc: float
     epoch_s: float
 
+    @property
+    def rank(self) -> tuple[float, float]:
+        """What an epoch is selected by: the highest student validation AUC, then the lowest loss."""
+        return self.student_validation_auc, -self.student_validation_loss
+
 
 class Trainer:
     """One run of a configuration on a split, resumed from its folder where that holds a checkpoint.
@@ -65,6 +75,9 @@ class Trainer:
         folder: Path | None = None,
         *,
         pretrained: BagModel | None = None,
+        workers: Workers | None = None,
+        saving: Saving | None = None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Build the networks, or load them from the last checkpoint in `folder`.
 
@@ -74,15 +87,22 @@ class Trainer:
             split: keys that train, select and test; proved disjoint by case.
             folder: receives config.json, split.json, history.jsonl and checkpoints/; None writes nothing.
             pretrained: the first stage's network, where the configuration needs one.
+            workers: the processes of this run; by default this one alone.
+            saving: when checkpoints are made and which are kept.
+            stop: asked every few steps; once it says yes on any worker, the run saves itself and ends.
 
         Raises:
             CheckpointError: the folder belongs to another configuration or split, or is damaged.
+            RunLockedError: another process trains in the folder.
             SplitError: the split does not fit the data.
         """
         split.check(bags.keys, bags.cases, bags.labels_N)
-        self.config, self.bags, self.split, self.folder = config, bags, split, folder
+        self.config, self.bags, self.split = config, bags, split
+        self.workers, self.saving, self._stop = workers or Workers(), saving or Saving(), stop
         self.device = _device(config.device)
         self.history: list[EpochRecord] = []
+        self._step = 0
+        self._totals = _Totals()
 
         self.student = self._build()
         if pretrained is not None and config.student_init == "projection":
@@ -92,7 +112,6 @@ class Trainer:
         self.teacher = (
             Teacher(config.teacher, self.student, pretrained) if config.teacher.kind != "none" else None
         )
-        self.method = MHIM(config, self.student, self.teacher)
         self.optimizer = torch.optim.Adam(
             self.student.parameters(),
             lr=config.optimizer.learning_rate,
@@ -101,13 +120,14 @@ class Trainer:
         )
         self._train_rows = bags.rows_of(split.train)
         self._best_weights = _copy(self.student)
-        if folder is not None:
-            self._open(folder)
+        self.folder = self._open(folder) if folder is not None else None
+        # Last, because it copies worker 0's weights to all others.
+        self.method = MHIM(config, self.student, self.teacher, self.workers.parallel(Student(self.student)))
 
     @property
     def best(self) -> EpochRecord:
-        """The selected epoch: the highest student validation AUC, then the lowest validation loss."""
-        return max(self.history, key=lambda r: (r.student_validation_auc, -r.student_validation_loss))
+        """The selected epoch; of equals the first."""
+        return max(self.history, key=lambda record: record.rank)
 
     @property
     def is_finished(self) -> bool:
@@ -120,84 +140,21 @@ class Trainer:
         return done - 1 - self.best.epoch >= stopping.patience
 
     def epochs(self) -> Iterator[EpochRecord]:
-        """Train epoch after epoch, each one saved before it is given."""
-        while not self.is_finished:
-            with denormals.flushed():
-                record = self._run_epoch()
-            yield record
+        """Train epoch after epoch; a checkpoint of each is on its way to disk when it is given.
 
-    def _run_epoch(self) -> EpochRecord:
-        started, epoch = time.perf_counter(), len(self.history)
-        learning_rate = self._learning_rate(epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        draws = Draws(self.config.seed, epoch)
-        plan = epoch_plan(
-            self.bags.sizes_N[self._train_rows],
-            seed=self.config.seed,
-            epoch=epoch,
-            bags_per_step=self.config.bags_per_step,
-        )
-        totals = _Totals()
-        momentum: float | None = None
-        for step in plan:
-            packed = self.bags.load(self._train_rows[step[0]].tolist()).to(self.device)
-            progress = (epoch + totals.num_bags / len(self._train_rows)) / self.config.epochs
-            step_loss = self.method.loss(packed, draws, progress)
-            loss = step_loss.total_B.mean()
-            if not torch.isfinite(loss):
-                raise NonFiniteError(
-                    f"the loss became {loss.item()} in epoch {epoch} at bag(s) {', '.join(packed.keys)}; "
-                    "no weight was changed by them: look for NaN or huge features, or lower the learning rate"
-                )
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            if self.teacher is not None and self.teacher.is_own_network:
-                momentum = self.teacher.follow(self.student, progress=progress, num_bags=len(packed))
-            totals.add(step_loss)
-
-        record = self._record(epoch, totals, learning_rate, momentum, started)
-        better = record.best_epoch == epoch
-        self.history.append(record)
-        if better:
-            self._best_weights = _copy(self.student)
-        if self.folder is not None:
-            self._save(self.folder)
-        return record
-
-    def _record(
-        self, epoch: int, totals: "_Totals", learning_rate: float, momentum: float | None, started: float
-    ) -> EpochRecord:
-        """Validate student and teacher after an epoch, and say which epoch is the best so far."""
-        validation = predict(self.student, self.bags, self.split.validation)
-        auc, teacher_auc = validation.auc, None
-        assert auc is not None, "the split's check wants several classes in validation"
-        if self.teacher is not None:
-            teacher_auc = predict(self.teacher.network, self.bags, self.split.validation).auc
-        best_epoch, best_auc = epoch, auc
-        if self.history:
-            best = self.best
-            if (auc, -validation.loss) <= (best.student_validation_auc, -best.student_validation_loss):
-                best_epoch, best_auc = best.epoch, best.student_validation_auc
-        return EpochRecord(
-            epoch=epoch,
-            **totals.means(),
-            learning_rate=learning_rate,
-            momentum=momentum,
-            student_validation_auc=auc,
-            student_validation_loss=validation.loss,
-            teacher_validation_auc=teacher_auc,
-            best_epoch=best_epoch,
-            best_validation_auc=best_auc,
-            epoch_s=time.perf_counter() - started,
-        )
-
-    def _learning_rate(self, epoch: int) -> float:
-        settings = self.config.optimizer
-        if settings.decay == "constant":
-            return settings.learning_rate
-        return settings.learning_rate * (1 + math.cos(math.pi * epoch / self.config.epochs)) / 2
+        Raises:
+            NonFiniteError: a loss is not finite; no weight has been changed by it.
+            PreemptedError: the run was asked to stop; it is saved.
+            WorkerLostError: another worker was killed or does not answer.
+        """
+        try:
+            while not self.is_finished:
+                with denormals.flushed(), self.workers.watched():
+                    record = self._run_epoch()
+                yield record
+        finally:
+            if self.folder is not None:
+                self.folder.unlock()
 
     def best_student(self) -> BagModel:
         """The student as it was after the selected epoch."""
@@ -213,48 +170,171 @@ class Trainer:
             seed=self.config.seed,
         ).to(self.device)
 
-    def _open(self, folder: Path) -> None:
-        """Claim an empty folder, or resume the run that it holds."""
-        folder.mkdir(parents=True, exist_ok=True)
-        written = {"config.json": self.config.model_dump(mode="json"), "split.json": asdict(self.split)}
-        for name, content in written.items():
-            path, text = folder / name, json.dumps(content, indent=1)
-            if not path.exists():
-                atomic.write_text(path, text)
-            elif path.read_text() != text:
-                raise CheckpointError(
-                    f"{path} is of another run than this one; give this run a folder of its own"
-                )
-        epochs = checkpoint.saved_epochs(folder / "checkpoints")
-        if not epochs:
-            return
-        tensors, state = checkpoint.load(checkpoint.epoch_folder(folder / "checkpoints", epochs[-1]))
-        self.history = [EpochRecord(**record) for record in state["history"]]
-        self._load_tensors(tensors)
-        best, _ = checkpoint.load(checkpoint.epoch_folder(folder / "checkpoints", self.best.epoch + 1))
-        self._best_weights = best["student"]
-        _write_history(folder, self.history)
+    def _run_epoch(self) -> EpochRecord:
+        """Train the rest of the current epoch, which is all of it unless the run was resumed within."""
+        started = last_saved = time.perf_counter()
+        config, epoch = self.config, len(self.history)
+        learning_rate = config.optimizer.rate(epoch, config.epochs, config.bags_per_step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        draws = Draws(config.seed, epoch)
+        plan = epoch_plan(
+            self.bags.sizes_N[self._train_rows],
+            seed=config.seed,
+            epoch=epoch,
+            bags_per_step=config.bags_per_step,
+            max_instances=config.max_instances,
+            world_size=self.workers.world_size,
+        )
+        num_seen = sum(len(bags) for step in plan[: self._step] for bags in step)
+        momentum: float | None = None
+        for step in plan[self._step :]:
+            progress = (epoch + num_seen / len(self._train_rows)) / config.epochs
+            momentum = self._train_step(step, draws, progress)
+            num_seen += sum(len(bags) for bags in step)
+            self._step += 1
+            if self._step % AGREE_EVERY_STEPS == 0 and self._step < len(plan):
+                every_s = self.saving.every_s
+                is_due = every_s is not None and time.perf_counter() - last_saved >= every_s
+                stop, save = self.workers.any(self._stop(), is_due)
+                if stop or save:
+                    self._save()
+                    last_saved = time.perf_counter()
+                if stop:
+                    raise PreemptedError(
+                        f"stopped as asked in epoch {epoch} after step {self._step} of {len(plan)}; "
+                        "the same command goes on from there"
+                    )
 
-    def _save(self, folder: Path) -> None:
-        """Checkpoint the epoch just done; keep it, the one before it, and the selected one."""
-        checkpoints = folder / "checkpoints"
-        done = len(self.history)
-        state = {"history": [asdict(record) for record in self.history]}
-        checkpoint.save(checkpoint.epoch_folder(checkpoints, done), self._tensors(), state)
-        checkpoint.remove(checkpoints, keep={done, done - 1, self.best.epoch + 1})
-        _write_history(folder, self.history)
+        totals = self.workers.sum(self._totals.values)
+        record = self._record(_Totals(totals).means(), learning_rate, momentum, started)
+        self.history.append(record)
+        self._step, self._totals = 0, _Totals()
+        if record.best_epoch == epoch:
+            self._best_weights = _copy(self.student)
+        self._save()
+        return record
+
+    def _train_step(self, step: Sequence[Sequence[int]], draws: Draws, progress: float) -> float | None:
+        """One optimiser step on the bags of all workers, of which this one has `step[rank]`.
+
+        The loss is the sum over this worker's bags x workers / bags of the step, so that the mean that DDP
+        takes over the workers is the mean over the bags, however unevenly they are dealt.
+        """
+        mine, num_bags = step[self.workers.rank], sum(len(bags) for bags in step)
+        if mine:
+            packed = self.bags.load(self._train_rows[list(mine)].tolist()).to(self.device)
+            step_loss = self.method.loss(packed, draws, progress)
+            self._totals.add(step_loss)
+            loss = step_loss.total_B.sum() * (self.workers.world_size / num_bags)
+            if not torch.isfinite(loss):
+                raise NonFiniteError(
+                    f"the loss became {loss.item()} in epoch {len(self.history)} at bag(s) "
+                    f"{', '.join(packed.keys)}; no weight was changed by them: look for NaN or huge "
+                    "features, or lower the learning rate"
+                )
+        else:
+            loss = self.method.no_loss()
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.config.optimizer.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.config.optimizer.clip_norm)
+        self.optimizer.step()
+        if self.teacher is None or not self.teacher.is_own_network:
+            return None
+        return self.teacher.follow(self.student, progress=progress, num_bags=num_bags)
+
+    def _record(
+        self, means: dict[str, float], learning_rate: float, momentum: float | None, started: float
+    ) -> EpochRecord:
+        """Validate student and teacher after an epoch, and say which epoch is the best so far."""
+        validation = self._predict(self.student)
+        auc, teacher_auc = validation.auc, None
+        assert auc is not None, "the split's check wants several classes in validation"
+        if self.teacher is not None:
+            teacher_auc = self._predict(self.teacher.network).auc
+        epoch = best_epoch = len(self.history)
+        best_auc = auc
+        if self.history and (auc, -validation.loss) <= self.best.rank:
+            best_epoch, best_auc = self.best.epoch, self.best.student_validation_auc
+        return EpochRecord(
+            epoch=epoch,
+            **means,
+            learning_rate=learning_rate,
+            momentum=momentum,
+            student_validation_auc=auc,
+            student_validation_loss=validation.loss,
+            teacher_validation_auc=teacher_auc,
+            best_epoch=best_epoch,
+            best_validation_auc=best_auc,
+            epoch_s=time.perf_counter() - started,
+        )
+
+    def _predict(self, network: BagModel) -> Predictions:
+        """The validation bags' predictions, each worker's share of them made by itself."""
+        keys = self.split.validation
+        mine = keys[self.workers.rank :: self.workers.world_size]
+        parts = self.workers.gather(predict(network, self.bags, mine) if mine else None)
+        return Predictions.merge([part for part in parts if part is not None], keys)
+
+    def _open(self, path: Path) -> RunFolder | None:
+        """Claim the run's folder on worker 0, and load its last checkpoint on all."""
+        folder, latest = None, None
+        if self.workers.rank == 0:
+            identity = {"config.json": self.config.model_dump(mode="json"), "split.json": asdict(self.split)}
+            folder = RunFolder(path, identity, self.saving)
+            # Workers that Ray has just started again may find their predecessors still dying.
+            folder.lock(wait_s=30.0 if self.workers.world_size > 1 else 0.0)
+            latest = folder.latest()
+        latest = self.workers.from_first(latest)
+        if latest is not None:
+            self._load(*latest)
+        if folder is not None and self.is_finished:
+            folder.unlock()
+        return folder
+
+    def _save(self) -> None:
+        """Checkpoint where the run is; the sums of an unfinished epoch are those of each worker."""
+        totals = self.workers.gather(self._totals.values.tolist())
+        if self.folder is None:
+            return
+        history = [asdict(record) for record in self.history]
+        ranked = sorted(self.history, key=lambda record: record.rank, reverse=True)
+        self.folder.save(
+            Position(len(self.history), self._step),
+            self._tensors(),
+            {"step": self._step, "totals": totals, "history": history},
+            history=history,
+            best_epochs=[record.epoch + 1 for record in ranked],
+        )
+
+    def _load(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        self.history = [EpochRecord(**record) for record in state["history"]]
+        self._step = state["step"]
+        self._totals = _Totals(self._share_of_totals(state["totals"]))
+        self._load_tensors(tensors)
+
+    def _share_of_totals(self, totals: list[list[float]]) -> Tensor:
+        """The sums of this worker; after a change of the number of workers the first one takes all."""
+        by_rank = torch.tensor(totals, dtype=torch.float64)
+        if len(totals) == self.workers.world_size:
+            return by_rank[self.workers.rank]
+        return by_rank.sum(0) if self.workers.rank == 0 else torch.zeros_like(by_rank[0])
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
-        tensors = {"student": dict(self.student.state_dict()), "optimizer": {}}
+        tensors = {"student": dict(self.student.state_dict()), "best_student": self._best_weights}
         if self.teacher is not None and self.teacher.is_own_network:
             tensors["teacher"] = dict(self.teacher.network.state_dict())
-        for name, parameter in self.student.named_parameters():
-            for kind, value in self.optimizer.state[parameter].items():
-                tensors["optimizer"][f"{kind}.{name}"] = value
+        tensors["optimizer"] = {
+            f"{kind}.{name}": value
+            for name, parameter in self.student.named_parameters()
+            for kind, value in self.optimizer.state[parameter].items()
+        }
         return tensors
 
     def _load_tensors(self, tensors: dict[str, dict[str, Tensor]]) -> None:
         self.student.load_state_dict(tensors["student"])
+        self._best_weights = tensors["best_student"]
         if self.teacher is not None and self.teacher.is_own_network:
             self.teacher.network.load_state_dict(tensors["teacher"])
         for name, parameter in self.student.named_parameters():
@@ -268,41 +348,51 @@ class Trainer:
 def load_run(folder: Path) -> tuple[TrainConfig, Split, list[EpochRecord]]:
     """What a run's folder says of it: configuration, split and history."""
     config = TrainConfig.model_validate_json((folder / "config.json").read_text())
-    lines = (folder / "history.jsonl").read_text().splitlines()
+    lines = (folder / HISTORY).read_text().splitlines()
     return config, Split.load(folder / "split.json"), [EpochRecord(**json.loads(line)) for line in lines]
 
 
 class _Totals:
-    """Sums over an epoch's steps, kept on the device until the epoch is over."""
+    """Sums over an epoch's steps of one worker, kept on the device until the epoch is over."""
 
-    def __init__(self) -> None:
-        self.num_bags = self.num_instances = self.num_kept = 0
-        self.sums: dict[str, Tensor] = {}
+    NAMES = (
+        "num_bags",
+        "num_instances",
+        "num_kept",
+        "loss",
+        "classification_loss",
+        "consistency_loss",
+        "masked_high_ratio",
+        "masked_low_ratio",
+        "masked_random_ratio",
+    )
+
+    def __init__(self, values: Tensor | None = None) -> None:
+        self.values = torch.zeros(len(self.NAMES), dtype=torch.float64) if values is None else values
 
     def add(self, step: StepLoss) -> None:
-        self.num_bags += len(step.total_B)
-        self.num_instances += step.num_instances
-        self.num_kept += step.num_kept
-        for name, value in (
-            ("loss", step.total_B.detach().sum()),
-            ("classification_loss", step.classification_B.sum()),
-            ("consistency_loss", step.consistency_B.sum()),
-            ("masked_high_ratio", step.masked_high),
-            ("masked_low_ratio", step.masked_low),
-            ("masked_random_ratio", step.masked_random),
-        ):
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        counts = (len(step.total_B), step.num_instances, step.num_kept)
+        sums = (
+            step.total_B.detach().sum(),
+            step.classification_B.sum(),
+            step.consistency_B.sum(),
+            step.masked_high,
+            step.masked_low,
+            step.masked_random,
+        )
+        device = step.total_B.device
+        added = torch.cat(
+            [torch.tensor(counts, device=device), torch.stack([each.double() for each in sums])]
+        )
+        self.values = self.values.to(device) + added
 
-    def means(self) -> dict[str, Any]:
-        per = {name: self.num_bags if name.endswith("loss") else self.num_instances for name in self.sums}
-        means: dict[str, Any] = {name: value.item() / per[name] for name, value in self.sums.items()}
-        return means | {"kept_ratio": self.num_kept / self.num_instances}
-
-
-def _write_history(folder: Path, history: Sequence[EpochRecord]) -> None:
-    atomic.write_text(
-        folder / "history.jsonl", "".join(json.dumps(asdict(record)) + "\n" for record in history)
-    )
+    def means(self) -> dict[str, float]:
+        totals = dict(zip(self.NAMES, self.values.tolist(), strict=True))
+        per_bag, per_instance = totals.pop("num_bags"), totals.pop("num_instances")
+        means = {"kept_ratio": totals.pop("num_kept") / per_instance}
+        for name, total in totals.items():
+            means[name] = total / (per_bag if name.endswith("loss") else per_instance)
+        return means
 
 
 def _copy(network: BagModel) -> dict[str, Tensor]:

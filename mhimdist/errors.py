@@ -33,6 +33,18 @@ class CheckpointError(MhimdistError):
     """A checkpoint is missing, damaged, or belongs to another model or configuration."""
 
 
+class RunLockedError(MhimdistError):
+    """Another process is training in the same folder."""
+
+
+class WorkerLostError(MhimdistError):
+    """A worker of a run of several was killed or hangs; the message names it where that is known."""
+
+
+class PreemptedError(MhimdistError):
+    """A run was asked to stop and has saved itself; the same command goes on with it."""
+
+
 class NonFiniteError(MhimdistError):
     """A loss or a score became NaN or infinite; the message names the bags of the step."""
 

@@ -24,13 +24,30 @@ class Predictions:
         keys: of the bags.
         labels_N: int64 class indices.
         probabilities_NC: float64 class probabilities.
-        loss: mean classification loss.
+        losses_N: float64 classification losses.
     """
 
     keys: tuple[str, ...]
     labels_N: np.ndarray
     probabilities_NC: np.ndarray
-    loss: float
+    losses_N: np.ndarray
+
+    @classmethod
+    def merge(cls, parts: Sequence["Predictions"], keys: Sequence[str]) -> "Predictions":
+        """The parts as one, in the order of `keys`."""
+        place_of = {key: i for i, key in enumerate(key for part in parts for key in part.keys)}
+        order = [place_of[key] for key in keys]
+        return cls(
+            keys=tuple(keys),
+            labels_N=np.concatenate([part.labels_N for part in parts])[order],
+            probabilities_NC=np.concatenate([part.probabilities_NC for part in parts])[order],
+            losses_N=np.concatenate([part.losses_N for part in parts])[order],
+        )
+
+    @property
+    def loss(self) -> float:
+        """Mean classification loss."""
+        return float(self.losses_N.mean())
 
     @property
     def auc(self) -> float | None:
@@ -61,15 +78,19 @@ def predict(network: BagModel, bags: BagSource, keys: Sequence[str]) -> Predicti
         keys=tuple(keys),
         labels_N=torch.cat(labels).cpu().numpy(),
         probabilities_NC=probabilities_NC,
-        loss=torch.cat(losses).mean().item(),
+        losses_N=torch.cat(losses).double().cpu().numpy(),
     )
 
 
 def evaluate(network: BagModel, bags: BagSource, split: Split) -> dict[str, dict[str, float | None]]:
     """Metrics of the validation and the test bags, both at the Youden threshold of the validation scores."""
-    validation, test = predict(network, bags, split.validation), predict(network, bags, split.test)
+    return judge(predict(network, bags, split.validation), predict(network, bags, split.test))
+
+
+def judge(validation: Predictions, test: Predictions) -> dict[str, dict[str, float | None]]:
+    """Metrics of both sets of predictions, at the Youden threshold of the validation scores."""
     threshold = None
-    if len(bags.classes) == 2:
+    if validation.probabilities_NC.shape[1] == 2:
         threshold = metrics.youden_threshold(validation.labels_N, validation.probabilities_NC[:, 1])
     return {
         name: metrics.classification(p.labels_N, p.probabilities_NC, threshold)

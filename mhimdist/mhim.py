@@ -3,11 +3,10 @@
 Dimensions: B bags, C classes.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mhimdist.config import TrainConfig
 from mhimdist.data.bags import PackedBags
@@ -40,6 +39,20 @@ class StepLoss:
     masked_random: Tensor
 
 
+class Student(nn.Module):
+    """The student as DDP wraps it: it also answers a worker that has no bag in a step."""
+
+    def __init__(self, network: BagModel) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, bags: PackedBags | None, dropout_keys_B: Tensor | None) -> BagOutput | Tensor:
+        """The network's output, or without bags a 0 that every parameter has a (zero) gradient of."""
+        if bags is None:
+            return torch.stack([parameter.sum() for parameter in self.network.parameters()]).sum() * 0
+        return self.network(bags, dropout_keys_B)
+
+
 class MHIM:
     """The method's forward pass (paper, equations 4 to 10), for any student and teacher."""
 
@@ -48,17 +61,21 @@ class MHIM:
         config: TrainConfig,
         student: BagModel,
         teacher: Teacher | None,
-        forward: Callable[[PackedBags, Tensor], BagOutput] | None = None,
+        parallel: nn.Module | None = None,
     ) -> None:
-        """`forward` runs the student where that is not the module itself, as under DDP."""
+        """`parallel` is the `Student` that runs the network where several workers share a step."""
         self.config = config
         self.student = student
         self.teacher = teacher
-        self.forward = forward or student
+        self.parallel = parallel or Student(student)
         weights = config.loss.class_weights
         self.class_weights_C = (
             torch.tensor(weights, device=next(student.parameters()).device) if weights else None
         )
+
+    def no_loss(self) -> Tensor:
+        """The loss of a worker without bags in a step: 0, and a part of the step all the same."""
+        return self.parallel(None, None)
 
     def loss(self, bags: PackedBags, draws: Draws, progress: float) -> StepLoss:
         """Score and mask whole bags, run the student on what is kept, and form its losses.
@@ -72,7 +89,7 @@ class MHIM:
         scores_TH = seen_by_teacher.scores_TH if seen_by_teacher else None
         kept, selection = mask_bags(self.config.masking, bags, scores_TH, draws, progress)
 
-        output = self.forward(kept, draws.keys(bags.ids_B, "student_dropout"))
+        output = self.parallel(kept, draws.keys(bags.ids_B, "student_dropout"))
         classification_B = self.student.classification_loss(output, bags.labels_B, self.class_weights_C)
         total_B, consistency_B = classification_B, torch.zeros_like(classification_B)
         if seen_by_teacher and self.config.loss.alpha:

@@ -42,7 +42,7 @@ _BASELINES: dict[str, dict[str, Any]] = {
     "mean_pooling": {},
     "clam_sb": {},
     "clam_mb": {},
-    "dtfd": {"optimizer": {"learning_rate": 1e-4, "weight_decay": 1e-4}},
+    "dtfd": {"optimizer": {"learning_rate": 1e-4, "weight_decay": 1e-4, "decay": "step", "clip_norm": 5.0}},
 }
 
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {

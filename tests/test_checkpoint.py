@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 
 import pytest
 import torch
@@ -49,15 +50,41 @@ def test_another_schema_version_is_refused(tmp_path):
 
 
 def test_a_failed_write_leaves_nothing_and_keeps_the_old(tmp_path):
-    checkpoint.save(tmp_path / "epoch-00001", TENSORS, {})
+    checkpoint.save(tmp_path / "old", TENSORS, {})
     with pytest.raises(TypeError):
-        checkpoint.save(tmp_path / "epoch-00002", TENSORS, {"not": object()})
-    assert checkpoint.saved_epochs(tmp_path) == [1]
-    assert os.listdir(tmp_path) == ["epoch-00001"]
+        checkpoint.save(tmp_path / "new", TENSORS, {"not": object()})
+    assert os.listdir(tmp_path) == ["old"]
 
 
-def test_remove_keeps_what_it_is_told(tmp_path):
-    for epoch in (1, 2, 3, 4):
-        checkpoint.save(checkpoint.epoch_folder(tmp_path, epoch), TENSORS, {})
-    checkpoint.remove(tmp_path, keep={2, 4})
-    assert checkpoint.saved_epochs(tmp_path) == [2, 4]
+def test_an_older_schema_is_migrated_step_by_step(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path / "c", TENSORS, {"epoch": 3})
+    monkeypatch.setattr(checkpoint, "SCHEMA_VERSION", 3)
+    monkeypatch.setitem(checkpoint.MIGRATIONS, 1, lambda state: {"done": state["epoch"]})
+    monkeypatch.setitem(checkpoint.MIGRATIONS, 2, lambda state: state | {"step": 0})
+    assert checkpoint.load(tmp_path / "c")[1] == {"done": 3, "step": 0}
+
+
+@pytest.mark.parametrize(
+    ("stage", "is_there"),
+    [
+        ("before", False),
+        ("between_files", False),
+        ("before_state", False),
+        ("before_rename", False),
+        ("after_rename", True),
+    ],
+)
+def test_a_kill_at_any_stage_of_writing_leaves_the_old_or_the_whole_new_one(
+    tmp_path, monkeypatch, stage, is_there
+):
+    checkpoint.save(tmp_path / "old", TENSORS, {})
+    monkeypatch.setenv(checkpoint.FAILPOINT, stage)
+    child = os.fork()
+    if child == 0:
+        checkpoint.save(tmp_path / "new", TENSORS, {"epoch": 1})
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    checkpoint.load(tmp_path / "old")
+    assert (tmp_path / "new").exists() == is_there
+    if is_there:
+        assert checkpoint.load(tmp_path / "new")[1] == {"epoch": 1}

@@ -1,13 +1,17 @@
+import dataclasses
 import json
+import os
 
 import pytest
 import torch
+from conftest import gaussian_bags
 
 from mhimdist.config import load_config
 from mhimdist.data.bags import PackedBags
 from mhimdist.engine import Trainer, load_run
-from mhimdist.errors import CheckpointError, NonFiniteError
+from mhimdist.errors import CheckpointError, NonFiniteError, PreemptedError, RunLockedError
 from mhimdist.evaluation import evaluate
+from mhimdist.run_folder import CheckpointWarning, Position, Saving
 
 SETTINGS = {
     "model": {"name": "abmil", "hidden_dim": 16, "attention_dim": 8},
@@ -93,10 +97,77 @@ def test_a_folder_of_another_run_is_refused(bags, tmp_path):
         Trainer(_config(), bags, bags.holdout(seed=5), tmp_path)
 
 
-def test_the_selected_epoch_is_kept_with_the_last_two(bags, tmp_path):
-    trainer = _train(_config(epochs=8), bags, tmp_path)
-    kept = {int(folder.name[-5:]) for folder in (tmp_path / "checkpoints").iterdir()}
-    assert kept == {7, 8, trainer.best.epoch + 1}
+def test_the_last_two_and_the_best_ends_of_epochs_are_kept(bags, tmp_path):
+    trainer = Trainer(_config(epochs=8), bags, bags.holdout(), tmp_path, saving=Saving(keep_best=2))
+    list(trainer.epochs())
+    ranked = sorted(trainer.history, key=lambda r: r.rank, reverse=True)
+    kept = {folder.name for folder in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {Position(done, 0).name for done in (7, 8, *(r.epoch + 1 for r in ranked[:2]))}
+
+
+class _Stop:
+    """Says yes the n-th time it is asked."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize("asked", [0, 1, 3, 4])
+def test_a_run_stopped_within_an_epoch_goes_on_bit_identically(tmp_path, asked):
+    bags = gaussian_bags(num_bags=130)
+    config = _config(epochs=3)
+    whole = Trainer(config, bags, bags.holdout(), tmp_path / "whole")
+    list(whole.epochs())
+    stopped = Trainer(config, bags, bags.holdout(), tmp_path / "cut", stop=_Stop(asked))
+    with pytest.raises(PreemptedError, match=r"stopped as asked in epoch \d after step \d+ of \d+"):
+        list(stopped.epochs())
+    assert not stopped.is_finished
+    resumed = Trainer(config, bags, bags.holdout(), tmp_path / "cut")
+    list(resumed.epochs())
+    for mine, theirs in ((whole.student, resumed.student), (whole.teacher.network, resumed.teacher.network)):
+        assert torch.equal(_weights(mine), _weights(theirs))
+    for mine, theirs in zip(whole.history, resumed.history, strict=True):
+        assert dataclasses.replace(mine, epoch_s=0) == dataclasses.replace(theirs, epoch_s=0)
+
+
+def test_checkpoints_within_an_epoch_change_nothing(tmp_path):
+    bags = gaussian_bags(num_bags=130)
+    config = _config(epochs=2)
+    plain = Trainer(config, bags, bags.holdout(), tmp_path / "plain")
+    often = Trainer(config, bags, bags.holdout(), tmp_path / "often", saving=Saving(every_s=0.0, keep_last=9))
+    list(plain.epochs())
+    list(often.epochs())
+    assert torch.equal(_weights(plain.student), _weights(often.student))
+    steps = {folder.name[-6:] for folder in (tmp_path / "often" / "checkpoints").iterdir()}
+    assert {"000016", "000032"} <= steps
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(bags, tmp_path):
+    config = _config(epochs=4)
+    whole = _train(config, bags, tmp_path / "whole")
+    _train(config, bags, tmp_path / "cut", epochs=3)
+    newest = tmp_path / "cut" / "checkpoints" / Position(3, 0).name / "teacher.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-3] ^= 4
+    newest.write_bytes(bytes(content))
+    with pytest.warns(CheckpointWarning, match=r"teacher\.safetensors is damaged.*trying an older"):
+        resumed = Trainer(config, bags, bags.holdout(), tmp_path / "cut")
+    assert len(resumed.history) == 2
+    list(resumed.epochs())
+    assert torch.equal(_weights(whole.student), _weights(resumed.student))
+
+
+def test_a_second_run_in_the_same_folder_is_refused(bags, tmp_path):
+    first = Trainer(_config(), bags, bags.holdout(), tmp_path)
+    next(epochs := first.epochs())
+    with pytest.raises(RunLockedError, match=rf"is being trained by process {os.getpid()}"):
+        Trainer(_config(), bags, bags.holdout(), tmp_path)
+    epochs.close()
+    assert len(Trainer(_config(), bags, bags.holdout(), tmp_path).history) == 1
 
 
 def test_the_best_epoch_has_the_highest_auc_then_the_lowest_loss(bags):

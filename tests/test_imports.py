@@ -25,14 +25,15 @@ LAYERS = [
         "ops",
     },
     {"data", "space", "models", "masking", "losses", "metrics"},
-    {"teacher", "mhim", "evaluation", "checkpoint", "official"},
+    {"teacher", "mhim", "evaluation", "checkpoint", "run_folder", "workers", "official"},
     {"engine", "first_stage", "report"},
-    {"local_cluster"},
-    {"study", "tune"},
+    {"local_cluster", "cluster"},
+    {"study", "tune", "cross_validation"},
+    {"ablation"},
 ]
 # The only modules that may import a heavy dependency.
 DOORS = {
-    "ray": {"tune", "study"},
+    "ray": {"tune", "study", "cluster", "cross_validation"},
     "optuna": {"study", "tune"},
     "triton": {"ops"},
     "nvidia": {"data"},

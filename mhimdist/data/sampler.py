@@ -1,6 +1,7 @@
 """Which worker reads which bags in which step of an epoch."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +16,13 @@ def epoch_order(num_bags: int, *, seed: int, epoch: int) -> np.ndarray:
 
 
 def epoch_plan(
-    sizes: Sequence[int] | np.ndarray, *, seed: int, epoch: int, bags_per_step: int, world_size: int = 1
+    sizes: Sequence[int] | np.ndarray,
+    *,
+    seed: int,
+    epoch: int,
+    bags_per_step: int,
+    max_instances: int | None = None,
+    world_size: int = 1,
 ) -> Plan:
     """The bags of every step and worker: `plan[step][rank]` lists positions in `sizes`.
 
@@ -26,17 +33,34 @@ def epoch_plan(
     Args:
         sizes: number of instances of each bag.
         seed, epoch: decide the order.
-        bags_per_step: bags of a step over all workers.
+        bags_per_step: bags of a step over all workers, at most.
+        max_instances: instances of a step over all workers, at most, except where a single bag has more.
         world_size: number of workers.
     """
     order = epoch_order(len(sizes), seed=seed, epoch=epoch)
-    plan: Plan = []
-    for start in range(0, len(order), bags_per_step):
-        ranks: list[list[int]] = [[] for _ in range(world_size)]
-        load = [0] * world_size
-        for bag in sorted(order[start : start + bags_per_step].tolist(), key=lambda b: (-sizes[b], b)):
-            rank = load.index(min(load))
-            ranks[rank].append(bag)
-            load[rank] += int(sizes[bag])
-        plan.append(ranks)
-    return plan
+    return [_deal(step, sizes, world_size) for step in _steps(order, sizes, bags_per_step, max_instances)]
+
+
+def _steps(
+    order: np.ndarray, sizes: Sequence[int] | np.ndarray, bags_per_step: int, max_instances: int | None
+) -> list[list[int]]:
+    """Cut an order into steps, each as long as both limits allow."""
+    steps: list[list[int]] = []
+    room = 0.0
+    for bag in order.tolist():
+        if not steps or len(steps[-1]) == bags_per_step or sizes[bag] > room:
+            steps.append([])
+            room = math.inf if max_instances is None else max_instances
+        steps[-1].append(bag)
+        room -= sizes[bag]
+    return steps
+
+
+def _deal(step: list[int], sizes: Sequence[int] | np.ndarray, world_size: int) -> list[list[int]]:
+    ranks: list[list[int]] = [[] for _ in range(world_size)]
+    load = [0] * world_size
+    for bag in sorted(step, key=lambda b: (-sizes[b], b)):
+        rank = load.index(min(load))
+        ranks[rank].append(bag)
+        load[rank] += int(sizes[bag])
+    return ranks

@@ -1,0 +1,210 @@
+"""The folder of one run: what it is a run of, its checkpoints and its history.
+
+Checkpoints are written by a background thread from a copy of the weights, so that training does not wait.
+Each is complete in itself: the folder can lose all but one.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from mhimdist import atomic, checkpoint
+from mhimdist.errors import CheckpointError, RunLockedError
+
+HISTORY = "history.jsonl"
+
+
+class CheckpointWarning(UserWarning):
+    """A damaged checkpoint was passed over for an older one."""
+
+
+@dataclass(frozen=True)
+class Saving:
+    """When checkpoints are made and which are kept; it changes nothing of what is trained.
+
+    Attributes:
+        keep_last: the newest ones to keep, at least 1.
+        keep_best: of the ends of epochs, those of highest validation AUC to keep.
+        every_s: seconds between checkpoints within an epoch; None saves at the ends of epochs only.
+    """
+
+    keep_last: int = 2
+    keep_best: int = 1
+    every_s: float | None = None
+
+
+class Position(NamedTuple):
+    """How far a run is: epochs done, and steps done of the next one."""
+
+    epoch: int
+    step: int
+
+    @property
+    def name(self) -> str:
+        """The checkpoint's folder."""
+        return f"epoch-{self.epoch:05d}-step-{self.step:06d}"
+
+
+class RunFolder:
+    """The folder of one run, for the process that writes it.
+
+    Attributes:
+        path: the folder, with config.json, split.json, history.jsonl and checkpoints/.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any], saving: Saving) -> None:
+        """Claim an empty folder, or find that it holds this run.
+
+        Args:
+            path: made if it is missing.
+            identity: file name and JSON content of what makes this run.
+            saving: which checkpoints to keep.
+
+        Raises:
+            CheckpointError: the folder holds another run.
+        """
+        self.path, self.saving = path, saving
+        self._lock: int | None = None
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+        path.mkdir(parents=True, exist_ok=True)
+        for name, content in identity.items():
+            file, text = path / name, json.dumps(content, indent=1)
+            if not file.exists():
+                atomic.write_text(file, text)
+            elif file.read_text(encoding="utf-8") != text:
+                raise CheckpointError(
+                    f"{file} is of another run than this one; give this run a folder of its own"
+                )
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    def lock(self, wait_s: float = 0.0) -> None:
+        """Make sure that no other process trains here, until `unlock` or the end of this process.
+
+        Args:
+            wait_s: seconds to wait for a process that is about to end.
+
+        Raises:
+            RunLockedError: another process holds the folder.
+        """
+        if self._lock is not None:
+            return
+        lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    holder = os.read(lock, 99).decode().strip() or "another process"
+                    os.close(lock)
+                    raise RunLockedError(
+                        f"{self.path} is being trained by {holder}; wait for it, or use another folder"
+                    ) from None
+                time.sleep(0.1)
+        os.truncate(lock, 0)
+        os.write(lock, f"process {os.getpid()}\n".encode())
+        self._lock = lock
+
+    def unlock(self) -> None:
+        """Wait for what is being written, and let other processes in."""
+        self.flush()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __del__(self) -> None:
+        """A run that was dropped half-way lets others in."""
+        if getattr(self, "_lock", None) is not None:
+            os.close(self._lock)  # type: ignore[arg-type]
+
+    def positions(self) -> list[Position]:
+        """Where there are checkpoints, the newest last."""
+        names = sorted(folder.name for folder in self.checkpoints.glob("epoch-*-step-*"))
+        return [Position(int(name.split("-")[1]), int(name.split("-")[3])) for name in names]
+
+    def latest(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+        """Tensors and state of the newest checkpoint that is whole; None if none was ever made.
+
+        A damaged one is passed over with a warning.
+
+        Raises:
+            CheckpointError: there are checkpoints, but none is whole.
+        """
+        positions = self.positions()
+        for position in reversed(positions):
+            try:
+                return checkpoint.load(self.checkpoints / position.name)
+            except CheckpointError as error:
+                last = error
+                warnings.warn(f"{error}; trying an older checkpoint", CheckpointWarning, stacklevel=2)
+        if positions:
+            raise CheckpointError(f"no checkpoint in {self.checkpoints} is whole: {last}")
+        return None
+
+    def save(
+        self,
+        position: Position,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        state: Mapping[str, Any],
+        *,
+        history: Sequence[Mapping[str, Any]],
+        best_epochs: Sequence[int],
+    ) -> None:
+        """Write a checkpoint in the background; a write that failed is raised by the next call.
+
+        Args:
+            position: of the run.
+            tensors: copied before this returns.
+            state: what JSON can hold.
+            history: a row for every epoch done.
+            best_epochs: number of epochs done at the best ends of epochs, the best first.
+        """
+        self.flush()
+        copies = {
+            file: {name: value.detach().to("cpu", copy=True) for name, value in group.items()}
+            for file, group in tensors.items()
+        }
+        keep_best = {Position(epoch, 0) for epoch in best_epochs[: self.saving.keep_best]}
+        rows = "".join(json.dumps(row) + "\n" for row in history)
+        self._pending = self._writer.submit(self._write, position, copies, dict(state), rows, keep_best)
+
+    def flush(self) -> None:
+        """Wait until everything is on disk; raises what went wrong in the background."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def _write(
+        self,
+        position: Position,
+        tensors: dict[str, dict[str, Tensor]],
+        state: dict[str, Any],
+        rows: str,
+        keep_best: set[Position],
+    ) -> None:
+        folder = self.checkpoints / position.name
+        checkpoint.discard(folder)  # a damaged one that was passed over
+        checkpoint.save(folder, tensors, state)
+        atomic.write_text(self.path / HISTORY, rows)
+        newest = self.positions()
+        # Parts of a checkpoint that a killed process left are nobody's once this one holds the lock.
+        for part in self.checkpoints.glob(".*.part"):
+            shutil.rmtree(part, ignore_errors=True)
+        for old in set(newest[: -self.saving.keep_last]) - keep_best:
+            checkpoint.discard(self.checkpoints / old.name)

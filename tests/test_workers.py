@@ -1,0 +1,154 @@
+"""Runs of two real processes that speak over gloo, against the same run in one."""
+
+import json
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from conftest import MemoryBags, gaussian_bags
+
+from mhimdist.config import TrainConfig, load_config
+from mhimdist.draws import Draws
+from mhimdist.engine import Trainer
+from mhimdist.errors import WorkerLostError
+from mhimdist.workers import DistributedWorkers, Workers
+
+
+def _config(**changes) -> TrainConfig:
+    settings = {
+        "model": {"name": "abmil", "hidden_dim": 16, "attention_dim": 8},
+        "masking": {"high": {"start": 0.1, "kind": "cosine"}, "high_pool_share": 0.5, "random": 0.3},
+        "teacher": {"kind": "momentum", "momentum": {"start": 0.9}},
+        "optimizer": {"learning_rate": 5e-3},
+        "epochs": 3,
+        "bags_per_step": 4,
+        "device": "cpu",
+    }
+    return load_config(settings).override(changes)
+
+
+def _bags() -> MemoryBags:
+    # 54 bags train: thirteen steps of four, and a last one of two.
+    return gaussian_bags(num_bags=134)
+
+
+def _weights(network) -> torch.Tensor:
+    return torch.cat([value.flatten() for value in network.state_dict().values()])
+
+
+def _gradient(workers: Workers, step: list[list[int]]) -> torch.Tensor:
+    """The gradient of one step, as the engine forms it."""
+    bags = _bags()
+    trainer = Trainer(_config(), bags, bags.holdout(), workers=workers)
+    trainer.optimizer.step = lambda: None
+    trainer._train_step(step, Draws(0, 0), progress=0.2)
+    return torch.cat([p.grad.flatten() for p in trainer.student.parameters()])
+
+
+def _curve(workers: Workers, config: TrainConfig) -> dict:
+    bags = _bags()
+    trainer = Trainer(config, bags, bags.holdout(), workers=workers)
+    records = list(trainer.epochs())
+    return {
+        "loss": torch.tensor([r.loss for r in records], dtype=torch.float64),
+        "auc": torch.tensor([r.student_validation_auc for r in records]),
+        "kept": torch.tensor([r.kept_ratio for r in records]),
+        "student": _weights(trainer.student),
+        "teacher": _weights(trainer.teacher.network),
+        "optimizer": torch.cat([s["exp_avg"].flatten() for s in trainer.optimizer.state.values()]),
+    }
+
+
+UNEVEN = [[0, 1, 2], [3]]
+ONE_SIDED = [[], [4, 5]]
+CONFIGS = {
+    "count": {},
+    "instances": {"bags_per_step": 8, "max_instances": 150},
+    "single bags": {"bags_per_step": 1},
+}
+
+
+def _everything(rank: int, folder: str) -> None:
+    workers = _join(rank, folder)
+    found = {f"gradient {step}": _gradient(workers, step) for step in (UNEVEN, ONE_SIDED)}
+    found |= {name: _curve(workers, _config(**changes)) for name, changes in CONFIGS.items()}
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def _join(rank: int, folder: str, timeout_s: float = 60) -> DistributedWorkers:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    from datetime import timedelta
+
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/meet",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=timeout_s),
+    )
+    return DistributedWorkers(timeout_s)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """What two processes found, by rank."""
+    folder = tmp_path_factory.mktemp("two")
+    torch.multiprocessing.spawn(_everything, (str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("step", [UNEVEN, ONE_SIDED], ids=["3 and 1", "0 and 2"])
+def test_the_gradient_is_the_mean_over_the_bags_however_they_are_dealt(two, step):
+    alone = _gradient(Workers(), [[bag for bags in step for bag in bags]])
+    assert alone.abs().max() > 1e-3
+    for found in two:
+        torch.testing.assert_close(found[f"gradient {step}"], alone, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_students_teachers_and_optimisers_stay_equal(two, name):
+    first, second = (found[name] for found in two)
+    for what in ("student", "teacher", "optimizer", "loss", "auc", "kept"):
+        assert torch.equal(first[what], second[what]), what
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_two_workers_train_as_one_does(two, name):
+    alone = _curve(Workers(), _config(**CONFIGS[name]))
+    assert (two[0][name]["loss"] - alone["loss"]).abs().max() < 1e-4
+    assert torch.equal(two[0][name]["kept"], alone["kept"])
+    torch.testing.assert_close(two[0][name]["student"], alone["student"], rtol=1e-2, atol=1e-3)
+
+
+def _hang(rank: int, folder: str) -> None:
+    workers = _join(rank, folder, timeout_s=3)
+    bags = _bags()
+    trainer = Trainer(_config(), bags, bags.holdout(), workers=workers)
+    if rank == 1:
+        train_step, count = trainer._train_step, iter(range(100))
+
+        def stuck(*arguments, **named):
+            if next(count) == 5:
+                import time
+
+                time.sleep(20)
+            return train_step(*arguments, **named)
+
+        trainer._train_step = stuck
+    try:
+        list(trainer.epochs())
+    except WorkerLostError as error:
+        (Path(folder) / f"{rank}.json").write_text(json.dumps(str(error)))
+    os._exit(0)  # a process group with a dead member cannot be left in peace
+
+
+def test_a_hung_worker_is_named_within_the_timeout(tmp_path):
+    torch.multiprocessing.spawn(_hang, (str(tmp_path),), nprocs=2)
+    message = json.loads((tmp_path / "0.json").read_text())
+    assert "worker 0 of 2 gave up waiting: no answer from rank(s) 1 (timeout 3 s)" in message
