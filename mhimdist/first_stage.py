@@ -1,25 +1,33 @@
 """The first of two stages: the network trained without masking, from which an "init" teacher starts.
 
-It is made once for a configuration, split, seed and data set, and found again by a hash of all of them.
+It is made once for a configuration, split, seed and data set, and found again by a hash of all of them; or
+it is read from a checkpoint that the authors released.
 """
 
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from mhimdist import checkpoint
 from mhimdist.config import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
-from mhimdist.engine import Trainer
+from mhimdist.engine import EpochRecord, Trainer
 from mhimdist.errors import CheckpointError
 from mhimdist.models import BagModel, build
+from mhimdist.official import load_official
+from mhimdist.run_folder import Saving
+from mhimdist.workers import Workers
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Raised when training itself changes, so that networks of an older release are not taken for today's."""
 
 
@@ -30,14 +38,24 @@ class FirstStage:
     Attributes:
         network: the student of the selected epoch.
         best_epoch: that epoch, counted from 0.
+        history: a record for every epoch it was trained.
     """
 
     network: BagModel
     best_epoch: int
+    history: Sequence[EpochRecord]
 
 
 def open_trainer(
-    config: TrainConfig, bags: BagSource, split: Split, folder: Path | None, cache: Path
+    config: TrainConfig,
+    bags: BagSource,
+    split: Split,
+    folder: Path | None,
+    cache: Path,
+    *,
+    workers: Workers | None = None,
+    saving: Saving | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Trainer:
     """A trainer whose first stage, where the configuration needs one, has been made or found.
 
@@ -47,23 +65,62 @@ def open_trainer(
         split: what trains, selects and tests.
         folder: the run's own, as in `Trainer`.
         cache: as in `first_stage`.
+        workers, saving, stop: as in `Trainer`, for both stages.
     """
-    pretrained = first_stage(config, bags, split, cache).network if config.teacher.is_pretrained else None
-    return Trainer(config, bags, split, folder, pretrained=pretrained)
+    pretrained = None
+    if config.teacher.is_pretrained and config.teacher.weights is not None:
+        pretrained = _official(config, bags, config.teacher.weights)
+    elif config.teacher.is_pretrained:
+        stage = first_stage(config, bags, split, cache, workers=workers, saving=saving, stop=stop)
+        pretrained = stage.network
+    return Trainer(
+        config, bags, split, folder, pretrained=pretrained, workers=workers, saving=saving, stop=stop
+    )
 
 
-def first_stage(config: TrainConfig, bags: BagSource, split: Split, cache: Path) -> FirstStage:
+def _official(config: TrainConfig, bags: BagSource, path: Path) -> BagModel:
+    """The network of a checkpoint that the authors released.
+
+    Raises:
+        CheckpointError: the file is of another model, input width or number of classes.
+    """
+    weights = load_official(path, config.model)
+    network = build(
+        config.model, num_features=bags.num_features, num_classes=len(bags.classes), seed=config.seed
+    )
+    for name, value in network.state_dict().items():
+        if weights[name].shape != value.shape:
+            raise CheckpointError(
+                f"{path}: {name} is {tuple(weights[name].shape)}; data of {bags.num_features} features and "
+                f"{len(bags.classes)} classes need {tuple(value.shape)}"
+            )
+    network.load_state_dict(weights)
+    return network
+
+
+def first_stage(
+    config: TrainConfig,
+    bags: BagSource,
+    split: Split,
+    cache: Path,
+    *,
+    workers: Workers | None = None,
+    saving: Saving | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> FirstStage:
     """The network of the selected epoch of `config.first_stage()`, from the cache or trained now.
 
-    A second process that asks for the same network waits for the first one. A cached network that is
-    damaged is trained again.
+    A second process that asks for the same network waits for the first one. Training that was cut off goes
+    on after its last checkpoint. A cached network that is damaged is trained again.
 
     Args:
         config: the second stage's configuration, or that of a run without one.
         bags: the data set.
         split: its train and validation sets count; the test set does not enter.
         cache: folder of first-stage networks, shared by all runs.
+        workers, saving, stop: as in `Trainer`.
     """
+    workers = workers or Workers()
     stage = config.first_stage()
     made_of = {
         "recipe_version": RECIPE_VERSION,
@@ -77,21 +134,36 @@ def first_stage(config: TrainConfig, bags: BagSource, split: Split, cache: Path)
     network = build(
         stage.model, num_features=bags.num_features, num_classes=len(bags.classes), seed=stage.seed
     )
-    with _locked(folder):
-        try:
-            tensors, state = checkpoint.load(folder)
-            if state["made_of"] != text:
-                raise CheckpointError(f"{folder} holds the network of another run")
-        except CheckpointError:
-            checkpoint.discard(folder)
-            trainer = Trainer(stage, bags, split)
+    is_first = workers.rank == 0  # of several workers it alone holds the lock and writes
+    with _locked(folder) if is_first else nullcontext():
+        found = workers.from_first(_load(folder, text) if is_first else None)
+        if found is None:
+            unfinished = folder.with_suffix(".run")
+            trainer = Trainer(stage, bags, split, unfinished, workers=workers, saving=saving, stop=stop)
             for _ in trainer.epochs():
                 pass
-            tensors = {"student": dict(trainer.best_student().state_dict())}
-            state = {"made_of": text, "best_epoch": trainer.best.epoch}
-            checkpoint.save(folder, tensors, state)
+            history = [asdict(record) for record in trainer.history]
+            state = {"made_of": text, "best_epoch": trainer.best.epoch, "history": history}
+            found = {"student": trainer.best_student().cpu().state_dict()}, state
+            if is_first:
+                checkpoint.save(folder, *found)
+                shutil.rmtree(unfinished)
+    tensors, state = found
     network.load_state_dict(tensors["student"])
-    return FirstStage(network, state["best_epoch"])
+    records = [EpochRecord(**record) for record in state["history"]]
+    return FirstStage(network, state["best_epoch"], records)
+
+
+def _load(folder: Path, made_of: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+    """A cached network; None, and nothing left of it, where it is missing, damaged or another one."""
+    try:
+        tensors, state = checkpoint.load(folder)
+        if state["made_of"] != made_of:
+            raise CheckpointError(f"{folder} holds the network of another run")
+    except CheckpointError:
+        checkpoint.discard(folder)
+        return None
+    return tensors, state
 
 
 @contextmanager

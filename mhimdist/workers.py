@@ -71,7 +71,7 @@ class DistributedWorkers(Workers):
 
     def parallel(self, module: nn.Module) -> nn.Module:
         """See `Workers.parallel`; by DDP, whose mean over workers the loss is scaled for."""
-        return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(module, gradient_as_bucket_view=True)
 
     def sum(self, values: Tensor) -> Tensor:
         """See `Workers.sum`."""

@@ -1,0 +1,118 @@
+"""Runs that are killed, as real processes, end as if nothing had happened."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mhimdist.run_folder import RunFolder, Saving
+
+PROGRAM = Path(__file__).parent / "train_once.py"
+
+
+def _start(folder: Path, world_size: int) -> list[subprocess.Popen]:
+    meeting_place = folder.with_name(f"meet-{time.time_ns()}")
+    return [
+        subprocess.Popen(
+            [sys.executable, str(PROGRAM), str(folder), str(rank), str(world_size)],
+            env=os.environ | {"MEETING_PLACE": str(meeting_place)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world_size)
+    ]
+
+
+def _finish(processes: list[subprocess.Popen]) -> list[int]:
+    for process in processes:
+        process.communicate()
+    return [process.returncode for process in processes]
+
+
+def _end_state(folder: Path) -> tuple[str, list[dict]]:
+    """A hash of all tensors of the last checkpoint, and the history but for its times."""
+    tensors, state = RunFolder(folder, {}, Saving()).latest()
+    assert state["step"] == 0
+    assert len(state["history"]) == 12
+    digest = hashlib.sha256()
+    for name, group in sorted(tensors.items()):
+        for key, value in sorted(group.items()):
+            digest.update(f"{name}/{key}".encode() + value.numpy().tobytes())
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    for row in rows:
+        del row["epoch_s"]
+    return digest.hexdigest(), rows
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """For each number of workers, how the run ends, and how long it trains."""
+    found = {}
+
+    def get(world_size: int) -> tuple[tuple[str, list[dict]], float]:
+        if world_size not in found:
+            folder = tmp_path_factory.mktemp("whole") / "run"
+            processes = _start(folder, world_size)
+            processes[0].stdout.readline()
+            started = time.monotonic()
+            assert _finish(processes) == [0] * world_size
+            found[world_size] = _end_state(folder), time.monotonic() - started
+        return found[world_size]
+
+    return get
+
+
+def _kill_and_start_again(tmp_path: Path, world_size: int, delay_s: float, victim: int) -> bool:
+    """Kill one worker after a delay, then let the run end; whether it was still training."""
+    folder = tmp_path / "run"
+    processes = _start(folder, world_size)
+    processes[0].stdout.readline()
+    time.sleep(delay_s)
+    processes[victim].kill()
+    codes = _finish(processes)
+    assert codes[victim] in (-signal.SIGKILL, 0)
+    assert _finish(_start(folder, world_size)) == [0] * world_size
+    return codes[victim] != 0
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_killed_run_ends_bit_identically(tmp_path, undisturbed, world_size):
+    expected, duration_s = undisturbed(world_size)
+    assert _kill_and_start_again(tmp_path, world_size, duration_s * 0.4, victim=world_size - 1)
+    assert _end_state(tmp_path / "run") == expected
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("point", range(10))
+def test_twenty_random_kill_points(tmp_path, undisturbed, world_size, point):
+    expected, duration_s = undisturbed(world_size)
+    chance = random.Random(100 * world_size + point)
+    _kill_and_start_again(
+        tmp_path, world_size, duration_s * chance.uniform(0, 0.95), victim=chance.randrange(world_size)
+    )
+    assert _end_state(tmp_path / "run") == expected
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_sigterm_saves_within_seconds_and_exits_with_75(tmp_path, undisturbed, world_size):
+    expected, duration_s = undisturbed(world_size)
+    folder = tmp_path / "run"
+    processes = _start(folder, world_size)
+    processes[0].stdout.readline()
+    time.sleep(duration_s * 0.3)
+    processes[-1].terminate()  # one of them is enough
+    asked = time.monotonic()
+    assert _finish(processes) == [os.EX_TEMPFAIL] * world_size
+    assert time.monotonic() - asked < 10
+    assert _finish(_start(folder, world_size)) == [0] * world_size
+    assert _end_state(folder) == expected

@@ -1,0 +1,64 @@
+"""A small run as a program of its own, one process a worker, for tests that kill it.
+
+python tests/train_once.py FOLDER RANK WORLD_SIZE
+"""
+
+import os
+import signal
+import sys
+import warnings
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from conftest import gaussian_bags
+
+from mhimdist.command import run
+from mhimdist.config import load_config
+from mhimdist.engine import Trainer
+from mhimdist.run_folder import Saving
+from mhimdist.workers import DistributedWorkers, Workers
+
+CONFIG = load_config(
+    {
+        "model": {"name": "abmil", "hidden_dim": 16, "attention_dim": 8},
+        "masking": {"high": {"start": 0.1, "kind": "cosine"}, "high_pool_share": 0.5, "random": 0.3},
+        "teacher": {"kind": "momentum", "momentum": {"start": 0.9}},
+        "optimizer": {"learning_rate": 5e-3},
+        "epochs": 12,
+        "device": "cpu",
+    }
+)
+
+
+def main() -> None:
+    folder, rank, world_size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    workers = Workers()
+    if world_size > 1:
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{os.environ['MEETING_PLACE']}",
+            rank=rank,
+            world_size=world_size,
+            timeout=timedelta(seconds=60),
+        )
+        workers = DistributedWorkers(60)
+    asked = []
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+    bags = gaussian_bags(num_bags=134)
+    saving = Saving(every_s=0.01)
+    trainer = Trainer(
+        CONFIG, bags, bags.holdout(), folder, workers=workers, saving=saving, stop=lambda: bool(asked)
+    )
+    print("started", flush=True)
+    for _ in trainer.epochs():
+        pass
+    print("finished", flush=True)
+
+
+if __name__ == "__main__":
+    run(main)
