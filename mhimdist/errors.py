@@ -51,3 +51,7 @@ class NonFiniteError(MhimdistError):
 
 class SweepError(MhimdistError):
     """A sweep cannot run as asked, or none of its trials finished."""
+
+
+class CrossValidationError(MhimdistError):
+    """Some runs of a cross-validation failed; the message names each with its reason."""

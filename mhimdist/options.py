@@ -42,7 +42,9 @@ class Options(BaseModel):
                 own = _leaves(default.model_dump(exclude_unset=True))
                 about += f" Unless told otherwise, {name} sets {', '.join(f'{k} {v}' for k, v in own)}."
         job = create_model(cls.__name__, __base__=cls, __doc__=about, **fields)
-        given = CliSettingsSource[Any](
+        given = CliSettingsSource[
+            Any
+        ](
             job,  # type: ignore[arg-type]  # any model will do
             cli_parse_args=sys.argv[1:] if arguments is None else arguments,
             cli_avoid_json=True,

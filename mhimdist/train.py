@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import ray.train
 import torch
@@ -23,7 +24,7 @@ from mhimdist import atomic, errors
 from mhimdist.config import TrainConfig
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split
-from mhimdist.first_stage import open_trainer
+from mhimdist.first_stage import first_stage, open_trainer
 from mhimdist.run_folder import HISTORY, Saving
 from mhimdist.workers import DistributedWorkers, Workers
 
@@ -38,8 +39,8 @@ class Group:
     """The workers of a run.
 
     Attributes:
-        num_workers: how many, or the fewest and the most of an elastic run, which goes on with the workers
-            that a shrinking cluster leaves it.
+        num_workers: the fewest and the most; where they differ the run is elastic and goes on with the
+            workers that a shrinking cluster leaves it.
         cpus: CPU cores, and compute threads, of a worker.
         gpus: GPUs of a worker, 0 or 1.
         max_failures: how often the group is started again after one of it died.
@@ -47,7 +48,7 @@ class Group:
         saving: when checkpoints are made and which are kept.
     """
 
-    num_workers: int | tuple[int, int] = 1
+    num_workers: tuple[int, int]
     cpus: float = 1.0
     gpus: float = 0.0
     max_failures: int = 3
@@ -65,9 +66,20 @@ class _Work:
     folder: Path
     cache: Path
     group: Group
+    only_first_stage: bool
 
 
-def train(config: TrainConfig, data: Path, split: Split, folder: Path, cache: Path, group: Group) -> None:
+def train(
+    config: TrainConfig,
+    data: Path,
+    split: Split,
+    folder: Path,
+    cache: Path,
+    group: Group,
+    *,
+    only_first_stage: bool = False,
+    label: str = "run",
+) -> None:
     """Train a run to its end, or further than it was.
 
     SIGTERM lets the workers save themselves, within some 16 steps, before this raises. Called again with
@@ -81,6 +93,8 @@ def train(config: TrainConfig, data: Path, split: Split, folder: Path, cache: Pa
         folder: the run's own, as in `engine.Trainer`.
         cache: of first-stage networks.
         group: the workers.
+        only_first_stage: make the first stage's network in the cache, and no run of the configuration.
+        label: what progress lines call the run.
 
     Raises:
         PreemptedError: it was asked to stop, and is saved.
@@ -93,12 +107,14 @@ def train(config: TrainConfig, data: Path, split: Split, folder: Path, cache: Pa
     # How soon a dead worker is noticed, and how long an elastic group waits for those it would like.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
+    fewest, most = group.num_workers  # Ray takes a pair too; its annotation of its base class does not say so
+    work = _Work(config, data.resolve(), split, folder.resolve(), cache.resolve(), group, only_first_stage)
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"work": _Work(config, data.resolve(), split, folder.resolve(), cache, group)},
+        train_loop_config={"work": work},
         torch_config=TorchConfig(backend="nccl" if group.gpus else "gloo", timeout_s=int(group.timeout_s)),
         scaling_config=ScalingConfig(
-            num_workers=group.num_workers,
+            num_workers=fewest if fewest == most else (fewest, most),  # type: ignore[arg-type]
             use_gpu=bool(group.gpus),
             resources_per_worker={"CPU": group.cpus} | ({"GPU": group.gpus} if group.gpus else {}),
         ),
@@ -109,7 +125,7 @@ def train(config: TrainConfig, data: Path, split: Split, folder: Path, cache: Pa
             failure_config=FailureConfig(max_failures=group.max_failures),
         ),
     )
-    with _stopping_on_sigterm(folder), _progress(folder):
+    with _stopping_on_sigterm(folder), _progress(folder, label):
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -130,18 +146,17 @@ def _work(told: dict[str, _Work]) -> None:
         return  # started again after an error that would only come again
     if work.group.gpus:
         torch.cuda.set_device(ray.train.torch.get_device())
+    bags = BagShards(work.data)
+    how: dict[str, Any] = {
+        "workers": workers,
+        "saving": work.group.saving,
+        "stop": (work.folder / STOP_FILE).exists,
+    }
     try:
-        trainer = open_trainer(
-            work.config,
-            BagShards(work.data),
-            work.split,
-            work.folder,
-            work.cache,
-            workers=workers,
-            saving=work.group.saving,
-            stop=(work.folder / STOP_FILE).exists,
-        )
-        for _ in trainer.epochs():
+        if work.only_first_stage:
+            first_stage(work.config, bags, work.split, work.cache, **how)
+            return
+        for _ in open_trainer(work.config, bags, work.split, work.folder, work.cache, **how).epochs():
             pass
     except errors.PreemptedError:
         return
@@ -173,7 +188,7 @@ def _stopping_on_sigterm(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(folder: Path) -> Iterator[None]:
+def _progress(folder: Path, label: str) -> Iterator[None]:
     """Print a line for every epoch that the run's history gains."""
     ended = threading.Event()
     history = folder / HISTORY
@@ -187,7 +202,7 @@ def _progress(folder: Path) -> Iterator[None]:
             for line in (lines := rows())[num_seen:]:
                 row = json.loads(line)
                 get_console().print(
-                    f"{folder.name}: epoch {row['epoch'] + 1:>3} loss {row['loss']:.3f} validation AUC "
+                    f"{label}: epoch {row['epoch'] + 1:>3} loss {row['loss']:.3f} validation AUC "
                     f"{row['student_validation_auc']:.3f} (teacher {row['teacher_validation_auc'] or 0:.3f}) "
                     f"kept {row['kept_ratio']:.0%} {row['epoch_s']:.1f} s",
                     highlight=False,

@@ -7,7 +7,6 @@ are done the best configuration is trained again with several seeds, and only th
 import importlib.metadata
 import json
 import logging
-import os
 import platform
 import shutil
 import statistics
@@ -28,7 +27,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler
 from rich import get_console
 
-from mhimdist import atomic, study
+from mhimdist import atomic, cluster, study
 from mhimdist.config import TrainConfig
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split, holdout
@@ -132,8 +131,8 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Path) -> Path:
         soft_wrap=True,
     )
 
-    _connect()
-    resources = _resources(sweep)
+    cluster.connect()
+    resources = cluster.resources(sweep.cpus_per_trial, sweep.gpus_per_trial)
     _run_trials(sweep, searcher, runner, resources)
     trials = [_trial(trial, runner) for trial in study.read(folder / "study.db")]
     sweep_s = time.monotonic() - started
@@ -254,24 +253,6 @@ def _claim(folder: Path, *, fresh: bool) -> Path:
     return folder
 
 
-def _connect() -> None:
-    """Join the cluster that runs this job; alone, start a local one and never join a stranger's."""
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # ours is a line a trial
-    if ray.is_initialized():
-        return
-    if "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
-        ray.init(logging_level=logging.WARNING)
-    else:
-        ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING)
-
-
-def _resources(sweep: Sweep) -> dict[str, float]:
-    gpus = sweep.gpus_per_trial
-    if gpus is None:
-        gpus = 0.25 if ray.cluster_resources().get("GPU") else 0.0
-    return {"cpu": sweep.cpus_per_trial, "gpu": gpus}
-
-
 def _run_trials(
     sweep: Sweep,
     searcher: study.StudySearch,
@@ -390,7 +371,7 @@ def _split_sizes(bags: BagShards, split: Split) -> dict[str, dict[str, int]]:
     case_of = dict(zip(bags.keys, bags.cases, strict=True))
     return {
         name: {"cases": len({case_of[key] for key in keys}), "bags": len(keys)}
-        for name, keys in asdict(split).items()
+        for name, keys in split.sets.items()
     }
 
 

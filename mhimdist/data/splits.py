@@ -1,27 +1,43 @@
 """Which bags train, select and test: always whole cases, so that no patient stands on both sides."""
 
+import csv
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from sklearn.model_selection import GroupShuffleSplit
+from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
 
 from mhimdist.errors import SplitError
 
 
 @dataclass(frozen=True)
 class Split:
-    """The keys of the bags that train, select (validation) and test."""
+    """The keys of the bags that train, select (validation) and test.
+
+    Attributes:
+        train, validation, test: keys of the bags.
+        selects_on_test: the authors' protocol, in which the test bags are the validation bags too: the epoch,
+            the early stop and the threshold come from them, so that what is measured on them is optimistic.
+    """
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...]
+    selects_on_test: bool = False
+
+    @property
+    def sets(self) -> dict[str, tuple[str, ...]]:
+        """The three sets by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def check(self, keys: Sequence[str], cases: Sequence[str], labels_N: np.ndarray) -> None:
         """Prove that the split fits the data set and that no case stands in two of its sets.
+
+        Only a split that says so (`selects_on_test`) may validate on its test bags, and then on all of them.
 
         Raises:
             SplitError: a set is empty, a bag is unknown or used twice, a case stands in two sets, or the
@@ -29,7 +45,10 @@ class Split:
         """
         case_of, label_of = dict(zip(keys, cases, strict=True)), dict(zip(keys, labels_N, strict=True))
         seen: dict[str, str] = {}
-        for name, members in asdict(self).items():
+        sets = self.sets
+        if self.selects_on_test and sets.pop("validation") != self.test:
+            raise SplitError("a split that selects on its test bags must validate on exactly these")
+        for name, members in sets.items():
             if not members:
                 raise SplitError(f"the {name} set is empty")
             unknown = [key for key in members if key not in case_of]
@@ -47,7 +66,7 @@ class Split:
                 seen[case] = name
 
     def digest(self) -> str:
-        """A hash of the three sets, 16 hex digits."""
+        """A hash of the three sets and of what selects, 16 hex digits."""
         return hashlib.blake2b(json.dumps(asdict(self)).encode(), digest_size=8).hexdigest()
 
     def save(self, path: Path) -> None:
@@ -62,10 +81,19 @@ class Split:
             SplitError: the file is not a split.
         """
         try:
-            sets = json.loads(path.read_text())
-            return cls(**{name: tuple(map(str, members)) for name, members in sets.items()})
+            return cls._of(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise SplitError(f"{path} is no split of train, validation and test: {error}") from None
+
+    @classmethod
+    def _of(cls, content: Mapping[str, Any]) -> "Split":
+        sets: dict[str, Any] = {
+            name: tuple(map(str, members)) for name, members in content.items() if name != _FLAG
+        }
+        return cls(**sets, selects_on_test=content.get(_FLAG) is True)
+
+
+_FLAG = "selects_on_test"
 
 
 def holdout(
@@ -97,9 +125,161 @@ def holdout(
     rows_N, cases_N = np.arange(len(keys)), np.asarray(cases)
     rest, test = _most_alike(rows_N, labels_N, cases_N, num_test, seed)
     train, validation = _most_alike(rest, labels_N, cases_N, num_validation, seed + 1)
-    split = Split(*(tuple(keys[row] for row in rows) for rows in (train, validation, test)))
+    split = _split(keys, train, validation, test, selects_on_test=False)
     split.check(keys, cases, labels_N)
     return split
+
+
+def k_folds(
+    keys: Sequence[str],
+    cases: Sequence[str],
+    labels_N: np.ndarray,
+    *,
+    num_folds: int,
+    validation_share: float,
+    selects_on_test: bool = False,
+    seed: int,
+) -> list[Split]:
+    """Splits by case whose test sets are the folds of the data: every bag is tested exactly once.
+
+    The folds depend on the cases, the labels and the seed alone, so that both protocols test on the same.
+
+    Args:
+        keys, cases, labels_N: of all bags; where slides have no patients, each is a case of its own.
+        num_folds: number of folds, at least 2, as alike in class shares as cases allow.
+        validation_share: share of a training fold's cases that is taken out of it to select on.
+        selects_on_test: the authors' protocol: the test bags select. The validation share is taken out of
+            the training fold all the same, and not used; 0 leaves the training fold whole.
+        seed: of the draws.
+
+    Raises:
+        SplitError: there are too few cases, or a class too rare, for such folds.
+    """
+    rows_N, cases_N = np.arange(len(keys)), np.asarray(cases)
+    for label in np.unique(labels_N):
+        if (found := len(set(cases_N[labels_N == label]))) < num_folds:
+            raise SplitError(f"class {label} has {found} cases, too few for {num_folds} folds")
+    folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed % 2**32)
+    splits = []
+    for number, (rest, test) in enumerate(folds.split(rows_N, labels_N, cases_N)):
+        if selects_on_test and not validation_share:
+            train, validation = rest, rest[:0]
+        else:
+            train, validation = _take(rest, labels_N, cases_N, validation_share, seed + 1 + number)
+        if selects_on_test:
+            validation = test
+        split = _split(keys, train, validation, test, selects_on_test)
+        try:
+            split.check(keys, cases, labels_N)
+        except SplitError as error:
+            raise SplitError(f"fold {number + 1} of {num_folds}: {error}") from None
+        splits.append(split)
+    return splits
+
+
+def from_file(
+    path: Path,
+    keys: Sequence[str],
+    slides: Sequence[str],
+    cases: Sequence[str],
+    labels_N: np.ndarray,
+    *,
+    validation_share: float,
+    selects_on_test: bool = False,
+    seed: int,
+) -> list[Split]:
+    """The splits of a file, an official one say: one of them, or one for each fold.
+
+    A CSV file has the columns `slide`, `set` (train, validation or test) and, for several folds, `fold`. A
+    JSON file holds what `Split.save` writes, or a list of such. Where the file names no validation set, a
+    share of the training cases becomes it.
+
+    Args:
+        path: the file, .csv or .json; it names bags by slide or by key.
+        keys, slides, cases, labels_N: of all bags.
+        validation_share, selects_on_test, seed: as in `k_folds`.
+
+    Raises:
+        SplitError: the file cannot be read so, or a split of it does not fit the data; the message says
+            which.
+    """
+    row_of = {name: row for names in (slides, keys) for row, name in enumerate(names)}
+    try:
+        folds = _csv_folds(path) if path.suffix == ".csv" else _json_folds(path)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise SplitError(f"{path} is no split of train, validation and test: {error}") from None
+    splits = []
+    for number, (name, sets) in enumerate(folds.items()):
+        where = f"{path}, {name}" if name else str(path)
+        if unknown := [slide for members in sets.values() for slide in members if slide not in row_of]:
+            raise SplitError(
+                f"{where}: {len(unknown)} slides are not in the data, the first is {unknown[0]!r}"
+            )
+        rows = {kind: np.array([row_of[slide] for slide in members], int) for kind, members in sets.items()}
+        train, validation = rows["train"], rows["validation"]
+        if selects_on_test:
+            validation = rows["test"]
+        elif not len(validation):
+            train, validation = _take(train, labels_N, np.asarray(cases), validation_share, seed + number)
+        split = _split(keys, train, validation, rows["test"], selects_on_test)
+        try:
+            split.check(keys, cases, labels_N)
+        except SplitError as error:
+            raise SplitError(f"{where}: {error}") from None
+        splits.append(split)
+    return splits
+
+
+def _csv_folds(path: Path) -> dict[str, dict[str, list[str]]]:
+    folds: dict[str, dict[str, list[str]]] = {}
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        table = csv.DictReader(file)
+        if missing := {"slide", "set"} - set(table.fieldnames or ()):
+            raise ValueError(f"it has no column {', '.join(sorted(missing))}")
+        for row in table:
+            fold = f"fold {row['fold']}" if "fold" in row else ""
+            sets = folds.setdefault(fold, {"train": [], "validation": [], "test": []})
+            if row["set"] not in sets:
+                raise ValueError(
+                    f"line {table.line_num}: set is {row['set']!r}, not one of {', '.join(sets)}"
+                )
+            sets[row["set"]].append(row["slide"])
+    if not folds:
+        raise ValueError("it has no rows")
+    return folds
+
+
+def _json_folds(path: Path) -> dict[str, dict[str, list[str]]]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    many = content if isinstance(content, list) else [content]
+    names = [f"fold {number}" for number in range(1, len(many) + 1)] if isinstance(content, list) else [""]
+    kinds = ("train", "validation", "test")
+    return {
+        name: {kind: list(map(str, each.get(kind, ()))) for kind in kinds}
+        for name, each in zip(names, many, strict=True)
+    }
+
+
+def _split(
+    keys: Sequence[str],
+    train: np.ndarray,
+    validation: np.ndarray,
+    test: np.ndarray,
+    selects_on_test: bool,
+) -> Split:
+    first, second, third = (tuple(keys[row] for row in rows) for rows in (train, validation, test))
+    return Split(first, second, third, selects_on_test)
+
+
+def _take(
+    rows: np.ndarray, labels_N: np.ndarray, cases_N: np.ndarray, share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Take a share of the cases, at least one, out of a set of rows."""
+    num_cases = len(set(cases_N[rows]))
+    num_taken = max(1, round(share * num_cases))
+    if num_taken >= num_cases:
+        raise SplitError(f"{num_cases} cases cannot make {num_taken} to validate and any to train")
+    return _most_alike(rows, labels_N, cases_N, num_taken, seed)
 
 
 def _most_alike(

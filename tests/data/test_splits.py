@@ -1,7 +1,10 @@
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from mhimdist.data.splits import Split, holdout
+from mhimdist.data.splits import Split, from_file, holdout, k_folds
 from mhimdist.errors import SplitError
 
 KEYS = tuple(f"s{i}" for i in range(60))
@@ -58,3 +61,114 @@ def test_file_round_trip_and_a_file_that_is_none(tmp_path):
     (tmp_path / "other.json").write_text('{"train": []}')
     with pytest.raises(SplitError, match=r"other\.json is no split"):
         Split.load(tmp_path / "other.json")
+
+
+def _k_folds(cases=CASES, labels=LABELS, **options):
+    defaults = {"num_folds": 3, "validation_share": 0.15, "seed": 0}
+    return k_folds(KEYS, cases, labels, **(defaults | options))
+
+
+def test_folds_test_every_bag_once_and_keep_the_class_shares():
+    folds = _k_folds(cases=KEYS, labels=np.array([i % 5 < 2 for i in range(60)], int))
+    assert sorted(key for split in folds for key in split.test) == sorted(KEYS)
+    for split in folds:
+        assert (len(split.test), len(split.validation), len(split.train)) == (20, 6, 34)
+        for keys, slack in ((split.test, 0.01), (split.validation, 0.1)):
+            share = np.mean([int(key[1:]) % 5 < 2 for key in keys])
+            assert share == pytest.approx(0.4, abs=slack)
+
+
+def test_tcga_splits_patients_65_10_25():
+    cases = [f"patient-{i}" for i in range(400) for _ in range(1 + i % 3)]
+    keys, labels = [str(i) for i in range(len(cases))], np.array([int(case[8:]) % 2 for case in cases])
+    folds = k_folds(keys, cases, labels, num_folds=4, validation_share=0.13, seed=2021)
+    case_of = dict(zip(keys, cases, strict=True))
+    for split in folds:
+        split.check(keys, cases, labels)
+        shares = [len({case_of[key] for key in members}) / 400 for members in split.sets.values()]
+        assert shares == pytest.approx([0.6525, 0.0975, 0.25], abs=0.011)
+
+
+@pytest.mark.parametrize("share", [0, 0.15])
+def test_both_protocols_test_on_the_same_folds(share):
+    strict, paper = _k_folds(), _k_folds(validation_share=share, selects_on_test=True)
+    for ours, theirs in zip(strict, paper, strict=True):
+        assert ours.test == theirs.test == theirs.validation
+        assert theirs.selects_on_test
+        assert not ours.selects_on_test
+        assert set(theirs.train) == set(ours.train) | (set() if share else set(ours.validation))
+        theirs.check(KEYS, CASES, LABELS)
+
+
+def test_only_a_split_that_says_so_selects_on_its_test_bags():
+    paper = _k_folds(selects_on_test=True)[0]
+    with pytest.raises(SplitError, match="stands in both the validation and the test set"):
+        replace(paper, selects_on_test=False).check(KEYS, CASES, LABELS)
+    with pytest.raises(SplitError, match="must validate on exactly these"):
+        replace(paper, validation=paper.test[1:]).check(KEYS, CASES, LABELS)
+    with pytest.raises(SplitError, match="stands in both the train and the test set"):
+        replace(paper, train=(*paper.train, paper.test[0])).check(KEYS, CASES, LABELS)
+    assert paper.digest() != replace(paper, selects_on_test=False).digest()
+
+
+def test_the_flag_is_in_the_file(tmp_path):
+    paper = _k_folds(selects_on_test=True)[1]
+    paper.save(tmp_path / "split.json")
+    assert json.loads((tmp_path / "split.json").read_text())["selects_on_test"] is True
+    assert Split.load(tmp_path / "split.json") == paper
+
+
+def test_impossible_folds_are_refused():
+    with pytest.raises(SplitError, match="class 0 has 2 cases, too few for 3 folds"):
+        _k_folds(labels=np.array([i >= 6 for i in range(60)], int))
+    with pytest.raises(SplitError, match="cases cannot make 13 to validate and any to train"):
+        _k_folds(validation_share=0.99)
+
+
+def _from_file(path, **options):
+    slides = [f"slide.{key}" for key in KEYS]
+    defaults = {"validation_share": 0.2, "seed": 0}
+    return from_file(path, KEYS, slides, CASES, LABELS, **(defaults | options))
+
+
+def _csv(path, rows):
+    path.write_bytes(("\ufeffslide,set,fold\r\n" + "\r\n".join(rows) + "\r\n\r\n").encode())
+    return path
+
+
+def test_an_official_split_without_validation_takes_it_from_the_training_cases(tmp_path):
+    rows = [f"slide.{key},{'test' if i < 18 else 'train'},1" for i, key in enumerate(KEYS)]
+    path = _csv(tmp_path / "official.csv", rows)
+    (split,) = _from_file(path)
+    assert split.test == KEYS[:18]
+    assert sorted(split.train + split.validation) == sorted(KEYS[18:])
+    assert len(split.validation) == 9
+    (paper,) = _from_file(path, selects_on_test=True)
+    assert (paper.train, paper.validation, paper.test) == (KEYS[18:], KEYS[:18], KEYS[:18])
+
+
+def test_folds_of_a_json_file_are_those_that_were_saved(tmp_path):
+    folds = _k_folds()
+    saved = [split.sets for split in folds]
+    (tmp_path / "folds.json").write_text(json.dumps(saved))
+    assert _from_file(tmp_path / "folds.json") == folds
+    folds[0].save(tmp_path / "one.json")
+    assert _from_file(tmp_path / "one.json") == folds[:1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["slide.s0,train,1", "slide.s60,test,1"], "fold 1: 1 slides are not in the data, .* 'slide.s60'"),
+        (["slide.s0,training,1"], "line 2: set is 'training', not one of train, validation, test"),
+        (["s0,train,2", "s3,validation,2", "s4,validation,2"], "fold 2: the test set is empty"),
+        (["s0,train,1", "s3,validation,1", "s4,validation,1", "s1,test,1"], "fold 1: .* one class"),
+        ([], "it has no rows"),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_fold(tmp_path, rows, message):
+    with pytest.raises(SplitError, match=message):
+        _from_file(_csv(tmp_path / "official.csv", rows))
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(SplitError, match="it has no column set, slide"):
+        _from_file(tmp_path / "other.csv")

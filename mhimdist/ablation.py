@@ -1,0 +1,375 @@
+"""The tables of the paper (Tang et al., ICCV 2023, Tables 1 to 5) on any sharded data set.
+
+A cell is a configuration. Many cells share one, such as every table's baseline: it is run once.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, field_validator
+from rich import get_console
+from rich.console import Console
+
+from mhimdist import atomic
+from mhimdist.config import Masking, Momentum, Teacher, TeacherKind, TrainConfig
+from mhimdist.cost import Cost
+from mhimdist.cross_validation import compare, measure_costs, raise_failures
+from mhimdist.errors import ConfigError
+from mhimdist.experiment import Candidate, Experiment
+from mhimdist.report import formats
+from mhimdist.report.comparison import (
+    PAPER_WARNING,
+    Comparison,
+    Protocol,
+    Row,
+    records_csv,
+    spread_text,
+)
+from mhimdist.report.grid import Grid
+from mhimdist.schedules import Schedule
+
+Base = Callable[[str], TrainConfig]
+
+SYSTEMS = {
+    "Max-pooling": "max_pooling",
+    "Mean-pooling": "mean_pooling",
+    "AB-MIL": "abmil",
+    "DSMIL": "dsmil",
+    "CLAM-SB": "clam_sb",
+    "CLAM-MB": "clam_mb",
+    "TransMIL": "transmil",
+    "DTFD-MIL": "dtfd",
+}
+MASKED = {"AB-MIL": "abmil", "TransMIL": "transmil", "DSMIL": "dsmil"}
+COLUMNS = {"AB.": "abmil", "Trans.": "transmil"}
+LOW_RATIO, RANDOM_RATIO = 0.2, 0.5
+"""Of a strategy with a low or random mask where the data set's preset has none (the paper gives none)."""
+
+TITLES = {
+    1: "Table 1: multiple-instance learning systems",
+    2: "Table 2: cost",
+    3: "Table 3: the parts of MHIM-MIL",
+    4: "Table 4: masking strategies",
+    5: "Table 5: teachers",
+}
+
+
+class Ablation(Experiment):
+    """Fill the paper's tables."""
+
+    tables: tuple[int, ...] = Field((1, 2, 3, 4, 5), min_length=1, description="of the paper; several as 1,3")
+    rows: tuple[str, ...] = Field((), description="only these rows, by their names in the tables; none: all")
+    quick: bool = Field(False, description="the job's choice of fewer seeds, folds and epochs")
+    epochs: int | None = Field(None, ge=1, description="of every row; none: its configuration's")
+    transmil_epochs: int | None = Field(None, ge=1, description="of TransMIL's rows, instead")
+    transmil_folds: int | None = Field(
+        None, ge=1, description="run TransMIL's rows on the first so many folds only; none: on all"
+    )
+
+    @field_validator("tables")
+    @classmethod
+    def _paper_has_them(cls, tables: tuple[int, ...]) -> tuple[int, ...]:
+        if unknown := set(tables) - TITLES.keys():
+            raise ValueError(f"the paper's tables are 1 to 5, got {', '.join(map(str, sorted(unknown)))}")
+        return tables
+
+    @classmethod
+    def from_job(cls, *, quick: dict[str, Any], arguments: list[str] | None = None, **defaults: Any) -> Self:
+        """The options of this process, where `--quick` changes the defaults of others.
+
+        Args:
+            quick: those defaults.
+            arguments, defaults: as in `from_command_line`.
+        """
+        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        first.add_argument("--quick", action="store_true")
+        is_quick = first.parse_known_args(arguments)[0].quick
+        return cls.from_command_line(arguments, **(defaults | (quick if is_quick else {})))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A place in a table: what is trained for it."""
+
+    table: int
+    row: str
+    column: str
+    candidate: Candidate
+
+
+def run_ablation(job: Ablation, base: Base, *, data: Path) -> Comparison:
+    """Run every configuration of the tables and leave tables.md, tables.csv and tables.json.
+
+    Args:
+        job: which tables and rows, on what.
+        base: the full configuration of a model, by its name; that of MHIM where it can be masked.
+        data: folder of shards, on storage that every node sees.
+
+    Raises:
+        ConfigError: a row's name is in none of the tables.
+        CrossValidationError: runs failed; the tables of the others are written and printed first.
+    """
+    cells = select(job, base)
+    candidates: dict[str, Candidate] = {}
+    for cell in cells:
+        candidates.setdefault(cell.candidate.name, cell.candidate)
+    comparison = compare(job, list(candidates.values()), data=data)
+    costs = measure_costs(
+        job, {cell.row: cell.candidate.config for cell in cells if cell.table == 2}, data=data
+    )
+    blocks = [
+        (protocol, grid(number, protocol, cells, comparison, costs))
+        for protocol in comparison.protocols
+        for number in sorted({cell.table for cell in cells})
+    ]
+    _write(job, cells, comparison, costs, [block for _, block in blocks])
+    console: Console = get_console()
+    for _, block in blocks:
+        block.print(console)
+    if len(comparison.protocols) > 1:
+        comparison.inflation().print(console)
+    console.print(f"tables: {job.folder}/tables.md, .csv, .json", highlight=False, soft_wrap=True)
+    raise_failures(comparison, job.folder)
+    return comparison
+
+
+def select(job: Ablation, base: Base) -> list[Cell]:
+    """The cells that a job asks for.
+
+    Raises:
+        ConfigError: a row's name is in none of the tables.
+    """
+    makers = {1: _systems, 2: _costs, 3: _parts, 4: _strategies, 5: _teachers}
+    known = [
+        Cell(table, row, column, _candidate(job, config))
+        for table in job.tables
+        for row, column, config in makers[table](base)
+    ]
+    wanted = {row.casefold() for row in job.rows}
+    if unknown := wanted - {cell.row.casefold() for cell in known}:
+        rows = ", ".join(dict.fromkeys(cell.row for cell in known))
+        raise ConfigError(f"rows: no row {', '.join(sorted(unknown))}; these tables have {rows}")
+    return [cell for cell in known if not wanted or cell.row.casefold() in wanted]
+
+
+def _candidate(job: Ablation, config: TrainConfig) -> Candidate:
+    """A configuration under a name that tells what it is, so that equal ones share it."""
+    is_transmil = config.model.name == "transmil"
+    epochs = (job.transmil_epochs if is_transmil else None) or job.epochs
+    if epochs is not None:
+        config = config.model_copy(update={"epochs": epochs})
+    name: str = config.model.name
+    if config.teacher.kind != "none":
+        consistency = "" if config.loss.alpha else ", no consistency"
+        name += f" {config.masking.strategy}, {config.teacher.kind.replace('_', ' ')}{consistency}"
+    return Candidate(name, config, job.transmil_folds if is_transmil else None)
+
+
+Entry = tuple[str, str, TrainConfig]
+
+
+def _plain(config: TrainConfig) -> TrainConfig:
+    return config if config.teacher.kind == "none" else config.first_stage()
+
+
+def _systems(base: Base) -> list[Entry]:
+    plain: list[Entry] = [(name, "", _plain(base(model))) for name, model in SYSTEMS.items()]
+    return plain + [(f"MHIM-MIL ({name})", "", base(model)) for name, model in MASKED.items()]
+
+
+def _costs(base: Base) -> list[Entry]:
+    rows = {row: config for row, _, config in _systems(base)}
+    names = ("AB-MIL", "CLAM-MB", "DTFD-MIL", "MHIM-MIL (AB-MIL)", "TransMIL", "MHIM-MIL (TransMIL)")
+    return [(name, "", rows[name]) for name in names]
+
+
+def _parts(base: Base) -> list[Entry]:
+    return [
+        (row, column, config)
+        for column, model in COLUMNS.items()
+        for row, config in (
+            ("Baseline", _plain(base(model))),
+            ("+MHIM", _taught(base(model), "student_copy", alpha=0.0)),
+            ("+MHIM+Siam.", _taught(base(model), "init_momentum", alpha=0.0)),
+            ("+MHIM+Siam.+Con.", base(model)),
+        )
+    ]
+
+
+def _strategies(base: Base) -> list[Entry]:
+    return [
+        (row, column, config)
+        for column, model in COLUMNS.items()
+        for row, config in (
+            ("Baseline", _plain(base(model))),
+            ("HAM", _masked(base(model), low=False, random=False)),
+            ("R-HAM", _masked(base(model), low=False, random=True)),
+            ("L-HAM", _masked(base(model), low=True, random=False)),
+            ("LR-HAM", _masked(base(model), low=True, random=True)),
+        )
+    ]
+
+
+def _teachers(base: Base) -> list[Entry]:
+    kinds: dict[str, TeacherKind] = {
+        "Student copy": "student_copy",
+        "Init.": "init",
+        "Momentum": "momentum",
+        "Init.+Momentum": "init_momentum",
+    }
+    return [
+        entry
+        for column, model in COLUMNS.items()
+        for entry in (
+            ("Baseline", column, _plain(base(model))),
+            *((row, column, _taught(base(model), kind)) for row, kind in kinds.items()),
+        )
+    ]
+
+
+def _taught(config: TrainConfig, kind: TeacherKind, alpha: float | None = None) -> TrainConfig:
+    """The configuration with another teacher and, where given, another weight of the consistency loss."""
+    moves = kind in ("momentum", "init_momentum")
+    teacher = Teacher(
+        kind=kind,
+        momentum=config.teacher.momentum if moves else Momentum(),
+        dropout=config.teacher.dropout,
+    )
+    loss = config.loss if alpha is None else config.loss.model_copy(update={"alpha": alpha})
+    return config.model_copy(update={"teacher": teacher, "loss": loss})
+
+
+def _masked(config: TrainConfig, *, low: bool, random: bool) -> TrainConfig:
+    """The configuration with its high mask, and with or without a low and a random one."""
+    own = config.masking
+    masking = Masking(
+        high=own.high,
+        high_pool_share=own.high_pool_share,
+        low=(own.low if own.low.peak else Schedule(start=LOW_RATIO)) if low else Schedule(),
+        random=(own.random if own.random.peak else Schedule(start=RANDOM_RATIO)) if random else Schedule(),
+    )
+    return config.model_copy(update={"masking": masking})
+
+
+def grid(
+    number: int,
+    protocol: Protocol,
+    cells: Sequence[Cell],
+    comparison: Comparison,
+    costs: Mapping[str, Cost],
+) -> Grid:
+    """A table in the paper's layout, in per cent."""
+    mine = [cell for cell in cells if cell.table == number]
+    row_of = {row.name: row for row in comparison.of(protocol)}
+    names = list(dict.fromkeys(cell.row for cell in mine))
+    found = {(cell.row, cell.column): row_of[cell.candidate.name] for cell in mine}
+    caption = f"{comparison.caption(protocol)} In per cent. {_used(mine, row_of)}"
+    match number:
+        case 1:
+            header = ["Method", "Accuracy", "AUC", "F1-score"]
+            lines = [[_percent(found[name, ""], m) for m in ("accuracy", "auc", "f1")] for name in names]
+        case 2:
+            header = ["Model", "AUC", "Para.", "Time", "Mem."]
+            lines = [[_percent(found[name, ""], "auc"), *_cost_texts(costs[name])] for name in names]
+            cost = costs[names[0]]
+            where = "GPU" if cost.device == "cuda" else formats.count(cost.num_threads, "thread")
+            caption += (
+                f" Time: an epoch on fold 1 with its validation, alone, {where}; Mem.: the peak above what "
+                "the process held before."
+            )
+        case _:
+            header = [{3: "Module", 4: "Strategy", 5: "Teacher"}[number], *COLUMNS]
+            lines = [[_percent(found[name, column], "auc") for column in COLUMNS] for name in names]
+            caption = f"AUC. {caption}"
+            if number == 4:
+                caption += _borrowed(mine)
+    return Grid(
+        title=f"{TITLES[number]} ({comparison.dataset}, {protocol} protocol)",
+        header=header,
+        rows=[[name, *line] for name, line in zip(names, lines, strict=True)],
+        caption=caption,
+    )
+
+
+def _percent(row: Row, metric: str) -> str:
+    text = spread_text(row.spread(metric), 100)
+    missing = row.num_planned - len(row.results)
+    return f"{text} ({formats.count(missing, 'run')} failed)" if missing else text
+
+
+def _cost_texts(cost: Cost) -> tuple[str, str, str]:
+    size = cost.num_parameters
+    return (
+        f"{size / 1e6:.2f}M" if size >= 1e6 else f"{size / 1e3:.0f}K",
+        f"{cost.epoch_s:.1f}s",
+        f"{cost.peak_bytes / 2**20:.0f}M" if cost.peak_bytes < 2**30 else f"{cost.peak_bytes / 2**30:.1f}G",
+    )
+
+
+def _used(cells: Sequence[Cell], row_of: Mapping[str, Row]) -> str:
+    """What the rows ran: folds, seeds and epochs, by model where they differ."""
+    used: dict[str, list[str]] = {}
+    for cell in cells:
+        row = row_of[cell.candidate.name]
+        if not row.results:
+            continue
+        seeds, folds = len(row.by_seed), max(map(len, row.by_seed))
+        what = f"{formats.count(folds, 'fold')} x {formats.count(seeds, 'seed')}, {row.epochs} epochs"
+        model = cell.candidate.config.model
+        if model.name == "transmil":
+            what += f", {model.num_landmarks} landmarks"
+        used.setdefault(what, []).append(cell.column or cell.row)
+    if len(used) == 1:
+        return f"All of it: {next(iter(used))}."
+    texts = (f"{', '.join(dict.fromkeys(names))} ({what})" for what, names in used.items())
+    return f"Run: {'; '.join(texts)}."
+
+
+def _borrowed(cells: Sequence[Cell]) -> str:
+    """Where a strategy's ratio is ours, because the data set's preset has none."""
+    texts = []
+    full = {cell.column: cell.candidate.config.masking for cell in cells if cell.row == "LR-HAM"}
+    for column, masking in full.items():
+        preset = next(c.candidate.config.masking for c in cells if c.column == column and c.row == "HAM")
+        texts.append(
+            f"{column} high {preset.high.start:g}, low {masking.low.start:g}, random {masking.random.start:g}"
+        )
+    if not texts:
+        return ""
+    return (
+        f" Ratios {'; '.join(texts)}; a low of {LOW_RATIO:g} or a random of {RANDOM_RATIO:g} is ours where "
+        "the authors' preset has none."
+    )
+
+
+def _write(
+    job: Ablation,
+    cells: Sequence[Cell],
+    comparison: Comparison,
+    costs: Mapping[str, Cost],
+    blocks: Sequence[Grid],
+) -> None:
+    text = "\n".join(block.markdown() for block in blocks)
+    if len(comparison.protocols) > 1:
+        text += "\n" + comparison.inflation().markdown()
+    records = []
+    for protocol in comparison.protocols:
+        row_of = {row.name: row for row in comparison.of(protocol)}
+        for cell in cells:
+            place = {"table": cell.table, "row": cell.row, "column": cell.column}
+            cost = costs.get(cell.row) if cell.table == 2 else None
+            spent = asdict(cost) if cost else dict.fromkeys(Cost.__dataclass_fields__)
+            records.append({**place, **row_of[cell.candidate.name].record(), **spent})
+    warning = {"warning": PAPER_WARNING} if "paper" in comparison.protocols else {}
+    body = {"protocols": comparison.protocols, **warning, "cells": records}
+    body["comparison"] = json.loads(comparison.json())
+    for suffix, content in (
+        ("md", text),
+        ("csv", records_csv(records)),
+        ("json", json.dumps(body, indent=1) + "\n"),
+    ):
+        atomic.write_text(job.folder / f"tables.{suffix}", content)

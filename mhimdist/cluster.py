@@ -1,0 +1,30 @@
+"""How a job joins Ray, and what a run takes of it."""
+
+import logging
+import os
+
+import ray
+
+
+def connect() -> None:
+    """Join the cluster that runs this job; alone, start a local one and never join a stranger's."""
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # ours is a line a run
+    # What processes of Ray print stays in its logs: ours say what matters by results, files and exceptions.
+    if ray.is_initialized():
+        return
+    if "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        ray.init(logging_level=logging.WARNING, log_to_driver=False)
+    else:
+        ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
+
+
+def resources(cpus: float, gpus: float | None) -> dict[str, float]:
+    """What a run takes, `{"cpu": ..., "gpu": ...}`.
+
+    Args:
+        cpus: CPU cores.
+        gpus: share of a GPU; None is a quarter where the cluster has GPUs.
+    """
+    if gpus is None:
+        gpus = 0.25 if ray.cluster_resources().get("GPU") else 0.0
+    return {"cpu": cpus, "gpu": gpus}

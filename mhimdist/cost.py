@@ -1,0 +1,103 @@
+"""What training a configuration costs: parameters, time of an epoch, peak memory. Nothing here knows Ray."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psutil  # type: ignore[import-untyped]
+import torch
+
+from mhimdist.config import Loss, Pooling, Teacher, TrainConfig
+from mhimdist.data.bags import BagSource
+from mhimdist.data.splits import Split
+from mhimdist.engine import Trainer
+from mhimdist.models import build
+
+_SAMPLE_EVERY_S = 0.005
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one configuration.
+
+    Attributes:
+        num_parameters: of the student.
+        epoch_s: seconds of the second epoch, its validation included.
+        peak_bytes: on a GPU what torch had allocated at most; on a CPU the resident memory of the process
+            above that before the networks were built, sampled every 5 ms.
+        device: "cuda" or "cpu".
+        num_threads: compute threads.
+    """
+
+    num_parameters: int
+    epoch_s: float
+    peak_bytes: int
+    device: str
+    num_threads: int
+
+
+def measure(config: TrainConfig, bags: BagSource, split: Split, num_threads: int) -> Cost:
+    """Train two epochs and measure the second, in a process that has trained nothing before.
+
+    A teacher that should be pre-trained starts from drawn weights, which cost the same.
+
+    Args:
+        config: what to measure.
+        bags: the data set.
+        split: of one fold.
+        num_threads: compute threads.
+    """
+    torch.set_num_threads(num_threads)
+    _warm_up(bags, split)
+    config = config.model_copy(update={"epochs": 2})
+    with _resident_peak() as peak:
+        pretrained = None
+        if config.teacher.is_pretrained:
+            pretrained = build(
+                config.model, num_features=bags.num_features, num_classes=len(bags.classes), seed=0
+            )
+        trainer = Trainer(config, bags, split, pretrained=pretrained)
+        on_gpu = trainer.device.type == "cuda"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(trainer.device)
+        *_, last = trainer.epochs()
+        if on_gpu:
+            peak["bytes"] = torch.cuda.max_memory_allocated(trainer.device)
+    return Cost(
+        num_parameters=sum(parameter.numel() for parameter in trainer.student.parameters()),
+        epoch_s=last.epoch_s,
+        peak_bytes=peak["bytes"],
+        device=trainer.device.type,
+        num_threads=num_threads,
+    )
+
+
+def _warm_up(bags: BagSource, split: Split) -> None:
+    """Bring into memory what is not the network's: the files' pages, and the code that trains."""
+    for key in (*split.train, *split.validation):
+        bags.load(bags.rows_of([key]).tolist())
+    smallest = TrainConfig(
+        model=Pooling(hidden_dim=1), teacher=Teacher(kind="none"), loss=Loss(alpha=0), epochs=1
+    )
+    for _ in Trainer(smallest, bags, split).epochs():
+        pass
+
+
+@contextmanager
+def _resident_peak() -> Iterator[dict[str, int]]:
+    """The most bytes by which this process grew inside, in what it gives, under "bytes"."""
+    process, stopped, peak = psutil.Process(), threading.Event(), {"bytes": 0}
+    before = process.memory_info().rss
+
+    def watch() -> None:
+        while not stopped.wait(_SAMPLE_EVERY_S):
+            peak["bytes"] = max(peak["bytes"], process.memory_info().rss - before)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        stopped.set()
+        thread.join()

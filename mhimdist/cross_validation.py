@@ -1,0 +1,351 @@
+"""Cross-validation: folds x seeds of one or several configurations, in parallel over the cluster.
+
+A unit's folder is named by a hash of what the unit is made of, so that it is run once whatever asks for it, a
+finished one is only read, and one that was cut off goes on after its last checkpoint when the same command is
+given again.
+"""
+
+import hashlib
+import json
+import logging
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import ray
+from rich import get_console
+
+from mhimdist import atomic, cluster
+from mhimdist.config import TrainConfig
+from mhimdist.cost import Cost, measure
+from mhimdist.data.loader import BagShards
+from mhimdist.data.splits import Split
+from mhimdist.errors import CrossValidationError, MhimdistError, PreemptedError
+from mhimdist.experiment import Candidate, CrossValidation, Experiment
+from mhimdist.first_stage import RECIPE_VERSION
+from mhimdist.report import formats
+from mhimdist.report.comparison import PAPER_WARNING, Comparison, Protocol, Result, Row
+from mhimdist.run_folder import Saving
+from mhimdist.train import Group, train
+from mhimdist.unit import Unit, run_unit
+
+ERROR_FILE = "error.txt"
+
+
+def run_cross_validation(job: CrossValidation, *, data: Path) -> Comparison:
+    """Run what a job was asked for and leave table.md, table.csv and table.json in its folder.
+
+    Args:
+        job: how to cross-validate what.
+        data: folder of shards, on storage that every node sees.
+
+    Raises:
+        CrossValidationError: units failed; the tables of the others are written and printed first.
+    """
+    comparison = compare(job, job.candidates, data=data)
+    for suffix, text in (
+        ("md", comparison.markdown()),
+        ("csv", comparison.csv()),
+        ("json", comparison.json()),
+    ):
+        atomic.write_text(job.folder / f"table.{suffix}", text)
+    console = get_console()
+    for grid in comparison.grids():
+        grid.print(console)
+    console.print(f"tables: {job.folder}/table.md, .csv, .json", highlight=False, soft_wrap=True)
+    raise_failures(comparison, job.folder)
+    return comparison
+
+
+def raise_failures(comparison: Comparison, folder: Path) -> None:
+    """Name the units that failed, after the tables of the others have been written."""
+    if comparison.failures:
+        listing = "; ".join(f"{label}: {reason}" for label, reason in comparison.failures.items())
+        raise CrossValidationError(
+            f"{formats.count(len(comparison.failures), 'run')} of {comparison.name} failed, the same command "
+            f"tries them again; whole reasons are in {folder}/units/*/{ERROR_FILE}. {listing}"
+        )
+
+
+def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Path) -> Comparison:
+    """Run every candidate on the same folds and seeds; identical units are run once.
+
+    Args:
+        experiment: folds, seeds, protocols and resources.
+        candidates: what to compare, by name.
+        data: folder of shards, on storage that every node sees.
+    """
+    started, bags, folder = time.monotonic(), BagShards(data), experiment.folder
+    units: dict[str, Unit] = {}
+    members: dict[tuple[str, Protocol], list[str]] = {}
+    for protocol in experiment.protocols:
+        for seed in experiment.seeds:
+            splits = experiment.splits(bags, protocol, seed)
+            for fold, split in enumerate(splits, 1):
+                for candidate in candidates:
+                    if fold > (candidate.num_folds or fold):
+                        continue
+                    digest, unit = _unit(candidate, split, fold, seed, protocol, bags, folder)
+                    units.setdefault(digest, unit)
+                    members.setdefault((candidate.name, protocol), []).append(digest)
+                _save_split(split, folder / "splits" / f"{protocol}-seed-{seed}-fold-{fold}.json")
+    atomic.write_text(folder / "options.json", experiment.model_dump_json(indent=1))
+    found = {digest: left for digest, unit in units.items() if (left := unit.result()) is not None}
+    _announce(experiment, bags, len(candidates), len(units), len(found))
+    missing = {digest: unit for digest, unit in units.items() if digest not in found}
+    outcomes: dict[str, Result | str] = {}
+    outcomes.update(found)
+    outcomes.update(_run(experiment, missing, data.resolve()))
+    rows = []
+    for (name, protocol), digests in members.items():
+        results = [result for digest in digests if isinstance(result := outcomes[digest], Result)]
+        failures = {units[d].label: reason for d in digests if isinstance(reason := outcomes[d], str)}
+        note = next(candidate.note for candidate in candidates if candidate.name == name)
+        rows.append(Row(name, protocol, results, len(digests), failures, note))
+    return Comparison(
+        name=experiment.name,
+        dataset=bags.name,
+        synthetic=bags.synthetic,
+        num_bags=len(bags),
+        num_cases=len(set(bags.cases)),
+        num_folds=len(experiment.splits(bags, experiment.protocols[0], experiment.seeds[0]))
+        if experiment.split_file
+        else experiment.folds,
+        seeds=experiment.seeds,
+        rows=rows,
+        wall_s=time.monotonic() - started,
+        num_found=len(found),
+    )
+
+
+def measure_costs(
+    experiment: Experiment, configs: Mapping[str, TrainConfig], *, data: Path
+) -> dict[str, Cost]:
+    """What each configuration costs on the first fold: one after the other, each in a process of its own.
+
+    Args:
+        experiment: data and resources.
+        configs: what to measure, by name.
+        data: folder of shards, on storage that every node sees.
+    """
+    if not configs:
+        return {}
+    bags, folder = BagShards(data), experiment.folder / "costs"
+    split = experiment.splits(bags, experiment.protocols[0], experiment.seeds[0])[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    num_threads = max(1, int(experiment.cpus_per_run))
+    costs = {}
+    for name, config in configs.items():
+        made_of = f"{config.digest()} {split.digest()} {bags.digest} {num_threads}"
+        file = folder / f"{hashlib.blake2b(made_of.encode(), digest_size=8).hexdigest()}.json"
+        if not file.exists():
+            cluster.connect()
+            share = cluster.resources(experiment.cpus_per_run, experiment.gpus_per_run)
+            # A process that has trained another network would hold that one's memory: an environment of its
+            # own makes Ray start a new one.
+            task = ray.remote(max_calls=1)(_measure).options(
+                num_cpus=share["cpu"],
+                num_gpus=share["gpu"],
+                runtime_env={"env_vars": {"MHIMDIST_MEASURED": file.stem}},
+            )
+            cost = ray.get(task.remote(config, split, data.resolve(), num_threads))
+            atomic.write_text(file, json.dumps(asdict(cost)))
+            get_console().print(f"cost of {name}: {cost.epoch_s:.1f} s an epoch", highlight=False)
+        costs[name] = Cost(**json.loads(file.read_text()))
+    return costs
+
+
+def _measure(config: TrainConfig, split: Split, data: Path, num_threads: int) -> Cost:
+    return measure(config, _open_bags(data), split, num_threads)
+
+
+def _unit(
+    candidate: Candidate,
+    split: Split,
+    fold: int,
+    seed: int,
+    protocol: Protocol,
+    bags: BagShards,
+    folder: Path,
+) -> tuple[str, Unit]:
+    config = candidate.config.model_copy(update={"seed": seed})
+    weights = config.teacher.weights
+    made_of = (
+        RECIPE_VERSION,
+        config.digest(),
+        split.digest(),
+        bags.digest,
+        hashlib.blake2b(weights.read_bytes()).hexdigest() if weights is not None else None,
+    )
+    digest = hashlib.blake2b(json.dumps(made_of).encode(), digest_size=8).hexdigest()
+    label = f"{candidate.name}, {protocol}, seed {seed}, fold {fold}"
+    return digest, Unit(label, config, split, fold, bags.digest, folder / "units" / digest)
+
+
+def _save_split(split: Split, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    split.save(path)
+
+
+def _announce(experiment: Experiment, bags: BagShards, num_rows: int, num_units: int, num_found: int) -> None:
+    console = get_console()
+    if "paper" in experiment.protocols:
+        console.print(PAPER_WARNING, style="bold", highlight=False)
+    console.print(
+        f"[bold]{experiment.name}[/]: {formats.count(num_rows, 'configuration')} on {bags.name}, "
+        f"{formats.count(num_units, 'run')}, {num_found} of them found finished; "
+        f"results in {experiment.folder}",
+        soft_wrap=True,
+    )
+
+
+def _run(experiment: Experiment, units: Mapping[str, Unit], data: Path) -> dict[str, Result | str]:
+    """The result of every unit, or the last line of why it failed."""
+    if not units:
+        return {}
+    cluster.connect()
+    if experiment.workers > 1:
+        return _run_with_workers(experiment, units, data)
+    logging.getLogger("ray").setLevel(logging.ERROR)  # a failed unit is named in its line
+    share = cluster.resources(experiment.cpus_per_run, experiment.gpus_per_run)
+    task = ray.remote(_task).options(num_cpus=share["cpu"], num_gpus=share["gpu"])
+    cache = (experiment.home / "cache" / "first_stage").resolve()
+    num_threads = max(1, int(experiment.cpus_per_run))
+    queue, progress = _Queue(units), Progress(len(units))
+    outcomes: dict[str, Result | str] = {}
+    running: dict[ray.ObjectRef, str] = {}
+    while len(outcomes) < len(units):
+        for digest in queue.ready():
+            running[task.remote(units[digest], data, cache, num_threads)] = digest
+        (done,), _ = ray.wait(list(running), num_returns=1)
+        digest = running.pop(done)
+        outcome: Result | str
+        try:
+            outcome = ray.get(done)
+        except ray.exceptions.RayError as error:
+            outcome = f"its process was lost: {str(error).strip().splitlines()[0]}"
+            units[digest].folder.mkdir(parents=True, exist_ok=True)
+            atomic.write_text(units[digest].folder / ERROR_FILE, str(error))
+        outcomes[digest] = outcome
+        queue.done(digest)
+        progress.line(units[digest], outcome)
+    return outcomes
+
+
+def _run_with_workers(
+    experiment: Experiment, units: Mapping[str, Unit], data: Path
+) -> dict[str, Result | str]:
+    """One unit after the other, each trained by several workers and then judged here."""
+    group = Group(
+        num_workers=(experiment.min_workers or experiment.workers, experiment.workers),
+        cpus=experiment.cpus_per_run,
+        gpus=1.0 if ray.cluster_resources().get("GPU") else 0.0,
+        max_failures=experiment.max_failures,
+        timeout_s=experiment.worker_timeout_s,
+        saving=Saving(experiment.keep_last, experiment.keep_best, experiment.save_every_s),
+    )
+    cache = (experiment.home / "cache" / "first_stage").resolve()
+    progress, outcomes = Progress(len(units)), dict[str, Result | str]()
+    queue = _Queue(units)
+    while len(outcomes) < len(units):
+        for digest in queue.ready():
+            unit = units[digest]
+            try:
+                train(
+                    unit.config,
+                    data,
+                    unit.split,
+                    unit.folder,
+                    cache,
+                    group,
+                    only_first_stage=unit.is_plain,
+                    label=unit.label,
+                )
+                outcome = _task(unit, data, cache, max(1, int(experiment.cpus_per_run)))
+            except PreemptedError:
+                raise
+            except MhimdistError as error:
+                outcome = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            outcomes[digest] = outcome
+            queue.done(digest)
+            progress.line(unit, outcome)
+    return outcomes
+
+
+def _task(unit: Unit, data: Path, cache: Path, num_threads: int) -> Result | str:
+    """Run a unit in a process of Ray's; a failure is a result too, its traceback a file."""
+    try:
+        result = run_unit(unit, _open_bags(data), cache, num_threads)
+    except Exception as error:
+        unit.folder.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(unit.folder / ERROR_FILE, traceback.format_exc())
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    (unit.folder / ERROR_FILE).unlink(missing_ok=True)
+    return result
+
+
+@lru_cache(maxsize=1)
+def _open_bags(folder: Path) -> BagShards:
+    """One open data set a process: a reused worker keeps its maps and what it has checked."""
+    return BagShards(folder)
+
+
+@dataclass
+class _Queue:
+    """The units in an order in which none has to wait for a first stage that another is training."""
+
+    units: Mapping[str, Unit]
+    _waiting: dict[str, list[str]] = field(default_factory=dict)
+    _ready: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        makers = {unit.first_stage_digest: digest for digest, unit in self.units.items() if unit.is_plain}
+        for digest, unit in self.units.items():
+            maker = makers.get(unit.first_stage_digest)
+            if maker is not None and not unit.is_plain:
+                self._waiting.setdefault(maker, []).append(digest)
+            else:
+                self._ready.append(digest)
+        # Those that others wait for come first.
+        self._ready.sort(key=lambda digest: digest not in self._waiting)
+
+    def ready(self) -> Iterator[str]:
+        """Units that can start now, each given once."""
+        while self._ready:
+            yield self._ready.pop(0)
+
+    def done(self, digest: str) -> None:
+        """Note that a unit has ended, well or not: who needs a first stage that failed tries it again."""
+        self._ready.extend(self._waiting.pop(digest, ()))
+
+
+class Progress:
+    """A line for every unit that ends."""
+
+    def __init__(self, num_units: int) -> None:
+        self.num_units, self._done, self._failed = num_units, 0, 0
+        self._started = time.monotonic()
+
+    def line(self, unit: Unit, outcome: Result | str) -> None:
+        """Print what the unit reached, or why it failed."""
+        self._done += 1
+        elapsed = time.monotonic() - self._started
+        left = elapsed / self._done * (self.num_units - self._done)
+        if isinstance(outcome, Result):
+            epochs = formats.count(outcome.num_epochs, "epoch")
+            text = f"test AUC {formats.auc(outcome.test['auc'])} after {epochs}"
+        else:
+            self._failed += 1
+            text = f"FAILED {outcome}"
+        failed = f"{self._failed} failed | " if self._failed else ""
+        width = len(str(self.num_units))
+        get_console().print(
+            f"[{self._done:>{width}}/{self.num_units}] {unit.label}: {text} | {failed}"
+            f"{elapsed:.0f} s, about {left:.0f} s left",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )

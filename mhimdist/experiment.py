@@ -1,0 +1,181 @@
+"""What a cross-validation can be asked for: data, folds, seeds, protocol, resources, configurations."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mhimdist.config import TrainConfig
+from mhimdist.data.loader import BagShards
+from mhimdist.data.splits import Split, from_file, k_folds
+from mhimdist.home import home
+from mhimdist.options import Options
+from mhimdist.report.comparison import Protocol
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration to cross-validate.
+
+    Attributes:
+        name: what tables call it.
+        config: its settings; the seed is that of each run.
+        num_folds: run only the first so many folds; None runs all that the experiment runs.
+        note: what is special about it, for the table's caption.
+    """
+
+    name: str
+    config: TrainConfig
+    num_folds: int | None = None
+    note: str = ""
+
+
+class Experiment(Options):
+    """How configurations are cross-validated, and on what."""
+
+    home: Path = Field(
+        default_factory=home,
+        description="folder of data/, runs/ and cache/, on storage that every node sees "
+        "(default: MHIMDIST_HOME, else ~/mhimdist)",
+    )
+    name: str = Field(
+        "cross_validation", description="of the results' folder under runs/", pattern=r"^[\w.-]+$"
+    )
+    data: str = Field("digits-c16", description="an embedded data set's name, or a folder of shards")
+    protocol: Literal["strict", "paper", "both"] = Field(
+        "strict",
+        description="strict: validation cases of the training fold select; paper: the test fold does, as the "
+        "authors'; both: and the difference",
+    )
+    folds: int = Field(3, ge=2, description="folds of the cases")
+    run_folds: int | None = Field(None, ge=1, description="run only the first so many folds; none: all")
+    seeds: tuple[int, ...] = Field(
+        (2021, 2022, 2023), min_length=1, description="of folds, weights and draws; several as 1,2,3"
+    )
+    split_file: Path | None = Field(
+        None, description="CSV (slide,set[,fold]) or JSON of an official split, in place of folds"
+    )
+    validation_share: float = Field(
+        0.15, gt=0, lt=1, description="share of the training fold's cases that selects under strict"
+    )
+    paper_validation_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of them that does not train under paper, where the test fold selects",
+    )
+    cpus_per_run: float = Field(1.0, gt=0, description="CPU cores, and compute threads, of a run")
+    gpus_per_run: float | None = Field(
+        None, ge=0, description="share of a GPU of a run; by default a quarter where the cluster has GPUs"
+    )
+    workers: int = Field(
+        1,
+        ge=1,
+        description="processes that train one run together, each with cpus-per-run cores and, where the "
+        "cluster has GPUs, one of them; runs then follow each other. A step is of train.bags-per-step bags "
+        "whatever their number",
+    )
+    min_workers: int | None = Field(
+        None, ge=1, description="go on with so few when the cluster shrinks; none: wait for all"
+    )
+    max_failures: int = Field(3, ge=0, description="how often lost workers are started again, for a run")
+    worker_timeout_s: float = Field(
+        300.0, gt=0, description="how long a worker that does not answer is waited for before it is named"
+    )
+    save_every_s: float | None = Field(
+        60.0, ge=0, description="seconds between checkpoints within an epoch, of a run of several workers"
+    )
+    keep_last: int = Field(2, ge=1, description="newest checkpoints to keep of an unfinished run")
+    keep_best: int = Field(1, ge=0, description="best ends of epochs to keep of an unfinished run")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds lists one twice: {', '.join(map(str, self.seeds))}")
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers is at most workers, {self.workers}, got {self.min_workers}")
+        return self
+
+    @property
+    def protocols(self) -> tuple[Protocol, ...]:
+        """The protocols asked for."""
+        return ("strict", "paper") if self.protocol == "both" else (self.protocol,)
+
+    @property
+    def folder(self) -> Path:
+        """Where results go."""
+        return (self.home / "runs" / self.name).resolve()
+
+    def splits(self, bags: BagShards, protocol: Protocol, seed: int) -> list[Split]:
+        """The splits of a seed, one for each fold that is run."""
+        paper = protocol == "paper"
+        share = self.paper_validation_share if paper else self.validation_share
+        if self.split_file is not None:
+            splits = from_file(
+                self.split_file,
+                bags.keys,
+                bags.slides,
+                bags.cases,
+                bags.labels_N,
+                validation_share=share,
+                selects_on_test=paper,
+                seed=seed,
+            )
+        else:
+            splits = k_folds(
+                bags.keys,
+                bags.cases,
+                bags.labels_N,
+                num_folds=self.folds,
+                validation_share=share,
+                selects_on_test=paper,
+                seed=seed,
+            )
+        return splits[: self.run_folds]
+
+
+class CrossValidation(Experiment):
+    """Cross-validate one configuration, and the same network without masking beside it."""
+
+    model: str = Field("abmil", description="whose preset is the base of --train")
+    train: TrainConfig = Field(TrainConfig(), description="the configuration")
+
+    @classmethod
+    def of_model(
+        cls,
+        base: Callable[[str, str], TrainConfig],
+        *,
+        model: str,
+        data: str,
+        arguments: list[str] | None = None,
+        **defaults: Any,
+    ) -> Self:
+        """The options of this process, where `--model` and `--data` choose what `--train` starts from.
+
+        Args:
+            base: the configuration that `--train.*` changes, of a model's name and the data.
+            model, data: taken where the command line names none.
+            arguments, defaults: as in `from_command_line`.
+        """
+        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        first.add_argument("--model", default=model)
+        first.add_argument("--data", default=data)
+        chosen, _ = first.parse_known_args(arguments)
+        return cls.from_command_line(
+            arguments,
+            model=chosen.model,
+            data=chosen.data,
+            train=base(chosen.model, chosen.data),
+            **defaults,
+        )
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """The configuration and, where its teacher needs it anyway, its first stage."""
+        train, model = self.train, self.train.model.name
+        if train.teacher.kind == "none":
+            return [Candidate(model, train)]
+        return [Candidate(f"MHIM ({model})", train), Candidate(model, train.first_stage())]

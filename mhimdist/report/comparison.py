@@ -1,0 +1,311 @@
+"""Cross-validated configurations side by side: what their runs left, as plain data and as tables.
+
+Nothing here knows Ray. Every table, record and file says by which protocol its figures were made.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from mhimdist import metrics
+from mhimdist.metrics import Scores
+from mhimdist.report import formats
+from mhimdist.report.grid import Grid
+
+Protocol = Literal["strict", "paper"]
+METRICS = ("auc", "accuracy", "f1", "precision", "recall")
+HEADINGS = {"auc": "AUC", "accuracy": "accuracy", "f1": "F1", "precision": "precision", "recall": "recall"}
+PAPER_WARNING = (
+    "PAPER PROTOCOL: as the authors did, the test fold selects the epoch, stops the training and sets the "
+    "threshold, so the figures are optimistic and only good for reproducing theirs."
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run, of one fold and seed, left.
+
+    Attributes:
+        protocol: "strict", or "paper" where the test bags selected.
+        seed, fold: of the run; folds count from 1.
+        config_digest, split_digest, data_digest: of what it was made of.
+        num_epochs, best_epoch: epochs done, and the selected one, counted from 0.
+        epoch_s: median seconds of an epoch with its validation.
+        num_parameters: of the student.
+        validation, test: metrics of the selected epoch's student, at the validation scores' threshold.
+        keys, cases, labels, probabilities: of the test bags.
+    """
+
+    protocol: Protocol
+    seed: int
+    fold: int
+    config_digest: str
+    split_digest: str
+    data_digest: str
+    num_epochs: int
+    best_epoch: int
+    epoch_s: float
+    num_parameters: int
+    validation: Mapping[str, float | None]
+    test: Mapping[str, float | None]
+    keys: Sequence[str]
+    cases: Sequence[str]
+    labels: Sequence[int]
+    probabilities: Sequence[Sequence[float]]
+
+    @property
+    def scores(self) -> Scores:
+        """The test bags' scores."""
+        return Scores(np.array(self.labels), np.array(self.probabilities), self.cases)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A named configuration under one protocol.
+
+    Attributes:
+        name: what the table calls it.
+        protocol: of its runs.
+        results: of the runs that finished.
+        num_planned: runs that it should have.
+        failures: for each run that failed, its name and the last line of the reason.
+        note: what is special about its runs, such as fewer folds; empty where nothing is.
+    """
+
+    name: str
+    protocol: Protocol
+    results: Sequence[Result]
+    num_planned: int
+    failures: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+
+    @cached_property
+    def by_seed(self) -> list[list[Result]]:
+        """The results of each seed, by fold."""
+        seeds = sorted({result.seed for result in self.results})
+        return [
+            sorted((r for r in self.results if r.seed == seed), key=lambda result: result.fold)
+            for seed in seeds
+        ]
+
+    def spread(self, metric: str) -> tuple[float, float | None] | None:
+        """Mean and deviation of a test metric, see `metrics.mean_and_std`; None without a value."""
+        values = [[v for r in results if (v := r.test[metric]) is not None] for results in self.by_seed]
+        values = [each for each in values if each]
+        return metrics.mean_and_std(values) if values else None
+
+    @cached_property
+    def auc_interval(self) -> tuple[float, float] | None:
+        """95 % bootstrap interval of the mean AUC, clustered by case."""
+        return metrics.auc_interval([result.scores for result in self.results])
+
+    @cached_property
+    def pooled_auc(self) -> float | None:
+        """AUC of all folds' test bags as one set, the mean over the seeds."""
+        each = [metrics.pooled([result.scores for result in results]) for results in self.by_seed]
+        aucs = [metrics.auc(scores.labels_N, scores.probabilities_NC) for scores in each]
+        defined = [value for value in aucs if value is not None]
+        return float(np.mean(defined)) if defined else None
+
+    @property
+    def epochs(self) -> str:
+        """Epochs done, a number or a range."""
+        done = [result.num_epochs for result in self.results]
+        if not done:
+            return formats.NONE
+        return f"{done[0]}" if len(set(done)) == 1 else f"{min(done)}-{max(done)}"
+
+    @property
+    def num_runs(self) -> str:
+        """Finished runs, and how many there should be where that is more."""
+        done = len(self.results)
+        return f"{done}" if done == self.num_planned else f"{done} of {self.num_planned}"
+
+    def record(self) -> dict[str, Any]:
+        """A flat row of numbers, for CSV and JSON."""
+        low, high = self.auc_interval or (None, None)
+        found: dict[str, Any] = {
+            "name": self.name,
+            "protocol": self.protocol,
+            "selects_on_test": self.protocol == "paper",
+            "seeds": len(self.by_seed),
+            "folds": max(map(len, self.by_seed), default=0),
+            "runs": len(self.results),
+            "runs_planned": self.num_planned,
+            "epochs": self.epochs,
+        }
+        for metric in METRICS:
+            mean, std = self.spread(metric) or (None, None)
+            found |= {metric: mean, f"{metric}_std": std}
+        return found | {"auc_low": low, "auc_high": high, "auc_pooled": self.pooled_auc, "note": self.note}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Configurations run on the same folds and seeds.
+
+    Attributes:
+        name: of the run's folder.
+        dataset: the data set's name.
+        synthetic: whether its bags are made up.
+        num_bags, num_cases: of the data set.
+        num_folds: folds of the data.
+        seeds: of the runs.
+        rows: a row for every configuration and protocol.
+        wall_s: seconds it took; runs found finished took none.
+        num_found: runs that were found finished.
+    """
+
+    name: str
+    dataset: str
+    synthetic: bool
+    num_bags: int
+    num_cases: int
+    num_folds: int
+    seeds: Sequence[int]
+    rows: Sequence[Row]
+    wall_s: float
+    num_found: int
+
+    @property
+    def protocols(self) -> list[Protocol]:
+        """The protocols of the rows, in their order."""
+        return list(dict.fromkeys(row.protocol for row in self.rows))
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Every run that failed and why, each once."""
+        return {name: reason for row in self.rows for name, reason in row.failures.items()}
+
+    def of(self, protocol: Protocol) -> list[Row]:
+        """The rows of a protocol."""
+        return [row for row in self.rows if row.protocol == protocol]
+
+    def caption(self, protocol: Protocol) -> str:
+        """What a reader must know of every figure of a protocol."""
+        over = "the seeds' means over the folds" if len(self.seeds) > 1 else "the folds"
+        data = " (SYNTHETIC bags)" if self.synthetic else ""
+        selection = (
+            PAPER_WARNING
+            if protocol == "paper"
+            else "Strict protocol: validation cases of the training fold select the epoch, stop the training "
+            "and set the threshold."
+        )
+        return (
+            f"{selection} {self.dataset}{data}: {formats.count(self.num_bags, 'bag')} of "
+            f"{formats.count(self.num_cases, 'case')}, {self.num_folds}-fold by case, "
+            f"{formats.count(len(self.seeds), 'seed')} ({', '.join(map(str, self.seeds))}). "
+            f"Mean +- standard deviation of {over}."
+        )
+
+    def grids(self) -> list[Grid]:
+        """A table for each protocol and, where there are both, the inflation."""
+        tables = [self._grid(protocol) for protocol in self.protocols]
+        return [*tables, self.inflation()] if len(tables) > 1 else tables
+
+    def _grid(self, protocol: Protocol) -> Grid:
+        rows = self.of(protocol)
+        shown = ("auc", "accuracy", "f1")
+        header = ["configuration", *(HEADINGS[metric] for metric in shown), "AUC 95 %", "pooled"]
+        caption = (
+            f"{self.caption(protocol)} 95 %: bootstrap interval of the mean AUC over cases; pooled: AUC of "
+            "all folds' test bags as one set."
+        )
+        caption += "".join(f" {row.name}: {row.note}." for row in rows if row.note)
+        return Grid(
+            title=f"{self.name}: test figures, {protocol} protocol",
+            header=[*header, "epochs", "runs"],
+            rows=[
+                [
+                    row.name,
+                    *(spread_text(row.spread(metric)) for metric in shown),
+                    interval_text(row.auc_interval),
+                    formats.auc(row.pooled_auc),
+                    row.epochs,
+                    row.num_runs,
+                ]
+                for row in rows
+            ],
+            caption=caption,
+            optional=("F1", "accuracy", "pooled", "epochs"),
+        )
+
+    def inflation(self) -> Grid:
+        """How much higher each configuration scores where the test fold selects."""
+        strict = {row.name: row for row in self.of("strict")}
+        pairs = [(strict[row.name], row) for row in self.of("paper") if row.name in strict]
+        lines = []
+        for ours, theirs in pairs:
+            line = [ours.name]
+            for metric in ("auc", "accuracy", "f1"):
+                first, second = ours.spread(metric), theirs.spread(metric)
+                line.append(f"{second[0] - first[0]:+.3f}" if first and second else formats.NONE)
+            lines.append(line)
+        return Grid(
+            title=f"{self.name}: inflation, paper minus strict",
+            header=["configuration", "AUC", "accuracy", "F1"],
+            rows=lines,
+            caption="What selecting on the test fold adds to its own figures, on the same test folds and "
+            "seeds.",
+        )
+
+    def markdown(self) -> str:
+        """All tables, and the runs that failed."""
+        text = "\n".join(grid.markdown() for grid in self.grids())
+        if self.failures:
+            text += "\nFailed runs:\n\n"
+            text += "".join(f"- {name}: {reason}\n" for name, reason in self.failures.items())
+        return text
+
+    def csv(self) -> str:
+        """A line for every row."""
+        return records_csv([row.record() for row in self.rows])
+
+    def json(self) -> str:
+        """Everything but the single bags' scores, which are in the runs' folders."""
+        large = {"keys", "cases", "labels", "probabilities"}
+        rows = [
+            row.record()
+            | {
+                "results": [
+                    {name: value for name, value in asdict(result).items() if name not in large}
+                    for result in row.results
+                ],
+                "failures": dict(row.failures),
+            }
+            for row in self.rows
+        ]
+        own = ("name", "dataset", "synthetic", "num_bags", "num_cases", "num_folds", "wall_s", "num_found")
+        body = {name: getattr(self, name) for name in own} | {"seeds": list(self.seeds), "rows": rows}
+        warning = {"warning": PAPER_WARNING} if "paper" in self.protocols else {}
+        return json.dumps({"protocols": self.protocols, **warning, **body}, indent=1) + "\n"
+
+
+def records_csv(records: Sequence[Mapping[str, Any]]) -> str:
+    """CSV text of flat records that share their columns; None is an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(records[0]) if records else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def spread_text(spread: tuple[float, float | None] | None, scale: int = 1) -> str:
+    """`0.961 +- 0.005`, or in per cent `96.1 +- 0.5` with a scale of 100."""
+    if spread is None:
+        return formats.NONE
+    decimals = 3 if scale == 1 else 1
+    mean, std = spread
+    text = f"{scale * mean:.{decimals}f}"
+    return text if std is None else f"{text} +- {scale * std:.{decimals}f}"
+
+
+def interval_text(interval: tuple[float, float] | None) -> str:
+    """`0.93-0.98`."""
+    return formats.NONE if interval is None else f"{interval[0]:.3f}-{interval[1]:.3f}"
