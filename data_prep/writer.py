@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import webdataset
 
+from mhimdist import atomic
 from mhimdist.data.format import (
     EXTENSIONS,
     NPY_HEADER_BYTES,
@@ -121,14 +122,14 @@ def appearing_whole(out: Path) -> Iterator[Path]:
     folder.mkdir(parents=True)
     try:
         yield folder
-        _sync_folder(folder)
+        atomic.sync(folder)
         folder.rename(out)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError) and error.filename is None:  # a write, which does not say to where
             raise OSError(error.errno, error.strerror, str(out)) from error
         raise
-    _sync_folder(out.parent)
+    atomic.sync(out.parent)
 
 
 def _write_to_disk(path: Path, text: str) -> None:
@@ -136,12 +137,3 @@ def _write_to_disk(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force the folder's entries to disk: a new or renamed file may otherwise be lost with the power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,6 +5,7 @@ A cell is a configuration. Many cells share one, such as every table's baseline:
 
 import argparse
 import json
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator
 from rich import get_console
-from rich.console import Console
 
 from mhimdist import atomic
 from mhimdist.config import Masking, Momentum, Teacher, TeacherKind, TrainConfig
@@ -122,14 +122,15 @@ def run_ablation(job: Ablation, base: Base, *, data: Path) -> Comparison:
         job, {cell.row: cell.candidate.config for cell in cells if cell.table == 2}, data=data
     )
     blocks = [
-        (protocol, grid(number, protocol, cells, comparison, costs))
+        grid(number, protocol, cells, comparison, costs)
         for protocol in comparison.protocols
         for number in sorted({cell.table for cell in cells})
     ]
-    _write(job, cells, comparison, costs, [block for _, block in blocks])
-    console: Console = get_console()
-    for _, block in blocks:
+    _write(job, cells, comparison, costs, blocks)
+    console = get_console()
+    for block in blocks:
         block.print(console)
+    console.print(_common(comparison), end="\n\n", highlight=False)
     if len(comparison.protocols) > 1:
         comparison.inflation().print(console)
     console.print(f"tables: {job.folder}/tables.md, .csv, .json", highlight=False, soft_wrap=True)
@@ -267,7 +268,8 @@ def grid(
     row_of = {row.name: row for row in comparison.of(protocol)}
     names = list(dict.fromkeys(cell.row for cell in mine))
     found = {(cell.row, cell.column): row_of[cell.candidate.name] for cell in mine}
-    caption = f"{comparison.caption(protocol)} In per cent. {_used(mine, row_of)}"
+    warning = f"{PAPER_WARNING} " if protocol == "paper" else ""
+    caption = f"{warning}{_used(mine, row_of)}"
     match number:
         case 1:
             header = ["Method", "Accuracy", "AUC", "F1-score"]
@@ -284,7 +286,7 @@ def grid(
         case _:
             header = [{3: "Module", 4: "Strategy", 5: "Teacher"}[number], *COLUMNS]
             lines = [[_percent(found[name, column], "auc") for column in COLUMNS] for name in names]
-            caption = f"AUC. {caption}"
+            caption = f"{warning}AUC. {_used(mine, row_of)}"
             if number == 4:
                 caption += _borrowed(mine)
     return Grid(
@@ -293,6 +295,11 @@ def grid(
         rows=[[name, *line] for name, line in zip(names, lines, strict=True)],
         caption=caption,
     )
+
+
+def _common(comparison: Comparison) -> str:
+    """What holds for all tables."""
+    return f"All tables: in per cent. {' '.join(comparison.caption(p) for p in comparison.protocols)}"
 
 
 def _percent(row: Row, metric: str) -> str:
@@ -318,7 +325,8 @@ def _used(cells: Sequence[Cell], row_of: Mapping[str, Row]) -> str:
         if not row.results:
             continue
         seeds, folds = len(row.by_seed), max(map(len, row.by_seed))
-        what = f"{formats.count(folds, 'fold')} x {formats.count(seeds, 'seed')}, {row.epochs} epochs"
+        what = f"{formats.count(folds, 'fold')} x {formats.count(seeds, 'seed')}, "
+        what += f"{row.epochs} epoch{'' if row.epochs == '1' else 's'}"
         model = cell.candidate.config.model
         if model.name == "transmil":
             what += f", {model.num_landmarks} landmarks"
@@ -334,10 +342,8 @@ def _borrowed(cells: Sequence[Cell]) -> str:
     texts = []
     full = {cell.column: cell.candidate.config.masking for cell in cells if cell.row == "LR-HAM"}
     for column, masking in full.items():
-        preset = next(c.candidate.config.masking for c in cells if c.column == column and c.row == "HAM")
-        texts.append(
-            f"{column} high {preset.high.start:g}, low {masking.low.start:g}, random {masking.random.start:g}"
-        )
+        low, random = masking.low.start, masking.random.start
+        texts.append(f"{column} high {masking.high.start:g}, low {low:g}, random {random:g}")
     if not texts:
         return ""
     return (
@@ -353,7 +359,7 @@ def _write(
     costs: Mapping[str, Cost],
     blocks: Sequence[Grid],
 ) -> None:
-    text = "\n".join(block.markdown() for block in blocks)
+    text = "\n".join([*(block.markdown() for block in blocks), textwrap.fill(_common(comparison), 110), ""])
     if len(comparison.protocols) > 1:
         text += "\n" + comparison.inflation().markdown()
     records = []

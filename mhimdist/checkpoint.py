@@ -50,15 +50,15 @@ def save(folder: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
             save_file({key: value.detach().cpu().contiguous() for key, value in group.items()}, file)
             digests[file.name] = _sha256(file)
             _crash_if_asked("between_files")
-            _sync(file)
+            atomic.sync(file)
         body = {"schema_version": SCHEMA_VERSION, "sha256": digests, "state": dict(state)}
         _crash_if_asked("before_state")
         atomic.write_text(temporary / "state.json", json.dumps(body, indent=1))
-        _sync(temporary)
+        atomic.sync(temporary)
         _crash_if_asked("before_rename")
         temporary.rename(folder)
         _crash_if_asked("after_rename")
-        _sync(folder.parent)
+        atomic.sync(folder.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -106,11 +106,3 @@ def discard(folder: Path) -> None:
 def _sha256(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,148 @@
+import warnings
+
+import pytest
+
+from mhimdist import ablation
+from mhimdist.ablation import Ablation, grid, select
+from mhimdist.cost import Cost
+from mhimdist.errors import ConfigError
+from mhimdist.presets import preset
+from mhimdist.report.comparison import Comparison, Result, Row
+
+
+def _base(model):
+    return preset("c16", model)
+
+
+def _cells(**options):
+    return {(c.table, c.row, c.column): c.candidate for c in select(Ablation(**options), _base)}
+
+
+def test_all_rows_of_the_paper_are_there_and_equal_cells_share_a_configuration():
+    cells = _cells()
+    assert [sum(table == n for table, _, _ in cells) for n in (1, 2, 3, 4, 5)] == [11, 6, 8, 10, 10]
+    configs = {candidate.config.digest() for candidate in cells.values()}
+    names = {candidate.name for candidate in cells.values()}
+    assert len(configs) == len(names) == 27
+    full, plain = preset("c16", "abmil"), preset("c16", "abmil").first_stage()
+    assert [k[:2] for k, c in cells.items() if c.config == full] == [
+        (1, "MHIM-MIL (AB-MIL)"),
+        (2, "MHIM-MIL (AB-MIL)"),
+        (3, "+MHIM+Siam.+Con."),
+        (4, "R-HAM"),
+        (5, "Init.+Momentum"),
+    ]
+    assert len([c for c in cells.values() if c.config == plain]) == 5
+
+
+@pytest.mark.parametrize(
+    ("cell", "strategy", "kind", "alpha"),
+    [
+        ((3, "Baseline", "AB."), "none", "none", 0),
+        ((3, "+MHIM", "AB."), "R-HAM", "student_copy", 0),
+        ((3, "+MHIM+Siam.", "Trans."), "L-HAM", "init_momentum", 0),
+        ((3, "+MHIM+Siam.+Con.", "Trans."), "L-HAM", "init_momentum", 0.1),
+        ((4, "HAM", "AB."), "HAM", "init_momentum", 0.1),
+        ((4, "R-HAM", "Trans."), "R-HAM", "init_momentum", 0.1),
+        ((4, "LR-HAM", "AB."), "LR-HAM", "init_momentum", 0.1),
+        ((5, "Student copy", "AB."), "R-HAM", "student_copy", 0.1),
+        ((5, "Init.", "Trans."), "L-HAM", "init", 0.1),
+        ((5, "Momentum", "Trans."), "L-HAM", "momentum", 0.1),
+    ],
+)
+def test_rows_are_the_papers_settings(cell, strategy, kind, alpha):
+    config = _cells()[cell].config
+    assert (config.masking.strategy, config.teacher.kind, config.loss.alpha) == (strategy, kind, alpha)
+    assert config.without_effect() == []
+    own = preset("c16", config.model.name)
+    assert config.optimizer == own.optimizer
+    if config.teacher.has_momentum:
+        assert config.teacher.momentum == own.teacher.momentum
+
+
+def test_ratios_are_the_presets_and_ours_only_where_it_has_none():
+    cells = _cells(tables=(4,))
+    masking = cells[4, "LR-HAM", "AB."].config.masking
+    assert (masking.high.start, masking.low.start, masking.random.start) == (0.01, 0.2, 0.5)
+    masking = cells[4, "LR-HAM", "Trans."].config.masking
+    assert (masking.high.start, masking.low.start, masking.random.start) == (0.03, 0.8, 0.5)
+    assert masking.high_pool_share == 0.5
+
+
+def test_a_subset_of_tables_and_rows():
+    assert set(_cells(tables=(1, 3), rows=("ab-mil", "+MHIM"))) == {
+        (1, "AB-MIL", ""),
+        (3, "+MHIM", "AB."),
+        (3, "+MHIM", "Trans."),
+    }
+    with pytest.raises(ConfigError, match=r"no row ham; these tables have Max-pooling, .*MHIM-MIL \(DSMIL\)"):
+        _cells(tables=(1,), rows=("HAM",))
+    with pytest.raises(ConfigError, match="the paper's tables are 1 to 5, got 6"):
+        Ablation.from_command_line(["--tables", "1,6"])
+
+
+def test_epochs_and_folds_of_transmil_are_its_own():
+    cells = _cells(tables=(1,), epochs=7, transmil_epochs=3, transmil_folds=1)
+    for (_, row, _), candidate in cells.items():
+        is_transmil = "TransMIL" in row
+        assert candidate.config.epochs == (3 if is_transmil else 7)
+        assert candidate.num_folds == (1 if is_transmil else None)
+
+
+def test_quick_changes_defaults_that_can_still_be_given():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quick = {"seeds": (1,), "transmil_epochs": 2}
+        assert Ablation.from_job(quick=quick, arguments=[], seeds=(1, 2)).seeds == (1, 2)
+        job = Ablation.from_job(quick=quick, arguments=["--quick", "--transmil-epochs", "5"], seeds=(1, 2))
+    assert (job.seeds, job.transmil_epochs, job.quick) == ((1,), 5, True)
+
+
+def _row(name, protocol, num_folds, epochs, failures=()):
+    metrics = {"auc": 0.9, "accuracy": 0.8, "f1": 0.7, "precision": 0.6, "recall": 0.5, "threshold": 0.4}
+    scores = (["a", "b"], ["a", "b"], [0, 1], [[0.8, 0.2], [0.3, 0.7]])
+    results = [
+        Result(protocol, 1, fold, "c", "s", "d", epochs, 0, 1.0, 5, metrics, metrics, *scores)
+        for fold in range(1, num_folds + 1)
+    ]
+    return Row(name, protocol, results, num_folds + len(failures), dict.fromkeys(failures, "boom"))
+
+
+def _comparison(cells, failed=None):
+    names = {cell.candidate.name: cell.candidate.config.model.name for cell in cells}
+    rows = [
+        _row(name, "paper", 1, 15)
+        if model == "transmil"
+        else _row(name, "paper", 3, 25, ("x",) * (name == failed))
+        for name, model in names.items()
+    ]
+    return Comparison("it", "digits", False, 40, 20, 3, (1,), rows, 1.0, 0)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_tables_have_the_papers_layout_and_say_what_each_row_used(number):
+    cells = select(Ablation(), _base)
+    cost = Cost(657_026, 4.04, 2_576_980_378, "cuda", 1)
+    costs = {cell.row: cost for cell in cells if cell.table == 2}
+    made = grid(number, "paper", cells, _comparison(cells), costs)
+    assert made.header[1:] == {
+        1: ["Accuracy", "AUC", "F1-score"],
+        2: ["AUC", "Para.", "Time", "Mem."],
+    }.get(number, ["AB.", "Trans."])
+    assert made.rows[0][0] == {1: "Max-pooling", 2: "AB-MIL"}.get(number, "Baseline")
+    assert "PAPER PROTOCOL" in made.caption
+    assert "3 folds x 1 seed, 25 epochs" in made.caption
+    assert "1 fold x 1 seed, 15 epochs, 256 landmarks" in made.caption
+    if number == 1:
+        assert made.rows[0][1:] == ["80.0 +- 0.0", "90.0 +- 0.0", "70.0 +- 0.0"]
+    if number == 2:
+        assert made.rows[0][2:] == ["657K", "4.0s", "2.4G"]
+    if number == 4:
+        assert "AB. high 0.01, low 0.2, random 0.5" in made.caption
+
+
+def test_a_cell_with_failed_runs_says_so():
+    cells = select(Ablation(tables=(1,)), _base)
+    made = grid(1, "paper", cells, _comparison(cells, failed="dsmil"), {})
+    assert {row[0]: row[2] for row in made.rows}["DSMIL"] == "90.0 +- 0.0 (1 run failed)"
+    assert ablation.TITLES[1] in made.title

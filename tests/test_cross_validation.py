@@ -1,0 +1,198 @@
+"""A real cross-validation on a Ray of its own; its parts have tests of their own."""
+
+import csv
+import json
+import re
+
+import pytest
+import ray
+
+from data_prep import digits
+from mhimdist import cross_validation
+from mhimdist.config import TrainConfig
+from mhimdist.cross_validation import _Queue, compare, measure_costs, run_cross_validation
+from mhimdist.data.loader import BagShards
+from mhimdist.data.splits import Split
+from mhimdist.errors import ConfigError, CrossValidationError
+from mhimdist.experiment import Candidate, CrossValidation, Experiment
+from mhimdist.presets import preset
+from mhimdist.report.comparison import PAPER_WARNING
+
+BASE = preset("c16", "abmil").override(
+    {
+        "model.hidden_dim": 16,
+        "model.attention_dim": 8,
+        "epochs": 2,
+        "device": "cpu",
+        "optimizer.learning_rate": 1e-3,
+    }
+)
+DIVERGES = BASE.override({"optimizer.learning_rate": 1e30})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "digits-c16"
+    digits.build("digits-c16", folder, scale=0.01, bags=60)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    return CrossValidation(home=home, name="test", folds=2, seeds=(1,), protocol="both", train=BASE)
+
+
+@pytest.fixture(scope="module")
+def done(job, data):
+    """A finished cross-validation: 2 configurations x 2 folds x 2 protocols."""
+    return run_cross_validation(job, data=data)
+
+
+def test_every_fold_is_tested_under_both_protocols(job, done, data):
+    bags = BagShards(data)
+    assert [(row.name, row.protocol, len(row.results)) for row in done.rows] == [
+        ("MHIM (abmil)", "strict", 2),
+        ("abmil", "strict", 2),
+        ("MHIM (abmil)", "paper", 2),
+        ("abmil", "paper", 2),
+    ]
+    for row in done.rows:
+        assert sorted(key for result in row.results for key in result.keys) == sorted(bags.keys)
+    strict, paper = done.rows[0].results[0], done.rows[2].results[0]
+    assert list(strict.keys) == list(paper.keys)
+    splits = {path.stem: Split.load(path) for path in (job.folder / "splits").iterdir()}
+    assert {name: split.selects_on_test for name, split in splits.items()} == {
+        f"{protocol}-seed-1-fold-{fold}": protocol == "paper"
+        for protocol in ("strict", "paper")
+        for fold in (1, 2)
+    }
+    for split in splits.values():
+        split.check(bags.keys, bags.cases, bags.labels_N)
+
+
+def test_the_tables_are_files_that_state_the_protocol(job, done):
+    rows = list(csv.DictReader((job.folder / "table.csv").read_text().splitlines()))
+    assert [row["protocol"] for row in rows] == ["strict", "strict", "paper", "paper"]
+    body = json.loads((job.folder / "table.json").read_text())
+    assert body["warning"] == PAPER_WARNING
+    assert float(rows[0]["auc"]) == body["rows"][0]["auc"] == done.rows[0].spread("auc")[0]
+    text = " ".join((job.folder / "table.md").read_text().split())
+    for fragment in ("2-fold by case, 1 seed (1)", "inflation, paper minus strict", "PAPER PROTOCOL"):
+        assert fragment in text
+
+
+def test_finished_units_are_only_read_and_a_lost_one_is_made_again(job, done, data, capsys):
+    files = {path: path.stat().st_mtime_ns for path in job.folder.glob("units/*/result.json")}
+    assert len(files) == 8
+    lost = next(iter(files))
+    lost.unlink()
+    again = compare(job, job.candidates, data=data)
+    assert again.num_found == 7
+    assert "8 runs, 7 of them found finished" in " ".join(capsys.readouterr().out.split())
+    assert {p for p, t in files.items() if p.stat().st_mtime_ns != t} == {lost}
+    assert [row.spread("auc") for row in again.rows] == [row.spread("auc") for row in done.rows]
+
+
+def test_identical_configurations_run_once_and_failures_are_named(job, data, capsys):
+    experiment = Experiment(home=job.home, name="failing", folds=2, run_folds=1, seeds=(1,))
+    candidates = [
+        Candidate("good", BASE.first_stage()),
+        Candidate("the same", BASE.first_stage().override({"seed": 77})),
+        Candidate("bad", DIVERGES.first_stage()),
+        Candidate("needs bad", DIVERGES),
+    ]
+    comparison = compare(experiment, candidates, data=data)
+    good, same, bad, needs_bad = comparison.rows
+    assert good.results == same.results
+    assert len(list((experiment.folder / "units").iterdir())) == 3
+    assert bad.num_runs == needs_bad.num_runs == "0 of 1"
+    (reason,) = bad.failures.values()
+    assert reason.startswith("NonFiniteError: the loss became")
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"^\[\d/3\] ", printed, re.MULTILINE)) == 3
+    assert "bad, strict, seed 1, fold 1: FAILED NonFiniteError" in printed
+    assert len(list(experiment.folder.glob("units/*/error.txt"))) == 2
+    with pytest.raises(
+        CrossValidationError, match=r"2 runs of failing failed.* bad, strict, seed 1, fold 1: "
+    ):
+        cross_validation.raise_failures(comparison, experiment.folder)
+
+
+def test_a_process_that_dies_is_a_failure_of_its_unit_alone(job, data, monkeypatch):
+    experiment = Experiment(home=job.home, name="dying", folds=2, seeds=(1,))
+
+    def dies_on_fold_1(unit, data, cache, num_threads):
+        import os
+
+        if unit.fold == 1:
+            os._exit(1)
+        return cross_validation.run_unit(unit, cross_validation._open_bags(data), cache, num_threads)
+
+    monkeypatch.setattr(cross_validation, "_task", dies_on_fold_1)
+    comparison = compare(experiment, [Candidate("plain", BASE.first_stage())], data=data)
+    (row,) = comparison.rows
+    assert [result.fold for result in row.results] == [2]
+    assert list(row.failures) == ["plain, strict, seed 1, fold 1"]
+    assert row.failures["plain, strict, seed 1, fold 1"].startswith("its process was lost")
+
+
+def test_costs_are_measured_once(job, data):
+    configs = {"plain": BASE.first_stage()}
+    made = measure_costs(job, configs, data=data)
+    assert made["plain"].num_parameters == 16 * 16 + 16 + 16 * 8 + 8 + 16 * 2 + 2
+    assert measure_costs(job, configs, data=data) == made
+
+
+def test_units_wait_for_the_first_stage_that_another_one_is(job, data):
+    bags = BagShards(data)
+    (split, *_) = job.splits(bags, "strict", 1)
+    units = {
+        name: cross_validation._unit(Candidate(name, config), split, 1, 1, "strict", bags, job.folder)[1]
+        for name, config in (
+            ("copy", BASE.override({"teacher": {"kind": "student_copy"}})),
+            ("masked", BASE),
+            ("plain", BASE.first_stage()),
+            ("longer", BASE.override({"epochs": 3})),
+        )
+    }
+    queue = _Queue(units)
+    assert list(queue.ready()) == ["plain", "copy", "longer"]
+    assert list(queue.ready()) == []
+    queue.done("copy")
+    assert list(queue.ready()) == []
+    queue.done("plain")
+    assert list(queue.ready()) == ["masked"]
+
+
+def test_the_model_and_the_data_choose_what_train_starts_from():
+    def base(model, data):
+        return preset("c16", model).override({"epochs": 3 if data == "mine" else 4})
+
+    def parsed(*arguments):
+        return CrossValidation.of_model(
+            base, model="abmil", data="digits-c16", arguments=list(arguments), name="it"
+        )
+
+    assert parsed().train == base("abmil", "digits-c16")
+    job = parsed("--model", "dsmil", "--data=mine", "--train.epochs", "9", "--seeds", "4,5")
+    assert job.train == base("dsmil", "mine").override({"epochs": 9})
+    assert (job.model, job.data, job.seeds) == ("dsmil", "mine", (4, 5))
+    assert [candidate.name for candidate in job.candidates] == ["MHIM (dsmil)", "dsmil"]
+    assert [candidate.name for candidate in parsed("--model", "clam_sb").candidates] == ["clam_sb"]
+    with pytest.raises(ConfigError, match="no preset"):
+        parsed("--model", "nope")
+    with pytest.raises(ConfigError, match="seeds lists one twice"):
+        parsed("--seeds", "1,1")
+
+
+def test_the_default_is_the_papers_configuration():
+    assert CrossValidation().train == TrainConfig()
+    assert CrossValidation().seeds == (2021, 2022, 2023)
