@@ -18,7 +18,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Force a file, or a folder's entries, to disk: what is new or renamed may else be lost with the power."""
+    """Force a file, or a folder's entries, to disk: what is new or renamed could be lost else."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
