@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from conftest import gaussian_bags
+from memory_bags import gaussian_bags
 
 from mhimdist.config import load_config
 from mhimdist.data.bags import PackedBags

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import MemoryBags, gaussian_bags
+from memory_bags import MemoryBags, gaussian_bags
 
 from mhimdist.config import TrainConfig, load_config
 from mhimdist.draws import Draws

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from conftest import gaussian_bags
+from memory_bags import gaussian_bags
 
 from mhimdist.command import run
 from mhimdist.config import load_config
