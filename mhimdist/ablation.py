@@ -23,6 +23,7 @@ from mhimdist.experiment import Candidate, Experiment
 from mhimdist.report import formats
 from mhimdist.report.comparison import (
     PAPER_WARNING,
+    STRICT_NOTE,
     Comparison,
     Protocol,
     Row,
@@ -280,8 +281,8 @@ def grid(
             cost = costs[names[0]]
             where = "GPU" if cost.device == "cuda" else formats.count(cost.num_threads, "thread")
             caption += (
-                f" Time: an epoch on fold 1 with its validation, alone, {where}; Mem.: the peak above what "
-                "the process held before."
+                f" Time: an epoch on fold 1 with its validation, one row at a time, {where}; Mem.: the "
+                "peak above what the process held before."
             )
         case _:
             header = [{3: "Module", 4: "Strategy", 5: "Teacher"}[number], *COLUMNS]
@@ -299,7 +300,8 @@ def grid(
 
 def _common(comparison: Comparison) -> str:
     """What holds for all tables."""
-    return f"All tables: in per cent. {' '.join(comparison.caption(p) for p in comparison.protocols)}"
+    note = f" {STRICT_NOTE}" if "strict" in comparison.protocols else ""
+    return f"All tables: in per cent. {comparison.setting}{note}"
 
 
 def _percent(row: Row, metric: str) -> str:

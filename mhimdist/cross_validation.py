@@ -277,6 +277,8 @@ def _run_with_workers(
 
 def _task(unit: Unit, data: Path, cache: Path, num_threads: int) -> Result | str:
     """Run a unit in a process of Ray's; a failure is a result too, its traceback a file."""
+    if (left := unit.result()) is not None:
+        return left  # another command has finished it meanwhile
     try:
         result = run_unit(unit, _open_bags(data), cache, num_threads)
     except Exception as error:

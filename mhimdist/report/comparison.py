@@ -25,6 +25,10 @@ PAPER_WARNING = (
     "PAPER PROTOCOL: as the authors did, the test fold selects the epoch, stops the training and sets the "
     "threshold, so the figures are optimistic and only good for reproducing theirs."
 )
+STRICT_NOTE = (
+    "Strict protocol: validation cases of the training fold select the epoch, stop the training and set the "
+    "threshold."
+)
 
 
 @dataclass(frozen=True)
@@ -189,16 +193,15 @@ class Comparison:
 
     def caption(self, protocol: Protocol) -> str:
         """What a reader must know of every figure of a protocol."""
+        return f"{PAPER_WARNING if protocol == 'paper' else STRICT_NOTE} {self.setting}"
+
+    @property
+    def setting(self) -> str:
+        """Data, folds and seeds in words, and how figures are formed over them."""
         over = "the seeds' means over the folds" if len(self.seeds) > 1 else "the folds"
         data = " (SYNTHETIC bags)" if self.synthetic else ""
-        selection = (
-            PAPER_WARNING
-            if protocol == "paper"
-            else "Strict protocol: validation cases of the training fold select the epoch, stop the training "
-            "and set the threshold."
-        )
         return (
-            f"{selection} {self.dataset}{data}: {formats.count(self.num_bags, 'bag')} of "
+            f"{self.dataset}{data}: {formats.count(self.num_bags, 'bag')} of "
             f"{formats.count(self.num_cases, 'case')}, {self.num_folds}-fold by case, "
             f"{formats.count(len(self.seeds), 'seed')} ({', '.join(map(str, self.seeds))}). "
             f"Mean +- standard deviation of {over}."
