@@ -32,6 +32,7 @@ def workplace(tmp_path_factory):
 def _run(arguments: list[str], workplace: Path) -> str:
     env = os.environ | {
         "MHIMDIST_HOME": str(workplace / "home"),
+        "OMP_NUM_THREADS": "1",  # two idle threads that wait for each other are slow on a busy machine
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     done = subprocess.run(arguments, cwd=workplace, env=env, capture_output=True, text=True)
