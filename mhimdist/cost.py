@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import torch
 
 from mhimdist.config import Loss, Pooling, Teacher, TrainConfig
