@@ -49,6 +49,10 @@ class NonFiniteError(MhimdistError):
     """A loss or a score became NaN or infinite; the message names the bags of the step."""
 
 
+class SubmitError(MhimdistError):
+    """A job cannot be submitted: its script is missing, or its upload is larger than Ray takes."""
+
+
 class SweepError(MhimdistError):
     """A sweep cannot run as asked, or none of its trials finished."""
 
