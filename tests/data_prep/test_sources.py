@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.sources import SlideLabel, class_order, find_features, read_features, read_labels, some
+from data_prep.labels import SlideLabel, class_order, read_labels
+from data_prep.sources import some
 from mhimdist.errors import DataError, LabelError
 
 FEATURES = np.arange(12, dtype=np.float32).reshape(3, 4)

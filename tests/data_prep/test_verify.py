@@ -146,7 +146,7 @@ def test_faults_of_the_index_are_found(shards: Path) -> None:
     assert verify(shards) == [
         Fault(first.name, "missing"),
         Fault(second.name, f"line 3: expected {lines[2].encode()!r}, got {changed.encode()!r}"),
-        Fault(third.name, "line 4: expected b'', got b'm'"),
+        Fault(third.name, "line 3: expected b'', got b'm'"),
     ]
 
 
