@@ -99,7 +99,9 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of a table")
     parser.add_argument("--gb", type=float, default=1.5, help="size of the sources (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="of cp, shard, cp, shard (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="of cp, shard, cp, shard (default: %(default)s)"
+    )
     parser.add_argument("--folder", type=Path, help="where to work (default: the system's temporary folder)")
     options = parser.parse_args()
     results: dict[str, dict[str, float]] = {}

@@ -67,7 +67,7 @@ def read(path: Path, place: Place) -> dict[Any, Any]:
         ]
         if _is_bag_a_row(path, file):
             (part,) = parts
-            found[name] = part[0]
+            found[name] = np.array(part[0])  # a copy, because torch warns of arrays it could not write to
         else:
             found[name] = np.concatenate(parts)
     return found

@@ -33,6 +33,8 @@ def _load(file: Path | io.BytesIO, where: str, *, legacy: bool) -> dict[Any, Any
             with zipfile.ZipFile(file) as archive:
                 if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
                     raise DataError(f"{where}: holds compressed records, which torch.save does not write")
+        if isinstance(file, io.BytesIO):
+            file.seek(0)
         mapped = isinstance(file, Path) and not legacy
         loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except (DataError, OSError):

@@ -133,7 +133,7 @@ class _HashingFile:
         self.num_bytes = 0
         self._raw = io.FileIO(path, "x")
         self._small = bytearray()
-        self._queue: queue.Queue[Any] = queue.Queue(maxsize=4)
+        self._queue: queue.Queue[Any] = queue.Queue(maxsize=8)
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
