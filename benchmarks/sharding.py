@@ -1,7 +1,7 @@
 """How fast features become shards, against `cp -r` of the same files: `python benchmarks/sharding.py --json`.
 
-Sources are .pt files of N x 1,024 in CAMELYON16's bag sizes, made up, float32 as the authors' are (`ratio_cp`),
-and again in float16 (`ratio_cp_float16`); the shards are float16. Both sides read the same warm page cache,
+Sources are made up: .pt files of N x 1,024 in CAMELYON16's bag sizes, in float32 as the authors' are
+(`ratio_cp`), and again in float16 (`ratio_cp_float16`); the shards are float16. Both sides read the same warm page cache,
 write to the same disk and count the bytes of the sources. Each round runs cp, shard, cp, shard; a ratio is
 the median of the paired ones. `cp -r` does not force what it wrote to disk, so for `ratio_cp` sharding does
 not either, while `ratio_cp_synced` has both do it: sharding as users run it, and cp with a sync of what it

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Literal
 
 import numpy as np
 
@@ -90,15 +90,15 @@ def read_zipped_npy(archive: zipfile.ZipFile, record: zipfile.ZipInfo, where: st
         expected, got = file.tell() + math.prod(shape) * dtype.itemsize, record.file_size
         if expected != got:
             raise DataError(
-                f"{where}: {record.filename}: its header says {shape} {dtype}, {expected} bytes, but it has {got}"
+                f"{where}: {record.filename}: its header says {shape} {dtype}, {expected} bytes, but it has "
+                f"{got}"
             )
-        content = bytearray(math.prod(shape) * dtype.itemsize)
-        if file.readinto(content) != len(content):
-            raise DataError(f"{where}: {record.filename} is cut off")
-    return native(np.frombuffer(content, dtype).reshape(shape, order=order))
+        # A bytearray, because torch warns of arrays that it could not write to.
+        content = np.frombuffer(bytearray(file.read()), dtype)
+    return native(content.reshape(shape, order=order))
 
 
-def _npy_header(file: BinaryIO, where: str) -> tuple[tuple[int, ...], np.dtype, str]:
+def _npy_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype, Literal["C", "F"]]:
     """Shape, dtype and order ("C" or "F") of the .npy that begins here; leaves the file at its data."""
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:

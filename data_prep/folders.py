@@ -15,8 +15,8 @@ def find_features(path: Path) -> dict[str, Source]:
 
     A folder holds a file (or a zarr store) a slide, `<slide>.<suffix>`, or bundles; what a file is, its
     first bytes say. CLAM's folder is known by its pt_files, whose coordinates then come from the h5_files
-    beside them, TRIDENT's by its features_<encoder>, which may be two folders down. If a folder holds nothing but
-    one folder of features, that is taken. Files with other endings are passed over.
+    beside them, TRIDENT's by its features_<encoder>, which may be two folders down. If a folder
+    holds nothing but one folder of features, that is taken. Files with other endings are passed over.
 
     Raises:
         DataError: nothing to read, two files for one slide, several sets of features, or a sidecar alone.

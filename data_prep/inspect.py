@@ -213,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.inspect",
-        description="Show what is in a folder of shards: bags, classes, instances, encoders, bytes, odd bags.",
+        description="Show what is in a folder of shards: bags, classes, sizes, encoders, bytes, odd bags.",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder that data_prep.shard wrote")
     parser.add_argument(

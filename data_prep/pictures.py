@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from mhimdist.errors import ConfigError
 
@@ -59,7 +60,7 @@ def _groups(found: "Inspection") -> list[tuple[str, str, np.ndarray]]:
 def _sizes(axis: Axes, found: "Inspection") -> None:
     size_N = found.manifest.rows["num_instances"].to_numpy()
     low, high = max(size_N.min(), 1), size_N.max()
-    bins = np.geomspace(low * 0.95, high * 1.05, min(40, max(8, len(size_N) // 4)))
+    bins = np.geomspace(low * 0.95, high * 1.05, min(40, max(8, len(size_N) // 4))).tolist()
     groups = _groups(found)
     axis.hist(
         [size_N[mask_N] for _, _, mask_N in groups],
@@ -124,4 +125,4 @@ def _shards(axis: Axes, found: "Inspection") -> None:
         axis.bar(range(len(names)), share, bottom=bottom, color=colour, width=1.0 if len(names) > 60 else 0.8)
         bottom += share
     axis.set(title="Classes in each shard", xlabel="shard", ylabel="share of its bags", ylim=(0, 1))
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -27,6 +27,7 @@ from mhimdist.data.format import (
     COORDS_DTYPE,
     EXTENSIONS,
     FEATURE_DTYPES,
+    INSTANCE_LABELS_DTYPE,
     NPY_HEADER_BYTES,
     escape_key,
     npy_header,
@@ -127,7 +128,7 @@ def plan_bag(row: SlideLabel, label: int, source: Source, dtype: str) -> Planned
     """Plan one bag, from its source's headers."""
     features = read_features(source)
     num_instances, num_features = features.num_instances, features.num_features
-    description = {
+    description: dict[str, Any] = {
         "slide": row.slide,
         "case": row.case,
         "label": row.label,
@@ -136,21 +137,15 @@ def plan_bag(row: SlideLabel, label: int, source: Source, dtype: str) -> Planned
         "encoder": features.encoder,
         "patch_size": features.patch_size,
         "level": features.details.get("level"),
-        **{
-            name: features.details[name]
-            for name in ("magnification", "coords_unit")
-            if name in features.details
-        },
     }
+    description |= {name: value for name, value in features.details.items() if name not in description}
     text = json.dumps(description).encode()
-    sizes = {
-        "coords": NPY_HEADER_BYTES + 2 * COORDS_DTYPE.itemsize * num_instances
-        if features.has_coords
-        else None,
-        "features": NPY_HEADER_BYTES + FEATURE_DTYPES[dtype].itemsize * num_instances * num_features,
-        "instance_labels": NPY_HEADER_BYTES + num_instances if features.has_instance_labels else None,
-        "json": len(text),
-    }
+    sizes = {"features": NPY_HEADER_BYTES + FEATURE_DTYPES[dtype].itemsize * num_instances * num_features}
+    if features.has_coords:
+        sizes["coords"] = NPY_HEADER_BYTES + 2 * COORDS_DTYPE.itemsize * num_instances
+    if features.has_instance_labels:
+        sizes["instance_labels"] = NPY_HEADER_BYTES + INSTANCE_LABELS_DTYPE.itemsize * num_instances
+    sizes["json"] = len(text)
     columns = {
         "key": escape_key(row.slide),
         "slide": row.slide,
@@ -160,7 +155,7 @@ def plan_bag(row: SlideLabel, label: int, source: Source, dtype: str) -> Planned
         "num_features": num_features,
         "dtype": dtype,
     }
-    return PlannedBag(source, columns, text, {kind: size for kind, size in sizes.items() if size is not None})
+    return PlannedBag(source, columns, text, sizes)
 
 
 def plan_shards(bags: Iterable[PlannedBag], shard_bytes: int, *, first: int = 0) -> list[ShardPlan]:
@@ -233,7 +228,7 @@ def _npy(array: np.ndarray | None) -> bytes:
 
 
 def _unfit(path: Path, blocks: Iterable[torch.Tensor], dtype: str) -> DataError:
-    """Why features cannot be stored: how many are not finite, else the largest, which the dtype cannot hold."""
+    """Why features cannot be stored: how many are not finite, else the largest, which does not fit."""
     bad, largest = 0, 0.0
     for block in blocks:
         finite = block.isfinite()

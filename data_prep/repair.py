@@ -71,7 +71,7 @@ def _replace(
         if written.shard != shard:
             faults = verify_shard(Path(name) / shard.name, shard, rows, classes)
             raise DataError(
-                f"{shard.name} cannot be repaired: {features} gives other bytes than were written: {faults[0]}"
+                f"{shard.name} cannot be repaired: {features} gives other bytes than it had: {faults[0]}"
             )
         (Path(name) / shard.name).replace(folder / shard.name)
     atomic.sync(folder)

@@ -202,8 +202,8 @@ def _new(
         if row.slide in had and row != had[row.slide]:
             there = had[row.slide]
             raise LabelError(
-                f"slide {row.slide!r} is in the data set as {there.label!r} of case {there.case!r}, and in the "
-                f"table as {row.label!r} of case {row.case!r}"
+                f"slide {row.slide!r} is in the data set as {there.label!r} of case {there.case!r}, and in "
+                f"the table as {row.label!r} of case {row.case!r}"
             )
     return [row for row in table if row.slide not in had], {
         slide: source for slide, source in sources.items() if slide not in had
@@ -237,7 +237,8 @@ def _matched(
         return [row for row in table if row.slide in sources], (*missing, *unlabelled)
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(table)} slides in {labels} have no features in {features}: {some(missing)}"
+            f"{len(missing)} of {len(table)} slides in {labels} have no features in {features}: "
+            f"{some(missing)}"
         )
     if unlabelled:
         raise LabelError(
@@ -269,9 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         workers=options.workers,
     )
     if outcome.passed_over:
-        print(
-            f"passed over, without features or label: {len(outcome.passed_over)} ({some(outcome.passed_over)})"
-        )
+        named = some(outcome.passed_over)
+        print(f"passed over, without features or label: {len(outcome.passed_over)} ({named})")
     if outcome.num_reused:
         print(f"taken over from an interrupted run: {outcome.num_reused} shards")
     info = Manifest.read(options.out).info
@@ -286,8 +286,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.shard",
-        description="Turn features of slides and a table of labels into checked shards. Interrupted, the same "
-        "command goes on with the shards that are finished.",
+        description="Turn features of slides and a table of labels into checked shards. Interrupted, the "
+        "same command goes on with the shards that are finished.",
         epilog="On a Ray cluster: ray job submit --working-dir . -- python -m data_prep.shard ...; its nodes "
         "must see the paths.",
     )
@@ -366,8 +366,8 @@ def _parser() -> argparse.ArgumentParser:
         "--workers",
         type=_positive,
         metavar="N",
-        help="shards written at a time, by processes of Ray's; the bytes are the same (default: 1, which uses "
-        "two cores; all cores of the Ray cluster that the command is submitted to)",
+        help="shards written at a time, by processes of Ray's; the bytes are the same (default: 1, which "
+        "uses two cores; all cores of the Ray cluster that the command is submitted to)",
     )
     parser.add_argument(
         "--description", default="", metavar="TEXT", help="where the features come from, for the manifest"

@@ -186,7 +186,7 @@ def test_content_decides_and_not_the_ending() -> None:
 
 
 def tar_of(path: str, members: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w") as tar:
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, content in members.items():
             Path("member").write_bytes(content)
             tar.add("member", name)
@@ -355,8 +355,7 @@ def member(name: str, kind: bytes) -> tarfile.TarInfo:
 def test_hostile_and_damaged_files_are_refused(write, message: str) -> None:
     write()
     with pytest.raises(DataError, match=message):
-        for source in find_features(Path()).values():
-            read_features(source)
+        [read_features(source) for source in find_features(Path()).values()]
 
 
 def test_a_damaged_header_does_not_end_a_tar() -> None:
@@ -365,14 +364,14 @@ def test_a_damaged_header_does_not_end_a_tar() -> None:
     second = content.index(b"b.npy")
     content[second] ^= 1
     Path("a.tar").write_bytes(content)
-    with pytest.raises(DataError, match="a.tar: damaged, or not a tar: bad checksum"):
+    with pytest.raises(DataError, match=f"damaged at byte {second}: expected the header of a member"):
         find_features(Path())
     content[second : second + 512] = bytes(512)
     Path("a.tar").write_bytes(content)
-    with pytest.raises(DataError, match=f"damaged at byte {second + 512}: expected the header of a member"):
+    with pytest.raises(DataError, match=f"damaged at byte {second}: expected the header of a member"):
         find_features(Path())
     Path("a.tar").write_bytes(content[:second] + content[second + 1000 :][:700])
-    with pytest.raises(DataError, match="damaged|cut off"):
+    with pytest.raises(DataError, match=r"damaged|cut off"):
         find_features(Path())
 
 
