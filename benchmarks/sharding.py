@@ -1,11 +1,11 @@
 """How fast features become shards, against `cp -r` of the same files: `python benchmarks/sharding.py --json`.
 
 Sources are made up: .pt files of N x 1,024 in CAMELYON16's bag sizes, in float32 as the authors' are
-(`ratio_cp`), and again in float16 (`ratio_cp_float16`); the shards are float16. Both sides read the same warm page cache,
-write to the same disk and count the bytes of the sources. Each round runs cp, shard, cp, shard; a ratio is
-the median of the paired ones. `cp -r` does not force what it wrote to disk, so for `ratio_cp` sharding does
-not either, while `ratio_cp_synced` has both do it: sharding as users run it, and cp with a sync of what it
-wrote.
+(`ratio_cp`), and again in float16 (`ratio_cp_float16`); the shards are float16. Both sides read the same
+warm page cache, write to the same disk and count the bytes of the sources. Each round runs cp, shard, cp,
+shard; a ratio is the median of the paired ones. `cp -r` does not force what it wrote to disk, so for
+`ratio_cp` sharding does not either, while `ratio_cp_synced` has both do it: sharding as users run it, and cp
+with a sync of what it wrote.
 """
 
 import argparse
@@ -112,7 +112,7 @@ def main() -> None:
             for synced in (False, True):
                 label = f"{dtype}".removeprefix("torch.") + ("_synced" if synced else "")
                 rounds = options.rounds if not synced else 1
-                results[label] = compare(folder, rounds=rounds, synced=synced, shard_bytes=num_bytes // 4)
+                results[label] = compare(folder, rounds=rounds, synced=synced, shard_bytes=num_bytes // 16)
     flat = {"ratio_cp": results["float32"]["ratio"], "ratio_cp_synced": results["float32_synced"]["ratio"]}
     flat |= {"ratio_cp_float16": results["float16"]["ratio"]}
     flat |= {"ratio_cp_float16_synced": results["float16_synced"]["ratio"], "cores": os.cpu_count() or 0}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from data_prep import read_hdf5, read_numpy
 from data_prep.sources import BUNDLES, SUFFIXES, Source, family_of, some
+from mhimdist.data.manifest import MANIFEST_NAME
 from mhimdist.errors import DataError
 
 CLAM_FEATURES, CLAM_COORDS = "pt_files", "h5_files"
@@ -68,7 +69,9 @@ def _has_features(folder: Path) -> bool:
 
 
 def _is_candidate(path: Path) -> bool:
-    return path.suffix in SUFFIXES and (path.is_file() or family_of(path) == "zarr")
+    if path.suffix not in SUFFIXES or path.name == MANIFEST_NAME:  # ours, beside shards of ours
+        return False
+    return path.is_file() or family_of(path) == "zarr"
 
 
 def _collect(folder: Path, paths: list[Path]) -> dict[str, Source]:

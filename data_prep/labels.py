@@ -257,7 +257,7 @@ def _read_text(path: Path, columns: Columns) -> _Table:
     by_number = columns.slide is not None and columns.label is not None
     if width != 2 and not by_number:
         raise LabelError(
-            f"{path}: no header that is known and {width} columns, where slide and label would be 2: {header}; name "
-            "  the columns, or give their numbers"
+            f"{path}: no header that is known and {width} columns, where slide and label would be 2: "
+            f"{header}; name the columns, or give their numbers"
         )
     return _Table(path, None, lines)

@@ -1,37 +1,81 @@
-"""One function over many tasks: in this process, or on the workers of a Ray cluster."""
+"""One function over many tasks: in threads of this process, or on the workers of a Ray cluster."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from typing import Any, TypeVar
+
+import torch
 
 Result = TypeVar("Result")
 
 
+class StoppedError(Exception):
+    """A task ended early because another one failed or the command was interrupted."""
+
+
 def in_cluster() -> bool:
-    """Whether this process belongs to a Ray cluster: a job, or RAY_ADDRESS is set."""
+    """Whether this process belongs to a Ray cluster: it is a job, or RAY_ADDRESS is set."""
     return "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def results(
-    function: Callable[..., Result], tasks: Sequence[tuple[Any, ...]], *, workers: int | None
+    function: Callable[..., Result],
+    tasks: Sequence[tuple[Any, ...]],
+    *,
+    workers: int | None = None,
+    distributed: bool = False,
 ) -> Iterator[Result]:
     """`function(*task)` of every task, as they are finished.
 
+    Threads serve one machine well: what takes time in a shard (hashing, checksums, conversion, reading and
+    writing) lets go of Python's lock.
+
     Args:
-        function: of this package, so that workers can import it.
+        function: of this package, so that workers can import it. In threads it is also given `stop`, an event
+            after which it should raise `StoppedError` soon.
         tasks: its arguments.
-        workers: how many run at a time; 1 is this process, more are Ray's: in its cluster where this process
-            belongs to one, else on this machine. None is all cores of the cluster, and 1 without one.
+        workers: how many run at a time; None is as many as there are cores, of this machine or the cluster.
+        distributed: have Ray's workers run them.
 
     Raises:
-        Exception: what the function raised first; tasks that still run are cancelled.
+        Exception: what the function raised first; tasks that still run are stopped.
     """
-    workers = workers if workers is not None else None if in_cluster() else 1
-    if workers == 1 or len(tasks) < 2:
+    if distributed:
+        yield from _on_ray(function, tasks, workers)
+    elif (count := min(workers or os.cpu_count() or 1, len(tasks))) <= 1:
         for task in tasks:
             yield function(*task)
-        return
-    yield from _on_ray(function, tasks, workers)
+    else:
+        yield from _in_threads(function, tasks, count)
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Torch's own threads off: pieces of a shard are too small for them, and other shards need the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _in_threads(
+    function: Callable[..., Result], tasks: Sequence[tuple[Any, ...]], workers: int
+) -> Iterator[Result]:
+    stop = threading.Event()
+    with ThreadPoolExecutor(workers) as threads:
+        futures = [threads.submit(function, *task, stop=stop) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            stop.set()
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _on_ray(
@@ -41,7 +85,6 @@ def _on_ray(
 
     from mhimdist.cluster import connect
 
-    was_connected = ray.is_initialized()
     connect()
     limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
     remote = ray.remote(function)
@@ -59,5 +102,3 @@ def _on_ray(
     finally:
         for task in running:
             ray.cancel(task, force=True)
-        if not was_connected and not in_cluster():
-            ray.shutdown()

@@ -9,18 +9,18 @@ Dimensions: N instances of a bag, D features.
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
 import torch
 
 from data_prep.labels import SlideLabel
+from data_prep.parallel import StoppedError
 from data_prep.sources import Source, read_features
 from data_prep.writer import CHUNK_BYTES, Bag, Payload, ShardWriter
 from mhimdist.data.format import (
@@ -175,22 +175,27 @@ def plan_shards(bags: Iterable[PlannedBag], shard_bytes: int, *, first: int = 0)
     return plans
 
 
-def write_shard(plan: ShardPlan, folder: Path) -> WrittenShard:
+def write_shard(plan: ShardPlan, folder: Path, stop: Event | None = None) -> WrittenShard:
     """Write a shard and its index into a folder; they appear when they are whole, and on disk.
+
+    Args:
+        plan: what to write.
+        folder: where.
+        stop: once it is set, the shard is given up.
 
     Raises:
         DataError: a value is not finite or does not fit the dtype, or a source changed since it was planned.
     """
     digest = plan.digest()
-    with _one_thread(), ShardWriter(folder / plan.name) as writer:
-        rows = [writer.add(_read(bag)) for bag in plan.bags]
+    with ShardWriter(folder / plan.name) as writer:
+        rows = [writer.add(_read(bag, stop)) for bag in plan.bags]
     if digest != plan.digest():
         (folder / plan.name).unlink()
         raise DataError(f"the features of {plan.name} changed while they were read")
     return WrittenShard(writer.summary, rows, digest)
 
 
-def _read(bag: PlannedBag) -> Bag:
+def _read(bag: PlannedBag, stop: Event | None) -> Bag:
     """The bag with its payloads, which are read as they are written."""
     features = read_features(bag.source)
     expected = bag.columns["num_instances"], bag.columns["num_features"]
@@ -203,12 +208,20 @@ def _read(bag: PlannedBag) -> Bag:
     def feature_buffers() -> Iterator[Any]:
         yield npy_header(FEATURE_DTYPES[dtype], expected)
         target = getattr(torch, dtype)
-        for block in features.blocks(CHUNK_BYTES * 2):
-            stored = block.to(target).contiguous()
-            # The extremes are NaN if any value is: one fast pass, where isfinite() makes a mask.
-            if not all(map(math.isfinite, (float(extreme) for extreme in torch.aminmax(stored)))):
-                raise _unfit(bag.source.path, features.blocks(CHUNK_BYTES * 2), dtype)
-            yield stored.view(torch.uint8).numpy()
+        block_bytes = CHUNK_BYTES * features.dtype.itemsize // target.itemsize
+        buffer = torch.empty(0, dtype=target)
+        for block in features.blocks(block_bytes):
+            if stop is not None and stop.is_set():
+                raise StoppedError(f"{bag.source.path}: not read to its end")
+            # The extremes are NaN if any value is, and rounding keeps their order: one fast pass tells
+            # whether all of a block fits, where isfinite() makes a mask.
+            if not torch.stack(torch.aminmax(block)).to(target).isfinite().all():
+                raise _unfit(bag.source.path, features.blocks(block_bytes), dtype)
+            if block.dtype != target or not block.is_contiguous():
+                if len(buffer) < len(block):
+                    buffer = torch.empty(block.shape, dtype=target)
+                block = buffer[: len(block)].copy_(block)
+            yield block.view(torch.uint8).numpy()
 
     payloads: dict[str, Payload | bytes] = {
         "features": Payload(bag.num_bytes["features"], feature_buffers()),
@@ -254,14 +267,3 @@ def _refuse_mixtures(bags: Sequence[PlannedBag]) -> None:
     if len(encoders) > 1:
         (one, slide), (other, another) = list(encoders.items())[:2]
         raise DataError(f"features of two encoders: {slide!r} is of {one!r}, {another!r} of {other!r}")
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch's own threads off: chunks are too small for them, and other shards use the other cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

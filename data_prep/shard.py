@@ -16,7 +16,7 @@ from rich.filesize import decimal
 from data_prep.folders import find_features
 from data_prep.labels import Columns, SlideLabel, class_order, read_labels, without_suffixes
 from data_prep.members import describe_bag
-from data_prep.parallel import results
+from data_prep.parallel import in_cluster, one_torch_thread, results
 from data_prep.plan import PlannedBag, ShardPlan, plan_bags, plan_shards, write_shard
 from data_prep.progress import bar
 from data_prep.sources import Source, some
@@ -60,7 +60,8 @@ def shard(
     class_map: Mapping[str, str] | None = None,
     skip_unmatched: bool = False,
     append: bool = False,
-    workers: int | None = 1,
+    workers: int | None = None,
+    distributed: bool = False,
 ) -> Outcome:
     """Write a data set of shards; the same input gives the same bytes, whatever the number of workers.
 
@@ -84,7 +85,8 @@ def shard(
         class_map: new names of classes.
         skip_unmatched: pass over slides without features and features without a label.
         append: add the slides that `out` does not have yet, as further shards.
-        workers: shards that are written at a time, see `parallel.results`.
+        workers: shards that are written at a time, see `parallel.results`; None is as many as cores.
+        distributed: whether they are written by the workers of a Ray cluster.
 
     Raises:
         ConfigError: `dtype` or `shard_bytes` is out of range.
@@ -128,14 +130,19 @@ def shard(
         shards=(),
     )
     try:
-        num_reused = _write(out, plans, info, before, workers)
+        num_reused = _write(out, plans, info, before, workers, distributed)
     except OSError as error:
         raise naming(out, error) from error
     return Outcome(len(bags), num_reused, passed_over)
 
 
 def _write(
-    out: Path, plans: Sequence[ShardPlan], info: DatasetInfo, before: Manifest | None, workers: int | None
+    out: Path,
+    plans: Sequence[ShardPlan],
+    info: DatasetInfo,
+    before: Manifest | None,
+    workers: int | None,
+    distributed: bool,
 ) -> int:
     """Write the shards of the plans and then the manifest; how many were finished already."""
     with Workplace(out) as workplace:
@@ -145,9 +152,9 @@ def _write(
         workplace.refuse_if_full(sum(plan.num_bytes for plan in missing))
         total = sum(plan.num_bytes for plan in plans)
         try:
-            with bar(total, workplace.bytes_written, "sharding"):
+            with one_torch_thread(), bar(total, workplace.bytes_written, "sharding"):
                 tasks = [(plan, workplace.shards) for plan in missing]
-                for shard in results(write_shard, tasks, workers=workers):
+                for shard in results(write_shard, tasks, workers=workers, distributed=distributed):
                     workplace.record(shard)
                     written[shard.shard.name] = shard
         except BaseException:
@@ -268,6 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         skip_unmatched=options.skip_unmatched,
         append=options.append,
         workers=options.workers,
+        distributed=in_cluster(),
     )
     if outcome.passed_over:
         named = some(outcome.passed_over)
@@ -366,8 +374,8 @@ def _parser() -> argparse.ArgumentParser:
         "--workers",
         type=_positive,
         metavar="N",
-        help="shards written at a time, by processes of Ray's; the bytes are the same (default: 1, which "
-        "uses two cores; all cores of the Ray cluster that the command is submitted to)",
+        help="shards written at a time; the bytes are the same (default: as many as this machine has cores, "
+        "or the Ray cluster that the command is submitted to)",
     )
     parser.add_argument(
         "--description", default="", metavar="TEXT", help="where the features come from, for the manifest"

@@ -99,6 +99,7 @@ class SlideFeatures:
 
     Attributes:
         num_instances, num_features: N and D, each at least 1.
+        dtype: of the features, one of `FLOATS`.
         details: encoder, patch size and so on: those of `DETAILS` that are known.
         has_coords, has_instance_labels: whether it holds them.
     """
@@ -121,16 +122,16 @@ class SlideFeatures:
         self._where = where
         self._found = found
         self._features = _array(found[keys[0]], where, keys[0])
-        self._dtype = self._features.dtype if isinstance(self._features, Tensor) else _torch(self._features)
-        if self._dtype not in FLOATS:
-            raise DataError(f"{where}: features must be floats, got {self._dtype}")
+        self.dtype = self._features.dtype if isinstance(self._features, Tensor) else _torch(self._features)
+        if self.dtype not in FLOATS:
+            raise DataError(f"{where}: features must be floats, got {self.dtype}")
         shape = tuple(self._features.shape)
         if len(shape) != 2:
             raise DataError(f"{where}: expected features of shape N x D, got {shape}")
         self.num_instances, self.num_features = map(int, shape)
         if not self.num_instances or not self.num_features:
             raise DataError(f"{where}: the bag is empty: its features are {shape[0]} x {shape[1]}")
-        num_bytes = self.num_instances * self.num_features * self._dtype.itemsize
+        num_bytes = self.num_instances * self.num_features * self.dtype.itemsize
         if max_bytes is not None and num_bytes > max_bytes:
             # An expanded tensor: one stored number may claim to be 10^15.
             raise DataError(f"{where}: claims {shape[0]} x {shape[1]} features, more than it stores")
@@ -147,11 +148,10 @@ class SlideFeatures:
 
         A block has about `max_bytes`, but at least one row, and with chunks in the file, one chunk of rows.
         """
-        row_bytes = self.num_features * self._dtype.itemsize
+        row_bytes = self.num_features * self.dtype.itemsize
         step = max(1, max_bytes // row_bytes)
         if isinstance(self._features, RowReader):
             step = -(-step // self._features.step) * self._features.step
-            # A chunk of a file can be as large as its bag.
         for start in range(0, self.num_instances, step):
             end = min(start + step, self.num_instances)
             if isinstance(self._features, Tensor):
@@ -231,6 +231,8 @@ def read_features(source: Source) -> SlideFeatures:
     """
     path, reader = source.path, READERS[source.family]
     found = reader(path, source.place) if source.family in BUNDLES else reader(path)
+    if source.details.get("dtype") == "bfloat16" and isinstance(bits := found.get("features"), np.ndarray):
+        found["features"] = _bfloat16(bits, _where(source))
     for name, value in source.said:
         if name in DETAILS and value is not None:
             found.setdefault(name, value)
@@ -271,6 +273,13 @@ def family_of(path: Path) -> str | None:
 def _where(source: Source) -> str:
     slide = source.details.get("slide")
     return f"{source.path}: {slide}" if source.place and slide else str(source.path)
+
+
+def _bfloat16(bits_ND: np.ndarray, where: str) -> Tensor:
+    """Features that shards of ours hold as bits, because .npy does not know bfloat16."""
+    if bits_ND.dtype != np.uint16:
+        raise DataError(f"{where}: expected the bits of bfloat16 as uint16, got {bits_ND.dtype}")
+    return torch.from_numpy(bits_ND).view(torch.bfloat16)
 
 
 def _torch(reader: RowReader) -> torch.dtype:

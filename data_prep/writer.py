@@ -7,9 +7,7 @@ import contextlib
 import hashlib
 import io
 import os
-import queue
 import shutil
-import threading
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator
@@ -32,12 +30,12 @@ from mhimdist.data.format import (
 from mhimdist.data.manifest import ShardFile
 
 CHUNK_BYTES = 2**20
-"""What is converted, hashed and written at a time: it stays in the processor's cache in between."""
+"""What is converted, checked, hashed and written at a time: it stays in the processor's cache in between."""
 
 
 @dataclass(frozen=True)
 class Payload:
-    """The content of a member: its length, and buffers that give it, each of about `CHUNK_BYTES`."""
+    """The content of a member: its length, and buffers that give it; one may be filled again for the next."""
 
     num_bytes: int
     buffers: Iterable[Any]
@@ -73,9 +71,10 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if error is None:
-                self._write(bytes(padded(self._position + 2 * BLOCKSIZE, RECORDSIZE) - self._position))
-            self._file.finish(discard=error is not None)
+            with self._file:
+                if error is None:
+                    self._write(bytes(padded(self._position + 2 * BLOCKSIZE, RECORDSIZE) - self._position))
+                    self._file.force()
             if error is None:
                 index = self._path.with_name(index_name(self._path.name))
                 atomic.write_text(index, dali_index(self._bags))
@@ -126,66 +125,39 @@ class ShardWriter:
 
 
 class _HashingFile:
-    """A new file that a thread of its own hashes and writes, while the caller makes what comes next."""
+    """A new file that is hashed as it is written; small pieces go to it together."""
 
     def __init__(self, path: Path) -> None:
         self.sha256 = hashlib.sha256()
         self.num_bytes = 0
         self._raw = io.FileIO(path, "x")
         self._small = bytearray()
-        self._queue: queue.Queue[Any] = queue.Queue(maxsize=8)
-        self._error: BaseException | None = None
-        self._thread: threading.Thread | None = None
 
     def write(self, buffer: Any) -> None:
-        """Append a buffer, which must not change any more; an earlier one's failure may be raised here."""
-        self._raise()
+        """Append a buffer, which may be filled again afterwards."""
         view = memoryview(buffer).cast("B")
-        if len(view) < CHUNK_BYTES // 8:  # headers, padding, small bags: together they make a chunk
+        if len(view) < CHUNK_BYTES // 8:  # headers, padding, small bags
             self._small += view
-            if len(self._small) < CHUNK_BYTES:
-                return
-            self._flush()
+            if len(self._small) >= CHUNK_BYTES:
+                self._flush()
         else:
             self._flush()
-            self._hand_over(view)
+            self._write_now(view)
 
-    def finish(self, *, discard: bool) -> None:
-        """Force all to disk and close; or let go of it."""
-        try:
-            if not discard:
-                self._flush()
-        finally:
-            if self._thread is not None:
-                self._queue.put(None)
-                self._thread.join()
-            with self._raw:
-                if not discard:
-                    self._raise()
-                    os.fsync(self._raw.fileno())
+    def __enter__(self) -> Self:
+        return self
 
-    def _raise(self) -> None:
-        if self._error is not None:
-            raise self._error
+    def __exit__(self, *_: object) -> None:
+        self._raw.close()
+
+    def force(self) -> None:
+        """Force all to disk."""
+        self._flush()
+        os.fsync(self._raw.fileno())
 
     def _flush(self) -> None:
-        if self._small:
-            small, self._small = self._small, bytearray()
-            self._hand_over(memoryview(small))
-
-    def _hand_over(self, view: memoryview) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="shard writer", daemon=True)
-            self._thread.start()
-        self._queue.put(view)
-
-    def _work(self) -> None:
-        while (view := self._queue.get()) is not None:
-            if self._error is None:
-                try:
-                    self._write_now(view)
-                except BaseException as error:  # for the thread that waits for this one
-                    self._error = error
+        small, self._small = self._small, bytearray()
+        self._write_now(memoryview(small))
 
     def _write_now(self, view: memoryview) -> None:
         self.sha256.update(view)

@@ -269,11 +269,11 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     folder = write_features(tmp_path) and tmp_path
     read, calls = plan_module._read, []
 
-    def interrupted(bag: PlannedBag):
+    def interrupted(bag: PlannedBag, stop: object):
         calls.append(bag)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return read(bag)
+        return read(bag, stop)
 
     monkeypatch.setattr(plan_module, "_read", interrupted)
     with pytest.raises(SystemExit) as exit_info:
@@ -284,7 +284,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_sigterm_leaves_nothing(tmp_path: Path) -> None:
     folder = write(tmp_path)
-    stuck = "import data_prep.plan as p, time, runpy; p._read = lambda bag: time.sleep(100);"
+    stuck = "import data_prep.plan as p, time, runpy; p._read = lambda bag, stop: time.sleep(100);"
     program = f"{stuck} runpy.run_module('data_prep.shard', run_name='__main__')"
     with subprocess.Popen([sys.executable, "-c", program, *arguments(folder)], cwd=ROOT) as process:
         deadline = time.monotonic() + 60

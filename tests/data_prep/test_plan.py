@@ -1,0 +1,157 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from data_prep.folders import find_features
+from data_prep.labels import SlideLabel
+from data_prep.plan import PlannedBag, plan_bags, plan_shards, write_shard
+from data_prep.sources import Source
+from mhimdist.errors import DataError
+
+ROOT = Path(__file__).parents[2]
+
+
+def planned(folder: Path, **slides: np.ndarray) -> list[PlannedBag]:
+    for slide, features in slides.items():
+        np.save(folder / f"{slide}.npy", features)
+    labels = [SlideLabel(slide, slide, "x") for slide in slides]
+    return plan_bags(labels, find_features(folder), ["x"], "float16", seed=0)
+
+
+def test_a_shard_takes_the_bytes_that_were_planned(tmp_path: Path) -> None:
+    features = {"a": np.ones((3, 4)), "b" * 120: np.ones((50, 4)), "c": np.ones((1, 4))}
+    bags = planned(tmp_path, **features)
+    (plan,) = plan_shards(bags, 2**30)
+    assert plan.num_bytes == sum(bag.tar_bytes for bag in bags)
+    written = write_shard(plan, tmp_path)
+    # A tar ends with two empty blocks, rounded up to 20 of them.
+    assert written.shard.bytes == -(-(plan.num_bytes + 1024) // 10240) * 10240
+
+
+def test_room_for_one_bag_at_least(tmp_path: Path) -> None:
+    bags = planned(tmp_path, **{name: np.ones((10, 4)) for name in "abc"})
+    each = bags[0].tar_bytes
+    for shard_bytes, expected in (
+        (1, [1, 1, 1]),
+        (2 * each - 1, [1, 1, 1]),
+        (2 * each, [2, 1]),
+        (10**9, [3]),
+    ):
+        assert [len(plan.bags) for plan in plan_shards(bags, shard_bytes)] == expected
+    assert [plan.name for plan in plan_shards(bags, 1, first=7)][:2] == [
+        "shard-000007.tar",
+        "shard-000008.tar",
+    ]
+
+
+def test_two_encoders_of_one_width_are_refused(tmp_path: Path) -> None:
+    for slide, encoder in (("a", "uni"), ("b", "resnet50")):
+        torch.save({"features": torch.ones(3, 4), "encoder": encoder}, tmp_path / f"{slide}.pt")
+    labels = [SlideLabel(slide, slide, "x") for slide in "ab"]
+    with pytest.raises(DataError, match=r"features of two encoders: '.' is of '.*', '.' of '.*'"):
+        plan_bags(labels, find_features(tmp_path), ["x"], "float16", seed=0)
+
+
+def test_a_source_that_changed_is_refused(tmp_path: Path) -> None:
+    (plan,) = plan_shards(planned(tmp_path, a=np.ones((3, 4))), 2**30)
+    np.save(tmp_path / "a.npy", np.ones((4, 4)))
+    with pytest.raises(DataError, match=r"a\.npy: changed: expected 3 x 4, got 4 x 4"):
+        write_shard(plan, tmp_path)
+    assert not list(tmp_path.glob("*.tar*"))
+
+
+def test_a_plan_depends_on_the_sources(tmp_path: Path) -> None:
+    (plan,) = plan_shards(planned(tmp_path, a=np.ones((3, 4))), 2**30)
+    before = plan.digest()
+    assert plan.digest() == before
+    np.save(tmp_path / "a.npy", np.zeros((3, 4)))
+    assert plan.digest() != before
+
+
+@pytest.mark.parametrize("place", [0, 299])
+@pytest.mark.parametrize(
+    ("dtype", "value", "message"),
+    [
+        ("float16", np.nan, "1 of its features are NaN or infinite"),
+        ("float16", -np.inf, "1 of its features are NaN or infinite"),
+        ("float16", 65520.0, "a value of 65520 does not fit float16"),
+        ("float16", -1e6, "a value of 1e.06 does not fit float16"),
+        ("bfloat16", 3.4e38, "does not fit bfloat16"),
+    ],
+)
+def test_bad_values_are_found_in_any_block(
+    place: int, dtype: str, value: float, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_prep.plan.CHUNK_BYTES", 256)
+    features = np.ones((300, 4), np.float32)
+    features[place, 3] = value
+    np.save(tmp_path / "a.npy", features)
+    source = {"a": Source(tmp_path / "a.npy", "npy")}
+    (plan,) = plan_shards(plan_bags([SlideLabel("a", "a", "x")], source, ["x"], dtype, seed=0), 2**30)
+    with pytest.raises(DataError, match=message):
+        write_shard(plan, tmp_path)
+    assert not list(tmp_path.glob("*.tar*"))
+
+
+def test_the_largest_float16_is_kept(tmp_path: Path) -> None:
+    (plan,) = plan_shards(planned(tmp_path, a=np.array([[65519.0, -65519.0]])), 2**30)
+    assert write_shard(plan, tmp_path).shard.num_bags == 1
+
+
+PROGRAM = """
+import resource, sys
+from pathlib import Path
+from data_prep.shard import main
+from mhimdist.command import run
+import numpy as np, torch, h5py
+folder, room = Path(sys.argv[1]), int(sys.argv[2])
+in_use = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
+resource.setrlimit(resource.RLIMIT_AS, (in_use + room,) * 2)
+run(lambda: main(["--features", str(folder / "features"), "--labels", str(folder / "labels.csv"),
+                  "--out", str(folder / "out"), "--workers", "1"]))
+"""
+
+
+def run_with_little_memory(folder: Path, room: int) -> subprocess.CompletedProcess[str]:
+    (folder / "labels.csv").write_text("a,x\n")
+    command = [sys.executable, "-c", PROGRAM, str(folder), str(room)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_giant_bag_needs_little_memory(tmp_path: Path) -> None:
+    # Ten times CAMELYON16's largest bag would be 444,020 x 1,024; a hole in a file costs nothing to write.
+    (tmp_path / "features").mkdir()
+    np.lib.format.open_memmap(tmp_path / "features/a.npy", "w+", np.float32, (100_000, 1024)).flush()
+    num_bytes = 4 * 100_000 * 1024
+    done = run_with_little_memory(tmp_path, num_bytes + 200 * 2**20)  # the map of the file, and 200 MiB
+    assert done.returncode == 0, done.stderr
+    assert "1 bags, 204.8 MB" in done.stdout
+
+
+@pytest.mark.parametrize("bomb", ["npy", "npz", "h5", "pt"])
+def test_a_bomb_is_refused_within_little_memory(bomb: str, tmp_path: Path) -> None:
+    folder = tmp_path / "features"
+    folder.mkdir()
+    if bomb == "npy":
+        np.lib.format.open_memmap(folder / "a.npy", "w+", np.float32, (2, 4)).flush()
+        content = (
+            (folder / "a.npy").read_bytes().replace(b"(2, 4)", b"(2000000000, 4)").replace(9 * b" ", b"", 1)
+        )
+        (folder / "a.npy").write_bytes(content)
+    elif bomb == "npz":
+        np.savez_compressed(folder / "a.npz", features=np.zeros((2**20, 64), np.float32))
+    elif bomb == "h5":
+        with h5py.File(folder / "a.h5", "w") as file:
+            file.create_dataset("features", (10**12, 1024), "f4", chunks=(1000, 1024), compression="gzip")
+    else:
+        torch.save(torch.zeros(1).expand(10**12, 1024), folder / "a.pt")
+    done = run_with_little_memory(tmp_path, 200 * 2**20)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: .*/a\.\w+: .*(claims|its header says|not a .npy file).*\n", done.stderr)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["features", "labels.csv"]
