@@ -1,7 +1,7 @@
 """Features in HDF5 files, as CLAM, TRIDENT and STAMP write them.
 
 CLAM writes `features` and `coords` in chunks of one row, which the HDF5 library reads one after the other;
-uncompressed chunks are therefore read by their places in the file, which is many times as fast.
+uncompressed chunks are therefore read by their places in the file, which is about three times as fast.
 
 Dimensions: D features.
 """
