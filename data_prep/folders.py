@@ -1,14 +1,17 @@
 """Finding the features of slides in a folder, as CLAM, TRIDENT, STAMP and others lay them out."""
 
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
-from data_prep import read_hdf5, read_numpy
+from data_prep import read_numpy
 from data_prep.sources import BUNDLES, SUFFIXES, Source, family_of, some
 from mhimdist.data.manifest import MANIFEST_NAME
 from mhimdist.errors import DataError
 
 CLAM_FEATURES, CLAM_COORDS = "pt_files", "h5_files"
+THREADS = 8
+"""That look at files: on network storage they wait more than they compute."""
 
 
 def find_features(path: Path) -> dict[str, Source]:
@@ -29,18 +32,9 @@ def find_features(path: Path) -> dict[str, Source]:
     folder = _folder_of_features(path)
     found = _collect(folder, sorted(folder.iterdir()))
     if folder.name == CLAM_FEATURES and (beside := folder.with_name(CLAM_COORDS)).is_dir():
-        return {
-            slide: Source(source.path, source.family, coords=coords)
-            if (coords := _h5(beside, slide))
-            else source
-            for slide, source in found.items()
-        }
+        coords = {file.stem: file for file in beside.iterdir() if file.suffix == ".h5"}
+        return {slide: replace(source, coords=coords.get(slide)) for slide, source in found.items()}
     return found
-
-
-def _h5(folder: Path, slide: str) -> Path | None:
-    path = folder / f"{slide}.h5"
-    return path if path.is_file() and "coords" in read_hdf5.read(path) else None
 
 
 def _folder_of_features(folder: Path) -> Path:
@@ -76,18 +70,16 @@ def _is_candidate(path: Path) -> bool:
 
 def _collect(folder: Path, paths: list[Path]) -> dict[str, Source]:
     found: dict[str, Source] = {}
-    sidecars: list[Path] = []
-    for path in paths:
-        if not _is_candidate(path):
-            continue
-        if read_numpy.sidecar_of(path.name):
-            sidecars.append(path)
-            continue
-        for slide, source in _sources_of(path):
-            if slide in found:
-                first, second = found[slide].path.name, path.name
-                raise DataError(f"two files of features for one slide, {slide!r}: {first} and {second}")
-            found[slide] = source
+    candidates = [path for path in paths if _is_candidate(path)]
+    sidecars = [path for path in candidates if read_numpy.sidecar_of(path.name)]
+    bags = [path for path in candidates if not read_numpy.sidecar_of(path.name)]
+    with ThreadPoolExecutor(THREADS) as threads:
+        for path, sources in zip(bags, threads.map(_sources_of, bags), strict=True):
+            for slide, source in sources:
+                if slide in found:
+                    first, second = found[slide].path.name, path.name
+                    raise DataError(f"two files of features for one slide, {slide!r}: {first} and {second}")
+                found[slide] = source
     for path in sidecars:
         owner = read_numpy.sidecar_of(path.name)
         if owner not in found or found[owner].family != "npy":
@@ -95,13 +87,14 @@ def _collect(folder: Path, paths: list[Path]) -> dict[str, Source]:
     return found
 
 
-def _sources_of(path: Path) -> Iterator[tuple[str, Source]]:
+def _sources_of(path: Path) -> list[tuple[str, Source]]:
     family = family_of(path) or SUFFIXES[path.suffix]
     if family not in BUNDLES:
-        yield path.stem, Source(path, family)
-        return
+        return [(path.stem, Source(path, family))]
+    sources = []
     for key, place, said in BUNDLES[family](path):
         slide = said.get("slide")
         slide = slide if isinstance(slide, str) and slide else key
         plain = {name: value for name, value in said.items() if isinstance(value, (str, int, float))}
-        yield slide, Source(path, family, place, said=tuple((plain | {"slide": slide}).items()))
+        sources.append((slide, Source(path, family, place, said=tuple((plain | {"slide": slide}).items()))))
+    return sources

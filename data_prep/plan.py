@@ -9,7 +9,7 @@ Dimensions: N instances of a bag, D features.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from data_prep.folders import THREADS
 from data_prep.labels import SlideLabel
 from data_prep.parallel import StoppedError
 from data_prep.sources import Source, read_features
@@ -39,7 +40,6 @@ from mhimdist.data.manifest import ShardFile
 from mhimdist.errors import DataError
 
 PLAN_VERSION = 1
-_THREADS = 8  # they wait for files more than they compute
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,6 @@ def plan_bags(
     dtype: str,
     *,
     seed: int,
-    on_bag: Callable[[], None] = lambda: None,
 ) -> list[PlannedBag]:
     """The bags in the order in which shards are filled with them.
 
@@ -114,11 +113,9 @@ def plan_bags(
     order = sorted(labels, key=lambda row: hashlib.blake2b(f"{seed}/{row.slide}".encode()).digest())
 
     def plan(row: SlideLabel) -> PlannedBag:
-        bag = plan_bag(row, classes.index(row.label), sources[row.slide], dtype)
-        on_bag()
-        return bag
+        return plan_bag(row, classes.index(row.label), sources[row.slide], dtype)
 
-    with ThreadPoolExecutor(_THREADS) as threads:
+    with ThreadPoolExecutor(THREADS) as threads:
         bags = list(threads.map(plan, order))
     _refuse_mixtures(bags)
     return bags

@@ -4,10 +4,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -19,6 +20,14 @@ from rich.progress import (
 
 LINE_EVERY_S = 30.0
 _POLL_S = 0.25
+
+
+@contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Say what is being done, where there is a terminal, while the context lasts."""
+    console = Console(stderr=True, highlight=False)
+    with console.status(escape(what)) if console.is_terminal else nullcontext():
+        yield
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from data_prep.labels import Columns, SlideLabel, class_order, read_labels, with
 from data_prep.members import describe_bag
 from data_prep.parallel import in_cluster, one_torch_thread, results
 from data_prep.plan import PlannedBag, ShardPlan, plan_bags, plan_shards, write_shard
-from data_prep.progress import bar
+from data_prep.progress import bar, doing
 from data_prep.sources import Source, some
 from data_prep.workplace import Workplace
 from data_prep.writer import naming
@@ -102,7 +102,8 @@ def shard(
         with contextlib.suppress(FileNotFoundError):
             out.lstat()  # raises now, not after hours, if the name is too long or the parent out of bounds
             raise DataError(f"{out} exists already; give another --out, append to it, or remove it")
-    sources = find_features(features)
+    with doing(f"looking for features in {features}"):
+        sources = find_features(features)
     if labels is None:
         table = _labels_of(sources, features, class_map or {})
     else:
@@ -118,7 +119,8 @@ def shard(
             raise DataError(f"no slide has both a label in {labels or features} and features in {features}")
         return Outcome(0, 0, passed_over)
 
-    bags = plan_bags(table, sources, class_names, dtype or "float16", seed=seed)
+    with doing(f"looking at the features of {len(table):,} slides"):
+        bags = plan_bags(table, sources, class_names, dtype or "float16", seed=seed)
     if before is not None:
         _refuse_another_kind(bags[0], before, out)
     plans = plan_shards(bags, shard_bytes, first=_next_number(before))

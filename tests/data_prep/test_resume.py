@@ -147,7 +147,7 @@ def test_the_workers_of_ray_give_the_same_bytes(
     # Its workers import what the driver does, from where it does.
     ray.init(
         address="local",
-        num_cpus=2,
+        num_cpus=1,  # a second worker would only take its time to start
         include_dashboard=False,
         log_to_driver=False,
         runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
