@@ -165,6 +165,13 @@ class Manifest:
         """The rows of a shard's bags as dicts, in the order they stand in the tar."""
         return self.rows.filter(pc.equal(self.rows["shard"], shard)).to_pylist()
 
+    def rows_by_shard(self) -> dict[str, list[dict[str, Any]]]:
+        """`rows_of_shard` of every shard, in one pass."""
+        rows: dict[str, list[dict[str, Any]]] = {shard.name: [] for shard in self.info.shards}
+        for row in self.rows.to_pylist():
+            rows[row["shard"]].append(row)
+        return rows
+
     def file_faults(self, folder: Path) -> dict[str, str]:
         """How a folder's shard files differ from the manifest's list: what is wrong, by file name.
 
