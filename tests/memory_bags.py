@@ -26,7 +26,9 @@ class MemoryBags:
     def rows_of(self, keys: Sequence[str]) -> np.ndarray:
         return np.array([self.keys.index(key) for key in keys])
 
-    def load(self, rows: Sequence[int], dtype: torch.dtype = torch.float32) -> PackedBags:
+    def load(
+        self, rows: Sequence[int], dtype: torch.dtype = torch.float32, *, out: torch.Tensor | None = None
+    ) -> PackedBags:
         return PackedBags.from_list(
             [self.features[row].to(dtype) for row in rows],
             self.labels_N[list(rows)].tolist(),
