@@ -254,7 +254,7 @@ class Optimizer(Settings):
 
 
 class Loading(Settings):
-    """How features reach the training step. None of it changes a result: a run may go on with other settings."""
+    """How features reach the training step; none of it changes a result, so a run may go on with others."""
 
     reader: Literal["mmap", "dali"] = Field(
         "mmap",

@@ -101,7 +101,7 @@ class Trainer:
         split.check(bags.keys, bags.cases, bags.labels_N)
         self.device = _device(config.device)
         self.config, self.split = config, split
-        self.bags = resident(bags, config.loading.cache, self.device)
+        self.bags: BagSource = resident(bags, config.loading.cache, self.device)
         self.workers, self.saving, self._stop = workers or Workers(), saving or Saving(), stop
         self.history: list[EpochRecord] = []
         self._step = 0
@@ -221,9 +221,7 @@ class Trainer:
         self._save()
         return record
 
-    def _train_step(
-        self, packed: PackedBags, num_bags: int, draws: Draws, progress: float
-    ) -> float | None:
+    def _train_step(self, packed: PackedBags, num_bags: int, draws: Draws, progress: float) -> float | None:
         """One optimiser step on the bags of all workers, `num_bags`, of which this one has `packed`.
 
         The loss is the sum over this worker's bags x workers / bags of the step, so that the mean that DDP

@@ -2,7 +2,7 @@
 
 DALI's own `readers.webdataset` goes through whole tars, in an order that no plan of ours can be put into, and
 so that ranks get parts of the data set and not of a step. Here an `external_source` asks the plan: for each
-step it is given the members of just that step's bags, .npy files as they lie in the mapped shards, not copied.
+step it is given the members of just that step's bags, .npy files as they lie in the mapped shards, uncopied.
 From there on it is DALI's pipeline: its threads decode the .npy files, its prefetch queue runs ahead of the
 consumer, and on a GPU it copies and converts there. As the source goes by step number, an epoch is resumed by
 starting at another step.
@@ -95,8 +95,9 @@ class DaliBatches:
 
     def _build(self, most_bags: int):  # type: ignore[no-untyped-def]  # DALI has no types
         try:
-            from nvidia.dali import fn, types
+            from nvidia.dali import fn
             from nvidia.dali.pipeline import Pipeline
+            from nvidia.dali.types import DALIDataType
         except ImportError as error:
             raise ConfigError(
                 f"loading.reader=dali needs DALI: pip install nvidia-dali-cuda130 ({error})"
@@ -111,13 +112,13 @@ class DaliBatches:
         )
         with pipeline:
             files = fn.external_source(
-                self._give, dtype=types.UINT8, ndim=1, batch=True, no_copy=True, name="npy"
+                self._give, dtype=DALIDataType.UINT8, ndim=1, batch=True, no_copy=True, name="npy"
             )
             features = fn.decoders.numpy(files)
             if on_gpu:
                 features = features.gpu()
             if self._dtype == torch.float32 and self._bags.dtype != torch.bfloat16:
-                features = fn.cast(features, dtype=types.FLOAT)  # DALI has no bfloat16 itself
+                features = fn.cast(features, dtype=DALIDataType.FLOAT)  # DALI has no bfloat16 itself
             pipeline.set_outputs(features)
         pipeline.build()
         return pipeline
@@ -136,7 +137,7 @@ class DaliBatches:
         return [self._bags.payload(row) for row in rows_B.tolist()]
 
     def _features(self, decoded: object) -> Tensor:
-        features_ND = torch.from_dlpack(decoded)
+        features_ND = torch.utils.dlpack.from_dlpack(decoded)
         if self._bags.dtype == torch.bfloat16:
             features_ND = features_ND.view(torch.bfloat16)  # stored as its bits
         return features_ND.to(self._dtype)

@@ -11,7 +11,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mhimdist.config import Loading
 from mhimdist.data.bags import PackedBags, bag_id
 from mhimdist.data.format import (
     COORDS_DTYPE,
@@ -29,7 +30,7 @@ from mhimdist.data.format import (
     npy_header,
 )
 from mhimdist.data.manifest import MANIFEST_NAME, Manifest, ShardFile, missing
-from mhimdist.data.remote import Location, RemoteFolder, absolute
+from mhimdist.data.remote import Location, RemoteFolder, absolute, is_remote
 from mhimdist.data.shard_cache import ShardCache
 from mhimdist.errors import ConfigError, CorruptShard, DataError, ManifestError, MhimdistError
 
@@ -319,3 +320,17 @@ class BagShards:
         if self._cache is None:
             self._cache = ShardCache()
         return self._cache
+
+
+@lru_cache(maxsize=1)
+def open_bags(location: Location, loading: Loading | None = None) -> BagShards:
+    """A data set as a configuration wants it read; one a process, which keeps its maps and what it checked.
+
+    Raises:
+        ConfigError, ManifestError, RemoteDataError: as `BagShards`.
+    """
+    loading = loading or Loading()
+    cache = None
+    if is_remote(location):
+        cache = ShardCache(loading.shard_cache, int(loading.shard_cache_gib * 2**30))
+    return BagShards(location, verify=loading.verify, shard_cache=cache)

@@ -79,7 +79,9 @@ class RemoteFolder:
             else:
                 self._files, self._root = _fsspec(url.rstrip("/"))
         except ImportError as error:
-            raise ConfigError(f"data {self.name!r}: a library for {self._scheme} is missing: {error}") from None
+            raise ConfigError(
+                f"data {self.name!r}: a library for {self._scheme} is missing: {error}"
+            ) from None
         except Exception as error:  # of the library behind the scheme, which has errors of its own
             raise RemoteDataError(f"{self.name} cannot be reached: {_reason(error)}") from error
 

@@ -9,7 +9,6 @@ import os
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -24,18 +23,25 @@ from mhimdist.errors import ConfigError
 SHARED_MEMORY = Path("/dev/shm")
 
 
-@lru_cache(maxsize=1)
 def resident(
     bags: BagSource, cache: Literal["none", "ram", "device"], device: torch.device | str = "cpu"
 ) -> BagSource:
-    """The data set, held where the configuration says; asked for again, the same object.
+    """The data set, held where the configuration says; the last one asked for is kept by the process.
 
     Raises:
         ConfigError: it does not fit.
     """
     if cache == "none" or isinstance(bags, _ResidentBags):
         return bags
-    return RamBags(bags) if cache == "ram" else DeviceBags(bags, device)
+    global _last
+    made_of = bags, cache, str(device)
+    if _last is None or _last[0] != made_of:
+        _last = None  # frees its memory first
+        _last = made_of, RamBags(bags) if cache == "ram" else DeviceBags(bags, device)
+    return _last[1]
+
+
+_last: tuple[tuple[BagSource, str, str], BagSource] | None = None
 
 
 class _ResidentBags:
@@ -114,9 +120,7 @@ class DeviceBags(_ResidentBags):
         device = torch.device(device)
         needed = self._num_values * self.dtype.itemsize
         free = (
-            torch.cuda.mem_get_info(device)[0]
-            if device.type == "cuda"
-            else psutil.virtual_memory().available
+            torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
         )
         if needed > 0.9 * free:
             raise ConfigError(

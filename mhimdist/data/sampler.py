@@ -11,6 +11,7 @@ import hashlib
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -177,7 +178,7 @@ def _deal(sizes_K: np.ndarray, starts_S1: np.ndarray, world_size: int) -> np.nda
         return ranks_K
     totals = [(0, rank) for rank in range(world_size)]  # a heap, over all steps so far
     sizes, starts = sizes_K.tolist(), starts_S1.tolist()
-    for start, end in zip(starts, starts[1:], strict=False):
+    for start, end in pairwise(starts):
         num_piles = min(world_size, end - start)
         piles = [(0, pile) for pile in range(num_piles)]  # a heap, of this step
         pile_of = []

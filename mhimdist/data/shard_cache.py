@@ -164,7 +164,8 @@ def _fetch(shard: ShardFile, source: RemoteFolder, part: Path) -> None:
             file.write(chunk)
     where = f"{source.name}/{shard.name}"
     if got != shard.bytes:
-        raise CorruptShard(f"{where}: expected {shard.bytes} bytes, got {got}{' or more' * (got > shard.bytes)}")
+        more = " or more" if got > shard.bytes else ""
+        raise CorruptShard(f"{where}: expected {shard.bytes} bytes, got {got}{more}")
     if digest.hexdigest() != shard.sha256:
         raise CorruptShard(f"{where}: expected sha256 {shard.sha256}, got {digest.hexdigest()}")
 
