@@ -168,7 +168,8 @@ class RamBags(_ResidentBags):
             if file is None:
                 _remove_unused(folder)
                 file = self._build(path, dtype)
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            with path.open("rb") as same:  # a map keeps a lock of the very file that it is made of
+                mapped = mmap.mmap(same.fileno(), 0, access=mmap.ACCESS_COPY)
         weakref.finalize(self, _release, path, file)
         shape = int(self._starts_N1[-1]), self.num_features
         return torch.frombuffer(mapped, dtype=dtype, count=self._num_values).view(shape)
