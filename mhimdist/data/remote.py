@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit, urlunsplit
 
 import pyarrow.fs as pafs
@@ -94,6 +95,9 @@ class RemoteFolder:
         if self._scheme in ("http", "https"):
             return None
         try:
+            if self._scheme not in ARROW_SCHEMES:
+                listed = self._files.ls(self._root, detail=True)
+                return {each["name"].rsplit("/", 1)[-1]: each["size"] for each in listed}
             found = self._files.get_file_info(pafs.FileSelector(self._root))
         except Exception as error:
             raise RemoteDataError(f"{self.name} cannot be listed: {_reason(error)}") from error
@@ -115,13 +119,23 @@ class RemoteFolder:
             FileNotFoundError, RemoteDataError: as for `read`.
         """
         try:
-            with self._files.open_input_stream(self._path(name)) as file:
+            with self._open(name) as file:
                 while chunk := file.read(CHUNK_BYTES):
                     yield chunk
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{self.name}/{name}") from None
+        except FileNotFoundError as error:
+            # fsspec says so of a server that does not answer, too.
+            cause = error.__cause__
+            if isinstance(cause, FileNotFoundError | None) or getattr(cause, "status", None) == 404:
+                raise FileNotFoundError(f"{self.name}/{name}") from None
+            raise RemoteDataError(f"{self.name}/{name} cannot be read: {_reason(cause)}") from error
         except Exception as error:
             raise RemoteDataError(f"{self.name}/{name} cannot be read: {_reason(error)}") from error
+
+    def _open(self, name: str) -> BinaryIO:
+        if self._scheme in ARROW_SCHEMES:
+            return self._files.open_input_stream(f"{self._root}/{name}")
+        # Not through pyarrow's handler of fsspec, which asks for every file twice.
+        return self._files.open(self._path(name), "rb")
 
     def _path(self, name: str) -> str:
         if self._scheme not in ("http", "https"):
@@ -130,7 +144,7 @@ class RemoteFolder:
         return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
 
 
-def _fsspec(url: str) -> tuple[pafs.FileSystem, str]:
+def _fsspec(url: str) -> tuple[Any, str]:
     import fsspec
 
     options: dict[str, object] = {}
@@ -141,8 +155,7 @@ def _fsspec(url: str) -> tuple[pafs.FileSystem, str]:
         # 0 bytes stream a file once, which every server can, instead of asking for ranges.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
         options = {"client_kwargs": {"timeout": timeout}, "block_size": 0}
-    files, root = fsspec.core.url_to_fs(url, **options)
-    return pafs.PyFileSystem(pafs.FSSpecHandler(files)), root
+    return fsspec.core.url_to_fs(url, **options)
 
 
 def _shown(url: str) -> str:
@@ -151,5 +164,5 @@ def _shown(url: str) -> str:
     return re.sub(r"//[^/@]*@", "//***@", head)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {_shown(' '.join(str(error).split()))}"

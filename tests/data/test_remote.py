@@ -1,22 +1,26 @@
 """Remote data sets, from an S3 server and an HTTP server on loopback."""
 
 import http.server
+import json
 import logging
-import multiprocessing
 import os
-import shutil
-import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
 import boto3
 import pytest
 import torch
-from feature_folders import forge_manifest, shard_folder, write_features
+from feature_folders import shard_folder, write_features
 from moto.server import ThreadedMotoServer
+from remote_reader import read_all
 
 from data_prep.digits import ensure
 from mhimdist.config import Loading
@@ -28,7 +32,7 @@ from mhimdist.data.remote import RemoteFolder, absolute, is_remote
 from mhimdist.data.shard_cache import ShardCache
 from mhimdist.errors import ConfigError, CorruptShard, ManifestError, RemoteDataError
 
-SPAWN = multiprocessing.get_context("spawn")
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +74,17 @@ def bucket(s3: str, shards: Path, request: pytest.FixtureRequest) -> str:
 class Server(http.server.SimpleHTTPRequestHandler):
     """A server of files that notes what it is asked for."""
 
-    asked: list[str] = []
+    asked: ClassVar[list[str]] = []
     delay_s = 0.0
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
         time.sleep(self.delay_s)
         super().do_GET()
+
+    def copyfile(self, *files: Any) -> None:
+        with suppress(BrokenPipeError):  # of a reader that was killed, or had enough
+            super().copyfile(*files)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -139,49 +147,44 @@ def test_the_shards_of_an_epoch_are_brought_ahead(web: str, shards: Path) -> Non
     assert open_bags(web, Loading(shard_cache=shards.parent / "cache")) is bags
 
 
-def _read_all(url: str, cache: Path, limit_bytes: int, connection) -> None:
-    try:
-        bags = BagShards(url, shard_cache=ShardCache(cache, limit_bytes))
-        connection.send([float(bags.load([row]).features_TD.sum()) for row in range(len(bags))])
-    except Exception as error:
-        connection.send(repr(error))
+def _reader(url: str, cache: Path, limit_bytes: int) -> subprocess.Popen:
+    command = [sys.executable, "-m", "remote_reader", url, str(cache), str(limit_bytes)]
+    path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    return subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path})
 
 
-@pytest.mark.parametrize("fits", [True, False])
-def test_processes_of_a_node_share_the_cache_and_keep_its_limit(
-    fits: bool, web: str, shards: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    largest = max(path.stat().st_size for path in shards.glob("*.tar"))
-    limit_bytes = 10**9 if fits else 2 * largest
-    cache = shards.parent / "cache"
+def test_processes_of_a_node_share_the_cache(web: str, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Server, "delay_s", 0.05)
-    pipes = [SPAWN.Pipe() for _ in range(3)]
-    children = [SPAWN.Process(target=_read_all, args=(web, cache, limit_bytes, there)) for _, there in pipes]
-    for child in children:
-        child.start()
-    while any(child.is_alive() for child in children):
-        assert sum(path.stat().st_size for path in _listed(cache)) <= limit_bytes
-        time.sleep(0.005)
+    readers = [_reader(web, shards.parent / "cache", 10**9) for _ in range(2)]
     local = BagShards(shards)
     expected = [float(local.load([row]).features_TD.sum()) for row in range(len(local))]
-    for here, _ in pipes:
-        assert here.recv() == expected
+    for reader in readers:
+        output, _ = reader.communicate(timeout=60)
+        assert json.loads(output) == expected
     tars = [path for path in Server.asked if path.endswith(".tar")]
-    if fits:
-        assert len(tars) == len(set(tars)) == len(list(shards.glob("*.tar")))
+    assert len(tars) == len(set(tars)) == len(list(shards.glob("*.tar")))
+    assert not list((shards.parent / "cache").glob("*.part"))
+
+
+def test_all_together_keep_the_limit_of_the_cache(web: str, shards: Path) -> None:
+    limit_bytes = 2 * max(path.stat().st_size for path in shards.glob("*.tar"))
+    cache = shards.parent / "cache"
+    local = BagShards(shards)
+    expected = [float(local.load([row]).features_TD.sum()) for row in range(len(local))]
+    with ThreadPoolExecutor(4) as pool:
+        reading = [pool.submit(read_all, web, cache, limit_bytes) for _ in range(4)]
+        while not all(each.done() for each in reading):
+            assert sum(_sizes(cache)) <= limit_bytes
+            time.sleep(0.002)
+    assert all(each.result() == expected for each in reading)
     assert not list(cache.glob("*.part"))
 
 
-def _listed(cache: Path) -> list[Path]:
-    """The files of the cache of one moment, those that vanish meanwhile left out."""
-    found = []
+def _sizes(cache: Path) -> Iterator[int]:
+    """Of the shards of one moment; those that vanish meanwhile are left out."""
     for path in cache.glob("*.tar"):
-        try:
-            path.stat()
-        except FileNotFoundError:
-            continue
-        found.append(path)
-    return found
+        with suppress(FileNotFoundError):
+            yield path.stat().st_size
 
 
 def test_the_least_recently_used_shard_goes_first(bucket: str, shards: Path) -> None:
@@ -250,22 +253,17 @@ def test_a_shard_of_another_length_is_caught_before_or_on_arrival(
         BagShards(bucket)
 
 
-def _bring_slowly(url: str, cache: Path) -> None:
-    BagShards(url, shard_cache=ShardCache(cache)).load([0])
-
-
 def test_a_killed_process_leaves_nothing_that_looks_whole(
     web: str, shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = shards.parent / "cache"
     monkeypatch.setattr(Server, "delay_s", 1.0)
-    child = SPAWN.Process(target=_bring_slowly, args=(web, cache))
-    child.start()
+    reader = _reader(web, cache, 10**9)
     while not list(cache.glob("*.part")):
-        assert child.is_alive()
+        assert reader.poll() is None
         time.sleep(0.005)
-    os.kill(child.pid, signal.SIGKILL)
-    child.join(60)
+    reader.kill()
+    reader.communicate(timeout=60)
     (part,) = cache.glob("*.part")
     monkeypatch.setattr(Server, "delay_s", 0.0)
     manifest = Manifest.read(shards)
@@ -284,9 +282,9 @@ def test_a_cached_file_cut_off_by_a_crash_is_brought_again(bucket: str, shards: 
 def test_a_place_that_is_not_there(s3: str, web: str, tmp_path: Path) -> None:
     with pytest.raises((RemoteDataError, ManifestError), match="s3://nowhere/shards"):
         BagShards("s3://nowhere/shards")
-    with pytest.raises(ManifestError, match=f"no manifest at {web}/elsewhere/manifest.parquet"):
+    with pytest.raises(ManifestError, match=f"no manifest at {web}/elsewhere/"):
         BagShards(f"{web}/elsewhere")
-    with pytest.raises(RemoteDataError, match="http://127.0.0.1:9/shards/manifest.parquet cannot be read"):
+    with pytest.raises(RemoteDataError, match=r"http://127\.0\.0\.1:9/shards/manifest\.parquet cannot"):
         BagShards("http://127.0.0.1:9/shards")
 
 
@@ -318,13 +316,11 @@ def test_passwords_are_refused_and_queries_are_not_shown(web: str, shards: Path)
     bags = BagShards(f"{web}?token=hunter2")
     assert_same(bags, shards)
     assert all(path.endswith("?token=hunter2") for path in Server.asked)
-    shutil.rmtree(shards)
-    shutil.rmtree(shards.parent / "cache")
+    bags._maps.clear()
+    for path in (*shards.iterdir(), *cached(shards)):
+        path.unlink()
     with pytest.raises(RemoteDataError) as error_info:
-        BagShards(f"{web}?token=hunter2", shard_cache=ShardCache(shards.parent / "cache")) if not bags else (
-            bags._maps.clear(),
-            bags.load([0]),
-        )
+        bags.load([0])
     assert "hunter2" not in str(error_info.value)
 
 
@@ -339,15 +335,10 @@ def test_urls_pass_through_to_the_jobs(tmp_path: Path, monkeypatch: pytest.Monke
     assert not is_remote("s3:/odd")  # a folder of this name
 
 
-def test_a_manifest_that_names_another_place_is_refused(web: str, shards: Path) -> None:
-    with pytest.raises(Exception, match="shards"):
-        forge_manifest(shards, info=lambda info: info["shards"][0].update(name="../../etc/passwd"))
-
-
 def test_a_cache_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard_cache.os, "getuid", lambda: 12345)
     with pytest.raises(ConfigError, match="belongs to user"):
         ShardCache(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="shard cache .*/file/below: Not a directory"):
+    with pytest.raises(ConfigError, match=r"shard cache .*/file/below: Not a directory"):
         ShardCache(tmp_path / "file" / "below")
