@@ -170,6 +170,10 @@ class ReadAhead:
             self._arena.changed.notify_all()
         self._thread.join()
         self._ready = None
+        for event in self._copied:
+            if event is not None:
+                event.synchronize()
+        self._arena.give_back()
 
     def _work(self) -> None:
         changed = self._arena.changed
@@ -235,6 +239,7 @@ class _Arena:
     def __init__(self, bytes_S: Sequence[int], *, pinned: bool) -> None:
         room_S = [-(-num_bytes // _ALIGNMENT) * _ALIGNMENT for num_bytes in bytes_S]
         largest = max((sum(room_S[step : step + 2]) for step in range(len(room_S))), default=0)
+        self._pinned = pinned
         self._buffer = _buffer(max(largest, _ALIGNMENT), pinned=pinned)
         self._leases: list[weakref.ref[np.ndarray] | None] = [None, None]
         self.changed = threading.Condition()
@@ -243,6 +248,11 @@ class _Arena:
         """Whether nobody uses what a step of this number would overwrite."""
         lease = self._leases[number % 2]
         return lease is None or lease() is None
+
+    def give_back(self) -> None:
+        """Leave the memory to the next arena of this process, if nobody uses it."""
+        if self.is_free(0) and self.is_free(1):
+            _spare[self._pinned] = self._buffer
 
     def lease(self, number: int, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         """Memory for a step, in its half where that is free."""
@@ -261,7 +271,14 @@ class _Arena:
         return torch.from_numpy(view).view(dtype).view(shape)
 
 
+_spare: dict[bool, np.ndarray] = {}  # the last arena's, pinned or not: its pages need not be asked for again
+
+
 def _buffer(num_bytes: int, *, pinned: bool) -> np.ndarray:
+    spare = _spare.pop(pinned, None)
+    if spare is not None and len(spare) >= num_bytes:
+        return spare
+    del spare
     if pinned:
         return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True).numpy()
     pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
