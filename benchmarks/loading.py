@@ -1,8 +1,9 @@
 """How many bags a second each way to load features delivers as float32, and in how much memory of its own.
 
 All read the same bags of CAMELYON16's sizes from a warm page cache, in one process and in turns; the consumer
-touches every page of what it gets. Ratios are medians over the rounds, each of neighbours in time. Peak
-anonymous memory (RssAnon, above what the imports took) is of a process for each loader.
+touches every page of what it gets. torch computes on one thread. Ratios are medians over the rounds, each of
+a turn of ours before and one after the peer's. Peak anonymous memory (RssAnon, above what the imports took) is
+of a process for each loader.
 
     python -m benchmarks.loading [--bags 32] [--rounds 5] [--json]
 """
@@ -33,6 +34,7 @@ from mhimdist.data.read_ahead import read_ahead
 
 FACTS = Path(__file__).parent.parent / "data_prep" / "c16_facts.json"
 NUM_FEATURES = 1024
+TURN_S = 0.6
 NUM_H5_BAGS = 4  # a bag takes so long that more would only make the benchmark wait
 
 OURS = "mmap, read ahead"
@@ -116,9 +118,12 @@ def consume(epoch: Iterator[Tensor]) -> tuple[int, float]:
     return num_bags, time.perf_counter() - started
 
 
-def rate(epoch: Iterator[Tensor]) -> float:
-    """Bags a second."""
-    num_bags, seconds = consume(epoch)
+def rate(epoch: Callable[[], Iterator[Tensor]]) -> float:
+    """Bags a second, over as many epochs as last `TURN_S`."""
+    num_bags, seconds = 0, 0.0
+    while seconds < TURN_S:
+        more_bags, more_s = consume(epoch())
+        num_bags, seconds = num_bags + more_bags, seconds + more_s
     return num_bags / seconds
 
 
@@ -154,17 +159,19 @@ def measure(folder: Path, rounds: int) -> dict[str, object]:
     epochs = loaders(folder)
     num_bags, first_s = consume(epochs[OURS]())  # with every checksum
     rates: dict[str, list[float]] = {name: [] for name in epochs}
-    for name, epoch in epochs.items():
-        if name != OURS:
-            consume(epoch())
+    for epoch in epochs.values():
+        consume(epoch())
+    ratios: dict[str, list[float]] = {peer: [] for peer in PEERS}
     for _ in range(rounds):
-        for name in (OURS, "torch.load", OURS, "webdataset", OURS, *list(epochs)[3:]):
-            rates[name].append(rate(epochs[name]()))
-    # Ours has run before each of the two peers: that neighbour counts.
-    ratios = {
-        peer: median(ours / theirs for ours, theirs in zip(rates[OURS][at::3], rates[peer], strict=True))
-        for at, peer in enumerate(PEERS)
-    }
+        before = rate(epochs[OURS])
+        for peer in PEERS:
+            theirs, after = rate(epochs[peer]), rate(epochs[OURS])
+            ratios[peer].append((before + after) / 2 / theirs)
+            rates[peer].append(theirs)
+            rates[OURS].append(after)
+            before = after
+        for name in list(epochs)[1 + len(PEERS) :]:
+            rates[name].append(rate(epochs[name]))
     memory = {
         name: json.loads(
             subprocess.run(
@@ -176,8 +183,8 @@ def measure(folder: Path, rounds: int) -> dict[str, object]:
         for name in epochs
     }
     return {
-        "ratio_torch_load": round(ratios["torch.load"], 2),
-        "ratio_webdataset": round(ratios["webdataset"], 2),
+        "ratio_torch_load": round(median(ratios["torch.load"]), 2),
+        "ratio_webdataset": round(median(ratios["webdataset"]), 2),
         "bags_per_s": {name: round(median(values), 1) for name, values in rates.items()},
         "first_epoch_bags_per_s": round(num_bags / first_s, 1),
         "peak_rss_anon_mib": {name: round(peak / 2**20) for name, peak in memory.items()},
@@ -185,7 +192,6 @@ def measure(folder: Path, rounds: int) -> dict[str, object]:
         "rss_anon_ratio_webdataset": round(memory[OURS] / memory["webdataset"], 2),
         "num_bags": num_bags,
         "rounds": rounds,
-        "threads": torch.get_num_threads(),
     }
 
 
@@ -200,7 +206,7 @@ def print_table(result: dict) -> None:
     console.print(table)
     console.print(
         f"{OURS}: {result['ratio_torch_load']} x torch.load, {result['ratio_webdataset']} x webdataset "
-        f"(medians of {result['rounds']} rounds, {result['threads']} threads); "
+        f"(medians of {result['rounds']} rounds); "
         f"{result['first_epoch_bags_per_s']} bags/s while checksums are compared, in the first epoch"
     )
 
@@ -216,6 +222,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    torch.set_num_threads(1)  # as a trial on a core has it; two are noisy when anything else runs
     if options.memory_of:
         print(peak_rss_anon(loaders(options.folder)[options.memory_of]))
         return

@@ -96,8 +96,8 @@ class ReadAhead:
 
     Even steps are laid at the start of one buffer and odd ones at its end; it is as large as the two largest
     neighbours together, and on the way to a GPU it is pinned. A step's half is filled again only when no
-    tensor or array shares it any more, whoever still held one; should the consumer hold old batches and
-    wait for a new one, that gets memory of its own. On a GPU, batches are copied by a stream of their own,
+    tensor or array shares it any more, whoever still held one. A consumer who is faster makes the next batch
+    itself; if it holds old ones, that gets memory of its own. On a GPU, batches are copied by a stream of their own,
     in the dtype they are stored in, and converted there.
     """
 
@@ -124,9 +124,9 @@ class ReadAhead:
         )
         self._copied: list[torch.cuda.Event | None] = [None, None]
         self._stream = torch.cuda.Stream(self._device) if self._is_cuda else None
-        self._next, self._made = 0, 0
+        self._given = self._claimed = 0  # steps handed to the consumer; steps made or being made
+        self._is_making = self._is_closed = False  # of the thread
         self._ready: PackedBags | BaseException | None = None
-        self._is_awaited = self._is_closed = False
         self._thread = threading.Thread(target=self._work, name="read-ahead", daemon=True)
         self._thread.start()
 
@@ -139,23 +139,26 @@ class ReadAhead:
         Raises:
             What reading the step raised, in its place in the order.
         """
-        changed = self._arena.changed
-        if self._next == len(self._steps) or self._is_closed:
+        if self._given == len(self._steps) or self._is_closed:
             raise StopIteration
+        changed, made = self._arena.changed, None
         with changed:
-            self._is_awaited = True
-            changed.notify_all()
-            while self._ready is None:
+            while self._ready is None and self._is_making:
                 changed.wait()
-            batch, self._ready, self._is_awaited = self._ready, None, False
+            if self._ready is not None:
+                made, self._ready = self._ready, None
+            else:  # the thread has not begun: not to wait until it is scheduled, the step is made here
+                number, self._claimed = self._claimed, self._claimed + 1
             changed.notify_all()
-        self._next += 1
-        if isinstance(batch, BaseException):
+        self._given += 1
+        if made is None:
+            made = self._make(number)
+        if isinstance(made, BaseException):
             self.close()
-            raise batch
+            raise made
         if self._is_cuda:
-            self._hand_over(batch)
-        return batch
+            self._hand_over(made)
+        return made
 
     def __enter__(self) -> Self:
         return self
@@ -177,27 +180,31 @@ class ReadAhead:
 
     def _work(self) -> None:
         changed = self._arena.changed
-        for number, rows in enumerate(self._steps):
+        while True:
             with changed:
                 while not self._is_closed and (
-                    self._ready is not None or not (self._arena.is_free(number) or self._is_awaited)
+                    self._ready is not None
+                    or (self._claimed < len(self._steps) and not self._arena.is_free(self._claimed))
                 ):
                     changed.wait()
-                if self._is_closed:
+                if self._is_closed or self._claimed == len(self._steps):
                     return
+                number, self._claimed = self._claimed, self._claimed + 1
+                self._is_making = True
             made: PackedBags | BaseException
             try:
-                made = self._make(number, rows)
+                made = self._make(number)
             except BaseException as error:  # the consumer's to handle
                 made = error
             with changed:
-                self._ready = made
+                self._ready, self._is_making = made, False
                 changed.notify_all()
             if isinstance(made, BaseException):
                 return
             del made  # or the batch would count as in use
 
-    def _make(self, number: int, rows: Sequence[int] | np.ndarray) -> PackedBags:
+    def _make(self, number: int) -> PackedBags:
+        rows = self._steps[number]
         num_instances = int(self._bags.sizes_N[np.asarray(rows, np.int64)].sum())
         if (event := self._copied[number % 2]) is not None:
             event.synchronize()
