@@ -2,8 +2,8 @@
 
 All read the same bags of CAMELYON16's sizes from a warm page cache, in one process and in turns; the consumer
 touches every page of what it gets. torch computes on one thread. Ratios are medians over the rounds, each of
-a turn of ours before and one after the peer's. Peak anonymous memory (RssAnon, above what the imports took) is
-of a process for each loader.
+a turn of ours before and one after the peer's. Peak anonymous memory (RssAnon, above what the imports took)
+is of a process for each loader.
 
     python -m benchmarks.loading [--bags 32] [--rounds 5] [--json]
 """

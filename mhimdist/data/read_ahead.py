@@ -97,8 +97,8 @@ class ReadAhead:
     Even steps are laid at the start of one buffer and odd ones at its end; it is as large as the two largest
     neighbours together, and on the way to a GPU it is pinned. A step's half is filled again only when no
     tensor or array shares it any more, whoever still held one. A consumer who is faster makes the next batch
-    itself; if it holds old ones, that gets memory of its own. On a GPU, batches are copied by a stream of their own,
-    in the dtype they are stored in, and converted there.
+    itself; if it holds old ones, that gets memory of its own. On a GPU, batches are copied by a stream of
+    their own, in the dtype they are stored in, and converted there.
     """
 
     def __init__(
@@ -246,7 +246,7 @@ class _Arena:
     def __init__(self, bytes_S: Sequence[int], *, pinned: bool) -> None:
         room_S = [-(-num_bytes // _ALIGNMENT) * _ALIGNMENT for num_bytes in bytes_S]
         largest = max((sum(room_S[step : step + 2]) for step in range(len(room_S))), default=0)
-        self._pinned = pinned
+        self._pinned, self._is_closed = pinned, False
         self._buffer = _buffer(max(largest, _ALIGNMENT), pinned=pinned)
         self._leases: list[weakref.ref[np.ndarray] | None] = [None, None]
         self.changed = threading.Condition()
@@ -257,7 +257,8 @@ class _Arena:
         return lease is None or lease() is None
 
     def give_back(self) -> None:
-        """Leave the memory to the next arena of this process, if nobody uses it."""
+        """Leave the memory to the next arena of this process, once nobody uses it any more."""
+        self._is_closed = True
         if self.is_free(0) and self.is_free(1):
             _spare[self._pinned] = self._buffer
 
@@ -268,11 +269,12 @@ class _Arena:
             return torch.empty(shape, dtype=dtype)
         start = 0 if number % 2 == 0 else (len(self._buffer) - num_bytes) // _ALIGNMENT * _ALIGNMENT
         view = self._buffer[start : start + num_bytes]
-        changed = self.changed
 
         def freed(_: object) -> None:
-            with changed:
-                changed.notify_all()
+            with self.changed:
+                self.changed.notify_all()
+            if self._is_closed:
+                self.give_back()
 
         self._leases[number % 2] = weakref.ref(view, freed)
         return torch.from_numpy(view).view(dtype).view(shape)

@@ -1,15 +1,17 @@
 import gc
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from feature_folders import shard_folder, write_features
+from feature_folders import NUM_FEATURES, shard_folder, write_features
 from memory_bags import MemoryBags, gaussian_bags
 
 from mhimdist.config import Loading
+from mhimdist.data import read_ahead as module
 from mhimdist.data.loader import BagShards
 from mhimdist.data.manifest import Manifest
 from mhimdist.data.read_ahead import ReadAhead, read_ahead
@@ -119,3 +121,22 @@ def test_what_reading_raises_reaches_the_consumer(loading: Loading, shards: Path
 def test_dali_reads_shards_only(bags: MemoryBags) -> None:
     with pytest.raises(ConfigError, match=r"loading\.reader=dali reads shards, not MemoryBags"):
         read_ahead(bags, [[0]], loading=Loading(reader="dali"))
+
+
+def test_an_epoch_takes_the_memory_of_its_two_largest_neighbours_and_leaves_it_to_the_next(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_spare", {})
+    bags = BagShards(shards)
+    sizes = bags.sizes_N.tolist()
+    addresses = []
+    for _ in range(3):
+        with read_ahead(bags, [[row] for row in range(6)]) as batches:
+            for batch in batches:  # the last one is still held when the context ends
+                addresses.append(batch.features_TD.data_ptr())
+        assert module._spare == {}
+        del batch
+        (buffer,) = module._spare.values()
+        room = [-(-size * NUM_FEATURES * 4 // 64) * 64 for size in sizes]
+        assert len(buffer) == max(map(sum, pairwise(room)))
+    assert len(set(addresses)) <= 1 + 3
