@@ -197,7 +197,7 @@ def measure(folder: Path, rounds: int) -> dict[str, object]:
 
 def print_table(result: dict) -> None:
     """The result as people read it."""
-    table = Table(title=f"Loading {result['num_bags']} bags of CAMELYON16's sizes as float32, warm cache")
+    table = Table(title=f"{result['num_bags']} bags of CAMELYON16's sizes, as float32")
     for name, justify in (("loader", "left"), ("bags/s", "right"), ("peak RssAnon, MiB", "right")):
         table.add_column(name, justify=justify)
     for name, bags_per_s in result["bags_per_s"].items():

@@ -106,7 +106,7 @@ def simulate(num_ranks: int) -> dict[str, float | int]:
 def print_table(rows: list[dict]) -> None:
     """The rows as people read them."""
     table = Table(
-        title="Cost of stragglers: work of the largest rank of each step over the mean, CAMELYON16's sizes",
+        title="Cost of stragglers: work of each step's largest rank over the mean",
         caption=f"At most {INSTANCES_PER_RANK:,} instances a rank and step. Spread: of the ranks' totals.",
     )
     for name in ("ranks", "bags", "steps", "DistributedSampler", "random", "ours", "worst", "ours, spread"):

@@ -333,8 +333,8 @@ class TrainConfig(Settings):
         found = []
         if self.loss.alpha == 0 and self.loss.temperature != Loss().temperature:
             found.append("loss.temperature: loss.alpha is 0")
-        if self.loading.cache == "device" and self.loading.reader == "dali":
-            found.append("loading.reader: loading.cache is device, from which nothing is read")
+        if self.loading.cache != "none" and self.loading.reader == "dali":
+            found.append(f"loading.reader: loading.cache is {self.loading.cache}, where nothing is decoded")
         if not self.teacher.has_momentum and self.teacher.momentum != Momentum():
             found.append(f"teacher.momentum: a teacher of kind {self.teacher.kind} does not move")
         if self.teacher.weights is not None and not self.teacher.is_pretrained:

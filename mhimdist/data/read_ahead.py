@@ -16,7 +16,7 @@ from torch import Tensor
 from mhimdist.config import Loading
 from mhimdist.data.bags import BagSource, PackedBags
 from mhimdist.data.loader import BagShards
-from mhimdist.data.residency import DeviceBags
+from mhimdist.data.residency import DeviceBags, RamBags
 
 Steps = Sequence[Sequence[int] | np.ndarray]
 
@@ -63,7 +63,7 @@ def read_ahead(
         bags.fetch_ahead(row for rows in steps for row in rows)
     if isinstance(bags, DeviceBags):
         return Unbuffered(bags, steps, dtype=dtype, device=device)
-    if loading.reader == "dali":
+    if loading.reader == "dali" and not isinstance(bags, RamBags):
         from mhimdist.data.dali import DaliBatches  # heavy: only for who asks for it
 
         return DaliBatches(bags, steps, dtype=dtype, device=device)
