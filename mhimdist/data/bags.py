@@ -111,4 +111,7 @@ class BagSource(Protocol):
         *,
         out: Tensor | None = None,
     ) -> PackedBags:
-        """The bags of these rows, packed, their features in `dtype`; in `out` (T x D), if they are copied."""
+        """The bags of these rows, packed, their features in `dtype`; in `out` (T x D), if they are copied.
+
+        No rows give a batch of no bags.
+        """
