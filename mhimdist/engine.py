@@ -6,7 +6,7 @@ workers is several processes that step through the same loop, each with its shar
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from torch import Tensor
 
 from mhimdist import denormals
 from mhimdist.config import TrainConfig
-from mhimdist.data.bags import BagSource
+from mhimdist.data.bags import BagSource, PackedBags
+from mhimdist.data.read_ahead import read_ahead
+from mhimdist.data.residency import resident
 from mhimdist.data.sampler import epoch_plan
 from mhimdist.data.splits import Split
 from mhimdist.draws import Draws
@@ -97,9 +99,10 @@ class Trainer:
             SplitError: the split does not fit the data.
         """
         split.check(bags.keys, bags.cases, bags.labels_N)
-        self.config, self.bags, self.split = config, bags, split
-        self.workers, self.saving, self._stop = workers or Workers(), saving or Saving(), stop
         self.device = _device(config.device)
+        self.config, self.split = config, split
+        self.bags: BagSource = resident(bags, config.loading.cache, self.device)
+        self.workers, self.saving, self._stop = workers or Workers(), saving or Saving(), stop
         self.history: list[EpochRecord] = []
         self._step = 0
         self._totals = _Totals()
@@ -178,33 +181,36 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         draws = Draws(config.seed, epoch)
+        rows_N = self._train_rows
         plan = epoch_plan(
-            self.bags.sizes_N[self._train_rows],
+            self.bags.sizes_N[rows_N],
             seed=config.seed,
             epoch=epoch,
             bags_per_step=config.bags_per_step,
             max_instances=config.max_instances,
             world_size=self.workers.world_size,
+            balance_labels=self.bags.labels_N[rows_N] if config.sampling == "class_balanced" else None,
         )
-        num_seen = sum(len(bags) for step in plan[: self._step] for bags in step)
+        mine = [rows_N[positions] for positions in plan.of_rank(self.workers.rank, self._step)]
         momentum: float | None = None
-        for step in plan[self._step :]:
-            progress = (epoch + num_seen / len(self._train_rows)) / config.epochs
-            momentum = self._train_step(step, draws, progress)
-            num_seen += sum(len(bags) for bags in step)
-            self._step += 1
-            if self._step % AGREE_EVERY_STEPS == 0 and self._step < len(plan):
-                every_s = self.saving.every_s
-                is_due = every_s is not None and time.perf_counter() - last_saved >= every_s
-                stop, save = self.workers.any(self._stop(), is_due)
-                if stop or save:
-                    self._save()
-                    last_saved = time.perf_counter()
-                if stop:
-                    raise PreemptedError(
-                        f"stopped as asked in epoch {epoch} after step {self._step} of {len(plan)}; "
-                        "the same command goes on from there"
-                    )
+        with read_ahead(self.bags, mine, device=self.device, loading=config.loading) as batches:
+            while self._step < len(plan):
+                progress = (epoch + plan.num_bags_before(self._step) / len(rows_N)) / config.epochs
+                # Not held here, so that its memory is free for the batch after the next.
+                momentum = self._train_step(next(batches), plan.num_bags(self._step), draws, progress)
+                self._step += 1
+                if self._step % AGREE_EVERY_STEPS == 0 and self._step < len(plan):
+                    every_s = self.saving.every_s
+                    is_due = every_s is not None and time.perf_counter() - last_saved >= every_s
+                    stop, save = self.workers.any(self._stop(), is_due)
+                    if stop or save:
+                        self._save()
+                        last_saved = time.perf_counter()
+                    if stop:
+                        raise PreemptedError(
+                            f"stopped as asked in epoch {epoch} after step {self._step} of {len(plan)}; "
+                            "the same command goes on from there"
+                        )
 
         totals = self.workers.sum(self._totals.values)
         record = self._record(_Totals(totals).means(), learning_rate, momentum, started)
@@ -215,15 +221,13 @@ class Trainer:
         self._save()
         return record
 
-    def _train_step(self, step: Sequence[Sequence[int]], draws: Draws, progress: float) -> float | None:
-        """One optimiser step on the bags of all workers, of which this one has `step[rank]`.
+    def _train_step(self, packed: PackedBags, num_bags: int, draws: Draws, progress: float) -> float | None:
+        """One optimiser step on the bags of all workers, `num_bags`, of which this one has `packed`.
 
         The loss is the sum over this worker's bags x workers / bags of the step, so that the mean that DDP
         takes over the workers is the mean over the bags, however unevenly they are dealt.
         """
-        mine, num_bags = step[self.workers.rank], sum(len(bags) for bags in step)
-        if mine:
-            packed = self.bags.load(self._train_rows[list(mine)].tolist()).to(self.device)
+        if len(packed):
             step_loss = self.method.loss(packed, draws, progress)
             self._totals.add(step_loss)
             loss = step_loss.total_B.sum() * (self.workers.world_size / num_bags)
@@ -281,7 +285,7 @@ class Trainer:
         """Claim the run's folder on worker 0, and load its last checkpoint on all."""
         folder, latest = None, None
         if self.workers.rank == 0:
-            identity = {"config.json": self.config.model_dump(mode="json"), "split.json": asdict(self.split)}
+            identity = {"config.json": self.config.recipe(), "split.json": asdict(self.split)}
             folder = RunFolder(path, identity, self.saving)
             # Workers that Ray has just started again may find their predecessors still dying.
             folder.lock(wait_s=30.0 if self.workers.world_size > 1 else 0.0)

@@ -25,6 +25,10 @@ class CorruptShard(DataError):
     """A shard's bytes are not those that were written; the message names shard and member."""
 
 
+class RemoteDataError(DataError):
+    """A remote file cannot be reached, read or kept; the message names its URL."""
+
+
 class SplitError(DataError):
     """A split is impossible (too few cases), or a case stands in two of its sets."""
 

@@ -124,7 +124,7 @@ def first_stage(
     stage = config.first_stage()
     made_of = {
         "recipe_version": RECIPE_VERSION,
-        "config": stage.model_dump(mode="json"),
+        "config": stage.recipe(),
         "data": bags.digest,
         "train": split.train,
         "validation": split.validation,
