@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from mhimdist import config, ops
 from mhimdist.data.bags import PackedBags
-from mhimdist.models.interface import BagModel, BagOutput, Projection, segment_argmax
+from mhimdist.models.interface import BagModel, BagOutput, Projection
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class DSMIL(BagModel):
         """See `BagModel.forward`; one head of scores, one embedding for each class."""
         hidden_TE = self.projection(bags, dropout_keys_B)
         instance_logits_TC = self.instance_head(hidden_TE)
-        top_BC = segment_argmax(instance_logits_TC, bags.offsets_B1)
+        top_BC = ops.segment_argmax(instance_logits_TC, bags.offsets_B1)
 
         attention_TC = self._attention(hidden_TE, top_BC, bags)
         values_TE = functional.relu(self.value(hidden_TE))

@@ -14,7 +14,7 @@ from mhimdist import config, ops
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws, instance_words, mix
 from mhimdist.models.gated_attention import GatedAttention
-from mhimdist.models.interface import BagModel, BagOutput, Projection, segment_argmax
+from mhimdist.models.interface import BagModel, BagOutput, Projection
 
 CUT_SITE = 3
 
@@ -129,9 +129,9 @@ class DTFD(BagModel):
             attention_T = torch.cat([torch.softmax(s, 0) for s in scores_T.split(offsets_P1.diff().tolist())])
             activation_TC = (attention_T[:, None] * hidden_TE) @ self.pseudo_head.weight.T
             last_T1 = torch.softmax(activation_TC, dim=1)[:, -1:]
-            rows = [segment_argmax(last_T1, offsets_P1)]
+            rows = [ops.segment_argmax(last_T1, offsets_P1)]
             if self.settings.distillation == "MaxMinS":
-                rows.append(segment_argmax(-last_T1, offsets_P1))
+                rows.append(ops.segment_argmax(-last_T1, offsets_P1))
         return hidden_TE[torch.cat(rows, dim=1).flatten()]
 
     def classification_loss(

@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from mhimdist import config
 from mhimdist.data.bags import PackedBags
-from mhimdist.models.interface import BagModel, BagOutput, Projection, keyed_dropout
+from mhimdist.models.interface import BagModel, BagOutput, Projection
 from mhimdist.models.nystrom import NystromAttention
+from mhimdist.ops import keyed_dropout
 
 LARGEST_KERNEL = 7
 
