@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mhimdist import ops
 from mhimdist.data.bags import PackedBags
 from mhimdist.models.blocks import blocks
-from mhimdist.models.linear import Linear
+from mhimdist.models.linear import Linear, projection
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,7 @@ class Projection(nn.Module):
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None) -> Tensor:
         """Projected instances, T x E."""
-        linear_TE = self.linear(bags.features_TD)
-        return ops.relu_dropout(linear_TE, self.dropout, bags.offsets_B1, dropout_keys_B, inplace=True)
+        return projection(bags.features_TD, self.linear, self.dropout, bags.offsets_B1, dropout_keys_B)
 
     def blocks(self, bags: PackedBags) -> Iterator[tuple[slice, Tensor]]:
         """The rows of one block after the other, and their projection without dropout."""

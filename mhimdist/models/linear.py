@@ -1,5 +1,6 @@
 """A linear layer whose products are as fast as the CPU allows, and which follows the dtype of its input."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -7,8 +8,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from mhimdist import ops
+
 MIN_ROWS = 256
 """Rows from which a product is worth oneDNN's kernels: they are made anew for every new shape."""
+
+BLOCK_ROWS = 2048
+"""Rows whose products are added up for a weight's gradient."""
 
 
 def _by_onednn(rows_RD: Tensor, *dtypes: torch.dtype) -> bool:
@@ -27,6 +33,19 @@ def _product(rows_RD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None, a
     return torch.ops.mkldnn._linear_pointwise(rows_RD, weight_ED, bias_E, after, [], "")
 
 
+def _weight_gradient(grad_RE: Tensor, rows_RD: Tensor, total_ED: Tensor | None = None) -> Tensor:
+    """`grad.T @ rows`, E x D, added to a total where there is one."""
+    by_onednn = _by_onednn(rows_RD, torch.float32)
+    product_ED = _product(grad_RE.T, rows_RD.T) if by_onednn else grad_RE.T @ rows_RD
+    return product_ED if total_ED is None else total_ED.add_(product_ED)
+
+
+def _blocks(rows: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Blocks of rows as equal as can be: oneDNN copies what it multiplies into an order of its own."""
+    num_blocks = max(-(-len(rows) // BLOCK_ROWS), 1)
+    return zip(*(each.tensor_split(num_blocks) for each in (rows, *others)), strict=True)
+
+
 class _Linear(torch.autograd.Function):
     """`functional.linear` by oneDNN, R x D to R x E."""
 
@@ -40,11 +59,66 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, grad_RE: Tensor) -> tuple[Tensor | None, ...]:
         rows_RD, weight_ED = ctx.saved_tensors
         for_rows, for_weight, for_bias = ctx.needs_input_grad
+        weight_grad_ED = None
+        for grad_BE, rows_BD in _blocks(grad_RE, rows_RD) if for_weight else ():
+            weight_grad_ED = _weight_gradient(grad_BE, rows_BD, weight_grad_ED)
         return (
             _product(grad_RE, weight_ED.T) if for_rows else None,
-            _product(grad_RE.T, rows_RD.T) if for_weight else None,
+            weight_grad_ED,
             grad_RE.sum(0) if for_bias else None,
         )
+
+
+class _Projection(torch.autograd.Function):
+    """`relu_dropout(linear(rows))` of rows that need no gradient, on a CPU.
+
+    The backward pass goes block by block from the result's gradient to the weight's: no gradient of the
+    linear layer's output is ever whole.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows_RD: Tensor,
+        weight_ED: Tensor,
+        bias_E: Tensor | None,
+        share: float,
+        offsets_B1: Tensor,
+        keys_B: Tensor | None,
+    ) -> Tensor:
+        out_RE = linear(rows_RD, weight_ED, bias_E)
+        out_RE = ops.relu_dropout(out_RE, share, offsets_B1, keys_B, inplace=True)
+        ctx.save_for_backward(rows_RD, out_RE)
+        threshold = 0 if keys_B is None else round(share * 256)
+        ctx.scale = 256 / (256 - threshold)
+        return out_RE
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_RE: Tensor) -> tuple[Tensor | None, ...]:
+        rows_RD, out_RE = ctx.saved_tensors
+        weight_grad_ED, bias_grad_E = None, None
+        for grad_BE, rows_BD, out_BE in _blocks(grad_RE, rows_RD, out_RE):
+            linear_grad_BE = torch.ops.aten.threshold_backward(grad_BE, out_BE, 0).mul_(ctx.scale)
+            weight_grad_ED = _weight_gradient(linear_grad_BE, rows_BD, weight_grad_ED)
+            sum_E = linear_grad_BE.sum(0)
+            bias_grad_E = sum_E if bias_grad_E is None else bias_grad_E.add_(sum_E)
+        return None, weight_grad_ED, bias_grad_E if ctx.needs_input_grad[2] else None, None, None, None
+
+
+def projection(
+    rows_RD: Tensor,
+    layer: nn.Linear,
+    share: float,
+    offsets_B1: Tensor,
+    keys_B: Tensor | None,
+) -> Tensor:
+    """`ops.relu_dropout` of a linear layer's output, R x E; the arguments are described there."""
+    weight_ED = layer.weight.to(rows_RD.dtype)
+    bias_E = layer.bias.to(rows_RD.dtype) if layer.bias is not None else None
+    if rows_RD.device.type == "cpu" and torch.is_grad_enabled() and not rows_RD.requires_grad:
+        return _Projection.apply(rows_RD, weight_ED, bias_E, share, offsets_B1, keys_B)
+    return ops.relu_dropout(linear(rows_RD, weight_ED, bias_E), share, offsets_B1, keys_B, inplace=True)
 
 
 def linear(rows_RD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None) -> Tensor:
