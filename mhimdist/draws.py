@@ -9,9 +9,12 @@ Dimensions: T instances, B bags, B1 = B + 1 offsets.
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,17 +66,83 @@ def instance_words(keys_B: Tensor, offsets_B1: Tensor, num_instances: int, width
     """`width` words for every instance of packed bags: int64 of shape T x width, uniform over all 64 bits.
 
     Word j of the i-th instance of a bag is output i * width + j of the bag's stream, wherever the bag lies
-    in the batch.
+    in the batch. Rows behind the last bag get words without meaning.
     """
+    if keys_B.device.type == "cpu":
+        words_TW = np.zeros((num_instances, width), np.int64)
+        for start, stop, words_U in stream_words(keys_B, offsets_B1, width):
+            words_TW[start:stop].reshape(-1)[:] = words_U.view(np.int64)
+        return torch.from_numpy(words_TW)
     row_T = torch.arange(num_instances, device=keys_B.device)
     if len(keys_B) == 1:
         index_T, key_T = row_T, keys_B
     else:
-        bag_T = torch.repeat_interleave(offsets_B1.diff(), output_size=num_instances)
+        bag_T = torch.bucketize(row_T, offsets_B1[1:-1], right=True)
         index_T = row_T - offsets_B1[bag_T]
         key_T = keys_B[bag_T]
     counter_TW = index_T[:, None] * width + torch.arange(1, width + 1, device=keys_B.device)
     return mix(key_T[:, None] + counter_TW * _GAMMA)
+
+
+# Words made at a time: with its scratch and what they decide over, a block of them fits a core's cache.
+_BLOCK = 8192
+_WORD = (1 << 64) - 1
+
+
+@cache
+def _counters() -> np.ndarray:
+    """The first `_BLOCK` states of the stream of key 0."""
+    return np.arange(1, _BLOCK + 1, dtype=np.uint64) * np.uint64(_GAMMA & _WORD)
+
+
+def mix_(words: np.ndarray, scratch: np.ndarray) -> None:
+    """`mix` in place, of uint64 on the CPU; the scratch has the same shape."""
+    for shift, multiplier in ((30, _MULTIPLY_1), (27, _MULTIPLY_2)):
+        np.right_shift(words, np.uint64(shift), out=scratch)
+        np.bitwise_xor(words, scratch, out=words)
+        np.multiply(words, np.uint64(multiplier & _WORD), out=words)
+    np.right_shift(words, np.uint64(31), out=scratch)
+    np.bitwise_xor(words, scratch, out=words)
+
+
+def words_at(keys: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Output number `indices` (from 0, int64) of the streams of `keys` (int64): int64 words."""
+    words = (indices + 1).view(np.uint64)
+    np.multiply(words, np.uint64(_GAMMA & _WORD), out=words)
+    np.add(words, keys.view(np.uint64), out=words)
+    mix_(words, np.empty_like(words))
+    return words.view(np.int64)
+
+
+def stream_words(keys_B: Tensor, offsets_B1: Tensor, width: int = 1) -> Iterator[tuple[int, int, np.ndarray]]:
+    """The words of `instance_words` block by block, on the CPU: first row, last row + 1, and their words.
+
+    The words are uint64 in one dimension and lie in one reused buffer of a size that stays in cache, so that
+    a consumer need never hold all of them. A row wider than the buffer has a block of its own.
+    """
+    rows_a_block = max(_BLOCK // width, 1)
+    buffer, scratch = (np.empty(rows_a_block * width, np.uint64) for _ in range(2))
+    edges, keys = offsets_B1.tolist(), keys_B.tolist()
+    bag = 0
+    for start in range(0, edges[-1], rows_a_block):
+        stop, row = min(start + rows_a_block, edges[-1]), start
+        while row < stop:
+            while edges[bag + 1] <= row:
+                bag += 1
+            end = min(stop, edges[bag + 1])
+            state = keys[bag] + (row - edges[bag]) * width * _GAMMA
+            _write_states(buffer[(row - start) * width : (end - start) * width], state)
+            row = end
+        words = buffer[: (stop - start) * width]
+        mix_(words, scratch[: len(words)])
+        yield start, stop, words
+
+
+def _write_states(states: np.ndarray, before: int) -> None:
+    """The states of a stream that follow `before`, an integer of any size."""
+    for first in range(0, len(states), _BLOCK):
+        part = states[first : first + _BLOCK]
+        np.add(_counters()[: len(part)], np.uint64((before + first * _GAMMA) & _WORD), out=part)
 
 
 def weight_seed(seed: int) -> int:

@@ -3,13 +3,15 @@
 Dimensions: T instances of a batch, B bags, H heads of scores.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from mhimdist import ops
 from mhimdist.config import Masking
 from mhimdist.data.bags import PackedBags
-from mhimdist.draws import Draws, Purpose, instance_words
+from mhimdist.draws import Draws
 
 
 def share_of(sizes_B: Tensor, ratio: float) -> Tensor:
@@ -31,6 +33,13 @@ def mask_counts(masking: Masking, sizes_B: Tensor, progress: float) -> ops.MaskC
     )
 
 
+def most_kept(masking: Masking, num_instances: int, num_bags: int, progress: float) -> int:
+    """How many instances of bags can stay at most: what the host knows without waiting for the device."""
+    masked = max(ratio.at(progress) for ratio in (masking.high, masking.low, masking.random))
+    # Of each bag at least the largest ratio is gone, but for the one instance that always stays.
+    return min(num_instances, int(num_instances * (1 - masked)) + num_bags)
+
+
 def mask_bags(
     masking: Masking, bags: PackedBags, scores_TH: Tensor | None, draws: Draws, progress: float
 ) -> tuple[PackedBags, ops.Selection]:
@@ -44,18 +53,19 @@ def mask_bags(
         progress: share of the run's bags already seen, in [0, 1].
     """
     total = len(bags.features_TD)
-
-    def words_T(purpose: Purpose) -> Tensor:
-        return instance_words(draws.keys(bags.ids_B, purpose), bags.offsets_B1, total).squeeze(1)
-
     if scores_TH is None:
         scores_TH = torch.zeros(total, 1, device=bags.features_TD.device)
-    selection = ops.select(
+    gathered = ops.select_and_gather(
+        bags.features_TD,
         scores_TH.detach(),
         bags.offsets_B1,
         mask_counts(masking, bags.sizes_B, progress),
-        high_words_T=words_T("high_mask"),
-        random_words_T=words_T("random_mask"),
-        keep_words_T=words_T("keep_one"),
+        ops.MaskKeys(
+            high_B=draws.keys(bags.ids_B, "high_mask"),
+            random_B=draws.keys(bags.ids_B, "random_mask"),
+            keep_B=draws.keys(bags.ids_B, "keep_one"),
+        ),
+        capacity=most_kept(masking, total, len(bags), progress),
     )
-    return bags.select(selection.kept_K, selection.offsets_B1), selection
+    kept = replace(bags, features_TD=gathered.features_KD, offsets_B1=gathered.offsets_B1)
+    return kept, gathered

@@ -5,15 +5,16 @@ scores, M bag embeddings of a bag (1, or one for each class).
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mhimdist.data.bags import PackedBags
-from mhimdist.draws import instance_words, mix
+from mhimdist.models.blocks import blocks
+from mhimdist.models.linear import Linear, projection
 
 
 @dataclass(frozen=True)
@@ -75,40 +76,14 @@ class Projection(nn.Module):
 
     def __init__(self, num_features: int, hidden_dim: int, dropout: float, *, bias: bool = True) -> None:
         super().__init__()
-        self.linear = nn.Linear(num_features, hidden_dim, bias=bias)
+        self.linear = Linear(num_features, hidden_dim, bias=bias)
         self.dropout = dropout
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None) -> Tensor:
         """Projected instances, T x E."""
-        hidden_TE = functional.relu(self.linear(bags.features_TD))
-        return keyed_dropout(hidden_TE, self.dropout, bags.offsets_B1, dropout_keys_B)
+        return projection(bags.features_TD, self.linear, self.dropout, bags.offsets_B1, dropout_keys_B)
 
-
-def keyed_dropout(
-    values_TE: Tensor, share: float, offsets_B1: Tensor, keys_B: Tensor | None, site: int = 0
-) -> Tensor:
-    """Dropout whose pattern belongs to the bag: a function of its key, the instance's place and the column.
-
-    One random byte decides for each value, so that the share is rounded to 1/256; the kept values are
-    scaled by the share truly kept. Without keys nothing is dropped.
-
-    Args:
-        values_TE: packed instances.
-        share: share dropped, in [0, 1).
-        offsets_B1: int64 offsets of the bags.
-        keys_B: int64 keys of the bags' streams.
-        site: tells the dropout layers of one model apart.
-    """
-    threshold = round(share * 256)
-    if keys_B is None or threshold == 0:
-        return values_TE
-    num_instances, width = values_TE.shape
-    words_TW = instance_words(mix(keys_B + site), offsets_B1, num_instances, -(-width // 8))
-    kept_TE = words_TW.view(torch.uint8)[:, :width] >= threshold
-    return values_TE * kept_TE * (256 / (256 - threshold))
-
-
-def segment_argmax(values_TC: Tensor, offsets_B1: Tensor) -> Tensor:
-    """The row of each bag that holds a column's largest value, the first of equals: int64, B x C."""
-    edges = offsets_B1.tolist()
-    return torch.stack([start + values_TC[start:stop].argmax(0) for start, stop in pairwise(edges)])
+    def blocks(self, bags: PackedBags) -> Iterator[tuple[slice, Tensor]]:
+        """The rows of one block after the other, and their projection without dropout."""
+        for rows in blocks(bags):
+            yield rows, self.linear.relu(bags.features_TD[rows])

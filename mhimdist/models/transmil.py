@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from mhimdist import config
 from mhimdist.data.bags import PackedBags
-from mhimdist.models.interface import BagModel, BagOutput, Projection, keyed_dropout
+from mhimdist.models.interface import BagModel, BagOutput, Projection
 from mhimdist.models.nystrom import NystromAttention
+from mhimdist.ops import keyed_dropout
 
 LARGEST_KERNEL = 7
 
@@ -45,7 +46,8 @@ class PositionEncoding(nn.Module):
             + functional.pad(self.conv5.weight, (1, 1, 1, 1))
             + functional.pad(self.conv3.weight, (2, 2, 2, 2))
         )
-        bias_E = torch.stack([conv.get_parameter("bias") for conv in self.children()]).sum(0)
+        convs = (self.conv7, self.conv5, self.conv3)
+        bias_E = torch.stack([conv.bias for conv in convs if conv.bias is not None]).sum(0)
         grid = square_SE.T.unflatten(1, (side, side))
         encoded = functional.conv2d(grid[None], kernel, bias_E, padding=3, groups=len(kernel))[0]
         return tokens_NE + encoded.flatten(1).T[:num_tokens]

@@ -1,12 +1,28 @@
 """The ragged operations of the method, by the fastest implementation there is for a tensor's device."""
 
-from mhimdist.ops.reference import (
-    MaskCounts,
-    Selection,
+from mhimdist.ops.dropout import keyed_dropout, relu_dropout
+from mhimdist.ops.masks import Gathered, MaskCounts, MaskKeys, Selection
+from mhimdist.ops.pooling import (
+    segment_argmax,
     segment_max,
     segment_mean,
     segment_softmax_pool,
-    select,
+    segment_top_k,
 )
+from mhimdist.ops.selection import select, select_and_gather
 
-__all__ = ["MaskCounts", "Selection", "segment_max", "segment_mean", "segment_softmax_pool", "select"]
+__all__ = [
+    "Gathered",
+    "MaskCounts",
+    "MaskKeys",
+    "Selection",
+    "keyed_dropout",
+    "relu_dropout",
+    "segment_argmax",
+    "segment_max",
+    "segment_mean",
+    "segment_softmax_pool",
+    "segment_top_k",
+    "select",
+    "select_and_gather",
+]

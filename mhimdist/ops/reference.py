@@ -1,56 +1,29 @@
 """The ragged operations of the method in plain torch: the specification every kernel is tested against.
 
-Dimensions: T instances of a batch, N instances of one bag, B bags, B1 = B + 1 offsets, E embedding width,
-H heads of scores, K kept instances.
+Dimensions: T instances of a batch, N instances of one bag, B bags, B1 = B + 1 offsets, D features,
+E embedding width, H heads of scores, C columns of scores, K kept instances.
 """
 
-from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class MaskCounts:
-    """How many instances of each bag every mask takes, int64 of shape B.
-
-    Attributes:
-        high_pool_B: the most salient ones, among which the high mask draws.
-        high_B: of the pool, how many are masked; the whole pool is the plain high mask.
-        low_B: the least salient ones.
-        random_B: drawn from the whole bag.
-    """
-
-    high_pool_B: Tensor
-    high_B: Tensor
-    low_B: Tensor
-    random_B: Tensor
+from mhimdist.draws import instance_words, mix
+from mhimdist.ops.masks import Gathered, MaskCounts, MaskKeys, Selection
 
 
-@dataclass(frozen=True)
-class Selection:
-    """What is left of packed bags.
-
-    Attributes:
-        kept_K: int64 rows of the batch that stay, ascending.
-        offsets_B1: int64 offsets of the bags among them.
-        masked_high, masked_low, masked_random: how many instances each mask took, int64 scalars; the masks
-            overlap, so that they add up to at least the number of rows that are gone.
-    """
-
-    kept_K: Tensor
-    offsets_B1: Tensor
-    masked_high: Tensor
-    masked_low: Tensor
-    masked_random: Tensor
+def _canonical(scores: Tensor) -> Tensor:
+    """Subnormal scores as zero: whether they compare as such would else depend on a flag of the CPU."""
+    return torch.where(scores.abs() < torch.finfo(torch.float32).tiny, 0.0, scores)
 
 
 def most_voted(scores_NH: Tensor, count: int, *, highest: bool) -> Tensor:
     """The `count` instances that most heads rank among their own `count` highest (or lowest), int64.
 
-    Ties, of a head's scores and of votes, go to the instance that comes first.
+    Ties, of a head's scores and of votes, go to the instance that comes first. NaN is above all numbers.
     """
-    order_NH = torch.sort(scores_NH, dim=0, descending=highest, stable=True).indices
+    order_NH = torch.sort(_canonical(scores_NH), dim=0, descending=highest, stable=True).indices
     if scores_NH.shape[1] == 1:
         return order_NH[:count, 0]
     votes_N = torch.bincount(order_NH[:count].flatten(), minlength=len(scores_NH))
@@ -88,7 +61,7 @@ def select(
         *(c.tolist() for c in (counts.high_pool_B, counts.high_B, counts.low_B, counts.random_B)), strict=True
     )
     masked_T = torch.zeros(len(scores_TH), dtype=torch.bool, device=scores_TH.device)
-    for start, stop, (pool, high, low, random) in zip(edges[:-1], edges[1:], sizes_of_masks, strict=True):
+    for (start, stop), (pool, high, low, random) in zip(pairwise(edges), sizes_of_masks, strict=True):
         scores_NH, masked_N = scores_TH[start:stop], masked_T[start:stop]
         if high:
             pool_ids = most_voted(scores_NH, pool, highest=True)
@@ -111,23 +84,72 @@ def select(
     )
 
 
-def segment_softmax_pool(scores_T: Tensor, values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
-    """Each bag's values averaged by the softmax of its scores (paper, equation 1), B x E."""
-    if len(offsets_B1) == 2:
-        return torch.softmax(scores_T, dim=0)[None] @ values_TE
-    sizes = offsets_B1.diff().tolist()
+def select_and_gather(
+    features_TD: Tensor,
+    scores_TH: Tensor,
+    offsets_B1: Tensor,
+    counts: MaskCounts,
+    keys: MaskKeys,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Gathered:
+    """`select` by the words of the keys' streams, and the kept rows, in `dtype` where one is given."""
+
+    def words_T(keys_B: Tensor) -> Tensor:
+        return instance_words(keys_B, offsets_B1, len(scores_TH)).squeeze(1)
+
+    selection = select(
+        scores_TH,
+        offsets_B1,
+        counts,
+        high_words_T=words_T(keys.high_B),
+        random_words_T=words_T(keys.random_B),
+        keep_words_T=words_T(keys.keep_B),
+    )
+    return Gathered(**vars(selection), features_KD=features_TD[selection.kept_K].to(dtype))
+
+
+def keyed_dropout(values_TE: Tensor, share: float, offsets_B1: Tensor, keys_B: Tensor, site: int) -> Tensor:
+    """Each value dropped if its byte of the bag's stream is below the share in 256ths, else scaled."""
+    threshold = round(share * 256)
+    num_instances, width = values_TE.shape
+    words_TW = instance_words(mix(keys_B + site), offsets_B1, num_instances, -(-width // 8))
+    kept_TE = words_TW.view(torch.uint8)[:, :width] >= threshold
+    return torch.where(kept_TE, values_TE * (256 / (256 - threshold)), 0)
+
+
+def segment_softmax_pool(scores_TC: Tensor, values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
+    """Each bag's values averaged by the softmax of each column of its scores (equation 1), B x C x E."""
+    wide = torch.promote_types(values_TE.dtype, torch.float32)
     pooled = [
-        torch.softmax(scores_N, dim=0) @ values_NE
-        for scores_N, values_NE in zip(scores_T.split(sizes), values_TE.split(sizes), strict=True)
+        torch.softmax(scores_TC[start:stop].to(wide), dim=0).T @ values_TE[start:stop].to(wide)
+        for start, stop in pairwise(offsets_B1.tolist())
     ]
     return torch.stack(pooled)
 
 
+def segment_top_k(values_TC: Tensor, k: int, offsets_B1: Tensor, *, largest: bool = True) -> Tensor:
+    """The rows of each bag's k largest (or smallest) values of a column, best first, int64, B x k x C.
+
+    Ties go to the row that comes first. A bag of fewer than k rows is padded with -1.
+    """
+    rows_BKC = values_TC.new_full((len(offsets_B1) - 1, k, values_TC.shape[1]), -1, dtype=torch.int64)
+    for rows_KC, (start, stop) in zip(rows_BKC, pairwise(offsets_B1.tolist()), strict=True):
+        best = torch.sort(_canonical(values_TC[start:stop]), dim=0, descending=largest, stable=True).indices
+        rows_KC[: stop - start] = start + best[:k]
+    return rows_BKC
+
+
+def segment_argmax(values_TC: Tensor, offsets_B1: Tensor) -> Tensor:
+    """The row of each bag that holds a column's largest value, the first of equals: int64, B x C."""
+    return segment_top_k(values_TC, 1, offsets_B1)[:, 0]
+
+
 def segment_mean(values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
     """The mean of each bag's rows, B x E."""
-    return torch.segment_reduce(values_TE, "mean", offsets=offsets_B1)
+    return torch.stack([values_TE[start:stop].mean(0) for start, stop in pairwise(offsets_B1.tolist())])
 
 
 def segment_max(values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
     """The largest of each bag's rows, column by column, B x E."""
-    return torch.segment_reduce(values_TE, "max", offsets=offsets_B1)
+    return torch.stack([values_TE[start:stop].amax(0) for start, stop in pairwise(offsets_B1.tolist())])

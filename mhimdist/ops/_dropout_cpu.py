@@ -1,0 +1,93 @@
+"""Keyed dropout on the CPU, block by block so that words, bytes and values stay in a core's cache.
+
+Dimensions: T instances of a batch, R rows of a block, B bags, B1 = B + 1 offsets, E embedding width.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mhimdist.draws import stream_words
+
+# Integers as wide as a value: times 0 or 1 they give zero or the value, bit for bit, and fast.
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _kept_blocks(
+    values_TE: Tensor, threshold: int, offsets_B1: Tensor, keys_B: Tensor
+) -> Iterator[tuple[slice, Tensor]]:
+    """Blocks of rows, and for each of their values 1 if it is kept, else 0, as an integer of its width."""
+    integer = _INTEGERS[values_TE.element_size()]
+    width = values_TE.shape[1]
+    words = -(-width // 8)
+    for start, stop, words_U in stream_words(keys_B, offsets_B1, words):
+        kept = np.greater_equal(words_U.view(np.uint8), threshold).view(np.uint8)
+        kept_RE = torch.from_numpy(kept.reshape(stop - start, -1)[:, :width])
+        yield slice(start, stop), kept_RE.to(integer)
+
+
+def _scale(threshold: int) -> float:
+    return 256 / (256 - threshold)
+
+
+def _drop(values_TE: Tensor, threshold: int, offsets_B1: Tensor, keys_B: Tensor) -> Tensor:
+    out_TE = torch.empty_like(values_TE, memory_format=torch.contiguous_format)
+    bits_TE = out_TE.view(_INTEGERS[values_TE.element_size()])
+    for rows, kept_RE in _kept_blocks(values_TE, threshold, offsets_B1, keys_B):
+        torch.mul(values_TE[rows], _scale(threshold), out=out_TE[rows])
+        bits_TE[rows].mul_(kept_RE)
+    out_TE[int(offsets_B1[-1]) :] = 0
+    return out_TE
+
+
+class KeyedDropout(torch.autograd.Function):
+    """See `ops.keyed_dropout`; the keys are those of the site."""
+
+    @staticmethod
+    def forward(ctx: Any, values_TE: Tensor, threshold: int, offsets_B1: Tensor, keys_B: Tensor) -> Tensor:
+        ctx.save_for_backward(offsets_B1, keys_B)
+        ctx.threshold = threshold
+        return _drop(values_TE, threshold, offsets_B1, keys_B)
+
+    @staticmethod
+    def backward(ctx: Any, grad_TE: Tensor) -> tuple[Tensor | None, ...]:
+        return KeyedDropout.apply(grad_TE, ctx.threshold, *ctx.saved_tensors), None, None, None
+
+
+class ReluDropout(torch.autograd.Function):
+    """See `ops.relu_dropout`; the keys are those of the site."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, values_TE: Tensor, threshold: int, offsets_B1: Tensor, keys_B: Tensor, inplace: bool
+    ) -> Tensor:
+        out_TE = values_TE if inplace else torch.empty_like(values_TE)
+        bits_TE = out_TE.view(_INTEGERS[values_TE.element_size()])
+        for rows, kept_RE in _kept_blocks(values_TE, threshold, offsets_B1, keys_B):
+            block_RE = out_TE[rows]
+            torch.clamp_min(values_TE[rows], 0, out=block_RE)
+            block_RE.mul_(_scale(threshold))
+            bits_TE[rows].mul_(kept_RE)
+        out_TE[int(offsets_B1[-1]) :] = 0
+        if inplace:
+            ctx.mark_dirty(values_TE)
+        ctx.threshold = threshold
+        ctx.save_for_backward(out_TE)
+        return out_TE
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_TE: Tensor) -> tuple[Tensor | None, ...]:
+        (out_TE,) = ctx.saved_tensors
+        grad_values_TE = torch.empty_like(out_TE)
+        rows = max(65536 // max(out_TE.shape[1], 1), 1)
+        for block_RE, grad_RE, out_RE in zip(
+            grad_values_TE.split(rows), grad_TE.split(rows), out_TE.split(rows), strict=True
+        ):
+            torch.ops.aten.threshold_backward.grad_input(grad_RE, out_RE, 0, grad_input=block_RE)
+            block_RE.mul_(_scale(ctx.threshold))
+        return grad_values_TE, None, None, None, None

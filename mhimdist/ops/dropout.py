@@ -1,0 +1,53 @@
+"""Dropout whose pattern belongs to the bag, alone or together with the ReLU before it.
+
+Dimensions: T instances of a batch, B bags, B1 = B + 1 offsets, E embedding width.
+"""
+
+import torch
+from torch import Tensor
+
+from mhimdist.draws import mix
+from mhimdist.ops import _dropout_cpu
+
+
+def keyed_dropout(
+    values_TE: Tensor, share: float, offsets_B1: Tensor, keys_B: Tensor | None, site: int = 0
+) -> Tensor:
+    """Dropout whose pattern is a function of the bag's key, the instance's place and the column.
+
+    One random byte decides for each value, so that the share is rounded to 1/256; the kept values are
+    scaled by the share truly kept. Without keys nothing is dropped. The backward pass makes the bytes anew.
+
+    Args:
+        values_TE: packed instances; rows behind the last bag are padding and come out as zero.
+        share: share dropped, in [0, 1).
+        offsets_B1: int64 offsets of the bags.
+        keys_B: int64 keys of the bags' streams.
+        site: tells the dropout layers of one model apart.
+    """
+    threshold = round(share * 256)
+    if keys_B is None or threshold == 0:
+        return values_TE
+    return _dropout_cpu.KeyedDropout.apply(values_TE, threshold, offsets_B1, mix(keys_B + site))
+
+
+def relu_dropout(
+    values_TE: Tensor,
+    share: float,
+    offsets_B1: Tensor,
+    keys_B: Tensor | None,
+    site: int = 0,
+    *,
+    inplace: bool = False,
+) -> Tensor:
+    """`keyed_dropout(relu(values))` in one pass; the backward pass needs nothing but the result.
+
+    Args:
+        values_TE, share, offsets_B1, keys_B, site: see `keyed_dropout`.
+        inplace: write the result over the values, on the CPU: where nothing else needs them, such as the
+            output of a linear layer.
+    """
+    threshold = round(share * 256)
+    if keys_B is None or threshold == 0:
+        return torch.relu_(values_TE) if inplace else torch.relu(values_TE)
+    return _dropout_cpu.ReluDropout.apply(values_TE, threshold, offsets_B1, mix(keys_B + site), inplace)

@@ -1,0 +1,60 @@
+"""What is made of each bag's rows: softmax-weighted mean, mean, maximum, and where the largest values are.
+
+Dimensions: T instances of a batch, B bags, B1 = B + 1 offsets, C columns, E embedding width.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from mhimdist.ops import _pool_cpu
+
+
+def segment_softmax_pool(scores_TC: Tensor, values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
+    """Each bag's values averaged by the softmax of each column of its scores (paper, equation 1).
+
+    Softmax and sums are in float32, and so is the result, also where the values are in 16 bits; float64 stays
+    float64.
+
+    Args:
+        scores_TC: scores before the softmax, any floating dtype; T without columns counts as one column.
+        values_TE: packed rows; those behind the last bag are padding, without weight and gradient.
+        offsets_B1: int64 offsets of the bags.
+
+    Returns:
+        B x C x E; B x E for scores without columns.
+    """
+    if scores_TC.dim() == 1:
+        return segment_softmax_pool(scores_TC[:, None], values_TE, offsets_B1)[:, 0]
+    return _pool_cpu.SoftmaxPool.apply(scores_TC, values_TE, offsets_B1)
+
+
+def segment_top_k(values_TC: Tensor, k: int, offsets_B1: Tensor, *, largest: bool = True) -> Tensor:
+    """The rows of each bag's k largest (or smallest) values of a column, best first, int64, B x k x C.
+
+    Ties go to the row that comes first. A bag of fewer than k rows is padded with -1.
+    """
+    edges = offsets_B1.tolist()
+    values_TC = values_TC.detach()
+    rows_BKC = torch.full((len(edges) - 1, k, values_TC.shape[1]), -1, dtype=torch.int64)
+    for rows_KC, (start, stop) in zip(rows_BKC, pairwise(edges), strict=True):
+        best = torch.sort(values_TC[start:stop], dim=0, descending=largest, stable=True).indices
+        rows_KC[: stop - start] = start + best[:k]
+    return rows_BKC
+
+
+def segment_argmax(values_TC: Tensor, offsets_B1: Tensor) -> Tensor:
+    """The row of each bag that holds a column's largest value, the first of equals: int64, B x C."""
+    edges = offsets_B1.tolist()
+    return torch.stack([start + values_TC[start:stop].argmax(0) for start, stop in pairwise(edges)])
+
+
+def segment_mean(values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
+    """The mean of each bag's rows, B x E; rows behind the last bag are padding."""
+    return torch.segment_reduce(values_TE, "mean", offsets=offsets_B1)
+
+
+def segment_max(values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
+    """The largest of each bag's rows, column by column, B x E; rows behind the last bag are padding."""
+    return torch.segment_reduce(values_TE, "max", offsets=offsets_B1)
