@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from mhimdist import config
 from mhimdist.data.bags import PackedBags
+from mhimdist.models.depthwise import depthwise
 from mhimdist.models.interface import BagModel, BagOutput, Projection
 from mhimdist.models.nystrom import NystromAttention
 from mhimdist.ops import keyed_dropout
@@ -45,11 +46,11 @@ class PositionEncoding(nn.Module):
             self.conv7.weight
             + functional.pad(self.conv5.weight, (1, 1, 1, 1))
             + functional.pad(self.conv3.weight, (2, 2, 2, 2))
-        )
+        ).squeeze(1)
         bias_E = torch.stack([conv.get_parameter("bias") for conv in self.children()]).sum(0)
-        grid = square_SE.T.unflatten(1, (side, side))
-        encoded = functional.conv2d(grid[None], kernel, bias_E, padding=3, groups=len(kernel))[0]
-        return tokens_NE + encoded.flatten(1).T[:num_tokens]
+        dtype = tokens_NE.dtype
+        encoded = depthwise(square_SE.unflatten(0, (side, side)), kernel.to(dtype), bias_E.to(dtype))
+        return encoded.flatten(0, 1)[:num_tokens] + tokens_NE
 
 
 class Layer(nn.Module):
@@ -64,15 +65,24 @@ class Layer(nn.Module):
         self.dropout = settings.attention_dropout
         self.site = site
 
-    def forward(self, tokens_LE: Tensor, dropout_key_1: Tensor | None) -> tuple[Tensor, Tensor]:
-        """All tokens after the layer, L x E, and the class token's attention, H x L."""
-        gathered_LE, attention_HL = self.attention(self.norm(tokens_LE))
-        return tokens_LE + self._drop(gathered_LE, dropout_key_1), attention_HL
+    def forward(
+        self, token_1E: Tensor, instances_NE: Tensor, dropout_key_1: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The class token and the instances after the layer, and the attention of `NystromAttention`."""
+        gathered_LE, attention_HL = self.attention(*self._normalised(token_1E, instances_NE))
+        gathered_LE = self._drop(gathered_LE, dropout_key_1)
+        gathered_1E, gathered_NE = gathered_LE.split([1, len(instances_NE)])
+        return token_1E + gathered_1E, instances_NE + gathered_NE, attention_HL
 
-    def class_token(self, tokens_LE: Tensor, dropout_key_1: Tensor | None) -> tuple[Tensor, Tensor]:
+    def class_token(
+        self, token_1E: Tensor, instances_NE: Tensor, dropout_key_1: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """The class token alone after the layer, 1 x E, and its attention, H x L."""
-        gathered_1E, attention_HL = self.attention.class_token(self.norm(tokens_LE))
-        return tokens_LE[:1] + self._drop(gathered_1E, dropout_key_1), attention_HL
+        gathered_1E, attention_HL = self.attention.class_token(*self._normalised(token_1E, instances_NE))
+        return token_1E + self._drop(gathered_1E, dropout_key_1), attention_HL
+
+    def _normalised(self, *tokens_LE: Tensor) -> list[Tensor]:
+        return [normalise(self.norm, each) for each in tokens_LE]
 
     def _drop(self, values_LE: Tensor, dropout_key_1: Tensor | None) -> Tensor:
         offsets_2 = torch.arange(2, device=values_LE.device) * len(values_LE)
@@ -84,7 +94,8 @@ class TransMIL(BagModel):
 
     The MHIM variant: its class token starts from N(0, 1) (MHIM-MIL paper, equations 2 and 3). Instances are
     scored by the class token's attention in each head, the product of the Nystrom factors, which has no
-    softmax of its own and may be negative. The result depends on the order of the instances.
+    softmax of its own and may be negative; they are formed where gradients are off, as a teacher's are. The
+    result depends on the order of the instances.
 
     Bags run one after the other. With 1,024 features, width 512 and two classes it has 2,672,146 parameters.
     """
@@ -113,13 +124,27 @@ class TransMIL(BagModel):
         keys = dropout_keys_B.split(1) if dropout_keys_B is not None else [None] * len(bags)
         embeddings, scores = zip(*map(self._embed, hidden, keys), strict=True)
         embeddings_BE = torch.cat(embeddings)
-        return BagOutput(self.head(embeddings_BE), embeddings_BE[:, None], torch.cat(scores))
+        logits_BC = functional.linear(
+            embeddings_BE, self.head.weight.to(embeddings_BE.dtype), self.head.bias.to(embeddings_BE.dtype)
+        )
+        scores_TH = None if torch.is_grad_enabled() else torch.cat(scores)
+        return BagOutput(logits_BC, embeddings_BE[:, None], scores_TH)
 
-    def _embed(self, hidden_NE: Tensor, dropout_key_1: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _embed(self, hidden_NE: Tensor, dropout_key_1: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The embedding of one bag, 1 x E, and the scores of its instances, N x H."""
-        tokens_LE = torch.cat([self.class_token, hidden_NE])
-        tokens_LE, attention1_HL = self.layer1(tokens_LE, dropout_key_1)
-        tokens_LE = torch.cat([tokens_LE[:1], self.position(tokens_LE[1:])])
-        token_1E, attention2_HL = self.layer2.class_token(tokens_LE, dropout_key_1)
+        token_1E, tokens_NE, attention1_HL = self.layer1(
+            self.class_token.to(hidden_NE.dtype), hidden_NE, dropout_key_1
+        )
+        tokens_NE = self.position(tokens_NE)
+        token_1E, attention2_HL = self.layer2.class_token(token_1E, tokens_NE, dropout_key_1)
+        embedding_1E = normalise(self.norm, token_1E.to(torch.promote_types(token_1E.dtype, torch.float32)))
         attention_HL = (attention1_HL, attention2_HL)[self.score_layer]
-        return self.norm(token_1E), attention_HL[:, 1:].T
+        return embedding_1E, None if attention_HL is None else attention_HL[:, 1:].T
+
+
+def normalise(norm: nn.LayerNorm, tokens_LE: Tensor) -> Tensor:
+    """Layer normalisation in the tokens' dtype, its statistics in float32 at least."""
+    dtype = tokens_LE.dtype
+    return functional.layer_norm(
+        tokens_LE, norm.normalized_shape, norm.weight.to(dtype), norm.bias.to(dtype), norm.eps
+    )

@@ -73,10 +73,27 @@ def test_dropout_follows_the_keys_and_differs_between_layers():
 
 def test_the_score_layer_changes_the_scores_alone():
     bags = PackedBags.from_list([torch.rand(9, 5), torch.rand(1, 5)])
-    first, second = (
-        build(SMALL.model_copy(update={"score_layer": layer}), num_features=5, num_classes=2, seed=0)(bags)
+    networks = (
+        build(SMALL.model_copy(update={"score_layer": layer}), num_features=5, num_classes=2, seed=0)
         for layer in (0, 1)
     )
+    with torch.no_grad():
+        first, second = (network(bags) for network in networks)
     assert torch.equal(first.logits_BC, second.logits_BC)
     assert first.scores_TH.shape == second.scores_TH.shape == (10, 2)
     assert not torch.equal(first.scores_TH, second.scores_TH)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_scores_are_formed_without_gradients_and_a_batch_has_those_of_single_bags(layer):
+    settings = SMALL.model_copy(update={"score_layer": layer})
+    network = build(settings, num_features=5, num_classes=2, seed=0).double()
+    bags = [torch.rand(size, 5, dtype=torch.float64) for size in (9, 1, 4)]
+    packed = PackedBags.from_list(bags)
+    with_gradients = network(packed)
+    with torch.no_grad():
+        without = network(packed)
+        alone = torch.cat([network(PackedBags.from_list([bag])).scores_TH for bag in bags])
+    assert with_gradients.scores_TH is None
+    torch.testing.assert_close(without.scores_TH, alone)
+    torch.testing.assert_close(without.embeddings_BME, with_gradients.embeddings_BME)
