@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mhimdist.models.blocks import attend, attend_both, attend_weighted
+from mhimdist.models.block_attention import attend, attend_both, attend_weighted
 from mhimdist.models.depthwise import depthwise
 from mhimdist.models.pseudo_inverse import PseudoInverse, inverse_times, times_inverse
 

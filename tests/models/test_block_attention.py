@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from mhimdist.models import blocks
-from mhimdist.models.blocks import attend, attend_both, attend_weighted
+from mhimdist.models import block_attention
+from mhimdist.models.block_attention import attend, attend_both, attend_weighted
 
 
 def _problem(dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
@@ -16,7 +16,7 @@ def _problem(dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
 
 @pytest.fixture(params=[1, 20, 40, 1 << 20], ids=lambda size: f"blocks of {size}")
 def _block_size(request, monkeypatch):
-    monkeypatch.setitem(blocks.BLOCK_VALUES, "cpu", request.param)
+    monkeypatch.setitem(block_attention.BLOCK_VALUES, "cpu", request.param)
 
 
 @pytest.mark.usefixtures("_block_size")
@@ -61,14 +61,14 @@ def test_bfloat16_tokens_give_bfloat16_values_and_float32_rows():
 
 
 def test_only_a_block_of_the_matrix_is_held(monkeypatch):
-    monkeypatch.setitem(blocks.BLOCK_VALUES, "cpu", 35)
-    real, sizes = blocks._softmax, []
+    monkeypatch.setitem(block_attention.BLOCK_VALUES, "cpu", 35)
+    real, sizes = block_attention._softmax, []
 
     def observed(*arguments) -> torch.Tensor:
         sizes.append(real(*arguments).numel())
         return real(*arguments)
 
-    monkeypatch.setattr(blocks, "_softmax", observed)
+    monkeypatch.setattr(block_attention, "_softmax", observed)
     _, *parts = (each.requires_grad_() for each in _problem())
     attend(*parts).sum().backward()
     assert sizes == [35, 35] * 2  # a head at a time, forward and backward
