@@ -26,37 +26,29 @@ from benchmarks.peers import Laps, NaiveStep, TorchmilStep
 from mhimdist import denormals
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
-from mhimdist.mhim import MHIM
 from mhimdist.models import build
 from mhimdist.presets import preset
+from mhimdist.step import TrainingStep
 from mhimdist.teacher import Teacher
 
 
 class OurStep:
     """The engine's step."""
 
-    def __init__(self, model: str, *, num_features: int, num_classes: int) -> None:
-        self.config = preset("c16", model).override({"device": "cpu"})
+    def __init__(self, model: str, *, num_features: int, num_classes: int, dtype: str) -> None:
+        precision = {"float32": "float32", "bfloat16": "bf16"}[dtype]
+        self.config = preset("c16", model).override({"device": "cpu", "precision": precision})
         self.student = build(self.config.model, num_features=num_features, num_classes=num_classes, seed=0)
         self.teacher = Teacher(self.config.teacher, self.student, self.student)
-        self.method = MHIM(self.config, self.student, self.teacher)
-        self.optimizer = torch.optim.Adam(self.student.parameters(), lr=2e-4, weight_decay=1e-5, foreach=True)
         self.laps = Laps()
+        self.step = TrainingStep(self.config, self.student, self.teacher, lap=self.laps)
         self.epoch = 0
 
     def __call__(self, bags: PackedBags) -> None:
         """Train on a bag."""
         self.epoch += 1
         self.laps.start()
-        step = self.method.loss(bags, Draws(0, self.epoch), 0.0)
-        self.laps("forward")
-        self.optimizer.zero_grad()
-        step.total_B.sum().backward()
-        self.laps("backward")
-        self.optimizer.step()
-        self.laps("optimiser")
-        self.teacher.follow(self.student, progress=0.0, num_bags=1)
-        self.laps("average")
+        self.step(bags, Draws(0, self.epoch), progress=0.0, num_bags=1)
 
 
 def gemm_share(step: Callable[[], object], repeats: int = 3) -> float:
@@ -97,7 +89,7 @@ def measure(model: str, *, instances: int, dtype: str, threads: int, rounds: int
     features_ND = torch.rand(instances, 1024)
     label_1 = torch.tensor([1])
     config = preset("c16", model)
-    ours = OurStep(model, num_features=1024, num_classes=2)
+    ours = OurStep(model, num_features=1024, num_classes=2, dtype=dtype)
     bags = PackedBags.from_list([features_ND.to(getattr(torch, dtype))], [1], ["bag"])
     naive = NaiveStep(config, num_features=1024, num_classes=2)
     torchmil = TorchmilStep(config, num_features=1024)

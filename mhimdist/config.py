@@ -284,6 +284,12 @@ class TrainConfig(Settings):
     early_stopping: EarlyStopping = Field(EarlyStopping(), description="when to stop before the last epoch")
     seed: int = Field(2021, ge=0, description="of weights, order of bags, masks and dropout")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        "auto",
+        description="of matrix products and features; auto: float32 on a CPU, bf16 on a GPU. Weights, "
+        "scores, softmaxes, losses and optimiser are float32 in either case",
+    )
+    tf32: bool = Field(False, description="whether float32 products on a GPU may round factors to 10 bits")
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:

@@ -6,7 +6,7 @@ workers is several processes that step through the same loop, each with its shar
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mhimdist import denormals
+from mhimdist import denormals, precision
 from mhimdist.config import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.sampler import epoch_plan
 from mhimdist.data.splits import Split
 from mhimdist.draws import Draws
-from mhimdist.errors import NonFiniteError, PreemptedError
+from mhimdist.errors import PreemptedError
 from mhimdist.evaluation import Predictions, predict
-from mhimdist.mhim import MHIM, StepLoss, Student
+from mhimdist.mhim import StepLoss
 from mhimdist.models import BagModel, build
 from mhimdist.run_folder import HISTORY, Position, RunFolder, Saving
+from mhimdist.step import TrainingStep
 from mhimdist.teacher import Teacher
 from mhimdist.workers import Workers
 
@@ -112,17 +113,12 @@ class Trainer:
         self.teacher = (
             Teacher(config.teacher, self.student, pretrained) if config.teacher.kind != "none" else None
         )
-        self.optimizer = torch.optim.Adam(
-            self.student.parameters(),
-            lr=config.optimizer.learning_rate,
-            weight_decay=config.optimizer.weight_decay,
-            foreach=True,
-        )
         self._train_rows = bags.rows_of(split.train)
         self._best_weights = _copy(self.student)
+        # On several workers this copies worker 0's weights to all others, before a checkpoint is loaded.
+        self.train_step = TrainingStep(config, self.student, self.teacher, self.workers)
+        self.optimizer = self.train_step.optimizer
         self.folder = self._open(folder) if folder is not None else None
-        # Last, because it copies worker 0's weights to all others.
-        self.method = MHIM(config, self.student, self.teacher, self.workers.parallel(Student(self.student)))
 
     @property
     def best(self) -> EpochRecord:
@@ -149,7 +145,11 @@ class Trainer:
         """
         try:
             while not self.is_finished:
-                with denormals.flushed(), self.workers.watched():
+                with (
+                    denormals.flushed(),
+                    precision.tensor_float32(self.config.tf32),
+                    self.workers.watched(),
+                ):
                     record = self._run_epoch()
                 yield record
         finally:
@@ -187,11 +187,17 @@ class Trainer:
             world_size=self.workers.world_size,
         )
         num_seen = sum(len(bags) for step in plan[: self._step] for bags in step)
-        momentum: float | None = None
         for step in plan[self._step :]:
             progress = (epoch + num_seen / len(self._train_rows)) / config.epochs
-            momentum = self._train_step(step, draws, progress)
-            num_seen += sum(len(bags) for bags in step)
+            mine, num_bags = step[self.workers.rank], sum(len(bags) for bags in step)
+            packed = None
+            if mine:
+                rows = self._train_rows[list(mine)].tolist()
+                packed = self.bags.load(rows, self.train_step.dtype).to(self.device)
+            step_loss = self.train_step(packed, draws, progress=progress, num_bags=num_bags)
+            if step_loss is not None:
+                self._totals.add(step_loss)
+            num_seen += num_bags
             self._step += 1
             if self._step % AGREE_EVERY_STEPS == 0 and self._step < len(plan):
                 every_s = self.saving.every_s
@@ -206,43 +212,15 @@ class Trainer:
                         "the same command goes on from there"
                     )
 
+        self.train_step.check(wait=True)
         totals = self.workers.sum(self._totals.values)
-        record = self._record(_Totals(totals).means(), learning_rate, momentum, started)
+        record = self._record(_Totals(totals).means(), learning_rate, self.train_step.momentum, started)
         self.history.append(record)
         self._step, self._totals = 0, _Totals()
         if record.best_epoch == epoch:
             self._best_weights = _copy(self.student)
         self._save()
         return record
-
-    def _train_step(self, step: Sequence[Sequence[int]], draws: Draws, progress: float) -> float | None:
-        """One optimiser step on the bags of all workers, of which this one has `step[rank]`.
-
-        The loss is the sum over this worker's bags x workers / bags of the step, so that the mean that DDP
-        takes over the workers is the mean over the bags, however unevenly they are dealt.
-        """
-        mine, num_bags = step[self.workers.rank], sum(len(bags) for bags in step)
-        if mine:
-            packed = self.bags.load(self._train_rows[list(mine)].tolist()).to(self.device)
-            step_loss = self.method.loss(packed, draws, progress)
-            self._totals.add(step_loss)
-            loss = step_loss.total_B.sum() * (self.workers.world_size / num_bags)
-            if not torch.isfinite(loss):
-                raise NonFiniteError(
-                    f"the loss became {loss.item()} in epoch {len(self.history)} at bag(s) "
-                    f"{', '.join(packed.keys)}; no weight was changed by them: look for NaN or huge "
-                    "features, or lower the learning rate"
-                )
-        else:
-            loss = self.method.no_loss()
-        self.optimizer.zero_grad()
-        loss.backward()
-        if self.config.optimizer.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.config.optimizer.clip_norm)
-        self.optimizer.step()
-        if self.teacher is None or not self.teacher.is_own_network:
-            return None
-        return self.teacher.follow(self.student, progress=progress, num_bags=num_bags)
 
     def _record(
         self, means: dict[str, float], learning_rate: float, momentum: float | None, started: float
@@ -295,6 +273,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Checkpoint where the run is; the sums of an unfinished epoch are those of each worker."""
+        self.train_step.check(wait=True)
         totals = self.workers.gather(self._totals.values.tolist())
         if self.folder is None:
             return
@@ -340,7 +319,7 @@ class Trainer:
         for name, parameter in self.student.named_parameters():
             saved = {kind: tensors["optimizer"][f"{kind}.{name}"] for kind in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[parameter] = {
-                "step": tensors["optimizer"][f"step.{name}"],  # Adam counts steps on the CPU
+                "step": tensors["optimizer"][f"step.{name}"].to(self.device),
                 **{kind: value.to(self.device) for kind, value in saved.items()},
             }
 
@@ -371,8 +350,9 @@ class _Totals:
         self.values = torch.zeros(len(self.NAMES), dtype=torch.float64) if values is None else values
 
     def add(self, step: StepLoss) -> None:
-        counts = (len(step.total_B), step.num_instances, step.num_kept)
+        counts = (len(step.total_B), step.num_instances)
         sums = (
+            step.num_kept,
             step.total_B.detach().sum(),
             step.classification_B.sum(),
             step.consistency_B.sum(),
@@ -380,11 +360,11 @@ class _Totals:
             step.masked_low,
             step.masked_random,
         )
-        device = step.total_B.device
-        added = torch.cat(
-            [torch.tensor(counts, device=device), torch.stack([each.double() for each in sums])]
-        )
-        self.values = self.values.to(device) + added
+        values = torch.stack([each.double() for each in sums])
+        self.values = self.values.to(values.device)
+        for place, count in enumerate(counts):  # no copy from the host, which would wait for the device
+            self.values[place] += count
+        self.values[len(counts) :] += values
 
     def means(self) -> dict[str, float]:
         totals = dict(zip(self.NAMES, self.values.tolist(), strict=True))

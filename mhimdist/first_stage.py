@@ -27,7 +27,7 @@ from mhimdist.official import load_official
 from mhimdist.run_folder import Saving
 from mhimdist.workers import Workers
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 """Raised when training itself changes, so that networks of an older release are not taken for today's."""
 
 
