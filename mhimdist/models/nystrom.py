@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mhimdist.models.block_attention import attend, attend_both, attend_weighted
 from mhimdist.models.depthwise import depthwise
+from mhimdist.models.linear import linear
 from mhimdist.models.pseudo_inverse import PseudoInverse, inverse_times, times_inverse
 
 RESIDUAL_TAPS = 33
@@ -89,7 +89,7 @@ class NystromAttention(nn.Module):
         queries_HLK = self._project(padded_SE[num_padding:], 0)
         gathered_HLK = attend(queries_HLK, marks.keys_HPK.to(dtype), mixed_HPK.to(dtype))
         gathered_LE = self._residual(values_HSK)[num_padding:] + gathered_HLK.transpose(0, 1).flatten(1)
-        return self._linear(gathered_LE, self.output.weight, self.output.bias), attention_HL
+        return linear(gathered_LE, self.output.weight, self.output.bias), attention_HL
 
     def class_token(self, *tokens_LE: Tensor) -> tuple[Tensor, Tensor]:
         """What the class token alone gathers, 1 x E, and its attention, H x L, as `forward` gives them.
@@ -112,7 +112,7 @@ class NystromAttention(nn.Module):
         taps_HW = self.residual.weight[:, 0, RESIDUAL_TAPS // 2 :, 0][:, : len(window_WE)]
         gathered_HK = gathered_HK + torch.einsum("hw,hwk->hk", taps_HW, window_HWK)
         gathered_1E = gathered_HK.reshape(1, -1).to(padded_SE.dtype)
-        output_1E = self._linear(gathered_1E, self.output.weight, self.output.bias)
+        output_1E = linear(gathered_1E, self.output.weight, self.output.bias)
         return output_1E, attention_HS[:, num_padding:]
 
     def _pad(self, tokens_LE: tuple[Tensor, ...]) -> tuple[Tensor, int]:
@@ -144,11 +144,5 @@ class NystromAttention(nn.Module):
 
     def _project(self, tokens_LE: Tensor, part: int) -> Tensor:
         """Tokens by the query (0), key (1) or value (2) weights, cut into heads, H x L x K."""
-        projected_LE = self._linear(tokens_LE, self.qkv.weight.chunk(3)[part])
+        projected_LE = linear(tokens_LE, self.qkv.weight.chunk(3)[part])
         return projected_LE.unflatten(1, (self.num_heads, -1)).transpose(0, 1)
-
-    @staticmethod
-    def _linear(tokens_LE: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """A linear map in the tokens' dtype."""
-        dtype = tokens_LE.dtype
-        return functional.linear(tokens_LE, weight.to(dtype), None if bias is None else bias.to(dtype))

@@ -14,6 +14,7 @@ from mhimdist import config
 from mhimdist.data.bags import PackedBags
 from mhimdist.models.depthwise import depthwise
 from mhimdist.models.interface import BagModel, BagOutput, Projection
+from mhimdist.models.linear import Linear, wide
 from mhimdist.models.nystrom import NystromAttention
 from mhimdist.ops import keyed_dropout
 
@@ -110,7 +111,7 @@ class TransMIL(BagModel):
         self.position = PositionEncoding(width)
         self.layer2 = Layer(settings, site=2)
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, num_classes)
+        self.head = Linear(width, num_classes)
 
     def initialize(self, generator: torch.Generator) -> None:
         """As every model, and the class token from N(0, 1)."""
@@ -124,11 +125,8 @@ class TransMIL(BagModel):
         keys = dropout_keys_B.split(1) if dropout_keys_B is not None else [None] * len(bags)
         embeddings, scores = zip(*map(self._embed, hidden, keys), strict=True)
         embeddings_BE = torch.cat(embeddings)
-        logits_BC = functional.linear(
-            embeddings_BE, self.head.weight.to(embeddings_BE.dtype), self.head.bias.to(embeddings_BE.dtype)
-        )
         scores_TH = None if torch.is_grad_enabled() else torch.cat(scores)
-        return BagOutput(logits_BC, embeddings_BE[:, None], scores_TH)
+        return BagOutput(self.head(embeddings_BE), embeddings_BE[:, None], scores_TH)
 
     def _embed(self, hidden_NE: Tensor, dropout_key_1: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The embedding of one bag, 1 x E, and the scores of its instances, N x H."""
@@ -137,7 +135,7 @@ class TransMIL(BagModel):
         )
         tokens_NE = self.position(tokens_NE)
         token_1E, attention2_HL = self.layer2.class_token(token_1E, tokens_NE, dropout_key_1)
-        embedding_1E = normalise(self.norm, token_1E.to(torch.promote_types(token_1E.dtype, torch.float32)))
+        embedding_1E = normalise(self.norm, wide(token_1E))
         attention_HL = (attention1_HL, attention2_HL)[self.score_layer]
         return embedding_1E, None if attention_HL is None else attention_HL[:, 1:].T
 
