@@ -18,7 +18,8 @@ def depthwise(grid_YXE: Tensor, kernel_EJI: Tensor, bias_E: Tensor | None = None
         kernel_EJI: of odd height and width.
         bias_E: added to each token.
     """
-    images_1EYX, kernels_E1JI = grid_YXE.permute(2, 0, 1)[None], kernel_EJI[:, None]
+    # The batch's dimension comes first: with it last, a grid one token wide is not seen to be channels-last.
+    images_1EYX, kernels_E1JI = grid_YXE[None].permute(0, 3, 1, 2), kernel_EJI[:, None]
     if grid_YXE.device.type == "cpu":
         convolved_1EYX = _Convolution.apply(images_1EYX, kernels_E1JI, bias_E)
     else:

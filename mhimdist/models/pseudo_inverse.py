@@ -79,11 +79,20 @@ def _powers(scaled_HPP: Tensor, num_iterations: int) -> list[tuple[Tensor, Tenso
     return [*powers, (power_HPP, None)]
 
 
+def _times(power_HPP: Tensor, v_HPW: Tensor) -> Tensor:
+    """A symmetric matrix times columns; a single one as a row, which is ten times as fast on a CPU."""
+    if v_HPW.shape[-1] == 1:
+        return (v_HPW.mT @ power_HPP).mT
+    return power_HPP @ v_HPW
+
+
 def _factor_times(power_HPP: Tensor, square_HPP: Tensor | None, v_HPW: Tensor) -> tuple[Tensor, Tensor]:
     """q(P) v, and the u of `_Iterations`."""
-    t_HPW = power_HPP @ v_HPW
+    t_HPW = _times(power_HPP, v_HPW)
     u_HPW = torch.sub(7 * v_HPW, t_HPW)
-    pushed_HPW = power_HPP @ (power_HPP @ u_HPW) if square_HPP is None else square_HPP @ u_HPW
+    pushed_HPW = (
+        _times(power_HPP, _times(power_HPP, u_HPW)) if square_HPP is None else _times(square_HPP, u_HPW)
+    )
     return pushed_HPW.add_(v_HPW, alpha=13).sub_(t_HPW, alpha=15).mul_(0.25), u_HPW
 
 
@@ -117,9 +126,9 @@ class _Iterations(torch.autograd.Function):
         grad_v_HPW = grads[0]
         power_HPP, _, v_HPW, u_HPW = saved[-4:]
 
-        pushed_HPW = power_HPP @ u_HPW
-        grad_pushed_HPW = power_HPP @ (grad_v_HPW * 0.25)
-        grad_u_HPW = power_HPP @ grad_pushed_HPW
+        pushed_HPW = _times(power_HPP, u_HPW)
+        grad_pushed_HPW = _times(power_HPP, grad_v_HPW * 0.25)
+        grad_u_HPW = _times(power_HPP, grad_pushed_HPW)
         grad_t_HPW = torch.add(grad_u_HPW, grad_v_HPW, alpha=3.75).neg_()
         outer_HPP = torch.cat([grad_v_HPW * 0.25, grad_pushed_HPW, grad_t_HPW], dim=-1) @ (
             torch.cat([pushed_HPW, u_HPW, v_HPW], dim=-1).mT
@@ -129,7 +138,7 @@ class _Iterations(torch.autograd.Function):
 
         for k in range(len(saved) - 8, -1, -4):
             power_HPP, square_HPP, v_HPW, u_HPW = saved[k : k + 4]
-            grad_u_HPW = square_HPP @ (grad_v_HPW * 0.25)
+            grad_u_HPW = _times(square_HPP, grad_v_HPW * 0.25)
             grad_t_HPW = torch.add(grad_u_HPW, grad_v_HPW, alpha=3.75).neg_()
             # With G the gradient of P':  dS = -15/4 G + sym(G (7/4 P - 1/2 S)) + sym(dv' u^T) / 4
             by_square_HPP = grad_power_HPP @ square_HPP
@@ -151,4 +160,4 @@ def _symmetric(matrix_HPP: Tensor, factor: float) -> Tensor:
 
 def _back_to_v(power_HPP: Tensor, grad_HPW: Tensor, grad_u_HPW: Tensor, grad_t_HPW: Tensor) -> Tensor:
     """The gradient of v from those of v', u and t."""
-    return torch.baddbmm(grad_HPW, power_HPP, grad_t_HPW, beta=3.25).add_(grad_u_HPW, alpha=7)
+    return _times(power_HPP, grad_t_HPW).add_(grad_HPW, alpha=3.25).add_(grad_u_HPW, alpha=7)
