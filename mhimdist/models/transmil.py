@@ -48,7 +48,8 @@ class PositionEncoding(nn.Module):
             + functional.pad(self.conv5.weight, (1, 1, 1, 1))
             + functional.pad(self.conv3.weight, (2, 2, 2, 2))
         ).squeeze(1)
-        bias_E = torch.stack([conv.get_parameter("bias") for conv in self.children()]).sum(0)
+        biases = [conv.bias for conv in (self.conv7, self.conv5, self.conv3) if conv.bias is not None]
+        bias_E = torch.stack(biases).sum(0)
         dtype = tokens_NE.dtype
         encoded = depthwise(square_SE.unflatten(0, (side, side)), kernel.to(dtype), bias_E.to(dtype))
         return encoded.flatten(0, 1)[:num_tokens] + tokens_NE
