@@ -6,7 +6,7 @@ workers is several processes that step through the same loop, each with its shar
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -189,15 +189,8 @@ class Trainer:
         num_seen = sum(len(bags) for step in plan[: self._step] for bags in step)
         for step in plan[self._step :]:
             progress = (epoch + num_seen / len(self._train_rows)) / config.epochs
-            mine, num_bags = step[self.workers.rank], sum(len(bags) for bags in step)
-            packed = None
-            if mine:
-                rows = self._train_rows[list(mine)].tolist()
-                packed = self.bags.load(rows, self.train_step.dtype).to(self.device)
-            step_loss = self.train_step(packed, draws, progress=progress, num_bags=num_bags)
-            if step_loss is not None:
-                self._totals.add(step_loss)
-            num_seen += num_bags
+            self._train_on(step, draws, progress)
+            num_seen += sum(len(bags) for bags in step)
             self._step += 1
             if self._step % AGREE_EVERY_STEPS == 0 and self._step < len(plan):
                 every_s = self.saving.every_s
@@ -221,6 +214,17 @@ class Trainer:
             self._best_weights = _copy(self.student)
         self._save()
         return record
+
+    def _train_on(self, step: Sequence[Sequence[int]], draws: Draws, progress: float) -> None:
+        """One optimiser step on the bags of all workers, of which this one has `step[rank]`."""
+        packed = None
+        if mine := step[self.workers.rank]:
+            rows = self._train_rows[list(mine)].tolist()
+            packed = self.bags.load(rows, self.train_step.dtype).to(self.device)
+        num_bags = sum(len(bags) for bags in step)
+        step_loss = self.train_step(packed, draws, progress=progress, num_bags=num_bags)
+        if step_loss is not None:
+            self._totals.add(step_loss)
 
     def _record(
         self, means: dict[str, float], learning_rate: float, momentum: float | None, started: float

@@ -32,9 +32,10 @@ class FlatParameters:
         sizes = [-(-shape.numel() // ALIGNMENT) * ALIGNMENT for shape in self.shapes]
         starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
         self.starts = starts[:-1]
-        self.values = torch.zeros(starts[-1], device=self.masters[0].device)
-        for parameter, view in zip(self.masters, self.views(self.values), strict=True):
-            parameter.data = view.copy_(parameter.detach())
+        with torch.inference_mode(False), torch.no_grad():  # whoever asks first: the buffer is to be written
+            self.values = torch.zeros(starts[-1], device=self.masters[0].device)
+            for parameter, view in zip(self.masters, self.views(self.values), strict=True):
+                parameter.data = view.copy_(parameter)
 
     def views(self, buffer: Tensor) -> list[Tensor]:
         """The parts of a buffer laid out as `values`, each in its parameter's shape."""
