@@ -4,7 +4,10 @@ Dimensions: L tokens of a bag (the class token first), S tokens with padding, P 
 of a head, E = H * K width of a token.
 """
 
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +73,21 @@ class NystromAttention(nn.Module):
         Args:
             tokens_LE: the sequence, whole or in parts.
         """
-        padded_SE, num_padding = self._pad(tokens_LE)
+        gathered, attention_HL = self.in_blocks(sum(map(len, tokens_LE)), tokens_LE)
+        return torch.cat(list(gathered)), attention_HL
+
+    def in_blocks(
+        self, num_tokens: int, tokens_LE: Iterable[Tensor], rows_at_once: int | None = None
+    ) -> tuple[Iterator[Tensor], Tensor | None]:
+        """As `forward`, of a sequence that comes and goes in parts.
+
+        Args:
+            num_tokens: L.
+            tokens_LE: parts of the sequence, of any size.
+            rows_at_once: most tokens of a part that is given, by default all; where there are to be several
+                parts, the first is what the class token gathers.
+        """
+        padded_SE, num_padding = self._pad(num_tokens, tokens_LE)
         dtype = padded_SE.dtype
         marks = self._landmarks(padded_SE, num_padding)
         queries_HPK = marks.queries_HPK.to(dtype)
@@ -85,11 +102,17 @@ class NystromAttention(nn.Module):
             spread_HPK, attention_HS = attend_both(weights_HP, queries_HPK, keys_HSK, values_HSK)
             mixed_HPK = inverse.times(spread_HPK.to(weights_HP.dtype))
             attention_HL = attention_HS[:, num_padding:]
-        del keys_HSK
-        queries_HLK = self._project(padded_SE[num_padding:], 0)
-        gathered_HLK = attend(queries_HLK, marks.keys_HPK.to(dtype), mixed_HPK.to(dtype))
-        gathered_LE = self._residual(values_HSK)[num_padding:] + gathered_HLK.transpose(0, 1).flatten(1)
-        return linear(gathered_LE, self.output.weight, self.output.bias), attention_HL
+
+        def gathered() -> Iterator[Tensor]:
+            for start, stop in _ranges(num_padding, len(padded_SE), rows_at_once):
+                queries_HRK = self._project(padded_SE[start:stop], 0)
+                gathered_HRK = attend(queries_HRK, marks.keys_HPK.to(dtype), mixed_HPK.to(dtype))
+                gathered_RE = gathered_HRK.transpose(0, 1).flatten(1) + self._residual(
+                    values_HSK, start, stop
+                )
+                yield linear(gathered_RE, self.output.weight, self.output.bias)
+
+        return gathered(), attention_HL
 
     def class_token(self, *tokens_LE: Tensor) -> tuple[Tensor, Tensor]:
         """What the class token alone gathers, 1 x E, and its attention, H x L, as `forward` gives them.
@@ -97,7 +120,11 @@ class NystromAttention(nn.Module):
         One row of the attention is enough, and it meets the tokens before the values' projection: no other
         token's query or value is formed.
         """
-        padded_SE, num_padding = self._pad(tokens_LE)
+        return self.class_token_of(sum(map(len, tokens_LE)), tokens_LE)
+
+    def class_token_of(self, num_tokens: int, tokens_LE: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+        """As `class_token`, of a sequence of L tokens that comes in parts."""
+        padded_SE, num_padding = self._pad(num_tokens, tokens_LE)
         marks = self._landmarks(padded_SE, num_padding)
         weights_H1P = times_inverse(marks.class_token_H1P, marks.near_HPP, self.pinv_iterations)
         attention_HS = attend_weighted(
@@ -115,11 +142,20 @@ class NystromAttention(nn.Module):
         output_1E = linear(gathered_1E, self.output.weight, self.output.bias)
         return output_1E, attention_HS[:, num_padding:]
 
-    def _pad(self, tokens_LE: tuple[Tensor, ...]) -> tuple[Tensor, int]:
+    def _pad(self, num_tokens: int, tokens_LE: Iterable[Tensor]) -> tuple[Tensor, int]:
         """The whole sequence with zeros in front, and their number."""
-        num_padding = -sum(map(len, tokens_LE)) % self.num_landmarks
-        zeros = tokens_LE[0].new_zeros(num_padding, tokens_LE[0].shape[1])
-        return torch.cat([zeros, *tokens_LE]), num_padding
+        num_padding = -num_tokens % self.num_landmarks
+        parts = iter(tokens_LE)
+        first_LE = next(parts)
+        zeros = first_LE.new_zeros(num_padding, first_LE.shape[1])
+        if torch.is_grad_enabled():
+            return torch.cat([zeros, first_LE, *parts]), num_padding
+        padded_SE = first_LE.new_empty(num_padding + num_tokens, first_LE.shape[1])
+        start = 0
+        for part_LE in chain([zeros, first_LE], parts):
+            padded_SE[start : start + len(part_LE)] = part_LE
+            start += len(part_LE)
+        return padded_SE, num_padding
 
     def _landmarks(self, padded_SE: Tensor, num_padding: int) -> _Landmarks:
         # The projections are linear, without bias: the mean first, so that P rows are projected, not S.
@@ -136,13 +172,27 @@ class NystromAttention(nn.Module):
             class_token_H1P=torch.softmax(self._project(token_1E, 0) @ scaled_HPK.mT, dim=-1),
         )
 
-    def _residual(self, values_HSK: Tensor) -> Tensor:
-        """The convolution of the values along the sequence, S x E."""
+    def _residual(self, values_HSK: Tensor, start: int, stop: int) -> Tensor:
+        """The convolution of the values along the sequence, the rows from start to stop."""
+        first = max(start - RESIDUAL_TAPS // 2, 0)
+        values_WE = values_HSK[:, first : stop + RESIDUAL_TAPS // 2].transpose(0, 1).flatten(1)
         kernel_EJ1 = self.residual.weight[:, 0].repeat_interleave(values_HSK.shape[-1], dim=0)
-        values_SE = values_HSK.transpose(0, 1).flatten(1)
-        return depthwise(values_SE[:, None], kernel_EJ1.to(values_SE.dtype)).squeeze(1)
+        convolved_WE = depthwise(values_WE[:, None], kernel_EJ1.to(values_WE.dtype)).squeeze(1)
+        return convolved_WE[start - first : stop - first]
 
     def _project(self, tokens_LE: Tensor, part: int) -> Tensor:
         """Tokens by the query (0), key (1) or value (2) weights, cut into heads, H x L x K."""
         projected_LE = linear(tokens_LE, self.qkv.weight.chunk(3)[part])
         return projected_LE.unflatten(1, (self.num_heads, -1)).transpose(0, 1)
+
+
+def _ranges(start: int, stop: int, rows_at_once: int | None) -> Iterator[tuple[int, int]]:
+    """The first row alone if there are to be several ranges, then ranges of equal size, as far as can be."""
+    if rows_at_once is None or stop - start <= rows_at_once:
+        yield start, stop
+        return
+    yield start, start + 1
+    num_ranges = math.ceil((stop - start - 1) / rows_at_once)
+    size = math.ceil((stop - start - 1) / num_ranges)
+    for first in range(start + 1, stop, size):
+        yield first, min(first + size, stop)
