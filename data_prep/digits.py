@@ -24,6 +24,7 @@ from sklearn.datasets import load_digits
 
 from data_prep.shard import shard
 from mhimdist.command import run
+from mhimdist.data.remote import Location, is_remote
 from mhimdist.errors import DataError
 from mhimdist.home import home
 
@@ -292,18 +293,21 @@ def build(
     return out
 
 
-def ensure(name_or_path: str, home: Path) -> Path:
+def ensure(name_or_path: str, home: Path) -> Location:
     """Return the folder of a data set's shards; an embedded one is built when first asked for.
 
     Several processes, also of several nodes on shared storage, may ask at once: one builds, all wait.
 
     Args:
-        name_or_path: a key of `DATA_SETS`, kept in `home/data/<name>`, or the path of a folder of shards.
+        name_or_path: a key of `DATA_SETS`, kept in `home/data/<name>`, or the path or URL of a folder of
+            shards; a URL is returned as it is.
         home: see `mhimdist.home.home`.
 
     Raises:
         DataError: neither an embedded data set nor an existing folder.
     """
+    if is_remote(name_or_path):
+        return name_or_path
     if name_or_path not in DATA_SETS:
         path = Path(name_or_path).expanduser()
         if not path.is_dir():

@@ -1,247 +1,331 @@
-"""Turn a folder of per-slide features and a table of labels into shards: `python -m data_prep.shard --help`.
-
-Dimensions: N instances of a bag, D features.
-"""
+"""Turn features of slides and a table of labels into shards: `python -m data_prep.shard --help`."""
 
 import argparse
 import contextlib
-import hashlib
 import json
-import math
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import torch
-from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from torch import Tensor
 
-from data_prep.sources import SlideLabel, class_order, find_features, read_features, read_labels, some
-from data_prep.writer import Bag, ShardWriter, appearing_whole
+from data_prep.folders import find_features
+from data_prep.labels import Columns, SlideLabel, class_order, read_labels, without_suffixes
+from data_prep.members import describe_bag
+from data_prep.parallel import in_cluster, one_torch_thread, results
+from data_prep.plan import PlannedBag, ShardPlan, plan_bags, plan_shards, write_shard
+from data_prep.progress import bar, doing
+from data_prep.sources import Source, some
+from data_prep.workplace import Workplace
+from data_prep.writer import naming
 from mhimdist.command import run
-from mhimdist.data.format import FEATURE_DTYPES, escape_key, npy_header, shard_name
-from mhimdist.data.manifest import ROWS_SCHEMA, DatasetInfo, Manifest, ShardFile
+from mhimdist.data.format import FEATURE_DTYPES, shard_number
+from mhimdist.data.manifest import ROWS_SCHEMA, DatasetInfo, Manifest
 from mhimdist.errors import ConfigError, DataError, LabelError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `shard` did.
+
+    Attributes:
+        num_new: bags that were written into shards, now or by an earlier run that was interrupted.
+        num_reused: shards of these that an earlier run had finished.
+        passed_over: slides without features, or features without a label, where that is allowed.
+    """
+
+    num_new: int
+    num_reused: int
+    passed_over: tuple[str, ...]
 
 
 def shard(
     features: Path,
-    labels: Path,
+    labels: Path | None,
     out: Path,
     *,
     name: str | None = None,
     classes: Sequence[str] | None = None,
-    dtype: str = "float16",
+    dtype: str | None = None,
     shard_bytes: int = 2**30,
     seed: int = 0,
     description: str = "",
     synthetic: bool = False,
-) -> None:
-    """Write a data set of shards; the same input gives the same bytes.
+    columns: Columns | None = None,
+    slides: Path | None = None,
+    class_map: Mapping[str, str] | None = None,
+    skip_unmatched: bool = False,
+    append: bool = False,
+    workers: int | None = None,
+    distributed: bool = False,
+) -> Outcome:
+    """Write a data set of shards; the same input gives the same bytes, whatever the number of workers.
 
-    The folder appears whole or not at all: it is written under another name beside `out`, forced to disk,
-    and renamed at the end.
+    The folder appears whole or not at all: it is made under another name beside `out` and renamed at the
+    end. What an interrupted run had finished of it is taken over by the next one over the same sources.
 
     Args:
-        features: folder with a feature file a slide, see `sources.find_features`.
-        labels: CSV table of slide, label and optionally case.
-        out: folder to make; must not exist.
+        features: folder of features, see `folders.find_features`.
+        labels: table of slide, label and optionally case, see `labels.read_labels`; None takes them from
+            bundles of bags that say theirs.
+        out: folder to make; must not exist, unless it is appended to.
         name: name of the data set, by default that of `out`.
-        classes: class names in the order of their indices, by default see `sources.class_order`.
-        dtype: how features are stored, "float16" or "float32".
+        classes: class names in the order of their indices, by default see `labels.class_order`.
+        dtype: how features are stored, a key of `FEATURE_DTYPES`; None is float16, or the data set's own.
         shard_bytes: a shard is closed when the next bag would make it larger than this.
         seed: of the order in which bags are spread over the shards.
         description: free text for the manifest.
         synthetic: whether the features were made up rather than computed from slides.
+        columns: see `labels.read_labels`, as `slides` and `class_map`.
+        slides: table of slide and case.
+        class_map: new names of classes.
+        skip_unmatched: pass over slides without features and features without a label.
+        append: add the slides that `out` does not have yet, as further shards.
+        workers: shards that are written at a time, see `parallel.results`; None is as many as cores.
+        distributed: whether they are written by the workers of a Ray cluster.
 
     Raises:
         ConfigError: `dtype` or `shard_bytes` is out of range.
         DataError: features that cannot be used, or `out` exists; `LabelError`: labels that cannot.
     """
-    if dtype not in FEATURE_DTYPES:
+    if dtype is not None and dtype not in FEATURE_DTYPES:
         raise ConfigError(f"dtype: expected {' or '.join(FEATURE_DTYPES)}, got {dtype!r}")
     if shard_bytes < 1:
         raise ConfigError(f"shard_bytes: expected at least 1, got {shard_bytes}")
     out = Path(os.path.abspath(out))
-    with contextlib.suppress(FileNotFoundError):
-        out.lstat()  # raises now, not after hours, if the name is too long or the parent out of bounds
-        raise DataError(f"{out} exists already; give another --out, or remove it")
-    table = read_labels(labels)
-    class_names = class_order(table, classes)
-    paths = find_features(features)
-    _match(table, paths, features, labels)
+    before = Manifest.read(out) if append else None
+    if before is None:
+        with contextlib.suppress(FileNotFoundError):
+            out.lstat()  # raises now, not after hours, if the name is too long or the parent out of bounds
+            raise DataError(f"{out} exists already; give another --out, append to it, or remove it")
+    with doing(f"looking for features in {features}"):
+        sources = find_features(features)
+    if labels is None:
+        table = _labels_of(sources, features, class_map or {})
+    else:
+        table = read_labels(labels, columns=columns, slides=slides, class_map=class_map)
+    table = without_suffixes(table, sources)
+    class_names = _classes(table, classes, before)
+    if before is not None:
+        table, sources = _new(table, sources, before, class_names)
+        dtype = dtype or before.rows["dtype"][0].as_py()
+    table, passed_over = _matched(table, sources, features, labels or features, skip=skip_unmatched)
+    if not table:
+        if before is None:
+            raise DataError(f"no slide has both a label in {labels or features} and features in {features}")
+        return Outcome(0, 0, passed_over)
 
-    # By a hash, not a shuffle: no generator's version changes it, and a slide more moves no other.
-    table.sort(key=lambda row: hashlib.blake2b(f"{seed}/{row.slide}".encode()).digest())
-    with _progress() as progress, appearing_whole(out) as folder:
-        bags = (_bag(row, path, class_names, dtype) for row, path in _tracked(progress, table, paths))
-        shards, rows = _write_shards(folder, _of_one_width(bags), shard_bytes)
-        info = DatasetInfo(
-            name=name if name is not None else out.name,
-            classes=class_names,
-            synthetic=synthetic,
-            description=description,
-            shards=tuple(shards),
+    with doing(f"looking at the features of {len(table):,} slides"):
+        bags = plan_bags(table, sources, class_names, dtype or "float16", seed=seed)
+    if before is not None:
+        _refuse_another_kind(bags[0], before, out)
+    plans = plan_shards(bags, shard_bytes, first=_next_number(before))
+    info = DatasetInfo(
+        name=name or (before.info.name if before else out.name),
+        classes=class_names,
+        synthetic=synthetic or (before is not None and before.info.synthetic),
+        description=description or (before.info.description if before else ""),
+        shards=(),
+    )
+    try:
+        num_reused = _write(out, plans, info, before, workers, distributed)
+    except OSError as error:
+        raise naming(out, error) from error
+    return Outcome(len(bags), num_reused, passed_over)
+
+
+def _write(
+    out: Path,
+    plans: Sequence[ShardPlan],
+    info: DatasetInfo,
+    before: Manifest | None,
+    workers: int | None,
+    distributed: bool,
+) -> int:
+    """Write the shards of the plans and then the manifest; how many were finished already."""
+    with Workplace(out) as workplace:
+        written = workplace.resume(plans)
+        num_reused = len(written)
+        missing = [plan for plan in plans if plan.name not in written]
+        workplace.refuse_if_full(sum(plan.num_bytes for plan in missing))
+        total = sum(plan.num_bytes for plan in plans)
+        try:
+            with one_torch_thread(), bar(total, workplace.bytes_written, "sharding"):
+                tasks = [(plan, workplace.shards) for plan in missing]
+                for shard in results(write_shard, tasks, workers=workers, distributed=distributed):
+                    workplace.record(shard)
+                    written[shard.shard.name] = shard
+        except BaseException:
+            if written:
+                say = (
+                    f"{len(written)} of {len(plans)} shards are finished: the same command goes on with them"
+                )
+                print(say, file=sys.stderr)
+            raise
+        shards = [written[plan.name] for plan in plans]
+        rows = pa.Table.from_pylist([row for shard in shards for row in shard.rows], ROWS_SCHEMA)
+        listed = tuple(shard.shard for shard in shards)
+        if before is not None:
+            rows, listed = pa.concat_tables([before.rows, rows]), (*before.info.shards, *listed)
+        workplace.publish(Manifest(info.model_copy(update={"shards": listed}), rows))
+    return num_reused
+
+
+def _labels_of(
+    sources: Mapping[str, Source], features: Path, class_map: Mapping[str, str]
+) -> list[SlideLabel]:
+    """The labels that bundles of bags say of their bags."""
+    table = []
+    for slide, source in sources.items():
+        label, case = source.details.get("label"), source.details.get("case")
+        if label is None or label == "":
+            raise LabelError(f"{source.path} says no label of {slide!r}; give a table of labels")
+        table.append(SlideLabel(slide, str(case or slide), class_map.get(str(label), str(label))))
+    return table
+
+
+def _classes(
+    table: Sequence[SlideLabel], given: Sequence[str] | None, before: Manifest | None
+) -> tuple[str, ...]:
+    if before is None:
+        return class_order(table, given)
+    old = before.info.classes
+    if given is not None and tuple(given[: len(old)]) != old:
+        raise LabelError(
+            f"expected classes that begin with those of the data set, {list(old)}, got {list(given)}"
         )
-        Manifest(info, pa.Table.from_pylist(rows, ROWS_SCHEMA)).write(folder)
+    return class_order(table, given or old)
 
 
-def _write_shards(
-    folder: Path, bags: Iterator[Bag], shard_bytes: int
-) -> tuple[list[ShardFile], list[dict[str, Any]]]:
-    """Fill shards with the bags, in this order; the shards, and the rows of the manifest."""
-    shards: list[ShardFile] = []
-    rows: list[dict[str, Any]] = []
-    bag = next(bags, None)
-    while bag is not None:
-        with ShardWriter(folder / shard_name(len(shards))) as writer:
-            while bag is not None and writer.has_room(bag, shard_bytes):
-                rows.append(writer.add(bag))
-                bag = next(bags, None)
-        shards.append(writer.summary)
-    return shards, rows
-
-
-def _bag(row: SlideLabel, path: Path, classes: Sequence[str], dtype: str) -> Bag:
-    source = read_features(path)
-    num_instances, num_features = source.features_ND.shape
-    description = {
-        "slide": row.slide,
-        "case": row.case,
-        "label": row.label,
-        "source": path.name,
-        "encoder": source.encoder,
-        "patch_size": source.patch_size,
-    }
-    payloads = {
-        "features": _npy(_stored(source.features_ND, dtype, path)),
-        "json": json.dumps(description).encode(),
-    }
-    if source.coords_N2 is not None:
-        payloads["coords"] = _npy(source.coords_N2)
-    if source.instance_labels_N is not None:
-        payloads["instance_labels"] = _npy(source.instance_labels_N)
-    columns = {
-        "key": escape_key(row.slide),
-        "slide": row.slide,
-        "case": row.case,
-        "label": classes.index(row.label),
-        "num_instances": num_instances,
-        "num_features": num_features,
-        "dtype": dtype,
-    }
-    return Bag(columns, payloads)
-
-
-def _stored(features_ND: Tensor, dtype: str, path: Path) -> np.ndarray:
-    """The features as they are stored, every one of them finite."""
-    stored_ND = features_ND.to(getattr(torch, dtype)).contiguous()
-    # The extremes are NaN if any value is: one fast pass, where isfinite() makes a mask as large as the bag.
-    if not torch.stack(torch.aminmax(stored_ND)).isfinite().all():
-        largest = features_ND.abs().max().item()
-        if math.isfinite(largest):
-            raise DataError(
-                f"{path}: a value of {largest:.6g} does not fit {dtype}, which ends at "
-                f"{torch.finfo(stored_ND.dtype).max:.6g}; store a wider --dtype, or scale the features"
+def _new(
+    table: Sequence[SlideLabel], sources: Mapping[str, Source], before: Manifest, classes: Sequence[str]
+) -> tuple[list[SlideLabel], dict[str, Source]]:
+    """What a data set does not have yet; refuse what it has with another label or case."""
+    rows = before.rows.select(["slide", "case", "label"]).to_pylist()
+    had = {row["slide"]: SlideLabel(row["slide"], row["case"], classes[row["label"]]) for row in rows}
+    for row in table:
+        if row.slide in had and row != had[row.slide]:
+            there = had[row.slide]
+            raise LabelError(
+                f"slide {row.slide!r} is in the data set as {there.label!r} of case {there.case!r}, and in "
+                f"the table as {row.label!r} of case {row.case!r}"
             )
-        bad = (~features_ND.isfinite()).sum().item()
-        raise DataError(f"{path}: {bad} of its features are NaN or infinite")
-    return stored_ND.numpy()
+    return [row for row in table if row.slide not in had], {
+        slide: source for slide, source in sources.items() if slide not in had
+    }
 
 
-def _npy(array: np.ndarray) -> bytes:
-    array = np.ascontiguousarray(array)
-    return b"".join((npy_header(array.dtype, array.shape), array.data))
-
-
-def _of_one_width(bags: Iterator[Bag]) -> Iterator[Bag]:
-    expected = None
-    for bag in bags:
-        slide, got = bag.columns["slide"], bag.columns["num_features"]
-        if expected is not None and got != expected:
-            raise DataError(f"slide {slide!r}: its features are {got} wide, those before it {expected}")
-        expected = got
-        yield bag
-
-
-def _match(table: Sequence[SlideLabel], paths: dict[str, Path], features: Path, labels: Path) -> None:
-    """Refuse slides without features, and features without a label."""
-    slides = [row.slide for row in table]
-    if missing := [slide for slide in slides if slide not in paths]:
+def _refuse_another_kind(bag: PlannedBag, before: Manifest, out: Path) -> None:
+    first = before.rows.slice(0, 1).to_pylist()[0]
+    slide, width = bag.columns["slide"], bag.columns["num_features"]
+    if width != first["num_features"]:
         raise DataError(
-            f"{len(missing)} of {len(slides)} slides in {labels} have no features in {features}: "
+            f"slide {slide!r}: its features are {width} wide, those of {out} {first['num_features']}"
+        )
+    old, new = describe_bag(out, first).get("encoder"), json.loads(bag.json)["encoder"]
+    if old and new and old != new:
+        raise DataError(f"slide {slide!r}: its features are of {new!r}, those of {out} of {old!r}")
+
+
+def _next_number(before: Manifest | None) -> int:
+    return 1 + max(shard_number(shard.name) for shard in before.info.shards) if before else 0
+
+
+def _matched(
+    table: list[SlideLabel], sources: Mapping[str, Source], features: Path, labels: Path, *, skip: bool
+) -> tuple[list[SlideLabel], tuple[str, ...]]:
+    """Slides with both features and label; refuse, or name, those with one of them."""
+    slides = {row.slide for row in table}
+    missing = [row.slide for row in table if row.slide not in sources]
+    unlabelled = sorted(sources.keys() - slides)
+    if skip:
+        return [row for row in table if row.slide in sources], (*missing, *unlabelled)
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(table)} slides in {labels} have no features in {features}: "
             f"{some(missing)}"
         )
-    if unlabelled := sorted(paths.keys() - set(slides)):
+    if unlabelled:
         raise LabelError(
-            f"{len(unlabelled)} of {len(paths)} slides in {features} have no label in {labels}: "
+            f"{len(unlabelled)} of {len(sources)} slides in {features} have no label in {labels}: "
             f"{some(unlabelled)}"
         )
-
-
-def _progress() -> Progress:
-    """A bar of the bytes read, their rate and the time left; it shows only at a terminal."""
-    console = Console(stderr=True)
-    return Progress(
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-        console=console,
-        disable=not console.is_terminal,
-    )
-
-
-def _tracked(
-    progress: Progress, table: Sequence[SlideLabel], paths: dict[str, Path]
-) -> Iterator[tuple[SlideLabel, Path]]:
-    """The slides with their files; the bar moves on when the next one is asked for."""
-    sizes = {row.slide: paths[row.slide].stat().st_size for row in table}
-    task = progress.add_task("", total=sum(sizes.values()))
-    for number, row in enumerate(table, 1):
-        progress.update(task, description=f"bag {number} of {len(table)}")
-        yield row, paths[row.slide]
-        progress.advance(task, sizes[row.slide])
+    return table, ()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
+    options = _parser().parse_args(arguments)
+    outcome = shard(
+        options.features,
+        options.labels,
+        options.out,
+        name=options.name,
+        classes=options.classes.split(",") if options.classes is not None else None,
+        dtype=options.dtype,
+        shard_bytes=options.shard_bytes,
+        seed=options.seed,
+        description=options.description,
+        synthetic=options.synthetic,
+        columns=Columns(options.slide_column, options.label_column, options.case_column),
+        slides=options.slides,
+        class_map=options.class_map,
+        skip_unmatched=options.skip_unmatched,
+        append=options.append,
+        workers=options.workers,
+        distributed=in_cluster(),
+    )
+    if outcome.passed_over:
+        named = some(outcome.passed_over)
+        print(f"passed over, without features or label: {len(outcome.passed_over)} ({named})")
+    if outcome.num_reused:
+        print(f"taken over from an interrupted run: {outcome.num_reused} shards")
+    info = Manifest.read(options.out).info
+    num_bags, num_bytes = sum(item.num_bags for item in info.shards), sum(item.bytes for item in info.shards)
+    new = f", {outcome.num_new} of them new" if options.append else ""
+    print(
+        f"{options.out}: {num_bags} bags{new}, {decimal(num_bytes)} "
+        f"(shards: {len(info.shards)}; classes: {', '.join(info.classes)})"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.shard",
-        description="Turn a folder of per-slide features and a table of labels into checked shards.",
+        description="Turn features of slides and a table of labels into checked shards. Interrupted, the "
+        "same command goes on with the shards that are finished.",
+        epilog="On a Ray cluster: ray job submit --working-dir . -- python -m data_prep.shard ...; its nodes "
+        "must see the paths.",
     )
     parser.add_argument(
         "--features",
         type=Path,
         required=True,
-        metavar="DIR",
-        help="one <slide>.pt (a tensor, or a dict with 'features' or 'feats') or <slide>.npy a slide",
+        metavar="PATH",
+        help="folder of CLAM, TRIDENT or STAMP, or one with a .pt, .h5, .npy, .npz or .zarr a slide, or with "
+        "WebDataset shards or Parquet files of bags; what a file is, its content says",
     )
     parser.add_argument(
         "--labels",
         type=Path,
-        required=True,
-        metavar="CSV",
-        help="table with a header: slide, label and, if slides share patients, case (or the like: slide_id, "
-        "case_id, patient, ...)",
+        metavar="TABLE",
+        help="CSV, TSV or Parquet with slide, label and, if slides share patients, case (or the like: "
+        "slide_id, case_id, patient, ...); without a header, two columns are slide and label (default: what "
+        "WebDataset shards or Parquet files say)",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder to make; must not exist"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder to make; must not exist, but for --append",
+    )
+    parser.add_argument(
+        "--append", action="store_true", help="add the slides that --out does not have, as further shards"
     )
     parser.add_argument("--name", help="name of the data set, for reports (default: that of --out)")
     parser.add_argument(
@@ -251,10 +335,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "numbers, else by name)",
     )
     parser.add_argument(
+        "--class-map",
+        type=_mapping,
+        metavar="OLD=NEW,...",
+        help="rename classes of the table; several may become one",
+    )
+    for what in ("slide", "label", "case"):
+        parser.add_argument(
+            f"--{what}-column",
+            metavar="NAME",
+            help=f"column of the {what}, or its number from 1, if it is not found",
+        )
+    parser.add_argument(
+        "--slides",
+        type=Path,
+        metavar="TABLE",
+        help="second table, of slide and case, where --labels is a table of case and label",
+    )
+    parser.add_argument(
+        "--skip-unmatched",
+        action="store_true",
+        help="pass over slides without features and features without a label, and name them",
+    )
+    parser.add_argument(
         "--dtype",
         choices=FEATURE_DTYPES,
-        default="float16",
-        help="how features are stored (default: %(default)s)",
+        help="how features are stored (default: float16, or as the data set appended to)",
     )
     parser.add_argument(
         "--shard-bytes",
@@ -267,34 +373,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--seed", type=int, default=0, help="of the order of bags over shards (default: %(default)s)"
     )
     parser.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="shards written at a time; the bytes are the same (default: as many as this machine has cores, "
+        "or the Ray cluster that the command is submitted to)",
+    )
+    parser.add_argument(
         "--description", default="", metavar="TEXT", help="where the features come from, for the manifest"
     )
     parser.add_argument("--synthetic", action="store_true", help="record that the features are made up")
-    options = parser.parse_args(arguments)
-    shard(
-        options.features,
-        options.labels,
-        options.out,
-        name=options.name,
-        classes=options.classes.split(",") if options.classes is not None else None,
-        dtype=options.dtype,
-        shard_bytes=options.shard_bytes,
-        seed=options.seed,
-        description=options.description,
-        synthetic=options.synthetic,
-    )
-    info = Manifest.read(options.out).info
-    num_bags, num_bytes = sum(item.num_bags for item in info.shards), sum(item.bytes for item in info.shards)
-    print(
-        f"{options.out}: {num_bags} bags, {decimal(num_bytes)} "
-        f"(shards: {len(info.shards)}; classes: {', '.join(info.classes)})"
-    )
+    return parser
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def _mapping(text: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(old and new for old, _, new in pairs) or len({old for old, _, _ in pairs}) < len(pairs):
+        raise argparse.ArgumentTypeError(f"expected OLD=NEW,OLD=NEW,..., got {text!r}")
+    return {old: new for old, _, new in pairs}
 
 
 if __name__ == "__main__":

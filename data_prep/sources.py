@@ -1,65 +1,215 @@
-"""What `data_prep.shard` reads: a folder of per-slide feature files, and a table of labels.
+"""What `data_prep.shard` reads: features of slides, recognised by looking at the files.
 
-A slide's features are `<slide>.pt` or `<slide>.npy`; the files are treated as hostile. Nothing in them is
-executed, and what they claim to hold is compared with their length before anything is allocated.
+The files are treated as hostile. Nothing in them is executed, and what they claim to hold is compared with
+their length before anything is allocated.
 
 Dimensions: N instances of a bag, D features.
 """
 
-import csv
-import math
-import re
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from data_prep import read_hdf5, read_numpy, read_parquet, read_tar, read_torch, read_zarr
+from data_prep.arrays import RowReader
 from mhimdist.data.format import COORDS_DTYPE, INSTANCE_LABELS_DTYPE
-from mhimdist.errors import DataError, LabelError
+from mhimdist.errors import DataError
 
-FEATURE_SUFFIXES = (".pt", ".npy")
 FEATURE_KEYS = ("features", "feats")
-SIDECARS = ("coords", "instance_labels")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+DETAILS: dict[str, type] = {
+    "encoder": str,
+    "patch_size": int,
+    "level": int,
+    "magnification": float,
+    "coords_unit": str,
+}
+"""What is kept of a bag's making: the encoder's name, the edge of a patch in pixels, the level of the slide's
+pyramid, the magnification, and the unit of the coordinates ("um" for STAMP's, else pixels of level 0)."""
 
-SLIDE_COLUMNS = ("slide", "slide_id", "slide_name", "wsi", "wsi_id")
-LABEL_COLUMNS = ("label", "class", "target")
-CASE_COLUMNS = ("case", "case_id", "patient", "patient_id")
+SUFFIXES = {
+    ".pt": "torch",
+    ".pth": "torch",
+    ".npy": "npy",
+    ".npz": "npz",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".zarr": "zarr",
+    ".tar": "tar",
+    ".parquet": "parquet",
+}
+"""Files that are looked at, and what they are taken for if their content does not tell."""
 
-# torch.save before 1.6 began a file with this pickled number; whatever else is not a zip, it did not write.
-_LEGACY_TORCH = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
+READERS: dict[str, Callable[..., dict[Any, Any]]] = {
+    "torch": read_torch.read,
+    "npy": read_numpy.read,
+    "npz": read_numpy.read_npz,
+    "hdf5": read_hdf5.read,
+    "zarr": read_zarr.read,
+    "tar": read_tar.read,
+    "parquet": read_parquet.read,
+}
+"""By family: what turns a file (and for bundles, a place in it) into arrays and details by name."""
+
+BUNDLES = {"tar": read_tar.bags_in, "parquet": read_parquet.bags_in}
+"""Families whose files hold many bags."""
 
 
 @dataclass(frozen=True)
-class SlideLabel:
-    """A row of the label table."""
-
-    slide: str
-    case: str
-    label: str
-
-
-@dataclass(frozen=True, eq=False)
-class SlideFeatures:
-    """What a feature file holds, found sound in shape and type; the values are not yet looked at.
+class Source:
+    """Where the features of a slide lie.
 
     Attributes:
-        features_ND: N x D, N >= 1, D >= 1, one of `FLOATS`, in any layout.
-        coords_N2: int32 N x 2.
-        instance_labels_N: uint8 N.
-        encoder: name of the network that computed the features.
-        patch_size: edge of a patch in pixels.
+        path: the file, or the folder of a zarr store.
+        family: a key of `READERS`.
+        place: of the bag in a bundle, in the words of the bundle's reader.
+        coords: a file that holds the coordinates of the same slide, as CLAM's h5_files do for its pt_files.
+        said: what a bundle says of the bag: label, case and `DETAILS`.
     """
 
-    features_ND: Tensor
-    coords_N2: np.ndarray | None = None
-    instance_labels_N: np.ndarray | None = None
-    encoder: str | None = None
-    patch_size: int | None = None
+    path: Path
+    family: str
+    place: tuple = ()
+    coords: Path | None = None
+    said: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """`said` as a dict."""
+        return dict(self.said)
+
+    def files(self) -> list[Path]:
+        """Files on which the bag depends, for telling whether it changed."""
+        if self.path.is_dir():
+            return sorted(path for path in self.path.rglob("*") if path.is_file())
+        sidecars = [self.path.with_name(f"{self.path.stem}.{kind}.npy") for kind in read_numpy.SIDECARS]
+        more = [path for path in sidecars if self.family == "npy" and path.exists()]
+        return [self.path, *more, *([self.coords] if self.coords else [])]
+
+
+class SlideFeatures:
+    """What a source holds, found sound in shape and type; the values are not yet looked at.
+
+    Attributes:
+        num_instances, num_features: N and D, each at least 1.
+        dtype: of the features, one of `FLOATS`.
+        details: encoder, patch size and so on: those of `DETAILS` that are known.
+        has_coords, has_instance_labels: whether it holds them.
+    """
+
+    def __init__(self, found: Mapping[Any, Any], where: str, max_bytes: int | None = None) -> None:
+        """Check the arrays that a reader found.
+
+        Args:
+            found: arrays and details by name.
+            where: names the source in messages.
+            max_bytes: length of the file, which uncompressed features cannot exceed.
+
+        Raises:
+            DataError: it holds something else.
+        """
+        keys = [key for key in FEATURE_KEYS if key in found]
+        if len(keys) != 1:
+            names = sorted(map(str, found))
+            raise DataError(f"{where}: expected one of the keys {FEATURE_KEYS}, got {names}")
+        self._where = where
+        self._found = found
+        self._features = _array(found[keys[0]], where, keys[0])
+        self.dtype = self._features.dtype if isinstance(self._features, Tensor) else _torch(self._features)
+        if self.dtype not in FLOATS:
+            raise DataError(f"{where}: features must be floats, got {self.dtype}")
+        shape = tuple(self._features.shape)
+        if len(shape) != 2:
+            raise DataError(f"{where}: expected features of shape N x D, got {shape}")
+        self.num_instances, self.num_features = map(int, shape)
+        if not self.num_instances or not self.num_features:
+            raise DataError(f"{where}: the bag is empty: its features are {shape[0]} x {shape[1]}")
+        num_bytes = self.num_instances * self.num_features * self.dtype.itemsize
+        if max_bytes is not None and num_bytes > max_bytes:
+            # An expanded tensor: one stored number may claim to be 10^15.
+            raise DataError(f"{where}: claims {shape[0]} x {shape[1]} features, more than it stores")
+        self.has_coords = self._has("coords", (self.num_instances, 2))
+        self.has_instance_labels = self._has("instance_labels", (self.num_instances,))
+        self.details = {
+            name: value
+            for name, kind in DETAILS.items()
+            if (value := _detail(found.get(name), kind)) is not None
+        }
+
+    def blocks(self, max_bytes: int) -> Iterator[Tensor]:
+        """The features in order, some rows at a time, so that a bag of any size needs little memory.
+
+        A block has about `max_bytes`, but at least one row, and with chunks in the file, one chunk of rows.
+        """
+        row_bytes = self.num_features * self.dtype.itemsize
+        step = max(1, max_bytes // row_bytes)
+        if isinstance(self._features, RowReader):
+            step = -(-step // self._features.step) * self._features.step
+        for start in range(0, self.num_instances, step):
+            end = min(start + step, self.num_instances)
+            if isinstance(self._features, Tensor):
+                yield self._features[start:end]
+            else:
+                yield torch.from_numpy(self._features.read(start, end))
+
+    @property
+    def features_ND(self) -> Tensor:
+        """All features, N x D, one of `FLOATS`, in any layout."""
+        if isinstance(self._features, Tensor):
+            return self._features
+        return torch.from_numpy(self._features.read(0, self.num_instances))
+
+    @cached_property
+    def coords_N2(self) -> np.ndarray | None:
+        """Coordinates, int32 N x 2; those in micrometres are rounded to whole ones."""
+        rounded = "coords_unit" in self.details
+        return self._integers("coords", COORDS_DTYPE, rounded=rounded) if self.has_coords else None
+
+    @cached_property
+    def instance_labels_N(self) -> np.ndarray | None:
+        """Labels of the instances, uint8 N."""
+        return self._integers("instance_labels", INSTANCE_LABELS_DTYPE) if self.has_instance_labels else None
+
+    @property
+    def encoder(self) -> str | None:
+        """Name of the network that computed the features."""
+        return self.details.get("encoder")
+
+    @property
+    def patch_size(self) -> int | None:
+        """Edge of a patch in pixels."""
+        return self.details.get("patch_size")
+
+    def _has(self, name: str, expected: tuple[int, ...]) -> bool:
+        if self._found.get(name) is None:
+            return False
+        got = tuple(_array(self._found[name], self._where, name).shape)
+        if got != expected:
+            raise DataError(f"{self._where}: expected {name} of shape {expected}, got {got}")
+        return True
+
+    def _integers(self, name: str, dtype: np.dtype, *, rounded: bool = False) -> np.ndarray:
+        """An array of whole numbers as `dtype`; floats will do if each is whole, or are `rounded`."""
+        array = _array(self._found[name], self._where, name)
+        tensor = array if isinstance(array, Tensor) else torch.from_numpy(array.read(0, array.shape[0]))
+        if tensor.is_complex():
+            raise DataError(f"{self._where}: expected {name} to be whole numbers, got {tensor.dtype}")
+        # Double, because the limits below must be representable.
+        values = (tensor.double() if tensor.is_floating_point() else tensor).numpy()
+        values = np.rint(values) if rounded else values
+        limits = np.iinfo(dtype)
+        if not ((values >= limits.min) & (values <= limits.max)).all():
+            raise DataError(f"{self._where}: expected {name} from {limits.min} to {limits.max}")
+        if not (values == (exact := values.astype(dtype))).all():
+            raise DataError(f"{self._where}: expected {name} to be whole numbers")
+        return exact
 
 
 def some(names: Iterable[str], limit: int = 5) -> str:
@@ -69,232 +219,99 @@ def some(names: Iterable[str], limit: int = 5) -> str:
     return ", ".join(map(repr, listed[:limit])) + more
 
 
-def find_features(folder: Path) -> dict[str, Path]:
-    """The feature file of every slide in a folder; files with other endings are passed over.
+def read_features(source: Source) -> SlideFeatures:
+    """Open what a source holds; arrays are mapped or read later.
 
-    Raises:
-        DataError: no such folder, nothing in it to read, two files for one slide, or a sidecar alone.
-    """
-    if not folder.is_dir():
-        raise DataError(f"no folder of features at {folder}")
-    files: dict[str, Path] = {}
-    sidecars: list[Path] = []
-    for path in sorted(folder.iterdir()):
-        if path.suffix not in FEATURE_SUFFIXES or not path.is_file():
-            continue
-        if _sidecar_of(path.name):
-            sidecars.append(path)
-        elif path.stem in files:
-            raise DataError(f"two files of features for one slide: {files[path.stem].name} and {path.name}")
-        else:
-            files[path.stem] = path
-    if not files:
-        found = some(path.name for path in sorted(folder.iterdir())) or "nothing"
-        raise DataError(f"no {' or '.join(FEATURE_SUFFIXES)} file in {folder}; it holds {found}")
-    for path in sidecars:
-        owner = files.get(_sidecar_of(path.name))
-        if owner is None or owner.suffix != ".npy":
-            raise DataError(f"{path.name} belongs to no {_sidecar_of(path.name)}.npy in {folder}")
-    return files
-
-
-def _sidecar_of(name: str) -> str:
-    """The slide that a file of this name is a sidecar of, "" if it is none."""
-    for kind in SIDECARS:
-        if name.endswith(f".{kind}.npy"):
-            return name.removesuffix(f".{kind}.npy")
-    return ""
-
-
-def read_features(path: Path) -> SlideFeatures:
-    """Read a `.pt` or `.npy` file of features.
-
-    A `.pt` file holds a tensor, or a dict with the tensor under "features" or "feats" and optionally
-    "coords", "instance_labels", "encoder" and "patch_size". Beside a `.npy` file may stand
-    `<slide>.coords.npy` and `<slide>.instance_labels.npy`. Arrays are mapped, not read. Features must be
-    floats of 2, 4 or 8 bytes or bfloat16, in any byte order and layout; integers are refused, since their
-    scale is unknown.
+    Features are a tensor or array, or stand under "features" or "feats" beside "coords", "instance_labels"
+    and `DETAILS`. They must be floats of 2, 4 or 8 bytes or bfloat16, in any byte order and layout; integers
+    are refused, since their scale is unknown.
 
     Raises:
         DataError: the file holds something else; the message names it.
     """
-    found = _read_npy_set(path) if path.suffix == ".npy" else _read_pt(path)
-    keys = [key for key in FEATURE_KEYS if key in found]
-    if len(keys) != 1:
-        raise DataError(f"{path}: expected one of the keys {FEATURE_KEYS}, got {sorted(map(str, found))}")
-    features_ND = _tensor(found[keys[0]], path, keys[0])
-    if features_ND.dtype not in FLOATS:
-        raise DataError(f"{path}: features must be floats, got {features_ND.dtype}")
-    if features_ND.ndim != 2:
-        raise DataError(f"{path}: expected features of shape N x D, got {tuple(features_ND.shape)}")
-    num_instances, num_features = features_ND.shape
-    if not num_instances or not num_features:
-        raise DataError(f"{path}: the bag is empty: its features are {num_instances} x {num_features}")
-    num_bytes = num_instances * num_features * features_ND.element_size()
-    if num_bytes > path.stat().st_size:  # an expanded tensor: one stored number may claim to be 10^15
-        raise DataError(f"{path}: claims {num_instances} x {num_features} features, more than it stores")
-    encoder, patch_size = found.get("encoder"), found.get("patch_size")
-    return SlideFeatures(
-        features_ND,
-        coords_N2=_integers(found.get("coords"), path, "coords", (num_instances, 2), COORDS_DTYPE),
-        instance_labels_N=_integers(
-            found.get("instance_labels"), path, "instance_labels", (num_instances,), INSTANCE_LABELS_DTYPE
-        ),
-        encoder=encoder if isinstance(encoder, str) else None,
-        patch_size=patch_size if isinstance(patch_size, int) else None,
-    )
+    path, reader = source.path, READERS[source.family]
+    found = reader(path, source.place) if source.family in BUNDLES else reader(path)
+    if source.details.get("dtype") == "bfloat16" and isinstance(bits := found.get("features"), np.ndarray):
+        found["features"] = _bfloat16(bits, _where(source))
+    for name, value in source.said:
+        if name in DETAILS and value is not None:
+            found.setdefault(name, value)
+    if source.coords is not None:
+        beside = read_hdf5.read(source.coords)
+        found = {name: beside[name] for name in ("coords", *DETAILS) if name in beside} | found
+    # What compressed files claim was compared with their length by their readers.
+    plain = source.family in ("torch", "npy")
+    return SlideFeatures(found, _where(source), path.stat().st_size if plain else None)
 
 
-def _read_pt(path: Path) -> dict:
+def family_of(path: Path) -> str | None:
+    """What a file or folder is by its first bytes, a key of `READERS`; None if they do not tell."""
+    if path.is_dir():
+        return "zarr" if read_zarr.is_store(path) else None
     with path.open("rb") as file:
-        legacy = file.read(len(_LEGACY_TORCH)) == _LEGACY_TORCH
-    try:
-        if not legacy:
+        head = file.read(512)
+    if head.startswith(b"PK\x03\x04"):
+        try:
             with zipfile.ZipFile(path) as archive:
-                if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
-                    raise DataError(f"{path}: holds compressed records, which torch.save does not write")
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=not legacy)
-    except (DataError, OSError):
-        raise
-    except Exception as error:  # whatever the damage leads torch's readers to
-        if forbidden := re.search(r"GLOBAL (\S+)", str(error)):
-            raise DataError(
-                f"{path}: refused, it holds {forbidden[1]}; expected a tensor or a dict of tensors"
-            ) from error
-        raise DataError(f"{path}: damaged, or not a file that torch.save wrote") from error
-    if isinstance(loaded, Tensor):
-        return {"features": loaded}
-    if not isinstance(loaded, dict):
-        raise DataError(f"{path}: expected a tensor or a dict of tensors, got {type(loaded).__name__}")
-    return loaded
+                names = archive.namelist()
+        except zipfile.BadZipFile:
+            return None
+        if any(name.endswith("data.pkl") for name in names):
+            return "torch"
+        return "npz" if any(name.endswith(".npy") for name in names) else None
+    if head[257:262] == b"ustar":
+        return "tar"
+    signs = {
+        read_torch.LEGACY_MAGIC: "torch",
+        b"\x93NUMPY": "npy",
+        b"\x89HDF\r\n\x1a\n": "hdf5",
+        b"PAR1": "parquet",
+    }
+    return next((family for sign, family in signs.items() if head.startswith(sign)), None)
 
 
-def _read_npy_set(path: Path) -> dict:
-    found = {"features": _map_npy(path)}
-    for kind in SIDECARS:
-        sidecar = path.with_name(f"{path.stem}.{kind}.npy")
-        if sidecar.exists():
-            found[kind] = _map_npy(sidecar)
-    return found
+def _where(source: Source) -> str:
+    slide = source.details.get("slide")
+    return f"{source.path}: {slide}" if source.place and slide else str(source.path)
 
 
-def _map_npy(path: Path) -> np.ndarray:
-    """A .npy file as a mapped array in native byte order."""
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    with path.open("rb") as file:
+def _bfloat16(bits_ND: np.ndarray, where: str) -> Tensor:
+    """Features that shards of ours hold as bits, because .npy does not know bfloat16."""
+    if bits_ND.dtype != np.uint16:
+        raise DataError(f"{where}: expected the bits of bfloat16 as uint16, got {bits_ND.dtype}")
+    return torch.from_numpy(bits_ND).view(torch.bfloat16)
+
+
+def _torch(reader: RowReader) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, reader.dtype)).dtype
+
+
+def _array(value: object, where: str, what: str) -> Tensor | RowReader:
+    if isinstance(value, (np.ndarray, RowReader)):
         try:
-            version = np.lib.format.read_magic(file)
-            lengths, column_major, dtype = readers[version](file)
-        except Exception as error:  # numpy evaluates the header as a literal: anything can be wrong with it
-            raise DataError(f"{path}: not a .npy file: {' '.join(str(error).split())[:200]}") from error
-        start = file.tell()
-    shape = tuple(map(int, lengths))  # numpy lets through a bool for an int
-    if dtype.hasobject:
-        raise DataError(f"{path}: refused, it holds Python objects; expected numbers")
-    expected, got = start + math.prod(shape) * dtype.itemsize, path.stat().st_size
-    if min(shape, default=0) < 0 or expected != got:
-        raise DataError(f"{path}: its header says {shape} {dtype}, {expected} bytes, but it has {got}")
-    # "c", a private writable map, because torch warns of arrays that it could not write to.
-    array = np.memmap(path, dtype, "c", start, shape, "F" if column_major else "C")
-    return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
-
-
-def _tensor(value: object, path: Path, what: str) -> Tensor:
-    if isinstance(value, np.ndarray):
-        try:
-            return torch.from_numpy(value)
+            torch.from_numpy(np.empty(0, value.dtype))
         except TypeError:
-            raise DataError(f"{path}: {what} of type {value.dtype} cannot be used") from None
+            raise DataError(f"{where}: {what} of type {value.dtype} cannot be used") from None
+        return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
     if not isinstance(value, Tensor):
-        raise DataError(f"{path}: expected {what} to be a tensor, got {type(value).__name__}")
+        raise DataError(f"{where}: expected {what} to be a tensor, got {type(value).__name__}")
     if value.layout is not torch.strided or value.device.type != "cpu":
-        raise DataError(f"{path}: expected {what} to be a dense tensor, got {value.layout} on {value.device}")
+        raise DataError(
+            f"{where}: expected {what} to be a dense tensor, got {value.layout} on {value.device}"
+        )
     return value.detach()
 
 
-def _integers(
-    value: object, path: Path, what: str, shape: tuple[int, ...], dtype: np.dtype
-) -> np.ndarray | None:
-    """A tensor of whole numbers as an array of `dtype`; floats will do if each is whole."""
-    if value is None:
+def _detail(value: object, kind: type) -> Any:
+    """A detail in its type, None if it is not of it: attributes of files come in many."""
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if kind is str:
+        return value if isinstance(value, str) and value else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    tensor = _tensor(value, path, what)
-    if tuple(tensor.shape) != shape:
-        raise DataError(f"{path}: expected {what} of shape {shape}, got {tuple(tensor.shape)}")
-    if tensor.is_complex():
-        raise DataError(f"{path}: expected {what} to be whole numbers, got {tensor.dtype}")
-    # Double, because the limits below must be representable.
-    array = (tensor.double() if tensor.is_floating_point() else tensor).numpy()
-    limits = np.iinfo(dtype)
-    if not ((array >= limits.min) & (array <= limits.max)).all():
-        raise DataError(f"{path}: expected {what} from {limits.min} to {limits.max}")
-    if not (array == (exact := array.astype(dtype))).all():
-        raise DataError(f"{path}: expected {what} to be whole numbers")
-    return exact
-
-
-def read_labels(path: Path) -> list[SlideLabel]:
-    """Read a CSV table with a header and a row a slide; without a case column, each slide is its own case.
-
-    Columns are found by the usual names (`SLIDE_COLUMNS`, `LABEL_COLUMNS`, `CASE_COLUMNS`), whatever their
-    case; others are passed over. A byte-order mark, CRLF and blank lines do not matter.
-
-    Raises:
-        LabelError: no such table, no such column, an empty cell, or a slide that stands in it twice.
-    """
-    if not path.is_file():
-        raise LabelError(f"no label table at {path}")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise LabelError(f"{path} is no CSV table in UTF-8: {error}") from None
-    if len(lines) < 2:
-        raise LabelError(f"{path}: expected a header and at least one slide, got {len(lines)} lines")
-    header = [cell.strip().lower() for cell in lines[0][1]]
-    slide_column, label_column = (_column(header, names, path) for names in (SLIDE_COLUMNS, LABEL_COLUMNS))
-    case_column = _column(header, CASE_COLUMNS, path) if set(header) & set(CASE_COLUMNS) else slide_column
-
-    labels: list[SlideLabel] = []
-    line_of: dict[str, int] = {}
-    for line, cells in lines[1:]:
-        if len(cells) != len(header):
-            raise LabelError(f"{path}, line {line}: expected {len(header)} cells, got {len(cells)}")
-        slide, case, label = (cells[i].strip() for i in (slide_column, case_column, label_column))
-        if not (slide and case and label):
-            raise LabelError(f"{path}, line {line}: a slide, case or label is empty: {cells}")
-        if slide in line_of:
-            raise LabelError(
-                f"{path}: slide {slide!r} stands in line {line_of[slide]} and again in line {line}"
-            )
-        line_of[slide] = line
-        labels.append(SlideLabel(slide, case, label))
-    return labels
-
-
-def _column(header: list[str], names: Sequence[str], path: Path) -> int:
-    found = [index for index, name in enumerate(header) if name in names]
-    if len(found) != 1:
-        raise LabelError(f"{path}: expected one column named {' or '.join(names)}, got the header {header}")
-    return found[0]
-
-
-def class_order(labels: Sequence[SlideLabel], classes: Sequence[str] | None = None) -> tuple[str, ...]:
-    """The classes in the order of their indices: as given, else by number if all are whole, else by name.
-
-    Raises:
-        LabelError: a slide's label is not among the given classes, or a class is named twice.
-    """
-    names = {row.label for row in labels}
-    if classes is None:
-        numeric = all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names)
-        if numeric and len(set(map(int, names))) < len(names):
-            raise LabelError(f"labels that are the same number are written differently: {sorted(names)}")
-        return tuple(sorted(names, key=int) if numeric else sorted(names))
-    if len(set(classes)) < len(classes) or not all(classes):
-        raise LabelError(f"expected the names of different classes, got {list(classes)}")
-    for row in labels:
-        if row.label not in classes:
-            raise LabelError(f"slide {row.slide!r} has label {row.label!r}, expected {' or '.join(classes)}")
-    return tuple(classes)
+    return kind(value) if value == value and abs(value) < 2**31 and kind(value) == value else None

@@ -4,10 +4,12 @@ import argparse
 import hashlib
 import json
 import os
+import threading
 import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -30,8 +32,8 @@ from typing import Any, BinaryIO
 
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
+from data_prep.progress import bar
 from mhimdist.command import run
 from mhimdist.data.format import (
     COORDS_DTYPE,
@@ -88,7 +90,9 @@ class Fault:
         return f"{place}: {self.what}"
 
 
-def verify(folder: Path, *, on_bytes: Callable[[int], None] = lambda _: None) -> list[Fault]:
+def verify(
+    folder: Path, *, workers: int = 1, on_bytes: Callable[[int], None] = lambda _: None
+) -> list[Fault]:
     """Compare a folder of shards with its manifest, byte for byte.
 
     Nothing in a shard is executed or unpacked. Every byte is looked at twice: as part of a header, a payload
@@ -96,7 +100,9 @@ def verify(folder: Path, *, on_bytes: Callable[[int], None] = lambda _: None) ->
 
     Args:
         folder: what `data_prep.shard` wrote.
-        on_bytes: called with the number of bytes read since the last call, for a progress bar.
+        workers: shards that are read at a time, by threads: hashing lets go of Python's lock.
+        on_bytes: called with the number of bytes read since the last call, for a progress bar, by any
+            of the threads.
 
     Returns:
         The faults, in the order of the shards; none if all is as it was written.
@@ -105,13 +111,23 @@ def verify(folder: Path, *, on_bytes: Callable[[int], None] = lambda _: None) ->
         ManifestError: the manifest itself cannot be trusted, so there is nothing to compare with.
     """
     manifest = Manifest.read(folder)
-    differing = manifest.file_faults(folder)
-    faults = [Fault(name, what) for name, what in differing.items()]
-    for shard in manifest.info.shards:
-        rows = manifest.rows_of_shard(shard.name)
-        faults += _index_faults(folder / index_name(shard.name), rows)
-        if (path := folder / shard.name).exists():
-            faults += verify_shard(path, shard, rows, manifest.info.classes, on_bytes=on_bytes)
+    faults = [Fault(name, what) for name, what in manifest.file_faults(folder).items()]
+    rows_of = manifest.rows_by_shard()
+
+    def check(shard: ShardFile) -> list[Fault]:
+        rows, path = rows_of[shard.name], folder / shard.name
+        found = list(_index_faults(folder / index_name(shard.name), rows))
+        if path.exists():
+            found += verify_shard(path, shard, rows, manifest.info.classes, on_bytes=on_bytes)
+        return found
+
+    with ThreadPoolExecutor(workers) as threads:
+        try:
+            for found in threads.map(check, manifest.info.shards):
+                faults += found
+        except BaseException:
+            threads.shutdown(cancel_futures=True)
+            raise
     return faults
 
 
@@ -286,23 +302,46 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.verify",
         description="Check every byte of a folder of shards against its manifest.",
-        epilog="Exits with status 1 if anything differs, and lists what and where.",
+        epilog="Exits with status 1 if anything differs, and lists what and where: shard, member and bytes.",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder that data_prep.shard wrote")
-    folder = parser.parse_args(arguments).folder
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="shards read at a time (default: as many as cores, %(default)s)",
+    )
+    parser.add_argument(
+        "--repair",
+        type=Path,
+        metavar="FEATURES",
+        help="write damaged and missing shards again from the features that they were made of, to the bytes "
+        "that the manifest tells",
+    )
+    options = parser.parse_args(arguments)
+    if options.workers < 1:
+        parser.error(f"argument --workers: expected at least 1, got {options.workers}")
+    folder = options.folder
 
     started = time.perf_counter()
     info = Manifest.read(folder).info
     num_bytes = sum(shard.bytes for shard in info.shards)
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=num_bytes)
-        faults = verify(folder, on_bytes=lambda count: progress.advance(task, count))
+    counted = _Counter()
+    with bar(num_bytes, lambda: counted.total, "checking", console):
+        faults = verify(folder, workers=options.workers, on_bytes=counted.add)
     for fault in faults[:MAX_LISTED]:
         console.print(str(fault), style="red")
     if len(faults) > MAX_LISTED:
         console.print(f"and {len(faults) - MAX_LISTED} more")
+    if faults and options.repair is not None:
+        from data_prep.repair import repair  # which imports this module
+
+        repaired, faults = repair(folder, faults, options.repair)
+        console.print(f"written again: {', '.join(repaired) or 'nothing'}", style="green")
+        for fault in faults:
+            console.print(f"left: {fault}", style="red")
     if faults:
         num_files = len({fault.file for fault in faults})
         raise CorruptShard(f"{folder} is not as it was written (faults: {len(faults)}, files: {num_files})")
@@ -312,6 +351,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f" ({time.perf_counter() - started:.1f} s)",
         style="green",
     )
+
+
+class _Counter:
+    """A sum to which threads add."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        """Add to the sum."""
+        with self._lock:
+            self.total += count
 
 
 if __name__ == "__main__":

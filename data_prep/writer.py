@@ -1,4 +1,7 @@
-"""Writing shards: one tar with its index, and a folder that appears whole or not at all."""
+"""Writing shards: one tar with its index, hashed as it is written, and a folder that appears whole.
+
+Dimensions: N instances of a bag, D features.
+"""
 
 import contextlib
 import hashlib
@@ -7,26 +10,35 @@ import os
 import shutil
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tarfile import BLOCKSIZE
+from tarfile import BLOCKSIZE, RECORDSIZE
 from types import TracebackType
 from typing import Any, Self
-
-import webdataset
 
 from mhimdist import atomic
 from mhimdist.data.format import (
     EXTENSIONS,
     NPY_HEADER_BYTES,
-    TAR_OPTIONS,
     Member,
     dali_index,
     index_name,
     padded,
+    tar_header,
 )
 from mhimdist.data.manifest import ShardFile
+
+CHUNK_BYTES = 2**20
+"""What is converted, checked, hashed and written at a time: it stays in the processor's cache in between."""
+
+
+@dataclass(frozen=True)
+class Payload:
+    """The content of a member: its length, and buffers that give it; one may be filled again for the next."""
+
+    num_bytes: int
+    buffers: Iterable[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,19 +46,22 @@ class Bag:
     """A bag ready to be written: its columns in the manifest, and its members' payloads by kind."""
 
     columns: dict[str, Any]
-    payloads: dict[str, bytes]
+    payloads: dict[str, Payload | bytes]
 
 
 class ShardWriter:
     """Writes one shard and its DALI index, and knows where every member lies.
 
-    As a context manager it closes the shard and forces it to disk; after an exception it lets go of it.
+    As a context manager it closes the shard and forces it to disk; after an exception it removes it. The
+    bytes are those of `webdataset.TarWriter` with `format.TAR_OPTIONS`.
     """
 
     def __init__(self, path: Path) -> None:
+        """Begin a shard, which has the name of `path` when its context is left, and none before."""
         self._path = path
-        self._file = _HashingFile(path)
-        self._tar = webdataset.TarWriter(self._file, encoder=False, compress=False, **TAR_OPTIONS)
+        self._part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+        self._file = _HashingFile(self._part)
+        self._position = 0
         self._bags: list[list[Member]] = []
 
     def __enter__(self) -> Self:
@@ -55,13 +70,18 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._file:
-            # A tar insists on writing its end, which a full disk would refuse once more.
-            self._file.discarding = error is not None
-            self._tar.close()
-            os.fsync(self._file.fileno())
-        if error is None:
-            _write_to_disk(self._path.with_name(index_name(self._path.name)), dali_index(self._bags))
+        try:
+            with self._file:
+                if error is None:
+                    self._write(bytes(padded(self._position + 2 * BLOCKSIZE, RECORDSIZE) - self._position))
+                    self._file.force()
+            if error is None:
+                index = self._path.with_name(index_name(self._path.name))
+                atomic.write_text(index, dali_index(self._bags))
+                self._part.rename(self._path)
+                atomic.sync(self._path.parent)
+        finally:
+            self._part.unlink(missing_ok=True)
 
     @property
     def summary(self) -> ShardFile:
@@ -73,21 +93,12 @@ class ShardWriter:
             num_bags=len(self._bags),
         )
 
-    def has_room(self, bag: Bag, shard_bytes: int) -> bool:
-        """Whether the bag leaves the shard within `shard_bytes`; the first bag of a shard always may."""
-        num_bytes = sum(BLOCKSIZE + padded(len(payload)) for payload in bag.payloads.values())
-        return not self._bags or self._tar.tarstream.offset + num_bytes <= shard_bytes
-
     def add(self, bag: Bag) -> dict[str, Any]:
         """Append a bag; its row of the manifest."""
         key = bag.columns["key"]
-        members = []
-        for kind, extension in EXTENSIONS.items():
-            if kind in bag.payloads:
-                payload = bag.payloads[kind]
-                self._tar.write({"__key__": key, extension: payload})
-                offset = self._tar.tarstream.offset - padded(len(payload))
-                members.append(Member(key, kind, offset, len(payload), zlib.crc32(payload)))
+        members = [
+            self._add_member(key, kind, bag.payloads[kind]) for kind in EXTENSIONS if kind in bag.payloads
+        ]
         self._bags.append(members)
         row = {**bag.columns, "shard": self._path.name}
         for member in members:
@@ -95,24 +106,64 @@ class ShardWriter:
         row["features_data_offset"] = row["features_offset"] + NPY_HEADER_BYTES
         return row
 
+    def _add_member(self, key: str, kind: str, payload: Payload | bytes) -> Member:
+        if isinstance(payload, bytes):
+            payload = Payload(len(payload), [payload])
+        self._write(tar_header(f"{key}.{EXTENSIONS[kind]}", payload.num_bytes))
+        offset, crc32 = self._position, 0
+        for buffer in payload.buffers:
+            crc32 = zlib.crc32(buffer, crc32)
+            self._write(buffer)
+        if (got := self._position - offset) != payload.num_bytes:
+            raise ValueError(f"{key}, {kind}: expected {payload.num_bytes} bytes, got {got}")
+        self._write(bytes(padded(self._position) - self._position))
+        return Member(key, kind, offset, payload.num_bytes, crc32)
 
-class _HashingFile(io.FileIO):
-    """A new file that is hashed as it is written; unbuffered, so that no error waits for its end."""
+    def _write(self, buffer: Any) -> None:
+        self._file.write(buffer)
+        self._position += memoryview(buffer).nbytes
+
+
+class _HashingFile:
+    """A new file that is hashed as it is written; small pieces go to it together."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, "x")
         self.sha256 = hashlib.sha256()
         self.num_bytes = 0
-        self.discarding = False
+        self._raw = io.FileIO(path, "x")
+        self._small = bytearray()
 
-    def write(self, data: Any, /) -> int:
-        left = memoryview(data)
-        while left and not self.discarding:
-            written = super().write(left)
-            self.sha256.update(left[:written])
-            self.num_bytes += written
-            left = left[written:]
-        return memoryview(data).nbytes
+    def write(self, buffer: Any) -> None:
+        """Append a buffer, which may be filled again afterwards."""
+        view = memoryview(buffer).cast("B")
+        if len(view) < CHUNK_BYTES // 8:  # headers, padding, small bags
+            self._small += view
+            if len(self._small) >= CHUNK_BYTES:
+                self._flush()
+        else:
+            self._flush()
+            self._write_now(view)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._raw.close()
+
+    def force(self) -> None:
+        """Force all to disk."""
+        self._flush()
+        os.fsync(self._raw.fileno())
+
+    def _flush(self) -> None:
+        small, self._small = self._small, bytearray()
+        self._write_now(memoryview(small))
+
+    def _write_now(self, view: memoryview) -> None:
+        self.sha256.update(view)
+        self.num_bytes += len(view)
+        while view:
+            view = view[self._raw.write(view) :]
 
 
 @contextlib.contextmanager
@@ -126,14 +177,14 @@ def appearing_whole(out: Path) -> Iterator[Path]:
         folder.rename(out)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, OSError) and error.filename is None:  # a write, which does not say to where
-            raise OSError(error.errno, error.strerror, str(out)) from error
+        if isinstance(error, OSError):
+            raise naming(out, error) from error
         raise
     atomic.sync(out.parent)
 
 
-def _write_to_disk(path: Path, text: str) -> None:
-    with path.open("x", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+def naming(out: Path, error: OSError) -> OSError:
+    """The error; if it is a write's, which does not say to where, one that does."""
+    if error.filename is None and error.errno is not None:
+        return OSError(error.errno, error.strerror, str(out))
+    return error

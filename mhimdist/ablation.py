@@ -8,7 +8,6 @@ import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, field_validator
@@ -18,6 +17,7 @@ from mhimdist import atomic
 from mhimdist.config import Masking, Momentum, Teacher, TeacherKind, TrainConfig
 from mhimdist.cost import Cost
 from mhimdist.cross_validation import compare, measure_costs, raise_failures
+from mhimdist.data.remote import Location
 from mhimdist.errors import ConfigError
 from mhimdist.experiment import Candidate, Experiment
 from mhimdist.report import formats
@@ -102,13 +102,13 @@ class Cell:
     candidate: Candidate
 
 
-def run_ablation(job: Ablation, base: Base, *, data: Path) -> Comparison:
+def run_ablation(job: Ablation, base: Base, *, data: Location) -> Comparison:
     """Run every configuration of the tables and leave tables.md, tables.csv and tables.json.
 
     Args:
         job: which tables and rows, on what.
         base: the full configuration of a model, by its name; that of MHIM where it can be masked.
-        data: folder of shards, on storage that every node sees.
+        data: folder of shards, on storage that every node sees, or its URL.
 
     Raises:
         ConfigError: a row's name is in none of the tables.

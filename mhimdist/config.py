@@ -253,6 +253,33 @@ class Optimizer(Settings):
                 return peak
 
 
+class Loading(Settings):
+    """How features reach the training step; none of it changes a result, so a run may go on with others."""
+
+    reader: Literal["mmap", "dali"] = Field(
+        "mmap",
+        description="what reads training batches; mmap: shards mapped into memory; dali: NVIDIA DALI, which "
+        "decodes in threads of its own and converts on the GPU where there is one",
+    )
+    cache: Literal["none", "ram", "device"] = Field(
+        "none",
+        description="keep the whole data set; ram: converted, one copy a node in shared memory; device: as "
+        "stored, one copy a process where the model is",
+    )
+    read_ahead: bool = Field(True, description="make the next batch in the background; mmap reader only")
+    verify: Literal["first_read", "never"] = Field(
+        "first_read", description="when a bag's checksum is compared in each process"
+    )
+    shard_cache: Path | None = Field(
+        None,
+        description="folder of each node that keeps remote shards (default: MHIMDIST_SHARD_CACHE, else one "
+        "in the node's temporary folder)",
+    )
+    shard_cache_gib: float = Field(
+        200.0, gt=0, description="what that folder may hold, in GiB; the least recently used shards go first"
+    )
+
+
 class EarlyStopping(Settings):
     """When to give up waiting for a better validation AUC."""
 
@@ -281,9 +308,20 @@ class TrainConfig(Settings):
         description="instances of an optimiser step, over all workers, at most; a larger bag is "
         "a step of its own; none: any number",
     )
+    sampling: Literal["each_bag_once", "class_balanced"] = Field(
+        "each_bag_once",
+        description="which bags an epoch has; class_balanced: as many draws, every class equally often",
+    )
     early_stopping: EarlyStopping = Field(EarlyStopping(), description="when to stop before the last epoch")
     seed: int = Field(2021, ge=0, description="of weights, order of bags, masks and dropout")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        "auto",
+        description="of matrix products and features; auto: float32 on a CPU, bf16 on a GPU. Weights, "
+        "scores, softmaxes, losses and optimiser are float32 in either case",
+    )
+    tf32: bool = Field(False, description="whether float32 products on a GPU may round factors to 10 bits")
+    loading: Loading = Field(Loading(), description="how features reach the step; changes no result")
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
@@ -301,6 +339,8 @@ class TrainConfig(Settings):
         found = []
         if self.loss.alpha == 0 and self.loss.temperature != Loss().temperature:
             found.append("loss.temperature: loss.alpha is 0")
+        if self.loading.cache != "none" and self.loading.reader == "dali":
+            found.append(f"loading.reader: loading.cache is {self.loading.cache}, where nothing is decoded")
         if not self.teacher.has_momentum and self.teacher.momentum != Momentum():
             found.append(f"teacher.momentum: a teacher of kind {self.teacher.kind} does not move")
         if self.teacher.weights is not None and not self.teacher.is_pretrained:
@@ -355,9 +395,13 @@ class TrainConfig(Settings):
             node[leaf] = value
         return load_config(tree)
 
+    def recipe(self) -> dict[str, Any]:
+        """Every setting that a result depends on, as JSON's types: all but `loading`."""
+        return self.model_dump(mode="json", exclude={"loading"})
+
     def digest(self) -> str:
-        """A hash of every setting, 16 hex digits: equal configurations share it."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """A hash of the recipe, 16 hex digits: equal configurations share it."""
+        text = json.dumps(self.recipe(), sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

@@ -12,7 +12,6 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 import ray
@@ -21,7 +20,8 @@ from rich import get_console
 from mhimdist import atomic, cluster
 from mhimdist.config import TrainConfig
 from mhimdist.cost import Cost, measure
-from mhimdist.data.loader import BagShards
+from mhimdist.data.loader import BagShards, open_bags
+from mhimdist.data.remote import Location, absolute
 from mhimdist.data.splits import Split
 from mhimdist.errors import CrossValidationError, MhimdistError, PreemptedError
 from mhimdist.experiment import Candidate, CrossValidation, Experiment
@@ -35,12 +35,12 @@ from mhimdist.unit import Unit, run_unit
 ERROR_FILE = "error.txt"
 
 
-def run_cross_validation(job: CrossValidation, *, data: Path) -> Comparison:
+def run_cross_validation(job: CrossValidation, *, data: Location) -> Comparison:
     """Run what a job was asked for and leave table.md, table.csv and table.json in its folder.
 
     Args:
         job: how to cross-validate what.
-        data: folder of shards, on storage that every node sees.
+        data: folder of shards, on storage that every node sees, or its URL.
 
     Raises:
         CrossValidationError: units failed; the tables of the others are written and printed first.
@@ -70,13 +70,13 @@ def raise_failures(comparison: Comparison, folder: Path) -> None:
         )
 
 
-def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Path) -> Comparison:
+def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Location) -> Comparison:
     """Run every candidate on the same folds and seeds; identical units are run once.
 
     Args:
         experiment: folds, seeds, protocols and resources.
         candidates: what to compare, by name.
-        data: folder of shards, on storage that every node sees.
+        data: folder of shards, on storage that every node sees, or its URL.
     """
     started, bags, folder = time.monotonic(), BagShards(data), experiment.folder
     units: dict[str, Unit] = {}
@@ -98,7 +98,7 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Pa
     missing = {digest: unit for digest, unit in units.items() if digest not in found}
     outcomes: dict[str, Result | str] = {}
     outcomes.update(found)
-    outcomes.update(_run(experiment, missing, data.resolve()))
+    outcomes.update(_run(experiment, missing, absolute(data)))
     rows = []
     for (name, protocol), digests in members.items():
         results = [result for digest in digests if isinstance(result := outcomes[digest], Result)]
@@ -122,14 +122,14 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Pa
 
 
 def measure_costs(
-    experiment: Experiment, configs: Mapping[str, TrainConfig], *, data: Path
+    experiment: Experiment, configs: Mapping[str, TrainConfig], *, data: Location
 ) -> dict[str, Cost]:
     """What each configuration costs on the first fold: one after the other, each in a process of its own.
 
     Args:
         experiment: data and resources.
         configs: what to measure, by name.
-        data: folder of shards, on storage that every node sees.
+        data: folder of shards, on storage that every node sees, or its URL.
     """
     if not configs:
         return {}
@@ -151,15 +151,15 @@ def measure_costs(
                 num_gpus=share["gpu"],
                 runtime_env={"env_vars": {"MHIMDIST_MEASURED": file.stem}},
             )
-            cost = ray.get(task.remote(config, split, data.resolve(), num_threads))
+            cost = ray.get(task.remote(config, split, absolute(data), num_threads))
             atomic.write_text(file, json.dumps(asdict(cost)))
             get_console().print(f"cost of {name}: {cost.epoch_s:.1f} s an epoch", highlight=False)
         costs[name] = Cost(**json.loads(file.read_text()))
     return costs
 
 
-def _measure(config: TrainConfig, split: Split, data: Path, num_threads: int) -> Cost:
-    return measure(config, _open_bags(data), split, num_threads)
+def _measure(config: TrainConfig, split: Split, data: Location, num_threads: int) -> Cost:
+    return measure(config, open_bags(data, config.loading), split, num_threads)
 
 
 def _unit(
@@ -202,7 +202,7 @@ def _announce(experiment: Experiment, bags: BagShards, num_rows: int, num_units:
     )
 
 
-def _run(experiment: Experiment, units: Mapping[str, Unit], data: Path) -> dict[str, Result | str]:
+def _run(experiment: Experiment, units: Mapping[str, Unit], data: Location) -> dict[str, Result | str]:
     """The result of every unit, or the last line of why it failed."""
     if not units:
         return {}
@@ -236,7 +236,7 @@ def _run(experiment: Experiment, units: Mapping[str, Unit], data: Path) -> dict[
 
 
 def _run_with_workers(
-    experiment: Experiment, units: Mapping[str, Unit], data: Path
+    experiment: Experiment, units: Mapping[str, Unit], data: Location
 ) -> dict[str, Result | str]:
     """One unit after the other, each trained by several workers and then judged here."""
     group = Group(
@@ -275,24 +275,18 @@ def _run_with_workers(
     return outcomes
 
 
-def _task(unit: Unit, data: Path, cache: Path, num_threads: int) -> Result | str:
+def _task(unit: Unit, data: Location, cache: Path, num_threads: int) -> Result | str:
     """Run a unit in a process of Ray's; a failure is a result too, its traceback a file."""
     if (left := unit.result()) is not None:
         return left  # another command has finished it meanwhile
     try:
-        result = run_unit(unit, _open_bags(data), cache, num_threads)
+        result = run_unit(unit, open_bags(data, unit.config.loading), cache, num_threads)
     except Exception as error:
         unit.folder.mkdir(parents=True, exist_ok=True)
         atomic.write_text(unit.folder / ERROR_FILE, traceback.format_exc())
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     (unit.folder / ERROR_FILE).unlink(missing_ok=True)
     return result
-
-
-@lru_cache(maxsize=1)
-def _open_bags(folder: Path) -> BagShards:
-    """One open data set a process: a reused worker keeps its maps and what it has checked."""
-    return BagShards(folder)
 
 
 @dataclass

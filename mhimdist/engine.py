@@ -6,7 +6,7 @@ workers is several processes that step through the same loop, each with its shar
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mhimdist import denormals
+from mhimdist import denormals, precision
 from mhimdist.config import TrainConfig
-from mhimdist.data.bags import BagSource
+from mhimdist.data.bags import BagSource, PackedBags
+from mhimdist.data.read_ahead import read_ahead
+from mhimdist.data.residency import resident
 from mhimdist.data.sampler import epoch_plan
 from mhimdist.data.splits import Split
 from mhimdist.draws import Draws
-from mhimdist.errors import NonFiniteError, PreemptedError
+from mhimdist.errors import PreemptedError
 from mhimdist.evaluation import Predictions, predict
-from mhimdist.mhim import MHIM, StepLoss, Student
+from mhimdist.mhim import StepLoss
 from mhimdist.models import BagModel, build
 from mhimdist.run_folder import HISTORY, Position, RunFolder, Saving
+from mhimdist.step import TrainingStep
 from mhimdist.teacher import Teacher
 from mhimdist.workers import Workers
 
@@ -97,9 +100,10 @@ class Trainer:
             SplitError: the split does not fit the data.
         """
         split.check(bags.keys, bags.cases, bags.labels_N)
-        self.config, self.bags, self.split = config, bags, split
-        self.workers, self.saving, self._stop = workers or Workers(), saving or Saving(), stop
         self.device = _device(config.device)
+        self.config, self.split = config, split
+        self.bags: BagSource = resident(bags, config.loading.cache, self.device)
+        self.workers, self.saving, self._stop = workers or Workers(), saving or Saving(), stop
         self.history: list[EpochRecord] = []
         self._step = 0
         self._totals = _Totals()
@@ -112,17 +116,12 @@ class Trainer:
         self.teacher = (
             Teacher(config.teacher, self.student, pretrained) if config.teacher.kind != "none" else None
         )
-        self.optimizer = torch.optim.Adam(
-            self.student.parameters(),
-            lr=config.optimizer.learning_rate,
-            weight_decay=config.optimizer.weight_decay,
-            foreach=True,
-        )
         self._train_rows = bags.rows_of(split.train)
         self._best_weights = _copy(self.student)
+        # On several workers this copies worker 0's weights to all others, before a checkpoint is loaded.
+        self.train_step = TrainingStep(config, self.student, self.teacher, self.workers)
+        self.optimizer = self.train_step.optimizer
         self.folder = self._open(folder) if folder is not None else None
-        # Last, because it copies worker 0's weights to all others.
-        self.method = MHIM(config, self.student, self.teacher, self.workers.parallel(Student(self.student)))
 
     @property
     def best(self) -> EpochRecord:
@@ -149,7 +148,11 @@ class Trainer:
         """
         try:
             while not self.is_finished:
-                with denormals.flushed(), self.workers.watched():
+                with (
+                    denormals.flushed(),
+                    precision.tensor_float32(self.config.tf32),
+                    self.workers.watched(),
+                ):
                     record = self._run_epoch()
                 yield record
         finally:
@@ -178,36 +181,41 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         draws = Draws(config.seed, epoch)
+        rows_N = self._train_rows
         plan = epoch_plan(
-            self.bags.sizes_N[self._train_rows],
+            self.bags.sizes_N[rows_N],
             seed=config.seed,
             epoch=epoch,
             bags_per_step=config.bags_per_step,
             max_instances=config.max_instances,
             world_size=self.workers.world_size,
+            balance_labels=self.bags.labels_N[rows_N] if config.sampling == "class_balanced" else None,
         )
-        num_seen = sum(len(bags) for step in plan[: self._step] for bags in step)
-        momentum: float | None = None
-        for step in plan[self._step :]:
-            progress = (epoch + num_seen / len(self._train_rows)) / config.epochs
-            momentum = self._train_step(step, draws, progress)
-            num_seen += sum(len(bags) for bags in step)
-            self._step += 1
-            if self._step % AGREE_EVERY_STEPS == 0 and self._step < len(plan):
-                every_s = self.saving.every_s
-                is_due = every_s is not None and time.perf_counter() - last_saved >= every_s
-                stop, save = self.workers.any(self._stop(), is_due)
-                if stop or save:
-                    self._save()
-                    last_saved = time.perf_counter()
-                if stop:
-                    raise PreemptedError(
-                        f"stopped as asked in epoch {epoch} after step {self._step} of {len(plan)}; "
-                        "the same command goes on from there"
-                    )
+        mine = [rows_N[positions] for positions in plan.of_rank(self.workers.rank, self._step)]
+        with read_ahead(
+            self.bags, mine, dtype=self.train_step.dtype, device=self.device, loading=config.loading
+        ) as batches:
+            while self._step < len(plan):
+                progress = (epoch + plan.num_bags_before(self._step) / len(rows_N)) / config.epochs
+                # Not held here, so that its memory is free for the batch after the next.
+                self._train_on(next(batches), plan.num_bags(self._step), draws, progress)
+                self._step += 1
+                if self._step % AGREE_EVERY_STEPS == 0 and self._step < len(plan):
+                    every_s = self.saving.every_s
+                    is_due = every_s is not None and time.perf_counter() - last_saved >= every_s
+                    stop, save = self.workers.any(self._stop(), is_due)
+                    if stop or save:
+                        self._save()
+                        last_saved = time.perf_counter()
+                    if stop:
+                        raise PreemptedError(
+                            f"stopped as asked in epoch {epoch} after step {self._step} of {len(plan)}; "
+                            "the same command goes on from there"
+                        )
 
+        self.train_step.check(wait=True)
         totals = self.workers.sum(self._totals.values)
-        record = self._record(_Totals(totals).means(), learning_rate, momentum, started)
+        record = self._record(_Totals(totals).means(), learning_rate, self.train_step.momentum, started)
         self.history.append(record)
         self._step, self._totals = 0, _Totals()
         if record.best_epoch == epoch:
@@ -215,34 +223,12 @@ class Trainer:
         self._save()
         return record
 
-    def _train_step(self, step: Sequence[Sequence[int]], draws: Draws, progress: float) -> float | None:
-        """One optimiser step on the bags of all workers, of which this one has `step[rank]`.
-
-        The loss is the sum over this worker's bags x workers / bags of the step, so that the mean that DDP
-        takes over the workers is the mean over the bags, however unevenly they are dealt.
-        """
-        mine, num_bags = step[self.workers.rank], sum(len(bags) for bags in step)
-        if mine:
-            packed = self.bags.load(self._train_rows[list(mine)].tolist()).to(self.device)
-            step_loss = self.method.loss(packed, draws, progress)
+    def _train_on(self, packed: PackedBags, num_bags: int, draws: Draws, progress: float) -> None:
+        """One optimiser step on the bags of all workers, `num_bags`, of which this one has `packed`."""
+        mine = packed if len(packed) else None
+        step_loss = self.train_step(mine, draws, progress=progress, num_bags=num_bags)
+        if step_loss is not None:
             self._totals.add(step_loss)
-            loss = step_loss.total_B.sum() * (self.workers.world_size / num_bags)
-            if not torch.isfinite(loss):
-                raise NonFiniteError(
-                    f"the loss became {loss.item()} in epoch {len(self.history)} at bag(s) "
-                    f"{', '.join(packed.keys)}; no weight was changed by them: look for NaN or huge "
-                    "features, or lower the learning rate"
-                )
-        else:
-            loss = self.method.no_loss()
-        self.optimizer.zero_grad()
-        loss.backward()
-        if self.config.optimizer.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.config.optimizer.clip_norm)
-        self.optimizer.step()
-        if self.teacher is None or not self.teacher.is_own_network:
-            return None
-        return self.teacher.follow(self.student, progress=progress, num_bags=num_bags)
 
     def _record(
         self, means: dict[str, float], learning_rate: float, momentum: float | None, started: float
@@ -281,7 +267,7 @@ class Trainer:
         """Claim the run's folder on worker 0, and load its last checkpoint on all."""
         folder, latest = None, None
         if self.workers.rank == 0:
-            identity = {"config.json": self.config.model_dump(mode="json"), "split.json": asdict(self.split)}
+            identity = {"config.json": self.config.recipe(), "split.json": asdict(self.split)}
             folder = RunFolder(path, identity, self.saving)
             # Workers that Ray has just started again may find their predecessors still dying.
             folder.lock(wait_s=30.0 if self.workers.world_size > 1 else 0.0)
@@ -295,6 +281,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Checkpoint where the run is; the sums of an unfinished epoch are those of each worker."""
+        self.train_step.check(wait=True)
         totals = self.workers.gather(self._totals.values.tolist())
         if self.folder is None:
             return
@@ -340,7 +327,7 @@ class Trainer:
         for name, parameter in self.student.named_parameters():
             saved = {kind: tensors["optimizer"][f"{kind}.{name}"] for kind in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[parameter] = {
-                "step": tensors["optimizer"][f"step.{name}"],  # Adam counts steps on the CPU
+                "step": tensors["optimizer"][f"step.{name}"].to(self.device),
                 **{kind: value.to(self.device) for kind, value in saved.items()},
             }
 
@@ -371,8 +358,9 @@ class _Totals:
         self.values = torch.zeros(len(self.NAMES), dtype=torch.float64) if values is None else values
 
     def add(self, step: StepLoss) -> None:
-        counts = (len(step.total_B), step.num_instances, step.num_kept)
+        counts = (len(step.total_B), step.num_instances)
         sums = (
+            step.num_kept,
             step.total_B.detach().sum(),
             step.classification_B.sum(),
             step.consistency_B.sum(),
@@ -380,11 +368,11 @@ class _Totals:
             step.masked_low,
             step.masked_random,
         )
-        device = step.total_B.device
-        added = torch.cat(
-            [torch.tensor(counts, device=device), torch.stack([each.double() for each in sums])]
-        )
-        self.values = self.values.to(device) + added
+        values = torch.stack([each.double() for each in sums])
+        self.values = self.values.to(values.device)
+        for place, count in enumerate(counts):  # no copy from the host, which would wait for the device
+            self.values[place] += count
+        self.values[len(counts) :] += values
 
     def means(self) -> dict[str, float]:
         totals = dict(zip(self.NAMES, self.values.tolist(), strict=True))

@@ -25,6 +25,10 @@ class CorruptShard(DataError):
     """A shard's bytes are not those that were written; the message names shard and member."""
 
 
+class RemoteDataError(DataError):
+    """A remote file cannot be reached, read or kept; the message names its URL."""
+
+
 class SplitError(DataError):
     """A split is impossible (too few cases), or a case stands in two of its sets."""
 
@@ -47,6 +51,10 @@ class PreemptedError(MhimdistError):
 
 class NonFiniteError(MhimdistError):
     """A loss or a score became NaN or infinite; the message names the bags of the step."""
+
+
+class SubmitError(MhimdistError):
+    """A job cannot be submitted: its script is missing, or its upload is larger than Ray takes."""
 
 
 class SweepError(MhimdistError):

@@ -11,6 +11,7 @@ import torch
 
 from mhimdist import metrics
 from mhimdist.data.bags import BagSource
+from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.splits import Split
 from mhimdist.errors import NonFiniteError
 from mhimdist.models import BagModel
@@ -64,12 +65,12 @@ def predict(network: BagModel, bags: BagSource, keys: Sequence[str]) -> Predicti
     """
     device = next(network.parameters()).device
     probabilities, losses, labels = [], [], []
-    for row in bags.rows_of(keys).tolist():
-        packed = bags.load([row]).to(device)
-        output = network(packed)
-        probabilities.append(network.probabilities(output))
-        losses.append(network.classification_loss(output, packed.labels_B))
-        labels.append(packed.labels_B)
+    with read_ahead(bags, [[row] for row in bags.rows_of(keys).tolist()], device=device) as batches:
+        for packed in batches:
+            output = network(packed)
+            probabilities.append(network.probabilities(output))
+            losses.append(network.classification_loss(output, packed.labels_B))
+            labels.append(packed.labels_B)
     probabilities_NC = torch.cat(probabilities).double().cpu().numpy()
     finite_N = np.isfinite(probabilities_NC).all(axis=1)
     if not finite_N.all():

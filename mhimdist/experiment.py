@@ -44,7 +44,10 @@ class Experiment(Options):
     name: str = Field(
         "cross_validation", description="of the results' folder under runs/", pattern=r"^[\w.-]+$"
     )
-    data: str = Field("digits-c16", description="an embedded data set's name, or a folder of shards")
+    data: str = Field(
+        "digits-c16",
+        description="an embedded data set's name, a folder of shards, or its URL (s3, gs, https, ...)",
+    )
     protocol: Literal["strict", "paper", "both"] = Field(
         "strict",
         description="strict: validation cases of the training fold select; paper: the test fold does, as the "

@@ -27,7 +27,7 @@ from mhimdist.official import load_official
 from mhimdist.run_folder import Saving
 from mhimdist.workers import Workers
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 """Raised when training itself changes, so that networks of an older release are not taken for today's."""
 
 
@@ -124,7 +124,7 @@ def first_stage(
     stage = config.first_stage()
     made_of = {
         "recipe_version": RECIPE_VERSION,
-        "config": stage.model_dump(mode="json"),
+        "config": stage.recipe(),
         "data": bags.digest,
         "train": split.train,
         "validation": split.validation,

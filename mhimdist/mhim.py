@@ -3,11 +3,13 @@
 Dimensions: B bags, C classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from mhimdist import precision
 from mhimdist.config import TrainConfig
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
@@ -19,13 +21,15 @@ from mhimdist.teacher import Teacher
 
 @dataclass(frozen=True)
 class StepLoss:
-    """The losses of packed bags and what was masked; counts are of instances, scalars on the device.
+    """The losses of packed bags and what was masked; counts are of instances, scalars, all but the first on
+    the device, which nothing here waits for.
 
     Attributes:
         total_B: what the optimiser minimises, one value a bag.
         classification_B: the cross-entropy, without gradient.
         consistency_B: the consistency loss before its weight, without gradient; 0 where alpha is 0.
-        num_instances, num_kept: of whole and masked bags.
+        num_instances: of the whole bags.
+        num_kept: of the masked bags.
         masked_high, masked_low, masked_random: taken by each mask; masks overlap.
     """
 
@@ -33,14 +37,17 @@ class StepLoss:
     classification_B: Tensor
     consistency_B: Tensor
     num_instances: int
-    num_kept: int
+    num_kept: Tensor
     masked_high: Tensor
     masked_low: Tensor
     masked_random: Tensor
 
 
 class Student(nn.Module):
-    """The student as DDP wraps it: it also answers a worker that has no bag in a step."""
+    """The student as DDP wraps it: it also answers a worker that has no bag in a step.
+
+    It computes in the dtype of the features; its parameters, and their gradients, are float32.
+    """
 
     def __init__(self, network: BagModel) -> None:
         super().__init__()
@@ -50,7 +57,7 @@ class Student(nn.Module):
         """The network's output, or without bags a 0 that every parameter has a (zero) gradient of."""
         if bags is None:
             return torch.stack([parameter.sum() for parameter in self.network.parameters()]).sum() * 0
-        return self.network(bags, dropout_keys_B)
+        return precision.call(self.network, bags.features_TD.dtype, bags, dropout_keys_B)
 
 
 class MHIM:
@@ -62,11 +69,20 @@ class MHIM:
         student: BagModel,
         teacher: Teacher | None,
         parallel: nn.Module | None = None,
+        lap: Callable[[str], None] = lambda part: None,
     ) -> None:
-        """`parallel` is the `Student` that runs the network where several workers share a step."""
+        """Take the networks.
+
+        Args:
+            config: the run's settings.
+            student, teacher: the networks.
+            parallel: the `Student` that runs the network where several workers share a step.
+            lap: told the name of each part when it is over.
+        """
         self.config = config
         self.student = student
         self.teacher = teacher
+        self._lap = lap
         self.parallel = parallel or Student(student)
         weights = config.loss.class_weights
         self.class_weights_C = (
@@ -87,7 +103,9 @@ class MHIM:
         """
         seen_by_teacher = self.teacher.score(bags, draws) if self.teacher else None
         scores_TH = seen_by_teacher.scores_TH if seen_by_teacher else None
+        self._lap("teacher")
         kept, selection = mask_bags(self.config.masking, bags, scores_TH, draws, progress)
+        self._lap("mask and gather")
 
         output = self.parallel(kept, draws.keys(bags.ids_B, "student_dropout"))
         classification_B = self.student.classification_loss(output, bags.labels_B, self.class_weights_C)
@@ -102,7 +120,7 @@ class MHIM:
             classification_B=classification_B.detach(),
             consistency_B=consistency_B.detach(),
             num_instances=len(bags.features_TD),
-            num_kept=len(kept.features_TD),
+            num_kept=kept.offsets_B1[-1],
             masked_high=selection.masked_high,
             masked_low=selection.masked_low,
             masked_random=selection.masked_random,

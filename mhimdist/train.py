@@ -22,7 +22,8 @@ from rich import get_console
 
 from mhimdist import atomic, errors
 from mhimdist.config import TrainConfig
-from mhimdist.data.loader import BagShards
+from mhimdist.data.loader import open_bags
+from mhimdist.data.remote import Location, absolute
 from mhimdist.data.splits import Split
 from mhimdist.first_stage import first_stage, open_trainer
 from mhimdist.run_folder import HISTORY, Saving
@@ -61,7 +62,7 @@ class _Work:
     """What a worker is told: all of it paths and settings, on storage that every node sees."""
 
     config: TrainConfig
-    data: Path
+    data: Location
     split: Split
     folder: Path
     cache: Path
@@ -71,7 +72,7 @@ class _Work:
 
 def train(
     config: TrainConfig,
-    data: Path,
+    data: Location,
     split: Split,
     folder: Path,
     cache: Path,
@@ -88,7 +89,7 @@ def train(
     Args:
         config: of the run; `bags_per_step` and `max_instances` are of all workers together, so that their
             number changes how fast a step is and not what it learns.
-        data: folder of shards.
+        data: folder of shards, or its URL.
         split: what trains, selects and tests.
         folder: the run's own, as in `engine.Trainer`.
         cache: of first-stage networks.
@@ -108,7 +109,7 @@ def train(
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
     fewest, most = group.num_workers  # Ray takes a pair too; its annotation of its base class does not say so
-    work = _Work(config, data.resolve(), split, folder.resolve(), cache.resolve(), group, only_first_stage)
+    work = _Work(config, absolute(data), split, folder.resolve(), cache.resolve(), group, only_first_stage)
     trainer = TorchTrainer(
         _work,
         train_loop_config={"work": work},
@@ -146,7 +147,7 @@ def _work(told: dict[str, _Work]) -> None:
         return  # started again after an error that would only come again
     if work.group.gpus:
         torch.cuda.set_device(ray.train.torch.get_device())
-    bags = BagShards(work.data)
+    bags = open_bags(work.data, work.config.loading)
     how: dict[str, Any] = {
         "workers": workers,
         "saving": work.group.saving,

@@ -14,7 +14,6 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,7 +28,8 @@ from rich import get_console
 
 from mhimdist import atomic, cluster, study
 from mhimdist.config import TrainConfig
-from mhimdist.data.loader import BagShards
+from mhimdist.data.loader import BagShards, open_bags
+from mhimdist.data.remote import Location, absolute
 from mhimdist.data.splits import Split, holdout
 from mhimdist.errors import SweepError
 from mhimdist.evaluation import evaluate
@@ -54,7 +54,10 @@ class Sweep(Options):
         "(default: MHIMDIST_HOME, else ~/mhimdist)",
     )
     name: str = Field("sweep", description="of the sweep's folder under runs/", pattern=r"^[\w.-]+$")
-    data: str = Field("digits-c16", description="an embedded data set's name, or a folder of shards")
+    data: str = Field(
+        "digits-c16",
+        description="an embedded data set's name, a folder of shards, or its URL (s3, gs, https, ...)",
+    )
     num_trials: int = Field(24, ge=1, description="configurations to try, the base itself first")
     objective: str = Field(OBJECTIVE, description="what a trial is judged by; never a test metric")
     test_share: float = Field(0.35, gt=0, lt=1, description="share of the cases that the sweep never sees")
@@ -86,7 +89,7 @@ class Sweep(Options):
         return self
 
 
-def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Path) -> Path:
+def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
     """Run the trials, train the best configuration again, test it, and write the report.
 
     Under `<sweep.home>/runs/<name>` it leaves study.db, a folder a trial, result.json and report.html.
@@ -94,7 +97,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Path) -> Path:
     Args:
         sweep: how much to search, on what.
         space: what a trial changes of `sweep.train`.
-        data: folder of shards, on storage that every node sees.
+        data: folder of shards, on storage that every node sees, or its URL.
 
     Returns:
         The sweep's folder.
@@ -116,7 +119,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Path) -> Path:
     folder = _claim(sweep.home / "runs" / sweep.name, fresh=sweep.fresh)
     split.save(folder / "split.json")
     atomic.write_text(folder / "sweep.json", sweep.model_dump_json(indent=1))
-    runner = Runner(data.resolve(), split, folder.resolve(), (sweep.home / "cache" / "first_stage").resolve())
+    runner = Runner(absolute(data), split, folder.resolve(), (sweep.home / "cache" / "first_stage").resolve())
     searcher = study.search(
         space,
         first_trial,
@@ -141,7 +144,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Path) -> Path:
         reasons = "; ".join(f"trial {t.number}: {t.reason}" for t in trials if t.state == "failed")
         raise SweepError(f"no trial of {sweep.name} was completed. {reasons}")
 
-    best_config = runner.config(best.number)
+    best_config = runner.config(best.number).model_copy(update={"loading": sweep.train.loading})
     console.print(f"training the best configuration again, {sweep.final_seeds} seeds, then testing it")
     finals = _train_finals(sweep, best_config, runner, resources)
     summary = report.SweepSummary(
@@ -177,7 +180,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Path) -> Path:
 class Runner:
     """Makes the runs of a sweep, on whichever node it is sent to."""
 
-    def __init__(self, data: Path, split: Split, folder: Path, cache: Path) -> None:
+    def __init__(self, data: Location, split: Split, folder: Path, cache: Path) -> None:
         self.data, self.split, self.folder, self.cache = data, split, folder, cache
 
     def trial_folder(self, number: int) -> Path:
@@ -195,7 +198,9 @@ class Runner:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             settings = base.override(config["changes"])
-            trainer = open_trainer(settings, _open_bags(self.data), self.split, folder, self.cache)
+            trainer = open_trainer(
+                settings, open_bags(self.data, settings.loading), self.split, folder, self.cache
+            )
             for record in trainer.epochs():
                 tune.report(
                     {
@@ -218,7 +223,7 @@ class Runner:
     def run_final(self, config: TrainConfig, num_threads: int) -> tuple[report.FinalRun, report.FinalRun]:
         """Train and test a configuration, and the same network without masking beside it."""
         torch.set_num_threads(num_threads)
-        bags = _open_bags(self.data)
+        bags = open_bags(self.data, config.loading)
         trainer = open_trainer(
             config, bags, self.split, self.folder / "final" / f"seed-{config.seed}", self.cache
         )
@@ -232,12 +237,6 @@ class Runner:
         plain = first_stage(config, bags, self.split, self.cache)
         tested = evaluate(plain.network, bags, self.split)
         return final, report.FinalRun(config.seed, plain.best_epoch, tested["validation"], tested["test"], ())
-
-
-@lru_cache(maxsize=1)
-def _open_bags(folder: Path) -> BagShards:
-    """One open data set a process: a reused actor keeps its maps and what it has checked."""
-    return BagShards(folder)
 
 
 def _claim(folder: Path, *, fresh: bool) -> Path:

@@ -48,7 +48,7 @@ def coords_of(size: int) -> np.ndarray:
 def shard_folder(folder: Path, **options: Any) -> Path:
     """Shard what `write_features` wrote, into `<folder>/shards`."""
     out = folder / "shards"
-    shard(folder / "features", folder / "labels.csv", out, **{"shard_bytes": 8_000, **options})
+    shard(folder / "features", folder / "labels.csv", out, **{"shard_bytes": 10_000, **options})
     return out
 
 

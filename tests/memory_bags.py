@@ -26,7 +26,14 @@ class MemoryBags:
     def rows_of(self, keys: Sequence[str]) -> np.ndarray:
         return np.array([self.keys.index(key) for key in keys])
 
-    def load(self, rows: Sequence[int], dtype: torch.dtype = torch.float32) -> PackedBags:
+    def load(
+        self, rows: Sequence[int], dtype: torch.dtype = torch.float32, *, out: torch.Tensor | None = None
+    ) -> PackedBags:
+        if not len(rows):
+            none = torch.zeros(0, dtype=torch.int64)
+            return PackedBags(
+                self.features[0][:0].to(dtype), torch.zeros(1, dtype=torch.int64), none, none, ()
+            )
         return PackedBags.from_list(
             [self.features[row].to(dtype) for row in rows],
             self.labels_N[list(rows)].tolist(),

@@ -1,4 +1,4 @@
-"""The cluster launcher's file says what it should, in the words that the launcher knows."""
+"""The cluster launcher's files say what they should, in the words that the launcher knows."""
 
 from pathlib import Path
 
@@ -6,31 +6,54 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-FILE = Path(__file__).parent.parent / "cluster.yaml"
+ROOT = Path(__file__).parent.parent
+FILES = ["cluster.yaml", "cluster/gcp.yaml", "cluster/on-premise.yaml"]
+RENTED = FILES[:2]
 
 
-@pytest.fixture
-def config():
-    return yaml.safe_load(FILE.read_text())
+@pytest.fixture(params=FILES)
+def config(request):
+    return yaml.safe_load((ROOT / request.param).read_text())
+
+
+@pytest.fixture(params=RENTED)
+def rented(request):
+    return yaml.safe_load((ROOT / request.param).read_text())
 
 
 def test_the_launcher_accepts_it(config):
     validate_config(prepare_config(config))
 
 
+def test_every_variant_is_tested():
+    found = {"cluster.yaml", *(f"cluster/{path.name}" for path in (ROOT / "cluster").iterdir())}
+    assert found == set(FILES)
+
+
 def test_a_misspelt_field_would_be_noticed(config):
-    config["idle_timeout_minuts"] = config.pop("idle_timeout_minutes")
-    with pytest.raises(Exception, match="idle_timeout_minuts"):
+    config["setup_comands"] = config.pop("setup_commands")
+    with pytest.raises(Exception, match="setup_comands"):
         validate_config(prepare_config(config))
 
 
-def test_the_head_stays_and_spot_workers_come_from_none(config):
-    types = config["available_node_types"]
-    assert config["head_node_type"] == "head"
-    assert "InstanceMarketOptions" not in types["head"]["node_config"]
+def test_the_head_stays_and_spot_workers_come_from_none(rented):
+    types = rented["available_node_types"]
+    assert rented["head_node_type"] == "head"
     assert types["gpu_spot"]["min_workers"] == 0
     assert types["gpu_spot"]["max_workers"] >= 1
-    assert types["gpu_spot"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert types["gpu_spot"]["resources"]["GPU"] == 1
+    spot = {
+        "aws": ("InstanceMarketOptions", {"MarketType": "spot"}),
+        "gcp": ("scheduling", [{"provisioningModel": "SPOT", "onHostMaintenance": "TERMINATE"}]),
+    }
+    field, value = spot[rented["provider"]["type"]]
+    assert types["gpu_spot"]["node_config"][field] == value
+    assert field not in types["head"]["node_config"]
+
+
+def test_machines_of_ones_own_are_all_started():
+    own = yaml.safe_load((ROOT / "cluster" / "on-premise.yaml").read_text())
+    assert own["min_workers"] == own["max_workers"] == len(own["provider"]["worker_ips"])
 
 
 def test_nobody_gets_in_without_the_token(config):
@@ -47,8 +70,11 @@ def test_nobody_gets_in_without_the_token(config):
     assert "--dashboard-host=127.0.0.1" in starts[0]
 
 
-def test_home_is_on_storage_that_every_node_mounts(config):
+def test_home_is_on_storage_that_every_node_mounts(rented):
     assert any(
-        "mount -t nfs4" in line and line.endswith("/shared") for line in config["initialization_commands"]
+        "mount -t nfs4" in line and line.endswith("/shared") for line in rented["initialization_commands"]
     )
+
+
+def test_home_is_on_shared_storage(config):
     assert any("MHIMDIST_HOME=/shared/" in line for line in config["setup_commands"])

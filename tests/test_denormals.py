@@ -15,3 +15,17 @@ def test_denormals_are_zero_inside_and_numbers_again_outside():
         assert (tiny / 2 == 0).all()
     assert (tiny / 2 > 0).all()
     assert sys.float_info.min / 2 > 0
+
+
+def test_every_compute_thread_is_told():
+    """Operators share large tensors out among threads, and torch's switch is one thread's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        small = torch.full((1_000_000,), torch.finfo(torch.float32).tiny)
+        assert (small * 0.5 > 0).all()  # both threads have run
+        with flushed():
+            assert (small * 0.5 == 0).all()
+        assert (small * 0.5 > 0).all()
+    finally:
+        torch.set_num_threads(before)

@@ -215,11 +215,11 @@ def test_a_step_of_two_bags_is_the_mean_of_their_gradients(bags):
 
     trainer = Trainer(_config(bags_per_step=2), bags, bags.holdout())
     packed = bags.load([0, 1])
-    trainer.method.loss(packed, Draws(0, 0), 0.2).total_B.mean().backward()
+    trainer.train_step.method.loss(packed, Draws(0, 0), 0.2).total_B.mean().backward()
     together = [p.grad.clone() for p in trainer.student.parameters()]
     trainer.student.zero_grad()
     for row in (0, 1):
         single: PackedBags = bags.load([row])
-        (trainer.method.loss(single, Draws(0, 0), 0.2).total_B.sum() / 2).backward()
+        (trainer.train_step.method.loss(single, Draws(0, 0), 0.2).total_B.sum() / 2).backward()
     for mine, theirs in zip(together, trainer.student.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs.grad)

@@ -24,16 +24,16 @@ LAYERS = [
         "denormals",
         "ops",
     },
-    {"data", "space", "models", "masking", "losses", "metrics"},
-    {"teacher", "mhim", "evaluation", "checkpoint", "run_folder", "workers", "official"},
+    {"data", "space", "models", "masking", "losses", "metrics", "optimizer", "precision"},
+    {"teacher", "mhim", "evaluation", "checkpoint", "run_folder", "workers", "official", "step"},
     {"engine", "first_stage", "report"},
-    {"local_cluster", "cluster", "train", "unit", "experiment", "cost"},
+    {"local_cluster", "cluster", "submit", "train", "unit", "experiment", "cost"},
     {"study", "tune", "cross_validation"},
     {"ablation"},
 ]
 # The only modules that may import a heavy dependency.
 DOORS = {
-    "ray": {"tune", "study", "cluster", "train", "cross_validation"},
+    "ray": {"tune", "study", "cluster", "submit", "train", "cross_validation"},
     "optuna": {"study", "tune"},
     "triton": {"ops"},
     "nvidia": {"data"},

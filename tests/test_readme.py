@@ -88,5 +88,7 @@ def test_the_sweep_of_ones_own_slides_runs(workplace, shards):
     assert "Best trials" in _run([*command, *quick], workplace)
 
 
-def test_submitting_is_the_form_that_test_jobs_submits():
-    assert _command("ray job submit").startswith("ray job submit --working-dir . -- python jobs/tune_c16.py ")
+def test_the_job_that_is_submitted_to_a_cluster_fits_its_upload():
+    _, module, job, *options = _command("python -m mhimdist.submit").split("#")[0].split()[1:]
+    assert options == ["--data", "/shared/shards/c16"]
+    assert "to upload" in _run([sys.executable, "-m", module, "--check", job], ROOT)

@@ -74,7 +74,8 @@ def test_dropout_only_where_asked_for():
     quiet, noisy = (
         Teacher(Settings(kind="momentum", dropout=dropout), student, None) for dropout in (False, True)
     )
-    clean = student(bag).embeddings_BME
+    with torch.no_grad():
+        clean = student(bag).embeddings_BME
     assert torch.equal(quiet.score(bag, Draws(0, 0)).embeddings_BME, clean)
     first, second = (noisy.score(bag, Draws(0, epoch)).embeddings_BME for epoch in (0, 1))
     assert not torch.equal(first, clean)

@@ -104,5 +104,14 @@ class BagSource(Protocol):
     def rows_of(self, keys: Sequence[str]) -> np.ndarray:
         """Row numbers of bags, int64."""
 
-    def load(self, rows: Sequence[int], dtype: torch.dtype = torch.float32) -> PackedBags:
-        """The bags of these rows, packed, their features in `dtype`."""
+    def load(
+        self,
+        rows: Sequence[int] | np.ndarray,
+        dtype: torch.dtype = torch.float32,
+        *,
+        out: Tensor | None = None,
+    ) -> PackedBags:
+        """The bags of these rows, packed, their features in `dtype`; in `out` (T x D), if they are copied.
+
+        No rows give a batch of no bags.
+        """

@@ -26,7 +26,12 @@ EXTENSIONS = {
 }
 """The kinds of member a bag can have, with their file extensions, in the order they stand in a tar."""
 
-FEATURE_DTYPES: dict[str, np.dtype] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
+FEATURE_DTYPES: dict[str, np.dtype] = {
+    "float16": np.dtype("<f2"),
+    "bfloat16": np.dtype("<u2"),
+    "float32": np.dtype("<f4"),
+}
+"""How features are stored, by the manifest's name for it; bfloat16, which .npy does not know, as its bits."""
 NPY_HEADER_BYTES = 128  # a multiple of 64, so that array data in a tar is aligned for any vector unit
 COORDS_DTYPE = np.dtype("<i4")
 INSTANCE_LABELS_DTYPE = np.dtype("u1")
@@ -57,6 +62,11 @@ def unescape_key(key: str) -> str:
 def shard_name(index: int) -> str:
     """File name of the shard with this number, from 0."""
     return f"shard-{index:06d}.tar"
+
+
+def shard_number(name: str) -> int:
+    """The number of the shard with this file name, the inverse of `shard_name`."""
+    return int(name.removeprefix("shard-").removesuffix(".tar"))
 
 
 def index_name(shard: str) -> str:

@@ -7,16 +7,19 @@ D features.
 import math
 import mmap
 import os
+import threading
 import zlib
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mhimdist.config import Loading
 from mhimdist.data.bags import PackedBags, bag_id
 from mhimdist.data.format import (
     COORDS_DTYPE,
@@ -26,8 +29,13 @@ from mhimdist.data.format import (
     NPY_HEADER_BYTES,
     npy_header,
 )
-from mhimdist.data.manifest import Manifest
-from mhimdist.errors import ConfigError, CorruptShard, DataError, ManifestError
+from mhimdist.data.manifest import MANIFEST_NAME, Manifest, ShardFile, missing
+from mhimdist.data.remote import Location, RemoteFolder, absolute, is_remote
+from mhimdist.data.shard_cache import ShardCache
+from mhimdist.errors import ConfigError, CorruptShard, DataError, ManifestError, MhimdistError
+
+FETCHING_THREADS = 4
+"""Remote shards on their way at a time."""
 
 MAX_OPEN_SHARDS = 256
 """Shards mapped at a time: each holds a file descriptor, of which a process may have 1,024 by default."""
@@ -37,7 +45,7 @@ class BagShards:
     """The bags of a folder that `data_prep.shard` wrote.
 
     The manifest says where every array lies, so a bag is a view of a mapped file: nothing is parsed, copied
-    or unpickled to find it. The object may be pickled (it then carries only its path and opens the folder
+    or unpickled to find it. The object may be pickled (it then carries only its place and opens that
     again), inherited through a fork, and read from several threads.
 
     Attributes:
@@ -50,27 +58,37 @@ class BagShards:
         num_features: width D of the features.
         synthetic: whether the features were made up rather than computed from slides.
         digest: hash of all the manifest says, the sha256 of every shard included.
+        dtype: in which the features are stored; float32 where bags differ in it.
+        folder: where they are, as messages name it.
     """
 
-    def __init__(self, folder: str | Path, *, verify: Literal["first_read", "never"] = "first_read") -> None:
+    def __init__(
+        self,
+        folder: Location,
+        *,
+        verify: Literal["first_read", "never"] = "first_read",
+        shard_cache: ShardCache | None = None,
+    ) -> None:
         """Open a data set; only the manifest and the shards' lengths are read.
 
         Args:
-            folder: where `manifest.parquet` and the shards are.
+            folder: where `manifest.parquet` and the shards are: a folder, or a URL as `data.remote` takes
+                them, whose shards are brought to this node when they are first read.
             verify: "first_read" checks a member's crc32 and array header the first time this process
-                reads it; "never" trusts the files.
+                reads it; "never" trusts the files (those that were brought have been checked whole).
+            shard_cache: where remote shards are kept; by default a `ShardCache` as it comes.
 
         Raises:
             ManifestError: the manifest is unusable, or shards are missing, of another length, or too many.
+            RemoteDataError: a remote folder does not answer.
         """
         if verify not in ("first_read", "never"):
             raise ConfigError(f"verify: expected 'first_read' or 'never', got {verify!r}")
-        self.folder = Path(folder).absolute()
         self.verify = verify
-        manifest = Manifest.read(self.folder)
-        if faults := manifest.file_faults(self.folder):
-            listing = "; ".join(f"{name}: {what}" for name, what in faults.items())
-            raise ManifestError(f"{self.folder} does not hold the shards of its manifest: {listing}")
+        self._location, self._cache = absolute(folder), shard_cache
+        self._remote = RemoteFolder(self._location) if isinstance(self._location, str) else None
+        self.folder = self._remote.name if self._remote is not None else str(self._location)
+        manifest = self._manifest()
 
         rows = manifest.rows
         self.name = manifest.info.name
@@ -84,11 +102,13 @@ class BagShards:
         self.sizes_N = rows["num_instances"].to_numpy().astype(np.int64)
         self.ids_N = np.array([bag_id(key) for key in self.keys], dtype=np.int64)
         self.num_features = int(rows["num_features"][0].as_py())
+        stored = {getattr(torch, name) for name in rows["dtype"].unique().to_pylist()}
+        self.dtype: torch.dtype = stored.pop() if len(stored) == 1 else torch.float32
 
         self._row_of = {key: row for row, key in enumerate(self.keys)}
         self._dtypes: list[str] = rows["dtype"].to_pylist()
         self._shards: list[str] = rows["shard"].to_pylist()
-        self._shard_bytes = {shard.name: shard.bytes for shard in manifest.info.shards}
+        self._files = {shard.name: shard for shard in manifest.info.shards}
         self._members = {
             kind: {
                 part: rows[f"{kind}_{part}"].fill_null(0).to_numpy() for part in ("offset", "bytes", "crc32")
@@ -102,7 +122,24 @@ class BagShards:
         return len(self.keys)
 
     def __reduce__(self) -> tuple[Callable[[], "BagShards"], tuple[()]]:
-        return partial(BagShards, self.folder, verify=self.verify), ()
+        return partial(BagShards, self._location, verify=self.verify, shard_cache=self._cache), ()
+
+    def _manifest(self) -> Manifest:
+        if self._remote is not None:
+            try:
+                content = self._remote.read(MANIFEST_NAME)
+            except FileNotFoundError as error:
+                raise missing(str(error)) from None
+            manifest = Manifest.parse(content, f"{self.folder}/{MANIFEST_NAME}")
+            sizes = self._remote.sizes()
+            faults = {} if sizes is None else manifest.faults_of(sizes)
+        else:
+            manifest = Manifest.read(Path(self._location))
+            faults = manifest.file_faults(Path(self._location))
+        if faults:
+            listing = "; ".join(f"{name}: {what}" for name, what in faults.items())
+            raise ManifestError(f"{self.folder} does not hold the shards of its manifest: {listing}")
+        return manifest
 
     def rows_of(self, keys: Sequence[str]) -> np.ndarray:
         """Row numbers of bags, int64.
@@ -157,6 +194,41 @@ class BagShards:
             keys=tuple(self.keys[row] for row in rows_B),
         )
 
+    def fetch_ahead(self, rows: Iterable[int]) -> None:
+        """Start to bring the shards of these rows in the order of first need, several at a time.
+
+        Nothing happens where the data set is larger than the node may keep: what is fetched too early would
+        push out what is needed. An error is left for the reader to meet.
+        """
+        if (remote := self._remote) is None:
+            return
+        cache = self._shard_cache()
+        if sum(shard.bytes for shard in self._files.values()) > cache.limit_bytes:
+            return
+        waiting = iter(dict.fromkeys(self._shards[row] for row in rows))
+
+        def work() -> None:
+            with suppress(MhimdistError):
+                for name in waiting:
+                    cache.open(self._files[name], remote).close()
+
+        for number in range(FETCHING_THREADS):
+            threading.Thread(target=work, name=f"fetch-{number}", daemon=True).start()
+
+    def payload(self, row: int) -> np.ndarray:
+        """A bag's features as the .npy file that its shard holds, uint8, read-only.
+
+        Raises:
+            DataError, CorruptShard: as `load`.
+        """
+        (row,) = self._checked([row]).tolist()
+        shape = int(self.sizes_N[row]), self.num_features
+        mapped, start = self._array(row, "features", FEATURE_DTYPES[self._dtypes[row]], shape)
+        num_bytes = int(self._members["features"]["bytes"][row])
+        array = np.frombuffer(mapped, np.uint8, num_bytes, start - NPY_HEADER_BYTES)
+        array.flags.writeable = False
+        return array
+
     def coords(self, row: int) -> np.ndarray | None:
         """A bag's patch positions, int32 N x 2, read-only, in the units of its source; None without."""
         return self._side_array(row, "coords", COORDS_DTYPE, 2)
@@ -204,7 +276,7 @@ class BagShards:
         mapped = self._map(self._shards[row])
         offset, num_bytes, crc32 = (int(values_N[row]) for values_N in self._members[kind].values())
         if self.verify == "first_read" and (kind, row) not in self._verified:
-            where = f"{self.folder / self._shards[row]}: {self.keys[row]}.{EXTENSIONS[kind]}"
+            where = f"{self.folder}/{self._shards[row]}: {self.keys[row]}.{EXTENSIONS[kind]}"
             if mapped[offset : offset + NPY_HEADER_BYTES] != npy_header(dtype, shape):
                 raise CorruptShard(f"{where}: its header is not that of an array of {shape} {dtype.name}")
             with memoryview(mapped) as view, view[offset : offset + num_bytes] as payload:
@@ -221,13 +293,44 @@ class BagShards:
         """
         mapped = self._maps.get(shard)
         if mapped is None:
-            path, expected = self.folder / shard, self._shard_bytes[shard]
-            with path.open("rb") as file:
-                if (got := os.fstat(file.fileno()).st_size) != expected:
-                    raise CorruptShard(f"{path}: expected {expected} bytes, got {got}")
+            with self._open(self._files[shard]) as file:
                 # ACCESS_COPY, because torch warns of buffers that it could not write to.
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             self._maps[shard] = mapped
             for oldest in tuple(self._maps)[:-MAX_OPEN_SHARDS]:
                 self._maps.pop(oldest, None)
         return mapped
+
+    def _open(self, shard: ShardFile) -> BinaryIO:
+        if self._remote is not None:
+            cache = self._shard_cache()
+            file = cache.open(shard, self._remote)
+            # What the cache has removed for this one would keep its disk space as long as it is mapped.
+            for name in [name for name in tuple(self._maps) if not cache.path(self._files[name]).exists()]:
+                self._maps.pop(name, None)
+            return file
+        path = Path(self._location) / shard.name
+        file = path.open("rb")
+        if (got := os.fstat(file.fileno()).st_size) != shard.bytes:
+            file.close()
+            raise CorruptShard(f"{path}: expected {shard.bytes} bytes, got {got}")
+        return file
+
+    def _shard_cache(self) -> ShardCache:
+        if self._cache is None:
+            self._cache = ShardCache()
+        return self._cache
+
+
+@lru_cache(maxsize=1)
+def open_bags(location: Location, loading: Loading | None = None) -> BagShards:
+    """A data set as a configuration wants it read; one a process, which keeps its maps and what it checked.
+
+    Raises:
+        ConfigError, ManifestError, RemoteDataError: as `BagShards`.
+    """
+    loading = loading or Loading()
+    cache = None
+    if is_remote(location):
+        cache = ShardCache(loading.shard_cache, int(loading.shard_cache_gib * 2**30))
+    return BagShards(location, verify=loading.verify, shard_cache=cache)

@@ -6,7 +6,9 @@ Dimensions: N bags.
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -133,14 +135,25 @@ class Manifest:
         """
         path = folder / MANIFEST_NAME
         try:
-            # From memory: given a path, pyarrow would take a parent folder named "a=b" for a column.
-            content = pa.BufferReader(path.read_bytes())
-            table = pq.ParquetFile(content, page_checksum_verification=True).read(use_threads=False)
-            table.validate(full=True)
+            content = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
-            raise ManifestError(
-                f"no manifest at {path}: expected a folder that data_prep.shard wrote"
-            ) from None
+            raise missing(path) from None
+        except OSError as error:
+            raise ManifestError(f"{path} cannot be read: {error.strerror}") from error
+        return cls.parse(content, path)
+
+    @classmethod
+    def parse(cls, content: bytes, path: Path | str) -> "Manifest":
+        """A manifest from the bytes of its file, wherever they came from; checked as by `read`.
+
+        Raises:
+            ManifestError: as `read`; the message names `path`.
+        """
+        try:
+            # From memory: given a path, pyarrow would take a parent folder named "a=b" for a column.
+            file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+            table = file.read(use_threads=False)
+            table.validate(full=True)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise ManifestError(f"{path} cannot be read as Parquet: {error}") from error
         metadata = table.schema.metadata or {}
@@ -165,32 +178,47 @@ class Manifest:
         """The rows of a shard's bags as dicts, in the order they stand in the tar."""
         return self.rows.filter(pc.equal(self.rows["shard"], shard)).to_pylist()
 
+    def rows_by_shard(self) -> dict[str, list[dict[str, Any]]]:
+        """`rows_of_shard` of every shard, in one pass."""
+        rows: dict[str, list[dict[str, Any]]] = {shard.name: [] for shard in self.info.shards}
+        for row in self.rows.to_pylist():
+            rows[row["shard"]].append(row)
+        return rows
+
     def file_faults(self, folder: Path) -> dict[str, str]:
         """How a folder's shard files differ from the manifest's list: what is wrong, by file name.
 
         Only names and lengths are compared; the bytes are `data_prep.verify`'s and the reader's to check.
         """
+        paths = [path for path in folder.glob("shard-*.tar") if path.exists()]
+        return self.faults_of({path.name: path.stat().st_size for path in paths})
+
+    def faults_of(self, sizes: Mapping[str, int]) -> dict[str, str]:
+        """As `file_faults`, given the bytes of every file by name; files that are no shards may be among."""
         faults = {}
         for shard in self.info.shards:
-            try:
-                num_bytes = (folder / shard.name).stat().st_size
-            except FileNotFoundError:
+            num_bytes = sizes.get(shard.name)
+            if num_bytes is None:
                 faults[shard.name] = "missing"
-                continue
-            if num_bytes != shard.bytes:
+            elif num_bytes != shard.bytes:
                 faults[shard.name] = f"expected {shard.bytes} bytes, got {num_bytes}"
         listed = {shard.name for shard in self.info.shards}
-        for path in sorted(folder.glob("shard-*.tar")):
-            if path.name not in listed:
-                faults[path.name] = "not in the manifest"
+        for name in sorted(set(sizes) - listed):
+            if fnmatch(name, "shard-*.tar"):
+                faults[name] = "not in the manifest"
         return faults
+
+
+def missing(path: Path | str) -> ManifestError:
+    """The error where no manifest is found."""
+    return ManifestError(f"no manifest at {path}: expected a folder that data_prep.shard wrote")
 
 
 def _document(info: DatasetInfo) -> bytes:
     return json.dumps(info.model_dump(), sort_keys=True).encode()
 
 
-def _parse_info(document: bytes, path: Path) -> DatasetInfo:
+def _parse_info(document: bytes, path: Path | str) -> DatasetInfo:
     try:
         version = json.loads(document)["schema_version"]
     except (ValueError, LookupError, TypeError, RecursionError) as error:

@@ -1,18 +1,99 @@
-"""Which worker reads which bags in which step of an epoch."""
+"""Which worker reads which bags in which step of an epoch.
 
+Everything here is a pure function of its arguments, so that a run that was cut off, or a worker that joins
+late, finds its place without a word from anybody.
+
+Dimensions: K bags of an epoch, S steps, S1 = S + 1 offsets, N bags of the data, W workers.
+"""
+
+import bisect
 import hashlib
-import math
+import heapq
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-Plan = list[list[list[int]]]
+
+@dataclass(frozen=True, eq=False)
+class EpochPlan:
+    """The bags of every step and worker; `plan[step][rank]` lists positions in the epoch's `sizes`.
+
+    Attributes:
+        bags_K: int64 positions of the bags, step after step, in a step as they are dealt.
+        ranks_K: int64 worker of each.
+        starts_S1: int64 offsets of the steps in both; the first is 0, the last K.
+        world_size: number of workers.
+    """
+
+    bags_K: np.ndarray
+    ranks_K: np.ndarray
+    starts_S1: np.ndarray
+    world_size: int
+
+    def __len__(self) -> int:
+        return len(self.starts_S1) - 1
+
+    def __getitem__(self, step: int) -> list[list[int]]:
+        if not 0 <= step < len(self):
+            raise IndexError(f"an epoch of {len(self)} steps has no step {step}")
+        ranks: list[list[int]] = [[] for _ in range(self.world_size)]
+        part = slice(self.starts_S1[step], self.starts_S1[step + 1])
+        for bag, rank in zip(self.bags_K[part].tolist(), self.ranks_K[part].tolist(), strict=True):
+            ranks[rank].append(bag)
+        return ranks
+
+    def of_rank(self, rank: int, from_step: int = 0) -> list[np.ndarray]:
+        """The positions that a worker reads in each step, int64; none at all in some."""
+        mine_K = self.ranks_K == rank
+        starts_S1 = np.concatenate([[0], mine_K.cumsum()])[self.starts_S1]
+        return np.split(self.bags_K[mine_K], starts_S1[1:-1])[from_step:]
+
+    def num_bags(self, step: int) -> int:
+        """Bags of a step, over all workers."""
+        return int(self.starts_S1[step + 1] - self.starts_S1[step])
+
+    def num_bags_before(self, step: int) -> int:
+        """Bags of all steps before this one, over all workers."""
+        return int(self.starts_S1[step])
+
+    def loads_SW(self, sizes: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Instances of every step and worker, int64 S x W."""
+        steps_K = np.repeat(np.arange(len(self)), np.diff(self.starts_S1))
+        loads_SW = np.zeros((len(self), self.world_size), np.int64)
+        np.add.at(loads_SW, (steps_K, self.ranks_K), np.asarray(sizes, np.int64)[self.bags_K])
+        return loads_SW
 
 
 def epoch_order(num_bags: int, *, seed: int, epoch: int) -> np.ndarray:
     """A permutation of `num_bags` bags, int64: a pure function of seed and epoch."""
-    key = hashlib.blake2b(f"{seed}/{epoch}/order".encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=np.frombuffer(key, np.uint64))).permutation(num_bags)
+    return _generator(seed, epoch, "order").permutation(num_bags)
+
+
+def balanced_order(labels: Sequence[int] | np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+    """As many bags as there are, int64, with every class as often as any other.
+
+    Of N bags of C classes an epoch draws N / C of each class (one more of the first N mod C classes). A
+    class's draws run through one shuffle of its bags after another, over the ends of epochs: after any number
+    of epochs no bag of a class was drawn twice more often than another of it.
+
+    Args:
+        labels: class of each bag.
+        seed, epoch: decide the order.
+    """
+    labels_N = np.asarray(labels)
+    classes = np.unique(labels_N)
+    drawn = []
+    for number, label in enumerate(classes):
+        members = np.flatnonzero(labels_N == label)
+        quota = len(labels_N) // len(classes) + (number < len(labels_N) % len(classes))
+        first = epoch * quota
+        rounds = range(first // len(members), -(-(first + quota) // len(members)))
+        shuffles = [_generator(seed, turn, f"class {label}").permutation(members) for turn in rounds]
+        start = first - rounds.start * len(members)
+        drawn.append(np.concatenate(shuffles)[start : start + quota])
+    return np.concatenate(drawn)[epoch_order(len(labels_N), seed=seed, epoch=epoch)]
 
 
 def epoch_plan(
@@ -23,12 +104,14 @@ def epoch_plan(
     bags_per_step: int,
     max_instances: int | None = None,
     world_size: int = 1,
-) -> Plan:
-    """The bags of every step and worker: `plan[step][rank]` lists positions in `sizes`.
+    balance_labels: Sequence[int] | np.ndarray | None = None,
+) -> EpochPlan:
+    """The bags of every step and worker.
 
-    Every bag comes exactly once an epoch, every worker has the same number of steps, and a step has the same
-    bags whatever the number of workers. Within a step the largest bags are dealt out first, each to the
-    worker with the fewest instances so far; at the end of an epoch a worker may have none.
+    Every bag comes exactly once an epoch (or every class equally often), every worker has the same number of
+    steps, and a step has the same bags whatever the number of workers. Within a step the largest bags are
+    dealt out first, each to the pile with the fewest instances so far; the heaviest pile goes to the worker
+    that has had the fewest instances this epoch. In a step of few bags a worker may have none.
 
     Args:
         sizes: number of instances of each bag.
@@ -36,31 +119,79 @@ def epoch_plan(
         bags_per_step: bags of a step over all workers, at most.
         max_instances: instances of a step over all workers, at most, except where a single bag has more.
         world_size: number of workers.
+        balance_labels: classes of the bags, to draw every class equally often (`balanced_order`); None takes
+            every bag once.
     """
-    order = epoch_order(len(sizes), seed=seed, epoch=epoch)
-    return [_deal(step, sizes, world_size) for step in _steps(order, sizes, bags_per_step, max_instances)]
+    sizes_N = np.asarray(sizes, np.int64)
+    if balance_labels is None:
+        order_K = epoch_order(len(sizes_N), seed=seed, epoch=epoch)
+    else:
+        order_K = balanced_order(balance_labels, seed=seed, epoch=epoch)
+    starts_S1 = _cut(sizes_N[order_K], bags_per_step, max_instances)
+    steps_K = np.repeat(np.arange(len(starts_S1) - 1), np.diff(starts_S1))
+    # By step, in a step the largest first, of equals the lower position.
+    order_K = order_K[np.lexsort((order_K, -sizes_N[order_K], steps_K))]
+    ranks_K = _deal(sizes_N[order_K], starts_S1, world_size)
+    return EpochPlan(order_K, ranks_K, starts_S1, world_size)
 
 
-def _steps(
-    order: np.ndarray, sizes: Sequence[int] | np.ndarray, bags_per_step: int, max_instances: int | None
-) -> list[list[int]]:
-    """Cut an order into steps, each as long as both limits allow."""
-    steps: list[list[int]] = []
-    room = 0.0
-    for bag in order.tolist():
-        if not steps or len(steps[-1]) == bags_per_step or sizes[bag] > room:
-            steps.append([])
-            room = math.inf if max_instances is None else max_instances
-        steps[-1].append(bag)
-        room -= sizes[bag]
-    return steps
+def _generator(seed: int, turn: int, purpose: str) -> np.random.Generator:
+    key = hashlib.blake2b(f"{seed}/{turn}/{purpose}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=np.frombuffer(key, np.uint64)))
 
 
-def _deal(step: list[int], sizes: Sequence[int] | np.ndarray, world_size: int) -> list[list[int]]:
-    ranks: list[list[int]] = [[] for _ in range(world_size)]
-    load = [0] * world_size
-    for bag in sorted(step, key=lambda b: (-sizes[b], b)):
-        rank = load.index(min(load))
-        ranks[rank].append(bag)
-        load[rank] += int(sizes[bag])
-    return ranks
+def _cut(sizes_K: np.ndarray, bags_per_step: int, max_instances: int | None) -> np.ndarray:
+    """Offsets of the steps of an order, as few steps as both limits allow.
+
+    Under a limit of instances the steps are made about equally large: the last one would else be a rest of a
+    few bags, which cannot be dealt out evenly.
+    """
+    if max_instances is None:
+        return np.append(np.arange(0, len(sizes_K), bags_per_step), len(sizes_K))
+    sums = sizes_K.cumsum().tolist()
+    most, least = _greedy(sums, bags_per_step, max_instances), 0
+    while max_instances - least > max_instances >> 12:
+        budget = (least + max_instances) // 2
+        starts = _greedy(sums, bags_per_step, budget)
+        if len(starts) > len(most):
+            least = budget + 1
+        else:
+            most, max_instances = starts, budget
+    return np.array(most)
+
+
+def _greedy(sums: list[int], bags_per_step: int, max_instances: int) -> list[int]:
+    """Offsets of steps, each as long as both limits allow, from the running sums of the sizes."""
+    starts, before = [0], 0
+    while (start := starts[-1]) < len(sums):
+        fitting = bisect.bisect_right(sums, before + max_instances, start)
+        end = max(start + 1, min(fitting, start + bags_per_step))
+        starts.append(end)
+        before = sums[end - 1]
+    return starts
+
+
+def _deal(sizes_K: np.ndarray, starts_S1: np.ndarray, world_size: int) -> np.ndarray:
+    """The worker of every bag, given the bags by step, in a step the largest first."""
+    ranks_K = np.zeros(len(sizes_K), np.int64)
+    if world_size == 1:
+        return ranks_K
+    totals = [(0, rank) for rank in range(world_size)]  # a heap, over all steps so far
+    sizes, starts = sizes_K.tolist(), starts_S1.tolist()
+    for start, end in pairwise(starts):
+        num_piles = min(world_size, end - start)
+        piles = [(0, pile) for pile in range(num_piles)]  # a heap, of this step
+        pile_of = []
+        for size in sizes[start:end]:
+            load, pile = piles[0]
+            heapq.heapreplace(piles, (load + size, pile))
+            pile_of.append(pile)
+        rank_of = [0] * num_piles
+        # Workers that get nothing keep their place in the heap; the others get the heaviest pile first.
+        for (load, pile), (total, rank) in zip(
+            sorted(piles, reverse=True), [heapq.heappop(totals) for _ in range(num_piles)], strict=True
+        ):
+            rank_of[pile] = rank
+            heapq.heappush(totals, (total + load, rank))
+        ranks_K[start:end] = [rank_of[pile] for pile in pile_of]
+    return ranks_K

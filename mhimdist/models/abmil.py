@@ -1,11 +1,16 @@
-"""AB-MIL: attention-based pooling of instances (Ilse et al. 2018; MHIM-MIL paper, equation 1)."""
+"""AB-MIL: attention-based pooling of instances (Ilse et al. 2018; MHIM-MIL paper, equation 1).
+
+Dimensions: T instances of a batch, R of a block, B bags, E embedding width.
+"""
 
 import torch
 from torch import Tensor, nn
 
 from mhimdist import config, ops
 from mhimdist.data.bags import PackedBags
+from mhimdist.models.blocks import BagPool, runs_in_blocks
 from mhimdist.models.interface import BagModel, BagOutput, Projection
+from mhimdist.models.linear import Linear, wide
 
 
 class Attention(nn.Module):
@@ -13,19 +18,18 @@ class Attention(nn.Module):
 
     def __init__(self, settings: config.AttentionMIL) -> None:
         super().__init__()
-        self.branch = nn.Linear(settings.hidden_dim, settings.attention_dim, bias=False)
-        self.gate = (
-            nn.Linear(settings.hidden_dim, settings.attention_dim, bias=False) if settings.gated else None
-        )
-        self.score = nn.Linear(settings.attention_dim, 1, bias=False)
-        self.activation = torch.relu if settings.activation == "relu" else torch.tanh
+        width, attention_dim = settings.hidden_dim, settings.attention_dim
+        self.branch = Linear(width, attention_dim, bias=False)
+        self.gate = Linear(width, attention_dim, bias=False) if settings.gated else None
+        self.score = Linear(attention_dim, 1, bias=False)
+        self.is_relu = settings.activation == "relu"
 
     def forward(self, hidden_TE: Tensor) -> Tensor:
-        """Scores before the softmax, T x 1."""
-        attention = self.activation(self.branch(hidden_TE))
+        """Scores before the softmax, T x 1, in float32 so that they rank the instances."""
+        attention = self.branch.relu(hidden_TE) if self.is_relu else torch.tanh(self.branch(hidden_TE))
         if self.gate is not None:
             attention = attention * torch.sigmoid(self.gate(hidden_TE))
-        return self.score(attention)
+        return self.score(wide(attention))
 
 
 class AttentionMIL(BagModel):
@@ -38,11 +42,22 @@ class AttentionMIL(BagModel):
         super().__init__()
         self.projection = Projection(num_features, settings.hidden_dim, settings.dropout)
         self.attention = Attention(settings)
-        self.head = nn.Linear(settings.hidden_dim, num_classes)
+        self.head = Linear(settings.hidden_dim, num_classes)
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> BagOutput:
         """See `BagModel.forward`; one head of scores, one embedding a bag."""
-        hidden_TE = self.projection(bags, dropout_keys_B)
-        scores_TH = self.attention(hidden_TE)
-        embedding_BE = ops.segment_softmax_pool(scores_TH.squeeze(1), hidden_TE, bags.offsets_B1)
-        return BagOutput(self.head(embedding_BE), embedding_BE[:, None], scores_TH)
+        if runs_in_blocks(bags, dropout_keys_B):
+            embedding_B1E, scores_T1 = self._in_blocks(bags)
+        else:
+            hidden_TE = self.projection(bags, dropout_keys_B)
+            scores_T1 = self.attention(hidden_TE)
+            embedding_B1E = ops.segment_softmax_pool(scores_T1, hidden_TE, bags.offsets_B1)
+        return BagOutput(self.head(embedding_B1E[:, 0]), embedding_B1E, scores_T1)
+
+    def _in_blocks(self, bags: PackedBags) -> tuple[Tensor, Tensor]:
+        """The embeddings and the scores, with no more than a block of projected instances at a time."""
+        pool, scores = BagPool(bags), []
+        for rows, hidden_RE in self.projection.blocks(bags):
+            scores.append(self.attention(hidden_RE))
+            pool.add(rows, scores[-1], hidden_RE)
+        return pool.result(), torch.cat(scores)

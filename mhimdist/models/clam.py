@@ -14,6 +14,7 @@ from mhimdist import config, ops
 from mhimdist.data.bags import PackedBags
 from mhimdist.models.gated_attention import GatedAttention
 from mhimdist.models.interface import BagModel, BagOutput, Projection
+from mhimdist.models.linear import Linear, wide
 
 
 @dataclass(frozen=True)
@@ -73,17 +74,14 @@ class CLAM(BagModel):
         self.attention = GatedAttention(
             width, settings.attention_dim, num_heads=self.num_branches, dropout=settings.dropout
         )
-        self.head = nn.Linear(width, num_classes)
-        self.instance_heads = nn.ModuleList(nn.Linear(width, 2) for _ in range(num_classes))
+        self.head = Linear(width, num_classes)
+        self.instance_heads = nn.ModuleList(Linear(width, 2) for _ in range(num_classes))
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> CLAMOutput:
         """See `BagModel.forward`; no scores to mask by, one embedding for each branch."""
         hidden_TE = self.projection(bags, dropout_keys_B)
         scores_TH = self.attention(hidden_TE, bags.offsets_B1, dropout_keys_B)
-        embeddings = [
-            ops.segment_softmax_pool(scores_T, hidden_TE, bags.offsets_B1) for scores_T in scores_TH.unbind(1)
-        ]
-        embeddings_BHE = torch.stack(embeddings, dim=1)
+        embeddings_BHE = ops.segment_softmax_pool(scores_TH, hidden_TE, bags.offsets_B1)
         if self.num_branches == 1:
             logits_BC = self.head(embeddings_BHE[:, 0])
         else:
@@ -105,7 +103,7 @@ class CLAM(BagModel):
         inside, outside = [], []
         for label, instance_head in enumerate(self.instance_heads):
             branch = label if self.num_branches > 1 else 0
-            logits_IK = instance_head(hidden_NE[extremes_IH[:, branch]])
+            logits_IK = instance_head(wide(hidden_NE[extremes_IH[:, branch]]))
             inside.append(self._instance_loss(logits_IK, targets_I).mean())
             outside.append(self._instance_loss(logits_IK[:count], torch.zeros_like(targets_I[:count])).mean())
         return torch.stack(inside), torch.stack(outside)

@@ -1,6 +1,6 @@
 """DSMIL: an instance classifier beside attention to each class's top instance (Li et al. 2021).
 
-Dimensions: T instances of a batch, N of one bag, B bags, C classes, E embedding width, Q query width.
+Dimensions: T instances of a batch, R of a block, B bags, C classes, E embedding width, Q query width.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,9 @@ from torch.nn import functional
 
 from mhimdist import config, ops
 from mhimdist.data.bags import PackedBags
+from mhimdist.models.blocks import BagPool, blocks, runs_in_blocks
 from mhimdist.models.interface import BagModel, BagOutput, Projection
+from mhimdist.models.linear import Linear, linear, wide
 
 
 @dataclass(frozen=True)
@@ -40,44 +42,60 @@ class DSMIL(BagModel):
         super().__init__()
         width, query_dim = settings.hidden_dim, settings.query_dim
         self.projection = Projection(num_features, width, settings.dropout)
-        self.instance_head = nn.Linear(width, num_classes)
+        self.instance_head = Linear(width, num_classes)
         self.query = nn.Sequential(
-            nn.Linear(width, query_dim), nn.ReLU(), nn.Linear(query_dim, query_dim), nn.Tanh()
+            Linear(width, query_dim), nn.ReLU(inplace=True), Linear(query_dim, query_dim), nn.Tanh()
         )
-        self.value = nn.Linear(width, width)
+        self.value = Linear(width, width)
         self.head = nn.Conv1d(num_classes, num_classes, kernel_size=width)
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> DSMILOutput:
         """See `BagModel.forward`; one head of scores, one embedding for each class."""
-        hidden_TE = self.projection(bags, dropout_keys_B)
-        instance_logits_TC = self.instance_head(hidden_TE)
-        top_BC = ops.segment_argmax(instance_logits_TC, bags.offsets_B1)
-
-        attention_TC = self._attention(hidden_TE, top_BC, bags)
-        values_TE = functional.relu(self.value(hidden_TE))
-        embeddings = [
-            ops.segment_softmax_pool(attention_T, values_TE, bags.offsets_B1)
-            for attention_T in attention_TC.unbind(1)
-        ]
-        embeddings_BCE = torch.stack(embeddings, dim=1)
+        if runs_in_blocks(bags, dropout_keys_B):
+            hidden_TE, logits_TC, queries_TQ = self._in_blocks(bags)
+        else:
+            hidden_TE = self.projection(bags, dropout_keys_B)
+            logits_TC, queries_TQ = self._instances(hidden_TE)
+        top_BC = ops.segment_argmax(logits_TC, bags.offsets_B1)
+        attention_TC = self._attention(queries_TQ, top_BC, bags)
+        if runs_in_blocks(bags, dropout_keys_B):
+            pool = BagPool(bags)
+            for rows in blocks(bags):
+                pool.add(rows, attention_TC[rows], self.value.relu(hidden_TE[rows]))
+            embeddings_BCE = pool.result()
+        else:
+            values_TE = self.value.relu(hidden_TE)
+            embeddings_BCE = ops.segment_softmax_pool(attention_TC, values_TE, bags.offsets_B1)
         return DSMILOutput(
-            logits_BC=self.head(embeddings_BCE).squeeze(2),
+            # The convolution's kernel is as wide as the embeddings: it is a linear layer of all of them.
+            logits_BC=linear(embeddings_BCE.flatten(1), self.head.weight.flatten(1), self.head.bias),
             embeddings_BME=embeddings_BCE,
-            scores_TH=instance_logits_TC.amax(1, keepdim=True),
-            instance_logits_BC=instance_logits_TC.gather(0, top_BC),
+            scores_TH=logits_TC.amax(1, keepdim=True),
+            instance_logits_BC=logits_TC.gather(0, top_BC),
         )
 
-    def _attention(self, hidden_TE: Tensor, top_BC: Tensor, bags: PackedBags) -> Tensor:
-        """Scaled products of every query with those of its bag's top instances, before the softmax."""
-        queries_TQ = self.query(hidden_TE)
-        queries_of_bags = queries_TQ.split(bags.sizes_B.tolist())
-        scale = queries_TQ.shape[1] ** -0.5
-        return torch.cat(
-            [
-                queries_NQ @ top_CQ.T * scale
-                for queries_NQ, top_CQ in zip(queries_of_bags, queries_TQ[top_BC], strict=True)
-            ]
-        )
+    def _instances(self, hidden_TE: Tensor) -> tuple[Tensor, Tensor]:
+        """Each instance's logits, T x C, and query, T x Q, in float32: they rank and attend."""
+        return self.instance_head(wide(hidden_TE)), wide(self.query(hidden_TE))
+
+    def _in_blocks(self, bags: PackedBags) -> tuple[Tensor, Tensor, Tensor]:
+        """Projected instances, logits and queries, the blocks fresh in the cache."""
+        found = [(hidden_RE, *self._instances(hidden_RE)) for _, hidden_RE in self.projection.blocks(bags)]
+        hidden, logits, queries = zip(*found, strict=True)
+        return torch.cat(hidden), torch.cat(logits), torch.cat(queries)
+
+    def _attention(self, queries_TQ: Tensor, top_BC: Tensor, bags: PackedBags) -> Tensor:
+        """Scaled products of every query with those of its bag's top instances, before the softmax, T x C."""
+        num_bags, num_classes = top_BC.shape
+        tops_JQ = queries_TQ[top_BC.flatten()]  # J = B x C
+        products_TJ = linear(queries_TQ, tops_JQ) * queries_TQ.shape[1] ** -0.5
+        if num_bags == 1:
+            return products_TJ
+        # The products with other bags' instances are few and thrown away: no loop, and nothing to wait for.
+        row_T = torch.arange(len(queries_TQ), device=queries_TQ.device)
+        bag_T = torch.bucketize(row_T, bags.offsets_B1[1:-1], right=True)
+        column_TC = bag_T[:, None] * num_classes + torch.arange(num_classes, device=bag_T.device)
+        return products_TJ.gather(1, column_TC)
 
     def classification_loss(
         self, output: BagOutput, labels_B: Tensor, class_weights_C: Tensor | None = None

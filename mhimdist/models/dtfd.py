@@ -7,7 +7,7 @@ of one bag, C classes, E embedding width, Z distilled features of all bags.
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from mhimdist import config, ops
@@ -15,6 +15,7 @@ from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws, instance_words, mix
 from mhimdist.models.gated_attention import GatedAttention
 from mhimdist.models.interface import BagModel, BagOutput, Projection
+from mhimdist.models.linear import Linear, linear
 
 CUT_SITE = 3
 
@@ -87,9 +88,9 @@ class DTFD(BagModel):
         width, attention_dim = settings.hidden_dim, settings.attention_dim
         self.projection = Projection(num_features, width, settings.dropout, bias=False)
         self.pseudo_attention = GatedAttention(width, attention_dim)
-        self.pseudo_head = nn.Linear(width, num_classes)
+        self.pseudo_head = Linear(width, num_classes)
         self.attention = GatedAttention(width, attention_dim)
-        self.head = nn.Linear(width, num_classes)
+        self.head = Linear(width, num_classes)
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> DTFDOutput:
         """See `BagModel.forward`; no scores to mask by, one embedding a bag.
@@ -127,7 +128,7 @@ class DTFD(BagModel):
             return attended_PE
         with torch.no_grad():  # it only ranks
             attention_T = torch.cat([torch.softmax(s, 0) for s in scores_T.split(offsets_P1.diff().tolist())])
-            activation_TC = (attention_T[:, None] * hidden_TE) @ self.pseudo_head.weight.T
+            activation_TC = linear(attention_T[:, None] * hidden_TE, self.pseudo_head.weight)
             last_T1 = torch.softmax(activation_TC, dim=1)[:, -1:]
             rows = [ops.segment_argmax(last_T1, offsets_P1)]
             if self.settings.distillation == "MaxMinS":

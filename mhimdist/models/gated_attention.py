@@ -6,6 +6,7 @@ Dimensions: T instances of a batch, B1 = B + 1 offsets of B bags, E embedding wi
 import torch
 from torch import Tensor, nn
 
+from mhimdist.models.linear import Linear, wide
 from mhimdist.ops import keyed_dropout
 
 
@@ -17,14 +18,14 @@ class GatedAttention(nn.Module):
 
     def __init__(self, width: int, attention_dim: int, *, num_heads: int = 1, dropout: float = 0.0) -> None:
         super().__init__()
-        self.branch = nn.Linear(width, attention_dim)
-        self.gate = nn.Linear(width, attention_dim)
-        self.score = nn.Linear(attention_dim, num_heads)
+        self.branch = Linear(width, attention_dim)
+        self.gate = Linear(width, attention_dim)
+        self.score = Linear(attention_dim, num_heads)
         self.dropout = dropout
 
     def forward(self, hidden_TE: Tensor, offsets_B1: Tensor, dropout_keys_B: Tensor | None = None) -> Tensor:
-        """Scores before the softmax, T x H; with dropout on both branches if the bags' keys are given."""
+        """Scores before the softmax, T x H in float32; with dropout on both branches if keys are given."""
         branch, gate = torch.tanh(self.branch(hidden_TE)), torch.sigmoid(self.gate(hidden_TE))
         branch = keyed_dropout(branch, self.dropout, offsets_B1, dropout_keys_B, site=1)
         gate = keyed_dropout(gate, self.dropout, offsets_B1, dropout_keys_B, site=2)
-        return self.score(branch * gate)
+        return self.score(wide(branch * gate))

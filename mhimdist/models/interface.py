@@ -5,14 +5,16 @@ scores, M bag embeddings of a bag (1, or one for each class).
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mhimdist import ops
 from mhimdist.data.bags import PackedBags
+from mhimdist.models.blocks import blocks
+from mhimdist.models.linear import Linear, projection
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,14 @@ class Projection(nn.Module):
 
     def __init__(self, num_features: int, hidden_dim: int, dropout: float, *, bias: bool = True) -> None:
         super().__init__()
-        self.linear = nn.Linear(num_features, hidden_dim, bias=bias)
+        self.linear = Linear(num_features, hidden_dim, bias=bias)
         self.dropout = dropout
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None) -> Tensor:
         """Projected instances, T x E."""
-        linear_TE = self.linear(bags.features_TD)
-        return ops.relu_dropout(linear_TE, self.dropout, bags.offsets_B1, dropout_keys_B, inplace=True)
+        return projection(bags.features_TD, self.linear, self.dropout, bags.offsets_B1, dropout_keys_B)
+
+    def blocks(self, bags: PackedBags) -> Iterator[tuple[slice, Tensor]]:
+        """The rows of one block after the other, and their projection without dropout."""
+        for rows in blocks(bags):
+            yield rows, self.linear.relu(bags.features_TD[rows])

@@ -4,27 +4,36 @@ Dimensions: L tokens of a bag (the class token first), S tokens with padding, P 
 of a head, E = H * K width of a token.
 """
 
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from mhimdist.models.block_attention import attend, attend_both, attend_weighted
+from mhimdist.models.depthwise import depthwise
+from mhimdist.models.linear import linear
+from mhimdist.models.pseudo_inverse import PseudoInverse, inverse_times, times_inverse
 
 RESIDUAL_TAPS = 33
 
 
-def pseudo_inverse(matrix_HPP: Tensor, num_iterations: int) -> Tensor:
-    """The Moore-Penrose inverse of each head's matrix, approached by the iteration of Razavi et al. (2014).
+@dataclass(frozen=True)
+class _Landmarks:
+    """The landmarks of a bag, in float32 at least.
 
-    The start, A^T / (largest row sum x largest column sum), makes it converge. Both sums are the largest
-    over all heads, as in the authors' code, but of one bag alone, so that bags do not influence each other.
+    Attributes:
+        queries_HPK, keys_HPK: of the landmarks, each divided by the root of K for products with tokens.
+        near_HPP: softmax(Q~ K~^T).
+        class_token_H1P: the class token's row of softmax(Q K~^T).
     """
-    magnitude_HPP = matrix_HPP.abs()
-    inverse_HPP = matrix_HPP.mT / (magnitude_HPP.sum(-1).amax() * magnitude_HPP.sum(-2).amax())
-    one_PP = torch.eye(matrix_HPP.shape[-1], dtype=matrix_HPP.dtype, device=matrix_HPP.device)
-    for _ in range(num_iterations):
-        product_HPP = matrix_HPP @ inverse_HPP
-        residual_HPP = 15 * one_PP - product_HPP @ (7 * one_PP - product_HPP)
-        inverse_HPP = 0.25 * inverse_HPP @ (13 * one_PP - product_HPP @ residual_HPP)
-    return inverse_HPP
+
+    queries_HPK: Tensor
+    keys_HPK: Tensor
+    near_HPP: Tensor
+    class_token_H1P: Tensor
 
 
 class NystromAttention(nn.Module):
@@ -35,6 +44,9 @@ class NystromAttention(nn.Module):
     The landmarks Q~ and K~ are the means of P segments of the sequence, zero-padded in front to a multiple
     of P. The zeros take part in the last softmax, as in the authors' code. A depth-wise convolution of the
     values along the sequence is added.
+
+    None of the three factors' products is formed, and of the two large ones only a block at a time. What
+    concerns the landmarks alone is computed in float32 whatever the dtype of the tokens.
     """
 
     def __init__(self, width: int, num_heads: int, num_landmarks: int, pinv_iterations: int) -> None:
@@ -53,65 +65,134 @@ class NystromAttention(nn.Module):
             bias=False,
         )
 
-    def forward(self, tokens_LE: Tensor) -> tuple[Tensor, Tensor]:
-        """What every token gathers, L x E, and the class token's attention to all tokens, H x L."""
-        padded_SE, num_padding = self._pad(tokens_LE)
-        landmark_keys_HPK, inverse_HPP, spread_HPS = self._landmarks(padded_SE)
-        nearness_HLP = torch.softmax(self._queries(tokens_LE) @ landmark_keys_HPK.mT, dim=-1)
-        values_HSK = self._values(padded_SE)
+    def forward(self, *tokens_LE: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What every token gathers, L x E, and the class token's attention to all tokens, H x L.
 
-        # From right to left: the products of two of the large factors are never formed.
-        gathered_HLK = nearness_HLP @ (inverse_HPP @ (spread_HPS @ values_HSK))
-        gathered_HLK = gathered_HLK + self.residual(values_HSK[None, :, num_padding:])[0]
-        attention_HS = (nearness_HLP[:, :1] @ inverse_HPP @ spread_HPS).squeeze(1)
-        return self.output(gathered_HLK.transpose(0, 1).flatten(1)), attention_HS[:, num_padding:]
+        The attention, by which a teacher scores, is formed where gradients are off, and is None elsewhere.
 
-    def class_token(self, tokens_LE: Tensor) -> tuple[Tensor, Tensor]:
+        Args:
+            tokens_LE: the sequence, whole or in parts.
+        """
+        gathered, attention_HL = self.in_blocks(sum(map(len, tokens_LE)), tokens_LE)
+        return torch.cat(list(gathered)), attention_HL
+
+    def in_blocks(
+        self, num_tokens: int, tokens_LE: Iterable[Tensor], rows_at_once: int | None = None
+    ) -> tuple[Iterator[Tensor], Tensor | None]:
+        """As `forward`, of a sequence that comes and goes in parts.
+
+        Args:
+            num_tokens: L.
+            tokens_LE: parts of the sequence, of any size.
+            rows_at_once: most tokens of a part that is given, by default all; where there are to be several
+                parts, the first is what the class token gathers.
+        """
+        padded_SE, num_padding = self._pad(num_tokens, tokens_LE)
+        dtype = padded_SE.dtype
+        marks = self._landmarks(padded_SE, num_padding)
+        queries_HPK = marks.queries_HPK.to(dtype)
+        keys_HSK, values_HSK = self._project(padded_SE, 1), self._project(padded_SE, 2)
+        attention_HL = None
+        if torch.is_grad_enabled():
+            spread_HPK = attend(queries_HPK, keys_HSK, values_HSK).to(marks.near_HPP.dtype)
+            mixed_HPK = inverse_times(marks.near_HPP, spread_HPK, self.pinv_iterations)
+        else:
+            inverse = PseudoInverse(marks.near_HPP, self.pinv_iterations)
+            weights_HP = inverse.after(marks.class_token_H1P).squeeze(1)
+            spread_HPK, attention_HS = attend_both(weights_HP, queries_HPK, keys_HSK, values_HSK)
+            mixed_HPK = inverse.times(spread_HPK.to(weights_HP.dtype))
+            attention_HL = attention_HS[:, num_padding:]
+
+        def gathered() -> Iterator[Tensor]:
+            for start, stop in _ranges(num_padding, len(padded_SE), rows_at_once):
+                queries_HRK = self._project(padded_SE[start:stop], 0)
+                gathered_HRK = attend(queries_HRK, marks.keys_HPK.to(dtype), mixed_HPK.to(dtype))
+                gathered_RE = gathered_HRK.transpose(0, 1).flatten(1) + self._residual(
+                    values_HSK, start, stop
+                )
+                yield linear(gathered_RE, self.output.weight, self.output.bias)
+
+        return gathered(), attention_HL
+
+    def class_token(self, *tokens_LE: Tensor) -> tuple[Tensor, Tensor]:
         """What the class token alone gathers, 1 x E, and its attention, H x L, as `forward` gives them.
 
         One row of the attention is enough, and it meets the tokens before the values' projection: no other
         token's query or value is formed.
         """
-        padded_SE, num_padding = self._pad(tokens_LE)
-        landmark_keys_HPK, inverse_HPP, spread_HPS = self._landmarks(padded_SE)
-        nearness_H1P = torch.softmax(self._queries(tokens_LE[:1]) @ landmark_keys_HPK.mT, dim=-1)
-        attention_HS = (nearness_H1P @ inverse_HPP @ spread_HPS).squeeze(1)
+        return self.class_token_of(sum(map(len, tokens_LE)), tokens_LE)
 
+    def class_token_of(self, num_tokens: int, tokens_LE: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+        """As `class_token`, of a sequence of L tokens that comes in parts."""
+        padded_SE, num_padding = self._pad(num_tokens, tokens_LE)
+        marks = self._landmarks(padded_SE, num_padding)
+        weights_H1P = times_inverse(marks.class_token_H1P, marks.near_HPP, self.pinv_iterations)
+        attention_HS = attend_weighted(
+            weights_H1P.squeeze(1), marks.queries_HPK.to(padded_SE.dtype), self._project(padded_SE, 1)
+        )
         value_HKE = self.qkv.weight.chunk(3)[2].unflatten(0, (self.num_heads, -1))
-        gathered_HK = torch.einsum("hke,he->hk", value_HKE, attention_HS @ padded_SE)
+        context_HE = (attention_HS.to(padded_SE.dtype) @ padded_SE).to(value_HKE.dtype)
+        gathered_HK = torch.einsum("hke,he->hk", value_HKE, context_HE)
         # Of the convolution's window only the half from the class token on holds values.
-        window_HWK = self._values(tokens_LE[: RESIDUAL_TAPS // 2 + 1])
-        taps_HW = self.residual.weight[:, 0, RESIDUAL_TAPS // 2 :, 0][:, : window_HWK.shape[1]]
+        window_WE = padded_SE[num_padding:][: RESIDUAL_TAPS // 2 + 1]
+        window_HWK = self._project(window_WE, 2).to(value_HKE.dtype)
+        taps_HW = self.residual.weight[:, 0, RESIDUAL_TAPS // 2 :, 0][:, : len(window_WE)]
         gathered_HK = gathered_HK + torch.einsum("hw,hwk->hk", taps_HW, window_HWK)
-        return self.output(gathered_HK.reshape(1, -1)), attention_HS[:, num_padding:]
+        gathered_1E = gathered_HK.reshape(1, -1).to(padded_SE.dtype)
+        output_1E = linear(gathered_1E, self.output.weight, self.output.bias)
+        return output_1E, attention_HS[:, num_padding:]
 
-    def _pad(self, tokens_LE: Tensor) -> tuple[Tensor, int]:
-        num_padding = -len(tokens_LE) % self.num_landmarks
-        return functional.pad(tokens_LE, (0, 0, num_padding, 0)), num_padding
+    def _pad(self, num_tokens: int, tokens_LE: Iterable[Tensor]) -> tuple[Tensor, int]:
+        """The whole sequence with zeros in front, and their number."""
+        num_padding = -num_tokens % self.num_landmarks
+        parts = iter(tokens_LE)
+        first_LE = next(parts)
+        zeros = first_LE.new_zeros(num_padding, first_LE.shape[1])
+        if torch.is_grad_enabled():
+            return torch.cat([zeros, first_LE, *parts]), num_padding
+        padded_SE = first_LE.new_empty(num_padding + num_tokens, first_LE.shape[1])
+        start = 0
+        for part_LE in chain([zeros, first_LE], parts):
+            padded_SE[start : start + len(part_LE)] = part_LE
+            start += len(part_LE)
+        return padded_SE, num_padding
 
-    def _landmarks(self, padded_SE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The landmarks' keys (H x P x K), the inverse of their attention to each other (H x P x P), and
-        their attention to the tokens (H x P x S).
-        """
+    def _landmarks(self, padded_SE: Tensor, num_padding: int) -> _Landmarks:
         # The projections are linear, without bias: the mean first, so that P rows are projected, not S.
         means_PE = padded_SE.unflatten(0, (self.num_landmarks, -1)).mean(1)
-        queries_HPK, keys_HPK = self._queries(means_PE), self._keys(means_PE)
-        near_HPP = torch.softmax(queries_HPK @ keys_HPK.mT, dim=-1)
-        spread_HPS = torch.softmax(queries_HPK @ self._keys(padded_SE).mT, dim=-1)
-        return keys_HPK, pseudo_inverse(near_HPP, self.pinv_iterations), spread_HPS
+        exact = torch.promote_types(padded_SE.dtype, torch.float32)
+        means_PE, token_1E = means_PE.to(exact), padded_SE[num_padding : num_padding + 1].to(exact)
+        queries_HPK, keys_HPK = self._project(means_PE, 0), self._project(means_PE, 1)
+        scale = queries_HPK.shape[-1] ** -0.5
+        scaled_HPK = keys_HPK * scale
+        return _Landmarks(
+            queries_HPK=queries_HPK * scale,
+            keys_HPK=scaled_HPK,
+            near_HPP=torch.softmax(queries_HPK @ scaled_HPK.mT, dim=-1),
+            class_token_H1P=torch.softmax(self._project(token_1E, 0) @ scaled_HPK.mT, dim=-1),
+        )
 
-    def _queries(self, tokens_LE: Tensor) -> Tensor:
-        """H x L x K, divided by the root of K for the products with keys."""
-        queries_HLK = self._project(tokens_LE, 0)
-        return queries_HLK * queries_HLK.shape[-1] ** -0.5
-
-    def _keys(self, tokens_LE: Tensor) -> Tensor:
-        return self._project(tokens_LE, 1)
-
-    def _values(self, tokens_LE: Tensor) -> Tensor:
-        return self._project(tokens_LE, 2)
+    def _residual(self, values_HSK: Tensor, start: int, stop: int) -> Tensor:
+        """The convolution of the values along the sequence, the rows from start to stop."""
+        first = max(start - RESIDUAL_TAPS // 2, 0)
+        values_WE = values_HSK[:, first : stop + RESIDUAL_TAPS // 2].transpose(0, 1).flatten(1)
+        kernel_EJ1 = self.residual.weight[:, 0].repeat_interleave(values_HSK.shape[-1], dim=0)
+        convolved_WE = depthwise(values_WE[:, None], kernel_EJ1.to(values_WE.dtype)).squeeze(1)
+        return convolved_WE[start - first : stop - first]
 
     def _project(self, tokens_LE: Tensor, part: int) -> Tensor:
         """Tokens by the query (0), key (1) or value (2) weights, cut into heads, H x L x K."""
-        projected_LE = functional.linear(tokens_LE, self.qkv.weight.chunk(3)[part])
+        projected_LE = linear(tokens_LE, self.qkv.weight.chunk(3)[part])
         return projected_LE.unflatten(1, (self.num_heads, -1)).transpose(0, 1)
+
+
+def _ranges(start: int, stop: int, rows_at_once: int | None) -> Iterator[tuple[int, int]]:
+    """The first row alone if there are to be several ranges, then ranges of equal size, as far as can be."""
+    if rows_at_once is None or stop - start <= rows_at_once:
+        yield start, stop
+        return
+    yield start, start + 1
+    num_ranges = math.ceil((stop - start - 1) / rows_at_once)
+    size = math.ceil((stop - start - 1) / num_ranges)
+    for first in range(start + 1, stop, size):
+        yield first, min(first + size, stop)

@@ -1,10 +1,11 @@
 """Max- and mean-pooling: the logits of a bag are the largest (the mean) of its instances' logits."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mhimdist import config, ops
 from mhimdist.data.bags import PackedBags
 from mhimdist.models.interface import BagModel, BagOutput, Projection
+from mhimdist.models.linear import Linear, wide
 
 
 class PoolingMIL(BagModel):
@@ -13,12 +14,12 @@ class PoolingMIL(BagModel):
     def __init__(self, settings: config.Pooling, num_features: int, num_classes: int) -> None:
         super().__init__()
         self.projection = Projection(num_features, settings.hidden_dim, settings.dropout)
-        self.head = nn.Linear(settings.hidden_dim, num_classes)
+        self.head = Linear(settings.hidden_dim, num_classes)
         self.pool = ops.segment_max if settings.name == "max_pooling" else ops.segment_mean
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> BagOutput:
         """See `BagModel.forward`; the embedding is the mean of the projected instances."""
         hidden_TE = self.projection(bags, dropout_keys_B)
-        logits_BC = self.pool(self.head(hidden_TE), bags.offsets_B1)
-        embedding_BE = ops.segment_mean(hidden_TE, bags.offsets_B1)
+        logits_BC = self.pool(self.head(wide(hidden_TE)), bags.offsets_B1)
+        embedding_BE = ops.segment_mean(wide(hidden_TE), bags.offsets_B1)
         return BagOutput(logits_BC, embedding_BE[:, None], None)

@@ -5,6 +5,8 @@ of a token, H heads.
 """
 
 import math
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +14,15 @@ from torch.nn import functional
 
 from mhimdist import config
 from mhimdist.data.bags import PackedBags
+from mhimdist.models.depthwise import depthwise
 from mhimdist.models.interface import BagModel, BagOutput, Projection
+from mhimdist.models.linear import Linear, wide
 from mhimdist.models.nystrom import NystromAttention
 from mhimdist.ops import keyed_dropout
 
 LARGEST_KERNEL = 7
+ROWS = 1024
+"""Tokens of a part where no gradient is asked for: of what is formed on the way no more is held."""
 
 
 class PositionEncoding(nn.Module):
@@ -34,22 +40,46 @@ class PositionEncoding(nn.Module):
         The square has sides of ceil(sqrt(N)) and is completed by the first tokens again. One smaller than
         7 x 7 is filled up with zero tokens to 49, which are then laid out as 7 x 7: its own layout is lost.
         """
+        return torch.cat(list(self.in_blocks(tokens_NE)))
+
+    def in_blocks(self, tokens_NE: Tensor, rows_at_once: int | None = None) -> Iterator[Tensor]:
+        """As `forward`, in parts of whole rows of the square.
+
+        Args:
+            tokens_NE: as they come.
+            rows_at_once: about so many tokens to a part; by default all.
+        """
         num_tokens = len(tokens_NE)
         side = math.ceil(math.sqrt(num_tokens))
-        square_SE = torch.cat([tokens_NE, tokens_NE[: side**2 - num_tokens]])
+        kernel_EJI, bias_E = self._merged(tokens_NE.dtype)
         if side < LARGEST_KERNEL:
-            side = LARGEST_KERNEL
-            square_SE = functional.pad(square_SE, (0, 0, 0, side**2 - len(square_SE)))
-        # The convolutions are linear: one of their summed kernels does the work of all.
-        kernel = (
+            square_SE = torch.cat([tokens_NE, tokens_NE[: side**2 - num_tokens]])
+            square_SE = functional.pad(square_SE, (0, 0, 0, LARGEST_KERNEL**2 - len(square_SE)))
+            encoded = depthwise(square_SE.unflatten(0, (LARGEST_KERNEL, -1)), kernel_EJI, bias_E)
+            yield encoded.flatten(0, 1)[:num_tokens] + tokens_NE
+            return
+        height = side if rows_at_once is None else max(rows_at_once // side, 1)
+        halo = LARGEST_KERNEL // 2
+        for top in range(0, math.ceil(num_tokens / side), height):
+            first, last = max(top - halo, 0), min(top + height + halo, side)
+            around_SE = tokens_NE[first * side : last * side]
+            missing = (last - first) * side - len(around_SE)
+            if missing:
+                around_SE = torch.cat([around_SE, tokens_NE[:missing]])
+            encoded = depthwise(around_SE.unflatten(0, (-1, side)), kernel_EJI, bias_E)[top - first :]
+            own_RE = tokens_NE[top * side : (top + height) * side]
+            yield encoded.flatten(0, 1)[: len(own_RE)] + own_RE
+
+    def _merged(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The convolutions are linear: one of their summed kernels and biases does the work of all."""
+        kernel_E1JI = (
             self.conv7.weight
             + functional.pad(self.conv5.weight, (1, 1, 1, 1))
             + functional.pad(self.conv3.weight, (2, 2, 2, 2))
         )
-        bias_E = torch.stack([conv.get_parameter("bias") for conv in self.children()]).sum(0)
-        grid = square_SE.T.unflatten(1, (side, side))
-        encoded = functional.conv2d(grid[None], kernel, bias_E, padding=3, groups=len(kernel))[0]
-        return tokens_NE + encoded.flatten(1).T[:num_tokens]
+        convs = (self.conv7, self.conv5, self.conv3)
+        bias_E = torch.stack([conv.bias for conv in convs if conv.bias is not None]).sum(0)
+        return kernel_E1JI.squeeze(1).to(dtype), bias_E.to(dtype)
 
 
 class Layer(nn.Module):
@@ -64,15 +94,40 @@ class Layer(nn.Module):
         self.dropout = settings.attention_dropout
         self.site = site
 
-    def forward(self, tokens_LE: Tensor, dropout_key_1: Tensor | None) -> tuple[Tensor, Tensor]:
-        """All tokens after the layer, L x E, and the class token's attention, H x L."""
-        gathered_LE, attention_HL = self.attention(self.norm(tokens_LE))
-        return tokens_LE + self._drop(gathered_LE, dropout_key_1), attention_HL
+    def forward(
+        self, token_1E: Tensor, instances_NE: Tensor, dropout_key_1: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The class token and the instances after the layer, and the attention of `NystromAttention`.
 
-    def class_token(self, tokens_LE: Tensor, dropout_key_1: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The class token alone after the layer, 1 x E, and its attention, H x L."""
-        gathered_1E, attention_HL = self.attention.class_token(self.norm(tokens_LE))
-        return tokens_LE[:1] + self._drop(gathered_1E, dropout_key_1), attention_HL
+        Where gradients are off and nothing is dropped, the instances are changed in place, part by part.
+        """
+        in_place = not torch.is_grad_enabled() and dropout_key_1 is None
+        tokens = self._normalised(token_1E, instances_NE.split(ROWS) if in_place else [instances_NE])
+        gathered, attention_HL = self.attention.in_blocks(
+            1 + len(instances_NE), tokens, ROWS if in_place else None
+        )
+        first_LE = next(gathered)
+        if not in_place or len(first_LE) > 1:
+            gathered_LE = self._drop(first_LE, dropout_key_1)
+            gathered_1E, gathered_NE = gathered_LE.split([1, len(instances_NE)])
+            return token_1E + gathered_1E, instances_NE + gathered_NE, attention_HL
+        start = 0
+        for gathered_RE in gathered:
+            instances_NE[start : start + len(gathered_RE)] += gathered_RE
+            start += len(gathered_RE)
+        return token_1E + first_LE, instances_NE, attention_HL
+
+    def class_token(
+        self, token_1E: Tensor, num_instances: int, instances: Iterable[Tensor], dropout_key_1: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The class token alone after the layer, 1 x E, and its attention, H x L; the instances in parts."""
+        tokens = self._normalised(token_1E, instances)
+        gathered_1E, attention_HL = self.attention.class_token_of(1 + num_instances, tokens)
+        return token_1E + self._drop(gathered_1E, dropout_key_1), attention_HL
+
+    def _normalised(self, token_1E: Tensor, instances: Iterable[Tensor]) -> Iterator[Tensor]:
+        for tokens_RE in chain([token_1E], instances):
+            yield normalise(self.norm, tokens_RE)
 
     def _drop(self, values_LE: Tensor, dropout_key_1: Tensor | None) -> Tensor:
         offsets_2 = torch.arange(2, device=values_LE.device) * len(values_LE)
@@ -84,7 +139,8 @@ class TransMIL(BagModel):
 
     The MHIM variant: its class token starts from N(0, 1) (MHIM-MIL paper, equations 2 and 3). Instances are
     scored by the class token's attention in each head, the product of the Nystrom factors, which has no
-    softmax of its own and may be negative. The result depends on the order of the instances.
+    softmax of its own and may be negative; they are formed where gradients are off, as a teacher's are. The
+    result depends on the order of the instances.
 
     Bags run one after the other. With 1,024 features, width 512 and two classes it has 2,672,146 parameters.
     """
@@ -99,7 +155,7 @@ class TransMIL(BagModel):
         self.position = PositionEncoding(width)
         self.layer2 = Layer(settings, site=2)
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, num_classes)
+        self.head = Linear(width, num_classes)
 
     def initialize(self, generator: torch.Generator) -> None:
         """As every model, and the class token from N(0, 1)."""
@@ -113,13 +169,24 @@ class TransMIL(BagModel):
         keys = dropout_keys_B.split(1) if dropout_keys_B is not None else [None] * len(bags)
         embeddings, scores = zip(*map(self._embed, hidden, keys), strict=True)
         embeddings_BE = torch.cat(embeddings)
-        return BagOutput(self.head(embeddings_BE), embeddings_BE[:, None], torch.cat(scores))
+        scores_TH = None if torch.is_grad_enabled() else torch.cat(scores)
+        return BagOutput(self.head(embeddings_BE), embeddings_BE[:, None], scores_TH)
 
-    def _embed(self, hidden_NE: Tensor, dropout_key_1: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _embed(self, hidden_NE: Tensor, dropout_key_1: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The embedding of one bag, 1 x E, and the scores of its instances, N x H."""
-        tokens_LE = torch.cat([self.class_token, hidden_NE])
-        tokens_LE, attention1_HL = self.layer1(tokens_LE, dropout_key_1)
-        tokens_LE = torch.cat([tokens_LE[:1], self.position(tokens_LE[1:])])
-        token_1E, attention2_HL = self.layer2.class_token(tokens_LE, dropout_key_1)
+        token_1E, tokens_NE, attention1_HL = self.layer1(
+            self.class_token.to(hidden_NE.dtype), hidden_NE, dropout_key_1
+        )
+        encoded = self.position.in_blocks(tokens_NE, None if torch.is_grad_enabled() else 4 * ROWS)
+        token_1E, attention2_HL = self.layer2.class_token(token_1E, len(tokens_NE), encoded, dropout_key_1)
+        embedding_1E = normalise(self.norm, wide(token_1E))
         attention_HL = (attention1_HL, attention2_HL)[self.score_layer]
-        return self.norm(token_1E), attention_HL[:, 1:].T
+        return embedding_1E, None if attention_HL is None else attention_HL[:, 1:].T
+
+
+def normalise(norm: nn.LayerNorm, tokens_LE: Tensor) -> Tensor:
+    """Layer normalisation in the tokens' dtype, its statistics in float32 at least."""
+    dtype = tokens_LE.dtype
+    return functional.layer_norm(
+        tokens_LE, norm.normalized_shape, norm.weight.to(dtype), norm.bias.to(dtype), norm.eps
+    )

@@ -199,7 +199,7 @@ def test_other_columns_are_refused(tmp_path: Path) -> None:
         ("num_instances", 0, "'b%2E' has no instances"),
         ("num_instances", 2**62, "'b%2E' has a coords member that its instances do not fill"),
         ("num_features", 5, "is of another width"),
-        ("dtype", "object", "'b%2E' has a dtype other than float16, float32"),
+        ("dtype", "object", "'b%2E' has a dtype other than float16, bfloat16, float32"),
         ("dtype", "float32", "'b%2E' has a features member that its instances do not fill"),
         ("features_offset", -1, "'b%2E' has a features member that reaches outside its shard"),
         ("features_offset", 10_100, "'b%2E' has a features member that reaches outside its shard"),

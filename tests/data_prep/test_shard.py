@@ -19,7 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
+from data_prep import plan as plan_module
 from data_prep import shard as shard_module
+from data_prep.plan import PlannedBag
 from data_prep.shard import main, shard
 from mhimdist.command import run
 from mhimdist.data.format import escape_key, unescape_key
@@ -95,11 +97,10 @@ def test_what_is_recorded(tmp_path: Path) -> None:
     (path,) = (tmp_path / "out").glob("*.tar")
     with tarfile.open(path) as tar:
         said = {key: json.load(tar.extractfile(f"{key}.json")) for key in ("a", "b")}
-    common = {"encoder": None, "patch_size": None}
-    assert said == {
-        "a": {"slide": "a", "case": "a", "label": "1", "source": "a.pt", "encoder": "uni", "patch_size": 256},
-        "b": {"slide": "b", "case": "b", "label": "10", "source": "b.npy"} | common,
-    }
+    common = {"dtype": "float16", "level": None}
+    a = {"slide": "a", "case": "a", "label": "1", "source": "a.pt", "encoder": "uni", "patch_size": 256}
+    b = {"slide": "b", "case": "b", "label": "10", "source": "b.npy", "encoder": None, "patch_size": None}
+    assert said == {"a": a | common, "b": b | common}
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -113,7 +114,7 @@ def test_what_is_recorded(tmp_path: Path) -> None:
     ),
     column_major=st.booleans(),
     as_pt=st.booleans(),
-    stored=st.sampled_from(["float16", "float32"]),
+    stored=st.sampled_from(["float16", "bfloat16", "float32"]),
 )
 def test_any_float_in_any_layout_comes_back(
     array: np.ndarray, column_major: bool, as_pt: bool, stored: str, tmp_path_factory
@@ -128,7 +129,8 @@ def test_any_float_in_any_layout_comes_back(
         np.save(folder / "features/a.npy", np.asfortranarray(array))
     shard(folder / "features", folder / "labels.csv", folder / "out", dtype=stored)
     batch = BagShards(folder / "out").load([0], torch.float64)
-    assert batch.features_TD.tolist() == native.astype(np.float64).tolist()
+    expected_ND = torch.from_numpy(native).to(getattr(torch, stored))
+    assert torch.equal(batch.features_TD, expected_ND.double())
 
 
 # webdataset leaves the tar open.
@@ -236,7 +238,7 @@ def test_slides_and_features_must_match(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"dtype": "bfloat16"}, "dtype: expected float16 or float32, got 'bfloat16'"),
+        ({"dtype": "int8"}, "dtype: expected float16 or bfloat16 or float32, got 'int8'"),
         ({"shard_bytes": 0}, "shard_bytes: expected at least 1, got 0"),
     ],
 )
@@ -265,15 +267,15 @@ def test_an_impossible_name_is_refused_before_any_work(
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_features(tmp_path) and tmp_path
-    read, calls = shard_module.read_features, []
+    read, calls = plan_module._read, []
 
-    def interrupted(path: Path):
-        calls.append(path)
+    def interrupted(bag: PlannedBag, stop: object):
+        calls.append(bag)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return read(path)
+        return read(bag, stop)
 
-    monkeypatch.setattr(shard_module, "read_features", interrupted)
+    monkeypatch.setattr(plan_module, "_read", interrupted)
     with pytest.raises(SystemExit) as exit_info:
         run(partial(main, arguments(folder)))
     assert exit_info.value.code == 130
@@ -282,11 +284,11 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_sigterm_leaves_nothing(tmp_path: Path) -> None:
     folder = write(tmp_path)
-    stuck = "import data_prep.sources as s, time, runpy; s.read_features = lambda path: time.sleep(100);"
+    stuck = "import data_prep.plan as p, time, runpy; p._read = lambda bag, stop: time.sleep(100);"
     program = f"{stuck} runpy.run_module('data_prep.shard', run_name='__main__')"
     with subprocess.Popen([sys.executable, "-c", program, *arguments(folder)], cwd=ROOT) as process:
         deadline = time.monotonic() + 60
-        while not list(folder.glob(".sharding-*")) and time.monotonic() < deadline:
+        while not list(folder.glob(".shards.sharding/shards/.*.part")) and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 128 + signal.SIGTERM

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.sources import SlideLabel, class_order, find_features, read_features, read_labels, some
-from mhimdist.errors import DataError, LabelError
+from data_prep import sources
+from data_prep.sources import SUFFIXES, SlideFeatures, Source, family_of, some
+from mhimdist.errors import DataError
 
 FEATURES = np.arange(12, dtype=np.float32).reshape(3, 4)
 
@@ -27,6 +28,10 @@ def _nothing_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     yield
     assert not Path("executed").exists()
+
+
+def read_features(path: Path) -> SlideFeatures:
+    return sources.read_features(Source(path, family_of(path) or SUFFIXES[path.suffix]))
 
 
 def npy(value: object) -> Path:
@@ -221,112 +226,7 @@ def test_compressed_records_are_not_inflated() -> None:
 def test_side_arrays_that_do_not_fit_are_refused(kind: str, value: np.ndarray, message: str) -> None:
     np.save(f"s.{kind}.npy", value)
     with pytest.raises(DataError, match=message):
-        read_features(npy(FEATURES))
-
-
-def test_features_are_found_by_slide() -> None:
-    for name in ("a.pt", "b.c.npy", "b.c.coords.npy", "b.c.instance_labels.npy", "notes.txt", ".hidden"):
-        Path(name).touch()
-    Path("folder.pt").mkdir()
-    assert find_features(Path()) == {"a": Path("a.pt"), "b.c": Path("b.c.npy")}
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        ((), r"no \.pt or \.npy file in \.; it holds nothing"),
-        (("x.h5", "y.h5"), r"no \.pt or \.npy file in \.; it holds 'x.h5', 'y.h5'"),
-        (("a.pt", "a.npy"), r"two files of features for one slide: a\.npy and a\.pt"),
-        (("a.npy", "b.coords.npy"), r"b\.coords\.npy belongs to no b\.npy"),
-        (("a.pt", "a.coords.npy"), r"a\.coords\.npy belongs to no a\.npy"),
-    ],
-)
-def test_a_folder_that_is_ambiguous_is_refused(names: tuple[str, ...], message: str) -> None:
-    for name in names:
-        Path(name).touch()
-    with pytest.raises(DataError, match=message):
-        find_features(Path())
-
-
-def test_a_missing_folder_is_named() -> None:
-    with pytest.raises(DataError, match="no folder of features at nowhere"):
-        find_features(Path("nowhere"))
-
-
-@pytest.mark.parametrize(
-    ("table", "expected"),
-    [
-        ("slide,label\na,x\nb,y\n", [("a", "a", "x"), ("b", "b", "y")]),
-        ("label,case,slide\nx,p,a\ny,p,b", [("a", "p", "x"), ("b", "p", "y")]),
-        (
-            "\ufeffSlide_ID , LABEL,Patient\r\n\r\na, 1 ,p\r\n,,\r\nb,0,q\r\n",
-            [("a", "p", "1"), ("b", "q", "0")],
-        ),
-        ('slide,label,stain\n"a, b","x ""y""",HE\n', [("a, b", "a, b", 'x "y"')]),
-    ],
-)
-def test_tables_of_labels(table: str, expected: list[tuple[str, str, str]]) -> None:
-    Path("labels.csv").write_bytes(table.encode())
-    assert read_labels(Path("labels.csv")) == [SlideLabel(*row) for row in expected]
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        (b"", "expected a header and at least one slide, got 0 lines"),
-        (b"slide,label\n", "expected a header and at least one slide, got 1 lines"),
-        (b"a,x\nb,y\n", r"expected one column named slide or .*, got the header \['a', 'x'\]"),
-        (b"slide,slide_id,label\na,a,x\n", "expected one column named slide or slide_id"),
-        (b"slide,score\na,1\n", "expected one column named label or"),
-        (b"slide,label\na,x\nb\n", "line 3: expected 2 cells, got 1"),
-        (b"slide,label\na,\n", "line 2: a slide, case or label is empty"),
-        (b"slide,label,case\na,x,\n", "line 2: a slide, case or label is empty"),
-        (b"slide,label\na,x\n\nb,y\na,y\n", "slide 'a' stands in line 2 and again in line 5"),
-        (b'slide,label\n"a,x\n', "is no CSV table in UTF-8"),
-        ("slide,label\nä,x\n".encode("latin-1"), "is no CSV table in UTF-8"),
-    ],
-)
-def test_tables_that_say_too_little_or_too_much_are_refused(table: bytes, message: str) -> None:
-    Path("labels.csv").write_bytes(table)
-    with pytest.raises(LabelError, match=rf"^labels\.csv.*{message}"):
-        read_labels(Path("labels.csv"))
-
-
-def test_a_missing_table_is_named() -> None:
-    with pytest.raises(LabelError, match=r"no label table at nowhere\.csv"):
-        read_labels(Path("nowhere.csv"))
-
-
-@pytest.mark.parametrize(
-    ("labels", "classes", "expected"),
-    [
-        (["tumour", "normal", "tumour"], None, ("normal", "tumour")),
-        (["10", "2", "-1"], None, ("-1", "2", "10")),
-        (["10", "2", "b"], None, ("10", "2", "b")),
-        (["0.0", "1.0"], None, ("0.0", "1.0")),
-        (["a", "b"], ["b", "c", "a"], ("b", "c", "a")),
-    ],
-)
-def test_order_of_classes(labels: list[str], classes: list[str] | None, expected: tuple[str, ...]) -> None:
-    rows = [SlideLabel(str(i), str(i), label) for i, label in enumerate(labels)]
-    assert class_order(rows, classes) == expected
-
-
-@pytest.mark.parametrize(
-    ("labels", "classes", "message"),
-    [
-        (["a", "b"], ["a", "c"], "slide '1' has label 'b', expected a or c"),
-        (["a"], ["a", "a"], r"expected the names of different classes, got \['a', 'a'\]"),
-        (["a"], [""], r"expected the names of different classes, got \[''\]"),
-        (["1", "01"], None, "labels that are the same number are written differently"),
-    ],
-)
-def test_classes_that_do_not_fit_are_refused(
-    labels: list[str], classes: list[str] | None, message: str
-) -> None:
-    rows = [SlideLabel(str(i), str(i), label) for i, label in enumerate(labels)]
-    with pytest.raises(LabelError, match=message):
-        class_order(rows, classes)
+        getattr(read_features(npy(FEATURES)), {"coords": "coords_N2"}.get(kind, "instance_labels_N"))
 
 
 def test_long_lists_are_cut() -> None:

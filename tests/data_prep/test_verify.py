@@ -12,11 +12,12 @@ import pytest
 from feature_folders import forge_manifest, shard_folder, write_features
 
 from data_prep import verify as verify_module
+from data_prep.repair import repair
 from data_prep.verify import Fault, main, verify
 from mhimdist.command import run
 from mhimdist.data.format import index_name
 from mhimdist.data.manifest import MANIFEST_NAME, Manifest
-from mhimdist.errors import ManifestError
+from mhimdist.errors import DataError, ManifestError
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +147,7 @@ def test_faults_of_the_index_are_found(shards: Path) -> None:
     assert verify(shards) == [
         Fault(first.name, "missing"),
         Fault(second.name, f"line 3: expected {lines[2].encode()!r}, got {changed.encode()!r}"),
-        Fault(third.name, "line 4: expected b'', got b'm'"),
+        Fault(third.name, "line 3: expected b'', got b'm'"),
     ]
 
 
@@ -343,3 +344,79 @@ def test_the_hash_finds_what_the_rest_cannot(shards: Path) -> None:
 def test_the_tar_is_one_for_others(pristine: dict[str, bytes]) -> None:
     with tarfile.open(fileobj=io.BytesIO(pristine["shard-000000.tar"])) as tar:
         assert all(info.isreg() and info.mode == 0o644 and info.mtime == 0 for info in tar)
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """The features that `shards` was made of."""
+    write_features(tmp_path / "sources")
+    return tmp_path / "sources/features"
+
+
+def test_threads_find_the_same_in_the_same_order(shards: Path) -> None:
+    for name in ("shard-000000.tar", "shard-000002.tar"):
+        content = bytearray((shards / name).read_bytes())
+        content[700] ^= 1
+        (shards / name).write_bytes(content)
+    faults = verify(shards, workers=1)
+    assert [fault.file for fault in faults] == ["shard-000000.tar", "shard-000002.tar"]
+    assert verify(shards, workers=3) == faults
+
+
+def test_damage_of_every_kind_is_repaired(shards: Path, pristine: dict[str, bytes], sources: Path) -> None:
+    content = bytearray(pristine["shard-000000.tar"])
+    content[1000] ^= 1
+    (shards / "shard-000000.tar").write_bytes(content)
+    (shards / "shard-000001.tar").unlink()
+    (shards / "shard-000002.tar").write_bytes(pristine["shard-000002.tar"][:600])
+    (shards / "shard-000000.idx").write_text("nonsense")
+    (shards / "shard-000002.idx").unlink()
+    repaired, left = repair(shards, verify(shards), sources)
+    assert repaired == [
+        *(f"shard-00000{i}.tar" for i in range(3)),
+        "shard-000000.idx",
+        "shard-000002.idx",
+    ]
+    assert left == []
+    assert {path.name: path.read_bytes() for path in shards.iterdir()} == pristine
+
+
+def test_what_is_not_in_the_manifest_is_left(shards: Path, tmp_path: Path) -> None:
+    (shards / "shard-000009.tar").write_bytes(b"")
+    fault = Fault("shard-000009.tar", "not in the manifest")
+    assert repair(shards, verify(shards), tmp_path / "nowhere") == ([], [fault])
+
+
+def test_other_features_do_not_repair(shards: Path, sources: Path) -> None:
+    (shards / "shard-000001.tar").unlink()
+    row = Manifest.read(shards).rows_of_shard("shard-000001.tar")[0]
+    path = sources / f"{row['slide']}.npy"
+    values = np.load(path)
+    np.save(path, values + 1)
+    with pytest.raises(DataError, match=r"shard-000001\.tar cannot be repaired: .* other bytes than it had"):
+        repair(shards, verify(shards), sources)
+    path.unlink()
+    for sidecar in sources.glob("*.coords.npy"):
+        sidecar.unlink()
+    for sidecar in sources.glob("*.instance_labels.npy"):
+        sidecar.unlink()
+    with pytest.raises(DataError, match=r"shard-000001\.tar cannot be repaired: .* has no features of '"):
+        repair(shards, verify(shards), sources)
+    assert sorted(path.name for path in shards.parent.iterdir()) == ["shards", "sources"]
+    assert not (shards / "shard-000001.tar").exists()
+
+
+def test_the_command_repairs(shards: Path, sources: Path, capsys: pytest.CaptureFixture) -> None:
+    (shards / "shard-000001.tar").unlink()
+    run(partial(main, [str(shards), "--repair", str(sources), "--workers", "2"]))
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "shard-000001.tar: missing",
+        "written again: shard-000001.tar",
+    ]
+    (shards / "shard-000009.tar").write_bytes(b"")
+    with pytest.raises(SystemExit) as exit_info:
+        run(partial(main, [str(shards), "--repair", str(sources)]))
+    assert exit_info.value.code == 1
+    captured = capsys.readouterr()
+    assert "left: shard-000009.tar: not in the manifest" in captured.out
+    assert "(faults: 1, files: 1)" in captured.err

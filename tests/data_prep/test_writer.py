@@ -1,15 +1,17 @@
 import errno
 import gc
 import hashlib
+import random
 import tarfile
 from pathlib import Path
 from zlib import crc32
 
 import pytest
+import webdataset
 
 from data_prep import writer
-from data_prep.writer import Bag, ShardWriter, appearing_whole
-from mhimdist.data.format import dali_index, members_of, tar_header
+from data_prep.writer import Bag, Payload, ShardWriter, appearing_whole
+from mhimdist.data.format import TAR_OPTIONS, dali_index, members_of, tar_header
 
 
 def bag(key: str, **payloads: bytes) -> Bag:
@@ -44,14 +46,32 @@ def test_a_shard_is_described_as_it_is(tmp_path: Path) -> None:
     assert path.with_suffix(".idx").read_text() == dali_index(described)
 
 
-def test_room_for_one_bag_at_least(tmp_path: Path) -> None:
-    small, large = bag("a"), bag("b", features=bytes(5000))
-    with ShardWriter(tmp_path / "shard-000000.tar") as shard:
-        assert shard.has_room(large, 1)
-        shard.add(small)
-        assert not shard.has_room(small, 2 * 2048 - 1)
-        assert shard.has_room(small, 2 * 2048)
-        assert not shard.has_room(large, 2 * 2048)
+@pytest.mark.parametrize("chunk_bytes", [64, 800, 2**20])
+def test_the_bytes_are_those_of_webdataset(
+    chunk_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "CHUNK_BYTES", chunk_bytes)
+    payloads = {"features.npy": random.Random(0).randbytes(5000), "json": b"{}"}
+    with webdataset.TarWriter(
+        str(tmp_path / "theirs.tar"), encoder=False, compress=False, **TAR_OPTIONS
+    ) as theirs:
+        for key in ("a", 120 * "b"):
+            theirs.write({"__key__": key, **payloads})
+    with ShardWriter(tmp_path / "shard-000000.tar") as ours:
+        for key in ("a", 120 * "b"):
+            content = payloads["features.npy"]
+            parts = (content[start : start + 700] for start in range(0, len(content), 700))
+            ours.add(Bag({"key": key}, {"features": Payload(len(content), parts), "json": b"{}"}))
+    content = (tmp_path / "shard-000000.tar").read_bytes()
+    assert content == (tmp_path / "theirs.tar").read_bytes()
+    assert ours.summary.sha256 == hashlib.sha256(content).hexdigest()
+    assert ours.summary.bytes == len(content)
+
+
+def test_a_payload_of_another_length_than_announced_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected 5 bytes, got 4"), ShardWriter(tmp_path / "x.tar") as shard:
+        shard.add(bag("a", coords=Payload(5, [b"four"])))
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_folder_appears_at_the_end(tmp_path: Path) -> None:
@@ -76,15 +96,16 @@ def test_nothing_appears_after_an_exception(error: BaseException, tmp_path: Path
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.parametrize("chunk_bytes", [800, 2**20])
 @pytest.mark.parametrize("room", [0, 100, 700, 2048, 12_000, 19_000])
 def test_a_full_disk_names_the_folder_and_leaves_nothing(
-    room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    room: int, chunk_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class OnFullDisk(writer._HashingFile):
-        def write(self, data: bytes) -> int:
-            if not self.discarding and self.num_bytes + len(data) > room:
+        def _write_now(self, view: memoryview) -> None:
+            if self.num_bytes + len(view) > room:
                 raise OSError(errno.ENOSPC, "No space left on device")
-            return super().write(data)
+            super()._write_now(view)
 
     def fill() -> None:
         with appearing_whole(tmp_path / "out") as folder, ShardWriter(folder / "shard-000000.tar") as shard:
@@ -92,6 +113,7 @@ def test_a_full_disk_names_the_folder_and_leaves_nothing(
                 shard.add(bag(str(i)))
 
     monkeypatch.setattr(writer, "_HashingFile", OnFullDisk)
+    monkeypatch.setattr(writer, "CHUNK_BYTES", chunk_bytes)
     with pytest.raises(OSError, match=r"No space left on device: '.*/out'"):
         fill()
     gc.collect()  # a file or tar that was left open would complain here

@@ -1,0 +1,241 @@
+"""How many bags a second each way to load features delivers as float32, and in how much memory of its own.
+
+All read the same bags of CAMELYON16's sizes from a warm page cache, in one process and in turns; the consumer
+touches every page of what it gets. torch computes on one thread. Ratios are medians over the rounds, each of
+a turn of ours before and one after the peer's. Peak anonymous memory (RssAnon, above what the imports took)
+is of a process for each loader.
+
+    python -m benchmarks.loading [--bags 32] [--rounds 5] [--json]
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+
+import h5py
+import numpy as np
+import torch
+import webdataset
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from data_prep.shard import shard
+from mhimdist.config import Loading
+from mhimdist.data.loader import BagShards
+from mhimdist.data.read_ahead import read_ahead
+
+FACTS = Path(__file__).parent.parent / "data_prep" / "c16_facts.json"
+NUM_FEATURES = 1024
+TURN_S = 0.6
+NUM_H5_BAGS = 4  # a bag takes so long that more would only make the benchmark wait
+
+OURS = "mmap, read ahead"
+PEERS = ("torch.load", "webdataset")
+
+
+def build(folder: Path, num_bags: int) -> None:
+    """Write the bags as float32 .pt files, as float16 shards, and some as CLAM's h5 files.
+
+    The sizes are evenly spaced quantiles of CAMELYON16's, the largest of all, 44,402, among them.
+    """
+    sizes = np.sort(json.loads(FACTS.read_text())["bag_sizes"])
+    sizes = sizes[np.linspace(len(sizes) - 1, 0, num_bags).round().astype(int)]
+    for name in ("pt", "h5"):
+        (folder / name).mkdir(parents=True)
+    generator = torch.Generator().manual_seed(0)
+    lines = ["slide,label"]
+    for number, size in enumerate(sizes.tolist()):
+        features_ND = torch.randn(size, NUM_FEATURES, generator=generator).half().float()
+        torch.save(features_ND, folder / "pt" / f"bag{number:03d}.pt")
+        lines.append(f"bag{number:03d},{('normal', 'tumour')[number % 2]}")
+        if number in _h5_numbers(num_bags):
+            with h5py.File(folder / "h5" / f"bag{number:03d}.h5", "w") as file:  # as CLAM writes it
+                shape = (None, NUM_FEATURES)
+                file.create_dataset(
+                    "features", data=features_ND.numpy(), chunks=(1, NUM_FEATURES), maxshape=shape
+                )
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    shard(folder / "pt", folder / "labels.csv", folder / "shards", shard_bytes=256 << 20)
+
+
+def _h5_numbers(num_bags: int) -> list[int]:
+    """Bags near the median, because the loaders' rates are compared by bags."""
+    middle = num_bags // 2
+    return list(range(middle - NUM_H5_BAGS // 2, middle + NUM_H5_BAGS // 2))
+
+
+def loaders(folder: Path) -> dict[str, Callable[[], Iterator[Tensor]]]:
+    """An epoch of each loader, as float32 tensors N x D."""
+    bags = BagShards(folder / "shards")
+    order = np.random.default_rng(0).permutation(len(bags)).tolist()
+    paths = [folder / "pt" / f"{bags.slides[row]}.pt" for row in order]
+    tars = sorted(map(str, (folder / "shards").glob("*.tar")))
+
+    def ours(loading: Loading) -> Iterator[Tensor]:
+        with read_ahead(bags, [[row] for row in order], loading=loading) as batches:
+            for batch in batches:
+                yield batch.features_TD
+
+    def torch_load() -> Iterator[Tensor]:
+        for path in paths:
+            yield torch.load(path, weights_only=True)
+
+    def webdataset_reader() -> Iterator[Tensor]:
+        for sample in webdataset.WebDataset(tars, shardshuffle=False).decode(only=["features.npy"]):
+            yield torch.from_numpy(sample["features.npy"]).float()
+
+    def h5() -> Iterator[Tensor]:
+        for path in sorted((folder / "h5").iterdir()):
+            with h5py.File(path, "r") as file:
+                yield torch.from_numpy(file["features"][:])
+
+    return {
+        OURS: lambda: ours(Loading()),
+        "torch.load": torch_load,
+        "webdataset": webdataset_reader,
+        "mmap, no read ahead": lambda: ours(Loading(read_ahead=False)),
+        "DALI": lambda: ours(Loading(reader="dali")),
+        "chunked h5": h5,
+    }
+
+
+def consume(epoch: Iterator[Tensor]) -> tuple[int, float]:
+    """Bags of an epoch and its seconds; every page of every bag is touched."""
+    started, num_bags, total = time.perf_counter(), 0, 0.0
+    for features_ND in epoch:
+        assert features_ND.dtype == torch.float32
+        total += float(features_ND.view(-1)[::1024].sum())
+        num_bags += 1
+    assert np.isfinite(total)
+    return num_bags, time.perf_counter() - started
+
+
+def rate(epoch: Callable[[], Iterator[Tensor]]) -> float:
+    """Bags a second, over as many epochs as last `TURN_S`."""
+    num_bags, seconds = 0, 0.0
+    while seconds < TURN_S:
+        more_bags, more_s = consume(epoch())
+        num_bags, seconds = num_bags + more_bags, seconds + more_s
+    return num_bags / seconds
+
+
+def rss_anon() -> int:
+    """Anonymous resident memory of this process, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) << 10
+    raise RuntimeError("/proc/self/status has no RssAnon: this benchmark needs Linux 4.5")
+
+
+def peak_rss_anon(epoch: Callable[[], Iterator[Tensor]]) -> int:
+    """The most anonymous memory that two epochs take above what the process had, sampled each 2 ms."""
+    before = peak = rss_anon()
+    ended = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not ended.wait(0.002):
+            peak = max(peak, rss_anon())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    for _ in range(2):
+        consume(epoch())
+    ended.set()
+    thread.join()
+    return peak - before
+
+
+def measure(folder: Path, rounds: int) -> dict[str, object]:
+    """Rates of all loaders in turns, ratios to ours, and peaks of memory."""
+    epochs = loaders(folder)
+    num_bags, first_s = consume(epochs[OURS]())  # with every checksum
+    rates: dict[str, list[float]] = {name: [] for name in epochs}
+    for epoch in epochs.values():
+        consume(epoch())
+    ratios: dict[str, list[float]] = {peer: [] for peer in PEERS}
+    for _ in range(rounds):
+        before = rate(epochs[OURS])
+        for peer in PEERS:
+            theirs, after = rate(epochs[peer]), rate(epochs[OURS])
+            ratios[peer].append((before + after) / 2 / theirs)
+            rates[peer].append(theirs)
+            rates[OURS].append(after)
+            before = after
+        for name in list(epochs)[1 + len(PEERS) :]:
+            rates[name].append(rate(epochs[name]))
+    memory = {
+        name: json.loads(
+            subprocess.run(
+                [sys.executable, "-m", "benchmarks.loading", "--folder", str(folder), "--memory-of", name],
+                check=True,
+                stdout=subprocess.PIPE,
+            ).stdout
+        )
+        for name in epochs
+    }
+    return {
+        "ratio_torch_load": round(median(ratios["torch.load"]), 2),
+        "ratio_webdataset": round(median(ratios["webdataset"]), 2),
+        "bags_per_s": {name: round(median(values), 1) for name, values in rates.items()},
+        "first_epoch_bags_per_s": round(num_bags / first_s, 1),
+        "peak_rss_anon_mib": {name: round(peak / 2**20) for name, peak in memory.items()},
+        "rss_anon_ratio_torch_load": round(memory[OURS] / memory["torch.load"], 2),
+        "rss_anon_ratio_webdataset": round(memory[OURS] / memory["webdataset"], 2),
+        "num_bags": num_bags,
+        "rounds": rounds,
+    }
+
+
+def print_table(result: dict) -> None:
+    """The result as people read it."""
+    table = Table(title=f"{result['num_bags']} bags of CAMELYON16's sizes, as float32")
+    for name, justify in (("loader", "left"), ("bags/s", "right"), ("peak RssAnon, MiB", "right")):
+        table.add_column(name, justify=justify)
+    for name, bags_per_s in result["bags_per_s"].items():
+        table.add_row(name, f"{bags_per_s:.1f}", str(result["peak_rss_anon_mib"][name]))
+    console = Console(width=100)
+    console.print(table)
+    console.print(
+        f"{OURS}: {result['ratio_torch_load']} x torch.load, {result['ratio_webdataset']} x webdataset "
+        f"(medians of {result['rounds']} rounds); "
+        f"{result['first_epoch_bags_per_s']} bags/s while checksums are compared, in the first epoch"
+    )
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.loading", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--bags", type=int, default=32, help="bags of the data set (default: 32, 2 GB of files)"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="epochs of each loader (default: 5)")
+    parser.add_argument("--folder", type=Path, help="where files are made or found (default: temporary)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # as a trial on a core has it; two are noisy when anything else runs
+    if options.memory_of:
+        print(peak_rss_anon(loaders(options.folder)[options.memory_of]))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        if not (folder / "shards").exists():
+            build(folder, options.bags)
+        result = measure(folder, options.rounds)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print_table(result)
+
+
+if __name__ == "__main__":
+    main()

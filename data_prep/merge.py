@@ -1,0 +1,138 @@
+"""Make one data set of several, without rewriting their shards: `python -m data_prep.merge --help`."""
+
+import argparse
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from rich.filesize import decimal
+
+from data_prep.members import describe_bag
+from data_prep.sources import some
+from data_prep.writer import appearing_whole
+from mhimdist.command import run
+from mhimdist.data.format import index_name, shard_name
+from mhimdist.data.manifest import ROWS_SCHEMA, DatasetInfo, Manifest, ShardFile
+from mhimdist.errors import DataError, LabelError, ManifestError
+
+
+def merge(folders: Sequence[Path], out: Path, *, name: str | None = None, copy: bool = False) -> Manifest:
+    """Write a data set that holds the bags of several; theirs stay as they are.
+
+    Shards keep their bytes and get new numbers. They are linked, so that they take no room a second time,
+    and copied where the file system cannot.
+
+    Args:
+        folders: data sets; the shards of the first come first.
+        out: folder to make; must not exist.
+        name: name of the new data set, by default that of `out`.
+        copy: copy the shards also where they could be linked.
+
+    Raises:
+        DataError: `out` exists, a slide stands in two of them, or they differ in width or encoder.
+        LabelError: their classes cannot be told to be the same.
+    """
+    out = Path(os.path.abspath(out))
+    if out.exists():
+        raise DataError(f"{out} exists already; give another --out, or remove it")
+    manifests = [Manifest.read(folder) for folder in folders]
+    for folder, manifest in zip(folders, manifests, strict=True):
+        if faults := manifest.file_faults(folder):
+            raise ManifestError(f"{folder} does not hold the shards of its manifest: {some(faults)}")
+    _refuse_mixtures(folders, manifests)
+    classes = _classes(folders, manifests)
+    shards: list[ShardFile] = []
+    rows: list[dict[str, Any]] = []
+    with appearing_whole(out) as made:
+        for folder, manifest in zip(folders, manifests, strict=True):
+            renamed = {}
+            for shard in manifest.info.shards:
+                renamed[shard.name] = shard_name(len(shards))
+                shards.append(shard.model_copy(update={"name": renamed[shard.name]}))
+                for old, new in (
+                    (shard.name, renamed[shard.name]),
+                    (index_name(shard.name), index_name(renamed[shard.name])),
+                ):
+                    _put(folder / old, made / new, copy=copy)
+            for row in manifest.rows.to_pylist():
+                label = classes.index(manifest.info.classes[row["label"]])
+                rows.append(row | {"shard": renamed[row["shard"]], "label": label})
+        info = DatasetInfo(
+            name=name or out.name,
+            classes=classes,
+            synthetic=any(manifest.info.synthetic for manifest in manifests),
+            description="; ".join(dict.fromkeys(m.info.description for m in manifests if m.info.description)),
+            shards=tuple(shards),
+        )
+        merged = Manifest(info, pa.Table.from_pylist(rows, ROWS_SCHEMA))
+        merged.write(made)
+    return merged
+
+
+def _classes(folders: Sequence[Path], manifests: Sequence[Manifest]) -> tuple[str, ...]:
+    """The first one's classes, then those that only later ones have."""
+    classes = list(manifests[0].info.classes)
+    for folder, manifest in zip(folders[1:], manifests[1:], strict=True):
+        if not set(classes) & set(manifest.info.classes):
+            raise LabelError(
+                f"{folder} has the classes {list(manifest.info.classes)}, none of which is of {folders[0]}: "
+                f"{classes}; shard it again with --class-map"
+            )
+        classes += [label for label in manifest.info.classes if label not in classes]
+    return tuple(classes)
+
+
+def _refuse_mixtures(folders: Sequence[Path], manifests: Sequence[Manifest]) -> None:
+    counts = Counter(slide for manifest in manifests for slide in manifest.rows["slide"].to_pylist())
+    if twice := [slide for slide, count in counts.items() if count > 1]:
+        raise DataError(f"{len(twice)} slides stand in more than one of the data sets: {some(twice)}")
+    first: dict[str, Any] = {}
+    for folder, manifest in zip(folders, manifests, strict=True):
+        row = manifest.rows.slice(0, 1).to_pylist()[0]
+        got = {"width": row["num_features"], "encoder": describe_bag(folder, row).get("encoder")}
+        for what, value in got.items():
+            if value is not None and first.setdefault(what, value) != value:
+                raise DataError(f"{folder}: features of {what} {value!r}, others are of {first[what]!r}")
+
+
+def _put(source: Path, target: Path, *, copy: bool) -> None:
+    if not copy:
+        try:
+            os.link(source, target)
+            return
+        except OSError:  # another file system, or one without links
+            pass
+    shutil.copyfile(source, target)
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.merge",
+        description="Make one data set of several. Their shards are linked into it, not rewritten.",
+    )
+    parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="folders of shards")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder to make; must not exist"
+    )
+    parser.add_argument("--name", help="name of the data set, for reports (default: that of --out)")
+    parser.add_argument("--copy", action="store_true", help="copy shards instead of linking them")
+    options = parser.parse_args(arguments)
+    if len(options.folders) < 2:
+        parser.error("expected at least two folders")
+    merged = merge(options.folders, options.out, name=options.name, copy=options.copy)
+    num_bytes = sum(shard.bytes for shard in merged.info.shards)
+    print(
+        f"{options.out}: {len(merged.rows)} bags, {decimal(num_bytes)} "
+        f"(shards: {len(merged.info.shards)}; classes: {', '.join(merged.info.classes)})"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

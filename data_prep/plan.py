@@ -1,0 +1,266 @@
+"""What every shard will hold, decided before the first byte is written, and the writing of one.
+
+Sizes come from the headers of the sources. A plan is a pure function of labels, sources and settings, and a
+shard of its plan alone: so shards can be written in any order, on any machine, and written again to the same
+bytes.
+
+Dimensions: N instances of a bag, D features.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_prep.folders import THREADS
+from data_prep.labels import SlideLabel
+from data_prep.parallel import StoppedError
+from data_prep.sources import Source, read_features
+from data_prep.writer import CHUNK_BYTES, Bag, Payload, ShardWriter
+from mhimdist.data.format import (
+    COORDS_DTYPE,
+    EXTENSIONS,
+    FEATURE_DTYPES,
+    INSTANCE_LABELS_DTYPE,
+    NPY_HEADER_BYTES,
+    escape_key,
+    npy_header,
+    padded,
+    shard_name,
+    tar_header,
+)
+from mhimdist.data.manifest import ShardFile
+from mhimdist.errors import DataError
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PlannedBag:
+    """A bag as it will be stored.
+
+    Attributes:
+        source: where its features are.
+        columns: its row of the manifest, as far as that is known before it is written.
+        json: its JSON member.
+        num_bytes: length of each member by kind.
+    """
+
+    source: Source
+    columns: dict[str, Any]
+    json: bytes
+    num_bytes: dict[str, int]
+
+    @property
+    def tar_bytes(self) -> int:
+        """What it takes of a shard, headers and padding included."""
+        key = self.columns["key"]
+        return sum(
+            len(tar_header(f"{key}.{EXTENSIONS[kind]}", count)) + padded(count)
+            for kind, count in self.num_bytes.items()
+        )
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """A shard to be written: its file name, its bags in order, and the bytes they take."""
+
+    name: str
+    bags: tuple[PlannedBag, ...]
+    num_bytes: int
+
+    def digest(self) -> str:
+        """Hash of all that decides the shard's bytes; of the sources, their files' lengths and times."""
+        files = [
+            [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in bag.source.files()]
+            for bag in self.bags
+        ]
+        bags = [(bag.columns, bag.json.decode(), bag.num_bytes, bag.source.place) for bag in self.bags]
+        document = json.dumps([PLAN_VERSION, self.name, bags, files], sort_keys=True)
+        return hashlib.sha256(document.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class WrittenShard:
+    """A shard that is on disk: as the manifest lists it, its rows, and the digest of its plan."""
+
+    shard: ShardFile
+    rows: list[dict[str, Any]]
+    plan: str
+
+
+def plan_bags(
+    labels: Sequence[SlideLabel],
+    sources: dict[str, Source],
+    classes: Sequence[str],
+    dtype: str,
+    *,
+    seed: int,
+) -> list[PlannedBag]:
+    """The bags in the order in which shards are filled with them.
+
+    Raises:
+        DataError: a source cannot be used, or its features are of another width or encoder than the others'.
+    """
+    # By a hash, not a shuffle: no generator's version changes it, and a slide more moves no other.
+    order = sorted(labels, key=lambda row: hashlib.blake2b(f"{seed}/{row.slide}".encode()).digest())
+
+    def plan(row: SlideLabel) -> PlannedBag:
+        return plan_bag(row, classes.index(row.label), sources[row.slide], dtype)
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        bags = list(threads.map(plan, order))
+    _refuse_mixtures(bags)
+    return bags
+
+
+def plan_bag(row: SlideLabel, label: int, source: Source, dtype: str) -> PlannedBag:
+    """Plan one bag, from its source's headers."""
+    features = read_features(source)
+    num_instances, num_features = features.num_instances, features.num_features
+    description: dict[str, Any] = {
+        "slide": row.slide,
+        "case": row.case,
+        "label": row.label,
+        "source": source.path.name,
+        "dtype": dtype,
+        "encoder": features.encoder,
+        "patch_size": features.patch_size,
+        "level": features.details.get("level"),
+    }
+    description |= {name: value for name, value in features.details.items() if name not in description}
+    text = json.dumps(description).encode()
+    sizes = {"features": NPY_HEADER_BYTES + FEATURE_DTYPES[dtype].itemsize * num_instances * num_features}
+    if features.has_coords:
+        sizes["coords"] = NPY_HEADER_BYTES + 2 * COORDS_DTYPE.itemsize * num_instances
+    if features.has_instance_labels:
+        sizes["instance_labels"] = NPY_HEADER_BYTES + INSTANCE_LABELS_DTYPE.itemsize * num_instances
+    sizes["json"] = len(text)
+    columns = {
+        "key": escape_key(row.slide),
+        "slide": row.slide,
+        "case": row.case,
+        "label": label,
+        "num_instances": num_instances,
+        "num_features": num_features,
+        "dtype": dtype,
+    }
+    return PlannedBag(source, columns, text, sizes)
+
+
+def plan_shards(bags: Iterable[PlannedBag], shard_bytes: int, *, first: int = 0) -> list[ShardPlan]:
+    """Fill shards with bags in order; one is closed when the next bag would make it exceed `shard_bytes`."""
+    plans: list[ShardPlan] = []
+    held: list[PlannedBag] = []
+    num_bytes = 0
+    for bag in bags:
+        taken = bag.tar_bytes
+        if held and num_bytes + taken > shard_bytes:
+            plans.append(ShardPlan(shard_name(first + len(plans)), tuple(held), num_bytes))
+            held, num_bytes = [], 0
+        held.append(bag)
+        num_bytes += taken
+    if held:
+        plans.append(ShardPlan(shard_name(first + len(plans)), tuple(held), num_bytes))
+    return plans
+
+
+def write_shard(plan: ShardPlan, folder: Path, stop: Event | None = None) -> WrittenShard:
+    """Write a shard and its index into a folder; they appear when they are whole, and on disk.
+
+    Args:
+        plan: what to write.
+        folder: where.
+        stop: once it is set, the shard is given up.
+
+    Raises:
+        DataError: a value is not finite or does not fit the dtype, or a source changed since it was planned.
+    """
+    digest = plan.digest()
+    with ShardWriter(folder / plan.name) as writer:
+        rows = [writer.add(_read(bag, stop)) for bag in plan.bags]
+    if digest != plan.digest():
+        (folder / plan.name).unlink()
+        raise DataError(f"the features of {plan.name} changed while they were read")
+    return WrittenShard(writer.summary, rows, digest)
+
+
+def _read(bag: PlannedBag, stop: Event | None) -> Bag:
+    """The bag with its payloads, which are read as they are written."""
+    features = read_features(bag.source)
+    expected = bag.columns["num_instances"], bag.columns["num_features"]
+    if (got := (features.num_instances, features.num_features)) != expected:
+        raise DataError(
+            f"{bag.source.path}: changed: expected {expected[0]} x {expected[1]}, got {got[0]} x {got[1]}"
+        )
+    dtype = bag.columns["dtype"]
+
+    def feature_buffers() -> Iterator[Any]:
+        yield npy_header(FEATURE_DTYPES[dtype], expected)
+        target = getattr(torch, dtype)
+        block_bytes = CHUNK_BYTES * features.dtype.itemsize // target.itemsize
+        buffer = torch.empty(0, dtype=target)
+        for block in features.blocks(block_bytes):
+            if stop is not None and stop.is_set():
+                raise StoppedError(f"{bag.source.path}: not read to its end")
+            # The extremes are NaN if any value is, and rounding keeps their order: one fast pass tells
+            # whether all of a block fits, where isfinite() makes a mask.
+            if not torch.stack(torch.aminmax(block)).to(target).isfinite().all():
+                raise _unfit(bag.source.path, features.blocks(block_bytes), dtype)
+            if block.dtype != target or not block.is_contiguous():
+                if len(buffer) < len(block):
+                    buffer = torch.empty(block.shape, dtype=target)
+                block = buffer[: len(block)].copy_(block)
+            yield block.view(torch.uint8).numpy()
+
+    payloads: dict[str, Payload | bytes] = {
+        "features": Payload(bag.num_bytes["features"], feature_buffers()),
+        "json": bag.json,
+    }
+    if "coords" in bag.num_bytes:
+        payloads["coords"] = _npy(features.coords_N2)
+    if "instance_labels" in bag.num_bytes:
+        payloads["instance_labels"] = _npy(features.instance_labels_N)
+    return Bag(bag.columns, payloads)
+
+
+def _npy(array: np.ndarray | None) -> bytes:
+    assert array is not None
+    array = np.ascontiguousarray(array)
+    return b"".join((npy_header(array.dtype, array.shape), array.data))
+
+
+def _unfit(path: Path, blocks: Iterable[torch.Tensor], dtype: str) -> DataError:
+    """Why features cannot be stored: how many are not finite, else the largest, which does not fit."""
+    bad, largest = 0, 0.0
+    for block in blocks:
+        finite = block.isfinite()
+        bad += int((~finite).sum())
+        largest = max(largest, float(block[finite].abs().max()) if finite.any() else 0.0)
+    if bad:
+        return DataError(f"{path}: {bad} of its features are NaN or infinite")
+    return DataError(
+        f"{path}: a value of {largest:.6g} does not fit {dtype}, which ends at "
+        f"{torch.finfo(getattr(torch, dtype)).max:.6g}; store a wider --dtype, or scale the features"
+    )
+
+
+def _refuse_mixtures(bags: Sequence[PlannedBag]) -> None:
+    first = bags[0].columns
+    encoders: dict[str, str] = {}
+    for bag in bags:
+        slide, got, expected = bag.columns["slide"], bag.columns["num_features"], first["num_features"]
+        if got != expected:
+            raise DataError(f"slide {slide!r}: its features are {got} wide, those before it {expected}")
+        if encoder := json.loads(bag.json)["encoder"]:
+            encoders.setdefault(encoder, slide)
+    if len(encoders) > 1:
+        (one, slide), (other, another) = list(encoders.items())[:2]
+        raise DataError(f"features of two encoders: {slide!r} is of {one!r}, {another!r} of {other!r}")

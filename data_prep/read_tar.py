@@ -1,0 +1,90 @@
+"""Bags in WebDataset shards: ours, or those of others."""
+
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from data_prep import read_torch
+from data_prep.arrays import map_npy
+from mhimdist.errors import DataError
+
+MAX_TEXT_BYTES = 2**20
+
+Place = tuple[tuple[str, int, int], ...]
+"""Where a bag's members lie in its tar: extension, offset and length in bytes of each."""
+
+
+def bags_in(path: Path) -> Iterator[tuple[str, Place, dict[str, Any]]]:
+    """The bags of a tar: key, place, and what their JSON member says, by fields ({} without one).
+
+    Only headers and small members are read, and nothing is unpacked.
+
+    Raises:
+        DataError: damaged, a key twice, or a member that is no plain file.
+    """
+    num_bytes = path.stat().st_size
+    places: dict[str, list[tuple[str, int, int]]] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if not member.isreg() or member.issparse():
+                    raise DataError(f"{path}: refused, {member.name!r} is not a plain file")
+                if member.size < 0 or member.offset_data + member.size > num_bytes:
+                    raise DataError(f"{path}: {member.name!r} reaches beyond the end of the file: cut off")
+                folder, name = os.path.split(member.name)
+                stem, _, extension = name.partition(".")  # at the first dot, as webdataset cuts
+                place = places.setdefault(os.path.join(folder, stem), [])
+                if any(extension.lower() == other for other, _, _ in place):
+                    raise DataError(f"{path}: {member.name!r} stands in it twice")
+                place.append((extension.lower(), member.offset_data, member.size))
+            end = tar.offset
+    except tarfile.TarError as error:
+        raise DataError(f"{path}: damaged, or not a tar: {error}") from error
+    with path.open("rb") as file:
+        file.seek(end)
+        # The reader of tars takes any damaged header for the end.
+        if any(file.read(2 * tarfile.BLOCKSIZE)):
+            raise DataError(f"{path}: damaged at byte {end}: expected the header of a member")
+    for key, place in places.items():
+        yield key, tuple(place), _text(path, key, tuple(place))
+
+
+def read(path: Path, place: Place) -> dict[Any, Any]:
+    """The arrays of a bag by name: `x.npy` and `x.pt` hold x, a bare `npy` or `pt` the features."""
+    found: dict[Any, Any] = {}
+    for extension, offset, num_bytes in place:
+        name, _, form = extension.rpartition(".")
+        if form == "npy":
+            found[name or "features"] = map_npy(path, offset, num_bytes)
+        elif form in ("pt", "pth"):
+            content = read_torch.read_bytes(_content(path, offset, num_bytes), f"{path}: {extension}")
+            found |= content if not name else {name: content.get("features")}
+    return found
+
+
+def _text(path: Path, key: str, place: Place) -> dict[str, Any]:
+    """The JSON member, with "label" from a `cls` member where it has none."""
+    said: dict[str, Any] = {}
+    for extension, offset, num_bytes in place:
+        if extension not in ("json", "cls", "label"):
+            continue
+        if num_bytes > MAX_TEXT_BYTES:
+            raise DataError(f"{path}: {key}.{extension} is of {num_bytes} bytes, more than {MAX_TEXT_BYTES}")
+        try:
+            text = _content(path, offset, num_bytes).decode()
+            value = json.loads(text) if extension == "json" else {"label": text.strip()}
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: {key}.{extension} cannot be read: {error}") from error
+        if not isinstance(value, dict):
+            raise DataError(f"{path}: {key}.{extension}: expected an object, got {type(value).__name__}")
+        said = value | said if extension != "json" else said | value
+    return said
+
+
+def _content(path: Path, offset: int, num_bytes: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(num_bytes)

@@ -1,0 +1,77 @@
+"""Writing damaged shards again from their sources: `python -m data_prep.verify DIR --repair FEATURES`."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data_prep.folders import find_features
+from data_prep.labels import SlideLabel
+from data_prep.plan import ShardPlan, plan_bag, write_shard
+from data_prep.sources import Source, some
+from data_prep.verify import Fault, verify_shard
+from mhimdist import atomic
+from mhimdist.data.format import dali_index, index_name, members_of
+from mhimdist.data.manifest import Manifest, ShardFile
+from mhimdist.errors import DataError
+
+
+def repair(folder: Path, faults: Sequence[Fault], features: Path) -> tuple[list[str], list[Fault]]:
+    """Replace the damaged shards and indexes of a data set.
+
+    A shard is replaced only by the very bytes that the manifest tells, by a rename; the manifest itself is
+    not touched. An index follows from the manifest and needs no features.
+
+    Args:
+        folder: the data set.
+        faults: what `verify` found in it.
+        features: where the features are that it was made of, as `data_prep.shard` takes them.
+
+    Returns:
+        The files that were written again, and the faults that are left: files that are not in the manifest.
+
+    Raises:
+        DataError: features are missing, or are not those that a shard was made of.
+    """
+    manifest = Manifest.read(folder)
+    rows_of = manifest.rows_by_shard()
+    files = {fault.file for fault in faults}
+    damaged = [shard for shard in manifest.info.shards if shard.name in files]
+    repaired = []
+    if damaged:
+        sources = find_features(features)
+        for shard in damaged:
+            _replace(folder, shard, rows_of[shard.name], manifest.info.classes, sources, features)
+            repaired.append(shard.name)
+    for name, rows in rows_of.items():
+        if (index := index_name(name)) in files:
+            atomic.write_text(folder / index, dali_index([list(members_of(row)) for row in rows]))
+            repaired.append(index)
+    return repaired, [fault for fault in faults if fault.file not in repaired]
+
+
+def _replace(
+    folder: Path,
+    shard: ShardFile,
+    rows: Sequence[dict[str, Any]],
+    classes: Sequence[str],
+    sources: dict[str, Source],
+    features: Path,
+) -> None:
+    if missing := [row["slide"] for row in rows if row["slide"] not in sources]:
+        raise DataError(f"{shard.name} cannot be repaired: {features} has no features of {some(missing)}")
+    labels = [SlideLabel(row["slide"], row["case"], classes[row["label"]]) for row in rows]
+    bags = [
+        plan_bag(label, row["label"], sources[row["slide"]], row["dtype"])
+        for label, row in zip(labels, rows, strict=True)
+    ]
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.repair-") as name:
+        plan = ShardPlan(shard.name, tuple(bags), sum(bag.tar_bytes for bag in bags))
+        written = write_shard(plan, Path(name))
+        if written.shard != shard:
+            faults = verify_shard(Path(name) / shard.name, shard, rows, classes)
+            raise DataError(
+                f"{shard.name} cannot be repaired: {features} gives other bytes than it had: {faults[0]}"
+            )
+        (Path(name) / shard.name).replace(folder / shard.name)
+    atomic.sync(folder)

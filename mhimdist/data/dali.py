@@ -1,0 +1,143 @@
+"""NVIDIA DALI as the reader: the same batches in the same order as every other reader.
+
+DALI's own `readers.webdataset` goes through whole tars, in an order that no plan of ours can be put into, and
+so that ranks get parts of the data set and not of a step. Here an `external_source` asks the plan: for each
+step it is given the members of just that step's bags, .npy files as they lie in the mapped shards, uncopied.
+From there on it is DALI's pipeline: its threads decode the .npy files, its prefetch queue runs ahead of the
+consumer, and on a GPU it copies and converts there. As the source goes by step number, an epoch is resumed by
+starting at another step.
+
+Dimensions: T instances of a batch, N of a bag, B bags of a batch, D features.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mhimdist.data.bags import BagSource, PackedBags
+from mhimdist.data.loader import BagShards
+from mhimdist.errors import ConfigError
+
+NUM_THREADS = 2
+PREFETCHED_STEPS = 2
+
+
+class DaliBatches:
+    """The batches of some steps, through a DALI pipeline; see `read_ahead.read_ahead`."""
+
+    def __init__(
+        self,
+        bags: BagSource,
+        steps: Sequence[Sequence[int] | np.ndarray],
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        """Build the pipeline.
+
+        Args:
+            bags, steps, dtype, device: as for `read_ahead.read_ahead`.
+
+        Raises:
+            ConfigError: DALI is not installed, or the data set is not one of shards.
+        """
+        if not isinstance(bags, BagShards):
+            raise ConfigError(f"loading.reader=dali reads shards, not {type(bags).__name__}")
+        self._bags, self._dtype, self._device = bags, dtype, device
+        self._steps = [np.asarray(rows, np.int64) for rows in steps]
+        self._source = (self._payloads(rows_B) for rows_B in self._steps if len(rows_B))
+        self._error: Exception | None = None
+        self._next = 0
+        most = max((len(rows_B) for rows_B in self._steps), default=0)
+        self._pipeline = self._build(most) if most else None
+
+    def __iter__(self) -> Iterator[PackedBags]:
+        return self
+
+    def __next__(self) -> PackedBags:
+        """The next step's batch.
+
+        Raises:
+            CorruptShard, DataError: as `BagShards.load`.
+        """
+        if self._next == len(self._steps):
+            raise StopIteration
+        rows_B = self._steps[self._next]
+        self._next += 1
+        empty = self._bags.load(rows_B[:0], self._dtype)
+        if not len(rows_B):
+            return empty.to(self._device)
+        assert self._pipeline is not None
+        try:
+            (decoded,) = self._pipeline.run()
+        except Exception:
+            if self._error is not None:  # the source's, which DALI wraps
+                raise self._error from None
+            raise
+        parts = [self._features(decoded[i]) for i in range(len(rows_B))]
+        sizes_B = torch.from_numpy(self._bags.sizes_N[rows_B])
+        return PackedBags(
+            features_TD=parts[0] if len(parts) == 1 else torch.cat(parts),
+            offsets_B1=torch.cat([sizes_B.new_zeros(1), sizes_B.cumsum(0)]).to(self._device),
+            labels_B=torch.from_numpy(self._bags.labels_N[rows_B]).to(self._device),
+            ids_B=torch.from_numpy(self._bags.ids_N[rows_B]).to(self._device),
+            keys=tuple(self._bags.keys[row] for row in rows_B),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipeline = None
+
+    def _build(self, most_bags: int):  # type: ignore[no-untyped-def]  # DALI has no types
+        try:
+            from nvidia.dali import fn
+            from nvidia.dali.pipeline import Pipeline
+            from nvidia.dali.types import DALIDataType
+        except ImportError as error:
+            raise ConfigError(
+                f"loading.reader=dali needs DALI: pip install nvidia-dali-cuda130 ({error})"
+            ) from None
+        on_gpu = self._device.type == "cuda"
+        pipeline = Pipeline(
+            batch_size=most_bags,
+            num_threads=NUM_THREADS,
+            device_id=(self._device.index or 0) if on_gpu else None,
+            prefetch_queue_depth=PREFETCHED_STEPS,
+            exec_dynamic=True,  # outputs live as long as somebody holds them
+        )
+        with pipeline:
+            files = fn.external_source(
+                self._give, dtype=DALIDataType.UINT8, ndim=1, batch=True, no_copy=True, name="npy"
+            )
+            features = fn.decoders.numpy(files)
+            if on_gpu:
+                features = features.gpu()
+            if self._dtype == torch.float32 and self._bags.dtype != torch.bfloat16:
+                features = fn.cast(features, dtype=DALIDataType.FLOAT)  # DALI has no bfloat16 itself
+            pipeline.set_outputs(features)
+        pipeline.build()
+        return pipeline
+
+    def _give(self) -> list[np.ndarray]:
+        """What DALI asks for, ahead of the consumer: the .npy files of the next step that has bags."""
+        try:
+            return next(self._source)
+        except StopIteration:
+            raise
+        except Exception as error:
+            self._error = error
+            raise
+
+    def _payloads(self, rows_B: np.ndarray) -> list[np.ndarray]:
+        return [self._bags.payload(row) for row in rows_B.tolist()]
+
+    def _features(self, decoded: object) -> Tensor:
+        features_ND = torch.utils.dlpack.from_dlpack(decoded)
+        if self._bags.dtype == torch.bfloat16:
+            features_ND = features_ND.view(torch.bfloat16)  # stored as its bits
+        return features_ND.to(self._dtype)

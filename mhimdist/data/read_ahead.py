@@ -1,0 +1,296 @@
+"""The batches of an epoch, each made while the one before it is used.
+
+Dimensions: T instances of a batch, D features.
+"""
+
+import mmap
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mhimdist.config import Loading
+from mhimdist.data.bags import BagSource, PackedBags
+from mhimdist.data.loader import BagShards
+from mhimdist.data.residency import DeviceBags, RamBags
+
+Steps = Sequence[Sequence[int] | np.ndarray]
+
+_ALIGNMENT = 64
+
+
+class Batches(Protocol):
+    """An iterator of batches that is also a context: leaving it early ends what works for it."""
+
+    def __iter__(self) -> Iterator[PackedBags]: ...
+
+    def __next__(self) -> PackedBags: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def read_ahead(
+    bags: BagSource,
+    steps: Steps,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    loading: Loading | None = None,
+) -> Batches:
+    """Iterate over the batches of some steps in their order, read by what the configuration names.
+
+    Every reader gives the same bits in the same order, so a run may change it, and goes on in the middle of
+    an epoch by being given the steps that are left.
+
+    Args:
+        bags: the data set.
+        steps: rows of the bags of each step; a step may be empty.
+        dtype: floating dtype of the features.
+        device: where the batches are wanted.
+        loading: which reader; its defaults where it is None.
+
+    Raises:
+        ConfigError: the reader is not installed, or cannot read this data set.
+    """
+    loading, device = loading or Loading(), torch.device(device)
+    if isinstance(bags, BagShards):
+        bags.fetch_ahead(row for rows in steps for row in rows)
+    if isinstance(bags, DeviceBags):
+        return Unbuffered(bags, steps, dtype=dtype, device=device)
+    if loading.reader == "dali" and not isinstance(bags, RamBags):
+        from mhimdist.data.dali import DaliBatches  # heavy: only for who asks for it
+
+        return DaliBatches(bags, steps, dtype=dtype, device=device)
+    if not loading.read_ahead:
+        return Unbuffered(bags, steps, dtype=dtype, device=device)
+    return ReadAhead(bags, steps, dtype=dtype, device=device)
+
+
+class Unbuffered:
+    """The batches made when they are asked for."""
+
+    def __init__(self, bags: BagSource, steps: Steps, *, dtype: torch.dtype, device: torch.device) -> None:
+        self._batches = (bags.load(rows, dtype).to(device) for rows in steps)
+
+    def __iter__(self) -> Iterator[PackedBags]:
+        return self
+
+    def __next__(self) -> PackedBags:
+        return next(self._batches)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._batches.close()
+
+
+class ReadAhead:
+    """The batches made by a thread, one ahead of the consumer, in memory that is used again and again.
+
+    Even steps are laid at the start of one buffer and odd ones at its end; it is as large as the two largest
+    neighbours together, and on the way to a GPU it is pinned. A step's half is filled again only when no
+    tensor or array shares it any more, whoever still held one. A consumer who is faster makes the next batch
+    itself; if it holds old ones, that gets memory of its own. On a GPU, batches are copied by a stream of
+    their own, in the dtype they are stored in, and converted there.
+    """
+
+    def __init__(
+        self, bags: BagSource, steps: Steps, *, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
+        """Start reading.
+
+        Args:
+            bags, steps, dtype, device: as for `read_ahead`.
+        """
+        self._bags, self._steps, self._dtype, self._device = bags, steps, dtype, torch.device(device)
+        self._is_cuda = self._device.type == "cuda"
+        stored = getattr(bags, "dtype", dtype)
+        self._read_dtype = stored if self._is_cuda and stored.itemsize < dtype.itemsize else dtype
+        self._arena = _Arena(
+            [
+                int(bags.sizes_N[np.asarray(rows, np.int64)].sum())
+                * bags.num_features
+                * self._read_dtype.itemsize
+                for rows in steps
+            ],
+            pinned=self._is_cuda,
+        )
+        self._copied: list[torch.cuda.Event | None] = [None, None]
+        self._stream = torch.cuda.Stream(self._device) if self._is_cuda else None
+        self._given = self._claimed = 0  # steps handed to the consumer; steps made or being made
+        self._is_making = self._is_closed = False  # of the thread
+        self._ready: PackedBags | BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="read-ahead", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[PackedBags]:
+        return self
+
+    def __next__(self) -> PackedBags:
+        """The next step's batch.
+
+        Raises:
+            What reading the step raised, in its place in the order.
+        """
+        if self._given == len(self._steps) or self._is_closed:
+            raise StopIteration
+        changed, made = self._arena.changed, None
+        with changed:
+            while self._ready is None and self._is_making:
+                changed.wait()
+            if self._ready is not None:
+                made, self._ready = self._ready, None
+            else:  # the thread has not begun: not to wait until it is scheduled, the step is made here
+                number, self._claimed = self._claimed, self._claimed + 1
+            changed.notify_all()
+        self._given += 1
+        if made is None:
+            made = self._make(number)
+        if isinstance(made, BaseException):
+            self.close()
+            raise made
+        if self._is_cuda:
+            self._hand_over(made)
+        return made
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the thread; batches that were given out stay valid."""
+        with self._arena.changed:
+            self._is_closed = True
+            self._arena.changed.notify_all()
+        self._thread.join()
+        self._ready = None
+        for event in self._copied:
+            if event is not None:
+                event.synchronize()
+        self._arena.give_back()
+
+    def _work(self) -> None:
+        changed = self._arena.changed
+        while True:
+            with changed:
+                while not self._is_closed and (
+                    self._ready is not None
+                    or (self._claimed < len(self._steps) and not self._arena.is_free(self._claimed))
+                ):
+                    changed.wait()
+                if self._is_closed or self._claimed == len(self._steps):
+                    return
+                number, self._claimed = self._claimed, self._claimed + 1
+                self._is_making = True
+            made: PackedBags | BaseException
+            try:
+                made = self._make(number)
+            except BaseException as error:  # the consumer's to handle
+                made = error
+            with changed:
+                self._ready, self._is_making = made, False
+                changed.notify_all()
+            if isinstance(made, BaseException):
+                return
+            del made  # or the batch would count as in use
+
+    def _make(self, number: int) -> PackedBags:
+        rows = self._steps[number]
+        num_instances = int(self._bags.sizes_N[np.asarray(rows, np.int64)].sum())
+        if (event := self._copied[number % 2]) is not None:
+            event.synchronize()
+        buffer_TD = self._arena.lease(number, (num_instances, self._bags.num_features), self._read_dtype)
+        batch = self._bags.load(rows, self._read_dtype, out=buffer_TD)
+        if self._stream is None:
+            return batch
+        features_TD = batch.features_TD
+        if features_TD.data_ptr() != buffer_TD.data_ptr():  # the mapped file, which a GPU reads slowly
+            features_TD = buffer_TD.copy_(features_TD)
+        with torch.cuda.stream(self._stream):
+            on_device = PackedBags(features_TD, batch.offsets_B1, batch.labels_B, batch.ids_B, batch.keys).to(
+                self._device
+            )
+            on_device = on_device.to(self._device, self._dtype)
+            event = self._copied[number % 2] = torch.cuda.Event()
+            event.record(self._stream)
+        return on_device
+
+    def _hand_over(self, batch: PackedBags) -> None:
+        """Let the consumer's stream wait for the copy, and keep the memory until it is done with it."""
+        consumer = torch.cuda.current_stream(self._device)
+        assert self._stream is not None
+        consumer.wait_stream(self._stream)
+        for tensor in (batch.features_TD, batch.offsets_B1, batch.labels_B, batch.ids_B):
+            tensor.record_stream(consumer)
+
+
+class _Arena:
+    """One buffer for two steps at a time, that knows which of its halves are in use.
+
+    A lease is a tensor over a numpy view of the buffer. torch keeps that very view alive as long as any
+    tensor, or array of one, shares the memory, so its weak reference tells when the memory is free.
+
+    Attributes:
+        changed: notified when a half becomes free; the condition of all of `ReadAhead`'s state.
+    """
+
+    def __init__(self, bytes_S: Sequence[int], *, pinned: bool) -> None:
+        room_S = [-(-num_bytes // _ALIGNMENT) * _ALIGNMENT for num_bytes in bytes_S]
+        largest = max((sum(room_S[step : step + 2]) for step in range(len(room_S))), default=0)
+        self._pinned, self._is_closed = pinned, False
+        self._buffer = _buffer(max(largest, _ALIGNMENT), pinned=pinned)
+        self._leases: list[weakref.ref[np.ndarray] | None] = [None, None]
+        self.changed = threading.Condition()
+
+    def is_free(self, number: int) -> bool:
+        """Whether nobody uses what a step of this number would overwrite."""
+        lease = self._leases[number % 2]
+        return lease is None or lease() is None
+
+    def give_back(self) -> None:
+        """Leave the memory to the next arena of this process, once nobody uses it any more."""
+        self._is_closed = True
+        if self.is_free(0) and self.is_free(1):
+            _spare[self._pinned] = self._buffer
+
+    def lease(self, number: int, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+        """Memory for a step, in its half where that is free."""
+        num_bytes = shape[0] * shape[1] * dtype.itemsize
+        if not self.is_free(number):
+            return torch.empty(shape, dtype=dtype)
+        start = 0 if number % 2 == 0 else (len(self._buffer) - num_bytes) // _ALIGNMENT * _ALIGNMENT
+        view = self._buffer[start : start + num_bytes]
+
+        def freed(_: object) -> None:
+            with self.changed:
+                self.changed.notify_all()
+            if self._is_closed:
+                self.give_back()
+
+        self._leases[number % 2] = weakref.ref(view, freed)
+        return torch.from_numpy(view).view(dtype).view(shape)
+
+
+_spare: dict[bool, np.ndarray] = {}  # the last arena's, pinned or not: its pages need not be asked for again
+
+
+def _buffer(num_bytes: int, *, pinned: bool) -> np.ndarray:
+    spare = _spare.pop(pinned, None)
+    if spare is not None and len(spare) >= num_bytes:
+        return spare
+    del spare
+    if pinned:
+        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True).numpy()
+    pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, np.uint8)

@@ -1,0 +1,251 @@
+"""Data sets held whole in memory: once for all processes of a node, or on a device.
+
+Dimensions: N bags of the data set, T instances of a batch or of all bags, B bags of a batch, D features.
+"""
+
+import fcntl
+import mmap
+import os
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from mhimdist.data.bags import BagSource, PackedBags, bag_id
+from mhimdist.errors import ConfigError
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def resident(
+    bags: BagSource, cache: Literal["none", "ram", "device"], device: torch.device | str = "cpu"
+) -> BagSource:
+    """The data set, held where the configuration says; the last one asked for is kept by the process.
+
+    Raises:
+        ConfigError: it does not fit.
+    """
+    if cache == "none" or isinstance(bags, _ResidentBags):
+        return bags
+    global _last
+    made_of = bags, cache, str(device)
+    if _last is None or _last[0] != made_of:
+        _last = None  # frees its memory first
+        _last = made_of, RamBags(bags) if cache == "ram" else DeviceBags(bags, device)
+    return _last[1]
+
+
+_last: tuple[tuple[BagSource, str, str], BagSource] | None = None
+
+
+class _ResidentBags:
+    """What both kinds share: the data set's table, and a bag's rows in the features of all bags.
+
+    Attributes:
+        As of `BagSource`.
+    """
+
+    def __init__(self, bags: BagSource) -> None:
+        self.keys, self.cases, self.classes = bags.keys, bags.cases, bags.classes
+        self.labels_N, self.sizes_N = bags.labels_N, np.asarray(bags.sizes_N, np.int64)
+        self.ids_N = np.array([bag_id(key) for key in bags.keys], dtype=np.int64)
+        self.num_features, self.digest = bags.num_features, bags.digest
+        self.dtype: torch.dtype = getattr(bags, "dtype", torch.float32)
+        self._rows_of = bags.rows_of
+        self._starts_N1 = np.concatenate([[0], self.sizes_N.cumsum()])
+
+    def rows_of(self, keys: Sequence[str]) -> np.ndarray:
+        """Row numbers of bags, int64."""
+        return self._rows_of(keys)
+
+    def load(
+        self,
+        rows: Sequence[int] | np.ndarray,
+        dtype: torch.dtype = torch.float32,
+        *,
+        out: Tensor | None = None,
+    ) -> PackedBags:
+        """The bags of these rows, packed, their features in `dtype`, on the device that holds them.
+
+        A single bag that is held in `dtype` is not copied: its tensor is to be read and not written.
+        """
+        rows_B = np.asarray(rows, np.int64)
+        sizes_B = torch.from_numpy(self.sizes_N[rows_B])
+        features_AD = self._features(dtype)
+        parts = [features_AD[self._starts_N1[row] : self._starts_N1[row + 1]] for row in rows_B.tolist()]
+        if len(parts) == 1 and features_AD.dtype == dtype:
+            features_TD = parts[0]
+        else:
+            shape = int(sizes_B.sum()), self.num_features
+            features_TD = (
+                out[: shape[0]]
+                if out is not None
+                else torch.empty(shape, dtype=dtype, device=features_AD.device)
+            )
+            for part_ND, held_ND in zip(features_TD.split(sizes_B.tolist()), parts, strict=True):
+                part_ND.copy_(held_ND)
+        return PackedBags(
+            features_TD=features_TD,
+            offsets_B1=torch.cat([sizes_B.new_zeros(1), sizes_B.cumsum(0)]),
+            labels_B=torch.from_numpy(self.labels_N[rows_B]),
+            ids_B=torch.from_numpy(self.ids_N[rows_B]),
+            keys=tuple(self.keys[row] for row in rows_B),
+        )
+
+    def _features(self, dtype: torch.dtype) -> Tensor:
+        """The features of all bags, laid end to end in the order of the rows."""
+        raise NotImplementedError
+
+    @property
+    def _num_values(self) -> int:
+        return int(self._starts_N1[-1]) * self.num_features
+
+
+class DeviceBags(_ResidentBags):
+    """A data set on a device, in the dtype it is stored in, one copy for this process."""
+
+    def __init__(self, bags: BagSource, device: torch.device | str) -> None:
+        """Read all bags.
+
+        Raises:
+            ConfigError: the device has no room for them.
+        """
+        super().__init__(bags)
+        device = torch.device(device)
+        needed = self._num_values * self.dtype.itemsize
+        free = (
+            torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+        )
+        if needed > 0.9 * free:
+            raise ConfigError(
+                f"loading.cache=device: the features are {_gib(needed)}, {device} has {_gib(free)} free "
+                "(a tenth stays so); use ram or none"
+            )
+        shape = int(self._starts_N1[-1]), self.num_features
+        self._features_AD = torch.empty(shape, dtype=self.dtype, device=device)
+        _fill(self._features_AD, bags, self._starts_N1)
+
+    def _features(self, dtype: torch.dtype) -> Tensor:
+        return self._features_AD
+
+
+class RamBags(_ResidentBags):
+    """A data set in this node's shared memory, in the dtypes asked for, one copy for all processes.
+
+    The first process converts all bags into a file in `SHARED_MEMORY`, the others wait for it and map the
+    same pages. The last one to end removes it; what killed processes left is removed by the next that keeps
+    a data set so.
+    """
+
+    def __init__(self, bags: BagSource) -> None:
+        """Read nothing yet."""
+        super().__init__(bags)
+        self._bags = bags
+        self._mapped: dict[torch.dtype, Tensor] = {}
+
+    def _features(self, dtype: torch.dtype) -> Tensor:
+        if dtype not in self._mapped:
+            self._mapped[dtype] = self._map(dtype)
+        return self._mapped[dtype]
+
+    def _map(self, dtype: torch.dtype) -> Tensor:
+        folder = SHARED_MEMORY / f"mhimdist-{os.getuid()}"
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"loading.cache=ram: {folder}: {error.strerror}; use none") from None
+        if folder.stat().st_uid != os.getuid():
+            raise ConfigError(f"loading.cache=ram: {folder} belongs to another user")
+        path = folder / f"{bag_id(self.digest):016x}-{str(dtype).removeprefix('torch.')}"
+        with _lock(path):
+            file = _in_use(path)
+            if file is None:
+                _remove_unused(folder)
+                file = self._build(path, dtype)
+            with path.open("rb") as same:  # a map keeps a lock of the very file that it is made of
+                mapped = mmap.mmap(same.fileno(), 0, access=mmap.ACCESS_COPY)
+        weakref.finalize(self, _release, path, file)
+        shape = int(self._starts_N1[-1]), self.num_features
+        return torch.frombuffer(mapped, dtype=dtype, count=self._num_values).view(shape)
+
+    def _build(self, path: Path, dtype: torch.dtype) -> BinaryIO:
+        needed = self._num_values * dtype.itemsize
+        disk = os.statvfs(path.parent)
+        free = min(disk.f_bavail * disk.f_frsize, psutil.virtual_memory().available)
+        if needed > 0.9 * free:
+            raise ConfigError(
+                f"loading.cache=ram: the features are {_gib(needed)} as {dtype}, {SHARED_MEMORY} has "
+                f"{_gib(free)} free (a tenth stays so); use none"
+            )
+        part = path.with_suffix(".part")
+        file = part.open("w+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH)  # in use, from now until this process ends
+            os.posix_fallocate(file.fileno(), 0, needed)
+            pages = mmap.mmap(file.fileno(), needed)
+            shape = int(self._starts_N1[-1]), self.num_features
+            _fill(torch.frombuffer(pages, dtype=dtype).view(shape), self._bags, self._starts_N1)
+            part.replace(path)
+        except OSError as error:
+            raise ConfigError(f"loading.cache=ram: {path}: {error.strerror}; use none") from error
+        finally:
+            part.unlink(missing_ok=True)
+        return file
+
+
+def _fill(features_AD: Tensor, bags: BagSource, starts_N1: np.ndarray) -> None:
+    for row in range(len(starts_N1) - 1):
+        part_ND = features_AD[starts_N1[row] : starts_N1[row + 1]]
+        on_cpu = part_ND.device.type == "cpu"
+        batch = bags.load([row], features_AD.dtype, out=part_ND if on_cpu else None)
+        if batch.features_TD.data_ptr() != part_ND.data_ptr():
+            part_ND.copy_(batch.features_TD)
+
+
+def _in_use(path: Path) -> BinaryIO | None:
+    """The file, marked as in use until it is closed; None if there is none."""
+    while path.exists():
+        with suppress(FileNotFoundError):
+            file = path.open("rb")
+            fcntl.flock(file, fcntl.LOCK_SH)
+            if os.fstat(file.fileno()).st_nlink:
+                return file
+            file.close()  # removed between the two
+    return None
+
+
+def _release(path: Path, file: BinaryIO) -> None:
+    """Let go of a data set in shared memory, and remove it if nobody else uses it."""
+    file.close()
+    with suppress(OSError), _lock(path):
+        _remove_if_unused(path)
+
+
+def _remove_unused(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.suffix != ".lock":
+            with suppress(OSError):
+                _remove_if_unused(path)
+
+
+def _remove_if_unused(path: Path) -> None:
+    with suppress(BlockingIOError, FileNotFoundError), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with path.with_suffix(".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB"

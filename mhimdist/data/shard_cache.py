@@ -1,0 +1,189 @@
+"""A node's copy of remote shards: whole, checked on arrival, and brought once for all its processes."""
+
+import fcntl
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from mhimdist.data.manifest import ShardFile
+from mhimdist.data.remote import RemoteFolder
+from mhimdist.errors import ConfigError, CorruptShard, RemoteDataError
+
+ATTEMPTS = 3
+"""How often a shard is fetched before its last error counts."""
+
+_RETRY_S = 0.5
+_POLL_S = 0.05
+
+
+def default_folder() -> Path:
+    """`MHIMDIST_SHARD_CACHE`, or a folder of this user's in the node's temporary one."""
+    given = os.environ.get("MHIMDIST_SHARD_CACHE")
+    return Path(given or f"{tempfile.gettempdir()}/mhimdist-shards-{os.getuid()}").expanduser().absolute()
+
+
+class ShardCache:
+    """Shards as files named by their sha256, so that equal shards of several data sets are one file.
+
+    A file appears when it is whole and its hash right, and is never changed; so a reader needs no lock. Who
+    misses one takes that shard's lock, brings it and publishes it, and the others wait for this. The least
+    recently opened are removed for a new one. A process that has a removed one open reads it to its end, but
+    its disk space is only free when it lets go.
+
+    Attributes:
+        folder: of this node, private to the user.
+        limit_bytes: what all files together may take, those on their way included.
+    """
+
+    def __init__(self, folder: Path | None = None, limit_bytes: int = 200 << 30) -> None:
+        """Make the folder where it is missing.
+
+        Raises:
+            ConfigError: the folder cannot be made, or is another user's.
+        """
+        self.folder, self.limit_bytes = folder or default_folder(), limit_bytes
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"shard cache {self.folder}: {error.strerror}") from None
+        if (owner := self.folder.stat().st_uid) != os.getuid():
+            raise ConfigError(f"shard cache {self.folder} belongs to user {owner}, not to {os.getuid()}")
+
+    def path(self, shard: ShardFile) -> Path:
+        """Where a shard lies if it is here."""
+        return self.folder / f"{shard.sha256}.tar"
+
+    def open(self, shard: ShardFile, source: RemoteFolder) -> BinaryIO:
+        """A shard's file, fetched if it is not here yet.
+
+        Raises:
+            ConfigError: the shard alone is above the limit.
+            CorruptShard: what arrives is not what the manifest describes.
+            RemoteDataError: it cannot be fetched, or the disk is full.
+        """
+        if (file := self._found(shard)) is not None:
+            return file
+        if shard.bytes > self.limit_bytes:
+            raise ConfigError(
+                f"shard cache {self.folder}: {shard.name} has {shard.bytes} bytes, above the limit of "
+                f"{self.limit_bytes} (loading.shard_cache_gib)"
+            )
+        with _locked(self._lock_of(self.path(shard))):
+            if (file := self._found(shard)) is None:
+                self._bring(shard, source)
+                file = self.path(shard).open("rb")
+        return file
+
+    def _found(self, shard: ShardFile) -> BinaryIO | None:
+        try:
+            file = self.path(shard).open("rb")
+        except FileNotFoundError:
+            return None
+        if os.fstat(file.fileno()).st_size != shard.bytes:  # the machine went down before it was on disk
+            file.close()
+            self.path(shard).unlink(missing_ok=True)
+            return None
+        with suppress(FileNotFoundError):
+            os.utime(self.path(shard))  # the time of last use, whatever the disk is mounted with
+        return file
+
+    def _bring(self, shard: ShardFile, source: RemoteFolder) -> None:
+        part = self.path(shard).with_suffix(".part")
+        self._reserve(part, shard.bytes)
+        try:
+            for attempt in range(1, ATTEMPTS + 1):
+                try:
+                    _fetch(shard, source, part)
+                    break
+                except (RemoteDataError, CorruptShard):
+                    if attempt == ATTEMPTS:
+                        raise
+                    time.sleep(_RETRY_S * attempt)
+            part.replace(self.path(shard))
+        except FileNotFoundError as error:
+            raise RemoteDataError(f"{error}: no such file") from None
+        except OSError as error:
+            raise RemoteDataError(f"shard cache {self.folder}: {shard.name}: {error.strerror}") from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _reserve(self, part: Path, num_bytes: int) -> None:
+        """Make room, and take it at once, so that what others make room for adds to it."""
+        while True:
+            with _locked(self.folder / ".lock"):
+                part.unlink(missing_ok=True)
+                if self._evict(num_bytes):
+                    try:
+                        with part.open("wb") as file:
+                            os.posix_fallocate(file.fileno(), 0, num_bytes)
+                    except OSError as error:
+                        part.unlink(missing_ok=True)
+                        raise RemoteDataError(
+                            f"shard cache {self.folder} has no room for {num_bytes} bytes: {error.strerror}"
+                        ) from error
+                    return
+            time.sleep(_POLL_S)  # what is left is on its way to other processes
+
+    def _evict(self, needed: int) -> bool:
+        """Remove files, the least recently used first, until so many bytes more fit; whether they do."""
+        files = []
+        for path in self.folder.iterdir():
+            if path.suffix in (".tar", ".part"):
+                with suppress(FileNotFoundError):
+                    stat = path.stat()
+                    # What a killed process left half-way goes first.
+                    files.append((path.suffix == ".tar", stat.st_mtime_ns, path, stat.st_size))
+        total = sum(size for *_, size in files)
+        for _, _, path, size in sorted(files):
+            if total + needed <= self.limit_bytes:
+                break
+            with _tried(self._lock_of(path)) as is_ours:
+                if is_ours:
+                    path.unlink(missing_ok=True)
+                    total -= size
+        return total + needed <= self.limit_bytes
+
+    def _lock_of(self, path: Path) -> Path:
+        return path.with_suffix(".lock")
+
+
+def _fetch(shard: ShardFile, source: RemoteFolder, part: Path) -> None:
+    """Write a shard to a file that is reserved for it, and check length and hash."""
+    digest, got = hashlib.sha256(), 0
+    with part.open("r+b") as file:
+        for chunk in source.stream(shard.name):
+            got += len(chunk)
+            if got > shard.bytes:
+                break
+            digest.update(chunk)
+            file.write(chunk)
+    where = f"{source.name}/{shard.name}"
+    if got != shard.bytes:
+        more = " or more" if got > shard.bytes else ""
+        raise CorruptShard(f"{where}: expected {shard.bytes} bytes, got {got}{more}")
+    if digest.hexdigest() != shard.sha256:
+        raise CorruptShard(f"{where}: expected sha256 {shard.sha256}, got {digest.hexdigest()}")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _tried(path: Path) -> Iterator[bool]:
+    """The lock of a file if nobody holds it."""
+    with path.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True

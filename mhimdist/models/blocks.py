@@ -1,0 +1,69 @@
+"""Bags block by block, where no gradient is asked for: no more than a block is projected at a time.
+
+Dimensions: T instances of a batch, R of a block, B bags, C columns of scores, E embedding width.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from mhimdist.data.bags import PackedBags
+
+ROWS = 2048
+"""Instances of a block, at most: enough for the products' full speed, and 4 MB projected to 512 values."""
+
+
+def runs_in_blocks(bags: PackedBags, dropout_keys_B: Tensor | None) -> bool:
+    """Whether to go block by block: on a CPU, without gradient and without dropout."""
+    return bags.features_TD.device.type == "cpu" and dropout_keys_B is None and not torch.is_grad_enabled()
+
+
+def blocks(bags: PackedBags) -> Iterator[slice]:
+    """The rows of the bags in blocks of one bag each."""
+    edges = bags.offsets_B1.tolist()
+    for start, stop in pairwise(edges):
+        # Of equal size, as far as can be: a small last block costs as much as a large one.
+        num_blocks = max(-(-(stop - start) // ROWS), 1)
+        size = -(-(stop - start) // num_blocks)
+        yield from (slice(row, min(row + size, stop)) for row in range(start, stop, size))
+
+
+class BagPool:
+    """Each bag's values averaged by the softmax of each column of scores, fed block by block.
+
+    The running sums are relative to the largest score so far (online softmax), all in float32.
+    """
+
+    def __init__(self, bags: PackedBags) -> None:
+        self.starts = set(bags.offsets_B1[:-1].tolist())
+        self._done: list[Tensor] = []
+        self._sum_CE, self._weight_C1, self._top_C1 = (torch.empty(0) for _ in range(3))
+
+    def add(self, rows: slice, scores_RC: Tensor, values_RE: Tensor) -> None:
+        """Add a block, float32 scores and values of any dtype; the blocks come in order."""
+        scores_CR = scores_RC.T
+        top_C1 = scores_CR.amax(1, keepdim=True)
+        if rows.start in self.starts:
+            self._finish()
+        elif len(self._sum_CE):
+            top_C1 = torch.maximum(top_C1, self._top_C1)
+        weights_CR = torch.exp(scores_CR - top_C1)
+        pooled_CE = weights_CR @ values_RE.to(weights_CR.dtype)
+        weight_C1 = weights_CR.sum(1, keepdim=True)
+        if len(self._sum_CE):
+            decay_C1 = torch.exp(self._top_C1 - top_C1)
+            pooled_CE.addcmul_(self._sum_CE, decay_C1)
+            weight_C1.addcmul_(self._weight_C1, decay_C1)
+        self._sum_CE, self._weight_C1, self._top_C1 = pooled_CE, weight_C1, top_C1
+
+    def _finish(self) -> None:
+        if len(self._sum_CE):
+            self._done.append(self._sum_CE / self._weight_C1)
+        self._sum_CE = torch.empty(0)
+
+    def result(self) -> Tensor:
+        """The averages of all bags, B x C x E."""
+        self._finish()
+        return torch.stack(self._done)

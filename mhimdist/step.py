@@ -1,0 +1,144 @@
+"""One optimiser step: teacher, masks, student, backward pass, Adam, moving average.
+
+On a CUDA device nothing in it waits for the device: counts stay there, and whether the loss is finite decides
+there whether the weights move; the host learns of it later.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mhimdist import precision
+from mhimdist.config import TrainConfig
+from mhimdist.data.bags import PackedBags
+from mhimdist.draws import Draws
+from mhimdist.errors import NonFiniteError
+from mhimdist.mhim import MHIM, StepLoss, Student
+from mhimdist.models import BagModel
+from mhimdist.optimizer import adam, flat
+from mhimdist.teacher import Teacher
+from mhimdist.workers import Workers
+
+
+class TrainingStep:
+    """Trains the student, and moves the teacher after it.
+
+    Attributes:
+        method: the forward pass.
+        optimizer: Adam on the student's parameters.
+        dtype: what matrix products and features are in.
+        momentum: the teacher's of the last step; None if it has no weights of its own.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        student: BagModel,
+        teacher: Teacher | None,
+        workers: Workers | None = None,
+        lap: Callable[[str], None] = lambda part: None,
+    ) -> None:
+        """Take the networks, already on their device.
+
+        Args:
+            config: the run's settings.
+            student, teacher: the networks.
+            workers: the processes that share each step; by default this one alone.
+            lap: told the name of each part when it is over: for benchmarks.
+        """
+        self.config, self.student, self.teacher, self._lap = config, student, teacher, lap
+        self.workers = workers or Workers()
+        device = flat(student).values.device
+        self.dtype = precision.compute_dtype(config.precision, device)
+        self.optimizer = adam(student.parameters(), config.optimizer)
+        self.method = MHIM(config, student, teacher, self.workers.parallel(Student(student)), lap)
+        self.momentum: float | None = None
+        self._unread: deque[tuple[Tensor, torch.cuda.Event, str]] = deque()
+
+    def __call__(
+        self, bags: PackedBags | None, draws: Draws, *, progress: float, num_bags: int
+    ) -> StepLoss | None:
+        """Train on this worker's bags of a step; gives their losses, or None where it has no bag.
+
+        The loss is the sum over this worker's bags x workers / bags of the step, so that the mean that DDP
+        takes over the workers is the mean over the bags, however unevenly they are dealt.
+
+        Args:
+            bags: whole bags on the student's device, features in `dtype`.
+            draws: the epoch's random streams.
+            progress: share of the run's bags seen before the step, in [0, 1].
+            num_bags: bags of the step over all workers.
+
+        Raises:
+            NonFiniteError: the loss of this step, or on a GPU of an earlier one, is not finite. It has
+                changed neither student nor teacher.
+        """
+        step_loss = None
+        if bags is None:
+            loss = self.method.no_loss()
+        else:
+            step_loss = self.method.loss(bags, draws, progress)
+            loss = step_loss.total_B.sum() * (self.workers.world_size / num_bags)
+        self._lap("student")
+        where = f"in epoch {draws.epoch} at bag(s) {', '.join(bags.keys) if bags else 'of another worker'}"
+        if loss.device.type == "cpu" and not torch.isfinite(loss):
+            raise _not_finite(loss.item(), where)
+        self.optimizer.zero_grad()
+        loss.backward()
+        is_bad = None if loss.device.type == "cpu" else self._judge(loss.detach(), where)
+        self._lap("backward")
+        if self.config.optimizer.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.config.optimizer.clip_norm)
+        # Fused Adam leaves weights and moments alone where it is 1.
+        self.optimizer.found_inf = is_bad  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self._lap("optimiser")
+        if self.teacher is not None and self.teacher.is_own_network:
+            self.momentum = self.teacher.follow(
+                self.student, progress=progress, num_bags=num_bags, unless=is_bad
+            )
+        self._lap("average")
+        return step_loss
+
+    def _judge(self, loss: Tensor, where: str) -> Tensor:
+        """1 on the device where loss or gradients are not finite, else 0."""
+        grads = [p.grad for p in self.student.parameters() if p.grad is not None]
+        is_bad = (~torch.isfinite(loss + torch.nn.utils.get_total_norm(grads))).float()
+        self._read_later(torch.stack([is_bad, loss]), where)
+        return is_bad
+
+    def _read_later(self, found_2: Tensor, where: str) -> None:
+        """Send a verdict and the loss to the host, which does not wait for them."""
+        self.check()
+        on_host_2 = torch.empty(2, pin_memory=True)
+        on_host_2.copy_(found_2, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+        self._unread.append((on_host_2, copied, where))
+
+    def check(self, *, wait: bool = False) -> None:
+        """Raise for an earlier step whose loss was not finite.
+
+        Args:
+            wait: for the steps that the device has not finished, too, as before a checkpoint.
+
+        Raises:
+            NonFiniteError: its message names the bags.
+        """
+        while self._unread and (wait or self._unread[0][1].query()):
+            on_host_2, copied, where = self._unread.popleft()
+            copied.synchronize()
+            is_bad, loss = on_host_2.tolist()
+            if is_bad:
+                raise _not_finite(loss, where)
+
+
+def _not_finite(loss: float, where: str) -> NonFiniteError:
+    what = "a gradient is not finite" if math.isfinite(loss) else f"the loss became {loss}"
+    return NonFiniteError(
+        f"{what} {where}; no weight was changed by them: look for NaN or huge features, or lower the "
+        "learning rate"
+    )

@@ -1,0 +1,111 @@
+"""Submit a job script to a Ray cluster: `python -m mhimdist.submit jobs/tune_c16.py --data /shared/shards`.
+
+It is `ray job submit --working-dir . -- python jobs/tune_c16.py ...`, after a look at what would be uploaded:
+Ray takes 100 MiB at most and finds that out only when it has packed and sent them.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE
+from ray._private.runtime_env.packaging import create_package
+
+from mhimdist.command import run
+from mhimdist.errors import SubmitError
+
+NAMED_FILES = 5
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What a job takes along.
+
+    Attributes:
+        num_files: files of the working directory that no ignore file excludes.
+        num_bytes: of the package that is sent.
+        largest: the largest files, each with its size in bytes.
+    """
+
+    num_files: int
+    num_bytes: int
+    largest: tuple[tuple[str, int], ...]
+
+
+def measure(working_dir: Path) -> Upload:
+    """Pack a directory as Ray would, with its `.gitignore` and `.rayignore`, and throw the package away."""
+    quiet = logging.getLogger(f"{__name__}.ray")
+    quiet.setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "package.zip"
+        create_package(str(working_dir), package, include_gitignore=True, logger=quiet)
+        with zipfile.ZipFile(package) as archive:
+            files = [entry for entry in archive.infolist() if not entry.is_dir()]
+        files.sort(key=lambda entry: entry.file_size, reverse=True)
+        return Upload(
+            num_files=len(files),
+            num_bytes=package.stat().st_size,
+            largest=tuple((entry.filename, entry.file_size) for entry in files[:NAMED_FILES]),
+        )
+
+
+def check(working_dir: Path, *, limit_bytes: int = DASHBOARD_CLIENT_MAX_SIZE) -> Upload:
+    """What would be uploaded.
+
+    Raises:
+        SubmitError: more than Ray takes; it names the largest files.
+    """
+    upload = measure(working_dir)
+    if upload.num_bytes > limit_bytes:
+        named = ", ".join(f"{name} ({_mib(size)})" for name, size in upload.largest)
+        raise SubmitError(
+            f"{working_dir} is {_mib(upload.num_bytes)} in {upload.num_files} files, and Ray takes "
+            f"{_mib(limit_bytes)} at most; the largest are {named}. Keep data and runs on storage that the "
+            "cluster sees, and name here what to leave out in .rayignore"
+        )
+    return upload
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:.1f} MiB"
+
+
+def main() -> None:
+    """Check the upload, then become `ray job submit`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mhimdist.submit",
+        description="Submit a job script to a Ray cluster, with the working directory, within Ray's limit.",
+    )
+    parser.add_argument(
+        "--address",
+        default="http://127.0.0.1:8265",
+        help="the dashboard, by `ray dashboard` (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--working-dir", type=Path, default=Path(), help="what the job takes along (default: this directory)"
+    )
+    parser.add_argument("--check", action="store_true", help="say what would be uploaded, and submit nothing")
+    parser.add_argument("job", help="the script, relative to the working directory: jobs/tune_c16.py")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="the script's own options")
+    given = parser.parse_args()
+
+    working_dir = given.working_dir.resolve()
+    if not (working_dir / given.job).is_file():
+        raise SubmitError(f"{working_dir} has no {given.job}; name a script in the working directory")
+    upload = check(working_dir)
+    print(f"{upload.num_files} files, {_mib(upload.num_bytes)} to upload from {working_dir}", flush=True)
+    if given.check:
+        return
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    command = ["job", "submit", "--address", given.address, "--working-dir", str(working_dir)]
+    ray = str(Path(sys.executable).parent / "ray")
+    os.execv(ray, [ray, *command, "--", "python", given.job, *given.options])
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,319 @@
+"""Killed and started again, on several workers, with more slides: always the same bytes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from feature_folders import SLIDES, shard_folder, write_features
+
+from data_prep import plan as plan_module
+from data_prep import shard as shard_module
+from data_prep.shard import main, shard
+from data_prep.verify import verify
+from data_prep.workplace import Workplace
+from mhimdist.command import run
+from mhimdist.data.loader import BagShards
+from mhimdist.data.manifest import Manifest
+from mhimdist.errors import DataError, LabelError, RunLockedError
+from mhimdist.local_cluster import LocalCluster
+
+ROOT = Path(__file__).parents[2]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_features(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def expected(folder: Path) -> dict[str, bytes]:
+    out = shard_folder(folder, name="x")
+    content = files_of(out)
+    out.rename(folder / "expected")
+    assert len(Manifest.read(folder / "expected").info.shards) == 3
+    return content
+
+
+def read_failing_at(number: int, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Have the bag of this number (from 0) fail to be read; the slides that were read, as they are."""
+    read, slides = plan_module._read, []
+
+    def failing(bag: plan_module.PlannedBag, stop: object):
+        slides.append(bag.columns["slide"])
+        if len(slides) == number + 1:
+            raise error
+        return read(bag, stop)
+
+    monkeypatch.setattr(plan_module, "_read", failing)
+    return slides
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), SystemExit(143), DataError("bad"), OSError(28, "full")]
+)
+def test_what_is_finished_is_not_done_again(
+    error: BaseException, folder: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    with monkeypatch.context() as patched:
+        read_failing_at(4, error, patched)
+        with pytest.raises(type(error)):
+            shard_folder(folder, name="x", workers=1)
+    assert not (folder / "shards").exists()
+    assert "of 3 shards are finished: the same command goes on with them" in capsys.readouterr().err
+    first = [row["slide"] for row in Manifest.read(folder / "expected").rows_of_shard("shard-000000.tar")]
+    slides = read_failing_at(99, error, monkeypatch)
+    out = shard_folder(folder, name="x", workers=1)
+    assert not set(slides) & set(first)
+    assert files_of(out) == expected
+    assert sorted(path.name for path in folder.iterdir()) == ["expected", "features", "labels.csv", "shards"]
+
+
+def test_what_is_finished_of_other_sources_is_done_again(
+    folder: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        read_failing_at(4, DataError("bad"), patched)
+        with pytest.raises(DataError):
+            shard_folder(folder, name="x", workers=1)
+    path = next((folder / "features").glob("plain.npy"))
+    np.save(path, np.load(path) + 1)
+    shard_folder(folder, name="x", workers=1)
+    assert verify(folder / "shards") == []
+    changed = BagShards(folder / "shards")
+    stored = changed.load(changed.rows_of(["plain"])).features_TD.numpy()
+    assert np.array_equal(stored, np.load(path))
+
+
+def test_shards_with_other_settings_are_not_taken_over(
+    folder: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        read_failing_at(4, DataError("bad"), patched)
+        with pytest.raises(DataError):
+            shard_folder(folder, name="x", workers=1, dtype="float32")
+    assert files_of(shard_folder(folder, name="x")) == expected
+
+
+def test_sigkill_at_any_moment(folder: Path, expected: dict[str, bytes]) -> None:
+    slow = (
+        "import data_prep.plan as p, time, runpy; read = p._read;"
+        "p._read = lambda bag, stop: (time.sleep(0.15), read(bag, stop))[1];"
+        "runpy.run_module('data_prep.shard', run_name='__main__')"
+    )
+    paths = ["--features", folder / "features", "--labels", folder / "labels.csv", "--out", folder / "shards"]
+    more = ["--shard-bytes", "10000", "--name", "x", "--workers", "2"]
+    records = folder / ".shards.sharding/records"
+    with subprocess.Popen([sys.executable, "-c", slow, *map(str, paths), *more], cwd=ROOT) as process:
+        deadline = time.monotonic() + 60
+        while not (records.exists() and list(records.iterdir())) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert not (folder / "shards").exists()
+    out = shard_folder(folder, name="x")
+    assert files_of(out) == expected
+    assert not (folder / ".shards.sharding").exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7])
+def test_any_number_of_threads_gives_the_same_bytes(
+    workers: int, folder: Path, expected: dict[str, bytes]
+) -> None:
+    assert files_of(shard_folder(folder, name="x", workers=workers)) == expected
+
+
+def test_a_failure_in_one_thread_stops_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_failing_at(3, DataError("this one"), monkeypatch)
+    with pytest.raises(DataError, match="this one"):
+        shard_folder(folder, workers=3)
+    assert not list((folder).rglob("*.part"))
+
+
+def test_the_workers_of_ray_give_the_same_bytes(
+    folder: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray")
+    # Its workers import what the driver does, from where it does.
+    ray.init(
+        address="local",
+        num_cpus=1,  # a second worker would only take its time to start
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+    )
+    try:
+        plain, kept = folder / "features/plain.npy", folder / "plain.npy"
+        plain.rename(kept)
+        np.save(plain, np.full((7, 8), np.nan, np.float32))
+        with pytest.raises(DataError, match=r"plain\.npy: 56 of its features are NaN or infinite$"):
+            shard_folder(folder, name="x", distributed=True)
+        kept.rename(plain)
+        assert files_of(shard_folder(folder, name="x", distributed=True, workers=2)) == expected
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.slow
+def test_the_ray_cluster_that_it_is_submitted_to(folder: Path, expected: dict[str, bytes]) -> None:
+    paths = ["--features", folder / "features", "--labels", folder / "labels.csv", "--out", folder / "shards"]
+    entrypoint = ["--", "python", "-m", "data_prep.shard", *map(str, paths)]
+    command = [
+        "ray",
+        "job",
+        "submit",
+        "--working-dir",
+        ".",
+        *entrypoint,
+        "--shard-bytes",
+        "10000",
+        "--name",
+        "x",
+    ]
+    with LocalCluster(num_cpus=2) as cluster:
+        done = subprocess.run(command, cwd=ROOT, env=cluster.env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 bags" in done.stdout
+    assert files_of(folder / "shards") == expected
+
+
+def test_two_at_once_are_refused(folder: Path) -> None:
+    with Workplace(folder / "shards"), pytest.raises(RunLockedError, match="another process is making"):
+        shard_folder(folder)
+    assert not (folder / "shards").exists()
+
+
+def test_a_disk_that_will_be_full_is_refused_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=100))
+    with pytest.raises(OSError, match=r"No space left on device \(\d+ bytes needed, 100 free\)"):
+        shard_folder(folder)
+    assert not list(folder.glob(".shards*"))
+
+
+def append(folder: Path, **options) -> shard_module.Outcome:
+    return shard(folder / "features", folder / "labels.csv", folder / "shards", append=True, **options)
+
+
+def test_slides_are_added_and_nothing_is_rewritten(folder: Path) -> None:
+    features = folder / "features"
+    table = (folder / "labels.csv").read_text()
+    late = [path for path in features.iterdir() if path.name.startswith(("plain", "-xxx"))]
+    (folder / "late").mkdir()
+    for path in late:
+        path.rename(folder / "late" / path.name)
+    (folder / "labels.csv").write_text("\n".join(table.splitlines()[:5]))
+    out = shard_folder(folder, name="x", description="d", dtype="bfloat16")
+    before = files_of(out)
+    times = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    (folder / "labels.csv").write_text(table)
+    for path in (folder / "late").iterdir():
+        path.rename(features / path.name)
+    assert append(folder).num_new == 2
+    assert append(folder).num_new == 0
+    after = files_of(out)
+    for name in before.keys() - {"manifest.parquet"}:
+        assert after[name] == before[name]
+        assert (out / name).stat().st_mtime_ns == times[name]
+    assert len(after) > len(before)
+    assert verify(out) == []
+    bags, info = BagShards(out), Manifest.read(out).info
+    assert sorted(bags.slides) == sorted(SLIDES)
+    assert (info.name, info.description, set(Manifest.read(out).rows["dtype"].to_pylist())) == (
+        "x",
+        "d",
+        {"bfloat16"},
+    )
+    stored = bags.load([bags.slides.index("plain")]).features_TD.numpy()
+    assert np.allclose(stored, np.load(features / "plain.npy"), rtol=2**-8)
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_an_append_that_was_killed_while_it_published(
+    stage: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = (folder / "labels.csv").read_text()
+    (folder / "labels.csv").write_text("\n".join(table.splitlines()[:3]))
+    out = shard_folder(folder, skip_unmatched=True, name="x", shard_bytes=1)
+    (folder / "labels.csv").write_text(table)
+    rename, calls = Path.rename, []
+
+    def killed(path: Path, target: Path) -> Path:
+        calls.append(path)
+        if path.parent.name == "shards" and target.parent == out and len(calls) >= 9 + stage:
+            os._exit(9)
+        return rename(path, target)
+
+    if (child := os.fork()) == 0:
+        monkeypatch.setattr(Path, "rename", killed)
+        append(folder, shard_bytes=1, workers=1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert append(folder, shard_bytes=1).num_new == 4
+    assert verify(out) == []
+    assert sorted(BagShards(out).slides) == sorted(SLIDES)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ("relabel", LabelError, "is in the data set as 'normal' of case .*, and in the table as 'tumour'"),
+        ("class", LabelError, "has label 'new', expected normal or tumour"),
+        ("width", DataError, r"slide 'more': its features are 5 wide, those of .* 8"),
+    ],
+)
+def test_what_does_not_belong_is_not_added(change: str, error: type, message: str, folder: Path) -> None:
+    before = files_of(shard_folder(folder))
+    table = (folder / "labels.csv").read_text()
+    if change == "relabel":
+        table = table.replace('"plain",normal', '"plain",tumour')
+    else:
+        np.save(folder / "features/more.npy", np.ones((3, 5 if change == "width" else 8), np.float32))
+        table += f"\nmore,{'new' if change == 'class' else 'normal'},case 9"
+    (folder / "labels.csv").write_text(table)
+    with pytest.raises(error, match=message):
+        append(folder)
+    assert files_of(folder / "shards") == before
+
+
+def test_a_new_class_can_be_added_behind_the_others(folder: Path) -> None:
+    shard_folder(folder)
+    np.save(folder / "features/more.npy", np.ones((3, 8), np.float32))
+    (folder / "labels.csv").write_text((folder / "labels.csv").read_text() + "\nmore,new,case 9")
+    with pytest.raises(LabelError, match="expected classes that begin with those of the data set"):
+        append(folder, classes=["new", "normal", "tumour"])
+    append(folder, classes=["normal", "tumour", "new"])
+    bags = BagShards(folder / "shards")
+    assert bags.classes == ("normal", "tumour", "new")
+    assert bags.labels_N[bags.slides.index("more")] == 2
+
+
+def test_the_command_says_what_it_passed_over(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    (folder / "labels.csv").write_text("slide,label\nplain,0\nnowhere,1\n")
+    paths = ["--features", folder / "features", "--labels", folder / "labels.csv", "--out", folder / "shards"]
+    run(partial(main, [*map(str, paths), "--skip-unmatched", "--class-map", "0=no,1=yes"]))
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("passed over, without features or label: 6 ('nowhere', ")
+    assert second.endswith("shards: 1 bags, 10.2 kB (shards: 1; classes: no, yes)")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_bags_of_shards_become_shards_again(dtype: str, folder: Path) -> None:
+    first = shard_folder(folder, name="x", dtype=dtype)
+    shard(first, None, folder / "again", name="x", shard_bytes=10_000, dtype=dtype)
+    assert [path.name for path in sorted((folder / "again").iterdir())] == sorted(files_of(first))
+    one, two = BagShards(first), BagShards(folder / "again")
+    assert (one.keys, one.cases, one.classes) == (two.keys, two.cases, two.classes)
+    for row in range(len(one)):
+        assert np.array_equal(one.load([row]).features_TD, two.load([row]).features_TD)
+        assert np.array_equal(one.coords(row), two.coords(row))
+        assert np.array_equal(one.instance_labels(row), two.instance_labels(row))

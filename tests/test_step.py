@@ -1,0 +1,222 @@
+import copy
+
+import pytest
+import torch
+from memory_bags import gaussian_bags
+
+from mhimdist.config import load_config
+from mhimdist.data.bags import PackedBags
+from mhimdist.draws import Draws
+from mhimdist.engine import _Totals
+from mhimdist.errors import NonFiniteError
+from mhimdist.models import build
+from mhimdist.precision import cast
+from mhimdist.presets import preset
+from mhimdist.step import TrainingStep
+from mhimdist.teacher import Teacher
+
+SIZES = (300, 40, 1)
+
+
+def _config(model, **changes):
+    return preset("c16", model).override({"device": "cpu", **changes})
+
+
+def _bags(sizes=SIZES, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(size, 24, generator=generator).to(dtype) for size in sizes]
+    return PackedBags.from_list(features, [i % 2 for i in range(len(sizes))])
+
+
+def _step(config, device="cpu"):
+    student = build(config.model, num_features=24, num_classes=2, seed=0).to(device)
+    return TrainingStep(config, student, Teacher(config.teacher, student, student))
+
+
+def _weights(network):
+    return torch.cat([p.detach().flatten().clone() for p in network.parameters()])
+
+
+def _follow_by_hand(config, bags, num_steps):
+    """The step in plain words: per-parameter Adam, a loop for the moving average, float32."""
+    ours = _step(config)
+    student, teacher = ours.student, ours.teacher.network
+    optimizer = torch.optim.Adam(
+        student.parameters(), lr=config.optimizer.learning_rate, weight_decay=1e-5, foreach=False
+    )
+    momentum = config.teacher.momentum.start ** len(bags)
+    for epoch in range(num_steps):
+        loss = ours.method.loss(bags, Draws(0, epoch), 0.0).total_B.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            for own, of_student in zip(teacher.parameters(), student.parameters(), strict=True):
+                own.mul_(momentum).add_((1 - momentum) * of_student)
+    return _weights(student), _weights(teacher)
+
+
+@pytest.mark.parametrize("model", ["abmil", "dsmil"])
+def test_flat_optimiser_and_average_are_those_of_single_parameters(model):
+    config = _config(model, **{"teacher.momentum.start": 0.9})
+    step, bags = _step(config), _bags()
+    for epoch in range(4):
+        step(bags, Draws(0, epoch), progress=0.0, num_bags=3)
+    student, teacher = _follow_by_hand(config, bags, 4)
+    torch.testing.assert_close(_weights(step.student), student, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(_weights(step.teacher.network), teacher, rtol=1e-5, atol=1e-6)
+    assert step.momentum == pytest.approx(0.9**3)
+
+
+@pytest.mark.parametrize("model", ["abmil", "dsmil", "transmil"])
+def test_bf16_follows_float32(model):
+    """Gradients against float64's, which are what is true; masters, gradients and moments stay float32."""
+    # Masks by score would differ where 16 bits rank differently; random ones are the same.
+    masked = {"masking": {"random": {"start": 0.5}}}
+    exact, narrow = (_step(_config(model, precision=name, **masked)) for name in ("float32", "bf16"))
+    assert narrow.dtype == torch.bfloat16
+    exact.student.double(), exact.teacher.network.double()
+    exact_loss = exact.method.loss(_bags(dtype=torch.float64), Draws(0, 0), 1.0)
+    narrow_loss = narrow.method.loss(_bags(dtype=torch.bfloat16), Draws(0, 0), 1.0)
+    assert narrow_loss.total_B.dtype == torch.float32
+    torch.testing.assert_close(narrow_loss.total_B.double(), exact_loss.total_B, rtol=0.05, atol=0.05)
+    exact_loss.total_B.sum().backward()
+    narrow_loss.total_B.sum().backward()
+    of_exact, of_narrow = (
+        torch.cat([p.grad.double().flatten() for p in step.student.parameters()]) for step in (exact, narrow)
+    )
+    assert {p.grad.dtype for p in narrow.student.parameters()} == {torch.float32}
+    assert torch.cosine_similarity(of_exact, of_narrow, dim=0) > 0.98
+
+
+def test_a_cast_gives_every_parameter_and_its_gradient():
+    network = _step(_config("dsmil")).student
+    copies = cast(network, torch.bfloat16)
+    for name, parameter in network.named_parameters():
+        assert torch.equal(copies[name], parameter.bfloat16())
+    sum((copy * (i + 1)).sum() for i, copy in enumerate(copies.values())).backward()
+    for i, parameter in enumerate(network.parameters()):
+        assert torch.equal(parameter.grad, torch.full_like(parameter, i + 1))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_loss_that_is_not_finite_changes_nothing_and_names_the_bag(precision):
+    step = _step(_config("abmil", precision=precision))
+    step(_bags(dtype=step.dtype), Draws(0, 0), progress=0.0, num_bags=3)
+    before = [_weights(step.student), _weights(step.teacher.network)]
+    moments = copy.deepcopy(step.optimizer.state_dict())["state"]
+    bags = _bags(dtype=step.dtype)
+    bags.features_TD[5] = torch.nan
+    with pytest.raises(NonFiniteError, match=r"the loss became nan in epoch 3 at bag\(s\) 0, 1, 2;"):
+        step(bags, Draws(0, 3), progress=0.0, num_bags=3)
+    assert torch.equal(before[0], _weights(step.student))
+    assert torch.equal(before[1], _weights(step.teacher.network))
+    for place, state in step.optimizer.state_dict()["state"].items():
+        assert all(torch.equal(value, moments[place][name]) for name, value in state.items())
+
+
+def test_a_verdict_on_the_device_keeps_student_and_teacher_as_they_are():
+    """What a GPU does, whose host learns too late: Adam is told by `found_inf`, the average by `unless`."""
+    step, bags = _step(_config("abmil")), _bags()
+    step(bags, Draws(0, 0), progress=0.0, num_bags=3)
+    before = [_weights(step.student), _weights(step.teacher.network)]
+    for is_bad in (1.0, 0.0):
+        step.optimizer.zero_grad()
+        step.method.loss(bags, Draws(0, 1), 0.0).total_B.sum().backward()
+        step.optimizer.found_inf = torch.tensor(is_bad)
+        step.optimizer.step()
+        step.teacher.follow(step.student, progress=0.0, num_bags=1, unless=torch.tensor(is_bad))
+        assert torch.equal(before[0], _weights(step.student)) == bool(is_bad)
+        assert torch.equal(before[1], _weights(step.teacher.network)) == bool(is_bad)
+
+
+@pytest.fixture
+def fused_on_meta(monkeypatch):
+    from torch.optim import optimizer
+
+    devices = optimizer._get_fused_kernels_supported_devices()
+    monkeypatch.setattr(optimizer, "_get_fused_kernels_supported_devices", lambda: [*devices, "meta"])
+
+
+@pytest.mark.parametrize("model", ["abmil", "dsmil"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("sizes", [(300,), SIZES])
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_nothing_of_the_step_waits_for_the_device(
+    monkeypatch, fused_on_meta, model, precision, sizes, clip_norm
+):
+    """The whole step on tensors without data: where reading a value, or a shape that depends on one, raises.
+
+    The meta device takes the way of CUDA: kernels by their fakes, verdicts read later.
+    """
+    config = _config(model, precision=precision, **{"optimizer.clip_norm": clip_norm})
+    step = _step(config, "meta")
+    verdicts = []
+    monkeypatch.setattr(step, "_read_later", lambda found_2, where: verdicts.append((found_2, where)))
+    bags = _bags(sizes, step.dtype).to("meta")
+    totals = _Totals()
+    for epoch in range(2):
+        totals.add(step(bags, Draws(0, epoch), progress=0.5, num_bags=len(bags)))
+    assert [found_2.device.type for found_2, _ in verdicts] == ["meta"] * 2
+    assert all(p.grad.device.type == "meta" for p in step.student.parameters())
+
+
+@pytest.mark.parametrize(
+    "read", [torch.Tensor.item, torch.Tensor.tolist, torch.nonzero, bool, torch.Tensor.cpu]
+)
+def test_reading_from_the_meta_device_raises(read):
+    """What the test above stands on."""
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        read(torch.ones(3, device="meta").sum())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("model", ["abmil", "dsmil"])
+def test_cuda_finds_nothing_that_waits(model):
+    config = preset("c16", model).override({"device": "cuda"})
+    step = _step(config, "cuda")
+    bags = _bags(dtype=step.dtype).to("cuda")
+    step(bags, Draws(0, 0), progress=0.0, num_bags=3)  # compiles the kernels
+    before = _weights(step.student)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for epoch in range(1, 4):
+            step(bags, Draws(0, epoch), progress=0.0, num_bags=3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    step.check(wait=True)
+    assert not torch.equal(before, _weights(step.student))
+
+
+@pytest.mark.gpu
+def test_cuda_names_the_bag_of_a_loss_that_was_not_finite():
+    step = _step(preset("c16", "abmil").override({"device": "cuda"}), "cuda")
+    before = _weights(step.student)
+    bags = _bags(dtype=step.dtype)
+    bags.features_TD[5] = torch.nan
+    step(bags.to("cuda"), Draws(0, 3), progress=0.0, num_bags=3)
+    with pytest.raises(NonFiniteError, match=r"the loss became nan in epoch 3 at bag\(s\) 0, 1, 2;"):
+        step.check(wait=True)
+    assert torch.equal(before, _weights(step.student))
+
+
+def test_training_in_bf16_learns():
+    from mhimdist.engine import Trainer
+
+    bags = gaussian_bags()
+    config = load_config(
+        {
+            "model": {"name": "abmil", "hidden_dim": 16, "attention_dim": 8},
+            "masking": {"high": 0.1, "random": 0.3},
+            "teacher": {"kind": "momentum"},
+            "optimizer": {"learning_rate": 5e-3},
+            "epochs": 8,
+            "device": "cpu",
+            "precision": "bf16",
+        }
+    )
+    trainer = Trainer(config, bags, bags.holdout())
+    records = list(trainer.epochs())
+    assert records[-1].loss < records[0].loss
+    assert trainer.best.student_validation_auc > 0.9

@@ -1,0 +1,71 @@
+"""A job's upload is what git and Ray's ignore files leave, and is refused before it is sent."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mhimdist.errors import SubmitError
+from mhimdist.submit import check, measure
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def project(tmp_path):
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "tune.py").write_text("print('swept')\n")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "shard.tar").write_bytes(bytes(3 * 2**20))
+    (tmp_path / "notes.bin").write_bytes(bytes(2**20))
+    (tmp_path / ".rayignore").write_text("/data/\n")
+    return tmp_path
+
+
+def _submit(project, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "mhimdist.submit", *arguments],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_ignored_folders_do_not_count(project):
+    upload = measure(project)
+    assert {name for name, _ in upload.largest} == {"notes.bin", ".rayignore", "jobs/tune.py"}
+    assert upload.num_files == 3
+    assert 2**20 < upload.num_bytes < 1.1 * 2**20
+
+
+def test_too_much_is_refused_and_the_largest_files_are_named(project):
+    assert check(project, limit_bytes=2 * 2**20).largest[0] == ("notes.bin", 2**20)
+    (project / ".rayignore").unlink()
+    with pytest.raises(
+        SubmitError, match=r"4\.0 MiB in 3 files.*2\.0 MiB at most.*data/shard.tar \(3\.0 MiB\)"
+    ):
+        check(project, limit_bytes=2 * 2**20)
+
+
+def test_this_repository_stays_far_below_the_limit():
+    upload = check(ROOT)
+    assert upload.num_bytes < 20 * 2**20
+    assert not any(
+        name.startswith((".venv", "data/", "runs/", "cache/", ".git/")) for name, _ in upload.largest
+    )
+
+
+def test_the_command_checks_only_when_asked_to(project):
+    done = _submit(project, "--check", "jobs/tune.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"3 files, 1.0 MiB to upload from {project}\n"
+
+
+def test_a_missing_script_is_named_before_anything_is_sent(project):
+    done = _submit(project, "jobs/tuna.py")
+    assert done.returncode == 1
+    assert done.stderr == f"error: {project} has no jobs/tuna.py; name a script in the working directory\n"
