@@ -1,4 +1,7 @@
-"""The ragged operations of the method, by the fastest implementation there is for a tensor's device."""
+"""The ragged operations of the method, by the fastest implementation there is for a tensor's device.
+
+On the CPU that is NumPy and torch, anywhere else a kernel in Triton; `reference` specifies both.
+"""
 
 from mhimdist.ops.dropout import keyed_dropout, relu_dropout
 from mhimdist.ops.masks import Gathered, MaskCounts, MaskKeys, Selection

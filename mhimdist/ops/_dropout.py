@@ -61,7 +61,9 @@ def _relu_backward(grad, out, grad_values, scale, size, BLOCK: tl.constexpr):
     inside = at < size
     kept = tl.load(out + at, mask=inside, other=0.0).to(tl.float32) > 0
     value = tl.load(grad + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(grad_values + at, tl.where(kept, value * scale, 0.0).to(grad_values.dtype.element_ty), mask=inside)
+    tl.store(
+        grad_values + at, tl.where(kept, value * scale, 0.0).to(grad_values.dtype.element_ty), mask=inside
+    )
 
 
 @torch.library.custom_op("mhimdist::keyed_dropout", mutates_args=())
@@ -99,9 +101,7 @@ def keyed_dropout(
 
 
 @keyed_dropout.register_fake
-def _(
-    values_TE: Tensor, threshold: int, offsets_B1: Tensor, keys_B: Tensor, site: int, relu: bool
-) -> Tensor:
+def _(values_TE: Tensor, threshold: int, offsets_B1: Tensor, keys_B: Tensor, site: int, relu: bool) -> Tensor:
     return values_TE.new_empty(values_TE.shape)
 
 

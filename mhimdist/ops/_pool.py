@@ -115,15 +115,15 @@ def _join_parts(
     total = tl.sum(tl.load(sums + at, mask=part < num_parts, other=0.0) * tl.exp(maximum - base), 0)
     sum_ = tl.zeros([WIDTH], tl.float32)
     for first in range(0, num_parts, PARTS):
-        part = first + tl.arange(0, PARTS)
-        at = (bag * num_parts + part) * num_columns + column
-        maximum = tl.load(maxima + at, mask=part < num_parts, other=float("-inf"))
+        few = first + tl.arange(0, PARTS)
+        at_few = (bag * num_parts + few) * num_columns + column
+        fade = tl.exp(tl.load(maxima + at_few, mask=few < num_parts, other=float("-inf")) - base)
         value = tl.load(
-            parts + at[:, None] * width + across[None, :],
-            mask=(part < num_parts)[:, None] & (across < width)[None, :],
+            parts + at_few[:, None] * width + across[None, :],
+            mask=(few < num_parts)[:, None] & (across < width)[None, :],
             other=0.0,
         )
-        sum_ += tl.sum(value * tl.exp(maximum - base)[:, None], 0)
+        sum_ += tl.sum(value * fade[:, None], 0)
     out = bag * num_columns + column
     tl.store(pooled + out * width + across, sum_ / total, mask=across < width)
     if tl.program_id(2) == 0:

@@ -1,4 +1,4 @@
-"""Masked selection on CUDA: three launches for a batch of any number and size of bags, nothing waits for them.
+"""Masked selection on CUDA: three launches for a batch of any number and size of bags, and no waiting.
 
 1. `_find_limits`, a program for each bag and ranking (a head's highest, its lowest, the random words): keys
    of 64 bits, and the largest that is among the k smallest, by a radix select of 8 bits a pass. No two keys
@@ -100,9 +100,7 @@ def _find_limits(
                 key = _signed_words(random_key, index.to(tl.int64))
             tl.store(keys + index, key.to(tl.int64), mask=inside)
         tl.debug_barrier()
-    tl.store(
-        limits + bag * (2 * HEADS + 1) + ranking, _limit(keys, size, count, 56, BLOCK).to(tl.int64)
-    )
+    tl.store(limits + bag * (2 * HEADS + 1) + ranking, _limit(keys, size, count, 56, BLOCK).to(tl.int64))
 
 
 @triton.jit
@@ -160,9 +158,7 @@ def _mask(
         pool_keys = keys + (2 * HEADS + 1) * total
         low_keys = keys + (2 * HEADS + 2) * total
         pool_limit = _vote(keys, limits, size, total, pool, pool_keys, HEADS, BLOCK)
-        low_limit = _vote(
-            keys + HEADS * total, limits + HEADS, size, total, low, low_keys, HEADS, BLOCK
-        )
+        low_limit = _vote(keys + HEADS * total, limits + HEADS, size, total, low, low_keys, HEADS, BLOCK)
     random_limit = tl.load(limits + 2 * HEADS).to(tl.uint64)
 
     draws = tl.where(high < pool, high, 0)
@@ -246,7 +242,9 @@ def _gather(
         if (tl.program_id(0) == 0) & (tl.program_id(1) == 0):
             tl.store(new_offsets + 1 + bag, starts + count, mask=bag < num_bags)
     valid = (rows < ends) & (rows < capacity)
-    source = tl.load(kept_rows + tl.load(offsets + bags, mask=valid, other=0) + rows - before, mask=valid, other=0)
+    source = tl.load(
+        kept_rows + tl.load(offsets + bags, mask=valid, other=0) + rows - before, mask=valid, other=0
+    )
     inside = valid[:, None] & (columns < width)[None, :]
     values = tl.load(features + source[:, None] * row_stride + columns[None, :], mask=inside, other=0.0)
     writes = (rows < capacity)[:, None] & (columns < width)[None, :]

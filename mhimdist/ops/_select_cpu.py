@@ -54,7 +54,7 @@ def _kth_smallest(keys_N: np.ndarray, count: int) -> int:
             between_N &= keys_N >= sample[lower]
         between = keys_N[between_N]
         if num_below < count <= num_below + len(between):
-            keys_N, count = between, count - num_below
+            keys_N, count = between, count - int(num_below)
     return int(np.partition(keys_N, count - 1)[count - 1])
 
 

@@ -60,7 +60,7 @@ def select(
     sizes_of_masks = zip(
         *(c.tolist() for c in (counts.high_pool_B, counts.high_B, counts.low_B, counts.random_B)), strict=True
     )
-    masked_T = torch.zeros(len(scores_TH), dtype=torch.bool, device=scores_TH.device)
+    masked_T = torch.zeros(edges[-1], dtype=torch.bool, device=scores_TH.device)
     for (start, stop), (pool, high, low, random) in zip(pairwise(edges), sizes_of_masks, strict=True):
         scores_NH, masked_N = scores_TH[start:stop], masked_T[start:stop]
         if high:
