@@ -246,8 +246,8 @@ def _top_k(
         before = best
 
 
-def _parts(num_bags: int, num_rows: int, width_blocks: int) -> int:
-    return max(1, min(MOST_PARTS, _PROGRAMS // (num_bags * width_blocks), triton.cdiv(num_rows, 32)))
+def _parts(num_bags: int, num_rows: int, width_blocks: int, least_rows: int) -> int:
+    return max(1, min(_PROGRAMS // (num_bags * width_blocks), triton.cdiv(num_rows, least_rows)))
 
 
 def _rows(values_TE: Tensor) -> Tensor:
@@ -263,7 +263,7 @@ def segment_softmax_pool(scores_TC: Tensor, values_TE: Tensor, offsets_B1: Tenso
     padded = triton.next_power_of_2(columns)
     width_block = min(triton.next_power_of_2(width), 128)
     width_blocks = triton.cdiv(width, width_block)
-    parts = _parts(num_bags, len(values_TE), width_blocks)
+    parts = min(_parts(num_bags, len(values_TE), width_blocks, 32), MOST_PARTS)
     pooled_BCE = scores_TC.new_empty((num_bags, columns, width), dtype=torch.float32)
     log_BC = pooled_BCE.new_empty((num_bags, columns))
     maxima_BSC, sums_BSC = pooled_BCE.new_empty((2, num_bags, parts, columns)).unbind()
@@ -281,7 +281,7 @@ def segment_softmax_pool(scores_TC: Tensor, values_TE: Tensor, offsets_B1: Tenso
         width,
         COLUMNS=columns,
         PADDED_COLUMNS=padded,
-        ROWS=max(32 // padded, 1),
+        ROWS=max((32 if padded == 1 else 16) // padded, 1),
         WIDTH=width_block,
         num_warps=4,
     )
@@ -324,7 +324,7 @@ def segment_softmax_pool_backward(
     padded = triton.next_power_of_2(columns)
     grad_scores_TC = torch.empty(scores_TC.shape, dtype=scores_TC.dtype, device=scores_TC.device)
     grad_values_TE = torch.empty(values_TE.shape, dtype=values_TE.dtype, device=values_TE.device)
-    parts = _parts(num_bags, len(values_TE), 1)
+    parts = _parts(num_bags, len(values_TE), 1, 16)
     _pool_backward[num_bags + 1, parts](
         scores_TC,
         values_TE,
@@ -342,7 +342,7 @@ def segment_softmax_pool_backward(
         width,
         COLUMNS=columns,
         PADDED_COLUMNS=padded,
-        ROWS=max(16 // padded, 1),
+        ROWS=max(8 // padded, 1),
         WIDTH=min(triton.next_power_of_2(width), 256),
         num_warps=4,
     )

@@ -20,6 +20,8 @@ from mhimdist.ops._triton import rank, require_float, stream_words
 
 # Rows of a bag that a program takes at a time.
 BLOCK = 2048
+# One program holds a bag, alone on its multiprocessor at times: many warps hide the latency of memory.
+_WARPS = 16
 _ALL = tl.constexpr(0xFFFFFFFFFFFFFFFF)
 
 
@@ -309,7 +311,7 @@ def select_and_gather(
         *scores_TH.stride(),
         HEADS=num_heads,
         BLOCK=BLOCK,
-        num_warps=8,
+        num_warps=_WARPS,
     )
     _mask[num_bags,](
         offsets_B1,
@@ -326,7 +328,7 @@ def select_and_gather(
         total,
         HEADS=num_heads,
         BLOCK=BLOCK,
-        num_warps=8,
+        num_warps=_WARPS,
     )
     rows, columns = 4, min(triton.next_power_of_2(max(width, 16)), 1024)
     _gather[triton.cdiv(capacity, rows), triton.cdiv(max(width, 1), columns)](
