@@ -303,7 +303,8 @@ def main() -> None:
             f"| {cost['floor_us']:.2f} |"
         )
     print(
-        f"\nA step of AB-MIL, calculated: {floor_us:.0f} us by the floors ({1e6 / floor_us:,.0f} bags/s).\nWithout "
+        f"\nA step of AB-MIL, calculated: {floor_us:.0f} us by the floors "
+        f"({1e6 / floor_us:,.0f} bags/s).\nWithout "
         f"CUDA graphs {operators['abmil']} operators and 4 more launches, at {LAUNCH_US:.0f} us each, are "
         f"{host_us:.0f} us ({1e6 / host_us:,.0f} bags/s).\nDSMIL dispatches {operators['dsmil']} operators. "
         f"The paper, on an RTX 3090: {PAPER_BAGS_A_S:.0f} bags/s.\n"

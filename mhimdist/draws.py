@@ -70,8 +70,8 @@ def instance_words(keys_B: Tensor, offsets_B1: Tensor, num_instances: int, width
     """
     if keys_B.device.type == "cpu":
         words_TW = np.zeros((num_instances, width), np.int64)
-        for start, stop, words_U in stream_words(keys_B, offsets_B1, width):
-            words_TW[start:stop].reshape(-1)[:] = words_U.view(np.int64)
+        for _ in stream_words(keys_B, offsets_B1, width, out=words_TW.view(np.uint64).reshape(-1)):
+            pass
         return torch.from_numpy(words_TW)
     row_T = torch.arange(num_instances, device=keys_B.device)
     if len(keys_B) == 1:
@@ -114,26 +114,32 @@ def words_at(keys: np.ndarray, indices: np.ndarray) -> np.ndarray:
     return words.view(np.int64)
 
 
-def stream_words(keys_B: Tensor, offsets_B1: Tensor, width: int = 1) -> Iterator[tuple[int, int, np.ndarray]]:
+def stream_words(
+    keys_B: Tensor, offsets_B1: Tensor, width: int = 1, out: np.ndarray | None = None
+) -> Iterator[tuple[int, int, np.ndarray]]:
     """The words of `instance_words` block by block, on the CPU: first row, last row + 1, and their words.
 
-    The words are uint64 in one dimension and lie in one reused buffer of a size that stays in cache, so that
-    a consumer need never hold all of them. A row wider than the buffer has a block of its own.
+    The words are uint64 in one dimension. They lie in `out` if there is one, which has room for all, else in
+    one reused buffer of a size that stays in cache, so that a consumer need never hold all of them. A row
+    wider than a block has a block of its own.
     """
-    rows_a_block = max(_BLOCK // width, 1)
-    buffer, scratch = (np.empty(rows_a_block * width, np.uint64) for _ in range(2))
+    rows_a_block = max((_BLOCK if out is None else 2 * _BLOCK) // width, 1)
     edges, keys = offsets_B1.tolist(), keys_B.tolist()
+    size = min(rows_a_block, edges[-1]) * width
+    scratch = np.empty(size, np.uint64)
+    buffer = np.empty(size, np.uint64) if out is None else out
     bag = 0
     for start in range(0, edges[-1], rows_a_block):
         stop, row = min(start + rows_a_block, edges[-1]), start
+        at = 0 if out is None else start * width
+        words = buffer[at : at + (stop - start) * width]
         while row < stop:
             while edges[bag + 1] <= row:
                 bag += 1
             end = min(stop, edges[bag + 1])
             state = keys[bag] + (row - edges[bag]) * width * _GAMMA
-            _write_states(buffer[(row - start) * width : (end - start) * width], state)
+            _write_states(words[(row - start) * width : (end - start) * width], state)
             row = end
-        words = buffer[: (stop - start) * width]
         mix_(words, scratch[: len(words)])
         yield start, stop, words
 
