@@ -85,7 +85,7 @@ def instance_words(keys_B: Tensor, offsets_B1: Tensor, num_instances: int, width
 
 
 # Words made at a time: with its scratch and what they decide over, a block of them fits a core's cache.
-_BLOCK = 8192
+_BLOCK = 16384
 _WORD = (1 << 64) - 1
 
 

@@ -21,13 +21,17 @@ def _kept_blocks(
     values_TE: Tensor, threshold: int, offsets_B1: Tensor, keys_B: Tensor
 ) -> Iterator[tuple[slice, Tensor]]:
     """Blocks of rows, and for each of their values 1 if it is kept, else 0, as an integer of its width."""
-    integer = _INTEGERS[values_TE.element_size()]
     width = values_TE.shape[1]
     words = -(-width // 8)
+    # One buffer for all blocks: a new one each time would come from the system, page by page.
+    bytes_, integers = np.empty(0, bool), torch.empty(0)
     for start, stop, words_U in stream_words(keys_B, offsets_B1, words):
-        kept = np.greater_equal(words_U.view(np.uint8), threshold).view(np.uint8)
-        kept_RE = torch.from_numpy(kept.reshape(stop - start, -1)[:, :width])
-        yield slice(start, stop), kept_RE.to(integer)
+        if not len(bytes_):
+            bytes_ = np.empty(words_U.nbytes, bool)
+            integers = torch.empty(stop - start, width, dtype=_INTEGERS[values_TE.element_size()])
+        kept = np.greater_equal(words_U.view(np.uint8), threshold, out=bytes_[: words_U.nbytes])
+        kept_RE = torch.from_numpy(kept.view(np.uint8).reshape(stop - start, -1)[:, :width])
+        yield slice(start, stop), integers[: stop - start].copy_(kept_RE)
 
 
 def _scale(threshold: int) -> float:
