@@ -60,7 +60,7 @@ def _trials_table(summary: SweepSummary, top: int, params: list[str]) -> Table:
             str(trial.number),
             ", ".join([*marks, *([trial.state] if trial.state != "complete" else [])]),
             formats.auc(trial.value),
-            str(len(trial.history)),
+            str(trial.epochs_done),
             formats.duration(trial.duration_s),
             *(formats.setting(trial.params[path]) if path in trial.params else "" for path in params),
         ]
