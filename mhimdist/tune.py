@@ -150,7 +150,7 @@ def _run_trials(study: SweepStudy, task: Task, folder: SweepFolder, clock: Clock
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(driver),
             scheduler=StudyScheduler(driver),
-            num_samples=num_left,
+            num_samples=-1,  # the searcher says when there is no more
             reuse_actors=True,
             trial_dirname_creator=_trial_name,
             trial_name_creator=_trial_name,
@@ -161,7 +161,6 @@ def _run_trials(study: SweepStudy, task: Task, folder: SweepFolder, clock: Clock
             verbose=0,
             callbacks=[Following(driver), *trackers(sweep)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs make their own
-            failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
         ),
     )
     with watch, _interrupting_on_sigterm():

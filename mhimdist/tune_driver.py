@@ -1,6 +1,7 @@
 """What drives a sweep's trials under Ray Tune: it asks the study, tells it, and remembers nothing itself."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,7 @@ class Driver:
         self._limit = at_once
         self._live: dict[str, Proposal] = {}
         self._reasons: dict[str, str] = {}
+        self._losses: Counter[int] = Counter()
         self._out_of_memory: set[int] = set()
 
     def __reduce__(self) -> Any:
@@ -97,13 +99,20 @@ class Driver:
             return
         number, study, sweep = proposal.number, self.study, self.study.sweep
         if error or result is None:
-            times = formats.count(sweep.max_failures + 1, "time")
-            self._failed(number, f"its process was lost {times}: killed, out of memory, or its node gone")
+            self._losses[number] += 1
+            if self._losses[number] > sweep.max_failures:
+                times = formats.count(self._losses[number], "time")
+                self._failed(number, f"its process was lost {times}: killed, out of memory, or its node gone")
+            else:
+                self._waiting.insert(0, proposal)
         elif result.get("is_out_of_memory") and self._make_room(number, "ran out of memory"):
             self._waiting.append(proposal)
         elif "failed" in result:
             self._failed(number, result["failed"])
         elif result["is_finished"]:
+            # Ray does not ask its scheduler about a trial's last report.
+            units = json.loads(result["units"])
+            study.report(number, result["epoch"], result[OBJECTIVE], units, may_stop=False)
             cost = COSTS.get(sweep.against)
             study.complete(number, result[OBJECTIVE], result[cost.field] if cost else None)
             text = f"validation AUC {result[OBJECTIVE]:.3f} after {result['num_epochs']:>3} epochs"
@@ -118,22 +127,21 @@ class Driver:
             self.watch.ended(number, "pruned", value, text)
         self.clock.save()
 
-    def lost(self, trial_id: str, reason: str) -> None:
-        """Note that a trial's process was lost and that Ray starts it again."""
-        if trial_id in self._live:
-            number = self._live[trial_id].number
-            if "OutOfMemory" in reason or "out of memory" in reason or "OOM" in reason:
-                self._make_room(number, "was killed because the node ran out of memory")
-            else:
-                self.watch.say(f"trial {number}: its process was lost; it goes on from its last checkpoint")
+    def lost(self, number: int, reason: str) -> None:
+        """Say that a trial's process was lost, after it was put back to be started again."""
+        if not any(proposal.number == number for proposal in self._waiting):
+            return
+        if "OutOfMemory" in reason or "out of memory" in reason:
+            self._make_room(number, "was killed because its node ran out of memory")
+        else:
+            self.watch.say(f"trial {number}: its process was lost; it goes on from its last checkpoint")
 
     def _make_room(self, number: int, what: str) -> bool:
         """Run fewer trials at once after one ran out of memory; false where that cannot help."""
-        others = len(self._live) + (0 if number in {p.number for p in self._live.values()} else 1)
-        if number in self._out_of_memory or others <= 1:
+        if number in self._out_of_memory or not self._live:
             return False
         self._out_of_memory.add(number)
-        self._limit = max(1, min(self._limit, others) - 1)
+        self._limit = min(self._limit, len(self._live))  # one less than ran when it happened
         self.watch.say(
             f"trial {number} {what}: from now on {formats.count(self._limit, 'trial')} at once, and it runs "
             "again"
@@ -195,6 +203,6 @@ class Following(tune.Callback):
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
 
-    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """See `Driver.lost`."""
-        self._driver.lost(trial.trial_id, str(trial.get_error() or ""))
+        self._driver.lost(trial.config["number"], str(trial.get_error() or ""))

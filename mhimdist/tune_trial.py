@@ -1,8 +1,8 @@
 """A trial as Ray Tune runs it: a process that steps through its folds, and reports epoch by epoch.
 
 What a configuration does wrong ends its trial with a reason and is reported as a result, because trying it
-again would end the same way. What happens to a process is left to Ray, which starts the trial again
-elsewhere; its folds then go on from their own checkpoints.
+again would end the same way. What happens to a process ends the trial for Ray, and the
+driver starts it again; its folds then go on from their own checkpoints.
 """
 
 import json
@@ -38,7 +38,6 @@ from mhimdist.trial import (
     DONE_FILE,
     Epoch,
     Fold,
-    FoldRun,
     Run,
     Starter,
     TrialRun,
@@ -82,6 +81,7 @@ class SweepTrial(tune.Trainable):
     def setup(self, config: dict[str, Any], task: Task) -> None:  # type: ignore[override]
         """Begin with the first trial."""
         self.task = task
+        self._starter: Starter | None = None
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -104,7 +104,7 @@ class SweepTrial(tune.Trainable):
         except ray.exceptions.RayError as error:
             if isinstance(error, ray.exceptions.RayTaskError):
                 return self._failed(error)
-            raise  # a process or node was lost: Ray starts the trial again
+            raise  # a process or node was lost: the driver starts the trial again
         except Exception as error:
             return self._failed(error)
         return {
@@ -131,9 +131,10 @@ class SweepTrial(tune.Trainable):
         config = TrainConfig.model_validate_json((self.folder / "config.json").read_text())
         write_once(self.folder / "environment.json", environment(sweep.num_threads))
         folds = folds_of(config, task.splits, sweep.run_seeds, self.folder)
-        return TrialRun(folds, sweep.parallel_folds, self._starter())
+        self._starter = self._starter or self._make_starter()
+        return TrialRun(folds, sweep.parallel_folds, self._starter)
 
-    def _starter(self) -> Starter:
+    def _make_starter(self) -> Starter:
         task, sweep = self.task, self.task.sweep
         if task.group is not None:
             return GroupStarter(task, task.group)
@@ -155,58 +156,82 @@ class SweepTrial(tune.Trainable):
 
 
 class ParallelStarter(Starter):
-    """Makes the first run of a wave in this process and each other one in a process of its own."""
+    """Makes the first run of a wave in this process, the others in processes that it keeps for the next."""
+
+    def __init__(self, bags: BagShards, cache: Path, num_threads: int, saving: Saving) -> None:
+        super().__init__(bags, cache, num_threads, saving)
+        self._server = (bags.folder, cache, num_threads, saving)
+        self._actors: list[Any] = []
 
     def wave(self, folds: Sequence[Fold]) -> Sequence[Run]:
         """See `Starter.wave`; the processes take their share of the trial's placement group."""
         first, *others = folds
-        return [*super().wave([first]), *map(self._elsewhere, others)]
+        while len(self._actors) < len(others):
+            self._actors.append(self._start())
+        pairs = zip(self._actors, others, strict=False)
+        return [*super().wave([first]), *(RemoteRun(actor, fold) for actor, fold in pairs)]
 
     def epoch(self, runs: Sequence[Run]) -> list[Epoch]:
         """See `Starter.epoch`; all of them at the same time."""
-        asked = {i: run.actor.next_epoch.remote() for i, run in enumerate(runs) if isinstance(run, RemoteRun)}
+        asked = {i: run.ask() for i, run in enumerate(runs) if isinstance(run, RemoteRun)}
         here = {i: run.next_epoch() for i, run in enumerate(runs) if i not in asked}
         there = dict(zip(asked, ray.get(list(asked.values())), strict=True))
         return [here[i] if i in here else there[i] for i in range(len(runs))]
 
-    def _elsewhere(self, fold: Fold) -> Run:
+    def _start(self) -> Any:
         group = get_current_placement_group()
         assert group is not None, "Ray Tune gives every trial one"
         bundle = group.bundle_specs[-1]
-        actor = ray.remote(_RemoteFold).options(
+        actor = ray.remote(FoldServer).options(
             num_cpus=bundle.get("CPU", 0),
             num_gpus=bundle.get("GPU", 0),
             memory=bundle.get("memory"),
             scheduling_strategy=PlacementGroupSchedulingStrategy(group),
         )
-        data = self.bags
-        assert isinstance(data, BagShards)
-        return RemoteRun(actor.remote(fold, data.folder, self.cache, self.num_threads, self.saving))
+        return actor.remote(*self._server)  # it ends with the process that started it
 
 
-class _RemoteFold(FoldRun):
-    """A fold in training, in an actor."""
+class FoldServer:
+    """Trains one fold after another in an actor."""
 
-    def __init__(self, fold: Fold, data: Path, cache: Path, num_threads: int, saving: Saving) -> None:
-        super().__init__(fold, open_bags(data), cache, num_threads, saving)
+    def __init__(self, data: Path, cache: Path, num_threads: int, saving: Saving) -> None:
+        self._starter = Starter(open_bags(data), cache, num_threads, saving)
+        self._run: Run | None = None
 
-
-class RemoteRun:
-    """A fold in training in another process, which ends with it."""
-
-    def __init__(self, actor: Any) -> None:
-        self.actor = actor
+    def open(self, fold: Fold) -> None:
+        """Begin with a fold, in place of the one before."""
+        (self._run,) = self._starter.wave([fold])
 
     def next_epoch(self) -> Epoch:
         """See `Run.next_epoch`."""
-        return ray.get(self.actor.next_epoch.remote())
+        assert self._run is not None, "a fold was opened"
+        return self._run.next_epoch()
 
     def close(self) -> None:
         """See `Run.close`."""
-        try:
-            ray.get(self.actor.close.remote(), timeout=60)
-        finally:
-            ray.kill(self.actor)
+        if self._run is not None:
+            self._run.close()
+            self._run = None
+
+
+class RemoteRun:
+    """A fold in training in another process."""
+
+    def __init__(self, actor: Any, fold: Fold) -> None:
+        self._actor = actor
+        actor.open.remote(fold)
+
+    def ask(self) -> ray.ObjectRef:
+        """Have the next epoch trained."""
+        return self._actor.next_epoch.remote()
+
+    def next_epoch(self) -> Epoch:
+        """See `Run.next_epoch`."""
+        return ray.get(self.ask())
+
+    def close(self) -> None:
+        """See `Run.close`."""
+        ray.get(self._actor.close.remote())
 
 
 class GroupStarter(Starter):
