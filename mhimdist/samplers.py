@@ -31,6 +31,7 @@ from mhimdist.sweep import SamplerName, Sweep
 
 NUM_PROBES = 256
 MAX_GRID = 100_000
+MAX_INSISTENCE = 50
 
 Params = dict[str, Any]
 
@@ -175,18 +176,18 @@ def check(sampler: SamplerName, facts: Facts) -> None:
         raise SweepError("sampler cmaes needs at least two parameters; use tpe or grid")
 
 
-def make(sweep: Sweep, facts: Facts, number: int, attempt: int) -> optuna.samplers.BaseSampler:
+def make(sweep: Sweep, number: int, attempt: int) -> optuna.samplers.BaseSampler:
     """The sampler of one trial.
 
     Args:
         sweep: which sampler, its seed and startup.
-        facts: of the space.
         number: of the trial.
-        attempt: how often its draw has been refused.
+        attempt: how often its draw has been refused. A model that insists on what cannot be tried, or was
+            tried before, gives way to chance.
     """
     text = f"{sweep.seed} {number} {attempt}"
     seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
-    if sweep.sampler == "tpe":
+    if sweep.sampler == "tpe" and attempt < MAX_INSISTENCE:
         # One model over all parameters that occur together, and distance to the trials still running.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of `group`
@@ -197,10 +198,8 @@ def make(sweep: Sweep, facts: Facts, number: int, attempt: int) -> optuna.sample
                 constant_liar=True,
                 n_startup_trials=sweep.num_startup,
             )
-    if sweep.sampler == "cmaes":
-        return optuna.samplers.CmaEsSampler(
-            x0=facts.base_params, seed=seed, n_startup_trials=1, warn_independent_sampling=False
-        )
+    if sweep.sampler == "cmaes" and attempt < MAX_INSISTENCE:
+        return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
     return optuna.samplers.RandomSampler(seed=seed)
 
 

@@ -142,7 +142,7 @@ class SweepStudy:
         copy.add_trials(self.trials)
         known = [trial.params for trial in self.trials]
         for attempt in range(MAX_DRAWS):
-            copy.sampler = samplers.make(self.sweep, self.facts, number, attempt)
+            copy.sampler = samplers.make(self.sweep, number, attempt)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 trial = copy.ask()
@@ -169,10 +169,14 @@ class SweepStudy:
             self._live(trial).report(value, step)
         if dict(units) != trial.user_attrs.get(UNITS, {}):
             self._live(trial).set_user_attr(UNITS, dict(units))
-        if not may_stop or not self.sweep.is_pruning:
+        if not self.sweep.is_pruning:
             return None
         reason = None
-        if self._study.pruner.prune(self._study, self.trials[number]):
+        # Asked of every trial: a rung counts those that went on whatever it said.
+        is_behind = self._study.pruner.prune(self._study, self.trials[number])
+        if not may_stop:
+            return None
+        if is_behind:
             reason = f"{value:.3f} after {step} epochs (scheduler {self.sweep.scheduler})"
         elif self.sweep.between_folds:
             others = [t.user_attrs.get(UNITS, {}) for t in self.trials if t.number != number]

@@ -1,7 +1,7 @@
 """Sweeps: Ray Tune runs the trials, Optuna proposes and prunes them, validation AUC judges them.
 
-Ray Tune is what starts trials where there is room, starts them again when their process or node is lost,
-keeps processes for the next trial, stops trials, and feeds loggers. It decides nothing and remembers
+Ray Tune is what starts trials where there is room, notices when their process or node is lost, keeps
+processes for the next trial, stops trials, and feeds loggers. It decides nothing and remembers
 nothing: its searcher and its scheduler are two thin classes of `tune_driver`, which pass everything to
 `study.SweepStudy`, and that has it in a database before it is acted upon. So there is one record, and one
 way to go on after anything was killed: open the study, run the trials that it says are unfinished, which find

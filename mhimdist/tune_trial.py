@@ -1,8 +1,8 @@
 """A trial as Ray Tune runs it: a process that steps through its folds, and reports epoch by epoch.
 
 What a configuration does wrong ends its trial with a reason and is reported as a result, because trying it
-again would end the same way. What happens to a process ends the trial for Ray, and the
-driver starts it again; its folds then go on from their own checkpoints.
+again would end the same way. What happens to a process ends the trial for Ray, and the driver starts it
+again; its folds then go on from their own checkpoints.
 """
 
 import json
