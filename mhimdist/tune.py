@@ -12,6 +12,7 @@ When all trials are done the best configurations are trained again on all folds 
 then are test cases looked at.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -130,7 +131,7 @@ def _run_trials(study: SweepStudy, task: Task, folder: SweepFolder, clock: Clock
     num_left = len(unfinished) + max(0, sweep.num_trials - len(study.trials))
     if not num_left:
         return
-    planned = _plan(task, folder, num_left)
+    planned = _plan(task, num_left)
     say(planned.text(sweep))
     _make_first_stages(task, planned)
     watch = Watch(get_console(), num_trials=max(sweep.num_trials, len(study.trials)), at_once=planned.at_once)
@@ -187,18 +188,23 @@ def _resources(sweep: Sweep, planned: Plan) -> PlacementGroupFactory:
     return PlacementGroupFactory([bundle] * sweep.parallel_folds)
 
 
-def _plan(task: Task, folder: SweepFolder, num_trials: int) -> Plan:
-    """Calibrate once for a sweep, and plan with the cluster as it is now."""
-    sweep, file = task.sweep, folder.path / "calibration.json"
+def _plan(task: Task, num_trials: int) -> Plan:
+    """Calibrate once for a configuration, and plan with the cluster as it is now."""
+    sweep = task.sweep
+    made_of = f"{sweep.train.digest()} {task.splits[0].digest()} {sweep.num_threads}"
+    name = hashlib.blake2b(made_of.encode(), digest_size=8).hexdigest()
+    file = sweep.home.resolve() / "cache" / "calibration" / f"{name}.json"
     if not file.exists():
         share = cluster.resources(sweep.cpus_per_run, sweep.gpus_per_run)
         # A process of its own, which ends: what it takes is what is measured.
         measuring = ray.remote(max_calls=1)(calibrate).options(
             num_cpus=share["cpu"],
             num_gpus=1 if share["gpu"] else 0,
-            runtime_env={"env_vars": {"MHIMDIST_MEASURED": sweep.name}},
+            runtime_env={"env_vars": {"MHIMDIST_MEASURED": name}},
         )
-        atomic.write_text(file, json.dumps(asdict(ray.get(measuring.remote(task)))))
+        calibration = ray.get(measuring.remote(task))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(file, json.dumps(asdict(calibration)))
     calibration = Calibration(**json.loads(file.read_text()))
     nodes = [
         Node(
