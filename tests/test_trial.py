@@ -22,8 +22,8 @@ CONFIG = load_config(
 
 @pytest.fixture
 def splits(bags: MemoryBags) -> list[Split]:
-    thirds = [bags.keys[i::3] for i in range(3)]
-    return [Split(thirds[0], thirds[1], thirds[2]), Split(thirds[1], thirds[0], thirds[2])]
+    parts = [bags.keys[:16], bags.keys[16:28], bags.keys[28:]]  # of whole cases
+    return [Split(parts[0], parts[1], parts[2]), Split(parts[1], parts[0], parts[2])]
 
 
 def _steps(run: TrialRun) -> list:
