@@ -125,10 +125,9 @@ def final_table(summary: SweepSummary) -> Table:
         table.add_row(*map(Text, cells))
     caption = "Medians over the runs, one a seed"
     caption += " and fold." if any(run.fold is not None for run in summary.final_runs) else "."
-    chosen = formats.count(len(summary.in_state("complete")), "complete trial")
-    caption += (
-        f" The best value of {chosen}, {formats.auc(summary.best.value)}, is optimistic: it was chosen."
-    )
+    if (num_complete := len(summary.in_state("complete"))) > 1:
+        best = formats.auc(summary.best.value)
+        caption += f" The best value of {num_complete} complete trials, {best}, is optimistic: it was chosen."
     if summary.protocol == "paper":
         caption += " Paper protocol: the test fold selects, so its figures are optimistic."
     table.caption = Text(caption)
