@@ -96,7 +96,7 @@ def _pool_parts(
 def _join_parts(
     maxima,
     sums,
-    parts,
+    sums_of_parts,
     pooled,
     logsumexp,
     num_parts,
@@ -108,19 +108,20 @@ def _join_parts(
 ):
     bag, column = tl.program_id(0).to(tl.int64), tl.program_id(1)
     across = tl.program_id(2) * WIDTH + tl.arange(0, WIDTH)
-    part = tl.arange(0, MOST_PARTS)
-    at = (bag * num_parts + part) * num_columns + column
-    maximum = tl.load(maxima + at, mask=part < num_parts, other=float("-inf"))
-    largest = tl.max(maximum, 0)
+    every_part = tl.arange(0, MOST_PARTS)
+    places = (bag * num_parts + every_part) * num_columns + column
+    every_maximum = tl.load(maxima + places, mask=every_part < num_parts, other=float("-inf"))
+    largest = tl.max(every_maximum, 0)
     base = tl.where(largest == float("-inf"), 0.0, largest)
-    total = tl.sum(tl.load(sums + at, mask=part < num_parts, other=0.0) * tl.exp(maximum - base), 0)
+    every_sum = tl.load(sums + places, mask=every_part < num_parts, other=0.0)
+    total = tl.sum(every_sum * tl.exp(every_maximum - base), 0)
     sum_ = tl.zeros([WIDTH], tl.float32)
     for first in range(0, num_parts, PARTS):
         part = first + tl.arange(0, PARTS)
         at = (bag * num_parts + part) * num_columns + column
         maximum = tl.load(maxima + at, mask=part < num_parts, other=float("-inf"))
         value = tl.load(
-            parts + at[:, None] * width + across[None, :],
+            sums_of_parts + at[:, None] * width + across[None, :],
             mask=(part < num_parts)[:, None] & (across < width)[None, :],
             other=0.0,
         )
@@ -343,7 +344,7 @@ def segment_softmax_pool_backward(
         width,
         COLUMNS=columns,
         PADDED_COLUMNS=padded,
-        ROWS=max(16 // padded, 1),
+        ROWS=max(8 // padded, 1),
         WIDTH=min(triton.next_power_of_2(width), 256),
         num_warps=4,
     )

@@ -310,7 +310,7 @@ def select_and_gather(
         *scores_TH.stride(),
         HEADS=num_heads,
         BLOCK=BLOCK,
-        num_warps=8,
+        num_warps=16,
     )
     _mask[num_bags,](
         offsets_B1,
@@ -327,7 +327,7 @@ def select_and_gather(
         total,
         HEADS=num_heads,
         BLOCK=BLOCK,
-        num_warps=8,
+        num_warps=16,
     )
     rows, columns = 4, min(triton.next_power_of_2(max(width, 16)), 1024)
     _gather[triton.cdiv(capacity, rows), triton.cdiv(max(width, 1), columns)](
