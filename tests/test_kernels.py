@@ -60,7 +60,8 @@ def test_nothing_spills(architecture, tmp_path, monkeypatch, record_property):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     launches = [
         *bag_on_gpu.selection(),
-        *bag_on_gpu.selection(num_heads=8)[:2],
+        # Eight heads take the compiler long.
+        *(bag_on_gpu.selection(num_heads=8)[:2] if architecture == 90 else []),
         *bag_on_gpu.pooling(),
         *bag_on_gpu.pooling(columns=2),
         *bag_on_gpu.dropout(),
@@ -93,7 +94,7 @@ def _forward() -> tuple[torch.Tensor, torch.Tensor]:
     dropped_KE = ops.relu_dropout(values_KE, 0.25, gathered.offsets_B1, each_B)
     dropped_KE = ops.keyed_dropout(dropped_KE, 0.25, gathered.offsets_B1, each_B)
     assert ops.segment_argmax(dropped_KE, gathered.offsets_B1).shape == (2, 8)
-    return values_KE, ops.segment_softmax_pool(dropped_KE[:, :2], dropped_KE, gathered.offsets_B1)
+    return values_KE, ops.segment_softmax_pool(dropped_KE.narrow(1, 0, 2), dropped_KE, gathered.offsets_B1)
 
 
 def test_the_way_of_cuda_has_no_size_that_depends_on_data():

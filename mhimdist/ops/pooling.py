@@ -55,7 +55,7 @@ def segment_top_k(values_TC: Tensor, k: int, offsets_B1: Tensor, *, largest: boo
 def segment_argmax(values_TC: Tensor, offsets_B1: Tensor) -> Tensor:
     """The row of each bag that holds a column's largest value, the first of equals: int64, B x C."""
     if values_TC.device.type != "cpu":
-        return segment_top_k(values_TC, 1, offsets_B1)[:, 0]
+        return segment_top_k(values_TC, 1, offsets_B1).squeeze(1)
     edges = offsets_B1.tolist()
     return torch.stack([start + values_TC[start:stop].argmax(0) for start, stop in pairwise(edges)])
 
