@@ -28,6 +28,10 @@ def keyed_dropout(
     threshold = round(share * 256)
     if keys_B is None or threshold == 0:
         return values_TE
+    if values_TE.device.type != "cpu":
+        from mhimdist.ops import _dropout
+
+        return _dropout.keyed_dropout(values_TE, threshold, offsets_B1, keys_B, site, False)
     return _dropout_cpu.KeyedDropout.apply(values_TE, threshold, offsets_B1, mix(keys_B + site))
 
 
@@ -50,4 +54,8 @@ def relu_dropout(
     threshold = round(share * 256)
     if keys_B is None or threshold == 0:
         return torch.relu_(values_TE) if inplace else torch.relu(values_TE)
+    if values_TE.device.type != "cpu":
+        from mhimdist.ops import _dropout
+
+        return _dropout.keyed_dropout(values_TE, threshold, offsets_B1, keys_B, site, True)
     return _dropout_cpu.ReluDropout.apply(values_TE, threshold, offsets_B1, mix(keys_B + site), inplace)

@@ -27,6 +27,10 @@ def segment_softmax_pool(scores_TC: Tensor, values_TE: Tensor, offsets_B1: Tenso
     """
     if scores_TC.dim() == 1:
         return segment_softmax_pool(scores_TC[:, None], values_TE, offsets_B1)[:, 0]
+    if values_TE.device.type != "cpu":
+        from mhimdist.ops import _pool
+
+        return _pool.segment_softmax_pool(scores_TC, values_TE, offsets_B1)[0]
     return _pool_cpu.SoftmaxPool.apply(scores_TC, values_TE, offsets_B1)
 
 
@@ -35,8 +39,12 @@ def segment_top_k(values_TC: Tensor, k: int, offsets_B1: Tensor, *, largest: boo
 
     Ties go to the row that comes first. A bag of fewer than k rows is padded with -1.
     """
-    edges = offsets_B1.tolist()
     values_TC = values_TC.detach()
+    if values_TC.device.type != "cpu":
+        from mhimdist.ops import _pool
+
+        return _pool.segment_top_k(values_TC, k, offsets_B1, largest)
+    edges = offsets_B1.tolist()
     rows_BKC = torch.full((len(edges) - 1, k, values_TC.shape[1]), -1, dtype=torch.int64)
     for rows_KC, (start, stop) in zip(rows_BKC, pairwise(edges), strict=True):
         best = torch.sort(values_TC[start:stop], dim=0, descending=largest, stable=True).indices
@@ -46,6 +54,8 @@ def segment_top_k(values_TC: Tensor, k: int, offsets_B1: Tensor, *, largest: boo
 
 def segment_argmax(values_TC: Tensor, offsets_B1: Tensor) -> Tensor:
     """The row of each bag that holds a column's largest value, the first of equals: int64, B x C."""
+    if values_TC.device.type != "cpu":
+        return segment_top_k(values_TC, 1, offsets_B1).squeeze(1)
     edges = offsets_B1.tolist()
     return torch.stack([start + values_TC[start:stop].argmax(0) for start, stop in pairwise(edges)])
 

@@ -51,7 +51,14 @@ def select_and_gather(
         capacity: on CUDA, rows of the result; at least as many as can be kept. Nothing there waits for the
             true number. Without effect on the CPU, where the result has exactly the kept rows.
         dtype: of the gathered rows; None for that of the features.
+
+    Raises:
+        TypeError: features or scores on CUDA are not in float32, fp16 or bf16.
     """
+    if features_TD.device.type != "cpu":
+        from mhimdist.ops import _select
+
+        return _select.gathered(features_TD, scores_TH, offsets_B1, counts, keys, capacity, dtype)
     selection = select(scores_TH, offsets_B1, counts, keys)
     rows_KD = _gather(features_TD, selection.kept_K, dtype or features_TD.dtype)
     return Gathered(**vars(selection), features_KD=rows_KD)

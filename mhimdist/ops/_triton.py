@@ -1,0 +1,55 @@
+# mypy: disable-error-code="no-untyped-def"
+"""What the kernels share: random words, the order of scores, and the bag that a row belongs to.
+
+Dimensions: R rows of a block, B bags, B1 = B + 1 offsets.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def require_float(**tensors: Tensor) -> None:
+    """Raise where a kernel does not know a tensor's type."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FLOATS:
+            expected = ", ".join(str(dtype) for dtype in FLOATS)
+            raise TypeError(f"{name}: expected one of {expected} on CUDA, got {tensor.dtype}")
+
+
+@triton.jit
+def mix(words):
+    """`draws.mix` of uint64."""
+    words = (words ^ (words >> 30)) * 0xBF58476D1CE4E5B9
+    words = (words ^ (words >> 27)) * 0x94D049BB133111EB
+    return words ^ (words >> 31)
+
+
+@triton.jit
+def stream_words(key, index):
+    """Output number `index` (from 0) of the streams of `key`, both int64: uint64."""
+    return mix(key.to(tl.uint64) + (index + 1).to(tl.uint64) * 0x9E3779B97F4A7C15)
+
+
+@triton.jit
+def rank(scores):
+    """Integers in the order of the scores: int64 within 32 bits. Subnormals are zero, NaN is the largest."""
+    bits = scores.to(tl.float32).to(tl.int32, bitcast=True)
+    size = bits & 0x7FFFFFFF
+    ranks = tl.where(bits < 0, -size, size)
+    ranks = tl.where(size < 0x00800000, 0, ranks)
+    return tl.where(size > 0x7F800000, 0x7FC00000, ranks).to(tl.int64)
+
+
+@triton.jit
+def bag_of(rows, offsets, num_bags, BAGS: tl.constexpr):
+    """The bag of each row by the bags' offsets, int32; `num_bags` for a row behind the last bag."""
+    bags = tl.zeros(rows.shape, tl.int32)
+    for first in range(0, num_bags, BAGS):
+        bag = first + tl.arange(0, BAGS)
+        ends = tl.load(offsets + 1 + bag, mask=bag < num_bags, other=0x7FFFFFFFFFFFFFFF)
+        bags += tl.sum((ends[None, :] <= rows[:, None]).to(tl.int32), axis=1)
+    return bags
