@@ -30,10 +30,15 @@ def _ranks(scores_TH: Tensor) -> np.ndarray:
         ranks = [torch.unique(scores_T, return_inverse=True)[1] for scores_T in scores_HT]
         return torch.stack(ranks).int().numpy()
     bits_HT = scores_TH.T.float().contiguous().numpy().view(np.int32)
-    size_HT = bits_HT & 0x7FFFFFFF
-    ranks_HT = np.where(bits_HT < 0, -size_HT, size_HT)
-    ranks_HT[size_HT < 0x00800000] = 0
-    ranks_HT[size_HT > 0x7F800000] = 0x7FC00000
+    ranks_HT = bits_HT & 0x7FFFFFFF
+    is_nan_HT = ranks_HT > 0x7F800000 if ranks_HT.max(initial=0) > 0x7F800000 else None
+    if ranks_HT.min(initial=0x00800000) < 0x00800000:
+        ranks_HT[ranks_HT < 0x00800000] = 0
+    sign_HT = bits_HT >> 31  # -1 or 0: what follows negates where it is -1
+    np.bitwise_xor(ranks_HT, sign_HT, out=ranks_HT)
+    np.subtract(ranks_HT, sign_HT, out=ranks_HT)
+    if is_nan_HT is not None:
+        ranks_HT[is_nan_HT] = 0x7FC00000
     return ranks_HT
 
 
@@ -42,17 +47,23 @@ def _kth_smallest(keys_N: np.ndarray, count: int) -> int:
     nearly always enclose it, and only what lies between them is partitioned.
 
     All of it is vectorised: a plain quickselect mispredicts its branches and takes several times as long.
+    Keys of 8 bits are counted.
     """
+    if keys_N.dtype == np.int8:
+        up_to = np.bincount(keys_N.view(np.uint8) ^ 128, minlength=256).cumsum()
+        return int(np.searchsorted(up_to, count)) - 128
     if len(keys_N) >= _SAMPLED:
         sample = np.sort(keys_N[:: len(keys_N) // 512])
         size, share = len(sample), count / len(keys_N)
         middle, margin = size * share, 3 * (size * share * (1 - share)) ** 0.5 + 2
-        lower, upper = max(int(middle - margin), 0), min(int(middle + margin), size - 1)
-        num_below = int(np.count_nonzero(keys_N < sample[lower])) if middle > margin else 0
-        between_N = keys_N <= sample[upper] if middle + margin < size else np.ones(len(keys_N), bool)
-        if middle > margin:
-            between_N &= keys_N >= sample[lower]
-        between = keys_N[between_N]
+        lower, upper = int(middle - margin), int(middle + margin)
+        is_between_N = keys_N <= sample[upper] if upper < size else np.ones(len(keys_N), bool)
+        num_below = 0
+        if lower >= 0:
+            is_below_N = keys_N < sample[lower]
+            num_below = int(np.count_nonzero(is_below_N))
+            is_between_N ^= is_below_N
+        between = keys_N[is_between_N]
         if num_below < count <= num_below + len(between):
             keys_N, count = between, count - num_below
     return int(np.partition(keys_N, count - 1)[count - 1])
@@ -63,9 +74,10 @@ def _smallest(keys_N: np.ndarray, count: int) -> np.ndarray:
     if count >= len(keys_N):
         return np.ones(len(keys_N), bool)
     limit = _kth_smallest(keys_N, count)
-    chosen_N = keys_N < limit
-    equal = np.flatnonzero(keys_N == limit)
-    chosen_N[equal[: count - np.count_nonzero(chosen_N)]] = True
+    chosen_N = keys_N <= limit
+    too_many = np.count_nonzero(chosen_N) - count
+    if too_many:
+        chosen_N[np.flatnonzero(keys_N == limit)[-too_many:]] = False
     return chosen_N
 
 
@@ -83,7 +95,7 @@ def _smallest_of_bags(keys_T: np.ndarray, edges_B1: np.ndarray, counts_B: np.nda
         inside_SN = column < sizes_B[small][:, None]
         keys_SN = np.full(rows_SN.shape, np.iinfo(np.int64).max)
         keys_SN[inside_SN] = keys_T[rows_SN[inside_SN]]
-        if keys_T.dtype == np.int32:  # with the column in the lower half no two are equal
+        if keys_T.dtype != np.int64:  # with the column in the lower half no two are equal
             keys_SN[inside_SN] <<= 32
             keys_SN |= column
         limits_S = np.sort(keys_SN, axis=1)[np.arange(len(small)), counts_B[small] - 1]
@@ -99,7 +111,7 @@ def _most_voted(ranks_HT: np.ndarray, edges_B1: np.ndarray, counts_B: np.ndarray
     among_HT = [_smallest_of_bags(ranks_T, edges_B1, counts_B) for ranks_T in ranks_HT]
     if len(among_HT) == 1:
         return among_HT[0]
-    votes_T = np.zeros(ranks_HT.shape[1], np.int32)
+    votes_T: np.ndarray = np.zeros(ranks_HT.shape[1], np.int8 if len(ranks_HT) < 128 else np.int32)
     for among_T in among_HT:
         votes_T -= among_T
     return _smallest_of_bags(votes_T, edges_B1, counts_B)
@@ -112,23 +124,22 @@ def select(scores_TH: Tensor, offsets_B1: Tensor, counts: MaskCounts, keys: Mask
     pool_B, high_B, low_B, random_B = (
         c.numpy() for c in (counts.high_pool_B, counts.high_B, counts.low_B, counts.random_B)
     )
+    num_high, num_low, num_random = (sum(c.tolist()) for c in (high_B, low_B, random_B))
     masked_T = np.zeros(total, bool)
-    ranks_HT = _ranks(scores_TH[:total].detach()) if high_B.any() or low_B.any() else None
-    if high_B.any():
-        assert ranks_HT is not None
-        pool_T = _most_voted(~ranks_HT, edges_B1, np.where(high_B > 0, pool_B, 0))
-        if (high_B < pool_B).any():
-            rows_P = np.flatnonzero(pool_T)
+    ranks_HT = _ranks(scores_TH[:total].detach()) if num_high or num_low else np.empty((0, total), np.int32)
+    if num_high:
+        pool_T = _most_voted(~ranks_HT, edges_B1, pool_B * (high_B > 0))
+        rows_P = np.flatnonzero(pool_T)
+        if num_high < len(rows_P):
             edges_P = np.searchsorted(rows_P, edges_B1)
-            bag_P = np.repeat(np.arange(len(high_B)), np.diff(edges_P))
-            words_P = words_at(keys.high_B.numpy()[bag_P], rows_P - edges_B1[bag_P])
-            masked_T[rows_P[_smallest_of_bags(words_P, edges_P, high_B)]] = True
-        else:
-            masked_T |= pool_T
-    if low_B.any():
-        assert ranks_HT is not None
+            sizes_P = np.diff(edges_P)
+            keys_P, start_P = np.repeat(keys.high_B.numpy(), sizes_P), np.repeat(edges_B1[:-1], sizes_P)
+            words_P = words_at(keys_P, rows_P - start_P)
+            rows_P = rows_P[_smallest_of_bags(words_P, edges_P, high_B)]
+        masked_T[rows_P] = True
+    if num_low:
         masked_T |= _most_voted(ranks_HT, edges_B1, low_B)
-    if random_B.any():
+    if num_random:
         words_T = instance_words(keys.random_B, offsets_B1, total)[:, 0].numpy()
         masked_T |= _smallest_of_bags(words_T, edges_B1, random_B)
 
@@ -145,7 +156,7 @@ def select(scores_TH: Tensor, offsets_B1: Tensor, counts: MaskCounts, keys: Mask
     return Selection(
         kept_K=torch.from_numpy(kept_K),
         offsets_B1=torch.from_numpy(kept_edges),
-        masked_high=counts.high_B.sum(),
-        masked_low=counts.low_B.sum(),
-        masked_random=counts.random_B.sum(),
+        masked_high=torch.tensor(num_high),
+        masked_low=torch.tensor(num_low),
+        masked_random=torch.tensor(num_random),
     )
