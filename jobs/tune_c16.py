@@ -22,6 +22,7 @@ def space(s: Space) -> None:
             s.schedule(f"masking.{kind}", 0.1, longest)
         else:
             s.fix(f"masking.{kind}", 0.0)
+    s.keep_at_least(0.1)
     s.uniform("loss.alpha", 0.01, 1.0, log=True)
     s.uniform("loss.temperature", 0.05, 1.0, log=True)
     s.choice("teacher.momentum.start", [0.99, 0.997, 0.999, 0.9997, 0.9999])

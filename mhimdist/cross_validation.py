@@ -24,7 +24,7 @@ from mhimdist.data.loader import BagShards, open_bags
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.splits import Split
 from mhimdist.errors import CrossValidationError, MhimdistError, PreemptedError
-from mhimdist.experiment import Candidate, CrossValidation, Experiment
+from mhimdist.experiment import Candidate, CrossValidation, Execution, Experiment
 from mhimdist.first_stage import RECIPE_VERSION
 from mhimdist.report import formats
 from mhimdist.report.comparison import PAPER_WARNING, Comparison, Protocol, Result, Row
@@ -70,6 +70,25 @@ def raise_failures(comparison: Comparison, folder: Path) -> None:
         )
 
 
+def raise_failures_of(units: Mapping[str, Unit], outcomes: Mapping[str, Result | str], folder: Path) -> None:
+    """Name the units of a set that failed.
+
+    Args:
+        units, outcomes: by digest.
+        folder: holds the units' folders, under `units`.
+
+    Raises:
+        CrossValidationError: some failed.
+    """
+    failed = {units[digest].label: reason for digest, reason in outcomes.items() if isinstance(reason, str)}
+    if failed:
+        listing = "; ".join(f"{label}: {reason}" for label, reason in failed.items())
+        raise CrossValidationError(
+            f"{formats.count(len(failed), 'run')} failed, the same command tries them again; whole reasons "
+            f"are in {folder}/units/*/{ERROR_FILE}. {listing}"
+        )
+
+
 def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Location) -> Comparison:
     """Run every candidate on the same folds and seeds; identical units are run once.
 
@@ -88,7 +107,7 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
                 for candidate in candidates:
                     if fold > (candidate.num_folds or fold):
                         continue
-                    digest, unit = _unit(candidate, split, fold, seed, protocol, bags, folder)
+                    digest, unit = make_unit(candidate, split, fold, seed, protocol, bags, folder)
                     units.setdefault(digest, unit)
                     members.setdefault((candidate.name, protocol), []).append(digest)
                 _save_split(split, folder / "splits" / f"{protocol}-seed-{seed}-fold-{fold}.json")
@@ -98,7 +117,7 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
     missing = {digest: unit for digest, unit in units.items() if digest not in found}
     outcomes: dict[str, Result | str] = {}
     outcomes.update(found)
-    outcomes.update(_run(experiment, missing, absolute(data)))
+    outcomes.update(run_units(experiment, missing, absolute(data)))
     rows = []
     for (name, protocol), digests in members.items():
         results = [result for digest in digests if isinstance(result := outcomes[digest], Result)]
@@ -162,7 +181,7 @@ def _measure(config: TrainConfig, split: Split, data: Location, num_threads: int
     return measure(config, open_bags(data, config.loading), split, num_threads)
 
 
-def _unit(
+def make_unit(
     candidate: Candidate,
     split: Split,
     fold: int,
@@ -171,6 +190,7 @@ def _unit(
     bags: BagShards,
     folder: Path,
 ) -> tuple[str, Unit]:
+    """The unit of a candidate on a fold with a seed, and the digest of all that it is made of."""
     config = candidate.config.model_copy(update={"seed": seed})
     weights = config.teacher.weights
     made_of = (
@@ -202,18 +222,23 @@ def _announce(experiment: Experiment, bags: BagShards, num_rows: int, num_units:
     )
 
 
-def _run(experiment: Experiment, units: Mapping[str, Unit], data: Location) -> dict[str, Result | str]:
-    """The result of every unit, or the last line of why it failed."""
+def run_units(execution: Execution, units: Mapping[str, Unit], data: Location) -> dict[str, Result | str]:
+    """The result of every unit, or the last line of why it failed.
+
+    Args:
+        execution: what each run takes of the cluster.
+        units: by digest.
+        data: folder of shards, on storage that every node sees, or its URL.
+    """
     if not units:
         return {}
     cluster.connect()
-    if experiment.workers > 1:
-        return _run_with_workers(experiment, units, data)
+    if execution.workers > 1:
+        return _run_with_workers(execution, units, data)
     logging.getLogger("ray").setLevel(logging.ERROR)  # a failed unit is named in its line
-    share = cluster.resources(experiment.cpus_per_run, experiment.gpus_per_run)
+    share = cluster.resources(execution.cpus_per_run, execution.gpus_per_run)
     task = ray.remote(_task).options(num_cpus=share["cpu"], num_gpus=share["gpu"])
-    cache = (experiment.home / "cache" / "first_stage").resolve()
-    num_threads = max(1, int(experiment.cpus_per_run))
+    cache, num_threads = execution.first_stages, execution.num_threads
     queue, progress = _Queue(units), Progress(len(units))
     outcomes: dict[str, Result | str] = {}
     running: dict[ray.ObjectRef, str] = {}
@@ -235,19 +260,23 @@ def _run(experiment: Experiment, units: Mapping[str, Unit], data: Location) -> d
     return outcomes
 
 
+def worker_group(execution: Execution) -> Group:
+    """The workers that train one run together."""
+    return Group(
+        num_workers=(execution.min_workers or execution.workers, execution.workers),
+        cpus=execution.cpus_per_run,
+        gpus=1.0 if ray.cluster_resources().get("GPU") else 0.0,
+        max_failures=execution.max_failures,
+        timeout_s=execution.worker_timeout_s,
+        saving=Saving(execution.keep_last, execution.keep_best, execution.save_every_s),
+    )
+
+
 def _run_with_workers(
-    experiment: Experiment, units: Mapping[str, Unit], data: Location
+    execution: Execution, units: Mapping[str, Unit], data: Location
 ) -> dict[str, Result | str]:
     """One unit after the other, each trained by several workers and then judged here."""
-    group = Group(
-        num_workers=(experiment.min_workers or experiment.workers, experiment.workers),
-        cpus=experiment.cpus_per_run,
-        gpus=1.0 if ray.cluster_resources().get("GPU") else 0.0,
-        max_failures=experiment.max_failures,
-        timeout_s=experiment.worker_timeout_s,
-        saving=Saving(experiment.keep_last, experiment.keep_best, experiment.save_every_s),
-    )
-    cache = (experiment.home / "cache" / "first_stage").resolve()
+    group, cache = worker_group(execution), execution.first_stages
     progress, outcomes = Progress(len(units)), dict[str, Result | str]()
     queue = _Queue(units)
     while len(outcomes) < len(units):
@@ -264,7 +293,7 @@ def _run_with_workers(
                     only_first_stage=unit.is_plain,
                     label=unit.label,
                 )
-                outcome = _task(unit, data, cache, max(1, int(experiment.cpus_per_run)))
+                outcome = _task(unit, data, cache, execution.num_threads)
             except PreemptedError:
                 raise
             except MhimdistError as error:

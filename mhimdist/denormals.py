@@ -14,7 +14,7 @@ _TEAM_MEMBER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 @contextmanager
 def flushed() -> Iterator[None]:
-    """Treat denormals as zero in the calling thread and in its compute threads, and leave all as they were."""
+    """Treat denormals as zero in the calling thread and in its compute threads, and put all back."""
     already = sys.float_info.min / 2 == 0.0
     _flush(True)
     try:

@@ -33,8 +33,8 @@ class Candidate:
     note: str = ""
 
 
-class Experiment(Options):
-    """How configurations are cross-validated, and on what."""
+class Execution(Options):
+    """Where runs read and write, and what of a cluster each of them takes."""
 
     home: Path = Field(
         default_factory=home,
@@ -47,28 +47,6 @@ class Experiment(Options):
     data: str = Field(
         "digits-c16",
         description="an embedded data set's name, a folder of shards, or its URL (s3, gs, https, ...)",
-    )
-    protocol: Literal["strict", "paper", "both"] = Field(
-        "strict",
-        description="strict: validation cases of the training fold select; paper: the test fold does, as the "
-        "authors'; both: and the difference",
-    )
-    folds: int = Field(3, ge=2, description="folds of the cases")
-    run_folds: int | None = Field(None, ge=1, description="run only the first so many folds; none: all")
-    seeds: tuple[int, ...] = Field(
-        (2021, 2022, 2023), min_length=1, description="of folds, weights and draws; several as 1,2,3"
-    )
-    split_file: Path | None = Field(
-        None, description="CSV (slide,set[,fold]) or JSON of an official split, in place of folds"
-    )
-    validation_share: float = Field(
-        0.15, gt=0, lt=1, description="share of the training fold's cases that selects under strict"
-    )
-    paper_validation_share: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="share of them that does not train under paper, where the test fold selects",
     )
     cpus_per_run: float = Field(1.0, gt=0, description="CPU cores, and compute threads, of a run")
     gpus_per_run: float | None = Field(
@@ -95,22 +73,63 @@ class Experiment(Options):
     keep_best: int = Field(1, ge=0, description="best ends of epochs to keep of an unfinished run")
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds lists one twice: {', '.join(map(str, self.seeds))}")
+    def _fewest_are_not_more_than_all(self) -> Self:
         if self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError(f"min_workers is at most workers, {self.workers}, got {self.min_workers}")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Where results go."""
+        return (self.home / "runs" / self.name).resolve()
+
+    @property
+    def first_stages(self) -> Path:
+        """The cache of first-stage networks."""
+        return (self.home / "cache" / "first_stage").resolve()
+
+    @property
+    def num_threads(self) -> int:
+        """Compute threads of a run."""
+        return max(1, int(self.cpus_per_run))
+
+
+class Experiment(Execution):
+    """How configurations are cross-validated, and on what."""
+
+    protocol: Literal["strict", "paper", "both"] = Field(
+        "strict",
+        description="strict: validation cases of the training fold select; paper: the test fold does, as the "
+        "authors'; both: and the difference",
+    )
+    folds: int = Field(3, ge=2, description="folds of the cases")
+    run_folds: int | None = Field(None, ge=1, description="run only the first so many folds; none: all")
+    seeds: tuple[int, ...] = Field(
+        (2021, 2022, 2023), min_length=1, description="of folds, weights and draws; several as 1,2,3"
+    )
+    split_file: Path | None = Field(
+        None, description="CSV (slide,set[,fold]) or JSON of an official split, in place of folds"
+    )
+    validation_share: float = Field(
+        0.15, gt=0, lt=1, description="share of the training fold's cases that selects under strict"
+    )
+    paper_validation_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of them that does not train under paper, where the test fold selects",
+    )
+
+    @model_validator(mode="after")
+    def _no_seed_twice(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds lists one twice: {', '.join(map(str, self.seeds))}")
         return self
 
     @property
     def protocols(self) -> tuple[Protocol, ...]:
         """The protocols asked for."""
         return ("strict", "paper") if self.protocol == "both" else (self.protocol,)
-
-    @property
-    def folder(self) -> Path:
-        """Where results go."""
-        return (self.home / "runs" / self.name).resolve()
 
     def splits(self, bags: BagShards, protocol: Protocol, seed: int) -> list[Split]:
         """The splits of a seed, one for each fold that is run."""

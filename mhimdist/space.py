@@ -9,12 +9,13 @@ A job writes it as a function of a `Space`; names are dotted paths of `TrainConf
             s.schedule("masking.random", 0.1, 0.8)
         else:
             s.fix("masking.random", 0.0)
+        s.keep_at_least(0.2)
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, get_args
+from typing import Any, NamedTuple, Protocol, get_args
 
-from mhimdist.config import TrainConfig
+from mhimdist.config import Masking, TrainConfig
 from mhimdist.errors import SweepError
 from mhimdist.schedules import ScheduleKind
 
@@ -27,8 +28,18 @@ class Proposer(Protocol):
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
         """A number in [low, high]."""
 
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        """A whole number in [low, high]."""
+
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """One of the choices."""
+
+
+class Requirement(NamedTuple):
+    """What a configuration must meet to be tried, and how that is said."""
+
+    is_met: Callable[[TrainConfig], bool]
+    text: str
 
 
 class Space:
@@ -36,15 +47,22 @@ class Space:
 
     Attributes:
         changes: dotted path to value, for `TrainConfig.override`.
+        requirements: what the changed configuration must meet.
     """
 
     def __init__(self, proposer: Proposer) -> None:
         self._proposer = proposer
         self.changes: dict[str, Any] = {}
+        self.requirements: list[Requirement] = []
 
     def uniform(self, path: str, low: float, high: float, *, log: bool = False) -> float:
         """Search a number in [low, high], evenly or, with `log`, evenly in its logarithm."""
         self.changes[path] = self._proposer.suggest_float(path, low, high, log=log)
+        return self.changes[path]
+
+    def integer(self, path: str, low: int, high: int, *, log: bool = False) -> int:
+        """Search a whole number in [low, high]."""
+        self.changes[path] = self._proposer.suggest_int(path, low, high, log=log)
         return self.changes[path]
 
     def choice(self, path: str, options: Sequence[Any]) -> Any:
@@ -70,8 +88,36 @@ class Space:
         """
         return self._proposer.suggest_categorical(path, list(options))
 
+    def require(self, is_met: Callable[[TrainConfig], bool], text: str) -> None:
+        """Try only configurations that meet something; others are drawn again.
+
+        Args:
+            is_met: of the whole configuration that a draw makes.
+            text: what it asks for, for messages.
+        """
+        self.requirements.append(Requirement(is_met, text))
+
+    def keep_at_least(self, share: float) -> None:
+        """Try only masks that leave the student this share of a bag, even where their schedules peak."""
+        self.require(
+            lambda config: kept_share(config.masking) >= share,
+            f"keep at least {share:g} of a bag's instances",
+        )
+
+    def unmet(self, config: TrainConfig) -> str | None:
+        """What a configuration fails to meet; None where it may be tried."""
+        return next((text for is_met, text in self.requirements if not is_met(config)), None)
+
 
 SpaceFunction = Callable[[Space], None]
+
+
+def kept_share(masking: Masking) -> float:
+    """The share of a large bag that the student sees where all masks peak together, in expectation.
+
+    High and low masks never meet before they cover the bag; the random one falls on both alike.
+    """
+    return max(0.0, 1 - masking.high.peak - masking.low.peak) * (1 - masking.random.peak)
 
 
 class BaseValues:
@@ -91,7 +137,7 @@ class BaseValues:
         Raises:
             SweepError: it lies outside the range.
         """
-        value = float(self._value(name))
+        value = float(value_at(self._base, name))
         if not low <= value <= high:
             raise SweepError(
                 f"{name} is searched in [{low}, {high}], but the base configuration, which is the first "
@@ -100,13 +146,21 @@ class BaseValues:
         self.params[name] = value
         return value
 
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        """The base's number.
+
+        Raises:
+            SweepError: it lies outside the range.
+        """
+        return int(self.suggest_float(name, low, high, log=log))
+
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """The base's value.
 
         Raises:
             SweepError: it is not among the choices.
         """
-        value = self._value(name)
+        value = value_at(self._base, name)
         if value not in choices:
             raise SweepError(
                 f"{name} is searched among {list(choices)}, but the base configuration, which is the first "
@@ -115,10 +169,16 @@ class BaseValues:
         self.params[name] = value
         return value
 
-    def _value(self, path: str) -> Any:
-        value: Any = self._base
-        for part in path.split("."):
-            if not hasattr(value, part):
-                raise SweepError(f"the space searches {path}, which the configuration does not have")
-            value = getattr(value, part)
-        return value
+
+def value_at(config: TrainConfig, path: str) -> Any:
+    """The value of a dotted path of a configuration, derived properties included.
+
+    Raises:
+        SweepError: there is no such path.
+    """
+    value: Any = config
+    for part in path.split("."):
+        if not hasattr(value, part):
+            raise SweepError(f"the space searches {path}, which the configuration does not have")
+        value = getattr(value, part)
+    return value

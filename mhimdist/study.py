@@ -1,133 +1,282 @@
-"""The Optuna study of a sweep: who proposes, what is recorded, and how it is read back."""
+"""The Optuna study of a sweep: the one record of what was proposed, reported and decided.
 
+Everything that decides anything is in the study's database before it is acted upon: a trial with its
+parameters when it starts, every epoch's value when it is reported, the values of finished folds. Whoever
+opens the study again, after a kill -9 too, goes on with it.
+"""
+
+import json
 import math
 import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from ray.tune.search.optuna import OptunaSearch
 
+from mhimdist import pruning, samplers
 from mhimdist.config import TrainConfig
-from mhimdist.errors import ConfigError, SweepError
-from mhimdist.space import BaseValues, Space, SpaceFunction
+from mhimdist.errors import SweepError
+from mhimdist.samplers import Facts, Params
+from mhimdist.space import SpaceFunction
+from mhimdist.sweep import Sweep
 
-STUDY_NAME = "sweep"
+CHANGES = "changes"
+UNITS = "units"
+REASON = "reason"
+STARTS = "starts"
 
-_PROBES = 64
-
-
-class Proposals:
-    """What Ray Tune asks for a trial's configuration: the trial's number and its changes of the base."""
-
-    def __init__(self, space: SpaceFunction) -> None:
-        self.space = space
-
-    def __call__(self, trial: optuna.Trial) -> dict[str, Any]:
-        """`{"number": ..., "changes": {dotted path: value}}`."""
-        collected = Space(trial)
-        self.space(collected)
-        return {"number": trial.number, "changes": collected.changes}
+MAX_DRAWS = 500
+"""Draws that requirements, or earlier trials of the same configuration, may refuse before a space is given
+up."""
 
 
-class StudySearch(OptunaSearch):
-    """Optuna under Ray Tune, with honest states: a trial that a scheduler stopped is pruned, not complete."""
+@dataclass(frozen=True)
+class Proposal:
+    """A trial to run.
 
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    Attributes:
+        number: of the trial.
+        config: the full configuration, with the base's seed.
+        is_resumed: whether an earlier start of the sweep began with it.
+    """
+
+    number: int
+    config: TrainConfig
+    is_resumed: bool = False
+
+
+class SweepStudy:
+    """The study of one sweep, for the one process that drives it."""
+
+    def __init__(
+        self, sweep: Sweep, space: SpaceFunction, facts: Facts, url: str, first: Sequence[Params] = ()
     ) -> None:
-        """Record how a trial ended; Ray itself would count a stopped one as complete."""
-        stopped_early = result is not None and not error and not result.get("is_finished", False)
-        if stopped_early and trial_id not in self._completed_trials:
-            assert result is not None
-            trial, recorded = self._ot_trials[trial_id], cast(optuna.Study, self._ot_study)
-            # The result on which a scheduler stops a trial reaches only this method.
-            reported = recorded.get_trials(deepcopy=False)[trial.number].intermediate_values
-            if result["training_iteration"] not in reported:
-                trial.report(result[self.metric], result["training_iteration"])
-            recorded.tell(trial, state=TrialState.PRUNED)
-            self._completed_trials.add(trial_id)
+        """Open the study, or begin it.
+
+        Args:
+            sweep: what is searched for and how.
+            space: what a trial changes of `sweep.train`.
+            facts: of the space.
+            url: of Optuna's storage.
+            first: parameters of the trials that no sampler proposes.
+        """
+        self._first = first
+        self.sweep, self.space, self.facts, self.url = sweep, space, facts, url
+        directions = [StudyDirection.MAXIMIZE]
+        if sweep.against != "none":
+            directions.append(StudyDirection.MINIMIZE)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._study = optuna.create_study(
+            storage=open_storage(url),
+            study_name=sweep.name,
+            directions=directions,
+            sampler=optuna.samplers.RandomSampler(),  # proposals come from `propose`
+            pruner=pruning.within_folds(sweep),
+            load_if_exists=True,
+        )
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, by number."""
+        return self._study.get_trials(deepcopy=False)
+
+    def unfinished(self, max_starts: int) -> list[Proposal]:
+        """Trials of an earlier start of the sweep that never ended, to go on with.
+
+        Those that cannot are marked as failed: trials that are not of this software, and those that were
+        started so often that they must be what ended the sweep.
+        """
+        found = []
+        for trial in self.trials:
+            if trial.state.is_finished():
+                continue
+            if CHANGES not in trial.user_attrs:
+                self.fail(trial.number, "an orphan: nothing says which configuration it ran")
+            elif trial.user_attrs.get(STARTS, 0) >= max_starts:
+                self.fail(trial.number, f"started {trial.user_attrs[STARTS]} times and never ended")
+            else:
+                found.append(Proposal(trial.number, self._config(trial), is_resumed=True))
+        return found
+
+    def started(self, number: int) -> None:
+        """Note that a trial starts, for the first time or again."""
+        trial = self._live(self.trials[number])
+        trial.set_user_attr(STARTS, trial.user_attrs.get(STARTS, 0) + 1)
+
+    def propose(self) -> Proposal | None:
+        """The next trial, already in the database; None once there are enough or the space has no more."""
+        number = len(self.trials)
+        if number >= self.sweep.num_trials:
+            return None
+        if number < len(self._first):
+            drawn = samplers.draw(self.space, self.sweep.train, samplers.fixed(self._first[number]))
+            attributes: Mapping[str, Any] = {}
+        else:
+            found = self._draw(number)
+            if found is None:
+                return None
+            drawn, attributes = found
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.RUNNING,
+                params=drawn.params,
+                distributions=drawn.distributions,
+                user_attrs={CHANGES: json.dumps(drawn.changes)},
+                system_attrs=dict(attributes),
+            )
+        )
+        return Proposal(number, drawn.config)
+
+    def _draw(self, number: int) -> tuple[samplers.Draw, Mapping[str, Any]] | None:
+        """What the sampler proposes that is new and meets the space's requirements.
+
+        Draws are made in a copy of the study, so that refused ones leave no trace in the record.
+        """
+        if self.sweep.sampler in ("grid", "authors_grid"):
+            return None
+        copy = optuna.create_study(directions=self._study.directions, sampler=optuna.samplers.RandomSampler())
+        copy.add_trials(self.trials)
+        known = [trial.params for trial in self.trials]
+        for attempt in range(MAX_DRAWS):
+            copy.sampler = samplers.make(self.sweep, number, attempt)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                trial = copy.ask()
+                drawn = samplers.draw(self.space, self.sweep.train, trial)
+            if drawn.unmet is None and drawn.params not in known:
+                return drawn, copy.get_trials(deepcopy=False)[trial.number].system_attrs
+            copy.tell(trial, state=TrialState.FAIL)
+        return None
+
+    def report(
+        self, number: int, step: int, value: float, units: Mapping[str, float], *, may_stop: bool
+    ) -> str | None:
+        """Record a trial's value after an epoch; returns why it should be stopped, or None.
+
+        Args:
+            number: of the trial.
+            step: epochs done over all its folds, from 1.
+            value: mean validation AUC of its folds so far.
+            units: values of its finished folds, by name.
+            may_stop: whether it may be stopped at all.
+        """
+        trial = self.trials[number]
+        if self.sweep.against == "none" and step not in trial.intermediate_values:
+            self._live(trial).report(value, step)
+        if dict(units) != trial.user_attrs.get(UNITS, {}):
+            self._live(trial).set_user_attr(UNITS, dict(units))
+        if not self.sweep.is_pruning:
+            return None
+        reason = None
+        # Asked of every trial: a rung counts those that went on whatever it said.
+        is_behind = self._study.pruner.prune(self._study, self.trials[number])
+        if not may_stop:
+            return None
+        if is_behind:
+            reason = f"{value:.3f} after {step} epochs (scheduler {self.sweep.scheduler})"
+        elif self.sweep.between_folds:
+            others = [t.user_attrs.get(UNITS, {}) for t in self.trials if t.number != number]
+            reason = pruning.between_folds(units, others, self.sweep.num_units)
+        return reason
+
+    def complete(self, number: int, value: float, cost: float | None) -> None:
+        """Record a finished trial; one whose value is not finite has failed."""
+        values = [value] if cost is None else [value, cost]
+        if not all(map(math.isfinite, values)):
+            self.fail(number, f"its value is not finite: {values}")
             return
-        super().on_trial_complete(trial_id, result, error)
+        self._study.tell(number, values)
+
+    def prune(self, number: int, reason: str) -> None:
+        """Record a trial that was stopped early."""
+        self._live(self.trials[number]).set_user_attr(REASON, reason)
+        self._study.tell(number, state=TrialState.PRUNED)
+
+    def fail(self, number: int, reason: str) -> None:
+        """Record a trial that failed, and why."""
+        self._live(self.trials[number]).set_user_attr(REASON, reason)
+        self._study.tell(number, state=TrialState.FAIL)
+
+    def importances(self) -> dict[str, float]:
+        """See `importances`."""
+        return importances(self._study)
+
+    def pareto_front(self) -> list[int]:
+        """Numbers of the trials that no other beats in both objectives; empty with one objective."""
+        return [] if self.sweep.against == "none" else sorted(t.number for t in self._study.best_trials)
+
+    def _config(self, trial: FrozenTrial) -> TrainConfig:
+        return self.sweep.train.override(json.loads(trial.user_attrs[CHANGES]))
+
+    def config(self, number: int) -> TrainConfig:
+        """The full configuration of a trial, with the base's seed."""
+        return self._config(self.trials[number])
+
+    def _live(self, trial: FrozenTrial) -> optuna.Trial:
+        return optuna.Trial(self._study, trial._trial_id)
 
 
-def storage_url(path: Path) -> str:
-    """The URL by which Optuna and optuna-dashboard open the study's file."""
+def sqlite_url(path: Path) -> str:
+    """The URL by which Optuna and optuna-dashboard open a study's file."""
     return f"sqlite:///{path.resolve()}"
 
 
-def search(
-    space: SpaceFunction, first_trial: dict[str, Any], *, metric: str, seed: int, num_startup: int, path: Path
-) -> StudySearch:
-    """A searcher that proposes a given first trial and then by TPE.
-
-    Args:
-        space: what a trial changes of the base.
-        first_trial: the parameters that `check` gave.
-        metric: what is maximised.
-        seed: of the sampler.
-        num_startup: trials drawn at random before the sampler models them.
-        path: the study's SQLite file.
-    """
-    # One model over all parameters that occur together, and distance to the trials still running.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of `group`
-        sampler = optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=num_startup
-        )
-    return StudySearch(
-        space=Proposals(space),
-        metric=metric,
-        mode="max",
-        points_to_evaluate=[first_trial],
-        sampler=sampler,
-        study_name=STUDY_NAME,
-        storage=optuna.storages.RDBStorage(storage_url(path)),
-    )
-
-
-def check(space: SpaceFunction, base: TrainConfig) -> dict[str, Any]:
-    """Draw from a space before anything runs, so that an impossible one is refused at once.
-
-    Returns:
-        The parameters with which the space gives the base configuration: the first trial.
+def open_storage(url: str) -> optuna.storages.BaseStorage:
+    """Optuna's storage of a URL.
 
     Raises:
-        SweepError: the space does not hold the base, or makes an invalid configuration.
+        SweepError: no database answers there.
     """
-    values = BaseValues(base)
-    space(Space(values))
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    probe = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for _ in range(_PROBES):
-        trial = probe.ask()
-        changes = Proposals(space)(trial)["changes"]
-        try:
-            base.override(changes)
-        except ConfigError as error:
-            raise SweepError(f"the space makes an impossible configuration, {changes}: {error}") from None
-    return values.params
+    try:
+        return optuna.storages.get_storage(url)
+    except Exception as error:  # each database driver has errors of its own
+        reason = " ".join(str(error).split())
+        raise SweepError(f"storage {url}: no Optuna study can be kept there: {reason}") from error
 
 
-def read(path: Path) -> list[FrozenTrial]:
-    """The study's trials, by number."""
-    return _load(path).trials
+def delete(url: str, name: str) -> None:
+    """Delete a study, if there is one."""
+    if name in optuna.get_all_study_names(open_storage(url)):
+        optuna.delete_study(study_name=name, storage=open_storage(url))
 
 
-def _load(path: Path) -> optuna.Study:
-    return optuna.load_study(study_name=STUDY_NAME, storage=storage_url(path))
+def read(url: str, name: str) -> list[FrozenTrial]:
+    """The trials of a study, by number."""
+    return optuna.load_study(study_name=name, storage=open_storage(url)).trials
 
 
-def importances(path: Path) -> dict[str, float]:
+def best_params(folder: str, count: int = 3) -> list[Params]:
+    """The parameters of an earlier sweep's best complete trials, the best first.
+
+    Raises:
+        SweepError: the folder is no sweep's, or its study has no complete trial.
+    """
+    try:
+        earlier = json.loads((Path(folder) / "sweep.json").read_text(encoding="utf-8"))
+        trials = read(earlier["url"], earlier["name"])
+    except (OSError, ValueError, KeyError) as error:
+        raise SweepError(f"warm_from {folder} is no sweep's folder: {error}") from None
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if not complete:
+        raise SweepError(f"warm_from {folder}: none of its {len(trials)} trials is complete")
+    complete.sort(key=lambda trial: -trial.values[0])
+    return [trial.params for trial in complete[:count]]
+
+
+def importances(study: optuna.Study) -> dict[str, float]:
     """The share of each parameter in what varies between complete trials, by fANOVA; empty if undefined.
 
     A parameter that only some trials have cannot be compared over all of them and is left out.
     """
-    study = _load(path)
-    complete = study.get_trials(states=[TrialState.COMPLETE])
-    if len(complete) < 4 or len({trial.value for trial in complete}) == 1:
+    complete: Sequence[FrozenTrial] = study.get_trials(states=[TrialState.COMPLETE])
+    if len(complete) < 4 or len({trial.values[0] for trial in complete}) == 1:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    shares = optuna.importance.get_param_importances(
+        study, evaluator=evaluator, target=lambda trial: trial.values[0]
+    )
     return {name: share for name, share in shares.items() if math.isfinite(share)}

@@ -134,7 +134,7 @@ def test_a_process_that_dies_is_a_failure_of_its_unit_alone(job, data, monkeypat
 
         if unit.fold == 1:
             os._exit(1)
-        return cross_validation.run_unit(unit, cross_validation._open_bags(data), cache, num_threads)
+        return cross_validation.run_unit(unit, cross_validation.open_bags(data), cache, num_threads)
 
     monkeypatch.setattr(cross_validation, "_task", dies_on_fold_1)
     comparison = compare(experiment, [Candidate("plain", BASE.first_stage())], data=data)
@@ -155,7 +155,7 @@ def test_units_wait_for_the_first_stage_that_another_one_is(job, data):
     bags = BagShards(data)
     (split, *_) = job.splits(bags, "strict", 1)
     units = {
-        name: cross_validation._unit(Candidate(name, config), split, 1, 1, "strict", bags, job.folder)[1]
+        name: cross_validation.make_unit(Candidate(name, config), split, 1, 1, "strict", bags, job.folder)[1]
         for name, config in (
             ("copy", BASE.override({"teacher": {"kind": "student_copy"}})),
             ("masked", BASE),

@@ -27,14 +27,16 @@ LAYERS = [
     {"data", "space", "models", "masking", "losses", "metrics", "optimizer", "precision"},
     {"teacher", "mhim", "evaluation", "checkpoint", "run_folder", "workers", "official", "step"},
     {"engine", "first_stage", "report"},
-    {"local_cluster", "cluster", "submit", "train", "unit", "experiment", "cost"},
-    {"study", "tune", "cross_validation"},
+    {"local_cluster", "cluster", "submit", "train", "unit", "experiment", "sweep", "trial", "cost"},
+    {"cross_validation", "planner", "samplers", "pruning"},
+    {"study", "sweep_folder", "tune_trial", "tune_driver", "finals"},
+    {"tune"},
     {"ablation"},
 ]
 # The only modules that may import a heavy dependency.
 DOORS = {
-    "ray": {"tune", "study", "cluster", "submit", "train", "cross_validation"},
-    "optuna": {"study", "tune"},
+    "ray": {"tune", "tune_trial", "tune_driver", "finals", "cluster", "submit", "train", "cross_validation"},
+    "optuna": {"study", "samplers", "pruning", "sweep_folder"},
     "triton": {"ops"},
     "nvidia": {"data"},
     "webdataset": {"data"},

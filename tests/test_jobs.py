@@ -31,7 +31,7 @@ def home(tmp_path_factory):
     ("name", "entrypoint"),
     [
         ("safe-form", ["--working-dir", ".", "--", "python", "jobs/tune_c16.py"]),
-        ("literal-form", ["--", "jobs/tune_c16.py"]),
+        pytest.param("literal-form", ["--", "jobs/tune_c16.py"], marks=pytest.mark.slow),
     ],
 )
 def test_tune_c16_can_be_submitted(cluster, home, name, entrypoint):

@@ -97,13 +97,14 @@ def test_a_class_balanced_run_sees_the_rare_class_as_often(bags: MemoryBags) -> 
     sets = [tuple(bags.keys[row] for row in rows) for rows in (train, range(20, 32), range(32, 40))]
     trainer = Trainer(config, bags, Split(*sets))
     seen: list[str] = []
-    loss = trainer.method.loss
+    method = trainer.train_step.method
+    loss = method.loss
 
     def noted(packed: PackedBags, *rest: Any) -> StepLoss:
         seen.extend(packed.keys)
         return loss(packed, *rest)
 
-    trainer.method.loss = noted  # type: ignore[method-assign]
+    method.loss = noted  # type: ignore[method-assign]
     for _ in trainer.epochs():
         pass
     assert len(seen) == 2 * 12

@@ -68,6 +68,7 @@ def shards(workplace):
 
 def test_slides_become_shards_that_webdataset_reads(workplace, shards):
     assert "398 bags" in _run(_command("python -m data_prep.verify").split(), workplace)
+    assert "398" in _run(_command("python -m data_prep.inspect").split(), workplace)
     (webdataset_block,) = [block for block in _blocks("python") if "webdataset" in block]
     printed = _run([sys.executable, "-c", webdataset_block], workplace)
     assert len(printed.splitlines()) == 398
@@ -84,7 +85,7 @@ def test_a_run_can_be_stepped_through(workplace):
 @pytest.mark.slow
 def test_the_sweep_of_ones_own_slides_runs(workplace, shards):
     quick = ["--num-trials", "1", "--final-seeds", "1", "--train.epochs", "1"]
-    command = _command("python jobs/tune_c16.py").replace("--train.epochs 200", "").split()
+    command = _command("python jobs/tune_c16.py --data").replace("--train.epochs 200", "").split()
     assert "Best trials" in _run([*command, *quick], workplace)
 
 

@@ -83,7 +83,7 @@ def _kill_and_start_again(tmp_path: Path, world_size: int, delay_s: float, victi
     return codes[victim] != 0
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("world_size", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_killed_run_ends_bit_identically(tmp_path, undisturbed, world_size):
     expected, duration_s = undisturbed(world_size)
     assert _kill_and_start_again(tmp_path, world_size, duration_s * 0.4, victim=world_size - 1)
@@ -103,7 +103,7 @@ def test_twenty_random_kill_points(tmp_path, undisturbed, world_size, point):
     assert _end_state(tmp_path / "run") == expected
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("world_size", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_sigterm_saves_within_seconds_and_exits_with_75(tmp_path, undisturbed, world_size):
     expected, duration_s = undisturbed(world_size)
     folder = tmp_path / "run"

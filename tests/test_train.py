@@ -121,6 +121,7 @@ def _kill_a_worker() -> None:
     workers[1].kill()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_changes_nothing(undisturbed, data, split, cache, tmp_path):
     folder = tmp_path / "run"
     killing = _once_it_trains(folder, _kill_a_worker)

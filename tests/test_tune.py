@@ -1,7 +1,8 @@
-"""A real sweep on a Ray of its own; the sweep's parts are tested in test_study.py and test_space.py."""
+"""Real sweeps on a Ray of its own; the sweep's parts are tested in modules of their own."""
 
 import json
 import math
+import sys
 
 import optuna
 import pytest
@@ -10,20 +11,21 @@ from optuna.trial import TrialState
 
 from data_prep import digits
 from mhimdist import study
-from mhimdist.config import TrainConfig
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.engine import load_run
-from mhimdist.errors import ConfigError, SweepError
+from mhimdist.errors import RunLockedError, SweepError
 from mhimdist.presets import preset
 from mhimdist.space import Space
-from mhimdist.tune import Sweep, run_sweep
+from mhimdist.sweep import Sweep
+from mhimdist.sweep_folder import SweepFolder
+from mhimdist.tune import run_sweep, trackers
 
 BASE = preset("c16", "abmil").override(
     {
         "model.hidden_dim": 16,
         "model.attention_dim": 8,
-        "epochs": 4,
+        "epochs": 3,
         "device": "cpu",
         "optimizer.learning_rate": 1e-3,
     }
@@ -49,117 +51,167 @@ def sweep(tmp_path_factory):
     return Sweep(
         home=tmp_path_factory.mktemp("home"),
         name="test",
-        num_trials=6,
+        num_trials=7,
         num_startup=3,
+        folds=2,
         grace_epochs=1,
-        reduction_factor=2.0,
-        final_seeds=2,
+        reduction_factor=2,
+        final_seeds=1,
         seed=3,
         train=BASE,
     )
 
 
 @pytest.fixture(scope="module")
-def folder(data, sweep):
-    """The folder of a finished sweep of six trials."""
+def cluster():
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        yield run_sweep(sweep, space, data=data)
-    finally:
-        ray.shutdown()
+    yield
+    ray.shutdown()
 
 
-def test_the_first_trial_is_the_base(folder):
-    config, _, history = load_run(folder / "trials" / "0000")
-    assert config == BASE
-    assert len(history) == 4
+@pytest.fixture(scope="module")
+def folder(data, sweep, cluster):
+    """The folder of a finished sweep."""
+    return run_sweep(sweep, space, data=data)
 
 
-def test_every_trial_is_recorded_in_its_true_state(folder):
-    trials = study.read(folder / "study.db")
-    assert [t.number for t in trials] == list(range(6))
-    states = {t.state for t in trials}
-    assert states == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
+def _trials(folder):
+    return study.read(study.sqlite_url(folder / "study.db"), folder.name)
+
+
+def test_the_first_trial_is_the_base_on_every_fold(folder):
+    for fold in (1, 2):
+        config, split, history = load_run(folder / "trials" / "0000" / f"fold-{fold}-seed-{BASE.seed}")
+        assert config == BASE
+        assert len(history) == 3
+        assert split == Split.load(folder / f"split-{fold}.json")
+
+
+def test_every_trial_is_recorded_in_its_true_state_with_its_reason(folder):
+    trials = _trials(folder)
+    assert [t.number for t in trials] == list(range(7))
+    assert {t.state for t in trials} == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
     for trial in trials:
-        run = folder / "trials" / f"{trial.number:04d}"
+        runs = sorted((folder / "trials" / f"{trial.number:04d}").glob("fold-*"))
         if trial.state == TrialState.FAIL:
             assert trial.params["optimizer.learning_rate"] == DIVERGES
+            assert "NonFiniteError: the loss became" in trial.user_attrs["reason"]
             continue
-        config, _, history = load_run(run)
-        assert config.masking.high.start == trial.params["masking.high.start"]
-        assert trial.value == max(r.student_validation_auc for r in history)
+        histories = [load_run(run)[2] for run in runs]
+        best = [max(record.student_validation_auc for record in history) for history in histories]
+        assert load_run(runs[0])[0].masking.high.start == trial.params["masking.high.start"]
         if trial.state == TrialState.COMPLETE:
-            assert len(history) == 4
+            assert [len(history) for history in histories] == [3, 3]
+            assert trial.value == pytest.approx(sum(best) / 2)
+            assert list(trial.user_attrs["units"].values()) == best
+            assert sorted(trial.intermediate_values) == [1, 2, 3, 4, 5, 6]
+            assert (runs[0] / "best_student" / "student.safetensors").exists()
         else:
-            assert len(history) < 4
-            assert sorted(trial.intermediate_values) == list(range(1, len(history) + 1))
+            assert sum(map(len, histories)) < 6
+            assert "scheduler asha" in trial.user_attrs["reason"] or "folds" in trial.user_attrs["reason"]
+        environment = json.loads((runs[0].parent / "environment.json").read_text())
+        assert environment["device"] == "cpu"
 
 
 def test_the_result_is_that_of_the_best_complete_trial_and_the_report_names_failures(folder):
     result = json.loads((folder / "result.json").read_text())
-    complete = [t.value for t in study.read(folder / "study.db") if t.state == TrialState.COMPLETE]
+    complete = [t.value for t in _trials(folder) if t.state == TrialState.COMPLETE]
     assert result["validation_auc"] == max(complete)
-    assert result["num_trials"] == 6
+    assert result["num_trials"] == 7
     assert 0 <= result["test_auc"] <= 1
     html = (folder / "report.html").read_text()
     assert "NonFiniteError" in html
+    assert "How far to trust these numbers" in html
 
 
-def test_no_test_bag_was_read_before_the_final_runs(folder, data):
-    split, bags = Split.load(folder / "split.json"), BagShards(data)
-    split.check(bags.keys, bags.cases, bags.labels_N)
-    for run in (folder / "trials").iterdir():
-        for line in (
-            (run / "history.jsonl").read_text().splitlines() if (run / "history.jsonl").exists() else ()
-        ):
+def test_no_test_bag_is_in_any_fold_and_none_was_read_before_the_final_runs(folder, data):
+    bags = BagShards(data)
+    splits = [Split.load(folder / f"split-{fold}.json") for fold in (1, 2)]
+    for split in splits:
+        split.check(bags.keys, bags.cases, bags.labels_N)
+    assert splits[0].test == splits[1].test
+    assert not set(splits[0].validation) & set(splits[1].validation)
+    for history in (folder / "trials").glob("*/*/history.jsonl"):
+        for line in history.read_text().splitlines():
             assert not [field for field in json.loads(line) if "test" in field]
 
 
-def test_final_runs_are_the_best_configuration_with_other_seeds(folder):
-    trials = study.read(folder / "study.db")
-    best = max((t for t in trials if t.state == TrialState.COMPLETE), key=lambda t: t.value)
-    best_config, _, _ = load_run(folder / "trials" / f"{best.number:04d}")
-    seeds = []
-    for run in sorted((folder / "final").iterdir()):
-        config, _, history = load_run(run)
-        seeds.append(config.seed)
-        assert config.override({"seed": best_config.seed}) == best_config
-        assert len(history) == 4
-    assert seeds == [BASE.seed, BASE.seed + 1]
+def test_final_runs_are_the_best_configuration_and_its_plain_network_on_all_folds(folder):
+    best = max((t for t in _trials(folder) if t.value is not None), key=lambda t: (t.state == 1, t.value))
+    found = {}
+    for run in (folder / "final" / "units").iterdir():
+        config, split, _ = load_run(run)
+        assert (run / "result.json").exists()
+        found.setdefault(config.teacher.kind, []).append(split)
+        if config.teacher.kind != "none":
+            assert config.masking.high.start == best.params["masking.high.start"]
+    assert {kind: len(splits) for kind, splits in found.items()} == {"init_momentum": 2, "none": 2}
 
 
 def test_the_study_opens_with_optuna_alone(folder):
-    opened = optuna.load_study(study_name=study.STUDY_NAME, storage=study.storage_url(folder / "study.db"))
+    opened = optuna.load_study(study_name="test", storage=study.sqlite_url(folder / "study.db"))
     assert opened.best_trial.state == TrialState.COMPLETE
-    assert all(math.isfinite(share) for share in study.importances(folder / "study.db").values())
+    assert all(math.isfinite(share) for share in study.importances(opened).values())
 
 
-def test_an_earlier_sweep_is_not_overwritten(folder, sweep, data):
-    with pytest.raises(SweepError, match="holds an earlier sweep: give another --name, or --fresh"):
+def test_the_same_command_finds_a_finished_sweep_and_changes_nothing(folder, sweep, data, capsys):
+    before = (folder / "result.json").read_text()
+    stamps = {path: path.stat().st_mtime_ns for path in (folder / "trials").rglob("*") if path.is_file()}
+    run_sweep(sweep, space, data=data)
+    assert (folder / "result.json").read_text() == before
+    assert {p: p.stat().st_mtime_ns for p in (folder / "trials").rglob("*") if p.is_file()} == stamps
+    assert "goes on: 7 of 7 trials have ended" in capsys.readouterr().out
+
+
+def test_another_sweep_does_not_go_on_in_its_folder(folder, sweep, data):
+    with pytest.raises(SweepError, match=r"holds another sweep \(seed 3, now 4\): give another --name"):
+        run_sweep(sweep.model_copy(update={"seed": 4}), space, data=data)
+    with pytest.raises(SweepError, match=r"holds another sweep \(space '"):
+        run_sweep(sweep, lambda s: s.uniform("loss.alpha", 0, 1), data=data)
+    with SweepFolder(sweep).driving(), pytest.raises(RunLockedError, match=r"being driven by process \d+"):
         run_sweep(sweep, space, data=data)
     other = folder.parent / "other"
     other.mkdir()
     (other / "thesis.doc").write_text("mine")
     with pytest.raises(SweepError, match=r"is no sweep's folder .* not deleting it"):
-        run_sweep(
-            sweep.model_copy(update={"name": "other", "fresh": True}),
-            space,
-            data=data,
-        )
+        run_sweep(sweep.model_copy(update={"name": "other", "fresh": True}), space, data=data)
+    with pytest.raises(SweepError, match="holds something else than a sweep"):
+        run_sweep(sweep.model_copy(update={"name": "other"}), space, data=data)
     assert (other / "thesis.doc").exists()
 
 
-@pytest.mark.parametrize(
-    ("objective", "message"),
-    [
-        ("test_auc", "makes that metric worthless as a test; use validation_auc"),
-        ("accuracy", "objective accuracy is unknown; use validation_auc"),
-    ],
-)
-def test_a_test_metric_is_no_objective(objective, message):
-    with pytest.raises(ConfigError, match=message):
-        Sweep.from_command_line(["--objective", objective])
+def numbers(s: Space) -> None:
+    s.uniform("masking.high.start", 0.005, 0.2, log=True)
+    s.uniform("loss.alpha", 0.01, 1.0, log=True)
 
 
-def test_the_default_base_is_a_valid_first_trial():
-    assert Sweep().train == TrainConfig()
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_trials_and_values_one_after_the_other(data, sweep, cluster):
+    options = {"at_once": 1, "num_trials": 4, "folds": 1, "warm_presets": False, "num_startup": 2}
+    found = []
+    for name in ("once", "twice"):
+        again = sweep.model_copy(update={**options, "name": name})
+        trials = _trials(run_sweep(again, numbers, data=data))
+        found.append([(t.params, t.state, t.value, t.intermediate_values) for t in trials])
+    assert found[0] == found[1]
+    assert len({json.dumps(params) for params, *_ in found[0]}) == 4
+
+
+@pytest.mark.slow
+def test_folds_run_in_parallel_to_the_same_values_and_a_front_is_reported(data, sweep, cluster):
+    options = {"num_trials": 2, "against": "kept_share", "scheduler": "none", "final_top": 2}
+    values = []
+    for name, num_parallel in (("one", 1), ("both", 2)):
+        changed = {**options, "name": name, "parallel_folds": num_parallel}
+        folder = run_sweep(sweep.model_copy(update=changed), numbers, data=data)
+        values.append([trial.values for trial in _trials(folder)])
+    assert values[0] == values[1]
+    assert all(0 < kept < 1 for _, kept in values[0])
+    assert "Pareto front" in (folder / "report.html").read_text()
+
+
+def test_a_logger_that_is_not_installed_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(SweepError, match=r"pip install 'mhimdist\[wandb\]'"):
+        trackers(Sweep(track="wandb"))
+    assert [type(each).__name__ for each in trackers(Sweep())] == ["TBXLoggerCallback"]

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def"
 """Keyed dropout on CUDA, alone or with the ReLU before it, one launch each way.
 
 Dimensions: T instances of a batch, B bags, B1 = B + 1 offsets, E embedding width.
@@ -61,9 +62,8 @@ def _relu_backward(grad, out, grad_values, scale, size, BLOCK: tl.constexpr):
     inside = at < size
     kept = tl.load(out + at, mask=inside, other=0.0).to(tl.float32) > 0
     value = tl.load(grad + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(
-        grad_values + at, tl.where(kept, value * scale, 0.0).to(grad_values.dtype.element_ty), mask=inside
-    )
+    value = tl.where(kept, value * scale, 0.0)
+    tl.store(grad_values + at, value.to(grad_values.dtype.element_ty), mask=inside)
 
 
 @torch.library.custom_op("mhimdist::keyed_dropout", mutates_args=())

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def"
 """Softmax pooling and ranking of ragged bags on CUDA.
 
 Pooling is two launches: `_pool_parts` splits every bag over several programs, so that one large bag fills
@@ -95,7 +96,7 @@ def _pool_parts(
 def _join_parts(
     maxima,
     sums,
-    parts,
+    sums_of_parts,
     pooled,
     logsumexp,
     num_parts,
@@ -107,23 +108,24 @@ def _join_parts(
 ):
     bag, column = tl.program_id(0).to(tl.int64), tl.program_id(1)
     across = tl.program_id(2) * WIDTH + tl.arange(0, WIDTH)
-    part = tl.arange(0, MOST_PARTS)
-    at = (bag * num_parts + part) * num_columns + column
-    maximum = tl.load(maxima + at, mask=part < num_parts, other=float("-inf"))
-    largest = tl.max(maximum, 0)
+    every_part = tl.arange(0, MOST_PARTS)
+    places = (bag * num_parts + every_part) * num_columns + column
+    every_maximum = tl.load(maxima + places, mask=every_part < num_parts, other=float("-inf"))
+    largest = tl.max(every_maximum, 0)
     base = tl.where(largest == float("-inf"), 0.0, largest)
-    total = tl.sum(tl.load(sums + at, mask=part < num_parts, other=0.0) * tl.exp(maximum - base), 0)
+    every_sum = tl.load(sums + places, mask=every_part < num_parts, other=0.0)
+    total = tl.sum(every_sum * tl.exp(every_maximum - base), 0)
     sum_ = tl.zeros([WIDTH], tl.float32)
     for first in range(0, num_parts, PARTS):
-        few = first + tl.arange(0, PARTS)
-        at_few = (bag * num_parts + few) * num_columns + column
-        fade = tl.exp(tl.load(maxima + at_few, mask=few < num_parts, other=float("-inf")) - base)
+        part = first + tl.arange(0, PARTS)
+        at = (bag * num_parts + part) * num_columns + column
+        maximum = tl.load(maxima + at, mask=part < num_parts, other=float("-inf"))
         value = tl.load(
-            parts + at_few[:, None] * width + across[None, :],
-            mask=(few < num_parts)[:, None] & (across < width)[None, :],
+            sums_of_parts + at[:, None] * width + across[None, :],
+            mask=(part < num_parts)[:, None] & (across < width)[None, :],
             other=0.0,
         )
-        sum_ += tl.sum(value * fade[:, None], 0)
+        sum_ += tl.sum(value * tl.exp(maximum - base)[:, None], 0)
     out = bag * num_columns + column
     tl.store(pooled + out * width + across, sum_ / total, mask=across < width)
     if tl.program_id(2) == 0:
@@ -246,8 +248,8 @@ def _top_k(
         before = best
 
 
-def _parts(num_bags: int, num_rows: int, width_blocks: int, least_rows: int) -> int:
-    return max(1, min(_PROGRAMS // (num_bags * width_blocks), triton.cdiv(num_rows, least_rows)))
+def _parts(num_bags: int, num_rows: int, width_blocks: int) -> int:
+    return max(1, min(MOST_PARTS, _PROGRAMS // (num_bags * width_blocks), triton.cdiv(num_rows, 32)))
 
 
 def _rows(values_TE: Tensor) -> Tensor:
@@ -263,7 +265,7 @@ def segment_softmax_pool(scores_TC: Tensor, values_TE: Tensor, offsets_B1: Tenso
     padded = triton.next_power_of_2(columns)
     width_block = min(triton.next_power_of_2(width), 128)
     width_blocks = triton.cdiv(width, width_block)
-    parts = min(_parts(num_bags, len(values_TE), width_blocks, 32), MOST_PARTS)
+    parts = _parts(num_bags, len(values_TE), width_blocks)
     pooled_BCE = scores_TC.new_empty((num_bags, columns, width), dtype=torch.float32)
     log_BC = pooled_BCE.new_empty((num_bags, columns))
     maxima_BSC, sums_BSC = pooled_BCE.new_empty((2, num_bags, parts, columns)).unbind()
@@ -281,7 +283,7 @@ def segment_softmax_pool(scores_TC: Tensor, values_TE: Tensor, offsets_B1: Tenso
         width,
         COLUMNS=columns,
         PADDED_COLUMNS=padded,
-        ROWS=max((32 if padded == 1 else 16) // padded, 1),
+        ROWS=max(32 // padded, 1),
         WIDTH=width_block,
         num_warps=4,
     )
@@ -324,7 +326,7 @@ def segment_softmax_pool_backward(
     padded = triton.next_power_of_2(columns)
     grad_scores_TC = torch.empty(scores_TC.shape, dtype=scores_TC.dtype, device=scores_TC.device)
     grad_values_TE = torch.empty(values_TE.shape, dtype=values_TE.dtype, device=values_TE.device)
-    parts = _parts(num_bags, len(values_TE), 1, 16)
+    parts = _parts(num_bags, len(values_TE), 1)
     _pool_backward[num_bags + 1, parts](
         scores_TC,
         values_TE,

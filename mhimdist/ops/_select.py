@@ -1,4 +1,5 @@
-"""Masked selection on CUDA: three launches for a batch of any number and size of bags, and no waiting.
+# mypy: disable-error-code="no-untyped-def"
+"""Masked selection on CUDA: three launches whatever the number and size of bags, and none is waited for.
 
 1. `_find_limits`, a program for each bag and ranking (a head's highest, its lowest, the random words): keys
    of 64 bits, and the largest that is among the k smallest, by a radix select of 8 bits a pass. No two keys
@@ -17,11 +18,10 @@ import triton.language as tl
 from torch import Tensor
 
 from mhimdist.ops._triton import rank, require_float, stream_words
+from mhimdist.ops.masks import Gathered, MaskCounts, MaskKeys
 
 # Rows of a bag that a program takes at a time.
 BLOCK = 2048
-# One program holds a bag, alone on its multiprocessor at times: many warps hide the latency of memory.
-_WARPS = 16
 _ALL = tl.constexpr(0xFFFFFFFFFFFFFFFF)
 
 
@@ -244,9 +244,8 @@ def _gather(
         if (tl.program_id(0) == 0) & (tl.program_id(1) == 0):
             tl.store(new_offsets + 1 + bag, starts + count, mask=bag < num_bags)
     valid = (rows < ends) & (rows < capacity)
-    source = tl.load(
-        kept_rows + tl.load(offsets + bags, mask=valid, other=0) + rows - before, mask=valid, other=0
-    )
+    start = tl.load(offsets + bags, mask=valid, other=0)
+    source = tl.load(kept_rows + start + rows - before, mask=valid, other=0)
     inside = valid[:, None] & (columns < width)[None, :]
     values = tl.load(features + source[:, None] * row_stride + columns[None, :], mask=inside, other=0.0)
     writes = (rows < capacity)[:, None] & (columns < width)[None, :]
@@ -311,7 +310,7 @@ def select_and_gather(
         *scores_TH.stride(),
         HEADS=num_heads,
         BLOCK=BLOCK,
-        num_warps=_WARPS,
+        num_warps=16,
     )
     _mask[num_bags,](
         offsets_B1,
@@ -328,7 +327,7 @@ def select_and_gather(
         total,
         HEADS=num_heads,
         BLOCK=BLOCK,
-        num_warps=_WARPS,
+        num_warps=16,
     )
     rows, columns = 4, min(triton.next_power_of_2(max(width, 16)), 1024)
     _gather[triton.cdiv(capacity, rows), triton.cdiv(max(width, 1), columns)](
@@ -376,3 +375,31 @@ def _(
         torch.empty_like(offsets_B1),
         offsets_B1.new_empty(3),
     )
+
+
+def gathered(
+    features_TD: Tensor,
+    scores_TH: Tensor,
+    offsets_B1: Tensor,
+    counts: MaskCounts,
+    keys: MaskKeys,
+    capacity: int,
+    dtype: torch.dtype | None,
+) -> Gathered:
+    """See `ops.select_and_gather`."""
+    rows_KD, kept_K, new_offsets_B1, masked_3 = select_and_gather(
+        features_TD,
+        scores_TH.detach(),
+        offsets_B1,
+        counts.high_pool_B,
+        counts.high_B,
+        counts.low_B,
+        counts.random_B,
+        keys.high_B,
+        keys.random_B,
+        keys.keep_B,
+        capacity,
+        dtype or features_TD.dtype,
+    )
+    high, low, random = masked_3.unbind()
+    return Gathered(kept_K, new_offsets_B1, high, low, random, rows_KD)

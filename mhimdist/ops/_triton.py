@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def"
 """What the kernels share: random words, the order of scores, and the bag that a row belongs to.
 
 Dimensions: R rows of a block, B bags, B1 = B + 1 offsets.

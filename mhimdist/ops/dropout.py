@@ -29,7 +29,7 @@ def keyed_dropout(
     if keys_B is None or threshold == 0:
         return values_TE
     if values_TE.device.type != "cpu":
-        from mhimdist.ops import _dropout  # Triton is not installed everywhere
+        from mhimdist.ops import _dropout
 
         return _dropout.keyed_dropout(values_TE, threshold, offsets_B1, keys_B, site, False)
     return _dropout_cpu.KeyedDropout.apply(values_TE, threshold, offsets_B1, mix(keys_B + site))

@@ -28,7 +28,7 @@ def segment_softmax_pool(scores_TC: Tensor, values_TE: Tensor, offsets_B1: Tenso
     if scores_TC.dim() == 1:
         return segment_softmax_pool(scores_TC[:, None], values_TE, offsets_B1)[:, 0]
     if values_TE.device.type != "cpu":
-        from mhimdist.ops import _pool  # Triton is not installed everywhere
+        from mhimdist.ops import _pool
 
         return _pool.segment_softmax_pool(scores_TC, values_TE, offsets_B1)[0]
     return _pool_cpu.SoftmaxPool.apply(scores_TC, values_TE, offsets_B1)
@@ -44,12 +44,9 @@ def segment_top_k(values_TC: Tensor, k: int, offsets_B1: Tensor, *, largest: boo
         from mhimdist.ops import _pool
 
         return _pool.segment_top_k(values_TC, k, offsets_B1, largest)
-    rows_BKC = torch.full((len(offsets_B1) - 1, k, values_TC.shape[1]), -1)
-    for rows_KC, (start, stop) in zip(rows_BKC, pairwise(offsets_B1.tolist()), strict=True):
-        if k == 1:
-            part_NC = values_TC[start:stop]
-            rows_KC[0] = start + (part_NC.argmax(0) if largest else part_NC.argmin(0))
-            continue
+    edges = offsets_B1.tolist()
+    rows_BKC = torch.full((len(edges) - 1, k, values_TC.shape[1]), -1, dtype=torch.int64)
+    for rows_KC, (start, stop) in zip(rows_BKC, pairwise(edges), strict=True):
         best = torch.sort(values_TC[start:stop], dim=0, descending=largest, stable=True).indices
         rows_KC[: stop - start] = start + best[:k]
     return rows_BKC
@@ -57,19 +54,17 @@ def segment_top_k(values_TC: Tensor, k: int, offsets_B1: Tensor, *, largest: boo
 
 def segment_argmax(values_TC: Tensor, offsets_B1: Tensor) -> Tensor:
     """The row of each bag that holds a column's largest value, the first of equals: int64, B x C."""
-    return segment_top_k(values_TC, 1, offsets_B1)[:, 0]
+    if values_TC.device.type != "cpu":
+        return segment_top_k(values_TC, 1, offsets_B1).squeeze(1)
+    edges = offsets_B1.tolist()
+    return torch.stack([start + values_TC[start:stop].argmax(0) for start, stop in pairwise(edges)])
 
 
 def segment_mean(values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
-    """The mean of each bag's rows, B x E, or B for values without columns."""
-    if values_TE.device.type != "cpu":
-        columns_TE = values_TE if values_TE.dim() > 1 else values_TE[:, None]
-        equal_T = values_TE.new_zeros(len(values_TE), dtype=torch.float32)
-        mean_BE = segment_softmax_pool(equal_T, columns_TE, offsets_B1).to(values_TE.dtype)
-        return mean_BE if values_TE.dim() > 1 else mean_BE[:, 0]
+    """The mean of each bag's rows, B x E; rows behind the last bag are padding."""
     return torch.segment_reduce(values_TE, "mean", offsets=offsets_B1)
 
 
 def segment_max(values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
-    """The largest of each bag's rows, column by column, B x E; its gradient goes to the first of equals."""
-    return values_TE.gather(0, segment_argmax(values_TE, offsets_B1))
+    """The largest of each bag's rows, column by column, B x E; rows behind the last bag are padding."""
+    return torch.segment_reduce(values_TE, "max", offsets=offsets_B1)

@@ -15,7 +15,7 @@ _ROWS_A_BLOCK = 128
 
 
 def select(scores_TH: Tensor, offsets_B1: Tensor, counts: MaskCounts, keys: MaskKeys) -> Selection:
-    """Mask the bags' most salient, least salient and some random instances (paper, equation 7).
+    """Mask the bags' most salient, least salient and some random instances (paper, equation 7), on the CPU.
 
     The three masks are drawn from the whole bag, independently, and united. With several heads an instance
     is as salient as the number of heads that have it among their own most salient. Ties go to the instance
@@ -28,10 +28,7 @@ def select(scores_TH: Tensor, offsets_B1: Tensor, counts: MaskCounts, keys: Mask
         counts: sizes of the masks of each bag.
         keys: of the bags' random streams.
     """
-    if scores_TH.device.type == "cpu":
-        return _select_cpu.select(scores_TH, offsets_B1, counts, keys)
-    nothing_T0 = scores_TH.new_empty((len(scores_TH), 0))
-    return _on_cuda(nothing_T0, scores_TH, offsets_B1, counts, keys, len(scores_TH), scores_TH.dtype)
+    return _select_cpu.select(scores_TH, offsets_B1, counts, keys)
 
 
 def select_and_gather(
@@ -54,41 +51,17 @@ def select_and_gather(
         capacity: on CUDA, rows of the result; at least as many as can be kept. Nothing there waits for the
             true number. Without effect on the CPU, where the result has exactly the kept rows.
         dtype: of the gathered rows; None for that of the features.
+
+    Raises:
+        TypeError: features or scores on CUDA are not in float32, fp16 or bf16.
     """
-    dtype = dtype or features_TD.dtype
-    if scores_TH.device.type != "cpu":
-        return _on_cuda(features_TD, scores_TH, offsets_B1, counts, keys, capacity, dtype)
+    if features_TD.device.type != "cpu":
+        from mhimdist.ops import _select
+
+        return _select.gathered(features_TD, scores_TH, offsets_B1, counts, keys, capacity, dtype)
     selection = select(scores_TH, offsets_B1, counts, keys)
-    return Gathered(**vars(selection), features_KD=_gather(features_TD, selection.kept_K, dtype))
-
-
-def _on_cuda(
-    features_TD: Tensor,
-    scores_TH: Tensor,
-    offsets_B1: Tensor,
-    counts: MaskCounts,
-    keys: MaskKeys,
-    capacity: int,
-    dtype: torch.dtype,
-) -> Gathered:
-    from mhimdist.ops import _select  # Triton is not installed everywhere
-
-    rows_KD, kept_K, new_offsets_B1, masked_3 = _select.select_and_gather(
-        features_TD,
-        scores_TH,
-        offsets_B1,
-        counts.high_pool_B,
-        counts.high_B,
-        counts.low_B,
-        counts.random_B,
-        keys.high_B,
-        keys.random_B,
-        keys.keep_B,
-        capacity,
-        dtype,
-    )
-    high, low, random = masked_3.unbind()
-    return Gathered(kept_K, new_offsets_B1, high, low, random, rows_KD)
+    rows_KD = _gather(features_TD, selection.kept_K, dtype or features_TD.dtype)
+    return Gathered(**vars(selection), features_KD=rows_KD)
 
 
 def _gather(features_TD: Tensor, kept_K: Tensor, dtype: torch.dtype) -> Tensor:

@@ -177,15 +177,40 @@ def final_curves(runs: Sequence[FinalRun]) -> go.Figure:
     colours = (BLUE, ORANGE, GREEN, PURPLE, SKY)
     for number, run in enumerate(run for run in runs if run.history):
         colour = colours[number % len(colours)]
-        _add_curve(figure, run.history, STUDENT_AUC, name=f"seed {run.seed}", colour=colour)
+        name = f"seed {run.seed}" if run.fold is None else f"seed {run.seed}, fold {run.fold}"
+        _add_curve(figure, run.history, STUDENT_AUC, name=name, colour=colour)
         tested = [row for row in run.history if row.get("epoch") == run.best_epoch]
         figure.add_scatter(
-            name=f"seed {run.seed}, tested epoch",
+            name=f"{name}, tested epoch",
             x=_column(tested, "epoch"),
             y=_column(tested, STUDENT_AUC),
             mode="markers",
             marker={"color": colour, "size": 10},
             showlegend=False,
+        )
+    return figure
+
+
+def pareto_front(summary: SweepSummary) -> go.Figure:
+    """Both objectives of every complete trial, and the line through those that no other beats in both."""
+    figure = _figure(x_title=summary.cost, y_title=summary.objective, height=340)
+    hover = "trial %{customdata}: %{y:.3f} at %{x:.3g}<extra>%{fullData.name}</extra>"
+    complete = [trial for trial in summary.in_state("complete") if is_number(trial.cost)]
+    front = sorted((t for t in complete if t.number in summary.front), key=lambda t: t.cost or 0.0)
+    others = [trial for trial in complete if trial.number not in summary.front]
+    for name, trials, colour, mode in (
+        ("beaten in both", others, GREY, "markers"),
+        ("Pareto front", front, BLUE, "lines+markers"),
+    ):
+        figure.add_scatter(
+            name=name,
+            x=[trial.cost for trial in trials],
+            y=[trial.value for trial in trials],
+            customdata=[trial.number for trial in trials],
+            mode=mode,
+            line={"color": colour, "width": 1.5, "shape": "hv"},
+            marker={"color": colour, "size": 9},
+            hovertemplate=hover,
         )
     return figure
 

@@ -27,8 +27,11 @@ class Trial:
         params: what the sampler chose, by dotted configuration path; a conditional parameter is absent
             where it has no effect.
         history: a row per epoch, with `epoch`, the losses, the masking shares and the validation AUCs.
-        duration_s: wall-clock seconds.
+        duration_s: seconds of training, all folds together.
         reason: why it was pruned or failed, otherwise empty.
+        num_epochs: trained in all folds together; None where the history is all of it.
+        folds: value of each fold that was trained to its end, by name; empty where there is one only.
+        cost: the second objective, lower is better; None where there is none.
     """
 
     number: int
@@ -38,6 +41,14 @@ class Trial:
     history: History = ()
     duration_s: float = 0.0
     reason: str = ""
+    num_epochs: int | None = None
+    folds: Mapping[str, float] = field(default_factory=dict)
+    cost: float | None = None
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that were trained."""
+        return len(self.history) if self.num_epochs is None else self.num_epochs
 
     def __post_init__(self) -> None:
         if self.state == "complete" and (self.value is None or not math.isfinite(self.value)):
@@ -50,6 +61,7 @@ class FinalRun:
 
     Attributes:
         seed: the run's seed.
+        fold: counted from 1; None where there is one only.
         best_epoch: the `epoch` of the history's row whose weights were tested.
         validation: `auc`, `accuracy`, `f1`, `precision`, `recall` and `threshold` on the validation cases.
         test: the same on the test cases; None where a metric is undefined.
@@ -61,6 +73,7 @@ class FinalRun:
     validation: Metrics
     test: Metrics
     history: History = ()
+    fold: int | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +120,8 @@ class SweepSummary:
         baselines: other configurations by name, such as the same network without masking, a run per seed.
         split_sizes: `cases` and `bags` of each split by name.
         environment: versions, hardware and commands to show, by name.
+        front: numbers of the trials that no other beats in both objectives; empty with one objective.
+        cost: what the second objective is, in words; empty where there is none.
     """
 
     name: str
@@ -124,6 +139,8 @@ class SweepSummary:
     baselines: Mapping[str, Sequence[FinalRun]] = field(default_factory=dict)
     split_sizes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    front: Sequence[int] = ()
+    cost: str = ""
 
     def __post_init__(self) -> None:
         if not self.in_state("complete"):

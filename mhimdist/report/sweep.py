@@ -118,6 +118,12 @@ def render_sweep_report(summary: SweepSummary) -> str:
         history_figure=figure_html(plots.optimisation_history(summary)),
         trials_figure=figure_html(plots.trial_curves(summary)),
         run_figures={title: figure_html(figure) for title, figure in run_figures.items()},
+        front=[trial for number in summary.front for trial in summary.trials if trial.number == number],
+        front_figure=figure_html(plots.pareto_front(summary)) if summary.front else None,
+        final_validation=None
+        if (again := Spread.of([run.validation for run in summary.final_runs], "auc")) is None
+        else again.median,
+        has_folds=any(run.fold is not None for run in summary.final_runs),
         final_figure=figure_html(plots.final_curves(summary.final_runs)),
         importance_figure=figure_html(plots.importance_bars(summary)) if summary.importances else None,
         slice_figures=[
@@ -168,7 +174,7 @@ def final_rows(runs: Sequence[FinalRun]) -> list[FinalRow]:
     """A row per final run and, where there are several seeds, their median last."""
     rows = [
         FinalRow(
-            seed=str(run.seed),
+            seed=str(run.seed) if run.fold is None else f"{run.seed}, fold {run.fold}",
             best_epoch=str(run.best_epoch),
             validation_auc=formats.auc(run.validation.get("auc")),
             test=[formats.auc(run.test.get(metric)) for metric in METRICS],

@@ -60,7 +60,7 @@ def _trials_table(summary: SweepSummary, top: int, params: list[str]) -> Table:
             str(trial.number),
             ", ".join([*marks, *([trial.state] if trial.state != "complete" else [])]),
             formats.auc(trial.value),
-            str(len(trial.history)),
+            str(trial.epochs_done),
             formats.duration(trial.duration_s),
             *(formats.setting(trial.params[path]) if path in trial.params else "" for path in params),
         ]
@@ -110,7 +110,7 @@ def configuration_table(summary: SweepSummary) -> Table:
 def final_table(summary: SweepSummary) -> Table:
     """Median and range of the test AUC over the seeds, of the best configuration and of the baselines."""
     table = _table("Final runs, tested once" if summary.protocol == "strict" else "Final runs")
-    _add_columns(table, "configuration", "seeds", "test AUC", "lowest", "highest", "validation AUC")
+    _add_columns(table, "configuration", "runs", "test AUC", "lowest", "highest", "validation AUC")
     for name, runs in {"best configuration": summary.final_runs, **summary.baselines}.items():
         test = Spread.of([run.test for run in runs], "auc")
         validation = Spread.of([run.validation for run in runs], "auc")
@@ -123,7 +123,11 @@ def final_table(summary: SweepSummary) -> Table:
             formats.auc(validation.median if validation else None),
         ]
         table.add_row(*map(Text, cells))
-    caption = "Medians over the seeds."
+    caption = "Medians over the runs, one a seed"
+    caption += " and fold." if any(run.fold is not None for run in summary.final_runs) else "."
+    if (num_complete := len(summary.in_state("complete"))) > 1:
+        best = formats.auc(summary.best.value)
+        caption += f" The best value of {num_complete} complete trials, {best}, is optimistic: it was chosen."
     if summary.protocol == "paper":
         caption += " Paper protocol: the test fold selects, so its figures are optimistic."
     table.caption = Text(caption)

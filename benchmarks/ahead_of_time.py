@@ -1,0 +1,118 @@
+"""What the Triton kernels become on a GPU that is not there: launches, and what the compiler makes of them.
+
+An operator is called on tensors of the CPU with nothing launched, only noted; a noted launch is then compiled
+for an architecture, and its registers and stack are read from the machine code.
+"""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import triton
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+ARCHITECTURES = {80: "A100", 90: "H100", 100: "B200"}
+_TYPES = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a kernel.
+
+    Attributes:
+        kernel: the function.
+        grid: programs in each dimension.
+        arguments: by their names, those of the compiler included.
+        num_warps: of a program.
+    """
+
+    kernel: JITFunction
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+    num_warps: int
+
+    @property
+    def name(self) -> str:
+        """The kernel's, as it is written in `mhimdist/ops`."""
+        return self.kernel.__name__
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What a kernel takes on an architecture.
+
+    Attributes:
+        registers: of a thread.
+        stack_bytes: of a thread; what spills from registers goes there, so that 0 means no spills.
+        shared_bytes: of a program.
+    """
+
+    registers: int
+    stack_bytes: int
+    shared_bytes: int
+
+
+@contextmanager
+def noted() -> Iterator[list[Launch]]:
+    """Note the launches of all kernels in place of running them; results are left without values."""
+    launches: list[Launch] = []
+
+    def note(kernel: JITFunction, *args: Any, grid: tuple[int, ...], warmup: bool, **kwargs: Any) -> None:
+        arguments = dict(zip(kernel.arg_names, args, strict=False))
+        arguments |= {name: value for name, value in kwargs.items() if name in kernel.arg_names}
+        launches.append(Launch(kernel, grid, arguments, kwargs["num_warps"]))
+
+    with patch.object(JITFunction, "run", note):
+        yield launches
+
+
+def compiled(launch: Launch, architecture: int) -> Compiled:
+    """Compile a launch's kernel with the types, constants and alignments that it would have there.
+
+    Args:
+        launch: by `noted`.
+        architecture: such as 90 for sm_90.
+
+    Raises:
+        subprocess.CalledProcessError: the machine code cannot be read.
+    """
+    signature, constants, attributes = {}, {}, {}
+    for index, parameter in enumerate(launch.kernel.params):
+        value = launch.arguments[parameter.name]
+        specializes = not parameter.do_not_specialize
+        if parameter.is_constexpr or (specializes and isinstance(value, int) and value == 1):
+            signature[parameter.name] = "constexpr"
+            constants[parameter.name] = value
+        elif isinstance(value, torch.Tensor):
+            signature[parameter.name] = _TYPES[value.dtype]
+            attributes[(index,)] = [["tt.divisibility", 16]]
+        else:
+            signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
+            if isinstance(value, int) and specializes and value % 16 == 0:
+                attributes[(index,)] = [["tt.divisibility", 16]]
+    source = ASTSource(launch.kernel, signature, constants, attributes)
+    options = {"num_warps": launch.num_warps}
+    kernel = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder) / "kernel.cubin"
+        binary.write_bytes(kernel.asm["cubin"])
+        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(binary)]
+        usage = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = {name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    return Compiled(found["REG"], found["STACK"] + found["LOCAL"], kernel.metadata.shared)

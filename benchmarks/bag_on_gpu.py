@@ -1,0 +1,60 @@
+"""The kernels' work on one bag as their launches: what `kernels.py` counts, and what the tests compile."""
+
+import torch
+
+from benchmarks.ahead_of_time import Launch, noted
+from mhimdist.ops import _dropout, _pool, _select
+
+INSTANCES, FEATURES, WIDTH = 9075, 1024, 512
+
+
+def selection(*, num_bags: int = 1, num_heads: int = 1, capacity: int = 4538) -> list[Launch]:
+    """Launches of `select_and_gather` on fp16 features to bf16 rows."""
+    each_B = torch.ones(num_bags, dtype=torch.int64)
+    offsets_B1 = torch.arange(num_bags + 1) * (INSTANCES // num_bags)
+    features_TD = torch.empty(INSTANCES, FEATURES, dtype=torch.float16)
+    with noted() as launches:
+        _select.select_and_gather(
+            features_TD,
+            torch.empty(INSTANCES, num_heads),
+            offsets_B1,
+            *[each_B] * 7,
+            capacity,
+            torch.bfloat16,
+        )
+    return launches
+
+
+def pooling(
+    *, num_bags: int = 1, columns: int = 1, rows: int = INSTANCES, backward: bool = True
+) -> list[Launch]:
+    """Launches of `segment_softmax_pool` on bf16 values, and of its gradient."""
+    offsets_B1 = torch.arange(num_bags + 1) * (rows // num_bags)
+    scores_TC, values_TE = torch.empty(rows, columns), torch.empty(rows, WIDTH, dtype=torch.bfloat16)
+    with noted() as launches:
+        pooled_BCE, log_BC = _pool.segment_softmax_pool(scores_TC, values_TE, offsets_B1)
+        if backward:
+            grads = (pooled_BCE, log_BC, pooled_BCE)
+            _pool.segment_softmax_pool_backward(scores_TC, values_TE, offsets_B1, *grads)
+    return launches
+
+
+def dropout(*, num_bags: int = 1, rows: int = INSTANCES, relu: bool = True) -> list[Launch]:
+    """Launches of `relu_dropout`, or of `keyed_dropout` alone, on bf16 values, and of its gradient."""
+    offsets_B1 = torch.arange(num_bags + 1) * (rows // num_bags)
+    values_TE = torch.empty(rows, WIDTH, dtype=torch.bfloat16)
+    with noted() as launches:
+        out_TE = _dropout.keyed_dropout(
+            values_TE, 64, offsets_B1, torch.ones(num_bags, dtype=torch.int64), 0, relu
+        )
+        if relu:
+            _dropout.relu_dropout_backward(out_TE, out_TE, 64)
+    return launches
+
+
+def ranking(*, num_bags: int = 1, columns: int = 1) -> list[Launch]:
+    """The launch of `segment_argmax`."""
+    offsets_B1 = torch.arange(num_bags + 1) * (INSTANCES // num_bags)
+    with noted() as launches:
+        _pool.segment_top_k(torch.empty(INSTANCES, columns), 1, offsets_B1, True)
+    return launches

@@ -1,0 +1,139 @@
+"""Does a sweep pay? A sweep of `jobs/tune_c16.py`'s space against a plain Optuna loop over the same space.
+
+The loop is what one would write without this package: Optuna's TPE with the same settings, trial after
+trial in one process with a compute thread for each core, every trial trained to its end. Its first stage is
+shared by all trials as the sweep's is. Epochs are chosen so that a trial of the loop takes `--min-trial-s`.
+
+    python benchmarks/sweep.py --json
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import optuna
+import ray
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from data_prep.digits import ensure
+from jobs.tune_c16 import BASE, space
+from mhimdist.config import TrainConfig
+from mhimdist.data.loader import BagShards
+from mhimdist.data.splits import Split
+from mhimdist.first_stage import first_stage, open_trainer
+from mhimdist.home import home
+from mhimdist.space import Space
+from mhimdist.study import read, sqlite_url
+from mhimdist.sweep import Sweep
+from mhimdist.tune import run_sweep
+
+
+def plain_loop(
+    config: TrainConfig, bags: BagShards, split: Split, cache: Path, num_trials: int, num_threads: int
+) -> tuple[float, list[float], list[float]]:
+    """Seconds of the loop, and value and seconds of every trial; the first trial is the preset."""
+    torch.set_num_threads(num_threads)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    seconds: list[float] = []
+
+    def objective(trial: optuna.Trial) -> float:
+        begun, changes = time.perf_counter(), {}
+        if trial.number:
+            collected = Space(trial)
+            space(collected)
+            changes = collected.changes
+        trainer = open_trainer(config.override(changes), bags, split, None, cache)
+        for _ in trainer.epochs():
+            pass
+        seconds.append(time.perf_counter() - begun)
+        return trainer.best.student_validation_auc
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sampler = optuna.samplers.TPESampler(seed=0, multivariate=True, group=True, n_startup_trials=8)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        begun = time.perf_counter()
+        first_stage(config, bags, split, cache)
+        study.optimize(objective, n_trials=num_trials)
+    return time.perf_counter() - begun, [trial.value for trial in study.trials], seconds
+
+
+def epochs_for(
+    config: TrainConfig, bags: BagShards, split: Split, cache: Path, num_threads: int, min_trial_s: float
+) -> int:
+    """Epochs of a run that takes at least so long alone."""
+    torch.set_num_threads(num_threads)
+    trainer = open_trainer(config.override({"epochs": 4}), bags, split, None, cache)
+    _, *timed = (record.epoch_s for record in trainer.epochs())
+    return max(8, int(1.1 * min_trial_s / min(timed)) + 1)
+
+
+def measure(num_trials: int, min_trial_s: float, num_cpus: int, epochs: int | None) -> dict[str, object]:
+    """One loop and one sweep, each with caches of its own."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        data = ensure("digits-c16", home())
+        bags = BagShards(data)
+        options = Sweep(home=folder, name="benchmark", num_trials=num_trials, final_seeds=1, train=BASE)
+        (split,) = options.splits(bags)
+        if epochs is None:
+            epochs = epochs_for(BASE, bags, split, folder / "probe", num_cpus, min_trial_s)
+        config = BASE.override({"epochs": epochs})
+        loop_s, loop_values, seconds = plain_loop(config, bags, split, folder / "loop", num_trials, num_cpus)
+        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False)
+        try:
+            sweep = options.model_copy(update={"train": config})
+            found = run_sweep(sweep, space, data=data)
+        finally:
+            ray.shutdown()
+        # All of the sweep but its final runs, which the loop has none of: calibration, first stage, trials.
+        sweep_s = json.loads((found / "result.json").read_text())["sweep_s"]
+        trials = read(sqlite_url(found / "study.db"), "benchmark")
+        complete = [trial.values[0] for trial in trials if trial.state == optuna.trial.TrialState.COMPLETE]
+        return {
+            "time_ratio": sweep_s / loop_s,
+            "sweep_s": sweep_s,
+            "loop_s": loop_s,
+            "num_trials": num_trials,
+            "num_cpus": num_cpus,
+            "epochs": epochs,
+            "shortest_loop_trial_s": min(seconds),
+            "median_loop_trial_s": statistics.median(seconds),
+            "num_complete": len(complete),
+            "num_pruned": sum(trial.state == optuna.trial.TrialState.PRUNED for trial in trials),
+            "best_validation_auc": max(complete),
+            "preset_validation_auc": trials[0].values[0],
+            "loop_best_validation_auc": max(loop_values),
+            "is_not_below_preset": max(complete) >= trials[0].values[0],
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--trials", type=int, default=24, help="configurations of each (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--min-trial-s", type=float, default=20.0, help="seconds of a trial alone (default: %(default)g)"
+    )
+    parser.add_argument("--epochs", type=int, help="of a trial, instead of as many as take so long")
+    parser.add_argument("--cpus", type=int, default=os.cpu_count(), help="cores (default: all)")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON last")
+    options = parser.parse_args()
+    found = measure(options.trials, options.min_trial_s, options.cpus, options.epochs)
+    if options.json:
+        print(json.dumps(found))
+        return
+    for name, value in found.items():
+        print(f"{name:>26} {value:.3f}" if isinstance(value, float) else f"{name:>26} {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""The end of a sweep: its best configurations trained again, tested once, and the report."""
+
+import json
+import statistics
+from pathlib import Path
+
+import ray
+from rich import get_console
+
+from mhimdist import atomic
+from mhimdist.cross_validation import make_unit, raise_failures_of, run_units
+from mhimdist.data.loader import BagShards
+from mhimdist.data.splits import Split
+from mhimdist.errors import SweepError
+from mhimdist.experiment import Candidate
+from mhimdist.report import formats
+from mhimdist.report import summary as report
+from mhimdist.report.live import say
+from mhimdist.report.sweep import write_sweep_report
+from mhimdist.report.table import print_summary
+from mhimdist.study import SweepStudy
+from mhimdist.sweep import COSTS, Sweep
+from mhimdist.sweep_folder import SweepFolder
+from mhimdist.trial import environment
+from mhimdist.tune_trial import Task
+from mhimdist.unit import Unit
+
+
+def finish(study: SweepStudy, task: Task, folder: SweepFolder, bags: BagShards) -> Path:
+    """Train the best configurations again, test them once, and write report and result."""
+    sweep, splits, console = study.sweep, list(task.splits), get_console()
+    trials = [folder.summarise(trial, study.config(trial.number), splits) for trial in study.trials]
+    complete = sorted(
+        (t for t in trials if t.state == "complete"), key=lambda t: (-report.value_of(t), t.number)
+    )
+    if not complete:
+        reasons = "; ".join(
+            f"trial {t.number}: {t.reason.strip().splitlines()[-1]}" for t in trials if t.reason
+        )
+        raise SweepError(f"no trial of {sweep.name} was completed. {reasons}")
+    front = study.pareto_front()
+    if front:
+        complete = [t for t in complete if t.number in front] + [t for t in complete if t.number not in front]
+    chosen = complete[: sweep.final_top]
+    runs = sweep.final_seeds * len(splits)
+    what = "configuration" if len(chosen) == 1 else f"{len(chosen)} configurations"
+    say(f"training the best {what} again, {formats.count(runs, 'run')} each, then testing")
+    best, *others = [(f"trial {trial.number}", study.config(trial.number)) for trial in chosen]
+    plain = best[1].first_stage()
+    candidates = [Candidate(*best), *(Candidate(*other) for other in others)]
+    if best[1].teacher.kind != "none":
+        candidates.append(Candidate("without masking", plain))
+    finals = _train_finals(sweep, candidates, task, folder, bags)
+    summary = report.SweepSummary(
+        name=sweep.name,
+        dataset=bags.name,
+        synthetic=bags.synthetic,
+        objective="validation AUC",
+        protocol="strict",
+        trials=trials,
+        best_config=best[1].model_dump(mode="json"),
+        sweep_s=folder.elapsed_s(),
+        preset_number=0,
+        preset_config=sweep.train.model_dump(mode="json"),
+        importances=study.importances(),
+        final_runs=finals.pop(best[0]),
+        baselines=finals,
+        split_sizes=_split_sizes(bags, splits),
+        environment=_environment(sweep, folder),
+        front=front,
+        cost=COSTS[sweep.against].text if sweep.against in COSTS else "",
+    )
+    write_sweep_report(summary, folder.path / "report.html")
+    print_summary(summary, console)
+    result = {
+        "test_auc": statistics.median(_test_auc(final) for final in summary.final_runs),
+        "validation_auc": complete[0].value,
+        "num_trials": len(trials),
+        "sweep_s": round(summary.sweep_s, 1),
+        "report": str(folder.path / "report.html"),
+    }
+    atomic.write_text(folder.path / "result.json", json.dumps(result) + "\n")
+    return folder.path
+
+
+def _train_finals(
+    sweep: Sweep, candidates: list[Candidate], task: Task, folder: SweepFolder, bags: BagShards
+) -> dict[str, list[report.FinalRun]]:
+    """Every candidate on all folds with all final seeds, trained and tested; what is found is only read."""
+    units: dict[str, Unit] = {}
+    members: dict[str, list[str]] = {}
+    first = sweep.train.seed
+    for seed in range(first, first + sweep.final_seeds):
+        for number, split in enumerate(task.splits, 1):
+            for candidate in candidates:
+                digest, unit = make_unit(
+                    candidate, split, number, seed, "strict", bags, folder.path / "final"
+                )
+                units.setdefault(digest, unit)
+                members.setdefault(candidate.name, []).append(digest)
+    outcomes = run_units(sweep, {d: unit for d, unit in units.items() if unit.result() is None}, task.data)
+    raise_failures_of(units, outcomes, folder.path / "final")
+    finals: dict[str, list[report.FinalRun]] = {}
+    for name, digests in members.items():
+        for digest in digests:
+            unit, result = units[digest], units[digest].result()
+            assert result is not None, "failures have been raised"
+            history = [json.loads(line) for line in (unit.folder / "history.jsonl").read_text().splitlines()]
+            finals.setdefault(name, []).append(
+                report.FinalRun(
+                    seed=unit.config.seed,
+                    best_epoch=result.best_epoch,
+                    validation=result.validation,
+                    test=result.test,
+                    history=history if name != "without masking" else (),
+                    fold=unit.fold if len(task.splits) > 1 else None,
+                )
+            )
+    return finals
+
+
+def _test_auc(run: report.FinalRun) -> float:
+    value = run.test["auc"]
+    assert value is not None, "a split's test bags are of several classes"
+    return value
+
+
+def _split_sizes(bags: BagShards, splits: list[Split]) -> dict[str, dict[str, int]]:
+    case_of = dict(zip(bags.keys, bags.cases, strict=True))
+    sizes = {}
+    for number, split in enumerate(splits, 1):
+        for name, keys in split.sets.items():
+            of = name if len(splits) == 1 or name == "test" else f"{name}, fold {number}"
+            sizes[of] = {"cases": len({case_of[key] for key in keys}), "bags": len(keys)}
+    return sizes
+
+
+def _environment(sweep: Sweep, folder: SweepFolder) -> dict[str, str]:
+    found: dict[str, str] = {"sampler": sweep.sampler, "scheduler": sweep.scheduler}
+    if sweep.num_units > 1:
+        found["folds x seeds"] = f"{sweep.folds} x {len(sweep.run_seeds)}"
+    resources = ray.cluster_resources()
+    return found | {
+        **environment(sweep.num_threads),
+        "nodes": str(len([node for node in ray.nodes() if node["Alive"]])),
+        "CPU cores": f"{resources.get('CPU', 0):g}",
+        "GPUs": f"{resources.get('GPU', 0):g}",
+        "optuna-dashboard": folder.url,
+    }

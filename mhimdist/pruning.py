@@ -1,0 +1,57 @@
+"""Which trials are stopped early: within a fold by epoch, and between folds.
+
+Both decide from what the study holds and keep nothing themselves, so that a sweep that was killed goes on
+with the same decisions.
+"""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean, median
+
+import optuna
+
+from mhimdist.sweep import Sweep
+
+MIN_OTHERS = 4
+"""Trials that must have finished the same folds before a trial is measured against their median."""
+
+
+def within_folds(sweep: Sweep) -> optuna.pruners.BasePruner:
+    """What stops a trial by its reports, whose steps are epochs over all its folds."""
+    num_steps = sweep.num_waves * sweep.train.epochs
+    grace = min(sweep.grace_epochs, num_steps)
+    if sweep.scheduler == "asha":
+        return optuna.pruners.SuccessiveHalvingPruner(
+            min_resource=grace, reduction_factor=sweep.reduction_factor
+        )
+    if sweep.scheduler == "hyperband":
+        return optuna.pruners.HyperbandPruner(
+            min_resource=grace, max_resource=num_steps, reduction_factor=sweep.reduction_factor
+        )
+    if sweep.scheduler == "median":
+        return optuna.pruners.MedianPruner(
+            n_startup_trials=MIN_OTHERS, n_warmup_steps=grace - 1, n_min_trials=MIN_OTHERS
+        )
+    return optuna.pruners.NopPruner()
+
+
+def between_folds(
+    mine: Mapping[str, float], others: Sequence[Mapping[str, float]], num_units: int
+) -> str | None:
+    """Why a trial is hopeless after its first folds; None if it is not, or is done.
+
+    Args:
+        mine: the value of each of its finished folds.
+        others: those of every other trial.
+        num_units: folds of a complete trial.
+    """
+    if not 0 < len(mine) < num_units:
+        return None
+    value = mean(mine.values())
+    same = [mean(each[name] for name in mine) for each in others if mine.keys() <= each.keys()]
+    if len(same) >= MIN_OTHERS and value < median(same):
+        return f"after {len(mine)} of {num_units} folds {value:.3f}, below the median of {median(same):.3f}"
+    complete = [mean(each.values()) for each in others if len(each) == num_units]
+    bound = (sum(mine.values()) + num_units - len(mine)) / num_units
+    if complete and bound < max(complete):
+        return f"after {len(mine)} of {num_units} folds it cannot reach the best trial's {max(complete):.3f}"
+    return None

@@ -1,0 +1,184 @@
+"""The folder of one sweep: what it is a sweep of, who drives it, and what its trials left."""
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from mhimdist import atomic, study
+from mhimdist.config import TrainConfig
+from mhimdist.data.splits import Split
+from mhimdist.engine import EpochRecord
+from mhimdist.errors import RunLockedError, SweepError
+from mhimdist.report import summary as report
+from mhimdist.sweep import Sweep
+from mhimdist.trial import Fold, folds_of
+
+IDENTITY_FILE = "sweep.json"
+_CLOCK_FILE = "clock.json"
+
+CHANGEABLE = frozenset(
+    {
+        *("home", "data", "num_trials", "at_once", "cpus_per_run", "gpus_per_run", "workers", "min_workers"),
+        *("max_failures", "worker_timeout_s", "save_every_s", "keep_last", "keep_best", "track"),
+        *("final_seeds", "final_top", "fresh"),
+    }
+)
+"""Options that do not change what a trial's value is: the same sweep may go on with others."""
+
+
+class SweepFolder:
+    """The folder of one sweep, for the process that drives it.
+
+    Attributes:
+        path: `<home>/runs/<name>`.
+    """
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep, self.path = sweep, sweep.folder
+
+    @property
+    def url(self) -> str:
+        """Of the study's storage."""
+        return self.sweep.storage or study.sqlite_url(self.path / "study.db")
+
+    @contextmanager
+    def driving(self) -> Iterator[None]:
+        """Make sure that no other process drives this sweep.
+
+        Raises:
+            RunLockedError: another one does.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                raise RunLockedError(
+                    f"{self.path} is being driven by {lock.read().strip() or 'another process'}; wait for "
+                    f"it, "
+                    "or give this sweep another --name"
+                ) from None
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()}\n")
+            lock.flush()
+            yield
+
+    def claim(self, made_of: Mapping[str, Any]) -> bool:
+        """Begin the sweep's folder, or find that it holds this sweep; returns whether it did.
+
+        Args:
+            made_of: what else makes the sweep, such as digests of its data and its space.
+
+        Raises:
+            SweepError: the folder holds something else.
+        """
+        file = self.path / IDENTITY_FILE
+        options = self.sweep.model_dump(mode="json")
+        identity = {key: value for key, value in options.items() if key not in CHANGEABLE} | dict(made_of)
+        others = [each for each in self.path.iterdir() if each.name != ".lock"]
+        if self.sweep.fresh and others:
+            if not file.exists():
+                raise SweepError(
+                    f"{self.path} is no sweep's folder (it has no {IDENTITY_FILE}): not deleting it"
+                )
+            for each in others:
+                shutil.rmtree(each) if each.is_dir() else each.unlink()
+            if self.sweep.storage is not None:
+                study.delete(self.url, self.sweep.name)
+            others = []
+        if not others:
+            atomic.write_text(file, json.dumps({"url": self.url, **identity}, indent=1))
+            return False
+        if not file.exists():
+            raise SweepError(f"{self.path} holds something else than a sweep: give another --name")
+        before = json.loads(file.read_text(encoding="utf-8"))
+        before = {key: value for key, value in before.items() if key != "url"}
+        old, new = dict(report.leaves(before)), dict(report.leaves(identity))
+        differing = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
+        if differing:
+            listing = "; ".join(f"{key} {old.get(key)!r}, now {new.get(key)!r}" for key in differing[:5])
+            raise SweepError(
+                f"{self.path} holds another sweep ({listing}): give another --name, the options of that one "
+                f"to "
+                "go on with it, or --fresh to delete it"
+            )
+        return True
+
+    def trial(self, number: int) -> Path:
+        """Where trial `number` leaves its configuration, environment, histories and weights."""
+        return self.path / "trials" / f"{number:04d}"
+
+    def folds(self, number: int, config: TrainConfig, splits: Sequence[Split]) -> list[Fold]:
+        """The runs of a trial."""
+        return folds_of(config, splits, self.sweep.run_seeds, self.trial(number))
+
+    def elapsed_s(self) -> float:
+        """Wall-clock seconds of all starts of the sweep together, without its final runs."""
+        file = self.path / _CLOCK_FILE
+        return json.loads(file.read_text())["elapsed_s"] if file.exists() else 0.0
+
+    def clock(self) -> "Clock":
+        """Goes on counting them."""
+        return Clock(self.path / _CLOCK_FILE, self.elapsed_s())
+
+    def summarise(self, trial: FrozenTrial, config: TrainConfig, splits: Sequence[Split]) -> report.Trial:
+        """What a trial left, for the report."""
+        histories = [fold.records() for fold in self.folds(trial.number, config, splits)]
+        seen = [records for records in histories if records]
+        state: report.State = "failed"
+        value = None
+        if trial.state == TrialState.COMPLETE:
+            state, value = "complete", trial.values[0]
+        elif trial.state == TrialState.PRUNED:
+            state = "pruned"
+            if trial.intermediate_values:
+                value = trial.intermediate_values[max(trial.intermediate_values)]
+        return report.Trial(
+            number=trial.number,
+            state=state,
+            value=value,
+            params=trial.params,
+            history=mean_history(seen),
+            duration_s=sum(record.epoch_s for records in seen for record in records),
+            reason=trial.user_attrs.get(study.REASON, ""),
+            num_epochs=sum(map(len, seen)),
+            folds=trial.user_attrs.get(study.UNITS, {}),
+            cost=trial.values[1] if state == "complete" and len(trial.values) > 1 else None,
+        )
+
+
+class Clock:
+    """Counts the seconds of a sweep over its starts."""
+
+    def __init__(self, file: Path, before_s: float) -> None:
+        self._file, self._before_s, self._started = file, before_s, time.monotonic()
+
+    def save(self) -> float:
+        """Write the seconds down, so that a killed sweep loses few of them; returns them."""
+        elapsed_s = self._before_s + time.monotonic() - self._started
+        atomic.write_text(self._file, json.dumps({"elapsed_s": elapsed_s}))
+        return elapsed_s
+
+
+def mean_history(histories: Sequence[Sequence[EpochRecord]]) -> list[dict[str, float | None]]:
+    """A row an epoch: the means over the folds that were trained so far."""
+    rows = []
+    for epoch in range(max(map(len, histories), default=0)):
+        at = [asdict(records[epoch]) for records in histories if epoch < len(records)]
+        row: dict[str, float | None] = {}
+        for key in at[0]:
+            values = [each[key] for each in at if each[key] is not None]
+            row[key] = mean(values) if values else None
+        rows.append(row | {"epoch": epoch})
+    return rows

@@ -1,0 +1,331 @@
+"""A trial as Ray Tune runs it: a process that steps through its folds, and reports epoch by epoch.
+
+What a configuration does wrong ends its trial with a reason and is reported as a result, because trying it
+again would end the same way. What happens to a process ends the trial for Ray, and the driver starts it
+again; its folds then go on from their own checkpoints.
+"""
+
+import json
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+import torch
+from ray import tune
+from ray.util import get_current_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from mhimdist import atomic
+from mhimdist.config import TrainConfig
+from mhimdist.cost import measure
+from mhimdist.data.loader import BagShards, open_bags
+from mhimdist.data.remote import Location
+from mhimdist.data.splits import Split
+from mhimdist.engine import EpochRecord
+from mhimdist.errors import PreemptedError
+from mhimdist.first_stage import first_stage
+from mhimdist.planner import Calibration
+from mhimdist.run_folder import Saving
+from mhimdist.sweep import Sweep
+from mhimdist.train import STOP_FILE, Group, train
+from mhimdist.trial import (
+    DONE_FILE,
+    Epoch,
+    Fold,
+    Run,
+    Starter,
+    TrialRun,
+    environment,
+    folds_of,
+    write_once,
+)
+
+ERROR_FILE = "error.txt"
+
+_GPU_CONTEXT_BYTES = 600 * 2**20  # what CUDA takes of a GPU beside torch's tensors
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every trial of a sweep is told: settings, and paths on storage that every node sees.
+
+    Attributes:
+        sweep: how trials are run.
+        splits: of the folds.
+        data: folder of shards, or its URL.
+        trials: folder of the trials' own.
+        group: the workers of a run, where several train one.
+    """
+
+    sweep: Sweep
+    splits: Sequence[Split]
+    data: Location
+    trials: Path
+    group: Group | None = None
+
+    @property
+    def saving(self) -> Saving:
+        """When a run makes checkpoints."""
+        return Saving(self.sweep.keep_last, 0, self.sweep.save_every_s)
+
+    def bags(self) -> BagShards:
+        """The data set; opened once a process, its files' pages shared by all processes of a node."""
+        return open_bags(self.data, self.sweep.train.loading)
+
+
+class SweepTrial(tune.Trainable):
+    """A trial; the process is kept for the next one, with its open data set."""
+
+    def setup(self, config: dict[str, Any], task: Task) -> None:  # type: ignore[override]
+        """Begin with the first trial."""
+        self.task = task
+        self._starter: Starter | None = None
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Go on with another trial in the same process."""
+        self.cleanup()
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.number = int(config["number"])
+        self.folder = self.task.trials / f"{self.number:04d}"
+        self._run: TrialRun | None = None
+
+    def step(self) -> dict[str, Any]:
+        """An epoch of every fold of the trial's wave."""
+        try:
+            if self._run is None:
+                self._run = self._open()
+            progress = self._run.next_epoch()
+        except ray.exceptions.RayError as error:
+            if isinstance(error, ray.exceptions.RayTaskError):
+                return self._failed(error)
+            raise  # a process or node was lost: the driver starts the trial again
+        except Exception as error:
+            return self._failed(error)
+        return {
+            "number": self.number,
+            "epoch": progress.step,
+            "validation_auc": progress.value,
+            "units": json.dumps(progress.units),  # as text, which loggers do not take apart
+            "train_s": progress.train_s,
+            "kept_share": progress.kept_share,
+            "num_epochs": progress.num_epochs,
+            "is_finished": progress.is_finished,
+            "done": progress.is_finished,
+        }
+
+    def cleanup(self) -> None:
+        """End the trial where it is: it was stopped, or has ended by itself."""
+        if self._run is not None:
+            self._run.close()
+            self._run = None
+
+    def _open(self) -> TrialRun:
+        task, sweep = self.task, self.task.sweep
+        (self.folder / ERROR_FILE).unlink(missing_ok=True)
+        config = TrainConfig.model_validate_json((self.folder / "config.json").read_text())
+        write_once(self.folder / "environment.json", environment(sweep.num_threads))
+        folds = folds_of(config, task.splits, sweep.run_seeds, self.folder)
+        self._starter = self._starter or self._make_starter()
+        return TrialRun(folds, sweep.parallel_folds, self._starter)
+
+    def _make_starter(self) -> Starter:
+        task, sweep = self.task, self.task.sweep
+        if task.group is not None:
+            return GroupStarter(task, task.group)
+        if sweep.parallel_folds > 1:
+            return ParallelStarter(task)
+        return starter(task)
+
+    def _failed(self, error: Exception) -> dict[str, Any]:
+        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+        self.cleanup()
+        torch.cuda.empty_cache()
+        atomic.write_text(self.folder / ERROR_FILE, "".join(traceback.format_exception(error)))
+        return {
+            "number": self.number,
+            "failed": f"{type(cause).__name__}: {' '.join(str(cause).split())}",
+            "is_out_of_memory": isinstance(cause, MemoryError | torch.OutOfMemoryError),
+            "is_finished": False,
+            "done": True,
+        }
+
+
+def starter(task: Task) -> Starter:
+    """Who makes a trial's runs in this process."""
+    return Starter(task.bags(), task.sweep.first_stages, task.sweep.num_threads, task.saving)
+
+
+class ParallelStarter(Starter):
+    """Makes the first run of a wave in this process, the others in processes that it keeps for the next."""
+
+    def __init__(self, task: Task) -> None:
+        sweep = task.sweep
+        super().__init__(task.bags(), sweep.first_stages, sweep.num_threads, task.saving)
+        self._task = task
+        self._actors: list[Any] = []
+
+    def wave(self, folds: Sequence[Fold]) -> Sequence[Run]:
+        """See `Starter.wave`; the processes take their share of the trial's placement group."""
+        first, *others = folds
+        while len(self._actors) < len(others):
+            self._actors.append(self._start())
+        pairs = zip(self._actors, others, strict=False)
+        return [*super().wave([first]), *(RemoteRun(actor, fold) for actor, fold in pairs)]
+
+    def epoch(self, runs: Sequence[Run]) -> list[Epoch]:
+        """See `Starter.epoch`; all of them at the same time."""
+        asked = {i: run.ask() for i, run in enumerate(runs) if isinstance(run, RemoteRun)}
+        here = {i: run.next_epoch() for i, run in enumerate(runs) if i not in asked}
+        there = dict(zip(asked, ray.get(list(asked.values())), strict=True))
+        return [here[i] if i in here else there[i] for i in range(len(runs))]
+
+    def _start(self) -> Any:
+        group = get_current_placement_group()
+        assert group is not None, "Ray Tune gives every trial one"
+        bundle = group.bundle_specs[-1]
+        actor = ray.remote(FoldServer).options(
+            num_cpus=bundle.get("CPU", 0),
+            num_gpus=bundle.get("GPU", 0),
+            memory=bundle.get("memory"),
+            scheduling_strategy=PlacementGroupSchedulingStrategy(group),
+        )
+        return actor.remote(self._task)  # it ends with the process that started it
+
+
+class FoldServer:
+    """Trains one fold after another in an actor."""
+
+    def __init__(self, task: Task) -> None:
+        self._starter = starter(task)
+        self._run: Run | None = None
+
+    def open(self, fold: Fold) -> None:
+        """Begin with a fold, in place of the one before."""
+        (self._run,) = self._starter.wave([fold])
+
+    def next_epoch(self) -> Epoch:
+        """See `Run.next_epoch`."""
+        assert self._run is not None, "a fold was opened"
+        return self._run.next_epoch()
+
+    def close(self) -> None:
+        """See `Run.close`."""
+        if self._run is not None:
+            self._run.close()
+            self._run = None
+
+
+class RemoteRun:
+    """A fold in training in another process."""
+
+    def __init__(self, actor: Any, fold: Fold) -> None:
+        self._actor = actor
+        actor.open.remote(fold)
+
+    def ask(self) -> ray.ObjectRef:
+        """Have the next epoch trained."""
+        return self._actor.next_epoch.remote()
+
+    def next_epoch(self) -> Epoch:
+        """See `Run.next_epoch`."""
+        return ray.get(self.ask())
+
+    def close(self) -> None:
+        """See `Run.close`."""
+        ray.get(self._actor.close.remote())
+
+
+class GroupStarter(Starter):
+    """Has each run trained by several workers of Ray Train."""
+
+    def __init__(self, task: Task, group: Group) -> None:
+        super().__init__(task.bags(), task.sweep.first_stages, 1, task.saving)
+        self._task, self._group = task, group
+
+    def wave(self, folds: Sequence[Fold]) -> Sequence[Run]:
+        """See `Starter.wave`."""
+        return [GroupRun(fold, self._task, self._group) for fold in folds]
+
+
+class GroupRun:
+    """A fold that several workers train together; what they do is read from its history."""
+
+    def __init__(self, fold: Fold, task: Task, group: Group) -> None:
+        self.fold, self._task, self._group = fold, task, group
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+        self._epochs: Iterator[Epoch] | None = None
+
+    def next_epoch(self) -> Epoch:
+        """See `Run.next_epoch`."""
+        if self._epochs is None:
+            self._epochs = self._follow()
+        return next(self._epochs)
+
+    def close(self) -> None:
+        """See `Run.close`; the workers save themselves first."""
+        if self._thread is not None:
+            (self.fold.folder / STOP_FILE).touch()
+            self._thread.join()
+
+    def _follow(self) -> Iterator[Epoch]:
+        if not self.fold.is_done:
+            self._thread = threading.Thread(target=self._train, daemon=True)
+            self._thread.start()
+        given = 0
+        while True:
+            is_over = self._thread is None or not self._thread.is_alive()
+            records: list[EpochRecord] = self.fold.records()
+            if is_over and self._error is not None:
+                raise self._error
+            # The last record is given once the workers are gone: only then it is known to be the last.
+            for record in records[given : None if is_over else -1]:
+                given += 1
+                is_last = is_over and given == len(records)
+                if is_last:
+                    write_once(self.fold.folder / DONE_FILE, given)
+                yield Epoch(record, is_last)
+            if is_over:
+                return
+            time.sleep(0.3)
+
+    def _train(self) -> None:
+        fold, sweep = self.fold, self._task.sweep
+        try:
+            train(fold.config, self._task.data, fold.split, fold.folder, sweep.first_stages, self._group)
+        except PreemptedError:
+            pass
+        except Exception as error:
+            self._error = error
+
+
+def make_first_stage(config: TrainConfig, task: Task, split: Split) -> None:
+    """Train a first stage into the cache, for all trials that share it."""
+    torch.set_num_threads(task.sweep.num_threads)
+    first_stage(config, task.bags(), split, task.sweep.first_stages)
+
+
+def calibrate(task: Task) -> Calibration:
+    """What a run of the base configuration takes; to be called in a process that has trained nothing."""
+    process = psutil.Process()
+    bags, sweep = task.bags(), task.sweep
+    before = process.memory_info()
+    cost = measure(sweep.train, bags, task.splits[0], sweep.num_threads)
+    after = process.memory_info()
+    own_bytes = max(before.rss - before.shared + cost.peak_bytes, after.rss - after.shared)
+    if cost.device != "cuda":
+        return Calibration(cost.epoch_s, own_bytes, 0, 0, cost.device)
+    taken = torch.cuda.max_memory_reserved() + _GPU_CONTEXT_BYTES
+    return Calibration(
+        cost.epoch_s, after.rss - after.shared, taken, torch.cuda.mem_get_info()[1], cost.device
+    )

@@ -1,0 +1,45 @@
+import io
+
+from rich.console import Console
+
+from mhimdist.report.live import Watch
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _watch(is_terminal: bool) -> tuple[Watch, io.StringIO, Clock, Console]:
+    text, clock = io.StringIO(), Clock()
+    console = Console(file=text, force_terminal=is_terminal, width=100, color_system=None)
+    return Watch(console, num_trials=4, at_once=2, clock=clock), text, clock, console
+
+
+def test_a_log_gets_a_line_for_every_trial_that_ends():
+    watch, text, clock, _ = _watch(is_terminal=False)
+    with watch:
+        watch.found(0, "complete", 0.8)
+        watch.progressed(1, num_steps=10, all_folds=2)
+        clock.now = 30.0
+        watch.ended(1, "pruned", 0.9, "validation AUC 0.900 after   5 epochs")
+        watch.ended(2, "failed", None, "ValueError: no")
+    assert text.getvalue().splitlines() == [
+        "[2/4] trial   1 pruned   validation AUC 0.900 after   5 epochs | best 0.800 (trial 0) | 30.0 s, "
+        "about 1 min 00 s left",
+        "[3/4] trial   2 failed   ValueError: no | best 0.800 (trial 0) | 30.0 s, about 15.0 s left",
+    ]
+
+
+def test_a_terminal_gets_a_table_of_what_runs():
+    watch, text, clock, console = _watch(is_terminal=True)
+    watch.progressed(7, num_steps=50, all_folds=2)
+    clock.now = 12.0
+    watch.progressed(7, step=30, num_steps=50, num_folds=1, all_folds=2, value=0.91234)
+    console.print(watch)
+    lines = text.getvalue().splitlines()
+    assert lines[0].split() == ["running", "folds", "epochs", "validation", "AUC", "time"]
+    assert lines[2].split() == ["trial", "7", "1/2", "30/50", "0.912", "12.0", "s"]
+    assert lines[3].strip() == "0 of 4 done (none yet) | none complete | 12.0 s"
