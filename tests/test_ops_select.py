@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mhimdist import ops
 from mhimdist.draws import Draws
-from mhimdist.ops import reference
+from mhimdist.ops import _select_cpu, reference
 
 
 def mask_keys(num_bags: int, seed: int = 0) -> ops.MaskKeys:
@@ -90,3 +90,14 @@ def test_rows_behind_the_last_bag_are_ignored():
     counts, keys, offsets = mask_counts([30, 20], 0.3, 0.5, 0.1, 0.2), mask_keys(2), torch.tensor([0, 30, 50])
     padded = ops.select(scores, offsets, counts, keys)
     assert torch.equal(padded.kept_K, ops.select(scores[:50], offsets, counts, keys).kept_K)
+
+
+def test_words_of_equal_upper_halves_are_told_apart_by_the_lower():
+    generator = torch.Generator().manual_seed(0)
+    words = torch.randint(-3, 3, (500,), generator=generator) << 32 | torch.randint(
+        0, 2**32, (500,), generator=generator
+    )
+    for count in (1, 100, 499):
+        expected = torch.zeros(500, dtype=torch.bool)
+        expected[torch.sort(words, stable=True).indices[:count]] = True
+        assert torch.equal(torch.from_numpy(_select_cpu._smallest(words.numpy(), count)), expected)

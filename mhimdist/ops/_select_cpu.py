@@ -6,6 +6,8 @@ Dimensions: T instances of a batch, N of one bag, B bags, B1 = B + 1 offsets, H 
 of all pools, S bags sorted together, K kept instances.
 """
 
+import sys
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ from mhimdist.ops.masks import MaskCounts, MaskKeys, Selection
 _SORTED_TOGETHER = 256
 # From this size on a sample narrows the search for the k-th smallest key.
 _SAMPLED = 2048
+_UPPER_HALF = 1 if sys.byteorder == "little" else 0
 
 
 def _ranks(scores_TH: Tensor) -> np.ndarray:
@@ -63,7 +66,7 @@ def _kth_smallest(keys_N: np.ndarray, count: int) -> int:
             is_below_N = keys_N < sample[lower]
             num_below = int(np.count_nonzero(is_below_N))
             is_between_N ^= is_below_N
-        between = keys_N[is_between_N]
+        between = keys_N.compress(is_between_N)
         if num_below < count <= num_below + len(between):
             keys_N, count = between, count - num_below
     return int(np.partition(keys_N, count - 1)[count - 1])
@@ -73,11 +76,14 @@ def _smallest(keys_N: np.ndarray, count: int) -> np.ndarray:
     """Which keys are the `count` smallest, ties going to the first: boolean, N."""
     if count >= len(keys_N):
         return np.ones(len(keys_N), bool)
-    limit = _kth_smallest(keys_N, count)
-    chosen_N = keys_N <= limit
+    # Of random words the upper half nearly always decides, and is selected in half the time.
+    halves_N = keys_N.view(np.int32)[_UPPER_HALF::2].copy() if keys_N.dtype == np.int64 else keys_N
+    limit = _kth_smallest(halves_N, count)
+    chosen_N = halves_N <= limit
     too_many = np.count_nonzero(chosen_N) - count
     if too_many:
-        chosen_N[np.flatnonzero(keys_N == limit)[-too_many:]] = False
+        equal = np.flatnonzero(halves_N == limit)
+        chosen_N[equal[np.argsort(keys_N[equal], kind="stable")[-too_many:]]] = False
     return chosen_N
 
 
