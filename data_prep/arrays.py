@@ -6,6 +6,7 @@ Dimensions: N instances of a bag, D features.
 """
 
 import math
+import threading
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from mhimdist.errors import DataError
 MAX_INFLATION = 100
 """How many times its stored bytes a compressed array may claim to be: features compress 2 to 5 times, and
 what claims more is a bomb."""
+
+_one_at_a_time = threading.Lock()
+"""For numpy's .npy headers: they are Python literals, and in CPython 3.11 threads that parse at the same time
+can fail with "AST constructor recursion depth mismatch"."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +108,8 @@ def _npy_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype,
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
         version = np.lib.format.read_magic(file)
-        lengths, column_major, dtype = readers[version](file)
+        with _one_at_a_time:
+            lengths, column_major, dtype = readers[version](file)
     except Exception as error:  # numpy evaluates the header as a literal: anything can be wrong with it
         raise DataError(f"{where}: not a .npy file: {' '.join(str(error).split())[:200]}") from error
     shape = tuple(map(int, lengths))  # numpy lets through a bool for an int

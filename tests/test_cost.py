@@ -1,3 +1,8 @@
+"""What is measured, in fresh processes: memory that other tests have left free would be taken first."""
+
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
 from mhimdist.config import load_config
 from mhimdist.cost import measure
 
@@ -14,8 +19,13 @@ def _config(**changes):
 
 def test_parameters_are_exact_and_a_larger_network_takes_more_memory(bags):
     split = bags.holdout()
-    small = measure(_config(**{"model.hidden_dim": 8, "model.attention_dim": 4}), bags, split, 1)
-    large = measure(_config(**{"model.hidden_dim": 2048, "model.attention_dim": 1024}), bags, split, 1)
+    configs = [
+        _config(**{"model.hidden_dim": hidden_dim, "model.attention_dim": hidden_dim // 2})
+        for hidden_dim in (8, 2048)
+    ]
+    with ProcessPoolExecutor(2, get_context("spawn"), max_tasks_per_child=1) as fresh:
+        costs = [fresh.submit(measure, config, bags, split, 1) for config in configs]
+        small, large = (cost.result() for cost in costs)
     assert small.num_parameters == 8 * 8 + 8 + 8 * 4 + 4 + 8 * 2 + 2
     # The large one's weights, Adam's two moments, a gradient and the teacher are 5 x 8.6 MB.
     assert large.peak_bytes > small.peak_bytes + 25 * 2**20

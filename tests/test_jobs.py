@@ -9,10 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from job_scripts import ROOT, run_here
 
 from mhimdist.local_cluster import LocalCluster
 
-ROOT = Path(__file__).parent.parent
 QUICK = ["--num-trials", "2", "--final-seeds", "1", "--train.epochs", "2"]
 
 
@@ -51,18 +51,8 @@ def test_tune_c16_can_be_submitted(cluster, home, name, entrypoint):
     assert "Best trials" in done.stdout
 
 
-def _run(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "jobs/tune_c16.py", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"MHIMDIST_HOME": str(home)},
-        capture_output=True,
-        text=True,
-    )
-
-
 def test_help_explains_every_option(tmp_path):
-    done = _run("--help", home=tmp_path)
+    done = run_here("tune_c16.py", "--help", home=tmp_path)
     assert done.returncode == 0
     text = done.stdout.split("\noptions:", 1)[1]
     options = text.split("\n  --")[1:]
@@ -83,7 +73,7 @@ def test_help_explains_every_option(tmp_path):
     ],
 )
 def test_bad_input_gives_one_clear_line_and_writes_nothing(tmp_path, arguments, status, message):
-    done = _run(*arguments, home=tmp_path)
+    done = run_here("tune_c16.py", *arguments, home=tmp_path)
     assert done.returncode == status
     assert message in done.stderr
     assert "Traceback" not in done.stderr

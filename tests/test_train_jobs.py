@@ -8,18 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from job_scripts import ROOT, run_here
 
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split
 
-ROOT = Path(__file__).parent.parent
 
-
-def _run(script: str, *arguments: str, home: Path, width: int = 80) -> subprocess.CompletedProcess[str]:
+def _run(script: str, *arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, f"jobs/{script}", *arguments],
         cwd=ROOT,
-        env=os.environ | {"MHIMDIST_HOME": str(home), "COLUMNS": str(width)},
+        env=os.environ | {"MHIMDIST_HOME": str(home), "COLUMNS": "80"},
         capture_output=True,
         text=True,
     )
@@ -86,7 +85,7 @@ def test_the_commands_of_the_readme_run(tmp_path):
     ],
 )
 def test_bad_input_gives_one_clear_line(tmp_path, script, arguments, status, message):
-    done = _run(script, *arguments, home=tmp_path)
+    done = run_here(script, *arguments, home=tmp_path)
     assert done.returncode == status
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -95,7 +94,7 @@ def test_bad_input_gives_one_clear_line(tmp_path, script, arguments, status, mes
 
 @pytest.mark.parametrize("script", ["train_tcga.py", "ablate_c16.py"])
 def test_help_explains_every_option(tmp_path, script):
-    done = _run(script, "--help", home=tmp_path)
+    done = run_here(script, "--help", home=tmp_path)
     assert done.returncode == 0
     text = done.stdout.split("\noptions:", 1)[1]
     options = text.split("\n  --")[1:]

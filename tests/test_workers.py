@@ -3,6 +3,7 @@
 import json
 import os
 import warnings
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -81,14 +82,16 @@ def _everything(rank: int, folder: str) -> None:
 
 
 def _join(rank: int, folder: str, timeout_s: float = 60) -> DistributedWorkers:
+    """Join as this rank; `timeout_s` holds from then on, not while the processes still start."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    from datetime import timedelta
-
+    store = dist.FileStore(f"{folder}/meet", 2)
+    store.set(str(rank), "")
+    store.wait(["0", "1"], timedelta(seconds=60))
     dist.init_process_group(
         "gloo",
-        init_method=f"file://{folder}/meet",
+        store=store,
         rank=rank,
         world_size=2,
         timeout=timedelta(seconds=timeout_s),
@@ -132,16 +135,16 @@ def _hang(rank: int, folder: str) -> None:
     bags = _bags()
     trainer = Trainer(_config(), bags, bags.holdout(), workers=workers)
     if rank == 1:
-        train_step, count = trainer._train_step, iter(range(100))
+        train_on, count = trainer._train_on, iter(range(100))
 
         def stuck(*arguments, **named):
             if next(count) == 5:
                 import time
 
-                time.sleep(20)
-            return train_step(*arguments, **named)
+                time.sleep(12)
+            return train_on(*arguments, **named)
 
-        trainer._train_step = stuck
+        trainer._train_on = stuck
     try:
         list(trainer.epochs())
     except WorkerLostError as error:

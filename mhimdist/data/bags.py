@@ -52,6 +52,18 @@ class PackedBags:
             keys=keys,
         )
 
+    @classmethod
+    def of_rows(cls, source: "BagSource", rows_B: np.ndarray, features_TD: Tensor) -> "PackedBags":
+        """The bags of these rows of a data set, whose features are packed already."""
+        sizes_B = torch.from_numpy(source.sizes_N[rows_B])
+        return cls(
+            features_TD=features_TD,
+            offsets_B1=torch.cat([sizes_B.new_zeros(1), sizes_B.cumsum(0)]),
+            labels_B=torch.from_numpy(source.labels_N[rows_B]),
+            ids_B=torch.from_numpy(source.ids_N[rows_B]),
+            keys=tuple(source.keys[row] for row in rows_B),
+        )
+
     def __len__(self) -> int:
         return len(self.keys)
 
@@ -89,6 +101,7 @@ class BagSource(Protocol):
         classes: names in the order of the class indices.
         labels_N: int64 class index of every bag.
         sizes_N: int64 number of instances of every bag.
+        ids_N: int64 `bag_id` of every bag.
         num_features: width of the features.
         digest: hash of the data set's content.
     """
@@ -98,6 +111,7 @@ class BagSource(Protocol):
     classes: tuple[str, ...]
     labels_N: np.ndarray
     sizes_N: np.ndarray
+    ids_N: np.ndarray
     num_features: int
     digest: str
 

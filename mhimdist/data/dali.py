@@ -78,14 +78,8 @@ class DaliBatches:
                 raise self._error from None
             raise
         parts = [self._features(decoded[i]) for i in range(len(rows_B))]
-        sizes_B = torch.from_numpy(self._bags.sizes_N[rows_B])
-        return PackedBags(
-            features_TD=parts[0] if len(parts) == 1 else torch.cat(parts),
-            offsets_B1=torch.cat([sizes_B.new_zeros(1), sizes_B.cumsum(0)]).to(self._device),
-            labels_B=torch.from_numpy(self._bags.labels_N[rows_B]).to(self._device),
-            ids_B=torch.from_numpy(self._bags.ids_N[rows_B]).to(self._device),
-            keys=tuple(self._bags.keys[row] for row in rows_B),
-        )
+        features_TD = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return PackedBags.of_rows(self._bags, rows_B, features_TD).to(self._device)
 
     def __enter__(self) -> Self:
         return self

@@ -186,13 +186,7 @@ class BagShards:
             features_TD = self._buffer(int(sizes_B.sum()), dtype, out)
             for part_ND, bag_ND in zip(features_TD.split(sizes_B.tolist()), stored, strict=True):
                 part_ND.copy_(bag_ND)
-        return PackedBags(
-            features_TD=features_TD,
-            offsets_B1=torch.cat([sizes_B.new_zeros(1), sizes_B.cumsum(0)]),
-            labels_B=torch.from_numpy(self.labels_N[rows_B]),
-            ids_B=torch.from_numpy(self.ids_N[rows_B]),
-            keys=tuple(self.keys[row] for row in rows_B),
-        )
+        return PackedBags.of_rows(self, rows_B, features_TD)
 
     def fetch_ahead(self, rows: Iterable[int]) -> None:
         """Start to bring the shards of these rows in the order of first need, several at a time.

@@ -90,13 +90,7 @@ class _ResidentBags:
             )
             for part_ND, held_ND in zip(features_TD.split(sizes_B.tolist()), parts, strict=True):
                 part_ND.copy_(held_ND)
-        return PackedBags(
-            features_TD=features_TD,
-            offsets_B1=torch.cat([sizes_B.new_zeros(1), sizes_B.cumsum(0)]),
-            labels_B=torch.from_numpy(self.labels_N[rows_B]),
-            ids_B=torch.from_numpy(self.ids_N[rows_B]),
-            keys=tuple(self.keys[row] for row in rows_B),
-        )
+        return PackedBags.of_rows(self, rows_B, features_TD)
 
     def _features(self, dtype: torch.dtype) -> Tensor:
         """The features of all bags, laid end to end in the order of the rows."""
