@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mhimdist import config
+from mhimdist import model_settings
 from mhimdist.errors import CheckpointError, ConfigError
 from mhimdist.models import build
 
@@ -83,7 +83,7 @@ UNUSED_NAMES = {"dsmil": set(_HEAD)}
 
 
 def load_official(
-    path: Path, settings: config.ModelSettings, which: Literal["model", "teacher"] = "model"
+    path: Path, settings: model_settings.ModelSettings, which: Literal["model", "teacher"] = "model"
 ) -> dict[str, Tensor]:
     """The weights of a released checkpoint, for `load_state_dict` of the model that `settings` describe.
 
@@ -124,13 +124,13 @@ def translate(official: Mapping[str, Tensor], baseline: str) -> dict[str, Tensor
     return translated
 
 
-def _baseline(settings: config.ModelSettings) -> str:
+def _baseline(settings: model_settings.ModelSettings) -> str:
     match settings:
-        case config.AttentionMIL():
+        case model_settings.AttentionMIL():
             return "attn_gated" if settings.gated else "attn"
-        case config.TransMIL():
+        case model_settings.TransMIL():
             return "selfattn"
-        case config.DSMIL():
+        case model_settings.DSMIL():
             return "dsmil"
     raise ConfigError(f"the authors released abmil, transmil and dsmil; got {settings.name}")
 
@@ -151,7 +151,7 @@ def _read(path: Path, which: str) -> Mapping[str, Tensor]:
     return content
 
 
-def _check(weights: Mapping[str, Tensor], settings: config.ModelSettings, path: Path) -> None:
+def _check(weights: Mapping[str, Tensor], settings: model_settings.ModelSettings, path: Path) -> None:
     """Compare names and shapes with those of the model, its input width and classes being the file's."""
     projection, head_bias = weights.get("projection.linear.weight"), weights.get("head.bias")
     expected = build(

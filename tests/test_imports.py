@@ -17,6 +17,7 @@ LAYERS = [
         "command",
         "home",
         "schedules",
+        "model_settings",
         "config",
         "presets",
         "draws",

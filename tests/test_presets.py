@@ -1,7 +1,7 @@
 import pytest
 
-from mhimdist.config import MODEL_NAMES
 from mhimdist.errors import ConfigError
+from mhimdist.model_settings import MODEL_NAMES
 from mhimdist.presets import preset
 
 

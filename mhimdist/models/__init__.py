@@ -2,7 +2,7 @@
 
 import torch
 
-from mhimdist import config
+from mhimdist import model_settings
 from mhimdist.draws import weight_seed
 from mhimdist.models.abmil import AttentionMIL
 from mhimdist.models.clam import CLAM
@@ -15,21 +15,23 @@ from mhimdist.models.transmil import TransMIL
 __all__ = ["BagModel", "BagOutput", "build"]
 
 
-def build(settings: config.ModelSettings, *, num_features: int, num_classes: int, seed: int) -> BagModel:
+def build(
+    settings: model_settings.ModelSettings, *, num_features: int, num_classes: int, seed: int
+) -> BagModel:
     """A model with weights drawn from `seed`, in float32 on the CPU; no global generator is touched."""
     with torch.device("meta"):
         match settings:
-            case config.AttentionMIL():
+            case model_settings.AttentionMIL():
                 model: BagModel = AttentionMIL(settings, num_features, num_classes)
-            case config.DSMIL():
+            case model_settings.DSMIL():
                 model = DSMIL(settings, num_features, num_classes)
-            case config.TransMIL():
+            case model_settings.TransMIL():
                 model = TransMIL(settings, num_features, num_classes)
-            case config.CLAM():
+            case model_settings.CLAM():
                 model = CLAM(settings, num_features, num_classes)
-            case config.DTFD():
+            case model_settings.DTFD():
                 model = DTFD(settings, num_features, num_classes)
-            case config.Pooling():
+            case model_settings.Pooling():
                 model = PoolingMIL(settings, num_features, num_classes)
     model.to_empty(device="cpu")
     model.initialize(torch.Generator().manual_seed(weight_seed(seed)))

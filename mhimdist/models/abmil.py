@@ -6,7 +6,7 @@ Dimensions: T instances of a batch, R of a block, B bags, E embedding width.
 import torch
 from torch import Tensor, nn
 
-from mhimdist import config, ops
+from mhimdist import model_settings, ops
 from mhimdist.data.bags import PackedBags
 from mhimdist.models.blocks import BagPool, runs_in_blocks
 from mhimdist.models.interface import BagModel, BagOutput, Projection
@@ -16,7 +16,7 @@ from mhimdist.models.linear import Linear, wide
 class Attention(nn.Module):
     """A score for each instance: w(act(V z)), or gated w(act(V z) * sigmoid(U z)); no biases."""
 
-    def __init__(self, settings: config.AttentionMIL) -> None:
+    def __init__(self, settings: model_settings.AttentionMIL) -> None:
         super().__init__()
         width, attention_dim = settings.hidden_dim, settings.attention_dim
         self.branch = Linear(width, attention_dim, bias=False)
@@ -38,7 +38,7 @@ class AttentionMIL(BagModel):
     With 1,024 features, width 512 and two classes it has 591,490 parameters, gated 657,026.
     """
 
-    def __init__(self, settings: config.AttentionMIL, num_features: int, num_classes: int) -> None:
+    def __init__(self, settings: model_settings.AttentionMIL, num_features: int, num_classes: int) -> None:
         super().__init__()
         self.projection = Projection(num_features, settings.hidden_dim, settings.dropout)
         self.attention = Attention(settings)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mhimdist import config, ops
+from mhimdist import model_settings, ops
 from mhimdist.data.bags import PackedBags
 from mhimdist.models.gated_attention import GatedAttention
 from mhimdist.models.interface import BagModel, BagOutput, Projection
@@ -65,7 +65,7 @@ class CLAM(BagModel):
     instance classifiers.
     """
 
-    def __init__(self, settings: config.CLAM, num_features: int, num_classes: int) -> None:
+    def __init__(self, settings: model_settings.CLAM, num_features: int, num_classes: int) -> None:
         super().__init__()
         self.settings = settings
         self.num_branches = num_classes if settings.name == "clam_mb" else 1

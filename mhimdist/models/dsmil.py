@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mhimdist import config, ops
+from mhimdist import model_settings, ops
 from mhimdist.data.bags import PackedBags
 from mhimdist.models.blocks import BagPool, blocks, runs_in_blocks
 from mhimdist.models.interface import BagModel, BagOutput, Projection
@@ -38,7 +38,7 @@ class DSMIL(BagModel):
     features, width 512 and two classes it has 872,708 parameters.
     """
 
-    def __init__(self, settings: config.DSMIL, num_features: int, num_classes: int) -> None:
+    def __init__(self, settings: model_settings.DSMIL, num_features: int, num_classes: int) -> None:
         super().__init__()
         width, query_dim = settings.hidden_dim, settings.query_dim
         self.projection = Projection(num_features, width, settings.dropout)

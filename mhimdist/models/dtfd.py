@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mhimdist import config, ops
+from mhimdist import model_settings, ops
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws, instance_words, mix
 from mhimdist.models.gated_attention import GatedAttention
@@ -82,7 +82,7 @@ class DTFD(BagModel):
     With 1,024 features, widths 512 and 128 and two classes it has 789,254 parameters.
     """
 
-    def __init__(self, settings: config.DTFD, num_features: int, num_classes: int) -> None:
+    def __init__(self, settings: model_settings.DTFD, num_features: int, num_classes: int) -> None:
         super().__init__()
         self.settings = settings
         width, attention_dim = settings.hidden_dim, settings.attention_dim

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from mhimdist import config, ops
+from mhimdist import model_settings, ops
 from mhimdist.data.bags import PackedBags
 from mhimdist.models.interface import BagModel, BagOutput, Projection
 from mhimdist.models.linear import Linear, wide
@@ -11,7 +11,7 @@ from mhimdist.models.linear import Linear, wide
 class PoolingMIL(BagModel):
     """Projection and a linear head on every instance, pooled class by class; nothing to mask by."""
 
-    def __init__(self, settings: config.Pooling, num_features: int, num_classes: int) -> None:
+    def __init__(self, settings: model_settings.Pooling, num_features: int, num_classes: int) -> None:
         super().__init__()
         self.projection = Projection(num_features, settings.hidden_dim, settings.dropout)
         self.head = Linear(settings.hidden_dim, num_classes)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mhimdist import config
+from mhimdist import model_settings
 from mhimdist.data.bags import PackedBags
 from mhimdist.models.depthwise import depthwise
 from mhimdist.models.interface import BagModel, BagOutput, Projection
@@ -85,7 +85,7 @@ class PositionEncoding(nn.Module):
 class Layer(nn.Module):
     """Tokens plus what they gather by Nystrom attention, normalised before and with dropout after it."""
 
-    def __init__(self, settings: config.TransMIL, site: int) -> None:
+    def __init__(self, settings: model_settings.TransMIL, site: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(settings.hidden_dim)
         self.attention = NystromAttention(
@@ -145,7 +145,7 @@ class TransMIL(BagModel):
     Bags run one after the other. With 1,024 features, width 512 and two classes it has 2,672,146 parameters.
     """
 
-    def __init__(self, settings: config.TransMIL, num_features: int, num_classes: int) -> None:
+    def __init__(self, settings: model_settings.TransMIL, num_features: int, num_classes: int) -> None:
         super().__init__()
         width = settings.hidden_dim
         self.score_layer = settings.score_layer

@@ -2,7 +2,7 @@ import golden_values
 import pytest
 import torch
 
-from mhimdist.config import AttentionMIL
+from mhimdist.model_settings import AttentionMIL
 from mhimdist.models import build
 
 BASELINES = {"attn": AttentionMIL(), "attn_gated": AttentionMIL(gated=True)}

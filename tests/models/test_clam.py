@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from mhimdist.config import CLAM
 from mhimdist.data.bags import PackedBags
+from mhimdist.model_settings import CLAM
 from mhimdist.models import build
 from mhimdist.models.clam import smooth_top1_svm
 

@@ -5,19 +5,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mhimdist import config
+from mhimdist import model_settings
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
 from mhimdist.models import build
 
 SETTINGS = {
-    "abmil": config.AttentionMIL(hidden_dim=20, attention_dim=8),
-    "abmil gated": config.AttentionMIL(hidden_dim=20, attention_dim=8, gated=True, activation="tanh"),
-    "dsmil": config.DSMIL(hidden_dim=20, query_dim=8),
-    "transmil": config.TransMIL(hidden_dim=16, num_heads=2, num_landmarks=4),
-    "transmil layer 1": config.TransMIL(hidden_dim=16, num_heads=2, num_landmarks=4, score_layer=1),
-    "clam_sb": config.CLAM(hidden_dim=20, attention_dim=8, num_clustered=3),
-    "clam_mb subtyping": config.CLAM(
+    "abmil": model_settings.AttentionMIL(hidden_dim=20, attention_dim=8),
+    "abmil gated": model_settings.AttentionMIL(hidden_dim=20, attention_dim=8, gated=True, activation="tanh"),
+    "dsmil": model_settings.DSMIL(hidden_dim=20, query_dim=8),
+    "transmil": model_settings.TransMIL(hidden_dim=16, num_heads=2, num_landmarks=4),
+    "transmil layer 1": model_settings.TransMIL(hidden_dim=16, num_heads=2, num_landmarks=4, score_layer=1),
+    "clam_sb": model_settings.CLAM(hidden_dim=20, attention_dim=8, num_clustered=3),
+    "clam_mb subtyping": model_settings.CLAM(
         name="clam_mb",
         hidden_dim=20,
         attention_dim=8,
@@ -25,11 +25,11 @@ SETTINGS = {
         instance_loss="cross_entropy",
         subtyping=True,
     ),
-    "dtfd MaxS": config.DTFD(hidden_dim=20, attention_dim=8, distillation="MaxS", dropout=0.25),
-    "dtfd MaxMinS": config.DTFD(hidden_dim=20, attention_dim=8, distillation="MaxMinS"),
-    "dtfd AFS": config.DTFD(hidden_dim=20, attention_dim=8, num_pseudo_bags=3),
-    "mean_pooling": config.Pooling(name="mean_pooling", hidden_dim=20),
-    "max_pooling": config.Pooling(name="max_pooling", hidden_dim=20),
+    "dtfd MaxS": model_settings.DTFD(hidden_dim=20, attention_dim=8, distillation="MaxS", dropout=0.25),
+    "dtfd MaxMinS": model_settings.DTFD(hidden_dim=20, attention_dim=8, distillation="MaxMinS"),
+    "dtfd AFS": model_settings.DTFD(hidden_dim=20, attention_dim=8, num_pseudo_bags=3),
+    "mean_pooling": model_settings.Pooling(name="mean_pooling", hidden_dim=20),
+    "max_pooling": model_settings.Pooling(name="max_pooling", hidden_dim=20),
 }
 
 
