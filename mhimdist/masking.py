@@ -67,5 +67,5 @@ def mask_bags(
         ),
         capacity=most_kept(masking, total, len(bags), progress),
     )
-    kept = replace(bags, features_TD=gathered.features_KD, offsets_B1=gathered.offsets_B1)
+    kept = replace(bags, features_TD=gathered.features_KD, offsets_B1=gathered.offsets_B1, host_sizes=None)
     return kept, gathered

@@ -1,11 +1,11 @@
-"""`PackedBags`: the one batch type, bags of different sizes laid end to end without padding.
+"""`PackedBags`: the one batch type, bags of different sizes laid end to end.
 
 Dimensions: T instances of all bags, B bags, D features, B1 = B + 1 offsets.
 """
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -24,10 +24,12 @@ class PackedBags:
 
     Attributes:
         features_TD: instance features, T x D, any floating dtype.
-        offsets_B1: int64, B + 1 ascending row numbers; the first is 0, the last T.
+        offsets_B1: int64, B + 1 ascending row numbers; the first is 0, the last T, or less where masked bags
+            on a GPU have padding behind them.
         labels_B: int64 class index of each bag.
         ids_B: int64 `bag_id` of each bag.
         keys: the bags' keys, for messages and tables.
+        host_sizes: number of instances of each bag, where it is known without waiting for a GPU.
     """
 
     features_TD: Tensor
@@ -35,6 +37,7 @@ class PackedBags:
     labels_B: Tensor
     ids_B: Tensor
     keys: tuple[str, ...]
+    host_sizes: tuple[int, ...] | None = None
 
     @classmethod
     def from_list(
@@ -43,10 +46,11 @@ class PackedBags:
         """Pack bags of shape N x D; labels default to 0 and keys to "0", "1", ..."""
         keys = tuple(keys) if keys is not None else tuple(str(i) for i in range(len(bags)))
         labels = labels if labels is not None else [0] * len(bags)
-        sizes = torch.tensor([0, *(len(bag) for bag in bags)])
+        sizes = tuple(map(len, bags))
         return cls(
             features_TD=torch.cat(list(bags)),
-            offsets_B1=sizes.cumsum(0),
+            offsets_B1=torch.tensor((0, *sizes)).cumsum(0),
+            host_sizes=sizes,
             labels_B=torch.tensor(list(labels), dtype=torch.int64),
             ids_B=torch.tensor([bag_id(key) for key in keys], dtype=torch.int64),
             keys=keys,
@@ -59,6 +63,7 @@ class PackedBags:
         return cls(
             features_TD=features_TD,
             offsets_B1=torch.cat([sizes_B.new_zeros(1), sizes_B.cumsum(0)]),
+            host_sizes=tuple(sizes_B.tolist()),
             labels_B=torch.from_numpy(source.labels_N[rows_B]),
             ids_B=torch.from_numpy(source.ids_N[rows_B]),
             keys=tuple(source.keys[row] for row in rows_B),
@@ -72,6 +77,15 @@ class PackedBags:
         """Number of instances of each bag, int64."""
         return self.offsets_B1.diff()
 
+    def sizes(self) -> tuple[int, ...]:
+        """`sizes_B` as numbers; those of masked bags on a GPU are read from it, which waits for it."""
+        return self.host_sizes if self.host_sizes is not None else tuple(self.sizes_B.tolist())
+
+    def without_padding(self) -> "PackedBags":
+        """The same bags without rows behind the last one, for a model that needs their `sizes` anyway."""
+        sizes = self.sizes()
+        return replace(self, features_TD=self.features_TD[: sum(sizes)], host_sizes=sizes)
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "PackedBags":
         """The same bags on another device, with features in `dtype` where one is given."""
         return PackedBags(
@@ -80,6 +94,7 @@ class PackedBags:
             labels_B=self.labels_B.to(device, non_blocking=True),
             ids_B=self.ids_B.to(device, non_blocking=True),
             keys=self.keys,
+            host_sizes=self.host_sizes,
         )
 
     def select(self, kept_K: Tensor, offsets_B1: Tensor) -> "PackedBags":

@@ -7,6 +7,7 @@ import mmap
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol, Self
 
 import numpy as np
@@ -216,9 +217,7 @@ class ReadAhead:
         if features_TD.data_ptr() != buffer_TD.data_ptr():  # the mapped file, which a GPU reads slowly
             features_TD = buffer_TD.copy_(features_TD)
         with torch.cuda.stream(self._stream):
-            on_device = PackedBags(features_TD, batch.offsets_B1, batch.labels_B, batch.ids_B, batch.keys).to(
-                self._device
-            )
+            on_device = replace(batch, features_TD=features_TD).to(self._device)
             on_device = on_device.to(self._device, self._dtype)
             event = self._copied[number % 2] = torch.cuda.Event()
             event.record(self._stream)

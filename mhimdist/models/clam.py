@@ -79,6 +79,7 @@ class CLAM(BagModel):
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> CLAMOutput:
         """See `BagModel.forward`; no scores to mask by, one embedding for each branch."""
+        bags = bags.without_padding()
         hidden_TE = self.projection(bags, dropout_keys_B)
         scores_TH = self.attention(hidden_TE, bags.offsets_B1, dropout_keys_B)
         embeddings_BHE = ops.segment_softmax_pool(scores_TH, hidden_TE, bags.offsets_B1)
@@ -86,10 +87,11 @@ class CLAM(BagModel):
             logits_BC = self.head(embeddings_BHE[:, 0])
         else:
             logits_BC = (embeddings_BHE * self.head.weight).sum(2) + self.head.bias
-        sizes = bags.sizes_B.tolist()
         clustering = [
             self._cluster(hidden_NE, scores_NH)
-            for hidden_NE, scores_NH in zip(hidden_TE.split(sizes), scores_TH.split(sizes), strict=True)
+            for hidden_NE, scores_NH in zip(
+                hidden_TE.split(bags.sizes()), scores_TH.split(bags.sizes()), strict=True
+            )
         ]
         inside, outside = zip(*clustering, strict=True)
         return CLAMOutput(logits_BC, embeddings_BHE, None, torch.stack(inside), torch.stack(outside))

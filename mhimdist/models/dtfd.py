@@ -98,6 +98,7 @@ class DTFD(BagModel):
         The cut into pseudo-bags comes from the dropout keys, and so is another one in every epoch; without
         keys it is always the same one of a bag.
         """
+        bags = bags.without_padding()
         if dropout_keys_B is None:
             keys_B = Draws(seed=0, epoch=0).keys(bags.ids_B, "pseudo_bags")
         else:

@@ -164,8 +164,9 @@ class TransMIL(BagModel):
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> BagOutput:
         """See `BagModel.forward`; a head of scores for each of the attention's, one embedding a bag."""
+        bags = bags.without_padding()  # the layout in a square depends on the sizes: the one read of a step
         hidden_TE = self.projection(bags, dropout_keys_B)
-        hidden = hidden_TE.split(bags.sizes_B.tolist())
+        hidden = hidden_TE.split(bags.sizes())
         keys = dropout_keys_B.split(1) if dropout_keys_B is not None else [None] * len(bags)
         embeddings, scores = zip(*map(self._embed, hidden, keys), strict=True)
         embeddings_BE = torch.cat(embeddings)

@@ -1,5 +1,7 @@
 """What holds for every bag model."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -69,6 +71,35 @@ def test_a_batch_gives_what_single_bags_give_with_dropout_on(name, sizes):
             torch.testing.assert_close(
                 packed.scores_TH[bags.offsets_B1[b] : bags.offsets_B1[b + 1]], alone.scores_TH
             )
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_padding_behind_the_last_bag_changes_nothing(name):
+    network, bags = _build(name), _bags([5, 1, 7])
+    padding = torch.full((4, 6), 1e3, dtype=torch.float64)
+    padded = replace(bags, features_TD=torch.cat([bags.features_TD, padding]), host_sizes=None)
+    dropout_keys_B = Draws(seed=3, epoch=2).keys(bags.ids_B, "student_dropout")
+    found = []
+    for each in (bags, padded):
+        output = network(each, dropout_keys_B)
+        losses_B = network.classification_loss(output, each.labels_B)
+        gradients = torch.autograd.grad(losses_B.sum(), list(network.parameters()), allow_unused=True)
+        found.append([output.logits_BC, output.embeddings_BME, losses_B, *gradients])
+    for alone, with_padding in zip(*found, strict=True):
+        torch.testing.assert_close(with_padding, alone)
+
+
+@pytest.mark.parametrize("name", ["transmil", "clam_sb"])
+def test_the_sizes_of_whole_bags_are_never_read_and_those_of_masked_ones_once(name, monkeypatch):
+    network, bags, reads = _build(name), _bags([5, 1, 7]), []
+    # What a GPU would have to be waited for; the CPU's paths read offsets freely, which a GPU's do not.
+    monkeypatch.setattr(
+        PackedBags, "sizes_B", property(lambda self: reads.append(self) or self.offsets_B1.diff())
+    )
+    network(bags)
+    assert not reads
+    network(replace(bags, host_sizes=None))
+    assert len(reads) == 1
 
 
 @pytest.mark.parametrize("name", SETTINGS)
