@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK_VALUES = {"cpu": 1 << 21, "cuda": 1 << 26}
+BLOCK_VALUES = {"cpu": 1 << 21, "gpu": 1 << 26}
 """Values of the attention matrix held at a time: in a core's reach on a CPU, few launches on a GPU."""
 
 
@@ -52,7 +52,7 @@ class _Blocks:
         """Take queries and keys; the softmax is given in `dtype`, computed in float32 at least."""
         self.queries_HRK, self.keys_HSK, self.dtype = queries_HRK, keys_HSK, dtype
         self.num_heads, self.num_rows, self.num_columns = *queries_HRK.shape[:2], keys_HSK.shape[1]
-        limit = BLOCK_VALUES[queries_HRK.device.type]
+        limit = BLOCK_VALUES["cpu" if queries_HRK.device.type == "cpu" else "gpu"]
         # Of equal size, as far as can be: the last block of a head is no smaller than the others.
         num_blocks = -(-self.num_rows // max(1, limit // self.num_columns))
         self.rows_at_once = -(-self.num_rows // num_blocks)

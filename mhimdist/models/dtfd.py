@@ -4,6 +4,7 @@ Dimensions: T instances of a batch, B bags, P pseudo-bags of all bags, B1 and P1
 of one bag, C classes, E embedding width, Z distilled features of all bags.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,11 +40,13 @@ class Cut:
 
     Attributes:
         order_T: int64 rows of the batch, those of a pseudo-bag together.
+        sizes: number of instances of each pseudo-bag.
         offsets_P1: int64 offsets of the pseudo-bags in that order.
         offsets_B1: int64 offsets of the bags among the pseudo-bags.
     """
 
     order_T: Tensor
+    sizes: list[int]
     offsets_P1: Tensor
     offsets_B1: Tensor
 
@@ -62,14 +65,18 @@ def cut(bags: PackedBags, num_pseudo_bags: int, keys_B: Tensor) -> Cut:
     shuffled_T = torch.argsort(words_T, stable=True)
     order_T = shuffled_T[torch.argsort(bag_T[shuffled_T], stable=True)]
 
-    part_G = torch.arange(num_pseudo_bags, device=words_T.device)
-    sizes_BG = (bags.sizes_B[:, None] + num_pseudo_bags - 1 - part_G) // num_pseudo_bags
-    sizes_P = sizes_BG[sizes_BG > 0]
-    return Cut(order_T, _offsets(sizes_P), _offsets((sizes_BG > 0).sum(1)))
+    num_parts = [min(size, num_pseudo_bags) for size in bags.sizes()]
+    sizes = [
+        (size + parts - 1 - part) // parts
+        for size, parts in zip(bags.sizes(), num_parts, strict=True)
+        for part in range(parts)
+    ]
+    device = words_T.device
+    return Cut(order_T, sizes, _offsets(sizes).to(device), _offsets(num_parts).to(device))
 
 
-def _offsets(sizes: Tensor) -> Tensor:
-    return functional.pad(sizes.cumsum(0), (1, 0))
+def _offsets(sizes: Sequence[int]) -> Tensor:
+    return torch.tensor([0, *sizes]).cumsum(0)
 
 
 class DTFD(BagModel):
@@ -109,7 +116,7 @@ class DTFD(BagModel):
         scores_T = self.pseudo_attention(hidden_TE, pseudo.offsets_P1).squeeze(1)
         attended_PE = ops.segment_softmax_pool(scores_T, hidden_TE, pseudo.offsets_P1)
 
-        distilled_ZE = self._distil(hidden_TE, scores_T, attended_PE, pseudo.offsets_P1)
+        distilled_ZE = self._distil(hidden_TE, scores_T, attended_PE, pseudo)
         num_distilled = 2 if self.settings.distillation == "MaxMinS" else 1
         offsets_B1 = pseudo.offsets_B1 * num_distilled
         embedding_BE = ops.segment_softmax_pool(
@@ -123,17 +130,17 @@ class DTFD(BagModel):
             pseudo_offsets_B1=pseudo.offsets_B1,
         )
 
-    def _distil(self, hidden_TE: Tensor, scores_T: Tensor, attended_PE: Tensor, offsets_P1: Tensor) -> Tensor:
+    def _distil(self, hidden_TE: Tensor, scores_T: Tensor, attended_PE: Tensor, pseudo: Cut) -> Tensor:
         """What the pseudo-bags hand on to the second tier, Z x E, in their order."""
         if self.settings.distillation == "AFS":
             return attended_PE
         with torch.no_grad():  # it only ranks
-            attention_T = torch.cat([torch.softmax(s, 0) for s in scores_T.split(offsets_P1.diff().tolist())])
+            attention_T = torch.cat([torch.softmax(s, 0) for s in scores_T.split(pseudo.sizes)])
             activation_TC = linear(attention_T[:, None] * hidden_TE, self.pseudo_head.weight)
             last_T1 = torch.softmax(activation_TC, dim=1)[:, -1:]
-            rows = [ops.segment_argmax(last_T1, offsets_P1)]
+            rows = [ops.segment_argmax(last_T1, pseudo.offsets_P1)]
             if self.settings.distillation == "MaxMinS":
-                rows.append(ops.segment_argmax(-last_T1, offsets_P1))
+                rows.append(ops.segment_argmax(-last_T1, pseudo.offsets_P1))
         return hidden_TE[torch.cat(rows, dim=1).flatten()]
 
     def classification_loss(
@@ -141,7 +148,9 @@ class DTFD(BagModel):
     ) -> Tensor:
         """The mean cross-entropy of a bag's pseudo-bags plus that of the bag itself, shape B."""
         assert isinstance(output, DTFDOutput)
-        labels_P = labels_B.repeat_interleave(output.pseudo_offsets_B1.diff())
+        labels_P = labels_B.repeat_interleave(
+            output.pseudo_offsets_B1.diff(), output_size=len(output.pseudo_logits_PC)
+        )
         pseudo_loss_P = functional.cross_entropy(
             output.pseudo_logits_PC, labels_P, class_weights_C, reduction="none"
         )
