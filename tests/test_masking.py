@@ -60,8 +60,8 @@ def test_every_size_and_ratio_keeps_at_least_one_instance(size, ratios, pool):
         {"high": ratios[0], "low": ratios[1], "random": ratios[2], "high_pool_share": pool}
     )
     kept, selection = mask_bags(masking, _bag(size), _scores(size), Draws(0, 0), 0.0)
-    assert 1 <= len(kept.features_TD) <= size
-    assert torch.equal(kept.features_TD[:, 0].long(), selection.kept_K)
+    assert 1 <= kept.num_rows <= size
+    assert torch.equal(kept.block(slice(None))[:, 0].long(), selection.kept_K)
     assert kept.sizes_B.tolist() == [len(selection.kept_K)]
 
 

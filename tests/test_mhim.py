@@ -97,10 +97,10 @@ def test_the_students_projection_sees_only_what_is_kept():
     student = build(config.model, num_features=1024, num_classes=2, seed=0)
     teacher = Teacher(config.teacher, student, None)
     seen = []
-    student.projection.register_forward_hook(lambda _, args, __: seen.append(len(args[0].features_TD)))
+    student.projection.register_forward_hook(lambda _, args, out: seen.append((args[0].num_rows, len(out))))
     step = MHIM(config, student, teacher).loss(golden_values.bag(100, seed=0), Draws(0, 0), progress=0.0)
     assert step.num_kept == 50
-    assert seen == [50]
+    assert seen == [(50, 50)]
 
 
 def test_class_weights_multiply_the_cross_entropy_of_their_class():

@@ -1,6 +1,6 @@
 """`PackedBags`: the one batch type, bags of different sizes laid end to end.
 
-Dimensions: T instances of all bags, B bags, D features, B1 = B + 1 offsets.
+Dimensions: T instances of all bags, B bags, D features, B1 = B + 1 offsets, K selected instances.
 """
 
 import hashlib
@@ -30,6 +30,8 @@ class PackedBags:
         ids_B: int64 `bag_id` of each bag.
         keys: the bags' keys, for messages and tables.
         host_sizes: number of instances of each bag, where it is known without waiting for a GPU.
+        rows_K: where a selection has not been gathered, the rows of the features that it is of, int64; the
+            offsets are those of the bags among them. None: all rows.
     """
 
     features_TD: Tensor
@@ -38,6 +40,7 @@ class PackedBags:
     ids_B: Tensor
     keys: tuple[str, ...]
     host_sizes: tuple[int, ...] | None = None
+    rows_K: Tensor | None = None
 
     @classmethod
     def from_list(
@@ -84,7 +87,20 @@ class PackedBags:
     def without_padding(self) -> "PackedBags":
         """The same bags without rows behind the last one, for a model that needs their `sizes` anyway."""
         sizes = self.sizes()
+        if self.rows_K is not None:
+            return replace(self, rows_K=self.rows_K[: sum(sizes)], host_sizes=sizes)
         return replace(self, features_TD=self.features_TD[: sum(sizes)], host_sizes=sizes)
+
+    @property
+    def num_rows(self) -> int:
+        """Number of instances of all bags, with the padding behind them if there is any."""
+        return len(self.features_TD if self.rows_K is None else self.rows_K)
+
+    def block(self, rows: slice, out: Tensor | None = None) -> Tensor:
+        """The features of some instances, gathered (into `out` where there is one) or a view."""
+        if self.rows_K is None:
+            return self.features_TD[rows]
+        return torch.index_select(self.features_TD, 0, self.rows_K[rows], out=out)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "PackedBags":
         """The same bags on another device, with features in `dtype` where one is given."""
@@ -95,17 +111,16 @@ class PackedBags:
             ids_B=self.ids_B.to(device, non_blocking=True),
             keys=self.keys,
             host_sizes=self.host_sizes,
+            rows_K=self.rows_K.to(device, non_blocking=True) if self.rows_K is not None else None,
         )
 
     def select(self, kept_K: Tensor, offsets_B1: Tensor) -> "PackedBags":
-        """The bags with only the rows `kept_K` (int64, ascending) left, delimited by new offsets."""
-        return PackedBags(
-            features_TD=self.features_TD.index_select(0, kept_K),
-            offsets_B1=offsets_B1,
-            labels_B=self.labels_B,
-            ids_B=self.ids_B,
-            keys=self.keys,
-        )
+        """The bags with only the rows `kept_K` (int64, ascending) left, delimited by new offsets.
+
+        Nothing is gathered: a copy of the rows would take more memory than all that is made of them.
+        """
+        rows_K = kept_K if self.rows_K is None else self.rows_K[kept_K]
+        return replace(self, offsets_B1=offsets_B1, rows_K=rows_K, host_sizes=None)
 
 
 class BagSource(Protocol):

@@ -59,7 +59,7 @@ def cut(bags: PackedBags, num_pseudo_bags: int, keys_B: Tensor) -> Cut:
         num_pseudo_bags: parts of a bag.
         keys_B: int64 keys of the bags' streams, of which alone the cut is a function.
     """
-    total = len(bags.features_TD)
+    total = bags.num_rows
     words_T = instance_words(keys_B, bags.offsets_B1, total).squeeze(1)
     bag_T = torch.repeat_interleave(bags.sizes_B, output_size=total)
     shuffled_T = torch.argsort(words_T, stable=True)

@@ -81,9 +81,9 @@ class Projection(nn.Module):
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None) -> Tensor:
         """Projected instances, T x E."""
-        return projection(bags.features_TD, self.linear, self.dropout, bags.offsets_B1, dropout_keys_B)
+        return projection(bags, self.linear, self.dropout, dropout_keys_B)
 
     def blocks(self, bags: PackedBags) -> Iterator[tuple[slice, Tensor]]:
         """The rows of one block after the other, and their projection without dropout."""
         for rows in blocks(bags):
-            yield rows, self.linear.relu(bags.features_TD[rows])
+            yield rows, self.linear.relu(bags.block(rows))

@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from mhimdist import ops
+from mhimdist.data.bags import PackedBags
 
 MIN_PRODUCTS = 1 << 28
 """Multiplications from which oneDNN's kernels gain more than the .8 ms that each takes to be made, which is
@@ -37,7 +38,8 @@ def _product(rows_RD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None, a
 def _weight_gradient(grad_RE: Tensor, rows_RD: Tensor, total_ED: Tensor | None = None) -> Tensor:
     """`grad.T @ rows`, E x D, added to a total where there is one."""
     by_onednn = _by_onednn(rows_RD, grad_RE.shape[1], torch.float32)
-    product_ED = _product(grad_RE.T, rows_RD.T) if by_onednn else grad_RE.T @ rows_RD
+    # Of the two factors in the wrong order oneDNN copies one itself, the other more slowly than this.
+    product_ED = _product(grad_RE.T.contiguous(), rows_RD.T) if by_onednn else grad_RE.T @ rows_RD
     return product_ED if total_ED is None else total_ED.add_(product_ED)
 
 
@@ -70,56 +72,70 @@ class _Linear(torch.autograd.Function):
         )
 
 
-class _Projection(torch.autograd.Function):
-    """`relu_dropout(linear(rows))` of rows that need no gradient, on a CPU.
+def _feature_blocks(bags: PackedBags) -> Iterator[tuple[slice, Tensor]]:
+    """The instances block by block: their places among all, and their features, which the next overwrites."""
+    num_rows = bags.num_rows
+    buffer_BD = bags.features_TD.new_empty(min(num_rows, BLOCK_ROWS), bags.features_TD.shape[1])
+    for start in range(0, num_rows, BLOCK_ROWS):
+        rows = slice(start, min(start + BLOCK_ROWS, num_rows))
+        yield rows, bags.block(rows, out=buffer_BD[: rows.stop - rows.start])
 
-    The backward pass goes block by block from the result's gradient to the weight's: no gradient of the
-    linear layer's output is ever whole.
+
+class _Projection(torch.autograd.Function):
+    """`relu_dropout(linear(rows))` of bags whose features need no gradient, on a CPU.
+
+    Both passes go block by block: neither the features of a selection nor a gradient of the linear layer's
+    output are ever whole.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        rows_RD: Tensor,
+        bags: PackedBags,
         weight_ED: Tensor,
         bias_E: Tensor | None,
         share: float,
-        offsets_B1: Tensor,
         keys_B: Tensor | None,
     ) -> Tensor:
-        out_RE = linear(rows_RD, weight_ED, bias_E)
-        out_RE = ops.relu_dropout(out_RE, share, offsets_B1, keys_B, inplace=True)
-        ctx.save_for_backward(rows_RD, out_RE)
+        out_TE = weight_ED.new_empty(bags.num_rows, len(weight_ED))
+        for rows, features_BD in _feature_blocks(bags):
+            linear_BE = linear(features_BD, weight_ED, bias_E)
+            ops.relu_dropout_block(linear_BE, share, bags.offsets_B1, keys_B, rows.start, out_TE[rows])
+        ctx.save_for_backward(out_TE)
+        ctx.bags = bags
         threshold = 0 if keys_B is None else round(share * 256)
         ctx.scale = 256 / (256 - threshold)
-        return out_RE
+        return out_TE
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_RE: Tensor) -> tuple[Tensor | None, ...]:
-        rows_RD, out_RE = ctx.saved_tensors
+    def backward(ctx: Any, grad_TE: Tensor) -> tuple[Tensor | None, ...]:
+        (out_TE,) = ctx.saved_tensors
         weight_grad_ED, bias_grad_E = None, None
-        for grad_BE, rows_BD, out_BE in _blocks(grad_RE, rows_RD, out_RE):
-            linear_grad_BE = torch.ops.aten.threshold_backward(grad_BE, out_BE, 0).mul_(ctx.scale)
-            weight_grad_ED = _weight_gradient(linear_grad_BE, rows_BD, weight_grad_ED)
+        for rows, features_BD in _feature_blocks(ctx.bags):
+            linear_grad_BE = torch.ops.aten.threshold_backward(grad_TE[rows], out_TE[rows], 0)
+            linear_grad_BE.mul_(ctx.scale)
+            weight_grad_ED = _weight_gradient(linear_grad_BE, features_BD, weight_grad_ED)
             sum_E = linear_grad_BE.sum(0)
             bias_grad_E = sum_E if bias_grad_E is None else bias_grad_E.add_(sum_E)
-        return None, weight_grad_ED, bias_grad_E if ctx.needs_input_grad[2] else None, None, None, None
+        return None, weight_grad_ED, bias_grad_E if ctx.needs_input_grad[2] else None, None, None
 
 
-def projection(
-    rows_RD: Tensor,
-    layer: nn.Linear,
-    share: float,
-    offsets_B1: Tensor,
-    keys_B: Tensor | None,
-) -> Tensor:
-    """`ops.relu_dropout` of a linear layer's output, R x E; the arguments are described there."""
-    weight_ED = layer.weight.to(rows_RD.dtype)
-    bias_E = layer.bias.to(rows_RD.dtype) if layer.bias is not None else None
-    if rows_RD.device.type == "cpu" and torch.is_grad_enabled() and not rows_RD.requires_grad:
-        return _Projection.apply(rows_RD, weight_ED, bias_E, share, offsets_B1, keys_B)
-    return ops.relu_dropout(linear(rows_RD, weight_ED, bias_E), share, offsets_B1, keys_B, inplace=True)
+def projection(bags: PackedBags, layer: nn.Linear, share: float, keys_B: Tensor | None) -> Tensor:
+    """`ops.relu_dropout` of a linear layer's output for the bags' instances, T x E.
+
+    Args:
+        bags: whole or selected instances; features in the dtype that the layer computes in.
+        layer: its parameters are cast to that dtype.
+        share, keys_B: see `ops.relu_dropout`.
+    """
+    features_TD = bags.features_TD
+    weight_ED = layer.weight.to(features_TD.dtype)
+    bias_E = layer.bias.to(features_TD.dtype) if layer.bias is not None else None
+    if features_TD.device.type == "cpu" and not features_TD.requires_grad:
+        return _Projection.apply(bags, weight_ED, bias_E, share, keys_B)
+    linear_TE = linear(bags.block(slice(None)), weight_ED, bias_E)
+    return ops.relu_dropout(linear_TE, share, bags.offsets_B1, keys_B, inplace=True)
 
 
 def linear(rows_RD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None) -> Tensor:

@@ -3,7 +3,7 @@
 On the CPU that is NumPy and torch, anywhere else a kernel in Triton; `reference` specifies both.
 """
 
-from mhimdist.ops.dropout import keyed_dropout, relu_dropout
+from mhimdist.ops.dropout import keyed_dropout, relu_dropout, relu_dropout_block
 from mhimdist.ops.masks import Gathered, MaskCounts, MaskKeys, Selection
 from mhimdist.ops.pooling import (
     segment_argmax,
@@ -21,6 +21,7 @@ __all__ = [
     "Selection",
     "keyed_dropout",
     "relu_dropout",
+    "relu_dropout_block",
     "segment_argmax",
     "segment_max",
     "segment_mean",

@@ -18,20 +18,24 @@ _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _kept_blocks(
-    values_TE: Tensor, threshold: int, offsets_B1: Tensor, keys_B: Tensor
+    values_TE: Tensor, threshold: int, offsets_B1: Tensor, keys_B: Tensor, first: int = 0
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Blocks of rows, and for each of their values 1 if it is kept, else 0, as an integer of its width."""
+    """Blocks of rows, and for each of their values 1 if it is kept, else 0, as an integer of its width.
+
+    The values are those of the rows from `first` on; padding has no block.
+    """
     width = values_TE.shape[1]
     words = -(-width // 8)
     # One buffer for all blocks: a new one each time would come from the system, page by page.
     bytes_, integers = np.empty(0, bool), torch.empty(0)
-    for start, stop, words_U in stream_words(keys_B, offsets_B1, words):
+    rows = slice(first, first + len(values_TE))
+    for start, stop, words_U in stream_words(keys_B, offsets_B1, words, rows=rows):
         if not len(bytes_):
             bytes_ = np.empty(words_U.nbytes, bool)
             integers = torch.empty(stop - start, width, dtype=_INTEGERS[values_TE.element_size()])
         kept = np.greater_equal(words_U.view(np.uint8), threshold, out=bytes_[: words_U.nbytes])
         kept_RE = torch.from_numpy(kept.view(np.uint8).reshape(stop - start, -1)[:, :width])
-        yield slice(start, stop), integers[: stop - start].copy_(kept_RE)
+        yield slice(start - first, stop - first), integers[: stop - start].copy_(kept_RE)
 
 
 def _scale(threshold: int) -> float:
@@ -62,6 +66,21 @@ class KeyedDropout(torch.autograd.Function):
         return KeyedDropout.apply(grad_TE, ctx.threshold, *ctx.saved_tensors), None, None, None
 
 
+def relu_drop(
+    values_RE: Tensor, threshold: int, offsets_B1: Tensor, keys_B: Tensor, first: int, out_RE: Tensor
+) -> None:
+    """`ReluDropout` of the rows from `first` on, into `out_RE`."""
+    bits_RE = out_RE.view(_INTEGERS[values_RE.element_size()])
+    stop = 0
+    for rows, kept_RE in _kept_blocks(values_RE, threshold, offsets_B1, keys_B, first):
+        block_RE = out_RE[rows]
+        torch.clamp_min(values_RE[rows], 0, out=block_RE)
+        block_RE.mul_(_scale(threshold))
+        bits_RE[rows].mul_(kept_RE)
+        stop = rows.stop
+    out_RE[stop:] = 0
+
+
 class ReluDropout(torch.autograd.Function):
     """See `ops.relu_dropout`; the keys are those of the site."""
 
@@ -70,13 +89,7 @@ class ReluDropout(torch.autograd.Function):
         ctx: Any, values_TE: Tensor, threshold: int, offsets_B1: Tensor, keys_B: Tensor, inplace: bool
     ) -> Tensor:
         out_TE = values_TE if inplace else torch.empty_like(values_TE)
-        bits_TE = out_TE.view(_INTEGERS[values_TE.element_size()])
-        for rows, kept_RE in _kept_blocks(values_TE, threshold, offsets_B1, keys_B):
-            block_RE = out_TE[rows]
-            torch.clamp_min(values_TE[rows], 0, out=block_RE)
-            block_RE.mul_(_scale(threshold))
-            bits_TE[rows].mul_(kept_RE)
-        out_TE[int(offsets_B1[-1]) :] = 0
+        relu_drop(values_TE, threshold, offsets_B1, keys_B, 0, out_TE)
         if inplace:
             ctx.mark_dirty(values_TE)
         ctx.threshold = threshold

@@ -32,7 +32,7 @@ def _ranks(scores_TH: Tensor) -> np.ndarray:
         scores_HT = torch.where(scores_TH.abs() < tiny, 0.0, scores_TH).T
         ranks = [torch.unique(scores_T, return_inverse=True)[1] for scores_T in scores_HT]
         return torch.stack(ranks).int().numpy()
-    bits_HT = scores_TH.T.float().contiguous().numpy().view(np.int32)
+    bits_HT = np.ascontiguousarray(scores_TH.float().numpy().T).view(np.int32)
     ranks_HT = bits_HT & 0x7FFFFFFF
     is_nan_HT = ranks_HT > 0x7F800000 if ranks_HT.max(initial=0) > 0x7F800000 else None
     if ranks_HT.min(initial=0x00800000) < 0x00800000:
@@ -123,6 +123,17 @@ def _most_voted(ranks_HT: np.ndarray, edges_B1: np.ndarray, counts_B: np.ndarray
     return _smallest_of_bags(votes_T, edges_B1, counts_B)
 
 
+def _words_of_rows(
+    keys_B: Tensor, rows_P: np.ndarray, edges_P: np.ndarray, edges_B1: np.ndarray
+) -> np.ndarray:
+    """The words that the bags' streams have for some rows of the batch: int64, P."""
+    keys = keys_B.numpy()
+    if len(keys) == 1:
+        return words_at(keys, rows_P)
+    sizes_B = np.diff(edges_P)
+    return words_at(np.repeat(keys, sizes_B), rows_P - np.repeat(edges_B1[:-1], sizes_B))
+
+
 def select(scores_TH: Tensor, offsets_B1: Tensor, counts: MaskCounts, keys: MaskKeys) -> Selection:
     """See `ops.select`."""
     edges_B1 = offsets_B1.numpy()
@@ -132,15 +143,13 @@ def select(scores_TH: Tensor, offsets_B1: Tensor, counts: MaskCounts, keys: Mask
     )
     num_high, num_low, num_random = (sum(c.tolist()) for c in (high_B, low_B, random_B))
     masked_T = np.zeros(total, bool)
-    ranks_HT = _ranks(scores_TH[:total].detach()) if num_high or num_low else np.empty((0, total), np.int32)
+    ranks_HT = _ranks(scores_TH.detach()[:total]) if num_high or num_low else np.empty((0, total), np.int32)
     if num_high:
         pool_T = _most_voted(~ranks_HT, edges_B1, pool_B * (high_B > 0))
         rows_P = np.flatnonzero(pool_T)
         if num_high < len(rows_P):
             edges_P = np.searchsorted(rows_P, edges_B1)
-            sizes_P = np.diff(edges_P)
-            keys_P, start_P = np.repeat(keys.high_B.numpy(), sizes_P), np.repeat(edges_B1[:-1], sizes_P)
-            words_P = words_at(keys_P, rows_P - start_P)
+            words_P = _words_of_rows(keys.high_B, rows_P, edges_P, edges_B1)
             rows_P = rows_P[_smallest_of_bags(words_P, edges_P, high_B)]
         masked_T[rows_P] = True
     if num_low:
@@ -160,9 +169,7 @@ def select(scores_TH: Tensor, offsets_B1: Tensor, counts: MaskCounts, keys: Mask
         kept_K = np.flatnonzero(~masked_T)
         kept_edges = np.searchsorted(kept_K, edges_B1)
     return Selection(
-        kept_K=torch.from_numpy(kept_K),
-        offsets_B1=torch.from_numpy(kept_edges),
-        masked_high=torch.tensor(num_high),
-        masked_low=torch.tensor(num_low),
-        masked_random=torch.tensor(num_random),
+        torch.from_numpy(kept_K),
+        torch.from_numpy(kept_edges),
+        *torch.from_numpy(np.array([num_high, num_low, num_random])).unbind(),
     )

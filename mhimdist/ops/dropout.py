@@ -59,3 +59,21 @@ def relu_dropout(
 
         return _dropout.keyed_dropout(values_TE, threshold, offsets_B1, keys_B, site, True)
     return _dropout_cpu.ReluDropout.apply(values_TE, threshold, offsets_B1, mix(keys_B + site), inplace)
+
+
+def relu_dropout_block(
+    values_RE: Tensor, share: float, offsets_B1: Tensor, keys_B: Tensor | None, start: int, out_RE: Tensor
+) -> None:
+    """Some rows of `relu_dropout`, on the CPU and without gradient: what a block at a time is written by.
+
+    Args:
+        values_RE: the rows from row `start` of the packed instances on.
+        share, offsets_B1, keys_B: see `keyed_dropout`.
+        start: number of the first row.
+        out_RE: the result is written here; it may be the values.
+    """
+    threshold = round(share * 256)
+    if keys_B is None or threshold == 0:
+        torch.clamp_min(values_RE, 0, out=out_RE)
+    else:
+        _dropout_cpu.relu_drop(values_RE, threshold, offsets_B1, mix(keys_B), start, out_RE)

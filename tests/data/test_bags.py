@@ -15,7 +15,11 @@ def test_bags_are_laid_end_to_end():
 def test_select_keeps_rows_and_identity():
     bags = PackedBags.from_list([torch.arange(4.0)[:, None], torch.arange(2.0)[:, None]])
     kept = bags.select(torch.tensor([1, 3, 5]), torch.tensor([0, 2, 3]))
-    assert kept.features_TD.squeeze(1).tolist() == [1, 3, 1]
+    assert kept.block(slice(None)).squeeze(1).tolist() == [1, 3, 1]
+    assert kept.block(slice(1, 3)).squeeze(1).tolist() == [3, 1]
+    assert (kept.num_rows, bags.num_rows) == (3, 6)
+    again = kept.select(torch.tensor([0, 2]), torch.tensor([0, 1, 2]))
+    assert again.to("cpu").block(slice(None)).squeeze(1).tolist() == [1, 1]
     assert (kept.keys, kept.ids_B.tolist()) == (bags.keys, bags.ids_B.tolist())
 
 
