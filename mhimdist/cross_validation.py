@@ -251,7 +251,11 @@ def run_units(execution: Execution, units: Mapping[str, Unit], data: Location) -
         try:
             outcome = ray.get(done)
         except ray.exceptions.RayError as error:
-            outcome = f"its process was lost: {str(error).strip().splitlines()[0]}"
+            lines = str(error).strip().splitlines()
+            if isinstance(error, ray.exceptions.RayTaskError):  # such as an import that fails there
+                outcome = f"its process could not run it: {lines[-1]}"
+            else:
+                outcome = f"its process was lost: {lines[0]}"
             units[digest].folder.mkdir(parents=True, exist_ok=True)
             atomic.write_text(units[digest].folder / ERROR_FILE, str(error))
         outcomes[digest] = outcome
