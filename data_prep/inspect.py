@@ -28,6 +28,8 @@ from mhimdist.data.manifest import Manifest
 from mhimdist.errors import ManifestError
 
 BLOCK_BYTES = 2**22
+ODD_FACTOR = 5.0
+"""A bag is odd whose standard deviation is so many times the median bag's, or so many times less."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,15 @@ def inspect(
         described = list(threads.map(lambda row: describe_bag(folder, row), rows))
         seen = list(threads.map(look, rows)) if values else []
     odd = []
+    usual = float(np.median([found.deviation for found in seen])) if seen else 0.0
     for row, found in zip(rows, seen, strict=bool(values)):
         if found.num_bad:
-            odd.append((row["slide"], f"{found.num_bad} features are NaN or infinite"))
+            odd.append((row["slide"], f"{found.num_bad} of its features are NaN or infinite"))
         elif found.constant:
             odd.append((row["slide"], f"all of its {row['num_instances']} instances are the same"))
+        elif not usual / ODD_FACTOR <= found.deviation <= usual * ODD_FACTOR:
+            what = f"standard deviation {found.deviation:.3g}, the median bag's is {usual:.3g}"
+            odd.append((row["slide"], what))
     return Inspection(manifest, described, seen, odd + _duplicates(folder, rows))
 
 
@@ -153,9 +159,8 @@ def tables(found: Inspection) -> list[Table]:
     """The data set as a table, its classes as another, and odd bags, if there are any, as a third."""
     info, rows = found.manifest.info, found.manifest.rows
     size_N, label_N = rows["num_instances"].to_numpy(), rows["label"].to_numpy()
-    about = Table(
-        title=f"{info.name}: {info.description or 'no description'}", box=box.SIMPLE, show_header=False
-    )
+    title = f"{info.name}: {info.description or 'no description'}"
+    about = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False)
     num_bytes = sum(shard.bytes for shard in info.shards)
     slides_a_case = Counter(rows["case"].to_pylist())
     several = sum(1 for count in slides_a_case.values() if count > 1)
@@ -190,9 +195,9 @@ def tables(found: Inspection) -> list[Table]:
         classes.add_row(name, *(f"{number:,}" for number in numbers))
     if not found.odd:
         return [about, classes]
-    odd = Table(title="Odd bags", box=box.SIMPLE)
+    odd = Table(title="Odd bags", title_justify="left", box=box.SIMPLE)
     odd.add_column("slide", overflow="fold")
-    odd.add_column("what")
+    odd.add_column("what", overflow="fold")
     for slide, what in found.odd:
         odd.add_row(slide, what)
     return [about, classes, odd]

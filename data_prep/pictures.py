@@ -1,6 +1,7 @@
 """The picture of a data set that `data_prep.inspect` draws."""
 
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,29 +63,28 @@ def _sizes(axis: Axes, found: "Inspection") -> None:
     low, high = max(size_N.min(), 1), size_N.max()
     bins = np.geomspace(low * 0.95, high * 1.05, min(40, max(8, len(size_N) // 4))).tolist()
     groups = _groups(found)
-    axis.hist(
-        [size_N[mask_N] for _, _, mask_N in groups],
-        bins,
-        stacked=True,
-        color=[colour for _, colour, _ in groups],
-        label=[name for name, _, _ in groups],
-    )
+    # The classes' panel says which colour is whose.
+    colours = [colour for _, colour, _ in groups]
+    axis.hist([size_N[mask_N] for _, _, mask_N in groups], bins, stacked=True, color=colours)
     axis.set(xscale="log", xlabel="instances of a bag", ylabel="bags", title="Bag sizes")
-    axis.axvline(float(np.median(size_N)), color="black", linewidth=1, linestyle="--")
-    axis.text(float(np.median(size_N)), axis.get_ylim()[1], f" median {np.median(size_N):,.0f}", va="top")
-    axis.legend(frameon=False)
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    median = float(np.median(size_N))
+    axis.axvline(median, color="black", linewidth=1, linestyle="--", label=f"median {median:,.0f}")
+    axis.margins(y=0.2)
+    axis.legend(frameon=False, loc="upper right")
 
 
 def _classes(axis: Axes, found: "Inspection") -> None:
     case_N = np.array(found.manifest.rows["case"].to_pylist())
     groups = _groups(found)
     counts = [int(mask_N.sum()) for _, _, mask_N in groups]
-    bars = axis.barh([name for name, _, _ in groups], counts, color=[colour for _, colour, _ in groups])
+    names = [fill(name, 22) for name, _, _ in groups]
+    bars = axis.barh(names, counts, color=[colour for _, colour, _ in groups])
     cases = [len(set(case_N[mask_N])) for _, _, mask_N in groups]
     axis.bar_label(
         bars, [f" {count:,} bags, {case:,} cases" for count, case in zip(counts, cases, strict=True)]
     )
-    axis.set(xlabel="bags", title="Classes", xlim=(0, max(counts) * 1.45))
+    axis.set(xlabel="bags", title="Classes", xlim=(0, max(counts) * 1.6))
     axis.invert_yaxis()
 
 

@@ -367,10 +367,14 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=2**30,
         metavar="N",
-        help="size at which a new shard is begun (default: %(default)s)",
+        help="size at which a new shard is begun (default: %(default)s, 1 GiB)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the order of bags over shards (default: %(default)s)"
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of the order of bags over shards (default: %(default)s)",
     )
     parser.add_argument(
         "--workers",

@@ -19,7 +19,7 @@ from mhimdist.config import TrainConfig
 from mhimdist.data.bags import BagSource, PackedBags
 from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.residency import resident
-from mhimdist.data.sampler import epoch_plan
+from mhimdist.data.sampler import epoch_plan, warn_of_larger_bags
 from mhimdist.data.splits import Split
 from mhimdist.draws import Draws
 from mhimdist.errors import PreemptedError
@@ -117,6 +117,8 @@ class Trainer:
             Teacher(config.teacher, self.student, pretrained) if config.teacher.kind != "none" else None
         )
         self._train_rows = bags.rows_of(split.train)
+        if self.workers.rank == 0:
+            warn_of_larger_bags(bags, self._train_rows, config.max_instances)
         self._best_weights = _copy(self.student)
         # On several workers this copies worker 0's weights to all others, before a checkpoint is loaded.
         self.train_step = TrainingStep(config, self.student, self.teacher, self.workers)

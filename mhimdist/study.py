@@ -102,8 +102,15 @@ class SweepStudy:
                 found.append(Proposal(trial.number, self._config(trial), is_resumed=True))
         return found
 
+    def change(self, number: int, changes: Mapping[str, Any]) -> Proposal:
+        """Change settings of a trial that runs which are no parameters of it; returns it as it is now."""
+        trial = self.trials[number]
+        all_changes = json.loads(trial.user_attrs[CHANGES]) | dict(changes)
+        self._live(trial).set_user_attr(CHANGES, json.dumps(all_changes))
+        return Proposal(number, self.config(number), is_resumed=True)
+
     def started(self, number: int) -> None:
-        """Note that a trial starts, for the first time or again."""
+        """Note that a start of the sweep begins with a trial, for the first time or again."""
         trial = self._live(self.trials[number])
         trial.set_user_attr(STARTS, trial.user_attrs.get(STARTS, 0) + 1)
 

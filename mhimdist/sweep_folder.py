@@ -24,6 +24,7 @@ from mhimdist.sweep import Sweep
 from mhimdist.trial import Fold, folds_of
 
 IDENTITY_FILE = "sweep.json"
+STOP_FILE = "stop"
 _CLOCK_FILE = "clock.json"
 
 CHANGEABLE = frozenset(
@@ -114,6 +115,11 @@ class SweepFolder:
                 "go on with it, or --fresh to delete it"
             )
         return True
+
+    @property
+    def stop_file(self) -> Path:
+        """Asks all trials, wherever they run, to save themselves and end."""
+        return self.path / STOP_FILE
 
     def trial(self, number: int) -> Path:
         """Where trial `number` leaves its configuration, environment, histories and weights."""

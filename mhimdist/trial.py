@@ -10,7 +10,7 @@ import itertools
 import json
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
@@ -23,7 +23,7 @@ from mhimdist.config import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
 from mhimdist.engine import EpochRecord, Trainer
-from mhimdist.errors import RunLockedError
+from mhimdist.errors import PreemptedError, RunLockedError
 from mhimdist.first_stage import open_trainer
 from mhimdist.run_folder import HISTORY, Saving
 
@@ -90,16 +90,31 @@ class Run(Protocol):
     """A fold in training, in this process or elsewhere."""
 
     def next_epoch(self) -> Epoch:
-        """Train an epoch. Those of an earlier start come first, without training."""
+        """Train an epoch. Those of an earlier start come first, without training.
+
+        Raises:
+            PreemptedError: all runs were asked to stop; this one has saved itself.
+        """
 
     def close(self) -> None:
-        """End it where it is."""
+        """End it where it is, for good."""
+
+    def let_go(self) -> None:
+        """End it where it is; another start goes on with it."""
 
 
 class FoldRun:
     """A fold in training in this process."""
 
-    def __init__(self, fold: Fold, bags: BagSource, cache: Path, num_threads: int, saving: Saving) -> None:
+    def __init__(
+        self,
+        fold: Fold,
+        bags: BagSource,
+        cache: Path,
+        num_threads: int,
+        saving: Saving,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Prepare the run; its networks are built, or its last checkpoint read, by the first epoch asked for.
 
         Args:
@@ -108,15 +123,20 @@ class FoldRun:
             cache: of first-stage networks.
             num_threads: compute threads.
             saving: when checkpoints are made.
+            stop: whether all runs are asked to stop.
         """
         self.fold = fold
-        self._bags, self._cache, self._num_threads, self._saving = bags, cache, num_threads, saving
+        self._bags, self._cache, self._num_threads = bags, cache, num_threads
+        self._saving, self._stop = saving, stop
         self._trainer: Trainer | None = None
         self._epochs: Iterator[Epoch] | None = None
 
     def next_epoch(self) -> Epoch:
         """See `Run.next_epoch`."""
         torch.set_num_threads(self._num_threads)
+        if self._stop():
+            self.let_go()
+            raise PreemptedError(f"{self.fold.name} was stopped; the same command goes on with it")
         if self._epochs is None:
             self._epochs = self._found() if self.fold.is_done else self._trained()
         return next(self._epochs)
@@ -126,6 +146,13 @@ class FoldRun:
         self._epochs = None
         if self._trainer is not None and self._trainer.history:
             self._leave(self._trainer)
+        self._trainer = None
+
+    def let_go(self) -> None:
+        """See `Run.let_go`; waits for the checkpoint that is being written."""
+        self._epochs = None
+        if self._trainer is not None and self._trainer.folder is not None:
+            self._trainer.folder.unlock()
         self._trainer = None
 
     def _found(self) -> Iterator[Epoch]:
@@ -155,6 +182,7 @@ class FoldRun:
                     self.fold.folder,
                     self._cache,
                     saving=self._saving,
+                    stop=self._stop,
                 )
             except RunLockedError:
                 if time.monotonic() > deadline:
@@ -238,9 +266,15 @@ class TrialRun:
         return self._progress(step)
 
     def close(self) -> None:
-        """End the runs where they are."""
+        """End the runs where they are, for good."""
         for run in self._runs:
             run.close()
+        self._runs = ()
+
+    def let_go(self) -> None:
+        """End the runs where they are; another start goes on with them."""
+        for run in self._runs:
+            run.let_go()
         self._runs = ()
 
     def _progress(self, step: int) -> Progress:
@@ -262,12 +296,22 @@ class TrialRun:
 class Starter:
     """Makes a trial's runs in this process, and steps through them one after the other."""
 
-    def __init__(self, bags: BagSource, cache: Path, num_threads: int, saving: Saving) -> None:
+    def __init__(
+        self,
+        bags: BagSource,
+        cache: Path,
+        num_threads: int,
+        saving: Saving,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.bags, self.cache, self.num_threads, self.saving = bags, cache, num_threads, saving
+        self.stop = stop
 
     def wave(self, folds: Sequence[Fold]) -> Sequence[Run]:
         """The runs of folds that are to run at once."""
-        return [FoldRun(fold, self.bags, self.cache, self.num_threads, self.saving) for fold in folds]
+        return [
+            FoldRun(fold, self.bags, self.cache, self.num_threads, self.saving, self.stop) for fold in folds
+        ]
 
     def epoch(self, runs: Sequence[Run]) -> list[Epoch]:
         """An epoch of each run."""

@@ -16,12 +16,9 @@ import hashlib
 import json
 import logging
 import os
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import ray
@@ -36,16 +33,18 @@ from mhimdist.cross_validation import worker_group
 from mhimdist.data.loader import BagShards, open_bags
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.splits import Split
-from mhimdist.errors import PreemptedError, SweepError
+from mhimdist.errors import MhimdistError, SweepError
 from mhimdist.finals import finish
 from mhimdist.planner import Calibration, Node, Plan, plan
 from mhimdist.report import formats
 from mhimdist.report.live import Watch, say
+from mhimdist.room import is_out_of_memory
 from mhimdist.space import SpaceFunction
+from mhimdist.stopping import Stopping
 from mhimdist.study import SweepStudy, best_params
 from mhimdist.sweep import Sweep
-from mhimdist.sweep_folder import Clock, SweepFolder
-from mhimdist.tune_driver import Driver, Following, StudyScheduler, StudySearcher
+from mhimdist.sweep_folder import SweepFolder
+from mhimdist.tune_driver import Driver, Following, StudyScheduler, StudySearcher, WhenAllAreSaved
 from mhimdist.tune_trial import SweepTrial, Task, calibrate, make_first_stage
 
 __all__ = ["Sweep", "run_sweep"]
@@ -83,20 +82,21 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
     trackers(sweep)  # what is not installed is said before anything is written
     folder = SweepFolder(sweep)
     with folder.driving():
+        folder.stop_file.unlink(missing_ok=True)
         is_found = folder.claim(
             {"space": facts.digest, "bags": bags.digest, "splits": [split.digest() for split in splits]}
         )
         study = SweepStudy(sweep, space, facts, folder.url, first)
         for number, split in enumerate(splits, 1):
             split.save(folder.path / f"split-{number}.json")
-        task = Task(sweep, splits, absolute(data), folder.path / "trials")
+        task = Task(sweep, splits, absolute(data), folder.path / "trials", folder.stop_file)
         _announce(bags, splits, study, folder, notes, is_found)
         cluster.connect()
-        if sweep.workers > 1:
-            task = Task(sweep, splits, task.data, task.trials, worker_group(sweep))
-        clock = folder.clock()
-        _run_trials(study, task, folder, clock)
-        return finish(study, task, folder, bags)
+        with Stopping(f"{sweep.name} was stopped; the same command goes on with it") as stopping:
+            if sweep.workers > 1:
+                task = replace(task, group=worker_group(sweep))
+            _run_trials(study, task, folder, bags, stopping)
+            return finish(study, task, folder, bags)
 
 
 def _announce(
@@ -125,16 +125,22 @@ def _announce(
     say(f"       tensorboard --logdir {folder.path / 'ray'}")
 
 
-def _run_trials(study: SweepStudy, task: Task, folder: SweepFolder, clock: Clock) -> None:
+def _run_trials(
+    study: SweepStudy, task: Task, folder: SweepFolder, bags: BagShards, stopping: Stopping
+) -> None:
     """Run what is left to run; what trials leave is in the study and in their folders."""
-    sweep = study.sweep
+    sweep, clock = study.sweep, folder.clock()
     unfinished = study.unfinished(MAX_STARTS)
     num_left = len(unfinished) + max(0, sweep.num_trials - len(study.trials))
     if not num_left:
         return
-    planned = _plan(task, num_left)
+    share = cluster.resources(sweep.cpus_per_run, sweep.gpus_per_run)
+    measuring = _measuring(task, share)
+    # Where runs share GPUs, only the calibration says how many of them fit on one.
+    stages = [] if share["gpu"] else _first_stages(task, share["cpu"], 0.0)
+    planned = plan(sweep, _calibration(task, measuring), _nodes(), num_left)
     say(planned.text(sweep))
-    _make_first_stages(task, planned)
+    stages = stages or _first_stages(task, planned.cpus, planned.gpus)
     watch = Watch(get_console(), num_trials=max(sweep.num_trials, len(study.trials)), at_once=planned.at_once)
     for trial in study.trials:
         if trial.state.is_finished():
@@ -144,8 +150,18 @@ def _run_trials(study: SweepStudy, task: Task, folder: SweepFolder, clock: Clock
     for name in ("execution.tune_controller", "tune", "analysis.experiment_analysis"):
         logging.getLogger(f"ray.tune.{name}").setLevel(logging.CRITICAL)
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it would end trials for good
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(planned.at_once)
-    driver = Driver(study, folder, watch, clock, unfinished, planned.at_once)
+    driver = Driver(
+        study,
+        folder,
+        watch,
+        clock,
+        unfinished,
+        planned.at_once,
+        sizes_N=bags.sizes_N[bags.rows_of(sorted({key for split in task.splits for key in split.train}))],
+        is_asked_to_stop=lambda: stopping.is_asked,
+    )
     start = f"start-{time.time_ns()}"
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(SweepTrial, task=task), _resources(sweep, planned)),
@@ -162,17 +178,17 @@ def _run_trials(study: SweepStudy, task: Task, folder: SweepFolder, clock: Clock
             name=start,
             verbose=0,
             callbacks=[Following(driver), *trackers(sweep)],
+            stop=WhenAllAreSaved(driver),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs make their own
         ),
     )
-    with watch, _interrupting_on_sigterm():
+    with watch, stopping.gently():
         tuner.fit()
     clock.save()
-    if driver.num_live:
-        raise PreemptedError(
-            f"{sweep.name} was stopped with {formats.count(driver.num_live, 'trial')} running; the same "
-            "command goes on with it"
-        )
+    if stopping.is_asked:
+        say(f"stopped with {formats.count(driver.num_live, 'trial')} to go on with")
+        raise KeyboardInterrupt  # of a SIGTERM, `stopping` makes a PreemptedError
+    del stages  # until now, so that Ray did not end them
 
 
 def _trial_name(trial: Trial) -> str:
@@ -189,25 +205,56 @@ def _resources(sweep: Sweep, planned: Plan) -> PlacementGroupFactory:
     return PlacementGroupFactory([bundle] * sweep.parallel_folds)
 
 
-def _plan(task: Task, num_trials: int) -> Plan:
-    """Calibrate once for a configuration, and plan with the cluster as it is now."""
+def _calibration_file(task: Task) -> Path:
+    """Where the calibration of a sweep's base configuration is kept, for all sweeps of a home."""
     sweep = task.sweep
     made_of = f"{sweep.train.digest()} {task.splits[0].digest()} {sweep.num_threads}"
     name = hashlib.blake2b(made_of.encode(), digest_size=8).hexdigest()
-    file = sweep.home.resolve() / "cache" / "calibration" / f"{name}.json"
-    if not file.exists():
-        share = cluster.resources(sweep.cpus_per_run, sweep.gpus_per_run)
-        # A process of its own, which ends: what it takes is what is measured.
-        measuring = ray.remote(max_calls=1)(calibrate).options(
-            num_cpus=share["cpu"],
-            num_gpus=1 if share["gpu"] else 0,
-            runtime_env={"env_vars": {"MHIMDIST_MEASURED": name}},
-        )
-        calibration = ray.get(measuring.remote(task))
+    return sweep.home.resolve() / "cache" / "calibration" / f"{name}.json"
+
+
+def _measuring(task: Task, share: Mapping[str, float]) -> ray.ObjectRef | None:
+    """Begin to calibrate, unless that was done before."""
+    file = _calibration_file(task)
+    if file.exists():
+        return None
+    # A process of its own, which ends: what it takes is what is measured.
+    measuring = ray.remote(max_calls=1)(calibrate).options(
+        num_cpus=share["cpu"],
+        num_gpus=1 if share["gpu"] else 0,
+        runtime_env={"env_vars": {"MHIMDIST_MEASURED": file.stem}},
+    )
+    return measuring.remote(task)
+
+
+def _calibration(task: Task, measuring: ray.ObjectRef | None) -> Calibration:
+    """What a run of the base configuration takes.
+
+    Raises:
+        SweepError: it does not fit into memory even alone.
+        MhimdistError: what else keeps it from training, such as features that are not finite.
+    """
+    file = _calibration_file(task)
+    if measuring is not None:
+        try:
+            calibration = ray.get(measuring)
+        except ray.exceptions.RayError as error:
+            cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+            if is_out_of_memory(cause):
+                raise SweepError(
+                    "the base configuration ran out of memory while it was calibrated, alone: make the model "
+                    f"smaller, or steps by train.max_instances ({' '.join(str(cause).split())[:200]})"
+                ) from None
+            if isinstance(cause, MhimdistError):
+                raise cause from None
+            raise
         file.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_text(file, json.dumps(asdict(calibration)))
-    calibration = Calibration(**json.loads(file.read_text()))
-    nodes = [
+    return Calibration(**json.loads(file.read_text()))
+
+
+def _nodes() -> list[Node]:
+    return [
         Node(
             cpus=node["Resources"].get("CPU", 0.0),
             gpus=node["Resources"].get("GPU", 0.0),
@@ -216,26 +263,24 @@ def _plan(task: Task, num_trials: int) -> Plan:
         for node in ray.nodes()
         if node["Alive"]
     ]
-    return plan(sweep, calibration, nodes, num_trials)
 
 
-def _make_first_stages(task: Task, planned: Plan) -> None:
-    """Train the first stage of every fold and seed once, all at the same time, before trials wait for them.
+def _first_stages(task: Task, cpus: float, gpus: float) -> list[ray.ObjectRef]:
+    """Begin to train the first stage of every fold and seed, all at the same time.
 
-    Trials whose network or optimiser differs from the base's make theirs when they come to it.
+    A trial that comes to one of them waits for it. Trials whose network or optimiser differs from the base's
+    make theirs when they come to it.
     """
     sweep = task.sweep
     teacher = sweep.train.teacher
     if not teacher.is_pretrained or teacher.weights is not None or task.group is not None:
-        return
+        return []
     making = ray.remote(make_first_stage).options(
-        num_cpus=planned.cpus, num_gpus=planned.gpus, max_retries=sweep.max_failures
+        num_cpus=cpus, num_gpus=gpus, max_retries=sweep.max_failures
     )
     configs = [sweep.train.model_copy(update={"seed": seed}) for seed in sweep.run_seeds]
     say(f"first stages: {formats.count(len(configs) * len(task.splits), 'network')}, shared by all trials")
-    left = [making.remote(config, task, split) for config in configs for split in task.splits]
-    while left:
-        _, left = ray.wait(left)
+    return [making.remote(config, task, split) for config in configs for split in task.splits]
 
 
 def trackers(sweep: Sweep) -> list[tune.Callback]:
@@ -261,16 +306,3 @@ def trackers(sweep: Sweep) -> list[tune.Callback]:
 
     uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{sweep.home.resolve() / 'mlflow.db'}")
     return [*found, MLflowLoggerCallback(tracking_uri=uri, experiment_name=sweep.name)]
-
-
-@contextmanager
-def _interrupting_on_sigterm() -> Iterator[None]:
-    """Have SIGTERM end Ray Tune as Ctrl-C does: trials are let go where they are."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,10 +1,13 @@
 """What drives a sweep's trials under Ray Tune: it asks the study, tells it, and remembers nothing itself."""
 
 import json
+import shutil
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -13,14 +16,18 @@ from ray.tune.search import Searcher
 from mhimdist import atomic
 from mhimdist.report import formats
 from mhimdist.report.live import Watch
+from mhimdist.room import Room, is_out_of_memory, smaller_step
 from mhimdist.study import Proposal, SweepStudy
 from mhimdist.sweep import COSTS, OBJECTIVE
 from mhimdist.sweep_folder import Clock, SweepFolder
 from mhimdist.tune_trial import ERROR_FILE
 
+SAVING_S = 60.0
+"""How long trials that were asked to stop may take to save themselves."""
+
 
 class Driver:
-    """What searcher, scheduler and callback share: it lives in the one process that drives the sweep."""
+    """What searcher, scheduler and callbacks share: it lives in the one process that drives the sweep."""
 
     def __init__(
         self,
@@ -30,14 +37,33 @@ class Driver:
         clock: Clock,
         unfinished: list[Proposal],
         at_once: int,
+        *,
+        sizes_N: np.ndarray,
+        is_asked_to_stop: Callable[[], bool] = lambda: False,
     ) -> None:
+        """Drive what is left of a sweep.
+
+        Args:
+            study, folder, watch, clock: of the sweep.
+            unfinished: trials of an earlier start, which come first.
+            at_once: trials that may run at the same time.
+            sizes_N: instances of each bag.
+            is_asked_to_stop: by a signal.
+        """
         self.study, self.folder, self.watch, self.clock = study, folder, watch, clock
         self._waiting = unfinished
-        self._limit = at_once
+        self._sizes_N, self._is_asked_to_stop = sizes_N, is_asked_to_stop
+        self._room = Room(at_once)
         self._live: dict[str, Proposal] = {}
+        self._accompanied: set[str] = set()
+        self._alone: set[int] = set()
+        self._started: set[int] = set()
         self._reasons: dict[str, str] = {}
+        self._errors: dict[str, str] = {}
         self._losses: Counter[int] = Counter()
-        self._out_of_memory: set[int] = set()
+        self._num_saved = 0
+        self._deadline: float | None = None
+        self.is_over = False
 
     def __reduce__(self) -> Any:
         return _nothing, ()  # Ray keeps a copy of its searcher on disk, which nothing here reads
@@ -45,11 +71,11 @@ class Driver:
     @property
     def num_live(self) -> int:
         """Trials that were started and have not ended."""
-        return len(self._live) + len(self._waiting)
+        return len(self._live) + len(self._waiting) + self._num_saved
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's configuration for Ray, None to wait, or that there is no more."""
-        if len(self._live) >= self._limit:
+        if len(self._live) >= self._room.limit or self._is_asked_to_stop():
             return None
         proposal = self._waiting.pop(0) if self._waiting else self.study.propose()
         if proposal is None:
@@ -57,8 +83,12 @@ class Driver:
         trial = self.folder.trial(proposal.number)
         trial.mkdir(parents=True, exist_ok=True)
         atomic.write_text(trial / "config.json", proposal.config.model_dump_json(indent=1))
-        self.study.started(proposal.number)
+        if proposal.number not in self._started:
+            self._started.add(proposal.number)
+            self.study.started(proposal.number)
         self._live[trial_id] = proposal
+        if len(self._live) > 1:
+            self._accompanied |= self._live.keys()
         sweep = self.study.sweep
         self.watch.progressed(
             proposal.number, num_steps=sweep.num_waves * sweep.train.epochs, all_folds=sweep.num_units
@@ -68,7 +98,7 @@ class Driver:
 
     def decide(self, trial_id: str, result: Mapping[str, Any]) -> str | None:
         """Record what a trial reports; returns why it is to be stopped, or None."""
-        if "failed" in result or trial_id not in self._live:
+        if "units" not in result or trial_id not in self._live:
             return None
         sweep, proposal = self.study.sweep, self._live[trial_id]
         units = json.loads(result["units"])
@@ -98,17 +128,16 @@ class Driver:
         if proposal is None:
             return
         number, study, sweep = proposal.number, self.study, self.study.sweep
+        is_alone = trial_id not in self._accompanied
         if error or result is None:
-            self._losses[number] += 1
-            if self._losses[number] > sweep.max_failures:
-                times = formats.count(self._losses[number], "time")
-                self._failed(number, f"its process was lost {times}: killed, out of memory, or its node gone")
-            else:
-                self._waiting.insert(0, proposal)
-        elif result.get("is_out_of_memory") and self._make_room(number, "ran out of memory"):
-            self._waiting.append(proposal)
+            self._lost(proposal, self._errors.pop(trial_id, ""), is_alone=is_alone)
+        elif result.get("is_saved"):
+            self._num_saved += 1
+            self.watch.left(number)
         elif "failed" in result:
-            self._failed(number, result["failed"])
+            is_full = is_out_of_memory(result["failed"])
+            if not (is_full and self._make_room(proposal, "ran out of memory", is_alone=is_alone)):
+                self._failed(number, result["failed"])
         elif result["is_finished"]:
             # Ray does not ask its scheduler about a trial's last report.
             units = json.loads(result["units"])
@@ -125,26 +154,65 @@ class Driver:
             value = result[OBJECTIVE]
             text = f"validation AUC {value:.3f} after {result['num_epochs']:>3} epochs"
             self.watch.ended(number, "pruned", value, text)
+        if number in self._alone and study.trials[number].state.is_finished():
+            self._room.forget(number)
         self.clock.save()
 
-    def lost(self, number: int, reason: str) -> None:
-        """Say that a trial's process was lost, after it was put back to be started again."""
-        if not any(proposal.number == number for proposal in self._waiting):
+    def broke(self, trial_id: str, error: str) -> None:
+        """Note why Ray lost a trial, before `ended` says that it did."""
+        self._errors[trial_id] = error
+
+    def stepped(self, num_running: int) -> None:
+        """Look whether all is to stop; then `is_over` says when every trial has saved itself.
+
+        Args:
+            num_running: trials in processes of theirs now.
+        """
+        if not self._is_asked_to_stop():
             return
-        if "OutOfMemory" in reason or "out of memory" in reason:
-            self._make_room(number, "was killed because its node ran out of memory")
+        if self._deadline is None:
+            self._deadline = time.monotonic() + SAVING_S
+            self.folder.stop_file.touch()
+            running = formats.count(num_running, "running trial")
+            self.watch.say(f"asked to stop: {running} to save; asked again, it ends at once")
+        self.is_over = num_running == 0 or time.monotonic() > self._deadline
+
+    def _lost(self, proposal: Proposal, reason: str, *, is_alone: bool) -> None:
+        """Have a trial whose process was lost go on, unless it happens too often."""
+        number = proposal.number
+        if is_out_of_memory(reason):
+            if self._make_room(proposal, "was killed because its node ran out of memory", is_alone=is_alone):
+                return
+        self._losses[number] += 1
+        if self._losses[number] > self.study.sweep.max_failures:
+            times = formats.count(self._losses[number], "time")
+            self._failed(number, f"its process was lost {times}: killed, out of memory, or its node gone")
+        elif self._losses[number] > 1 and not is_alone and "its node" not in reason:
+            # The kernel's killer leaves no word: what loses its process twice is taken for its victim.
+            self._make_room(proposal, "lost its process again", is_alone=False)
         else:
+            self._waiting.insert(0, proposal)
             self.watch.say(f"trial {number}: its process was lost; it goes on from its last checkpoint")
 
-    def _make_room(self, number: int, what: str) -> bool:
-        """Run fewer trials at once after one ran out of memory; false where that cannot help."""
-        if number in self._out_of_memory or not self._live:
+    def _make_room(self, proposal: Proposal, what: str, *, is_alone: bool) -> bool:
+        """Have a trial that ran out of memory run again with more of it; false where there is none to give."""
+        number = proposal.number
+        if not is_alone:
+            self._room.lower(number, others=len(self._live))
+            self._waiting.append(proposal)
+            at_once = formats.count(self._room.limit, "trial")
+            self.watch.say(f"trial {number} {what}: from now on {at_once} at once, and it runs again")
+            return True
+        self._alone.add(number)
+        max_instances = smaller_step(proposal.config, self._sizes_N)
+        if max_instances is None:
             return False
-        self._out_of_memory.add(number)
-        self._limit = min(self._limit, len(self._live))  # one less than ran when it happened
+        self._waiting.insert(0, self.study.change(number, {"max_instances": max_instances}))
+        for run in self.folder.trial(number).glob("fold-*"):  # of another configuration now
+            shutil.rmtree(run)
         self.watch.say(
-            f"trial {number} {what}: from now on {formats.count(self._limit, 'trial')} at once, and it runs "
-            "again"
+            f"trial {number} {what} with no other beside it: it begins again with steps of at most "
+            f"{max_instances:,} instances"
         )
         return True
 
@@ -196,13 +264,32 @@ class StudyScheduler(FIFOScheduler):
             return TrialScheduler.STOP
         return TrialScheduler.CONTINUE
 
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """See `Driver.broke`."""
+        self._driver.broke(trial.trial_id, str(trial.get_error() or ""))
+
 
 class Following(tune.Callback):
-    """Notes the trials whose process was lost."""
+    """Tells the driver, some ten times a second, how many trials run."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
 
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """See `Driver.lost`."""
-        self._driver.lost(trial.config["number"], str(trial.get_error() or ""))
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """See `Driver.stepped`."""
+        self._driver.stepped(sum(trial.status == Trial.RUNNING for trial in trials))
+
+
+class WhenAllAreSaved(tune.Stopper):
+    """Ends Ray Tune's loop once every trial that was asked to stop has saved itself."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether a trial is to be stopped; its scheduler says that."""
+        return False
+
+    def stop_all(self) -> bool:
+        """See `Driver.stepped`."""
+        return self._driver.is_over

@@ -5,11 +5,13 @@ again would end the same way. What happens to a process ends the trial for Ray, 
 again; its folds then go on from their own checkpoints.
 """
 
+import gc
 import json
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from mhimdist.engine import EpochRecord
 from mhimdist.errors import PreemptedError
 from mhimdist.first_stage import first_stage
 from mhimdist.planner import Calibration
+from mhimdist.room import is_out_of_memory
 from mhimdist.run_folder import Saving
 from mhimdist.sweep import Sweep
 from mhimdist.train import STOP_FILE, Group, train
@@ -60,6 +63,7 @@ class Task:
         splits: of the folds.
         data: folder of shards, or its URL.
         trials: folder of the trials' own.
+        stop_file: there once all trials are to save themselves and end.
         group: the workers of a run, where several train one.
     """
 
@@ -67,6 +71,7 @@ class Task:
     splits: Sequence[Split]
     data: Location
     trials: Path
+    stop_file: Path
     group: Group | None = None
 
     @property
@@ -105,6 +110,9 @@ class SweepTrial(tune.Trainable):
             if self._run is None:
                 self._run = self._open()
             progress = self._run.next_epoch()
+        except PreemptedError:
+            self.cleanup()
+            return {"number": self.number, "is_saved": True, "is_finished": False, "done": True}
         except ray.exceptions.RayError as error:
             if isinstance(error, ray.exceptions.RayTaskError):
                 return self._failed(error)
@@ -125,9 +133,11 @@ class SweepTrial(tune.Trainable):
 
     def cleanup(self) -> None:
         """End the trial where it is: it was stopped, or has ended by itself."""
-        if self._run is not None:
-            self._run.close()
-            self._run = None
+        run, self._run = self._run, None
+        if run is not None and self.task.stop_file.exists():
+            run.let_go()
+        elif run is not None:
+            run.close()
 
     def _open(self) -> TrialRun:
         task, sweep = self.task, self.task.sweep
@@ -148,13 +158,19 @@ class SweepTrial(tune.Trainable):
 
     def _failed(self, error: Exception) -> dict[str, Any]:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-        self.cleanup()
+        details = "".join(traceback.format_exception(error))
+        traceback.clear_frames(error.__traceback__)  # what was being computed would stay in memory with them
+        run, self._run = self._run, None
+        if run is not None and is_out_of_memory(cause):
+            run.let_go()  # it may run again, with fewer beside it
+        elif run is not None:
+            run.close()
+        gc.collect()
         torch.cuda.empty_cache()
-        atomic.write_text(self.folder / ERROR_FILE, "".join(traceback.format_exception(error)))
+        atomic.write_text(self.folder / ERROR_FILE, details)
         return {
             "number": self.number,
             "failed": f"{type(cause).__name__}: {' '.join(str(cause).split())}",
-            "is_out_of_memory": isinstance(cause, MemoryError | torch.OutOfMemoryError),
             "is_finished": False,
             "done": True,
         }
@@ -162,7 +178,8 @@ class SweepTrial(tune.Trainable):
 
 def starter(task: Task) -> Starter:
     """Who makes a trial's runs in this process."""
-    return Starter(task.bags(), task.sweep.first_stages, task.sweep.num_threads, task.saving)
+    sweep = task.sweep
+    return Starter(task.bags(), sweep.first_stages, sweep.num_threads, task.saving, task.stop_file.exists)
 
 
 class ParallelStarter(Starter):
@@ -170,7 +187,9 @@ class ParallelStarter(Starter):
 
     def __init__(self, task: Task) -> None:
         sweep = task.sweep
-        super().__init__(task.bags(), sweep.first_stages, sweep.num_threads, task.saving)
+        super().__init__(
+            task.bags(), sweep.first_stages, sweep.num_threads, task.saving, task.stop_file.exists
+        )
         self._task = task
         self._actors: list[Any] = []
 
@@ -224,6 +243,12 @@ class FoldServer:
             self._run.close()
             self._run = None
 
+    def let_go(self) -> None:
+        """See `Run.let_go`."""
+        if self._run is not None:
+            self._run.let_go()
+            self._run = None
+
 
 class RemoteRun:
     """A fold in training in another process."""
@@ -244,24 +269,28 @@ class RemoteRun:
         """See `Run.close`."""
         ray.get(self._actor.close.remote())
 
+    def let_go(self) -> None:
+        """See `Run.let_go`; after the epoch that it may be in."""
+        ray.get(self._actor.let_go.remote())
+
 
 class GroupStarter(Starter):
     """Has each run trained by several workers of Ray Train."""
 
     def __init__(self, task: Task, group: Group) -> None:
-        super().__init__(task.bags(), task.sweep.first_stages, 1, task.saving)
+        super().__init__(task.bags(), task.sweep.first_stages, 1, task.saving, task.stop_file.exists)
         self._task, self._group = task, group
 
     def wave(self, folds: Sequence[Fold]) -> Sequence[Run]:
         """See `Starter.wave`."""
-        return [GroupRun(fold, self._task, self._group) for fold in folds]
+        return [GroupRun(fold, self._task, self._group, self.stop) for fold in folds]
 
 
 class GroupRun:
     """A fold that several workers train together; what they do is read from its history."""
 
-    def __init__(self, fold: Fold, task: Task, group: Group) -> None:
-        self.fold, self._task, self._group = fold, task, group
+    def __init__(self, fold: Fold, task: Task, group: Group, stop: Callable[[], bool]) -> None:
+        self.fold, self._task, self._group, self._stop = fold, task, group, stop
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._epochs: Iterator[Epoch] | None = None
@@ -278,6 +307,10 @@ class GroupRun:
             (self.fold.folder / STOP_FILE).touch()
             self._thread.join()
 
+    def let_go(self) -> None:
+        """See `Run.let_go`."""
+        self.close()
+
     def _follow(self) -> Iterator[Epoch]:
         if not self.fold.is_done:
             self._thread = threading.Thread(target=self._train, daemon=True)
@@ -285,6 +318,8 @@ class GroupRun:
         given = 0
         while True:
             is_over = self._thread is None or not self._thread.is_alive()
+            if not is_over and self._stop():
+                (self.fold.folder / STOP_FILE).touch()
             records: list[EpochRecord] = self.fold.records()
             if is_over and self._error is not None:
                 raise self._error
@@ -303,16 +338,15 @@ class GroupRun:
         fold, sweep = self.fold, self._task.sweep
         try:
             train(fold.config, self._task.data, fold.split, fold.folder, sweep.first_stages, self._group)
-        except PreemptedError:
-            pass
         except Exception as error:
             self._error = error
 
 
 def make_first_stage(config: TrainConfig, task: Task, split: Split) -> None:
-    """Train a first stage into the cache, for all trials that share it."""
+    """Train a first stage into the cache, for all trials that share it, unless they are asked to stop."""
     torch.set_num_threads(task.sweep.num_threads)
-    first_stage(config, task.bags(), split, task.sweep.first_stages)
+    with suppress(PreemptedError):
+        first_stage(config, task.bags(), split, task.sweep.first_stages, stop=task.stop_file.exists)
 
 
 def calibrate(task: Task) -> Calibration:

@@ -90,6 +90,12 @@ def test_a_run_goes_on_within_an_epoch_with_another_reader(
     assert torch.equal(weights_of(other, shards, tmp_path / "run"), expected)
 
 
+def test_bags_above_the_limit_of_a_step_are_said_before_training(shards: Path) -> None:
+    bags = BagShards(shards)
+    with pytest.warns(ConfigWarning, match="max_instances=2 is less than 2 of 2 training bags have"):
+        Trainer(TrainConfig().override(SMALL | {"max_instances": 2}), bags, split_of(bags))
+
+
 def test_a_class_balanced_run_sees_the_rare_class_as_often(bags: MemoryBags) -> None:
     config = TrainConfig().override(SMALL | {"sampling": "class_balanced", "bags_per_step": 3})
     # Cases of 4 bags, every second one of class 1: 10 bags of class 0 train and 2 of class 1.

@@ -1,12 +1,14 @@
 import io
 import json
 
+import numpy as np
 import pytest
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 from rich.console import Console
 
 from mhimdist import samplers, study
+from mhimdist.config import TrainConfig
 from mhimdist.presets import preset
 from mhimdist.report.live import Watch
 from mhimdist.space import Space
@@ -16,6 +18,7 @@ from mhimdist.sweep_folder import SweepFolder
 from mhimdist.tune_driver import Driver
 
 BASE = preset("c16", "abmil").override({"epochs": 3})
+SIZES_N = np.array([100, 400, 300, 50])
 
 
 def space(s: Space) -> None:
@@ -34,7 +37,7 @@ def driver(tmp_path, said) -> Driver:
     folder.path.mkdir(parents=True)
     opened = SweepStudy(sweep, space, samplers.examine(space, BASE), study.sqlite_url(tmp_path / "study.db"))
     watch = Watch(Console(file=said, width=200), num_trials=4, at_once=3)
-    return Driver(opened, folder, watch, folder.clock(), [], at_once=3)
+    return Driver(opened, folder, watch, folder.clock(), [], at_once=3, sizes_N=SIZES_N)
 
 
 def _result(**changes) -> dict:
@@ -43,7 +46,7 @@ def _result(**changes) -> dict:
     return result | changes
 
 
-OUT_OF_MEMORY = {"failed": "MemoryError: full", "is_out_of_memory": True, "is_finished": False}
+OUT_OF_MEMORY = {"failed": "MemoryError: full", "is_finished": False}
 
 
 def test_no_more_run_at_once_than_planned_and_every_trial_ends_once(driver):
@@ -60,37 +63,125 @@ def test_no_more_run_at_once_than_planned_and_every_trial_ends_once(driver):
     assert driver.num_live == 0
 
 
-def test_out_of_memory_lowers_the_number_at_once_and_the_trial_runs_again(driver, said):
+def _run_out_of_memory(driver, trial_id) -> None:
+    driver.ended(trial_id, OUT_OF_MEMORY, error=False)
+
+
+def test_out_of_memory_lowers_the_number_at_once_down_to_one_and_then_fails_alone(driver, said):
     for name in "abc":
         driver.suggest(name)
-    driver.ended("b", _result(**OUT_OF_MEMORY), error=False)
+    _run_out_of_memory(driver, "b")
     assert driver.suggest("d") is None  # two are still running
     assert "trial 1 ran out of memory: from now on 2 trials at once, and it runs again" in said.getvalue()
     driver.ended("a", _result(), error=False)
     assert driver.suggest("d")["number"] == 1
-    driver.ended("d", _result(**OUT_OF_MEMORY), error=False)  # again: it fails alone
+    _run_out_of_memory(driver, "d")
+    assert "from now on 1 trial at once" in said.getvalue()
+    assert driver.suggest("e") is None
+    driver.ended("c", _result(), error=False)
+    assert driver.suggest("e")["number"] == 1
+    assert driver.suggest("f") is None
+    _run_out_of_memory(driver, "e")
     assert driver.study.trials[1].state == TrialState.FAIL
     assert driver.study.trials[1].user_attrs["reason"] == "MemoryError: full"
+    assert driver.study.trials[1].user_attrs["starts"] == 1
+    # It did not fit alone, so the others may run beside each other again.
+    assert driver.suggest("g")["number"] == 3
+    assert driver.suggest("h") is None
+    driver.ended("g", _result(), error=False)
+    assert driver.suggest("h") == Searcher.FINISHED
+    assert [trial.number for trial in driver.study.trials] == [0, 1, 2, 3]
+
+
+def test_a_trial_that_fits_beside_fewer_keeps_it_so_for_the_others(driver):
+    for name in "abc":
+        driver.suggest(name)
+    _run_out_of_memory(driver, "a")
+    driver.ended("b", _result(), error=False)
+    assert driver.suggest("d")["number"] == 0
+    driver.ended("d", _result(), error=False)
+    assert driver.suggest("e")["number"] == 3
+    assert driver.suggest("f") is None  # two at once, of three
+
+
+def test_a_trial_that_is_alone_takes_smaller_steps_before_it_fails(driver, said):
+    driver.study.sweep = driver.study.sweep.model_copy(
+        update={"train": BASE.override({"bags_per_step": 4, "optimizer.rate_rule": "sqrt"})}
+    )
+    driver.suggest("a")
+    left = driver.folder.trial(0) / "fold-1-seed-1" / "checkpoints"
+    left.mkdir(parents=True)
+    for trial_id, max_instances in (("b", 425), ("c", 400)):
+        _run_out_of_memory(driver, {"b": "a", "c": "b"}[trial_id])
+        assert f"begins again with steps of at most {max_instances} instances" in said.getvalue()
+        assert not left.parent.exists()
+        assert driver.suggest(trial_id)["number"] == 0
+        assert driver.study.config(0).max_instances == max_instances
+        config = TrainConfig.model_validate_json((driver.folder.trial(0) / "config.json").read_text())
+        assert config.max_instances == max_instances
+    _run_out_of_memory(driver, "c")  # a step is no smaller than the largest bag
+    assert driver.study.trials[0].state == TrialState.FAIL
+
+
+def _lose(driver, trial_id, reason="ActorDiedError: its worker process has died") -> None:
+    driver.broke(trial_id, reason)
+    driver.ended(trial_id, None, error=True)
 
 
 def test_a_lost_process_starts_its_trial_again_but_not_for_ever(driver, said):
     driver.suggest("a")
-    driver.ended("a", None, error=True)
-    driver.lost(0, "ActorDiedError: the node is gone")
+    _lose(driver, "a")
     assert "trial 0: its process was lost; it goes on from its last checkpoint" in said.getvalue()
     assert driver.suggest("b")["number"] == 0
-    driver.ended("b", None, error=True)
+    _lose(driver, "b")
     assert driver.study.trials[0].state == TrialState.FAIL
     assert "lost 2 times" in driver.study.trials[0].user_attrs["reason"]
 
 
-def test_a_trial_whose_node_ran_out_of_memory_makes_room(driver, said):
-    for name in "abc":
+def test_a_trial_whose_node_ran_out_of_memory_makes_room_and_that_is_no_failure_of_its(driver, said):
+    names = iter("abcdefgh")
+    for _ in range(3):
+        driver.suggest(last := next(names))
+    for limit in (2, 1):
+        _lose(driver, last, "ray.exceptions.OutOfMemoryError: Task was killed")
+        assert f"because its node ran out of memory: from now on {limit} trial" in said.getvalue()
+        driver.ended("ab"[2 - limit], _result(), error=False)
+        assert driver.suggest(last := next(names))["number"] == 2
+    # Alone it may be somebody else's memory: that is lost as often as any process may be.
+    _lose(driver, last, "ray.exceptions.OutOfMemoryError: Task was killed")
+    assert driver.suggest(last := next(names))["number"] == 2
+    _lose(driver, last, "ray.exceptions.OutOfMemoryError: Task was killed")
+    assert driver.study.trials[2].state == TrialState.FAIL
+
+
+def test_a_process_that_is_lost_twice_is_taken_for_a_victim_of_the_kernel(driver, said):
+    driver.study.sweep = driver.study.sweep.model_copy(update={"max_failures": 2})
+    for name in "ab":
         driver.suggest(name)
-    driver.ended("c", None, error=True)
-    driver.lost(2, "ray.exceptions.OutOfMemoryError: task was killed")
-    assert "was killed because its node ran out of memory: from now on 2 trials" in said.getvalue()
+    _lose(driver, "b")
+    assert driver.suggest("c")["number"] == 1
+    _lose(driver, "c")
+    assert "trial 1 lost its process again: from now on 1 trial at once" in said.getvalue()
     assert driver.suggest("d") is None
+
+
+def test_asked_to_stop_it_proposes_nothing_and_is_over_once_all_are_saved(driver, said):
+    driver.suggest("a")
+    driver.suggest("b")
+    driver.stepped(2)
+    assert not driver.folder.stop_file.exists()
+    driver._is_asked_to_stop = lambda: True
+    assert driver.suggest("c") is None
+    driver.stepped(2)
+    assert driver.folder.stop_file.exists()
+    assert "asked to stop: 2 running trials to save" in said.getvalue()
+    driver.ended("a", {"is_saved": True, "is_finished": False}, error=False)
+    driver.stepped(1)
+    assert not driver.is_over
+    driver.stepped(0)
+    assert driver.is_over
+    assert driver.num_live == 2  # the second was waiting for a process
+    assert [trial.state for trial in driver.study.trials] == [TrialState.RUNNING] * 2
 
 
 def test_a_value_that_is_not_finite_fails_alone(driver):

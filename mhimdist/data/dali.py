@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mhimdist.data import memory
 from mhimdist.data.bags import BagSource, PackedBags
 from mhimdist.data.loader import BagShards
-from mhimdist.errors import ConfigError
+from mhimdist.errors import ConfigError, MhimdistError
 
 NUM_THREADS = 2
 PREFETCHED_STEPS = 2
@@ -42,15 +43,21 @@ class DaliBatches:
             bags, steps, dtype, device: as for `read_ahead.read_ahead`.
 
         Raises:
-            ConfigError: DALI is not installed, or the data set is not one of shards.
+            ConfigError: DALI is not installed, or the data set is not one of shards of one dtype.
+            DataError: the largest steps are more than the memory that this process can have.
         """
         if not isinstance(bags, BagShards):
             raise ConfigError(f"loading.reader=dali reads shards, not {type(bags).__name__}")
+        if len(bags.stored_dtypes) > 1:
+            # DALI decodes a batch to one type, and would take the bits of bfloat16 for integers.
+            names = ", ".join(bags.stored_dtypes)
+            raise ConfigError(f"loading.reader=dali reads one dtype, {bags.folder} has {names}; use mmap")
         self._bags, self._dtype, self._device = bags, dtype, device
         self._steps = [np.asarray(rows, np.int64) for rows in steps]
         self._source = (self._payloads(rows_B) for rows_B in self._steps if len(rows_B))
-        self._error: Exception | None = None
+        self._error: MhimdistError | OSError | None = None
         self._next = 0
+        self._require_memory()
         most = max((len(rows_B) for rows_B in self._steps), default=0)
         self._pipeline = self._build(most) if most else None
 
@@ -73,8 +80,8 @@ class DaliBatches:
         assert self._pipeline is not None
         try:
             (decoded,) = self._pipeline.run()
-        except Exception:
-            if self._error is not None:  # the source's, which DALI wraps
+        except RuntimeError:  # what DALI makes of any error of the source's
+            if self._error is not None:
                 raise self._error from None
             raise
         parts = [self._features(decoded[i]) for i in range(len(rows_B))]
@@ -86,6 +93,18 @@ class DaliBatches:
 
     def __exit__(self, *_: object) -> None:
         self._pipeline = None
+
+    def _require_memory(self) -> None:
+        """Refuse steps that are too large together: those in the queue, and the one that is used."""
+        itemsize = max(self._dtype.itemsize, self._bags.dtype.itemsize)
+        row_bytes = self._bags.num_features * itemsize
+        bytes_S = [int(self._bags.sizes_N[rows_B].sum()) * row_bytes for rows_B in self._steps]
+        num_held = PREFETCHED_STEPS + 1
+        most = max((sum(bytes_S[step : step + num_held]) for step in range(len(bytes_S))), default=0)
+        if most:
+            largest = max(range(len(bytes_S)), key=bytes_S.__getitem__)
+            what = memory.describe(self._bags, self._steps[largest], self._dtype)
+            memory.require(most, f"{what}, with {PREFETCHED_STEPS} steps beside it")
 
     def _build(self, most_bags: int):  # type: ignore[no-untyped-def]  # DALI has no types
         try:
@@ -121,9 +140,7 @@ class DaliBatches:
         """What DALI asks for, ahead of the consumer: the .npy files of the next step that has bags."""
         try:
             return next(self._source)
-        except StopIteration:
-            raise
-        except Exception as error:
+        except (MhimdistError, OSError) as error:
             self._error = error
             raise
 

@@ -8,6 +8,7 @@ import math
 import mmap
 import os
 import threading
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -19,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mhimdist.config import Loading
+from mhimdist.config import ConfigWarning, Loading
+from mhimdist.data import memory
 from mhimdist.data.bags import PackedBags, bag_id
 from mhimdist.data.format import (
     COORDS_DTYPE,
@@ -59,6 +61,8 @@ class BagShards:
         synthetic: whether the features were made up rather than computed from slides.
         digest: hash of all the manifest says, the sha256 of every shard included.
         dtype: in which the features are stored; float32 where bags differ in it.
+        stored_dtypes: the names of all that occur.
+        shards: its files, as the manifest lists them.
         folder: where they are, as messages name it.
     """
 
@@ -102,13 +106,15 @@ class BagShards:
         self.sizes_N = rows["num_instances"].to_numpy().astype(np.int64)
         self.ids_N = np.array([bag_id(key) for key in self.keys], dtype=np.int64)
         self.num_features = int(rows["num_features"][0].as_py())
-        stored = {getattr(torch, name) for name in rows["dtype"].unique().to_pylist()}
-        self.dtype: torch.dtype = stored.pop() if len(stored) == 1 else torch.float32
+        self.stored_dtypes: tuple[str, ...] = tuple(sorted(rows["dtype"].unique().to_pylist()))
+        one, *others = self.stored_dtypes
+        self.dtype: torch.dtype = torch.float32 if others else getattr(torch, one)
 
         self._row_of = {key: row for row, key in enumerate(self.keys)}
         self._dtypes: list[str] = rows["dtype"].to_pylist()
         self._shards: list[str] = rows["shard"].to_pylist()
-        self._files = {shard.name: shard for shard in manifest.info.shards}
+        self.shards = manifest.info.shards
+        self._files = {shard.name: shard for shard in self.shards}
         self._members = {
             kind: {
                 part: rows[f"{kind}_{part}"].fill_null(0).to_numpy() for part in ("offset", "bytes", "crc32")
@@ -174,18 +180,18 @@ class BagShards:
                 features are valid until the buffer is filled again.
 
         Raises:
-            DataError: a row is out of range, or `out` is too small or of another dtype.
+            DataError: a row is out of range, `out` is too small or of another dtype, or the batch is larger
+                than the memory that this process can have; the message names its largest bag.
             CorruptShard: a shard's bytes are not those that the manifest describes.
         """
         rows_B = self._checked(rows)
-        sizes_B = torch.from_numpy(self.sizes_N[rows_B])
-        stored = [self._features_ND(row) for row in rows_B.tolist()]
-        if len(stored) == 1 and stored[0].dtype == dtype:
-            features_TD = stored[0]
+        if len(rows_B) == 1 and getattr(torch, self._dtypes[rows_B[0]]) == dtype:
+            features_TD = self._features_ND(int(rows_B[0]))
         else:
-            features_TD = self._buffer(int(sizes_B.sum()), dtype, out)
-            for part_ND, bag_ND in zip(features_TD.split(sizes_B.tolist()), stored, strict=True):
-                part_ND.copy_(bag_ND)
+            features_TD = self._buffer(rows_B, dtype, out)
+            parts = features_TD.split(self.sizes_N[rows_B].tolist())
+            for part_ND, row in zip(parts, rows_B.tolist(), strict=True):
+                part_ND.copy_(self._features_ND(row))
         return PackedBags.of_rows(self, rows_B, features_TD)
 
     def fetch_ahead(self, rows: Iterable[int]) -> None:
@@ -197,7 +203,7 @@ class BagShards:
         if (remote := self._remote) is None:
             return
         cache = self._shard_cache()
-        if sum(shard.bytes for shard in self._files.values()) > cache.limit_bytes:
+        if sum(shard.bytes for shard in self.shards) > cache.limit_bytes:
             return
         waiting = iter(dict.fromkeys(self._shards[row] for row in rows))
 
@@ -238,8 +244,12 @@ class BagShards:
             raise DataError(f"{self.folder} has rows 0 to {len(self) - 1}, got {outside[0]}")
         return rows_B
 
-    def _buffer(self, num_instances: int, dtype: torch.dtype, out: Tensor | None) -> Tensor:
+    def _buffer(self, rows_B: np.ndarray, dtype: torch.dtype, out: Tensor | None) -> Tensor:
+        num_instances = int(self.sizes_N[rows_B].sum())
         if out is None:
+            num_bytes = num_instances * self.num_features * dtype.itemsize
+            if num_bytes >= memory.ASKED_FROM_BYTES:
+                memory.require(num_bytes, memory.describe(self, rows_B, dtype))
             return torch.empty((num_instances, self.num_features), dtype=dtype)
         if out.dtype != dtype or len(out) < num_instances or out.shape[1:] != (self.num_features,):
             raise DataError(
@@ -289,7 +299,13 @@ class BagShards:
         if mapped is None:
             with self._open(self._files[shard]) as file:
                 # ACCESS_COPY, because torch warns of buffers that it could not write to.
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+                try:
+                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+                except OSError as error:
+                    num_bytes = memory.gib(self._files[shard].bytes)
+                    raise DataError(
+                        f"{self.folder}/{shard}: its {num_bytes} cannot be mapped: {error.strerror}"
+                    ) from None
             self._maps[shard] = mapped
             for oldest in tuple(self._maps)[:-MAX_OPEN_SHARDS]:
                 self._maps.pop(oldest, None)
@@ -320,11 +336,28 @@ class BagShards:
 def open_bags(location: Location, loading: Loading | None = None) -> BagShards:
     """A data set as a configuration wants it read; one a process, which keeps its maps and what it checked.
 
+    Warns if a node's cache cannot keep the shards of a remote one.
+
     Raises:
-        ConfigError, ManifestError, RemoteDataError: as `BagShards`.
+        ConfigError: the cache cannot even keep the largest shard; else as `BagShards`.
+        ManifestError, RemoteDataError: as `BagShards`.
     """
     loading = loading or Loading()
-    cache = None
-    if is_remote(location):
-        cache = ShardCache(loading.shard_cache, int(loading.shard_cache_gib * 2**30))
-    return BagShards(location, verify=loading.verify, shard_cache=cache)
+    if not is_remote(location):
+        return BagShards(location, verify=loading.verify)
+    cache = ShardCache(loading.shard_cache, int(loading.shard_cache_gib * 2**30))
+    bags = BagShards(location, verify=loading.verify, shard_cache=cache)
+    limit = f"the {memory.gib(cache.limit_bytes)} of each node's shard cache (loading.shard_cache_gib)"
+    largest = max(bags.shards, key=lambda shard: shard.bytes)
+    if largest.bytes > cache.limit_bytes:
+        raise ConfigError(
+            f"{bags.folder}: {largest.name} alone has {memory.gib(largest.bytes)}, above {limit}"
+        )
+    if (total := sum(shard.bytes for shard in bags.shards)) > cache.limit_bytes:
+        warnings.warn(
+            f"{bags.folder}: its shards have {memory.gib(total)}, above {limit}: every epoch brings them "
+            "again, a shard each time that one of its bags comes after others have pushed it out",
+            ConfigWarning,
+            stacklevel=2,
+        )
+    return bags

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mhimdist.config import Loading
+from mhimdist.data import memory
 from mhimdist.data.bags import BagSource, PackedBags
 from mhimdist.data.loader import BagShards
 from mhimdist.data.residency import DeviceBags, RamBags
@@ -58,6 +59,8 @@ def read_ahead(
 
     Raises:
         ConfigError: the reader is not installed, or cannot read this data set.
+        DataError: the largest steps need more memory than this process can have; the message names their
+            largest bag.
     """
     loading, device = loading or Loading(), torch.device(device)
     if isinstance(bags, BagShards):
@@ -109,20 +112,17 @@ class ReadAhead:
 
         Args:
             bags, steps, dtype, device: as for `read_ahead`.
+
+        Raises:
+            DataError: the buffer is larger than the memory that this process can have.
         """
         self._bags, self._steps, self._dtype, self._device = bags, steps, dtype, torch.device(device)
         self._is_cuda = self._device.type == "cuda"
-        stored = getattr(bags, "dtype", dtype)
+        stored = dtype if isinstance(bags, RamBags) else getattr(bags, "dtype", dtype)
         self._read_dtype = stored if self._is_cuda and stored.itemsize < dtype.itemsize else dtype
-        self._arena = _Arena(
-            [
-                int(bags.sizes_N[np.asarray(rows, np.int64)].sum())
-                * bags.num_features
-                * self._read_dtype.itemsize
-                for rows in steps
-            ],
-            pinned=self._is_cuda,
-        )
+        # A bag that need not be converted is a view of what holds it, and takes no buffer.
+        self._is_view = not self._is_cuda and stored == self._read_dtype
+        self._arena = self._new_arena()
         self._copied: list[torch.cuda.Event | None] = [None, None]
         self._stream = torch.cuda.Stream(self._device) if self._is_cuda else None
         self._given = self._claimed = 0  # steps handed to the consumer; steps made or being made
@@ -204,8 +204,24 @@ class ReadAhead:
                 return
             del made  # or the batch would count as in use
 
+    def _new_arena(self) -> "_Arena":
+        row_bytes = self._bags.num_features * self._read_dtype.itemsize
+        bytes_S = [
+            0
+            if self._is_view and len(rows) == 1
+            else int(self._bags.sizes_N[np.asarray(rows, np.int64)].sum()) * row_bytes
+            for rows in self._steps
+        ]
+        largest = max(range(len(bytes_S)), key=bytes_S.__getitem__, default=0)
+        what = ""
+        if bytes_S and bytes_S[largest]:
+            what = memory.describe(self._bags, self._steps[largest], self._read_dtype)
+        return _Arena(bytes_S, pinned=self._is_cuda, what=f"{what}, with the step beside it")
+
     def _make(self, number: int) -> PackedBags:
         rows = self._steps[number]
+        if self._is_view and len(rows) == 1:
+            return self._bags.load(rows, self._read_dtype)
         num_instances = int(self._bags.sizes_N[np.asarray(rows, np.int64)].sum())
         if (event := self._copied[number % 2]) is not None:
             event.synchronize()
@@ -242,11 +258,11 @@ class _Arena:
         changed: notified when a half becomes free; the condition of all of `ReadAhead`'s state.
     """
 
-    def __init__(self, bytes_S: Sequence[int], *, pinned: bool) -> None:
+    def __init__(self, bytes_S: Sequence[int], *, pinned: bool, what: str) -> None:
         room_S = [-(-num_bytes // _ALIGNMENT) * _ALIGNMENT for num_bytes in bytes_S]
         largest = max((sum(room_S[step : step + 2]) for step in range(len(room_S))), default=0)
         self._pinned, self._is_closed = pinned, False
-        self._buffer = _buffer(max(largest, _ALIGNMENT), pinned=pinned)
+        self._buffer = _buffer(max(largest, _ALIGNMENT), pinned=pinned, what=what)
         self._leases: list[weakref.ref[np.ndarray] | None] = [None, None]
         self.changed = threading.Condition()
 
@@ -282,11 +298,12 @@ class _Arena:
 _spare: dict[bool, np.ndarray] = {}  # the last arena's, pinned or not: its pages need not be asked for again
 
 
-def _buffer(num_bytes: int, *, pinned: bool) -> np.ndarray:
+def _buffer(num_bytes: int, *, pinned: bool, what: str) -> np.ndarray:
     spare = _spare.pop(pinned, None)
     if spare is not None and len(spare) >= num_bytes:
         return spare
     del spare
+    memory.require(num_bytes, what)
     if pinned:
         return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True).numpy()
     pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -6,6 +6,9 @@ Dimensions: N bags of the data set, T instances of a batch or of all bags, B bag
 import fcntl
 import mmap
 import os
+import subprocess
+import sys
+import uuid
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,10 +16,10 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
+from mhimdist.data import memory
 from mhimdist.data.bags import BagSource, PackedBags, bag_id
 from mhimdist.errors import ConfigError
 
@@ -113,13 +116,11 @@ class DeviceBags(_ResidentBags):
         super().__init__(bags)
         device = torch.device(device)
         needed = self._num_values * self.dtype.itemsize
-        free = (
-            torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-        )
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory.free_bytes()[0]
         if needed > 0.9 * free:
             raise ConfigError(
-                f"loading.cache=device: the features are {_gib(needed)}, {device} has {_gib(free)} free "
-                "(a tenth stays so); use ram or none"
+                f"loading.cache=device: the features are {memory.gib(needed)}, {device} has "
+                f"{memory.gib(free)} free (a tenth stays so); use ram or none"
             )
         shape = int(self._starts_N1[-1]), self.num_features
         self._features_AD = torch.empty(shape, dtype=self.dtype, device=device)
@@ -133,8 +134,9 @@ class RamBags(_ResidentBags):
     """A data set in this node's shared memory, in the dtypes asked for, one copy for all processes.
 
     The first process converts all bags into a file in `SHARED_MEMORY`, the others wait for it and map the
-    same pages. The last one to end removes it; what killed processes left is removed by the next that keeps
-    a data set so.
+    same pages. Each holds a lock of it that ends with the process, however it ends. When the last one has,
+    the file is removed: by that process, or if it was killed, by a small one that waits for nothing else.
+    What is left where that was killed, too, is removed by the next process that keeps a data set so.
     """
 
     def __init__(self, bags: BagSource) -> None:
@@ -171,16 +173,17 @@ class RamBags(_ResidentBags):
     def _build(self, path: Path, dtype: torch.dtype) -> BinaryIO:
         needed = self._num_values * dtype.itemsize
         disk = os.statvfs(path.parent)
-        free = min(disk.f_bavail * disk.f_frsize, psutil.virtual_memory().available)
+        free = min(disk.f_bavail * disk.f_frsize, memory.free_bytes()[0])
         if needed > 0.9 * free:
             raise ConfigError(
-                f"loading.cache=ram: the features are {_gib(needed)} as {dtype}, {SHARED_MEMORY} has "
-                f"{_gib(free)} free (a tenth stays so); use none"
+                f"loading.cache=ram: the features are {memory.gib(needed)} as {dtype}, {SHARED_MEMORY} has "
+                f"{memory.gib(free)} free (a tenth stays so); use none"
             )
-        part = path.with_suffix(".part")
-        file = part.open("w+b")
+        part = path.with_name(f"{path.name}-{uuid.uuid4().hex}.part")
+        file = part.open("x+b")
         try:
             fcntl.flock(file, fcntl.LOCK_SH)  # in use, from now until this process ends
+            _remove_after_use(part, path)
             os.posix_fallocate(file.fileno(), 0, needed)
             pages = mmap.mmap(file.fileno(), needed)
             shape = int(self._starts_N1[-1]), self.num_features
@@ -221,6 +224,31 @@ def _release(path: Path, file: BinaryIO) -> None:
         _remove_if_unused(path)
 
 
+_AFTER_USE = """
+import fcntl, os, sys
+file = os.open(sys.argv[1], os.O_RDONLY)
+if os.fork():
+    os._exit(0)  # the child belongs to nobody: who ends its parent's children spares it
+fcntl.flock(file, fcntl.LOCK_EX)
+for path in sys.argv[1:]:
+    try:
+        if os.stat(path).st_ino == os.fstat(file).st_ino:
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
+"""
+
+
+def _remove_after_use(*paths: Path) -> None:
+    """Have a file, under whichever of these names, removed when no process has a lock of it any more.
+
+    A killed process removes nothing itself, and Ray ends its workers so.
+    """
+    command = [sys.executable, "-I", "-S", "-c", _AFTER_USE, *map(str, paths)]
+    none = subprocess.DEVNULL
+    subprocess.run(command, check=True, cwd="/", start_new_session=True, stdin=none, stdout=none, stderr=none)
+
+
 def _remove_unused(folder: Path) -> None:
     for path in folder.iterdir():
         if path.suffix != ".lock":
@@ -229,9 +257,13 @@ def _remove_unused(folder: Path) -> None:
 
 
 def _remove_if_unused(path: Path) -> None:
-    with suppress(BlockingIOError, FileNotFoundError), path.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_nlink:
+                path.unlink()
+        except BlockingIOError:  # used by others, or just being removed: then wait for that
+            fcntl.flock(file, fcntl.LOCK_SH)
 
 
 @contextmanager
@@ -239,7 +271,3 @@ def _lock(path: Path) -> Iterator[None]:
     with path.with_suffix(".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _gib(num_bytes: float) -> str:
-    return f"{num_bytes / 2**30:.1f} GiB"

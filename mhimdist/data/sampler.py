@@ -9,11 +9,15 @@ Dimensions: K bags of an epoch, S steps, S1 = S + 1 offsets, N bags of the data,
 import bisect
 import hashlib
 import heapq
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+
+from mhimdist.config import ConfigWarning
+from mhimdist.data.bags import BagSource
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +137,21 @@ def epoch_plan(
     order_K = order_K[np.lexsort((order_K, -sizes_N[order_K], steps_K))]
     ranks_K = _deal(sizes_N[order_K], starts_S1, world_size)
     return EpochPlan(order_K, ranks_K, starts_S1, world_size)
+
+
+def warn_of_larger_bags(bags: BagSource, rows: np.ndarray, max_instances: int | None) -> None:
+    """Warn if bags to be trained on are larger than a step may be: what the limit is for, they void."""
+    sizes_N = bags.sizes_N[rows]
+    if max_instances is None or not (larger := int((sizes_N > max_instances).sum())):
+        return
+    most = int(rows[sizes_N.argmax()])
+    warnings.warn(
+        f"max_instances={max_instances} is less than {larger} of {len(rows)} training bags have: each of "
+        "them is a step of its own, whose memory and time the limit does not bound; the largest, "
+        f"{bags.keys[most]!r}, has {bags.sizes_N[most]}",
+        ConfigWarning,
+        stacklevel=3,
+    )
 
 
 def _generator(seed: int, turn: int, purpose: str) -> np.random.Generator:

@@ -118,6 +118,10 @@ class Watch:
             soft_wrap=True,
         )
 
+    def left(self, number: int) -> None:
+        """Note that a trial no longer runs, and has not ended."""
+        self._running.pop(number, None)
+
     def say(self, text: str) -> None:
         """Print a line of its own."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)

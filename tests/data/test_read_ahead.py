@@ -11,11 +11,12 @@ from feature_folders import NUM_FEATURES, shard_folder, write_features
 from memory_bags import MemoryBags, gaussian_bags
 
 from mhimdist.config import Loading
+from mhimdist.data import memory
 from mhimdist.data import read_ahead as module
 from mhimdist.data.loader import BagShards
 from mhimdist.data.manifest import Manifest
 from mhimdist.data.read_ahead import ReadAhead, read_ahead
-from mhimdist.errors import ConfigError, CorruptShard
+from mhimdist.errors import ConfigError, CorruptShard, DataError
 
 STEPS = [[4, 0], [5], [], [0], [1, 2, 3], [5, 5], [2]]
 READERS = [Loading(), Loading(read_ahead=False), Loading(reader="dali")]
@@ -27,7 +28,7 @@ def shards(tmp_path: Path) -> Path:
     return shard_folder(tmp_path)
 
 
-@pytest.mark.parametrize("stored", ["float16", "float32"])
+@pytest.mark.parametrize("stored", ["float16", "float32", "bfloat16"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("loading", READERS, ids=lambda loading: f"{loading.reader}-{loading.read_ahead}")
 def test_every_reader_gives_the_same_bits_in_the_same_order(
@@ -121,6 +122,47 @@ def test_what_reading_raises_reaches_the_consumer(loading: Loading, shards: Path
 def test_dali_reads_shards_only(bags: MemoryBags) -> None:
     with pytest.raises(ConfigError, match=r"loading\.reader=dali reads shards, not MemoryBags"):
         read_ahead(bags, [[0]], loading=Loading(reader="dali"))
+
+
+def test_dali_does_not_take_the_bits_of_one_dtype_for_another(shards: Path) -> None:
+    bags = BagShards(shards)
+    assert bags.stored_dtypes == ("float16",)
+    bags.stored_dtypes = ("bfloat16", "float16")  # as after merging
+    with pytest.raises(ConfigError, match=r"loading\.reader=dali reads one dtype, .* has bfloat16, float16"):
+        read_ahead(bags, [[0]], loading=Loading(reader="dali"))
+
+
+@pytest.mark.parametrize("loading", READERS, ids=lambda loading: f"{loading.reader}-{loading.read_ahead}")
+def test_steps_that_memory_cannot_hold_are_refused_before_it_is_taken(
+    loading: Loading, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_spare", {})
+    monkeypatch.setattr(memory, "ASKED_FROM_BYTES", 1)
+    bags = BagShards(shards)
+    most = int(bags.sizes_N.argmax())
+    for left, is_enough in ((10**6, True), (4 * NUM_FEATURES * int(bags.sizes_N[most]), False)):
+        monkeypatch.setattr(memory, "free_bytes", lambda left=left: (left, "left"))
+        if is_enough:
+            with read_ahead(bags, STEPS, loading=loading) as batches:
+                assert len(list(batches)) == len(STEPS)
+            module._spare.clear()
+        else:
+            expected = rf"bag '{bags.keys[most]}' \({bags.sizes_N[most]} x 8\).*: needs .* is left"
+            with (
+                pytest.raises(DataError, match=expected),
+                read_ahead(bags, [[0], [most], [1]], loading=loading) as batches,
+            ):
+                list(batches)
+
+
+def test_a_bag_that_is_not_converted_takes_no_memory(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_spare", {})
+    monkeypatch.setattr(memory, "ASKED_FROM_BYTES", 65)
+    monkeypatch.setattr(memory, "free_bytes", lambda: (0, "left"))
+    bags = BagShards(shards)
+    with read_ahead(bags, [[0], [1], [2]], dtype=torch.float16) as batches:
+        for row, batch in enumerate(batches):
+            assert batch.features_TD.data_ptr() == bags.load([row], torch.float16).features_TD.data_ptr()
 
 
 def test_an_epoch_takes_the_memory_of_its_two_largest_neighbours_and_leaves_it_to_the_next(

@@ -23,7 +23,7 @@ from moto.server import ThreadedMotoServer
 from remote_reader import read_all
 
 from data_prep.digits import ensure
-from mhimdist.config import Loading
+from mhimdist.config import ConfigWarning, Loading
 from mhimdist.data import shard_cache
 from mhimdist.data.loader import BagShards, open_bags
 from mhimdist.data.manifest import Manifest
@@ -215,6 +215,21 @@ def test_a_shard_above_the_limit_is_refused(bucket: str, shards: Path) -> None:
     bags = BagShards(bucket, shard_cache=ShardCache(shards.parent / "cache", 100))
     with pytest.raises(ConfigError, match=r"shard-\d+\.tar has \d+ bytes, above the limit of 100"):
         bags.load([0])
+
+
+def test_a_cache_that_cannot_keep_the_data_is_said_before_training(bucket: str, shards: Path) -> None:
+    sizes = [path.stat().st_size for path in shards.glob("*.tar")]
+    names = {"shard_cache": shards.parent / "cache"}
+    open_bags(bucket, Loading(**names, shard_cache_gib=sum(sizes) / 2**30))
+    with pytest.warns(
+        ConfigWarning, match=r"its shards have .* above the .* \(loading\.shard_cache_gib\): ev"
+    ):
+        bags = open_bags(bucket, Loading(**names, shard_cache_gib=(sum(sizes) - 1) / 2**30))
+    assert_same(bags, shards)  # it works all the same
+    with pytest.raises(
+        ConfigError, match=r"shard-\d+\.tar alone has .* above the .*\(loading\.shard_cache_gib"
+    ):
+        open_bags(bucket, Loading(**names, shard_cache_gib=(max(sizes) - 1) / 2**30))
 
 
 @pytest.mark.parametrize("seed", range(5))

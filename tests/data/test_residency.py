@@ -1,6 +1,8 @@
 import multiprocessing
 import os
+import random
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -95,20 +97,39 @@ def test_processes_share_one_copy_and_the_last_one_removes_it(shards: Path, shar
     assert files(shared_memory) == []
 
 
-def test_what_a_killed_process_left_is_used_or_removed(
-    shards: Path, shared_memory: Path, tmp_path: Path
+def test_killed_processes_leave_nothing_when_the_last_one_is_gone(shards: Path, shared_memory: Path) -> None:
+    pipes = [SPAWN.Pipe() for _ in range(2)]
+    children = [SPAWN.Process(target=_read, args=(shared_memory, shards, there)) for _, there in pipes]
+    for child in children:
+        child.start()
+    for here, _ in pipes:
+        assert here.poll(60)
+        here.recv()
+    builder = children.pop(random.randrange(2))
+    os.kill(builder.pid, signal.SIGKILL)
+    builder.join(60)
+    time.sleep(0.05)  # it would be removed by now
+    (file,) = files(shared_memory)  # in use
+    os.kill(children[0].pid, signal.SIGKILL)
+    children[0].join(60)
+    deadline = time.monotonic() + 20
+    while file.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_what_is_left_all_the_same_is_used_or_removed(
+    shards: Path, shared_memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here, there = SPAWN.Pipe()
-    child = SPAWN.Process(target=_read, args=(shared_memory, shards, there))
-    child.start()
-    assert here.poll(60)
-    total, (left,) = here.recv()
-    os.kill(child.pid, signal.SIGKILL)
-    child.join(60)
+    with monkeypatch.context() as patch:  # as if all processes had been killed at once
+        patch.setattr(residency, "_release", lambda _, file: file.close())
+        patch.setattr(residency, "_remove_after_use", lambda *_: None)
+        total = float(RamBags(BagShards(shards)).load([0, 1, 2]).features_TD.sum())
     (file,) = files(shared_memory)
+    left = file.stat().st_ino
     same = RamBags(BagShards(shards))
     assert float(same.load([0, 1, 2]).features_TD.sum()) == total
-    assert [(path.name, path.stat().st_ino) for path in files(shared_memory)] == [left]
+    assert [path.stat().st_ino for path in files(shared_memory)] == [left]
     write_features(tmp_path / "other", seed=1)
     other = RamBags(BagShards(shard_folder(tmp_path / "other")))
     other.load([0])
@@ -120,12 +141,9 @@ def test_what_a_killed_process_left_is_used_or_removed(
 
 
 def test_what_does_not_fit_is_said_with_numbers(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Memory:
-        available = 300
-
-    monkeypatch.setattr(residency.psutil, "virtual_memory", Memory)
+    monkeypatch.setattr(residency.memory, "free_bytes", lambda: (300, "left"))
     bags = BagShards(shards)
-    with pytest.raises(ConfigError, match=r"loading\.cache=device: the features are .* GiB, cpu has .* free"):
+    with pytest.raises(ConfigError, match=r"loading\.cache=device: the features are .* MiB, cpu has .* free"):
         DeviceBags(bags, "cpu")
     with pytest.raises(ConfigError, match=r"loading\.cache=ram: the features are .* as torch\.float32"):
         RamBags(bags).load([0])

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mhimdist.data.sampler import balanced_order, epoch_plan
+from mhimdist.config import ConfigWarning
+from mhimdist.data.sampler import balanced_order, epoch_plan, warn_of_larger_bags
 
 FACTS = Path(__file__).parents[2] / "data_prep" / "c16_facts.json"
 
@@ -114,6 +115,15 @@ def test_balanced_epochs_have_every_class_and_every_bag_of_a_class_equally_often
     for label in present:
         mine = times[np.array(labels) == label]
         assert mine.max() - mine.min() <= 1
+
+
+def test_bags_larger_than_a_step_may_be_are_named(bags):
+    bags.sizes_N = np.arange(1, 41)
+    rows = np.arange(30)
+    warn_of_larger_bags(bags, rows, None)
+    warn_of_larger_bags(bags, rows, 30)
+    with pytest.warns(ConfigWarning, match=r"max_instances=27 is less than 3 of 30 .* 'slide-29', has 30$"):
+        warn_of_larger_bags(bags, rows, 27)
 
 
 def test_a_balanced_plan_draws_a_rare_class_again_and_again():

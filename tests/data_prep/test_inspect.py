@@ -58,6 +58,18 @@ def test_odd_bags_are_named(shards: Path) -> None:
     assert dict(inspect(shards, values=False).odd) == odd
 
 
+def test_a_bag_of_another_scale_is_odd(tmp_path: Path) -> None:
+    (tmp_path / "features").mkdir()
+    values = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
+    for slide, scale in {"a": 1, "b": 2, "c": 1, "d": 30, "e": 0.01}.items():
+        np.save(tmp_path / f"features/{slide}.npy", scale * values)
+    (tmp_path / "labels.csv").write_text("\n".join(f"{slide},x" for slide in "abcde"))
+    odd = dict(inspect(shard_folder(tmp_path)).odd)
+    assert odd.keys() == {"d", "e"} | (odd.keys() & {"a", "c"})  # those two are the same
+    for slide, scale in (("d", 30), ("e", 0.01)):
+        assert odd[slide].startswith(f"standard deviation {scale * values.std():.3g}, the median bag's is ")
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_values_that_became_bad_after_sharding_are_counted(dtype: str, tmp_path: Path) -> None:
     (tmp_path / "features").mkdir()
@@ -71,7 +83,7 @@ def test_values_that_became_bad_after_sharding_are_counted(dtype: str, tmp_path:
         file.write(b"\xff" * itemsize)  # a NaN in each of the types
     found = inspect(tmp_path / "out")
     assert found.values == [BagValues(19 / 5, pytest.approx(np.std([1, 3, 4, 5, 6])), 0.0, 6.0, 1, False)]
-    assert found.odd == [("a", "1 features are NaN or infinite")]
+    assert found.odd == [("a", "1 of its features are NaN or infinite")]
 
 
 def test_the_command(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -18,14 +18,24 @@ from mhimdist.errors import DataError, LabelError, ManifestError
 
 
 def make(
-    folder: Path, name: str, *, width: int = 8, label: str = "other", encoder: str | None = None
+    folder: Path,
+    name: str,
+    *,
+    width: int = 8,
+    label: str = "other",
+    encoder: str | None = None,
+    dtype: str | None = None,
 ) -> Path:
     """A data set of one bag of ones."""
     (folder / name / "features").mkdir(parents=True)
     torch.save({"features": torch.ones(3, width), "encoder": encoder}, folder / name / f"features/{name}.pt")
     (folder / name / "labels.csv").write_text(f"slide,label\n{name},{label}\n")
     shard(
-        folder / name / "features", folder / name / "labels.csv", folder / name / "shards", description=name
+        folder / name / "features",
+        folder / name / "labels.csv",
+        folder / name / "shards",
+        description=name,
+        dtype=dtype,
     )
     return folder / name / "shards"
 
@@ -74,6 +84,20 @@ def test_classes_keep_their_names_under_other_numbers(first: Path, tmp_path: Pat
     expected = {slide: old.classes[label] for slide, label in zip(old.slides, old.labels_N, strict=True)}
     assert named == expected | {"second": CLASSES[1]}
     assert verify(tmp_path / "out") == []
+
+
+def test_features_of_several_dtypes_stay_what_they_are(tmp_path: Path) -> None:
+    dtypes = ("bfloat16", "float16", "float32")
+    folders = [make(tmp_path, dtype, label="same", dtype=dtype) for dtype in dtypes]
+    merge(folders, tmp_path / "out")
+    bags = BagShards(tmp_path / "out")
+    assert bags.stored_dtypes == dtypes
+    assert bags.dtype == torch.float32
+    for rows in ([0], [1], [2], [0, 1, 2]):
+        for dtype in (torch.float32, torch.bfloat16):
+            features_TD = bags.load(rows, dtype).features_TD
+            assert torch.equal(features_TD, torch.ones(3 * len(rows), 8, dtype=dtype))
+    assert not verify(tmp_path / "out")
 
 
 def test_a_merged_shard_can_be_repaired(first: Path, tmp_path: Path) -> None:
