@@ -19,7 +19,8 @@ ROOT = Path(__file__).parent.parent
 
 def _compare(environment: dict[str, str]) -> None:
     """Run the comparisons in a process of their own: whether triton interprets is settled by its import."""
-    command = [sys.executable, "-m", "pytest", "-x", "-m", "", "tests/kernels_against_reference.py"]
+    files = ["tests/kernels_against_reference.py", "tests/graphs_against_steps.py"]
+    command = [sys.executable, "-m", "pytest", "-x", "-m", "", *files]
     variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     variables |= {"PYTHONPATH": str(ROOT), **environment}
     run = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
@@ -46,6 +47,7 @@ def test_launches_do_not_grow_with_the_number_of_bags(num_bags):
     for num_heads in (1, 8):
         launches = bag_on_gpu.selection(num_bags=num_bags, num_heads=num_heads)
         assert _names(launches) == ["_find_limits", "_mask", "_gather"]
+    assert _names(bag_on_gpu.numbers(num_bags=num_bags)) == ["_number"]
     assert _names(bag_on_gpu.pooling(num_bags=num_bags)) == ["_pool_parts", "_join_parts", "_pool_backward"]
     assert _names(bag_on_gpu.dropout(num_bags=num_bags)) == ["_drop", "_relu_backward"]
     assert _names(bag_on_gpu.ranking(num_bags=num_bags)) == ["_top_k"]
@@ -62,6 +64,7 @@ def test_nothing_spills(architecture, tmp_path, monkeypatch, record_property):
         *bag_on_gpu.selection(),
         # Eight heads take the compiler long.
         *(bag_on_gpu.selection(num_heads=8)[:2] if architecture == 90 else []),
+        *bag_on_gpu.numbers(),
         *bag_on_gpu.pooling(),
         *bag_on_gpu.pooling(columns=2),
         *bag_on_gpu.dropout(),
