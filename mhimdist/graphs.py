@@ -31,7 +31,7 @@ from mhimdist.workers import Workers
 MOST_GRAPHS = 64
 """Graphs that are kept; the one that was not used for longest goes first."""
 
-_SMALLEST_STEP = 128
+SMALLEST_STEP = 128
 _REHEARSALS = 3
 
 
@@ -88,7 +88,7 @@ class Bucket:
 
 def rounded(count: int) -> int:
     """A count rounded up to one of eight in every octave, 128 or more apart: at most an eighth more."""
-    step = max(1 << max(count.bit_length() - 4, 0), _SMALLEST_STEP)
+    step = max(1 << max(count.bit_length() - 4, 0), SMALLEST_STEP)
     return -(-count // step) * step
 
 

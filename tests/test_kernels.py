@@ -19,8 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 def _compare(environment: dict[str, str]) -> None:
     """Run the comparisons in a process of their own: whether triton interprets is settled by its import."""
-    files = ["tests/kernels_against_reference.py", "tests/graphs_against_steps.py"]
-    command = [sys.executable, "-m", "pytest", "-x", "-m", "", *files]
+    command = [sys.executable, "-m", "pytest", "-x", "-m", "", "tests/kernels_against_reference.py"]
     variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     variables |= {"PYTHONPATH": str(ROOT), **environment}
     run = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
