@@ -23,6 +23,7 @@ from triton.runtime.jit import JITFunction
 
 ARCHITECTURES = {80: "A100", 90: "H100", 100: "B200"}
 _TYPES = {
+    torch.float64: "*fp64",
     torch.float32: "*fp32",
     torch.float16: "*fp16",
     torch.bfloat16: "*bf16",
@@ -39,13 +40,18 @@ class Launch:
         kernel: the function.
         grid: programs in each dimension.
         arguments: by their names, those of the compiler included.
-        num_warps: of a program.
+        options: of the compiler.
     """
 
     kernel: JITFunction
     grid: tuple[int, ...]
     arguments: dict[str, Any]
-    num_warps: int
+    options: dict[str, Any]
+
+    @property
+    def num_warps(self) -> int:
+        """Of a program."""
+        return self.options["num_warps"]
 
     @property
     def name(self) -> str:
@@ -76,7 +82,8 @@ def noted() -> Iterator[list[Launch]]:
     def note(kernel: JITFunction, *args: Any, grid: tuple[int, ...], warmup: bool, **kwargs: Any) -> None:
         arguments = dict(zip(kernel.arg_names, args, strict=False))
         arguments |= {name: value for name, value in kwargs.items() if name in kernel.arg_names}
-        launches.append(Launch(kernel, grid, arguments, kwargs["num_warps"]))
+        options = {name: value for name, value in kwargs.items() if name not in kernel.arg_names}
+        launches.append(Launch(kernel, grid, arguments, options))
 
     with patch.object(JITFunction, "run", note):
         yield launches
@@ -107,8 +114,7 @@ def compiled(launch: Launch, architecture: int) -> Compiled:
             if isinstance(value, int) and specializes and value % 16 == 0:
                 attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(launch.kernel, signature, constants, attributes)
-    options = {"num_warps": launch.num_warps}
-    kernel = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    kernel = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=launch.options)
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.cubin"
         binary.write_bytes(kernel.asm["cubin"])

@@ -3,7 +3,7 @@
 import torch
 
 from benchmarks.ahead_of_time import Launch, noted
-from mhimdist.ops import _dropout, _pool, _select
+from mhimdist.ops import _dropout, _numbers, _pool, _select
 
 INSTANCES, FEATURES, WIDTH = 9075, 1024, 512
 
@@ -21,6 +21,16 @@ def selection(*, num_bags: int = 1, num_heads: int = 1, capacity: int = 4538) ->
             *[each_B] * 7,
             capacity,
             torch.bfloat16,
+        )
+    return launches
+
+
+def numbers(*, num_bags: int = 1) -> list[Launch]:
+    """The launch of `bag_numbers`."""
+    each_B = torch.ones(num_bags, dtype=torch.int64)
+    with noted() as launches:
+        _numbers.bag_numbers(
+            torch.arange(num_bags + 1), each_B, torch.ones(4, dtype=torch.float64), torch.arange(5)
         )
     return launches
 

@@ -16,7 +16,16 @@ from typing import Any, Literal, Self
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from mhimdist.errors import ConfigError
-from mhimdist.model_settings import CLAM, DTFD, MODEL_NAMES, AttentionMIL, ModelSettings, Pooling, Settings
+from mhimdist.model_settings import (
+    CLAM,
+    DSMIL,
+    DTFD,
+    MODEL_NAMES,
+    AttentionMIL,
+    ModelSettings,
+    Pooling,
+    Settings,
+)
 from mhimdist.schedules import Schedule
 
 TeacherKind = Literal["none", "student_copy", "init", "momentum", "init_momentum"]
@@ -208,6 +217,11 @@ class TrainConfig(Settings):
     )
     tf32: bool = Field(False, description="whether float32 products on a GPU may round factors to 10 bits")
     loading: Loading = Field(Loading(), description="how features reach the step; changes no result")
+    cuda_graphs: bool = Field(
+        False,
+        description="record steps as CUDA graphs, one for all steps of about a size, which launches each as "
+        "one; a GPU and one worker; abmil and dsmil",
+    )
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
@@ -218,6 +232,10 @@ class TrainConfig(Settings):
                 raise ValueError("loss.alpha must be 0 without a teacher; teacher.kind is none")
         if isinstance(self.model, Pooling | CLAM | DTFD) and self.teacher.kind != "none":
             raise ValueError(f"{self.model.name} gives no scores to mask by: set teacher.kind to none")
+        if self.cuda_graphs and not isinstance(self.model, AttentionMIL | DSMIL):
+            raise ValueError(f"cuda_graphs: a step of {self.model.name} waits for counts on the device")
+        if self.cuda_graphs and self.device == "cpu":
+            raise ValueError("cuda_graphs wants a CUDA device; device is cpu")
         return self
 
     def without_effect(self) -> list[str]:
@@ -282,8 +300,8 @@ class TrainConfig(Settings):
         return load_config(tree)
 
     def recipe(self) -> dict[str, Any]:
-        """Every setting that a result depends on, as JSON's types: all but `loading`."""
-        return self.model_dump(mode="json", exclude={"loading"})
+        """Every setting that a result depends on, as JSON's types: all but `loading` and `cuda_graphs`."""
+        return self.model_dump(mode="json", exclude={"loading", "cuda_graphs"})
 
     def digest(self) -> str:
         """A hash of the recipe, 16 hex digits: equal configurations share it."""

@@ -11,7 +11,7 @@ Dimensions: T instances, B bags, B1 = B + 1 offsets.
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -55,15 +55,19 @@ class Draws:
     seed: int
     epoch: int
 
+    def stream(self, purpose: Purpose) -> int:
+        """The constant, of 64 bits and signed, that the streams of all bags for one purpose start from."""
+        return _stream(self.seed, self.epoch, purpose)
+
     def keys(self, ids_B: Tensor, purpose: Purpose) -> Tensor:
         """The key of each bag's stream for one purpose, int64 of shape B."""
-        text = f"{self.seed}/{self.epoch}/{purpose}".encode()
-        stream = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
-        if ids_B.device.type == "cpu":  # as below: of a few bags, in a third of the time
-            keys_B = ids_B.numpy() ^ stream
-            mix_(keys_B.view(np.uint64), np.empty_like(keys_B, np.uint64))
-            return torch.from_numpy(keys_B)
-        return mix(ids_B ^ stream)
+        return mix(ids_B ^ self.stream(purpose))
+
+
+@lru_cache(maxsize=64)
+def _stream(seed: int, epoch: int, purpose: Purpose) -> int:
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{purpose}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def instance_words(keys_B: Tensor, offsets_B1: Tensor, num_instances: int, width: int = 1) -> Tensor:

@@ -24,6 +24,7 @@ from mhimdist.data.splits import Split
 from mhimdist.draws import Draws
 from mhimdist.errors import PreemptedError
 from mhimdist.evaluation import Predictions, predict
+from mhimdist.graphs import GraphedStep
 from mhimdist.mhim import StepLoss
 from mhimdist.models import BagModel, build
 from mhimdist.run_folder import HISTORY, Position, RunFolder, Saving
@@ -121,7 +122,8 @@ class Trainer:
             warn_of_larger_bags(bags, self._train_rows, config.max_instances)
         self._best_weights = _copy(self.student)
         # On several workers this copies worker 0's weights to all others, before a checkpoint is loaded.
-        self.train_step = TrainingStep(config, self.student, self.teacher, self.workers)
+        step = GraphedStep if config.cuda_graphs else TrainingStep
+        self.train_step = step(config, self.student, self.teacher, self.workers)
         self.optimizer = self.train_step.optimizer
         self.folder = self._open(folder) if folder is not None else None
 
@@ -180,8 +182,7 @@ class Trainer:
         started = last_saved = time.perf_counter()
         config, epoch = self.config, len(self.history)
         learning_rate = config.optimizer.rate(epoch, config.epochs, config.bags_per_step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        self.train_step.set_learning_rate(learning_rate)
         draws = Draws(config.seed, epoch)
         rows_N = self._train_rows
         plan = epoch_plan(

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mhimdist import precision
+from mhimdist import ops, precision
 from mhimdist.config import TrainConfig
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
 from mhimdist.losses import consistency
-from mhimdist.masking import mask_bags
+from mhimdist.masking import mask_bags, most_kept
 from mhimdist.models import BagModel, BagOutput
+from mhimdist.step_numbers import StepNumbers
 from mhimdist.teacher import Teacher
 
 
@@ -101,13 +102,28 @@ class MHIM:
             draws: the epoch's random streams.
             progress: share of the run's bags already seen, in [0, 1].
         """
-        seen_by_teacher = self.teacher.score(bags, draws) if self.teacher else None
+        masking = self.config.masking
+        numbers = StepNumbers.of(masking, draws, progress).to(bags.features_TD.device)
+        return self.loss_by(
+            bags, numbers, capacity=most_kept(masking, len(bags.features_TD), len(bags), progress)
+        )
+
+    def loss_by(self, bags: PackedBags, step: StepNumbers, *, capacity: int) -> StepLoss:
+        """`loss`, where all that the host knows of the step is on the device, but for shapes.
+
+        Args:
+            bags: see `loss`; on CUDA there may be padding behind the last bag.
+            step: ratios and streams.
+            capacity: of the kept instances; `masking.most_kept`, or more.
+        """
+        numbers = ops.bag_numbers(bags.offsets_B1, bags.ids_B, step.ratios_4, step.streams_S)
+        seen_by_teacher = self.teacher.score(bags, numbers.teacher_dropout_B) if self.teacher else None
         scores_TH = seen_by_teacher.scores_TH if seen_by_teacher else None
         self._lap("teacher")
-        kept, selection = mask_bags(self.config.masking, bags, scores_TH, draws, progress)
+        kept, selection = mask_bags(bags, scores_TH, numbers, capacity=capacity)
         self._lap("mask and gather")
 
-        output = self.parallel(kept, draws.keys(bags.ids_B, "student_dropout"))
+        output = self.parallel(kept, numbers.student_dropout_B)
         classification_B = self.student.classification_loss(output, bags.labels_B, self.class_weights_C)
         total_B, consistency_B = classification_B, torch.zeros_like(classification_B)
         if seen_by_teacher and self.config.loss.alpha:

@@ -83,32 +83,60 @@ class TrainingStep:
             step_loss = self.method.loss(bags, draws, progress)
             loss = step_loss.total_B.sum() * (self.workers.world_size / num_bags)
         self._lap("student")
-        where = f"in epoch {draws.epoch} at bag(s) {', '.join(bags.keys) if bags else 'of another worker'}"
+        place = where(bags, draws)
         if loss.device.type == "cpu" and not torch.isfinite(loss):
-            raise _not_finite(loss.item(), where)
+            raise _not_finite(loss.item(), place)
+        found_2 = self._learn(loss, self._share(progress, num_bags))
+        if found_2 is not None:
+            self._read_later(found_2, place)
+        return step_loss
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Let the steps from now on be of this rate."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def _share(self, progress: float, num_bags: int) -> float:
+        """How far the teacher moves after the step; notes its momentum."""
+        if self.teacher is None or not self.teacher.is_own_network:
+            return 0.0
+        self.momentum = self.teacher.momentum(progress=progress, num_bags=num_bags)
+        return 1 - self.momentum
+
+    def _learn(
+        self, loss: Tensor, share: float | Tensor, is_rehearsal: Tensor | None = None
+    ) -> Tensor | None:
+        """The backward pass, Adam and the moving average.
+
+        Args:
+            loss: of this worker.
+            share: how far the teacher moves.
+            is_rehearsal: on the device, 1 where no weight may change, else 0.
+
+        Returns:
+            On a device: 1 where loss or gradients are not finite, so that no weight was changed, else 0; and
+            the loss.
+        """
         self.optimizer.zero_grad()
         loss.backward()
-        is_bad = None if loss.device.type == "cpu" else self._judge(loss.detach(), where)
+        is_bad = None if loss.device.type == "cpu" else self._judge(loss.detach())
         self._lap("backward")
         if self.config.optimizer.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.config.optimizer.clip_norm)
+        unless = is_bad if is_bad is None or is_rehearsal is None else torch.maximum(is_bad, is_rehearsal)
         # Fused Adam leaves weights and moments alone where it is 1.
-        self.optimizer.found_inf = is_bad  # type: ignore[attr-defined]
+        self.optimizer.found_inf = unless  # type: ignore[attr-defined]
         self.optimizer.step()
         self._lap("optimiser")
         if self.teacher is not None and self.teacher.is_own_network:
-            self.momentum = self.teacher.follow(
-                self.student, progress=progress, num_bags=num_bags, unless=is_bad
-            )
+            self.teacher.follow(self.student, share if unless is None else (1 - unless) * share)
         self._lap("average")
-        return step_loss
+        return None if is_bad is None else torch.stack([is_bad, loss.detach()])
 
-    def _judge(self, loss: Tensor, where: str) -> Tensor:
+    def _judge(self, loss: Tensor) -> Tensor:
         """1 on the device where loss or gradients are not finite, else 0."""
         grads = [p.grad for p in self.student.parameters() if p.grad is not None]
-        is_bad = (~torch.isfinite(loss + torch.nn.utils.get_total_norm(grads))).float()
-        self._read_later(torch.stack([is_bad, loss]), where)
-        return is_bad
+        return (~torch.isfinite(loss + torch.nn.utils.get_total_norm(grads))).float()
 
     def _read_later(self, found_2: Tensor, where: str) -> None:
         """Send a verdict and the loss to the host, which does not wait for them."""
@@ -134,6 +162,11 @@ class TrainingStep:
             is_bad, loss = on_host_2.tolist()
             if is_bad:
                 raise _not_finite(loss, where)
+
+
+def where(bags: PackedBags | None, draws: Draws) -> str:
+    """A step's place, for messages."""
+    return f"in epoch {draws.epoch} at bag(s) {', '.join(bags.keys) if bags else 'of another worker'}"
 
 
 def _not_finite(loss: float, where: str) -> NonFiniteError:

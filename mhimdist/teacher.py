@@ -7,7 +7,6 @@ from torch import Tensor
 
 from mhimdist import config, precision
 from mhimdist.data.bags import PackedBags
-from mhimdist.draws import Draws
 from mhimdist.models import BagModel, BagOutput
 from mhimdist.optimizer import flat
 
@@ -37,29 +36,34 @@ class Teacher:
         return self.settings.kind != "student_copy"
 
     @torch.inference_mode()
-    def score(self, bags: PackedBags, draws: Draws) -> BagOutput:
-        """Scores and embeddings of whole bags (paper, equation 5), in the dtype of their features."""
-        keys_B = draws.keys(bags.ids_B, "teacher_dropout") if self.settings.dropout else None
+    def score(self, bags: PackedBags, dropout_keys_B: Tensor) -> BagOutput:
+        """Scores and embeddings of whole bags (paper, equation 5), in the dtype of their features.
+
+        Args:
+            bags: whole bags.
+            dropout_keys_B: the bags' keys, used where the settings ask the teacher for dropout.
+        """
+        keys_B = dropout_keys_B if self.settings.dropout else None
         return precision.call(self.network, bags.features_TD.dtype, bags, keys_B)
 
+    def momentum(self, *, progress: float, num_bags: int) -> float:
+        """The momentum of a step, m: that of a bag is raised to the number of bags.
+
+        So the teacher moves as far in an epoch whatever the size of a step.
+
+        Args:
+            progress: share of the run's bags seen before the step, in [0, 1].
+            num_bags: bags of the step over all workers.
+        """
+        return self.settings.momentum.at(progress) ** num_bags
+
     @torch.no_grad()
-    def follow(
-        self, student: BagModel, *, progress: float, num_bags: int, unless: Tensor | None = None
-    ) -> float:
-        """Move towards the student: theta_t <- m theta_t + (1 - m) theta_s; gives m.
+    def follow(self, student: BagModel, share: float | Tensor) -> None:
+        """Move towards the student: theta_t <- theta_t + share (theta_s - theta_t), with share = 1 - m.
 
         Args:
             student: the network after its optimiser step.
-            progress: share of the run's bags seen before the step, in [0, 1].
-            num_bags: bags of the step over all workers; the momentum of a bag is raised to it, so that the
-                teacher moves as far in an epoch whatever the size of a step.
-            unless: on the device, 1 where the teacher should stay after all, else 0.
+            share: as a number, or as a float32 scalar on the device.
         """
-        momentum = self.settings.momentum.at(progress) ** num_bags
         if self.settings.has_momentum:
-            own, of_student = flat(self.network).values, flat(student).values
-            if unless is None:
-                own.lerp_(of_student, 1 - momentum)
-            else:
-                own.lerp_(of_student, (1 - unless) * (1 - momentum))
-        return momentum
+            flat(self.network).values.lerp_(flat(student).values, share)

@@ -13,7 +13,7 @@ import torch
 
 from mhimdist import ops
 from mhimdist.draws import Draws, mix
-from mhimdist.ops import _dropout, _pool, _select, reference
+from mhimdist.ops import _dropout, _numbers, _pool, _select, reference
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -150,6 +150,29 @@ def test_a_type_that_the_kernels_do_not_know_is_named(name):
         _select.gathered(*tensors.values(), _offsets([4]).to(DEVICE), counts, keys, 4, None)
 
 
+@pytest.mark.parametrize("num_bags", [1, 3, _numbers.BAGS + 1])
+@pytest.mark.parametrize("large", [False, True])
+def test_counts_and_keys_of_a_step(num_bags, large):
+    """Bit for bit `share_of` and `Draws.keys`, which the path of the CPU gives, too."""
+    generator = torch.Generator().manual_seed(num_bags)
+    sizes = torch.randint(1, 1 << 33 if large else 300, (num_bags,), generator=generator)
+    offsets_B1, ids_B = torch.nn.functional.pad(sizes.cumsum(0), (1, 0)), sizes * 0x123456789ABCDEF
+    draws = Draws(1, 2)
+    for ratios in ((0.07, 0.5, 0.03, 0.7), (1.0, 0.1, 0.0, 1 / 3), (0.29, 0.57, 1.0, 0.071)):
+        ratios_4 = torch.tensor(ratios, dtype=torch.float64)
+        streams_S = torch.tensor([draws.stream(purpose) for purpose in ops.STREAMS])
+        numbers_NP = _numbers.bag_numbers(*(t.to(DEVICE) for t in (offsets_B1, ids_B, ratios_4, streams_S)))
+        pool_B = ops.share_of(sizes, ratios[0])
+        expected = [pool_B, ops.share_of(pool_B, ratios[1])]
+        expected += [ops.share_of(sizes, ratio) for ratio in ratios[2:]]
+        expected += [draws.keys(ids_B, purpose) for purpose in ops.STREAMS]
+        assert torch.equal(numbers_NP[:, :num_bags].cpu(), torch.stack(expected))
+        on_cpu = ops.bag_numbers(offsets_B1, ids_B, ratios_4, streams_S)
+        found = [*vars(on_cpu.counts).values(), *vars(on_cpu.keys).values()]
+        found += [on_cpu.student_dropout_B, on_cpu.teacher_dropout_B]
+        assert torch.equal(torch.stack(found), torch.stack(expected))
+
+
 def _gradients(pool, scores_TC, values_TE, weights_BCE):
     inputs = [scores_TC.clone().requires_grad_(), values_TE.clone().requires_grad_()]
     pooled_BCE = pool(*inputs)
@@ -267,12 +290,15 @@ def _operators():
             (with_grad[1], 64, offsets_B1, keys.high_B, 0, True),
             (with_grad[1], 64, offsets_B1, keys.high_B, 0, False),
         ),
+        _numbers.bag_numbers: (
+            (offsets_B1, keys.high_B, torch.rand(4, dtype=torch.float64).to(DEVICE), keys.random_B),
+        ),
         _dropout.relu_dropout_backward: ((values_TE, values_TE.relu(), 64),),
     }
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(7))
 def test_operators_are_registered_as_torch_wants_them(number):
     operator, inputs = list(_operators().items())[number]
     for arguments in inputs:

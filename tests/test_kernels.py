@@ -46,6 +46,7 @@ def test_launches_do_not_grow_with_the_number_of_bags(num_bags):
     for num_heads in (1, 8):
         launches = bag_on_gpu.selection(num_bags=num_bags, num_heads=num_heads)
         assert _names(launches) == ["_find_limits", "_mask", "_gather"]
+    assert _names(bag_on_gpu.numbers(num_bags=num_bags)) == ["_number"]
     assert _names(bag_on_gpu.pooling(num_bags=num_bags)) == ["_pool_parts", "_join_parts", "_pool_backward"]
     assert _names(bag_on_gpu.dropout(num_bags=num_bags)) == ["_drop", "_relu_backward"]
     assert _names(bag_on_gpu.ranking(num_bags=num_bags)) == ["_top_k"]
@@ -62,6 +63,7 @@ def test_nothing_spills(architecture, tmp_path, monkeypatch, record_property):
         *bag_on_gpu.selection(),
         # Eight heads take the compiler long.
         *(bag_on_gpu.selection(num_heads=8)[:2] if architecture == 90 else []),
+        *bag_on_gpu.numbers(),
         *bag_on_gpu.pooling(),
         *bag_on_gpu.pooling(columns=2),
         *bag_on_gpu.dropout(),

@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 from mhimdist.config import Masking
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
-from mhimdist.masking import mask_bags, mask_counts, share_of
+from mhimdist.masking import mask_bags, mask_counts, most_kept
+from mhimdist.ops import bag_numbers, share_of
 from mhimdist.presets import preset
+from mhimdist.step_numbers import StepNumbers
 
 
 def _bag(size: int, key: str = "a") -> PackedBags:
@@ -16,6 +18,15 @@ def _bag(size: int, key: str = "a") -> PackedBags:
 
 def _scores(size: int) -> torch.Tensor:
     return torch.randn(size, 1, generator=torch.Generator().manual_seed(size))
+
+
+def _masked(masking, bags, scores_TH, draws, progress=0.0):
+    step = StepNumbers.of(masking, draws, progress)
+    numbers = bag_numbers(bags.offsets_B1, bags.ids_B, step.ratios_4, step.streams_S)
+    capacity = most_kept(masking, len(scores_TH), len(bags), progress)
+    found = mask_bags(bags, scores_TH, numbers, capacity=capacity)
+    assert len(found[1].kept_K) <= capacity
+    return found
 
 
 @pytest.mark.parametrize(
@@ -47,7 +58,7 @@ def test_golden_shares_of_the_authors_presets(dataset, kept):
     """At N = 10,000 the authors' code keeps 4,946 and 2,360 instances; 4,950 and 2,340 in expectation."""
     masking = preset(dataset, "abmil").masking
     sizes = [
-        len(mask_bags(masking, _bag(10_000, str(i)), _scores(10_000), Draws(0, 0), 0.0)[1].kept_K)
+        len(_masked(masking, _bag(10_000, str(i)), _scores(10_000), Draws(0, 0), 0.0)[1].kept_K)
         for i in range(8)
     ]
     assert sum(sizes) / len(sizes) == pytest.approx(kept, rel=0.005)
@@ -59,7 +70,7 @@ def test_every_size_and_ratio_keeps_at_least_one_instance(size, ratios, pool):
     masking = Masking.model_validate(
         {"high": ratios[0], "low": ratios[1], "random": ratios[2], "high_pool_share": pool}
     )
-    kept, selection = mask_bags(masking, _bag(size), _scores(size), Draws(0, 0), 0.0)
+    kept, selection = _masked(masking, _bag(size), _scores(size), Draws(0, 0), 0.0)
     assert 1 <= kept.num_rows <= size
     assert torch.equal(kept.block(slice(None))[:, 0].long(), selection.kept_K)
     assert kept.sizes_B.tolist() == [len(selection.kept_K)]
@@ -67,17 +78,17 @@ def test_every_size_and_ratio_keeps_at_least_one_instance(size, ratios, pool):
 
 def test_a_bags_mask_is_the_same_in_every_batch():
     masking = preset("c16", "abmil").masking
-    alone = mask_bags(masking, _bag(40, "b"), _scores(40), Draws(1, 2), 0.3)[1].kept_K
+    alone = _masked(masking, _bag(40, "b"), _scores(40), Draws(1, 2), 0.3)[1].kept_K
     others = PackedBags.from_list(
         [torch.zeros(7, 1), torch.arange(40.0)[:, None], torch.zeros(3, 1)], keys=["a", "b", "c"]
     )
     scores = torch.cat([_scores(7), _scores(40), _scores(3)])
-    packed = mask_bags(masking, others, scores, Draws(1, 2), 0.3)[1]
+    packed = _masked(masking, others, scores, Draws(1, 2), 0.3)[1]
     mine = packed.kept_K[packed.offsets_B1[1] : packed.offsets_B1[2]]
     assert torch.equal(mine - 7, alone)
 
 
 def test_masks_change_with_the_epoch():
     masking = preset("c16", "abmil").masking
-    first, second = (mask_bags(masking, _bag(40), _scores(40), Draws(0, e), 0.0)[1].kept_K for e in (0, 1))
+    first, second = (_masked(masking, _bag(40), _scores(40), Draws(0, e), 0.0)[1].kept_K for e in (0, 1))
     assert not torch.equal(first, second)

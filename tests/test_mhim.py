@@ -39,7 +39,7 @@ def test_golden_trace_of_six_steps(baseline):
         optimizer.zero_grad()
         step.total_B.sum().backward()
         optimizer.step()
-        teacher.follow(student, progress=0.0, num_bags=1)
+        teacher.follow(student, 1 - teacher.momentum(progress=0.0, num_bags=1))
         assert step.num_kept == kept
         ours = [step.classification_B.item(), step.consistency_B.item(), step.total_B.item()]
         assert ours == pytest.approx(losses, rel=1e-3)

@@ -39,7 +39,7 @@ def test_kinds_of_table_5(kind, starts_as, moves):
     with torch.no_grad():
         for parameter in student.parameters():
             parameter += 1
-    teacher.follow(student, progress=0.0, num_bags=1)
+    teacher.follow(student, 0.1)
     expected = 0.9 * start + 0.1 * _weights(student) if moves else start
     torch.testing.assert_close(_weights(teacher.network), expected)
 
@@ -56,17 +56,16 @@ def test_a_step_of_several_bags_moves_as_far_as_as_many_steps():
     student = _network(1)
     teachers = [Teacher(Settings(kind="init_momentum", momentum={"start": 0.9}), student, _network(2))] * 1
     teachers.append(Teacher(teachers[0].settings, student, _network(2)))
-    teachers[0].follow(student, progress=0.0, num_bags=3)
+    teachers[0].follow(student, 1 - teachers[0].momentum(progress=0.0, num_bags=3))
     for _ in range(3):
-        teachers[1].follow(student, progress=0.0, num_bags=1)
+        teachers[1].follow(student, 1 - teachers[1].momentum(progress=0.0, num_bags=1))
     torch.testing.assert_close(_weights(teachers[0].network), _weights(teachers[1].network))
 
 
 def test_momentum_follows_its_schedule():
     teacher = Teacher(Settings(kind="momentum", momentum={"start": 0.9, "kind": "cosine"}), _network(1), None)
-    assert [teacher.follow(_network(1), progress=p, num_bags=1) for p in (0.0, 0.5, 1.0)] == pytest.approx(
-        [0.9, 0.95, 1.0]
-    )
+    momenta = [teacher.momentum(progress=progress, num_bags=1) for progress in (0.0, 0.5, 1.0)]
+    assert momenta == pytest.approx([0.9, 0.95, 1.0])
 
 
 def test_dropout_only_where_asked_for():
@@ -76,7 +75,8 @@ def test_dropout_only_where_asked_for():
     )
     with torch.no_grad():
         clean = student(bag).embeddings_BME
-    assert torch.equal(quiet.score(bag, Draws(0, 0)).embeddings_BME, clean)
-    first, second = (noisy.score(bag, Draws(0, epoch)).embeddings_BME for epoch in (0, 1))
+    keys = [Draws(0, epoch).keys(bag.ids_B, "teacher_dropout") for epoch in (0, 1)]
+    assert torch.equal(quiet.score(bag, keys[0]).embeddings_BME, clean)
+    first, second = (noisy.score(bag, keys_B).embeddings_BME for keys_B in keys)
     assert not torch.equal(first, clean)
     assert not torch.equal(first, second)

@@ -5,6 +5,7 @@ On the CPU that is NumPy and torch, anywhere else a kernel in Triton; `reference
 
 from mhimdist.ops.dropout import keyed_dropout, relu_dropout, relu_dropout_block
 from mhimdist.ops.masks import Gathered, MaskCounts, MaskKeys, Selection
+from mhimdist.ops.numbers import STREAMS, BagNumbers, bag_numbers, share_of
 from mhimdist.ops.pooling import (
     segment_argmax,
     segment_max,
@@ -15,10 +16,13 @@ from mhimdist.ops.pooling import (
 from mhimdist.ops.selection import select, select_and_gather
 
 __all__ = [
+    "STREAMS",
+    "BagNumbers",
     "Gathered",
     "MaskCounts",
     "MaskKeys",
     "Selection",
+    "bag_numbers",
     "keyed_dropout",
     "relu_dropout",
     "relu_dropout_block",
@@ -29,4 +33,5 @@ __all__ = [
     "segment_top_k",
     "select",
     "select_and_gather",
+    "share_of",
 ]

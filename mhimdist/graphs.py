@@ -1,0 +1,241 @@
+"""Training steps as CUDA graphs: each recorded once for all steps of about its size, then launched as one.
+
+A recorded step does again what it did, to the same memory and with the same arguments. So the bags are copied
+into memory that stays, padded to a size that many steps share, and what else changes from step to step is
+read there, too (`step_numbers`).
+
+Dimensions: T instances of a batch, B bags, D features.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mhimdist.config import TrainConfig
+from mhimdist.data.bags import PackedBags
+from mhimdist.draws import Draws
+from mhimdist.errors import ConfigError
+from mhimdist.masking import most_kept
+from mhimdist.mhim import StepLoss
+from mhimdist.models import BagModel
+from mhimdist.optimizer import flat
+from mhimdist.step import TrainingStep, where
+from mhimdist.step_numbers import StepNumbers
+from mhimdist.teacher import Teacher
+from mhimdist.workers import Workers
+
+MOST_GRAPHS = 64
+"""Graphs that are kept; the one that was not used for longest goes first."""
+
+SMALLEST_STEP = 128
+_REHEARSALS = 3
+
+
+class Recorder(Protocol):
+    """What can run some work and run it again."""
+
+    def record(self, work: Callable[[], tuple[Tensor, ...]]) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
+        """Record work, which may be run for it, any number of times.
+
+        Returns:
+            The work's tensors, and what runs it again, on the memory that it read and wrote, which these
+            tensors are a part of.
+        """
+
+
+class CudaGraphs:
+    """Records by `torch.cuda.graph`; all graphs of a recorder share one pool of memory.
+
+    They may, for no two run at the same time, and nobody reads what one has left there after another has run.
+    """
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream()
+
+    def record(self, work: Callable[[], tuple[Tensor, ...]]) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
+        """See `Recorder`; rehearsals compile kernels and make room for what is made only once."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            for _ in range(_REHEARSALS):
+                work()
+        torch.cuda.current_stream().wait_stream(self._stream)
+        graph = torch.cuda.CUDAGraph()
+        # Another thread may be reading the next batch: what it does is no part of the graph.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            found = work()
+        return found, graph.replay
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Steps that one graph serves.
+
+    Attributes:
+        num_bags: of the step, exactly.
+        rows: instances of the bags, at most.
+        capacity: instances that stay, at most.
+    """
+
+    num_bags: int
+    rows: int
+    capacity: int
+
+
+def rounded(count: int) -> int:
+    """A count rounded up to one of eight in every octave, 128 or more apart: at most an eighth more."""
+    step = max(1 << max(count.bit_length() - 4, 0), SMALLEST_STEP)
+    return -(-count // step) * step
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A recorded step: where it reads the bags, how to run it again, and where it leaves what it found."""
+
+    bags: PackedBags
+    replay: Callable[[], None]
+    found: tuple[Tensor, ...]
+
+
+class GraphedStep(TrainingStep):
+    """`TrainingStep` by CUDA graphs, one for each `Bucket`, made when a step first needs it.
+
+    Losses, weights and masks are those of `TrainingStep`, as far as sums over padded bags are made in the
+    same order. The optimiser's states must stay the tensors that they are once a step was recorded.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        student: BagModel,
+        teacher: Teacher | None,
+        workers: Workers | None = None,
+        *,
+        recorder: Callable[[], Recorder] = CudaGraphs,
+        most_graphs: int = MOST_GRAPHS,
+    ) -> None:
+        """Take the networks, already on their device.
+
+        Args:
+            config, student, teacher, workers: see `TrainingStep`.
+            recorder: makes what records; called anew where all graphs so far are given up.
+            most_graphs: that are kept, at least 1.
+
+        Raises:
+            ConfigError: the networks are not on a CUDA device, or several workers share a step.
+        """
+        super().__init__(config, student, teacher, workers)
+        device = flat(student).values.device
+        if device.type != "cuda":
+            raise ConfigError(f"cuda_graphs: expected a CUDA device, got {device.type}")
+        if self.workers.world_size > 1:
+            raise ConfigError(
+                f"cuda_graphs: expected 1 worker, got {self.workers.world_size}: the exchange of gradients "
+                "between workers is not recorded"
+            )
+        self._make_recorder, self._most_graphs = recorder, most_graphs
+        self._recorder = recorder()
+        self._graphs: OrderedDict[Bucket, _Graph] = OrderedDict()
+        self._features_TD = torch.empty(0, 0, device=device)
+        self._numbers = StepNumbers.of(config.masking, Draws(0, 0), 0.0).to(device)
+        self._learning_rate = config.optimizer.learning_rate
+        for group in self.optimizer.param_groups:
+            group["lr"], group["capturable"] = self._numbers.learning_rate, True
+
+    def set_learning_rate(self, rate: float) -> None:
+        """See `TrainingStep.set_learning_rate`."""
+        self._learning_rate = rate
+
+    def __call__(
+        self, bags: PackedBags | None, draws: Draws, *, progress: float, num_bags: int
+    ) -> StepLoss | None:
+        """See `TrainingStep.__call__`."""
+        assert bags is not None, "a single worker has all bags of a step"
+        assert len(bags) == num_bags
+        follow = self._share(progress, num_bags)
+        bucket = self._bucket(bags, progress)
+        graph = self._graphs.get(bucket)
+        if graph is None:
+            self._set_numbers(draws, progress, follow, is_rehearsal=True)
+            graph = self._graphs[bucket] = self._record(bucket, bags)
+            if len(self._graphs) > self._most_graphs:
+                self._graphs.popitem(last=False)
+        self._graphs.move_to_end(bucket)
+        _copy(bags, graph.bags)
+        self._set_numbers(draws, progress, follow)
+        graph.replay()
+        found_2, losses_3B, counts_4 = graph.found
+        self._read_later(found_2, where(bags, draws))
+        # The next step writes there.
+        total_B, classification_B, consistency_B = losses_3B.clone().unbind()
+        num_kept, high, low, random = counts_4.clone().unbind()
+        return StepLoss(
+            total_B=total_B,
+            classification_B=classification_B,
+            consistency_B=consistency_B,
+            num_instances=len(bags.features_TD),
+            num_kept=num_kept,
+            masked_high=high,
+            masked_low=low,
+            masked_random=random,
+        )
+
+    def _set_numbers(
+        self, draws: Draws, progress: float, follow: float, *, is_rehearsal: bool = False
+    ) -> None:
+        self._numbers.fill(
+            StepNumbers.of(
+                self.config.masking,
+                draws,
+                progress,
+                learning_rate=self._learning_rate,
+                follow=follow,
+                is_rehearsal=is_rehearsal,
+            )
+        )
+
+    def _bucket(self, bags: PackedBags, progress: float) -> Bucket:
+        rows = rounded(len(bags.features_TD))
+        capacity = rounded(most_kept(self.config.masking, rows, len(bags), progress))
+        return Bucket(len(bags), rows, min(capacity, rows))
+
+    def _record(self, bucket: Bucket, bags: PackedBags) -> _Graph:
+        """Record a step on bags of this size; it changes no weight."""
+        if bucket.rows > len(self._features_TD):
+            # The graphs so far read the features from where they would no longer be.
+            self._graphs.clear()
+            self._recorder = self._make_recorder()
+            self._features_TD = bags.features_TD.new_zeros(bucket.rows, bags.features_TD.shape[1])
+        lasting = PackedBags(
+            features_TD=self._features_TD[: bucket.rows],
+            offsets_B1=torch.empty_like(bags.offsets_B1),
+            labels_B=torch.empty_like(bags.labels_B),
+            ids_B=torch.empty_like(bags.ids_B),
+            keys=bags.keys,
+        )
+        _copy(bags, lasting)
+
+        def work() -> tuple[Tensor, ...]:
+            loss = self.method.loss_by(lasting, self._numbers, capacity=bucket.capacity)
+            found_2 = self._learn(
+                loss.total_B.sum() / bucket.num_bags, self._numbers.follow, self._numbers.is_rehearsal
+            )
+            assert found_2 is not None
+            losses = (loss.total_B.detach(), loss.classification_B, loss.consistency_B)
+            counts = (loss.num_kept, loss.masked_high, loss.masked_low, loss.masked_random)
+            return found_2, torch.stack(losses), torch.stack(counts)
+
+        found, replay = self._recorder.record(work)
+        return _Graph(lasting, replay, found)
+
+
+def _copy(bags: PackedBags, lasting: PackedBags) -> None:
+    """Copy bags to where a graph reads them; what lies behind them stays, and is ignored."""
+    lasting.features_TD[: len(bags.features_TD)].copy_(bags.features_TD)
+    lasting.offsets_B1.copy_(bags.offsets_B1)
+    lasting.labels_B.copy_(bags.labels_B)
+    lasting.ids_B.copy_(bags.ids_B)

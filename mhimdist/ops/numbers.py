@@ -1,0 +1,77 @@
+"""What each bag of a step needs for its masks and its dropout: a few integers.
+
+Dimensions: B bags, B1 = B + 1 offsets, S = 5 streams.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mhimdist.draws import Purpose, mix_
+from mhimdist.ops.masks import MaskCounts, MaskKeys
+
+STREAMS: tuple[Purpose, ...] = (
+    "high_mask",
+    "random_mask",
+    "keep_one",
+    "student_dropout",
+    "teacher_dropout",
+)
+"""The streams of a training step in the order of their constants."""
+
+
+@dataclass(frozen=True)
+class BagNumbers:
+    """The integers of packed bags.
+
+    Attributes:
+        counts: sizes of the masks.
+        keys: of the masks' streams.
+        student_dropout_B, teacher_dropout_B: int64 keys of the dropout's streams.
+    """
+
+    counts: MaskCounts
+    keys: MaskKeys
+    student_dropout_B: Tensor
+    teacher_dropout_B: Tensor
+
+
+def bag_numbers(offsets_B1: Tensor, ids_B: Tensor, ratios_4: Tensor, streams_S: Tensor) -> BagNumbers:
+    """Sizes of the masks and keys of the streams of all bags: on CUDA one launch, nothing read by the host.
+
+    Args:
+        offsets_B1: int64 offsets of the bags.
+        ids_B: int64 `data.bags.bag_id` of the bags.
+        ratios_4: float64: of the bag, those in the high mask's pool; of the pool, those masked; of the bag,
+            those of the low and those of the random mask. A count is `share_of` its ratio.
+        streams_S: int64 constants of the epoch's `STREAMS`; a bag's key is `draws.mix(id ^ constant)`.
+    """
+    if ids_B.device.type != "cpu":
+        from mhimdist.ops import _numbers
+
+        numbers_NP = _numbers.bag_numbers(offsets_B1, ids_B, ratios_4, streams_S)
+        *counts, high_B, random_B, keep_B, student_B, teacher_B = numbers_NP[:, : len(ids_B)].unbind()
+        return BagNumbers(MaskCounts(*counts), MaskKeys(high_B, random_B, keep_B), student_B, teacher_B)
+    sizes_B, ratios = np.diff(offsets_B1.numpy()), ratios_4.tolist()
+    pool_B = _share(sizes_B, ratios[0])
+    counts = [pool_B, _share(pool_B, ratios[1]), *(_share(sizes_B, ratio) for ratio in ratios[2:])]
+    keys_SB = streams_S.numpy()[:, None] ^ ids_B.numpy()
+    mix_(keys_SB.view(np.uint64), np.empty(keys_SB.shape, np.uint64))
+    high_B, random_B, keep_B, student_B, teacher_B = torch.from_numpy(keys_SB).unbind()
+    return BagNumbers(
+        MaskCounts(*(torch.from_numpy(count_B) for count_B in counts)),
+        MaskKeys(high_B, random_B, keep_B),
+        student_B,
+        teacher_B,
+    )
+
+
+def _share(sizes_B: np.ndarray, ratio: float) -> np.ndarray:
+    return np.ceil(np.rint(sizes_B * ratio * 1e9) / 1e9).astype(np.int64)
+
+
+def share_of(sizes_B: Tensor, ratio: float) -> Tensor:
+    """`ceil(ratio * N)` of each bag, int64; 0.07 of 100 is 7, though as floats it is a little more."""
+    return (sizes_B.double() * ratio).mul(1e9).round().div(1e9).ceil().long()

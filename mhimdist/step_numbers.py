@@ -1,0 +1,98 @@
+"""The numbers of a step that the host knows and the device works with: ratios, streams, rates.
+
+They travel in one small tensor, by one copy that nothing waits for. Work that was recorded once, as a CUDA
+graph, finds there what has changed since: none of it may be an argument of a kernel's launch.
+
+Dimensions: S streams, W words.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from mhimdist import ops
+from mhimdist.config import Masking
+from mhimdist.draws import Draws
+from mhimdist.masking import ratios_at
+
+_LAYOUT = struct.Struct(f"=4d{len(ops.STREAMS)}q3f4x")
+_RATES = _LAYOUT.size // 4 - 4  # where they start, in float32
+
+
+@dataclass(frozen=True)
+class StepNumbers:
+    """The numbers, as views of one tensor.
+
+    Attributes:
+        words_W: all of them, int64.
+    """
+
+    words_W: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        masking: Masking,
+        draws: Draws,
+        progress: float,
+        *,
+        learning_rate: float = 0.0,
+        follow: float = 0.0,
+        is_rehearsal: bool = False,
+    ) -> Self:
+        """The numbers on the CPU.
+
+        Args:
+            masking: the ratios and their schedules.
+            draws: the epoch's random streams.
+            progress: share of the run's bags already seen, in [0, 1].
+            learning_rate, follow, is_rehearsal: see the properties; only recorded work needs them.
+        """
+        streams = (draws.stream(purpose) for purpose in ops.STREAMS)
+        packed = _LAYOUT.pack(
+            *ratios_at(masking, progress), *streams, learning_rate, follow, float(is_rehearsal)
+        )
+        return cls(torch.frombuffer(bytearray(packed), dtype=torch.int64))
+
+    def to(self, device: torch.device) -> Self:
+        """The numbers on a device, which need not have them yet when this returns."""
+        if device.type == "cpu":
+            return self
+        return type(self)(torch.empty_like(self.words_W, device=device)).fill(self)
+
+    def fill(self, numbers: Self) -> Self:
+        """Become other numbers, which are on the CPU, by a copy that nothing waits for."""
+        is_cuda = self.words_W.device.type == "cuda"
+        self.words_W.copy_(numbers.words_W.pin_memory() if is_cuda else numbers.words_W, non_blocking=True)
+        return self
+
+    @property
+    def ratios_4(self) -> Tensor:
+        """The masks' ratios, float64, as `ops.bag_numbers` wants them."""
+        return self.words_W[:4].view(torch.float64)
+
+    @property
+    def streams_S(self) -> Tensor:
+        """The streams' constants, int64, as `ops.bag_numbers` wants them."""
+        return self.words_W[4 : 4 + len(ops.STREAMS)]
+
+    @property
+    def learning_rate(self) -> Tensor:
+        """The optimiser's, a float32 scalar."""
+        return self._rate(0)
+
+    @property
+    def follow(self) -> Tensor:
+        """How far the teacher moves towards the student, 1 - momentum, a float32 scalar."""
+        return self._rate(1)
+
+    @property
+    def is_rehearsal(self) -> Tensor:
+        """1 where neither student nor teacher may change, else 0, a float32 scalar."""
+        return self._rate(2)
+
+    def _rate(self, place: int) -> Tensor:
+        return self.words_W.view(torch.float32)[_RATES + place]

@@ -1,0 +1,169 @@
+"""CPU tensors that go the way of CUDA tensors, and a recorder that does what a CUDA graph does."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mhimdist import ops
+from mhimdist.ops import reference
+
+
+class AsOnAGpu(TorchFunctionMode):
+    """Every tensor says that it is on a CUDA device; what is asked for there is made on the CPU."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func == torch.Tensor.device.__get__:
+            return torch.device("cuda", 0)
+        if func == torch.Tensor.pin_memory:
+            return args[0]
+        if "device" in kwargs:
+            kwargs["device"] = "cpu"
+        return func(*("cpu" if isinstance(arg, torch.device) else arg for arg in args), **kwargs)
+
+
+class Recording(TorchDispatchMode):
+    """The operators of some work, which can be run again with the same arguments on the same memory.
+
+    As in a CUDA graph: numbers are those of the recording, every result lies where it lay then, and nothing
+    may be read by the host.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any, Any, list[Tensor]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func._schema.name
+        assert name not in ("aten::_local_scalar_dense", "aten::nonzero"), f"{name} waits for the device"
+        found = func(*args, **kwargs)
+        if name.startswith(("profiler::", "aten::empty", "aten::new_empty")):
+            return found
+        # Views have results in memory that was given. The schema does not tell: `aten::to` may copy or not.
+        given = {tensor.untyped_storage().data_ptr() for tensor in _tensors((args, kwargs))}
+        results = [tensor for tensor in _tensors(found) if tensor.untyped_storage().data_ptr() not in given]
+        if results or func._schema.is_mutable:
+            self.calls.append((func, args, kwargs, results))
+        return found
+
+    @torch.inference_mode()  # the teacher's results can be written only there
+    def replay(self) -> None:
+        """Run all of it again."""
+        for func, args, kwargs, results in self.calls:
+            found = _tensors(func(*args, **kwargs))
+            if results:
+                for result, again in zip(results, found, strict=True):
+                    result.copy_(again)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+class Recorder:
+    """What `graphs.CudaGraphs` is on a GPU."""
+
+    def __init__(self) -> None:
+        self.recordings: list[Recording] = []
+
+    def record(self, work: Callable[[], tuple[Tensor, ...]]) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
+        """Run the work twice, as a rehearsal and to record it."""
+        work()
+        recording = Recording()
+        with recording:
+            found = work()
+        self.recordings.append(recording)
+        return found, recording.replay
+
+
+def _bag_numbers(offsets_B1: Tensor, ids_B: Tensor, ratios_4: Tensor, streams_S: Tensor) -> Tensor:
+    found = ops.bag_numbers(offsets_B1, ids_B, ratios_4, streams_S)
+    rows = [*vars(found.counts).values(), *vars(found.keys).values()]
+    rows += [found.student_dropout_B, found.teacher_dropout_B]
+    return functional.pad(torch.stack(rows), (0, len(ids_B) % 2))
+
+
+def _select_and_gather(
+    features_TD: Tensor, scores_TH: Tensor, offsets_B1: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *numbers, capacity, dtype = rest
+    counts, keys = ops.MaskCounts(*numbers[:4]), ops.MaskKeys(*numbers[4:])
+    total = int(offsets_B1[-1])
+    found = reference.select_and_gather(
+        features_TD[:total], scores_TH[:total], offsets_B1, counts, keys, dtype=dtype
+    )
+    padding = capacity - len(found.kept_K)
+    return (
+        functional.pad(found.features_KD, (0, 0, 0, padding)),
+        functional.pad(found.kept_K, (0, padding), value=-1),
+        found.offsets_B1,
+        torch.stack([found.masked_high, found.masked_low, found.masked_random]),
+    )
+
+
+def _softmax_pool(scores_TC: Tensor, values_TE: Tensor, offsets_B1: Tensor) -> tuple[Tensor, Tensor]:
+    scores = scores_TC[: int(offsets_B1[-1])].split(offsets_B1.diff().tolist())
+    log_BC = torch.stack([scores_NC.logsumexp(0) for scores_NC in scores])
+    return reference.segment_softmax_pool(scores_TC, values_TE, offsets_B1), log_BC
+
+
+def _softmax_pool_backward(
+    scores_TC: Tensor,
+    values_TE: Tensor,
+    offsets_B1: Tensor,
+    pooled_BCE: Tensor,
+    log_BC: Tensor,
+    grad_BCE: Tensor,
+) -> tuple[Tensor, Tensor]:
+    grad_scores_TC, grad_values_TE = torch.zeros_like(scores_TC), torch.zeros_like(values_TE)
+    for bag, (start, stop) in enumerate(pairwise(offsets_B1.tolist())):
+        weights_NC = (scores_TC[start:stop] - log_BC[bag]).exp()
+        share_C = (pooled_BCE[bag] * grad_BCE[bag]).sum(1)
+        products_NC = values_TE[start:stop].float() @ grad_BCE[bag].T
+        grad_scores_TC[start:stop] = weights_NC * (products_NC - share_C)
+        grad_values_TE[start:stop] = weights_NC @ grad_BCE[bag]
+    return grad_scores_TC, grad_values_TE
+
+
+def _top_k(values_TC: Tensor, k: int, offsets_B1: Tensor, largest: bool) -> Tensor:
+    return reference.segment_top_k(values_TC, k, offsets_B1, largest=largest)
+
+
+def _dropout(
+    values_TE: Tensor, threshold: int, offsets_B1: Tensor, keys_B: Tensor, site: int, relu: bool
+) -> Tensor:
+    total = int(offsets_B1[-1])
+    values = values_TE[:total].relu() if relu else values_TE[:total]
+    dropped = reference.keyed_dropout(values, threshold / 256, offsets_B1, keys_B, site)
+    return functional.pad(dropped, (0, 0, 0, len(values_TE) - total))
+
+
+def _relu_dropout_backward(grad_TE: Tensor, out_TE: Tensor, threshold: int) -> Tensor:
+    return torch.where(out_TE > 0, grad_TE * (256 / (256 - threshold)), 0)
+
+
+def kernels_as_specified() -> dict[Any, Callable[..., Any]]:
+    """The kernels' operators, and what stands for each on the CPU: fast, unlike an interpreted kernel.
+
+    Rows behind the last bag are padding for them, too.
+    """
+    from mhimdist.ops import _dropout as dropout
+    from mhimdist.ops import _numbers, _pool, _select
+
+    return {
+        _numbers.bag_numbers: _bag_numbers,
+        _select.select_and_gather: _select_and_gather,
+        _pool.segment_softmax_pool: _softmax_pool,
+        _pool.segment_softmax_pool_backward: _softmax_pool_backward,
+        _pool.segment_top_k: _top_k,
+        dropout.keyed_dropout: _dropout,
+        dropout.relu_dropout_backward: _relu_dropout_backward,
+    }

@@ -1,0 +1,260 @@
+"""Recorded steps against plain ones: CUDA graphs on a GPU, and on a CPU what does there as a CUDA graph does.
+
+On the CPU the kernels' specification stands for the kernels, which `test_kernels.py` compares with it; under
+TRITON_INTERPRET=1 the kernels themselves run, for minutes.
+"""
+
+import os
+
+import pytest
+import torch
+from as_on_a_gpu import AsOnAGpu, Recorder, Recording, kernels_as_specified
+
+from mhimdist import graphs
+from mhimdist.config import TrainConfig, load_config
+from mhimdist.data.bags import PackedBags
+from mhimdist.draws import Draws
+from mhimdist.errors import ConfigError, NonFiniteError
+from mhimdist.graphs import Bucket, CudaGraphs, GraphedStep, rounded
+from mhimdist.models import build
+from mhimdist.step import TrainingStep
+from mhimdist.teacher import Teacher
+from mhimdist.workers import Workers
+
+pytest.importorskip("triton", reason="the kernels' operators want triton, of the extra dev")
+
+FEATURES = 12
+MODELS = {
+    "abmil": {"hidden_dim": 16, "attention_dim": 8},
+    "dsmil": {"hidden_dim": 16, "query_dim": 8},
+}
+SMALLEST = 16  # in place of 128, so that small bags will do
+SIZES = [(25,), (18,), (9, 1, 5), (4, 8, 3)]
+
+
+def _config(model="abmil", **changes):
+    """Everything that can change from step to step does."""
+    tree = {
+        "model": {"name": model, **MODELS[model]},
+        "masking": {
+            "high": {"start": 0.3, "kind": "linear", "end": 0.1},
+            "high_pool_share": 0.5,
+            "low": 0.1,
+            "random": {"start": 0.4, "kind": "cosine", "end": 0.3},
+        },
+        "teacher": {
+            "kind": "momentum",
+            "momentum": {"start": 0.7, "kind": "cosine", "end": 0.9},
+            "dropout": True,
+        },
+        "loss": {"alpha": 0.5, "class_weights": [1.0, 2.0]},
+        "precision": "float32",
+    }
+    if changes.get("teacher.kind") == "student_copy":
+        del tree["teacher"]["momentum"]
+    if changes.get("teacher.kind") == "none":
+        tree |= {"teacher": {}, "loss": {"alpha": 0}}
+    return load_config(tree).override(changes)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request, monkeypatch):
+    monkeypatch.setattr(graphs, "SMALLEST_STEP", SMALLEST)
+    if request.param == "cuda":
+        yield "cuda"
+        return
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        for operator, kernel in kernels_as_specified().items():
+            monkeypatch.setitem(operator._backend_fns, None, kernel)
+    with AsOnAGpu():
+        yield "cpu"
+
+
+def _bags(sizes, device, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    bags = [torch.randn(size, FEATURES, generator=generator) for size in sizes]
+    labels = torch.randint(2, (len(sizes),), generator=generator).tolist()
+    return PackedBags.from_list(bags, labels, [f"{seed}-{i}" for i in range(len(sizes))]).to(device)
+
+
+def _step(kind, config, device, **more):
+    student = build(config.model, num_features=FEATURES, num_classes=2, seed=0).to(device)
+    teacher = Teacher(config.teacher, student, student) if config.teacher.kind != "none" else None
+    step = kind(config, student, teacher, **more)
+    step.verdicts = []
+    if device == "cpu":
+        step._read_later = lambda found_2, place: step.verdicts.append((found_2.clone(), place))
+    return step
+
+
+def _graphed(config, device, **more):
+    """A step that is recorded, and the recorders that it has made."""
+    recorders = []
+
+    def recorder():
+        recorders.append(CudaGraphs() if device == "cuda" else Recorder())
+        return recorders[-1]
+
+    return _step(GraphedStep, config, device, recorder=recorder, **more), recorders
+
+
+def _train(step, bags, number, total):
+    epoch = number // len(SIZES)
+    step.set_learning_rate(0.01 / (1 + epoch))
+    return step(bags, Draws(3, epoch), progress=number / total, num_bags=len(bags))
+
+
+def _state(step):
+    """All that training changes: weights of both networks, Adam's moments and counts."""
+    moments = [
+        value for p in step.student.parameters() for _, value in sorted(step.optimizer.state[p].items())
+    ]
+    teacher = step.teacher.network.parameters() if step.teacher else ()
+    return [value.detach().clone() for value in (*step.student.parameters(), *teacher, *moments)]
+
+
+def _close(config):
+    """Products of padded bags may be summed in another order."""
+    return {"rtol": 2e-2, "atol": 2e-3} if config.precision == "bf16" else {"rtol": 1e-4, "atol": 1e-6}
+
+
+def _assert_close(ours, theirs, **tolerances):
+    for mine, other in zip(_state(ours), _state(theirs), strict=True):
+        torch.testing.assert_close(mine, other, **(tolerances or {"rtol": 1e-4, "atol": 1e-6}))
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("abmil", {}),
+        ("abmil", {"precision": "bf16"}),
+        ("abmil", {"optimizer.clip_norm": 0.1, "teacher.kind": "student_copy"}),
+        ("abmil", {"teacher.kind": "none", "masking": {"random": 0.2}}),
+        ("dsmil", {}),
+        ("dsmil", {"precision": "bf16"}),
+    ],
+)
+def test_recorded_steps_train_as_plain_ones(device, model, changes):
+    """Losses, masks, weights, moments and teacher, over epochs, while all schedules move."""
+    config = _config(model, **changes)
+    plain, (graphed, _) = _step(TrainingStep, config, device), _graphed(config, device)
+    total = 4 * len(SIZES)
+    for number in range(total):
+        bags = _bags(SIZES[number % len(SIZES)], device, seed=number).to(device, plain.dtype)
+        theirs, ours = (_train(step, bags, number, total) for step in (plain, graphed))
+        assert ours.num_instances == theirs.num_instances
+        for name in ("num_kept", "masked_high", "masked_low", "masked_random"):
+            assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+        for name in ("total_B", "classification_B", "consistency_B"):
+            torch.testing.assert_close(getattr(ours, name), getattr(theirs, name).detach(), **_close(config))
+        assert graphed.momentum == plain.momentum
+    _assert_close(graphed, plain, **_close(config))
+    assert 2 <= len(graphed._graphs) <= 4
+
+
+def test_a_graph_serves_all_steps_of_its_bucket_and_the_unused_one_goes_first(device):
+    config = _config(masking={"random": 0.25}, **{"loss.alpha": 0.0})
+    plain, (graphed, recorders) = _step(TrainingStep, config, device), _graphed(config, device, most_graphs=2)
+    sizes = [(40,), (10,), (16,), (6, 6), (9, 3), (10,), (90,), (2, 14), (9,)]
+    held = []
+    for number, bag_sizes in enumerate(sizes):
+        bags = _bags(bag_sizes, device, seed=number)
+        for step in (plain, graphed):
+            _train(step, bags, number, 10)
+        held.append([(bucket.num_bags, bucket.rows) for bucket in graphed._graphs])
+    assert held == [
+        [(1, 48)],
+        [(1, 48), (1, 16)],
+        [(1, 48), (1, 16)],
+        [(1, 16), (2, 16)],
+        [(1, 16), (2, 16)],
+        [(2, 16), (1, 16)],
+        [(1, 96)],  # more rows than there was room for: all are recorded anew
+        [(1, 96), (2, 16)],
+        [(2, 16), (1, 16)],
+    ]
+    assert len(recorders) == 3
+    _assert_close(graphed, plain)
+
+
+def test_a_loss_that_is_not_finite_changes_nothing_and_spoils_no_later_step(device):
+    """Nor does what the bad bag has left behind the next one, in the memory of the features."""
+    config = _config()
+    plain, (graphed, _) = _step(TrainingStep, config, device), _graphed(config, device)
+    for number, size in enumerate([20, 31, 17]):
+        bags = _bags((size,), device, seed=number)
+        if size == 31:
+            before = _state(graphed)
+            bags.features_TD[3:] = torch.nan
+            graphed(bags, Draws(0, 7), progress=0.0, num_bags=1)
+            if device == "cuda":
+                with pytest.raises(NonFiniteError, match=r"in epoch 7 at bag\(s\) 1-0"):
+                    graphed.check(wait=True)
+            else:
+                assert [bool(found_2[0]) for found_2, _ in graphed.verdicts] == [False, True]
+                assert graphed.verdicts[1][1] == "in epoch 7 at bag(s) 1-0"
+            assert all(torch.equal(*pair) for pair in zip(before, _state(graphed), strict=True))
+        else:
+            for step in (plain, graphed):
+                _train(step, bags, number, 4)
+    _assert_close(graphed, plain)
+
+
+def test_recording_changes_no_weight(device):
+    """What a recorder does to a step any number of times is a rehearsal."""
+    graphed, _ = _graphed(_config(), device)
+    _train(graphed, _bags((20,), device), 0, 4)
+    before = _state(graphed)
+    graphed._set_numbers(Draws(0, 1), 0.5, 0.5, is_rehearsal=True)
+    graph = graphed._record(Bucket(1, 32, 32), _bags((30,), device))
+    graph.replay()
+    assert all(torch.equal(*pair) for pair in zip(before, _state(graphed), strict=True))
+
+
+@pytest.mark.parametrize("count", [1, 127, 128, 129, 1023, 1025, 9075, 120_001])
+def test_few_sizes_are_not_much_larger_than_what_they_are_for(count):
+    assert count <= rounded(count) <= max(count * 1.125 + 1, 128 * -(-count // 128))
+    assert rounded(rounded(count)) == rounded(count)
+
+
+def test_bags_of_all_sizes_need_few_graphs():
+    assert len({rounded(count) for count in range(1, 65_536)}) <= 64
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.name": "transmil"}, "cuda_graphs: a step of transmil waits for counts on the device"),
+        ({"device": "cpu"}, "cuda_graphs wants a CUDA device; device is cpu"),
+    ],
+)
+def test_what_cannot_be_recorded_is_refused(changes, message):
+    config = TrainConfig().override({"cuda_graphs": True})
+    with pytest.raises(ConfigError, match=message):
+        config.override(changes)
+
+
+def test_a_step_is_refused_where_there_is_no_gpu_or_several_workers(monkeypatch):
+    with pytest.raises(ConfigError, match="cuda_graphs: expected a CUDA device, got cpu"):
+        _step(GraphedStep, _config(), "cpu")
+    monkeypatch.setattr(Workers, "world_size", 2)
+    with AsOnAGpu(), pytest.raises(ConfigError, match="cuda_graphs: expected 1 worker, got 2"):
+        _step(GraphedStep, _config(), "cpu")
+
+
+def test_how_a_step_is_launched_is_no_part_of_a_runs_identity():
+    assert TrainConfig().override({"cuda_graphs": True}).digest() == TrainConfig().digest()
+
+
+def test_a_recording_keeps_numbers_and_memory_as_they_were():
+    """What the tests above stand on: a number of the host stays, one on the device is read anew."""
+    on_device, rate = torch.ones(2), 1.0
+    recording = Recording()
+    with recording:
+        found = on_device * rate + on_device.sum()
+    rate = 5.0
+    on_device.fill_(2.0)
+    recording.replay()
+    assert found.tolist() == [6.0, 6.0]
+    with pytest.raises(AssertionError, match="waits for the device"), Recording():
+        on_device.sum().item()
