@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from feature_folders import SLIDES, shard_folder, write_features
+from forked import fork, status_of
 
 from data_prep import plan as plan_module
 from data_prep import shard as shard_module
@@ -133,7 +134,7 @@ def test_killed_at_any_touch_of_a_file(folder: Path, expected: dict[str, bytes])
             os.write(writing, str(count).encode())
             os._exit(0)
         os.close(writing)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) in (0, 9)
+        assert status_of(child) in (0, 9)
         with open(reading) as pipe:
             return int(pipe.read() or 0)
 
@@ -156,19 +157,19 @@ def test_killed_at_any_touch_of_a_file(folder: Path, expected: dict[str, bytes])
 
 
 def test_sigkill_at_any_moment(folder: Path, expected: dict[str, bytes]) -> None:
-    slow = (
-        "import data_prep.plan as p, time, runpy; read = p._read;"
-        "p._read = lambda bag, stop: (time.sleep(0.15), read(bag, stop))[1];"
-        "runpy.run_module('data_prep.shard', run_name='__main__')"
-    )
-    paths = ["--features", folder / "features", "--labels", folder / "labels.csv", "--out", folder / "shards"]
-    more = ["--shard-bytes", "10000", "--name", "x", "--workers", "2"]
+    read = plan_module._read
+
+    def slow() -> None:
+        plan_module._read = lambda bag, stop: (time.sleep(0.15), read(bag, stop))[1]
+        shard_folder(folder, name="x", workers=2)
+
     records = folder / ".shards.sharding/records"
-    with subprocess.Popen([sys.executable, "-c", slow, *map(str, paths), *more], cwd=ROOT) as process:
-        deadline = time.monotonic() + 60
-        while not (records.exists() and list(records.iterdir())) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
+    child = fork(slow)
+    deadline = time.monotonic() + 60
+    while not (records.exists() and list(records.iterdir())) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    assert status_of(child) == -signal.SIGKILL
     assert not (folder / "shards").exists()
     out = shard_folder(folder, name="x")
     assert files_of(out) == expected
