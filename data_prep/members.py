@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mhimdist.data.manifest import Manifest
 from mhimdist.errors import CorruptShard
 
 
@@ -27,3 +28,16 @@ def describe_bag(folder: Path, row: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(described, dict):
         raise CorruptShard(f"{folder / row['shard']}: {row['key']}.json: expected an object")
     return described
+
+
+def encoder_of(folder: Path, manifest: Manifest) -> str | None:
+    """The encoder of a data set's features, which is that of the first bag that names one; None if none does.
+
+    Raises:
+        CorruptShard: a JSON member that was looked at is not as it was written.
+    """
+    for batch in manifest.rows.to_batches(max_chunksize=64):
+        for row in batch.to_pylist():
+            if encoder := describe_bag(folder, row).get("encoder"):
+                return encoder
+    return None

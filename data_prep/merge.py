@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 from rich.filesize import decimal
 
-from data_prep.members import describe_bag
+from data_prep.members import encoder_of
 from data_prep.sources import some
 from data_prep.writer import appearing_whole
 from mhimdist.command import run
@@ -92,8 +92,10 @@ def _refuse_mixtures(folders: Sequence[Path], manifests: Sequence[Manifest]) -> 
         raise DataError(f"{len(twice)} slides stand in more than one of the data sets: {some(twice)}")
     first: dict[str, Any] = {}
     for folder, manifest in zip(folders, manifests, strict=True):
-        row = manifest.rows.slice(0, 1).to_pylist()[0]
-        got = {"width": row["num_features"], "encoder": describe_bag(folder, row).get("encoder")}
+        got = {
+            "width": manifest.rows["num_features"][0].as_py(),
+            "encoder": encoder_of(folder, manifest),
+        }
         for what, value in got.items():
             if value is not None and first.setdefault(what, value) != value:
                 raise DataError(f"{folder}: features of {what} {value!r}, others are of {first[what]!r}")

@@ -15,7 +15,7 @@ from rich.filesize import decimal
 
 from data_prep.folders import find_features
 from data_prep.labels import Columns, SlideLabel, class_order, read_labels, without_suffixes
-from data_prep.members import describe_bag
+from data_prep.members import encoder_of
 from data_prep.parallel import in_cluster, one_torch_thread, results
 from data_prep.plan import PlannedBag, ShardPlan, plan_bags, plan_shards, write_shard
 from data_prep.progress import bar, doing
@@ -122,7 +122,7 @@ def shard(
     with doing(f"looking at the features of {len(table):,} slides"):
         bags = plan_bags(table, sources, class_names, dtype or "float16", seed=seed)
     if before is not None:
-        _refuse_another_kind(bags[0], before, out)
+        _refuse_another_kind(bags, before, out)
     plans = plan_shards(bags, shard_bytes, first=_next_number(before))
     info = DatasetInfo(
         name=name or (before.info.name if before else out.name),
@@ -219,15 +219,14 @@ def _new(
     }
 
 
-def _refuse_another_kind(bag: PlannedBag, before: Manifest, out: Path) -> None:
-    first = before.rows.slice(0, 1).to_pylist()[0]
-    slide, width = bag.columns["slide"], bag.columns["num_features"]
-    if width != first["num_features"]:
-        raise DataError(
-            f"slide {slide!r}: its features are {width} wide, those of {out} {first['num_features']}"
-        )
-    old, new = describe_bag(out, first).get("encoder"), json.loads(bag.json)["encoder"]
-    if old and new and old != new:
+def _refuse_another_kind(bags: Sequence[PlannedBag], before: Manifest, out: Path) -> None:
+    """Refuse bags, alike among themselves, that are not like those of a data set."""
+    slide, width = bags[0].columns["slide"], bags[0].columns["num_features"]
+    if width != (there := before.rows["num_features"][0].as_py()):
+        raise DataError(f"slide {slide!r}: its features are {width} wide, those of {out} {there}")
+    named = ((bag.columns["slide"], json.loads(bag.json)["encoder"]) for bag in bags)
+    slide, new = next(((slide, encoder) for slide, encoder in named if encoder), (slide, None))
+    if new and (old := encoder_of(out, before)) and old != new:
         raise DataError(f"slide {slide!r}: its features are of {new!r}, those of {out} of {old!r}")
 
 

@@ -22,6 +22,7 @@ from mhimdist.config import TrainConfig
 from mhimdist.cost import Cost, measure
 from mhimdist.data.loader import BagShards, open_bags
 from mhimdist.data.remote import Location, absolute
+from mhimdist.data.sampler import warn_of_larger_bags
 from mhimdist.data.splits import Split
 from mhimdist.errors import CrossValidationError, MhimdistError, PreemptedError
 from mhimdist.experiment import Candidate, CrossValidation, Execution, Experiment
@@ -97,7 +98,10 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
         candidates: what to compare, by name.
         data: folder of shards, on storage that every node sees, or its URL.
     """
-    started, bags, folder = time.monotonic(), BagShards(data), experiment.folder
+    started, folder = time.monotonic(), experiment.folder
+    bags = open_bags(data, candidates[0].config.loading)
+    for limit in {candidate.config.max_instances for candidate in candidates}:
+        warn_of_larger_bags(bags, limit)
     units: dict[str, Unit] = {}
     members: dict[tuple[str, Protocol], list[str]] = {}
     for protocol in experiment.protocols:

@@ -119,7 +119,7 @@ class Trainer:
         )
         self._train_rows = bags.rows_of(split.train)
         if self.workers.rank == 0:
-            warn_of_larger_bags(bags, self._train_rows, config.max_instances)
+            warn_of_larger_bags(bags, config.max_instances, self._train_rows)
         self._best_weights = _copy(self.student)
         # On several workers this copies worker 0's weights to all others, before a checkpoint is loaded.
         step = GraphedStep if config.cuda_graphs else TrainingStep

@@ -32,6 +32,7 @@ from mhimdist import atomic, cluster, samplers
 from mhimdist.cross_validation import worker_group
 from mhimdist.data.loader import BagShards, open_bags
 from mhimdist.data.remote import Location, absolute
+from mhimdist.data.sampler import warn_of_larger_bags
 from mhimdist.data.splits import Split
 from mhimdist.errors import MhimdistError, SweepError
 from mhimdist.finals import finish
@@ -74,6 +75,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
         PreemptedError: it was asked to stop; the same command goes on with it.
     """
     bags = open_bags(data, sweep.train.loading)
+    warn_of_larger_bags(bags, sweep.train.max_instances)
     splits = sweep.splits(bags)
     facts = samplers.examine(space, sweep.train)
     samplers.check(sweep.sampler, facts)

@@ -1,14 +1,23 @@
 """Every block of the README runs, and every file it names is there."""
 
+import contextlib
+import importlib
 import os
 import re
+import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data_prep import digits
+from data_prep import shard as shard_module
+from data_prep.shard import shard
+from mhimdist import cross_validation
+from mhimdist.data.manifest import Manifest
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -40,9 +49,21 @@ def _run(arguments: list[str], workplace: Path) -> str:
     return done.stdout
 
 
+def _commands() -> list[str]:
+    return [line.partition("  #")[0].strip() for block in _blocks("bash") for line in block.splitlines()]
+
+
 def _command(start: str) -> str:
-    (line,) = [line for block in _blocks("bash") for line in block.splitlines() if line.startswith(start)]
+    (line,) = [line for line in _commands() if line.startswith(start)]
     return line
+
+
+def _run_here(command: str, workplace: Path) -> None:
+    """Run a command of `data_prep` in this process: its imports take seconds."""
+    python, dash_m, module, *arguments = command.split()
+    assert (python, dash_m) == ("python", "-m")
+    with contextlib.chdir(workplace):
+        importlib.import_module(module).main(arguments)
 
 
 def test_the_make_targets_exist():
@@ -62,17 +83,62 @@ def test_every_linked_file_is_there():
 
 @pytest.fixture(scope="module")
 def shards(workplace):
-    _run(_command("python -m data_prep.shard").split(), workplace)
+    _run(_command("python -m data_prep.shard --features features/").split(), workplace)
     return workplace / "shards"
 
 
-def test_slides_become_shards_that_webdataset_reads(workplace, shards):
-    assert "398 bags" in _run(_command("python -m data_prep.verify").split(), workplace)
-    assert "398" in _run(_command("python -m data_prep.inspect").split(), workplace)
+def test_slides_become_shards_that_webdataset_reads(workplace, shards, capsys):
+    verify = "python -m data_prep.verify shards/"
+    assert verify in _commands()
+    _run_here(verify, workplace)
+    _run_here(_command("python -m data_prep.inspect"), workplace)
+    said = capsys.readouterr().out
+    assert "398 bags" in said
+    assert "398 of 20 cases" in said
+    assert (workplace / "shards.png").exists()
     (webdataset_block,) = [block for block in _blocks("python") if "webdataset" in block]
     printed = _run([sys.executable, "-c", webdataset_block], workplace)
     assert len(printed.splitlines()) == 398
     assert re.fullmatch(r"slide_\d+ \(\d+, 16\)", printed.splitlines()[0])
+
+
+def test_data_sets_grow_and_are_repaired(workplace, shards, capsys):
+    names = Manifest.read(shards).info.classes
+    for name in ("more", "other"):
+        (workplace / name).mkdir()
+        np.save(workplace / name / f"{name}.npy", np.ones((3, 16), np.float32))
+        (workplace / f"{name}.csv").write_text(f"slide,label\n{name},{names[0]}\n")
+    shard(workplace / "other", workplace / "other.csv", workplace / "other/shards")
+    for path in (workplace / "other/shards").iterdir():
+        path.rename(workplace / "other" / path.name)
+    kept = shutil.copytree(shards, workplace / "kept")
+    _run_here(_command("python -m data_prep.shard --features more/"), workplace)
+    assert "399 bags, 1 of them new" in capsys.readouterr().out
+    _run_here(_command("python -m data_prep.merge"), workplace)
+    assert "both: 400 bags" in capsys.readouterr().out
+    name = Manifest.read(shards).info.shards[0].name
+    with (shards / name).open("r+b") as file:
+        file.truncate(1000)
+    _run_here(_command("python -m data_prep.verify shards/ --repair"), workplace)
+    assert f"written again: {name}" in capsys.readouterr().out
+    shutil.rmtree(shards)
+    kept.rename(shards)
+
+
+def test_sharding_on_a_cluster_is_a_command_that_is_understood():
+    start = "ray job submit --working-dir . -- python -m data_prep.shard"
+    options = shard_module._parser().parse_args(_command(start).removeprefix(start).split())
+    assert str(options.out) == "/shared/shards/c16"
+
+
+def test_the_settings_of_remote_data_reach_a_job(monkeypatch):
+    jobs = []
+    monkeypatch.setattr(cross_validation, "run_cross_validation", lambda job, data: jobs.append((job, data)))
+    monkeypatch.setattr(sys, "argv", _command("python jobs/train_c16.py --data s3:").split()[1:])
+    runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
+    ((job, data),) = jobs
+    assert data == "s3://bucket/shards/c16"
+    assert (str(job.train.loading.shard_cache), job.train.loading.shard_cache_gib) == ("/local/cache", 300)
 
 
 def test_a_run_can_be_stepped_through(workplace):

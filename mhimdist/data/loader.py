@@ -31,7 +31,7 @@ from mhimdist.data.format import (
     NPY_HEADER_BYTES,
     npy_header,
 )
-from mhimdist.data.manifest import MANIFEST_NAME, Manifest, ShardFile, missing
+from mhimdist.data.manifest import MANIFEST_NAME, MAX_BYTES, Manifest, ShardFile, missing
 from mhimdist.data.remote import Location, RemoteFolder, absolute, is_remote
 from mhimdist.data.shard_cache import ShardCache
 from mhimdist.errors import ConfigError, CorruptShard, DataError, ManifestError, MhimdistError
@@ -133,7 +133,7 @@ class BagShards:
     def _manifest(self) -> Manifest:
         if self._remote is not None:
             try:
-                content = self._remote.read(MANIFEST_NAME)
+                content = self._remote.read(MANIFEST_NAME, MAX_BYTES)
             except FileNotFoundError as error:
                 raise missing(str(error)) from None
             manifest = Manifest.parse(content, f"{self.folder}/{MANIFEST_NAME}")

@@ -29,6 +29,8 @@ from mhimdist.errors import ManifestError
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.parquet"
+MAX_BYTES = 2**30
+"""How long a manifest may be, several million bags; what is longer is none, and is not read."""
 
 _MANIFEST_KEY = b"mhimdist.manifest"
 _HASH_KEY = b"mhimdist.content_sha256"
@@ -135,7 +137,8 @@ class Manifest:
         """
         path = folder / MANIFEST_NAME
         try:
-            content = path.read_bytes()
+            with path.open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
         except (FileNotFoundError, NotADirectoryError):
             raise missing(path) from None
         except OSError as error:
@@ -149,9 +152,13 @@ class Manifest:
         Raises:
             ManifestError: as `read`; the message names `path`.
         """
+        if len(content) > MAX_BYTES:
+            raise ManifestError(f"{path} has more than {MAX_BYTES} bytes, too many for a manifest")
         try:
             # From memory: given a path, pyarrow would take a parent folder named "a=b" for a column.
             file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+            if file.metadata.num_rows > len(content):  # no two keys are equal, so a row takes some bytes
+                raise ManifestError(f"{path} claims {file.metadata.num_rows} bags in {len(content)} bytes")
             table = file.read(use_threads=False)
             table.validate(full=True)
         except (pa.ArrowException, OSError, ValueError) as error:

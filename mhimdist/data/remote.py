@@ -103,14 +103,19 @@ class RemoteFolder:
             raise RemoteDataError(f"{self.name} cannot be listed: {_reason(error)}") from error
         return {info.base_name: info.size for info in found if info.type == pafs.FileType.File}
 
-    def read(self, name: str) -> bytes:
-        """A small file's content.
+    def read(self, name: str, max_bytes: int) -> bytes:
+        """A small file's content; if it is longer than `max_bytes`, more of it than that, but not all.
 
         Raises:
             FileNotFoundError: there is none of this name.
             RemoteDataError: it cannot be read.
         """
-        return b"".join(self.stream(name))
+        content = bytearray()
+        for chunk in self.stream(name):
+            content += chunk
+            if len(content) > max_bytes:
+                break
+        return bytes(content)
 
     def stream(self, name: str) -> Iterator[bytes]:
         """A file's content, chunk by chunk.

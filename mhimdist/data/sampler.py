@@ -139,14 +139,16 @@ def epoch_plan(
     return EpochPlan(order_K, ranks_K, starts_S1, world_size)
 
 
-def warn_of_larger_bags(bags: BagSource, rows: np.ndarray, max_instances: int | None) -> None:
-    """Warn if bags to be trained on are larger than a step may be: what the limit is for, they void."""
+def warn_of_larger_bags(
+    bags: BagSource, max_instances: int | None, rows: np.ndarray | slice = slice(None)
+) -> None:
+    """Warn if bags (of these rows) are larger than a step may be: what the limit is for, they void."""
     sizes_N = bags.sizes_N[rows]
     if max_instances is None or not (larger := int((sizes_N > max_instances).sum())):
         return
-    most = int(rows[sizes_N.argmax()])
+    most = int(np.arange(len(bags.keys))[rows][sizes_N.argmax()])
     warnings.warn(
-        f"max_instances={max_instances} is less than {larger} of {len(rows)} training bags have: each of "
+        f"max_instances={max_instances} is less than {larger} of {len(sizes_N)} bags have: each of "
         "them is a step of its own, whose memory and time the limit does not bound; the largest, "
         f"{bags.keys[most]!r}, has {bags.sizes_N[most]}",
         ConfigWarning,

@@ -182,6 +182,16 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         Manifest.read(tmp_path)
 
 
+def test_a_bomb_is_not_inflated(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(pa.table({"key": np.zeros(10**6, np.int64)}), tmp_path / "manifest.parquet")
+    monkeypatch.setattr(pq.ParquetFile, "read", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(ManifestError, match=r"claims 1000000 bags in \d+ bytes$"):
+        Manifest.read(tmp_path)
+    monkeypatch.setattr(manifest_module, "MAX_BYTES", 100)
+    with pytest.raises(ManifestError, match="has more than 100 bytes, too many for a manifest"):
+        Manifest.read(shards)
+
+
 def test_other_columns_are_refused(tmp_path: Path) -> None:
     small_manifest().write(tmp_path)
     rewrite(tmp_path / MANIFEST_NAME, lambda table: table.drop_columns(["case"]))

@@ -1,48 +1,46 @@
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from feature_folders import forge_manifest
+from forked import fork, limit_addresses, status_of
 
 from data_prep.shard import shard
 from mhimdist.data import memory
-from mhimdist.errors import DataError
-
-ROOT = Path(__file__).parents[2]
-LARGEST, GIANT, WIDTH = 44_402, 444_020, 1024  # CAMELYON16's largest bag, and one ten times as large
-
-READ = """
-import resource, sys
-from pathlib import Path
-import torch
 from mhimdist.data.loader import BagShards
 from mhimdist.data.read_ahead import read_ahead
 from mhimdist.errors import DataError
 
-def anonymous():
-    return 1024 * next(
-        int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith("RssAnon")
-    )
+LARGEST, GIANT, WIDTH = 44_402, 444_020, 1024  # CAMELYON16's largest bag, and one ten times as large
 
-bags = BagShards(sys.argv[1], verify="never")
-giant = bags.load([1], torch.float16).features_TD  # the file's pages
-before = anonymous()
-assert float(giant[::1000].sum()) == 0 and giant.shape == (444_020, 1024)
-assert anonymous() - before < 2**24
-in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (in_use + int(sys.argv[2]),) * 2)
-assert bags.load([0]).features_TD.shape == (44_402, 1024)
-assert anonymous() - before < 4 * 44_402 * 1024 + 2**25
-for read in (lambda: bags.load([1]), lambda: bags.load([0, 1]), lambda: next(read_ahead(bags, [[0], [1]]))):
-    try:
-        read()
-    except DataError as error:
-        print(error)
-"""
+
+def read_the_giant(shards: Path, room: int) -> None:
+    bags = BagShards(shards, verify="never")
+    before = anonymous_bytes()
+    giant_ND = bags.load([1], torch.float16).features_TD  # the file's pages
+    assert giant_ND.shape == (GIANT, WIDTH)
+    assert float(giant_ND[::1000].sum()) == 0
+    assert anonymous_bytes() - before < 2**24
+    limit_addresses(room)
+    assert bags.load([0]).features_TD.shape == (LARGEST, WIDTH)
+    assert anonymous_bytes() - before < 4 * LARGEST * WIDTH + 2**25
+    for read in (
+        lambda: bags.load([1]),
+        lambda: bags.load([0, 1]),
+        lambda: next(read_ahead(bags, [[0], [1]])),
+    ):
+        try:
+            read()
+        except DataError as error:
+            print(error)
+
+
+def anonymous_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
 def test_a_giant_bag_is_read_in_bounded_memory_and_refused_beyond_it(tmp_path: Path) -> None:
@@ -65,15 +63,17 @@ def test_a_giant_bag_is_read_in_bounded_memory_and_refused_beyond_it(tmp_path: P
     forge_manifest(shards, enlarge, lambda info: info["shards"][0].update(bytes=total))
     os.truncate(shards / "shard-000000.tar", total)  # a hole in a file costs nothing to write
     room = int(4 * LARGEST * WIDTH / memory.USED_SHARE) + 2**26
-    command = [sys.executable, "-c", READ, str(shards), str(room)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    lines = done.stdout.splitlines()
+    said = tmp_path / "said"
+    assert status_of(fork(lambda: read_the_giant(shards, room), said)) == 0, said.read_text()
+    lines = said.read_text().splitlines()
     assert len(lines) == 3
     for line, what, needed in zip(
         lines, ("", " and 1 more in its batch", ""), ("1.7 GiB", "1.9 GiB", "1.9 GiB"), strict=True
     ):
-        said = rf"bag '[ab]' \(444,020 x 1,024\){what} as torch\.float32.*: needs {needed}, but [\d.]+ MiB is"
-        assert re.match(f"{said} left ", line), line
+        expected = (
+            rf"bag '[ab]' \(444,020 x 1,024\){what} as torch\.float32.*: needs {needed}, but [\d.]+ MiB is"
+        )
+        assert re.match(f"{expected} left ", line), line
 
 
 def test_the_least_of_all_limits_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,20 @@ def test_a_bucket_is_read_like_a_folder(bucket: str, shards: Path) -> None:
     assert (shards.parent / "cache").stat().st_mode & 0o777 == 0o700
 
 
+def test_a_manifest_without_end_is_not_read_to_it(
+    web: str, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (
+        len(RemoteFolder(web).read("manifest.parquet", 10**9)) == (shards / "manifest.parquet").stat().st_size
+    )
+    monkeypatch.setattr("mhimdist.data.remote.CHUNK_BYTES", 100)
+    assert len(RemoteFolder(web).read("manifest.parquet", 250)) == 300
+    monkeypatch.setattr("mhimdist.data.loader.MAX_BYTES", 250)
+    monkeypatch.setattr("mhimdist.data.manifest.MAX_BYTES", 250)
+    with pytest.raises(ManifestError, match="has more than 250 bytes, too many for a manifest"):
+        BagShards(web)
+
+
 def test_a_web_server_is_read_like_a_folder_and_asked_once(web: str, shards: Path) -> None:
     for _ in range(2):
         bags = BagShards(web)

@@ -3,11 +3,13 @@ import os
 import random
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from feature_folders import shard_folder, write_features
+from forked import fork, status_of
 
 from mhimdist.config import Loading
 from mhimdist.data import residency
@@ -98,20 +100,18 @@ def test_processes_share_one_copy_and_the_last_one_removes_it(shards: Path, shar
 
 
 def test_killed_processes_leave_nothing_when_the_last_one_is_gone(shards: Path, shared_memory: Path) -> None:
-    pipes = [SPAWN.Pipe() for _ in range(2)]
-    children = [SPAWN.Process(target=_read, args=(shared_memory, shards, there)) for _, there in pipes]
-    for child in children:
-        child.start()
+    pipes = [multiprocessing.Pipe() for _ in range(2)]
+    children = [fork(partial(_read, shared_memory, shards, there)) for _, there in pipes]
     for here, _ in pipes:
         assert here.poll(60)
         here.recv()
-    builder = children.pop(random.randrange(2))
-    os.kill(builder.pid, signal.SIGKILL)
-    builder.join(60)
+    random.shuffle(children)  # it makes no difference which of them made it
+    os.kill(children[0], signal.SIGKILL)
+    assert status_of(children[0]) == -signal.SIGKILL
     time.sleep(0.05)  # it would be removed by now
     (file,) = files(shared_memory)  # in use
-    os.kill(children[0].pid, signal.SIGKILL)
-    children[0].join(60)
+    os.kill(children[1], signal.SIGKILL)
+    assert status_of(children[1]) == -signal.SIGKILL
     deadline = time.monotonic() + 20
     while file.exists():
         assert time.monotonic() < deadline

@@ -120,10 +120,12 @@ def test_balanced_epochs_have_every_class_and_every_bag_of_a_class_equally_often
 def test_bags_larger_than_a_step_may_be_are_named(bags):
     bags.sizes_N = np.arange(1, 41)
     rows = np.arange(30)
-    warn_of_larger_bags(bags, rows, None)
-    warn_of_larger_bags(bags, rows, 30)
+    warn_of_larger_bags(bags, None, rows)
+    warn_of_larger_bags(bags, 30, rows)
     with pytest.warns(ConfigWarning, match=r"max_instances=27 is less than 3 of 30 .* 'slide-29', has 30$"):
-        warn_of_larger_bags(bags, rows, 27)
+        warn_of_larger_bags(bags, 27, rows)
+    with pytest.warns(ConfigWarning, match=r"max_instances=27 is less than 13 of 40 .* 'slide-39', has 40$"):
+        warn_of_larger_bags(bags, 27)
 
 
 def test_a_balanced_plan_draws_a_rare_class_again_and_again():

@@ -1,21 +1,19 @@
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from forked import fork, limit_addresses, status_of
 
 from data_prep.folders import find_features
 from data_prep.labels import SlideLabel
 from data_prep.plan import PlannedBag, plan_bags, plan_shards, write_shard
+from data_prep.shard import shard
 from data_prep.sources import Source
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import DataError
-
-ROOT = Path(__file__).parents[2]
 
 
 def planned(folder: Path, **slides: np.ndarray) -> list[PlannedBag]:
@@ -105,30 +103,22 @@ def test_the_largest_float16_is_kept(tmp_path: Path) -> None:
     assert write_shard(plan, tmp_path).shard.num_bags == 1
 
 
-LIMITED = """
-import resource, sys
-from pathlib import Path
-from data_prep.shard import shard
-from mhimdist.errors import DataError
-import h5py, torch, zarr
-room, *folders = sys.argv[1:]
-in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (in_use + int(room),) * 2)
-for folder in map(Path, folders):
-    try:
-        shard(folder / "features", folder / "labels.csv", folder / "out", workers=1)
-        print("written")
-    except DataError as error:
-        print(error)
-"""
-
-
-def shard_in_little_memory(room: int, *folders: Path) -> list[str]:
+def shard_in_little_memory(room: int, said: Path, *folders: Path) -> list[str]:
     """What happens with each folder in a process that may take `room` bytes of addresses more."""
     for folder in folders:
         (folder / "labels.csv").write_text("a,x\n")
-    command = [sys.executable, "-c", LIMITED, str(room), *map(str, folders)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    def limited() -> None:
+        limit_addresses(room)
+        for folder in folders:
+            try:
+                shard(folder / "features", folder / "labels.csv", folder / "out", workers=1)
+                print("written")
+            except DataError as error:
+                print(error)
+
+    assert status_of(fork(limited, said)) == 0, said.read_text()
+    return said.read_text().splitlines()
 
 
 def test_a_giant_bag_needs_little_memory(tmp_path: Path) -> None:
@@ -136,7 +126,7 @@ def test_a_giant_bag_needs_little_memory(tmp_path: Path) -> None:
     # More than twice CAMELYON16's largest bag; a hole in a file costs nothing to write.
     np.lib.format.open_memmap(tmp_path / "features/a.npy", "w+", np.float32, (100_000, 1024)).flush()
     room = 4 * 100_000 * 1024 + 100 * 2**20  # the map of the file, and 100 MiB
-    assert shard_in_little_memory(room, tmp_path) == ["written"]
+    assert shard_in_little_memory(room, tmp_path / "said", tmp_path) == ["written"]
     assert Manifest.read(tmp_path / "out").info.shards[0].bytes > 2 * 100_000 * 1024
 
 
@@ -151,7 +141,8 @@ def test_bombs_are_refused_within_little_memory(tmp_path: Path) -> None:
     with h5py.File(files["h5"], "w") as file:
         file.create_dataset("features", (10**12, 1024), "f4", chunks=(1000, 1024), compression="gzip")
     torch.save(torch.zeros(1).expand(10**12, 1024), files["pt"])
-    said = shard_in_little_memory(100 * 2**20, *(path.parents[1] for path in files.values()))
+    folders = (path.parents[1] for path in files.values())
+    said = shard_in_little_memory(100 * 2**20, tmp_path / "said", *folders)
     for path, line, expected in zip(
         files.values(),
         said,

@@ -1,6 +1,7 @@
 """Killed and started again, on several workers, with more slides: always the same bytes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from feature_folders import SLIDES, shard_folder, write_features
+from forked import fork, status_of
 
 from data_prep import plan as plan_module
 from data_prep import shard as shard_module
@@ -25,6 +28,7 @@ from mhimdist.errors import DataError, LabelError, RunLockedError
 from mhimdist.local_cluster import LocalCluster
 
 ROOT = Path(__file__).parents[2]
+SAME = {"name": "x", "shard_bytes": 10_000, "workers": 1}
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -106,20 +110,66 @@ def test_shards_with_other_settings_are_not_taken_over(
     assert files_of(shard_folder(folder, name="x")) == expected
 
 
+EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "fcntl.flock"}
+
+
+def test_killed_at_any_touch_of_a_file(folder: Path, expected: dict[str, bytes]) -> None:
+    place = folder / ".shards.sharding"
+
+    def ended_at(number: int) -> int:
+        """Shard in a child that ends at this use of a file (from 1); how many it made."""
+        reading, writing = os.pipe()
+        if (child := os.fork()) == 0:
+            count = 0
+
+            def hook(event: str, arguments: tuple) -> None:
+                nonlocal count
+                if event in EVENTS and str(folder) in str(arguments):
+                    count += 1
+                    if count == number:
+                        os._exit(9)
+
+            sys.addaudithook(hook)
+            shard_folder(folder, name="x", workers=1)
+            os.write(writing, str(count).encode())
+            os._exit(0)
+        os.close(writing)
+        assert status_of(child) in (0, 9)
+        with open(reading) as pipe:
+            return int(pipe.read() or 0)
+
+    total = ended_at(0)
+    shutil.rmtree(folder / "shards")
+    assert total > 60
+    for number in range(1, total + 1, 7):
+        ended_at(number)
+        if not (folder / "shards").exists():
+            whole = {path.name for path in (place / "shards").glob("*.tar")}
+            recorded = {path.name for path in (place / "records").glob("*.tar")}
+            assert recorded <= whole
+            assert len(whole - recorded) <= 1  # only what was open is done again
+            reused = shard(folder / "features", folder / "labels.csv", folder / "shards", **SAME).num_reused
+            assert reused == len(recorded)
+        assert files_of(folder / "shards") == expected
+        assert not [path.name for path in folder.glob(".*") if path != place]
+        shutil.rmtree(folder / "shards")
+        shutil.rmtree(place, ignore_errors=True)
+
+
 def test_sigkill_at_any_moment(folder: Path, expected: dict[str, bytes]) -> None:
-    slow = (
-        "import data_prep.plan as p, time, runpy; read = p._read;"
-        "p._read = lambda bag, stop: (time.sleep(0.15), read(bag, stop))[1];"
-        "runpy.run_module('data_prep.shard', run_name='__main__')"
-    )
-    paths = ["--features", folder / "features", "--labels", folder / "labels.csv", "--out", folder / "shards"]
-    more = ["--shard-bytes", "10000", "--name", "x", "--workers", "2"]
+    read = plan_module._read
+
+    def slow() -> None:
+        plan_module._read = lambda bag, stop: (time.sleep(0.15), read(bag, stop))[1]
+        shard_folder(folder, name="x", workers=2)
+
     records = folder / ".shards.sharding/records"
-    with subprocess.Popen([sys.executable, "-c", slow, *map(str, paths), *more], cwd=ROOT) as process:
-        deadline = time.monotonic() + 60
-        while not (records.exists() and list(records.iterdir())) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
+    child = fork(slow)
+    deadline = time.monotonic() + 60
+    while not (records.exists() and list(records.iterdir())) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    assert status_of(child) == -signal.SIGKILL
     assert not (folder / "shards").exists()
     out = shard_folder(folder, name="x")
     assert files_of(out) == expected
@@ -283,6 +333,26 @@ def test_what_does_not_belong_is_not_added(change: str, error: type, message: st
     with pytest.raises(error, match=message):
         append(folder)
     assert files_of(folder / "shards") == before
+
+
+def test_features_of_another_encoder_are_not_added(folder: Path) -> None:
+    shutil.rmtree(folder / "features")
+    (folder / "features").mkdir()
+    lines = ["slide,label"]
+    for slide, encoder in (("a", None), ("b", "uni"), ("c", "resnet")):
+        features = {"features": torch.full((2, 8), float(len(lines))), "encoder": encoder}
+        torch.save(features, folder / f"features/{slide}.pt")
+        (folder / "labels.csv").write_text("\n".join([*lines, f"{slide},x"]))
+        lines.append(f"{slide},x")
+        if slide == "a":
+            shard_folder(folder)
+        elif slide == "b":
+            assert append(folder).num_new == 1
+        else:
+            with pytest.raises(
+                DataError, match=r"slide 'c': its features are of 'resnet', those of .* 'uni'"
+            ):
+                append(folder)
 
 
 def test_a_new_class_can_be_added_behind_the_others(folder: Path) -> None:

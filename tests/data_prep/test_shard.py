@@ -1,9 +1,10 @@
 import gc
 import io
 import json
+import os
 import resource
+import runpy
 import signal
-import subprocess
 import sys
 import tarfile
 import time
@@ -15,6 +16,7 @@ import pytest
 import torch
 import webdataset
 from feature_folders import CLASSES, NUM_FEATURES, SLIDES, coords_of, shard_folder, write_features
+from forked import fork, status_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
@@ -284,29 +286,31 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_sigterm_leaves_nothing(tmp_path: Path) -> None:
     folder = write(tmp_path)
-    stuck = "import data_prep.plan as p, time, runpy; p._read = lambda bag, stop: time.sleep(100);"
-    program = f"{stuck} runpy.run_module('data_prep.shard', run_name='__main__')"
-    with subprocess.Popen([sys.executable, "-c", program, *arguments(folder)], cwd=ROOT) as process:
-        deadline = time.monotonic() + 60
-        while not list(folder.glob(".shards.sharding/shards/.*.part")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 128 + signal.SIGTERM
+
+    def stuck() -> None:
+        plan_module._read = lambda bag, stop: time.sleep(100)
+        sys.argv = ["shard", *arguments(folder)]
+        runpy.run_module("data_prep.shard", run_name="__main__")
+
+    child = fork(stuck)
+    deadline = time.monotonic() + 60
+    while not list(folder.glob(".shards.sharding/shards/.*.part")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(child, signal.SIGTERM)
+    assert status_of(child) == 128 + signal.SIGTERM
     assert sorted(path.name for path in folder.iterdir()) == ["features", "labels.csv"]
 
 
 def test_the_command_without_room_to_write(tmp_path: Path) -> None:
     folder = write(tmp_path, a=np.ones((1000, 100)), b=np.ones((1000, 100)))
-    result = subprocess.run(
-        [sys.executable, "-m", "data_prep.shard", *arguments(folder)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
-    )
-    assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == f"error: File too large: {folder / 'shards'}\n"
-    assert sorted(path.name for path in folder.iterdir()) == ["features", "labels.csv"]
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        run(partial(main, arguments(folder)))
+
+    assert status_of(fork(limited, tmp_path / "said")) == 1
+    assert (tmp_path / "said").read_text() == f"error: File too large: {folder / 'shards'}\n"
+    assert sorted(path.name for path in folder.iterdir()) == ["features", "labels.csv", "said"]
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
