@@ -75,7 +75,9 @@ class Driver:
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's configuration for Ray, None to wait, or that there is no more."""
-        if len(self._live) >= self._room.limit or self._is_asked_to_stop():
+        if self._is_asked_to_stop():
+            return None if self._live else Searcher.FINISHED
+        if len(self._live) >= self._room.limit:
             return None
         proposal = self._waiting.pop(0) if self._waiting else self.study.propose()
         if proposal is None:

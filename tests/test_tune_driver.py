@@ -178,6 +178,7 @@ def test_asked_to_stop_it_proposes_nothing_and_is_over_once_all_are_saved(driver
     driver.ended("a", {"is_saved": True, "is_finished": False}, error=False)
     driver.stepped(1)
     assert not driver.is_over
+    assert driver.suggest("d") is None
     driver.stepped(0)
     assert driver.is_over
     assert driver.num_live == 2  # the second was waiting for a process

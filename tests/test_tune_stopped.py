@@ -1,0 +1,115 @@
+"""Sweeps that are asked to stop: by Ctrl-C, by SIGTERM, and as jobs."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from optuna.trial import TrialState
+
+from data_prep import digits
+from mhimdist import study
+from mhimdist.local_cluster import LocalCluster
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parent.parent
+EPOCHS = 12
+OPTIONS = [
+    *("--num-trials", "3", "--scheduler", "none", "--no-between-folds", "--at-once", "2"),
+    *("--train.epochs", str(EPOCHS), "--final-seeds", "1"),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return digits.build("digits-c16", tmp_path_factory.mktemp("data") / "digits-c16", scale=0.01)
+
+
+def _histories(folder: Path) -> dict[str, list[str]]:
+    """The lines of every fold's history, by its place."""
+    paths = sorted((folder / "trials").glob("*/fold-*/history.jsonl"))
+    return {str(path.relative_to(folder)): path.read_text().splitlines() for path in paths}
+
+
+def _until(is_there: Callable[[], bool], is_alive: Callable[[], bool]) -> None:
+    while not is_there():
+        assert is_alive()
+        time.sleep(0.05)
+
+
+def _runs_again(folder: Path, before: dict[str, list[str]]) -> bool:
+    """Whether a fold that was cut off has gained epochs."""
+    now = _histories(folder)
+    return any(len(lines) < EPOCHS and len(now[name]) > len(lines) + 1 for name, lines in before.items())
+
+
+def test_stopped_by_ctrl_c_and_by_sigterm_it_saves_itself_and_the_same_command_goes_on(data, tmp_path):
+    folder = tmp_path / "runs" / "sweep"
+    command = [sys.executable, str(ROOT / "tests" / "sweep_once.py"), str(data), str(tmp_path), *OPTIONS]
+    before: dict[str, list[str]] = {}
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 75)):
+        driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        is_alive = lambda: driver.poll() is None  # noqa: B023, E731
+        _until(lambda: _histories(folder) != {}, is_alive)
+        _until(lambda: not before or _runs_again(folder, before), is_alive)
+        started = psutil.Process(driver.pid).children(recursive=True)
+        assert len(started) > 4
+        driver.send_signal(number)
+        out, err = driver.communicate(timeout=60)
+        assert driver.returncode == status, out + err
+        assert "asked to stop: " in out
+        assert "Traceback" not in err
+        assert ("interrupted" if status == 130 else "the same command goes on with it") in err
+        _, alive = psutil.wait_procs(started, timeout=10)
+        assert not alive, [process.cmdline() for process in alive]
+
+        trials = study.read(study.sqlite_url(folder / "study.db"), "sweep")
+        running = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
+        assert running
+        assert {trial.state for trial in trials} <= {TrialState.RUNNING, TrialState.COMPLETE}
+        found = _histories(folder)
+        for name, lines in before.items():  # nothing was trained twice: the records are the very same
+            assert found[name][: len(lines)] == lines
+        before = found
+        assert any(len(lines) < EPOCHS for lines in before.values())
+
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "goes on: " in done.stdout
+    trials = study.read(study.sqlite_url(folder / "study.db"), "sweep")
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
+    found = _histories(folder)
+    assert [len(lines) for lines in found.values()] == [EPOCHS] * 6
+    for name, lines in before.items():
+        assert found[name][: len(lines)] == lines
+
+
+def test_a_stopped_job_goes_on_when_it_is_submitted_again(data, tmp_path):
+    folder = tmp_path / "runs" / "sweep"
+    with LocalCluster(num_cpus=2) as cluster:
+
+        def ray(*arguments: str) -> str:
+            done = subprocess.run(
+                ["ray", "job", *arguments], cwd=ROOT, env=cluster.env, capture_output=True, text=True
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            return done.stdout
+
+        job = ["--", "python", "tests/sweep_once.py", str(data), str(tmp_path), *OPTIONS]
+        ray("submit", "--no-wait", "--submission-id", "first", "--working-dir", ".", *job)
+        _until(lambda: _histories(folder) != {}, lambda: "FAILED" not in ray("status", "first"))
+        assert "was stopped" in ray("stop", "first")
+        before = _histories(folder)
+        assert any(len(lines) < EPOCHS for lines in before.values())
+        assert "Final runs" in ray("submit", "--working-dir", ".", *job)
+    found = _histories(folder)
+    assert [len(lines) for lines in found.values()] == [EPOCHS] * 6
+    for name, lines in before.items():
+        assert found[name][: len(lines)] == lines
+    assert json.loads((folder / "result.json").read_text())["num_trials"] == 3
