@@ -130,7 +130,7 @@ class GraphedStep(TrainingStep):
         """
         super().__init__(config, student, teacher, workers)
         device = flat(student).values.device
-        if device.type != "cuda":
+        if device.type == "cpu":
             raise ConfigError(f"cuda_graphs: expected a CUDA device, got {device.type}")
         if self.workers.world_size > 1:
             raise ConfigError(
@@ -201,7 +201,9 @@ class GraphedStep(TrainingStep):
 
     def _bucket(self, bags: PackedBags, progress: float) -> Bucket:
         rows = rounded(len(bags.features_TD))
-        capacity = rounded(most_kept(self.config.masking, rows, len(bags), progress))
+        # Where ratios move, so does the capacity: a new graph only for every 32nd of the rows.
+        share = -(-rows // 32)
+        capacity = -(-most_kept(self.config.masking, rows, len(bags), progress) // share) * share
         return Bucket(len(bags), rows, min(capacity, rows))
 
     def _record(self, bucket: Bucket, bags: PackedBags) -> _Graph:
