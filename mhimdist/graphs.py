@@ -202,7 +202,7 @@ class GraphedStep(TrainingStep):
     def _bucket(self, bags: PackedBags, progress: float) -> Bucket:
         rows = rounded(len(bags.features_TD))
         # Where ratios move, so does the capacity: a new graph only for every 32nd of the rows.
-        share = -(-rows // 32)
+        share = max(-(-rows // 32), SMALLEST_STEP // 2)
         capacity = -(-most_kept(self.config.masking, rows, len(bags), progress) // share) * share
         return Bucket(len(bags), rows, min(capacity, rows))
 
