@@ -86,6 +86,7 @@ class MHIM:
         self.student = student
         self.teacher = teacher
         self._lap = lap
+        self._losses = torch.compile(self._losses_of) if config.compile else self._losses_of
         self.parallel = parallel or Student(student)
         weights = config.loss.class_weights
         self.class_weights_C = (
@@ -126,15 +127,8 @@ class MHIM:
         self._lap("mask and gather")
 
         output = self.parallel(kept, numbers.student_dropout_B)
-        classification_B = self.student.classification_loss(output, bags.labels_B, self.class_weights_C)
-        total_B = classification_B
-        if seen_by_teacher and self.config.loss.alpha:
-            consistency_B = consistency(
-                output.embeddings_BME, seen_by_teacher.embeddings_BME, self.config.loss.temperature
-            )
-            total_B = classification_B + self.config.loss.alpha * consistency_B
-        else:
-            consistency_B = torch.zeros_like(classification_B)
+        teacher_BME = seen_by_teacher.embeddings_BME if seen_by_teacher else None
+        total_B, classification_B, consistency_B = self._losses(output, bags.labels_B, teacher_BME)
         with torch.no_grad():
             masked = (selection.masked_high, selection.masked_low, selection.masked_random)
             counts_4 = torch.stack([kept.offsets_B1[-1], *masked]).double()
@@ -151,3 +145,13 @@ class MHIM:
             masked_random=selection.masked_random,
             sums_7=sums_7,
         )
+
+    def _losses_of(
+        self, output: BagOutput, labels_B: Tensor, teacher_BME: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of each bag, and its two parts; no size here depends on that of the bags."""
+        classification_B = self.student.classification_loss(output, labels_B, self.class_weights_C)
+        if teacher_BME is None or not self.config.loss.alpha:
+            return classification_B, classification_B, torch.zeros_like(classification_B)
+        consistency_B = consistency(output.embeddings_BME, teacher_BME, self.config.loss.temperature)
+        return classification_B + self.config.loss.alpha * consistency_B, classification_B, consistency_B
