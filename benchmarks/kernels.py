@@ -10,12 +10,14 @@ stack are the compiler's, ahead of time. Launches are counted on tensors without
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch import Tensor
 from torch.optim import optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -25,6 +27,7 @@ from benchmarks import bag_on_gpu
 from benchmarks.ahead_of_time import ARCHITECTURES, Launch, compiled
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
+from mhimdist.graphs import GraphedStep
 from mhimdist.masking import most_kept
 from mhimdist.models import build
 from mhimdist.presets import preset
@@ -67,34 +70,36 @@ def _product(name: str, rows: int, inner: int, columns: int) -> Part:
     return Part(name, moved, 2 * rows * inner * columns)
 
 
-def parts(num_parameters: int) -> list[Part]:
+def parts(num_parameters: int, rows: int = N, kept: int = K) -> list[Part]:
     """The step's parts in their order; 16-bit features and activations, float32 scores."""
     blocks = -(-N // 2048)
     pooled = {"forward": 5, "backward": 7}
     return [
-        _product("teacher: projection (cuBLAS)", N, D, E),
-        _product("teacher: attention (cuBLAS)", N, E, ATTENTION),
-        Part("teacher: scores (cuBLAS)", N * (2 * ATTENTION + 4), 2 * N * ATTENTION),
-        Part("teacher: `_pool_parts`, `_join_parts`", N * (4 + 2 * E), pooled["forward"] * N * E),
+        _product("teacher: projection (cuBLAS)", rows, D, E),
+        _product("teacher: attention (cuBLAS)", rows, E, ATTENTION),
+        Part("teacher: scores (cuBLAS)", rows * (2 * ATTENTION + 4), 2 * rows * ATTENTION),
+        Part("teacher: `_pool_parts`, `_join_parts`", rows * (4 + 2 * E), pooled["forward"] * rows * E),
+        Part("`_number`", 200, 0),
         # Keys of the highest and of the random ranking; the passes over them stay in the L2 cache.
-        Part("`_find_limits`", N * (4 + 2 * 8), 2 * 8 * N, serial_us=(1 + 8) * blocks * BLOCK_US),
-        Part("`_mask`", N * (2 * 8 + 8) + 8 * K, 8 * N, serial_us=(1 + 8 + 1) * blocks * BLOCK_US),
-        Part("`_gather`", K * (2 * 2 * D + 16), 0),
-        _product("student: projection (cuBLAS)", K, D, E),
-        Part("student: `_drop`", K * 2 * 2 * E, 4 * K * E),
-        _product("student: attention (cuBLAS)", K, E, ATTENTION),
-        Part("student: scores (cuBLAS)", K * (2 * ATTENTION + 4), 2 * K * ATTENTION),
-        Part("student: `_pool_parts`, `_join_parts`", K * (4 + 2 * E), pooled["forward"] * K * E),
-        Part("student: `_pool_backward`", K * (4 + 4 + 2 * 2 * E), pooled["backward"] * K * E),
-        _product("attention's gradients (cuBLAS), of its weight", ATTENTION, K, E),
-        _product("attention's gradients (cuBLAS), of its input", K, ATTENTION, E),
-        Part("student: `_relu_backward`", K * 3 * 2 * E, 2 * K * E),
-        _product("projection's gradient (cuBLAS)", E, K, D),
+        Part("`_find_limits`", rows * (4 + 2 * 8), 2 * 8 * rows, serial_us=(1 + 8) * blocks * BLOCK_US),
+        Part("`_mask`", rows * (2 * 8 + 8) + 8 * kept, 8 * rows, serial_us=(1 + 8 + 1) * blocks * BLOCK_US),
+        Part("`_gather`", kept * (2 * 2 * D + 16), 0),
+        _product("student: projection (cuBLAS)", kept, D, E),
+        Part("student: `_drop`", kept * 2 * 2 * E, 4 * kept * E),
+        _product("student: attention (cuBLAS)", kept, E, ATTENTION),
+        Part("student: scores (cuBLAS)", kept * (2 * ATTENTION + 4), 2 * kept * ATTENTION),
+        Part("student: `_pool_parts`, `_join_parts`", kept * (4 + 2 * E), pooled["forward"] * kept * E),
+        Part("student: `_pool_backward`", kept * (4 + 4 + 2 * 2 * E), pooled["backward"] * kept * E),
+        _product("attention's gradients (cuBLAS), of its weight", ATTENTION, kept, E),
+        _product("attention's gradients (cuBLAS), of its input", kept, ATTENTION, E),
+        Part("student: `_relu_backward`", kept * 3 * 2 * E, 2 * kept * E),
+        _product("projection's gradient (cuBLAS)", E, kept, D),
         Part("fused Adam, on flat float32", num_parameters * 7 * 4, 12 * num_parameters),
         Part("moving average of the teacher", num_parameters * 3 * 4, 3 * num_parameters),
     ]
 
 
+NO_LAUNCH = ("aten::empty", "aten::new_empty", "aten::detach", "profiler::")
 LAUNCHES_OF = {
     "mhimdist::select_and_gather": 3,
     "mhimdist::segment_softmax_pool": 2,
@@ -111,28 +116,80 @@ class Launches(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Count, and go on."""
-        name = func._schema.name
+        name, found = func._schema.name, func(*args, **(kwargs or {}))
+        # What `aten::to` gives may be a copy, though its schema has it a view.
+        is_view = found is args[0] if name == "aten::to" else func.is_view
         if name.startswith("mhimdist::"):
             self.ours += LAUNCHES_OF.get(name, 1)
-        elif not func.is_view and not name.startswith(("aten::empty", "aten::new_empty", "aten::detach")):
+        elif not is_view and not name.startswith(NO_LAUNCH):
             self.others += 1
-        return func(*args, **(kwargs or {}))
+        return found
 
 
-def count_launches() -> tuple[int, int, int]:
-    """Launches of a step of our kernels and of torch's, and the number of parameters."""
+class CountedGraph:
+    """The recorder of a step whose launches are only counted: those of the graph, as its nodes."""
+
+    def __init__(self) -> None:
+        self.nodes = Launches()
+
+    def record(self, work: Callable[[], tuple[Tensor, ...]]) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
+        """See `graphs.Recorder`."""
+        work()  # makes Adam's states
+        with self.nodes:
+            found = work()
+        return found, lambda: None
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Launches of a step.
+
+    Attributes:
+        ours, others: of our kernels and of torch's, where each is launched by the host.
+        nodes: of the CUDA graph of the step.
+        around: by the host where the step is a graph; the graph is one of them.
+        rows, kept: instances that the graph is for.
+        num_parameters: of the student.
+    """
+
+    ours: int
+    others: int
+    nodes: int
+    around: int
+    rows: int
+    kept: int
+    num_parameters: int
+
+
+def count_launches() -> Counted:
+    """Count on tensors without data."""
     student = build(CONFIG.model, num_features=D, num_classes=2, seed=0).to("meta")
-    step = TrainingStep(CONFIG, student, Teacher(CONFIG.teacher, student, student))
+    teacher, graph = Teacher(CONFIG.teacher, student, student), CountedGraph()
     bags = PackedBags.from_list([torch.empty(N, D, dtype=torch.bfloat16)], [1]).to("meta")
     devices = [*optimizer._get_fused_kernels_supported_devices(), "meta"]
-    with (
-        patch.object(optimizer, "_get_fused_kernels_supported_devices", lambda: devices),
-        patch.object(step, "_read_later", lambda found_2, where: None),
-    ):
-        step(bags, Draws(0, 0), progress=0.0, num_bags=1)  # makes Adam's states
-        with Launches() as launches:
-            step(bags, Draws(0, 1), progress=0.0, num_bags=1)
-    return launches.ours, launches.others, sum(p.numel() for p in student.parameters())
+    counted = []
+    with patch.object(optimizer, "_get_fused_kernels_supported_devices", lambda: devices):
+        eager = TrainingStep(CONFIG, student, teacher)
+        graphed = GraphedStep(CONFIG, student, teacher, recorder=lambda: graph)
+        # As many launches as with a rate on the device, which torch does not know without data.
+        graphed.optimizer.param_groups[0]["lr"] = CONFIG.optimizer.learning_rate
+        for step in (eager, graphed):
+            with patch.object(step, "_read_later", lambda found_2, where: None):
+                step(bags, Draws(0, 0), progress=0.0, num_bags=1)  # records, or makes Adam's states
+                with Launches() as launches:
+                    step(bags, Draws(0, 1), progress=0.0, num_bags=1)
+            counted.append(launches)
+    of_eager, around = counted
+    (bucket,) = graphed._graphs
+    return Counted(
+        of_eager.ours,
+        of_eager.others,
+        graph.nodes.ours + graph.nodes.others,
+        around.others + 1,
+        bucket.rows,
+        bucket.capacity,
+        sum(p.numel() for p in student.parameters()),
+    )
 
 
 def _compiled_row(label: str, launch: Launch) -> str:
@@ -145,11 +202,11 @@ def _compiled_row(label: str, launch: Launch) -> str:
 
 def report() -> str:
     """The tables, in Markdown."""
-    ours, others, num_parameters = count_launches()
-    step = parts(num_parameters)
+    counted = count_launches()
+    step = parts(counted.num_parameters)
     floor = sum(part.floor_us for part in step)
     serial = sum(part.serial_us for part in step)
-    launches = ours + others
+    launches = counted.ours + counted.others
     lines = [
         "# The kernels on an H100: calculated, nothing has run on a GPU",
         "",
@@ -170,19 +227,22 @@ def report() -> str:
         f"| all | {sum(p.bytes for p in step) / 1e6:.1f} | {sum(p.flops for p in step) / 1e9:.1f} | "
         f"{floor:.1f} | {serial:.0f} |",
         "",
-        f"Launches a step: {launches}, of which {ours} are of our kernels and {others} of PyTorch's "
-        "operators (counted on tensors without data, views left out). The engine launches them eagerly.",
+        f"Launches a step: {launches}, of which {counted.ours} are of our kernels and {counted.others} of "
+        "PyTorch's operators (counted on tensors without data, views left out). With `--train.cuda_graphs "
+        f"true` the host makes {counted.around}, one of them the graph's, which has {counted.nodes} nodes "
+        f"for {counted.rows:,} instances and {counted.kept:,} that stay.",
         "",
         "| prediction | us a bag | bags/s | x the paper's 62 |",
         "|---|---|---|---|",
     ]
-    graph = floor + serial + launches * GRAPH_US
+    padded = sum(part.floor_us for part in parts(counted.num_parameters, counted.rows, counted.kept))
+    copied = 2 * 2 * N * D / BYTES_A_S * 1e6
+    graph = padded + copied + serial + counted.nodes * GRAPH_US
     predictions = {
         "floor: memory and arithmetic alone": floor,
-        f"if it were a CUDA graph: floor, passes, {GRAPH_US:g} us a launch (assumed)": graph,
-        f"eager, as the engine does it: the host's {EAGER_US:g} us a launch (assumed)": max(
-            launches * EAGER_US, graph
-        ),
+        f"as a CUDA graph: floor of the padded step, the copy into it ({copied:.0f} us), passes, "
+        f"{GRAPH_US:g} us a node (assumed)": max(graph, counted.around * EAGER_US),
+        f"launched one by one: the host's {EAGER_US:g} us a launch (assumed)": launches * EAGER_US,
     }
     for name, us in predictions.items():
         lines.append(f"| {name} | {us:.0f} | {1e6 / us:,.0f} | {1e6 / us / PAPER_BAGS_A_S:.0f} |")

@@ -217,6 +217,11 @@ class TrainConfig(Settings):
     )
     tf32: bool = Field(False, description="whether float32 products on a GPU may round factors to 10 bits")
     loading: Loading = Field(Loading(), description="how features reach the step; changes no result")
+    compile: bool = Field(
+        False,
+        description="torch.compile what follows the pooling, the losses of the bags; fewer launches on a GPU, "
+        "slower on a CPU; wants a C++ compiler",
+    )
     cuda_graphs: bool = Field(
         False,
         description="record steps as CUDA graphs, one for all steps of about a size, which launches each as "
@@ -300,8 +305,8 @@ class TrainConfig(Settings):
         return load_config(tree)
 
     def recipe(self) -> dict[str, Any]:
-        """Every setting that a result depends on, as JSON's types: all but `loading` and `cuda_graphs`."""
-        return self.model_dump(mode="json", exclude={"loading", "cuda_graphs"})
+        """Every setting that a result depends on, as JSON's types: all but `loading`, `compile` and `cuda_graphs`."""
+        return self.model_dump(mode="json", exclude={"loading", "compile", "cuda_graphs"})
 
     def digest(self) -> str:
         """A hash of the recipe, 16 hex digits: equal configurations share it."""

@@ -362,20 +362,10 @@ class _Totals:
 
     def add(self, step: StepLoss) -> None:
         counts = (len(step.total_B), step.num_instances)
-        sums = (
-            step.num_kept,
-            step.total_B.detach().sum(),
-            step.classification_B.sum(),
-            step.consistency_B.sum(),
-            step.masked_high,
-            step.masked_low,
-            step.masked_random,
-        )
-        values = torch.stack([each.double() for each in sums])
-        self.values = self.values.to(values.device)
+        self.values = self.values.to(step.sums_7.device)
         for place, count in enumerate(counts):  # no copy from the host, which would wait for the device
             self.values[place] += count
-        self.values[len(counts) :] += values
+        self.values[len(counts) :] += step.sums_7
 
     def means(self) -> dict[str, float]:
         totals = dict(zip(self.NAMES, self.values.tolist(), strict=True))

@@ -130,7 +130,7 @@ class GraphedStep(TrainingStep):
         """
         super().__init__(config, student, teacher, workers)
         device = flat(student).values.device
-        if device.type != "cuda":
+        if device.type == "cpu":
             raise ConfigError(f"cuda_graphs: expected a CUDA device, got {device.type}")
         if self.workers.world_size > 1:
             raise ConfigError(
@@ -168,11 +168,11 @@ class GraphedStep(TrainingStep):
         _copy(bags, graph.bags)
         self._set_numbers(draws, progress, follow)
         graph.replay()
-        found_2, losses_3B, counts_4 = graph.found
+        found_2, *found = graph.found
         self._read_later(found_2, where(bags, draws))
-        # The next step writes there.
-        total_B, classification_B, consistency_B = losses_3B.clone().unbind()
-        num_kept, high, low, random = counts_4.clone().unbind()
+        losses_3B, counts_4, sums_7 = (tensor.clone() for tensor in found)  # the next step writes there
+        total_B, classification_B, consistency_B = losses_3B.unbind()
+        num_kept, high, low, random = counts_4.unbind()
         return StepLoss(
             total_B=total_B,
             classification_B=classification_B,
@@ -182,6 +182,7 @@ class GraphedStep(TrainingStep):
             masked_high=high,
             masked_low=low,
             masked_random=random,
+            sums_7=sums_7,
         )
 
     def _set_numbers(
@@ -200,7 +201,9 @@ class GraphedStep(TrainingStep):
 
     def _bucket(self, bags: PackedBags, progress: float) -> Bucket:
         rows = rounded(len(bags.features_TD))
-        capacity = rounded(most_kept(self.config.masking, rows, len(bags), progress))
+        # Where ratios move, so does the capacity: a new graph only for every 32nd of the rows.
+        share = max(-(-rows // 32), SMALLEST_STEP // 2)
+        capacity = -(-most_kept(self.config.masking, rows, len(bags), progress) // share) * share
         return Bucket(len(bags), rows, min(capacity, rows))
 
     def _record(self, bucket: Bucket, bags: PackedBags) -> _Graph:
@@ -221,13 +224,12 @@ class GraphedStep(TrainingStep):
 
         def work() -> tuple[Tensor, ...]:
             loss = self.method.loss_by(lasting, self._numbers, capacity=bucket.capacity)
-            found_2 = self._learn(
-                loss.total_B.sum() / bucket.num_bags, self._numbers.follow, self._numbers.is_rehearsal
-            )
+            mean = self._mean(loss.total_B, bucket.num_bags)
+            found_2 = self._learn(mean, self._numbers.follow, self._numbers.is_rehearsal)
             assert found_2 is not None
             losses = (loss.total_B.detach(), loss.classification_B, loss.consistency_B)
             counts = (loss.num_kept, loss.masked_high, loss.masked_low, loss.masked_random)
-            return found_2, torch.stack(losses), torch.stack(counts)
+            return found_2, torch.stack(losses), torch.stack(counts), loss.sums_7
 
         found, replay = self._recorder.record(work)
         return _Graph(lasting, replay, found)

@@ -32,6 +32,7 @@ class StepLoss:
         num_instances: of the whole bags.
         num_kept: of the masked bags.
         masked_high, masked_low, masked_random: taken by each mask; masks overlap.
+        sums_7: float64: num_kept, the three losses summed over the bags, masked_high, _low and _random.
     """
 
     total_B: Tensor
@@ -42,6 +43,7 @@ class StepLoss:
     masked_high: Tensor
     masked_low: Tensor
     masked_random: Tensor
+    sums_7: Tensor
 
 
 class Student(nn.Module):
@@ -84,6 +86,7 @@ class MHIM:
         self.student = student
         self.teacher = teacher
         self._lap = lap
+        self._losses = torch.compile(self._losses_of) if config.compile else self._losses_of
         self.parallel = parallel or Student(student)
         weights = config.loss.class_weights
         self.class_weights_C = (
@@ -124,13 +127,13 @@ class MHIM:
         self._lap("mask and gather")
 
         output = self.parallel(kept, numbers.student_dropout_B)
-        classification_B = self.student.classification_loss(output, bags.labels_B, self.class_weights_C)
-        total_B, consistency_B = classification_B, torch.zeros_like(classification_B)
-        if seen_by_teacher and self.config.loss.alpha:
-            consistency_B = consistency(
-                output.embeddings_BME, seen_by_teacher.embeddings_BME, self.config.loss.temperature
-            )
-            total_B = classification_B + self.config.loss.alpha * consistency_B
+        teacher_BME = seen_by_teacher.embeddings_BME if seen_by_teacher else None
+        total_B, classification_B, consistency_B = self._losses(output, bags.labels_B, teacher_BME)
+        with torch.no_grad():
+            masked = (selection.masked_high, selection.masked_low, selection.masked_random)
+            counts_4 = torch.stack([kept.offsets_B1[-1], *masked]).double()
+            losses_3 = torch.stack([total_B, classification_B, consistency_B]).sum(1, dtype=torch.float64)
+            sums_7 = torch.cat([counts_4[:1], losses_3, counts_4[1:]])
         return StepLoss(
             total_B=total_B,
             classification_B=classification_B.detach(),
@@ -140,4 +143,15 @@ class MHIM:
             masked_high=selection.masked_high,
             masked_low=selection.masked_low,
             masked_random=selection.masked_random,
+            sums_7=sums_7,
         )
+
+    def _losses_of(
+        self, output: BagOutput, labels_B: Tensor, teacher_BME: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of each bag, and its two parts; no size here depends on that of the bags."""
+        classification_B = self.student.classification_loss(output, labels_B, self.class_weights_C)
+        if teacher_BME is None or not self.config.loss.alpha:
+            return classification_B, classification_B, torch.zeros_like(classification_B)
+        consistency_B = consistency(output.embeddings_BME, teacher_BME, self.config.loss.temperature)
+        return classification_B + self.config.loss.alpha * consistency_B, classification_B, consistency_B

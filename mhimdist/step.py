@@ -81,7 +81,7 @@ class TrainingStep:
             loss = self.method.no_loss()
         else:
             step_loss = self.method.loss(bags, draws, progress)
-            loss = step_loss.total_B.sum() * (self.workers.world_size / num_bags)
+            loss = self._mean(step_loss.total_B, num_bags)
         self._lap("student")
         place = where(bags, draws)
         if loss.device.type == "cpu" and not torch.isfinite(loss):
@@ -95,6 +95,11 @@ class TrainingStep:
         """Let the steps from now on be of this rate."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+
+    def _mean(self, total_B: Tensor, num_bags: int) -> Tensor:
+        """What this worker's bags add to the mean over the step's, times the number of workers."""
+        weight = self.workers.world_size / num_bags
+        return total_B.sum() if weight == 1 else total_B.sum() * weight
 
     def _share(self, progress: float, num_bags: int) -> float:
         """How far the teacher moves after the step; notes its momentum."""
@@ -136,7 +141,8 @@ class TrainingStep:
     def _judge(self, loss: Tensor) -> Tensor:
         """1 on the device where loss or gradients are not finite, else 0."""
         grads = [p.grad for p in self.student.parameters() if p.grad is not None]
-        return (~torch.isfinite(loss + torch.nn.utils.get_total_norm(grads))).float()
+        found = loss + torch.nn.utils.get_total_norm(grads)
+        return (found - found != 0).float()  # inf - inf is NaN, too; `isfinite` takes twice the launches
 
     def _read_later(self, found_2: Tensor, where: str) -> None:
         """Send a verdict and the loss to the host, which does not wait for them."""
