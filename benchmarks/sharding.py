@@ -8,7 +8,8 @@ shard; a ratio is the median of the paired ones. `cp -r` does not force what it 
 with a sync of what it wrote.
 
 Where the processor's time goes on float16 sources, of which every byte is hashed and written: sha256 of the
-shard .4, crc32 of the members .2, writing .15, the search for NaN .1 (`cProfile`, one thread, SHA instructions).
+shard .4, crc32 of the members .2, writing .15, the search for NaN .1 (one thread, a processor with SHA
+instructions).
 """
 
 import argparse
