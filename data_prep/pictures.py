@@ -66,12 +66,12 @@ def _sizes(axis: Axes, found: "Inspection") -> None:
     # The classes' panel says which colour is whose.
     colours = [colour for _, colour, _ in groups]
     axis.hist([size_N[mask_N] for _, _, mask_N in groups], bins, stacked=True, color=colours)
-    axis.set(xscale="log", xlabel="instances of a bag", ylabel="bags", title="Bag sizes")
-    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     median = float(np.median(size_N))
-    axis.axvline(median, color="black", linewidth=1, linestyle="--", label=f"median {median:,.0f}")
-    axis.margins(y=0.2)
-    axis.legend(frameon=False, loc="upper right")
+    axis.set(
+        xscale="log", xlabel="instances of a bag", ylabel="bags", title=f"Bag sizes, median {median:,.0f}"
+    )
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.axvline(median, color="black", linewidth=1, linestyle="--")
 
 
 def _classes(axis: Axes, found: "Inspection") -> None:
@@ -91,6 +91,7 @@ def _classes(axis: Axes, found: "Inspection") -> None:
 def _values(axis: Axes, found: "Inspection") -> None:
     axis.set(title="Values of a bag's features", xlabel="mean", ylabel="standard deviation")
     if not found.values:
+        axis.set(xticks=[], yticks=[])
         axis.text(0.5, 0.5, "not read (--quick)", ha="center", transform=axis.transAxes, color=GREY)
         return
     mean_N = np.array([bag.mean for bag in found.values])
