@@ -13,6 +13,7 @@ then are test cases looked at.
 """
 
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -247,7 +248,9 @@ def _calibration(task: Task, measuring: ray.ObjectRef | None) -> Calibration:
                 ) from None
             if isinstance(cause, MhimdistError):
                 raise cause from None
-            raise
+            if isinstance(error, ray.exceptions.RayTaskError):
+                raise
+            raise SweepError(f"the calibration's process was lost: {' '.join(str(error).split())}") from None
         file.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_text(file, json.dumps(asdict(calibration)))
     return Calibration(**json.loads(file.read_text()))
@@ -287,18 +290,25 @@ def trackers(sweep: Sweep) -> list[tune.Callback]:
     """Ray's loggers of trials: TensorBoard always, and what is asked for.
 
     Raises:
-        SweepError: a logger's package is not installed; the message says which extra brings it.
+        SweepError: a logger's package is not installed, and the message says which extra brings it; or it
+            would ask who one is, which no job can answer.
     """
     found: list[tune.Callback] = [TBXLoggerCallback()]
     if sweep.track == "none":
         return found
     try:
-        __import__(sweep.track)
+        package = importlib.import_module(sweep.track)
     except ImportError:
         raise SweepError(
             f"track {sweep.track}: the package is not installed; pip install 'mhimdist[{sweep.track}]'"
         ) from None
     if sweep.track == "wandb":
+        is_offline = os.environ.get("WANDB_MODE") in ("offline", "disabled")
+        if not (is_offline or os.environ.get("WANDB_API_KEY") or package.api.api_key):
+            raise SweepError(
+                "track wandb: nobody is logged in; run `wandb login`, or set WANDB_API_KEY or "
+                "WANDB_MODE=offline"
+            )
         from ray.air.integrations.wandb import WandbLoggerCallback
 
         return [*found, WandbLoggerCallback(project="mhimdist", group=sweep.name)]
