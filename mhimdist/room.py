@@ -8,7 +8,8 @@ import torch
 from mhimdist.config import TrainConfig
 
 _SIGNS = re.compile(
-    r"OutOfMemory|\bMemoryError|out of memory|can't allocate memory|[Cc]annot allocate memory|ALLOC_FAILED"
+    r"OutOfMemory|\bMemoryError|out of memory|running low on memory|ALLOC_FAILED"
+    r"|can't allocate memory|[Cc]annot allocate memory"
 )
 """torch's CPU allocator, cuBLAS and Ray say it in the text of other errors, Ray Train of a lost worker."""
 

@@ -5,6 +5,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -268,7 +269,8 @@ class StudyScheduler(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """See `Driver.broke`."""
-        self._driver.broke(trial.trial_id, str(trial.get_error() or ""))
+        error = Path(trial.error_file)  # `trial.get_error` looks where it is brought only later
+        self._driver.broke(trial.trial_id, error.read_text(encoding="utf-8") if error.exists() else "")
 
 
 class Following(tune.Callback):
