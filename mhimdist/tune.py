@@ -18,13 +18,17 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray import tune
+from ray.air.execution._internal import actor_manager
 from ray.tune import PlacementGroupFactory
+from ray.tune.execution import tune_controller
 from ray.tune.experiment import Trial
 from ray.tune.logger import TBXLoggerCallback
 from rich import get_console
@@ -183,13 +187,30 @@ def _run_trials(
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs make their own
         ),
     )
-    with watch, stopping.gently():
+    with watch, stopping.gently(), _surviving_the_memory_monitor():
         tuner.fit()
     clock.save()
     if stopping.is_asked:
         say(f"stopped with {formats.count(driver.num_live, 'trial')} to go on with")
         raise KeyboardInterrupt  # of a SIGTERM, `stopping` makes a PreemptedError
     del stages  # until now, so that Ray did not end them
+
+
+@contextmanager
+def _surviving_the_memory_monitor() -> Iterator[None]:
+    """Have Ray Tune lose only the trial whose process Ray's memory monitor killed.
+
+    Tune of Ray 2.60 expects that an actor's task fails by one of two errors, and ends the whole sweep when it
+    is the third one, that of the monitor.
+    """
+    modules: tuple[Any, ...] = (actor_manager, tune_controller)
+    for module in modules:
+        module.RayActorError = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.RayActorError = ray.exceptions.RayActorError
 
 
 def _trial_name(trial: Trial) -> str:
