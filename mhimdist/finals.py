@@ -18,6 +18,7 @@ from mhimdist.report import summary as report
 from mhimdist.report.live import say
 from mhimdist.report.sweep import write_sweep_report
 from mhimdist.report.table import print_summary
+from mhimdist.room import is_out_of_memory
 from mhimdist.study import SweepStudy
 from mhimdist.sweep import COSTS, Sweep
 from mhimdist.sweep_folder import SweepFolder
@@ -99,6 +100,10 @@ def _train_finals(
                 units.setdefault(digest, unit)
                 members.setdefault(candidate.name, []).append(digest)
     outcomes = run_units(sweep, {d: unit for d, unit in units.items() if unit.result() is None}, task.data)
+    for digest, outcome in list(outcomes.items()):
+        if isinstance(outcome, str) and is_out_of_memory(outcome):
+            say(f"{units[digest].label} ran out of memory: it runs again, alone")
+            outcomes |= run_units(sweep, {digest: units[digest]}, task.data)
     raise_failures_of(units, outcomes, folder.path / "final")
     finals: dict[str, list[report.FinalRun]] = {}
     for name, digests in members.items():

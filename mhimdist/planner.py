@@ -64,9 +64,9 @@ class Plan:
         """One line for the terminal."""
         share = f", {self.gpus:g} GPU" if self.gpus else ""
         runs = f" x {sweep.parallel_folds} folds" if sweep.parallel_folds > 1 else ""
-        likely = f"about {formats.duration(self.likely_s)}"
+        likely = f"about {formats.rounded(self.likely_s)}"
         if self.longest_s > 1.05 * self.likely_s:
-            likely += f", at most {formats.duration(self.longest_s)} if no trial is stopped"
+            likely += f", at most {formats.rounded(self.longest_s)} if no trial is stopped"
         return (
             f"plan: {formats.count(self.at_once, 'trial')} at once{runs} (limited by {self.limited_by}), "
             f"each "

@@ -1,4 +1,4 @@
-"""What a sweep does when memory runs out: fewer trials at once, then smaller steps. Nothing here knows Ray."""
+"""What a sweep does when memory runs out: fewer trials at once, then smaller steps."""
 
 import re
 
@@ -8,9 +8,10 @@ import torch
 from mhimdist.config import TrainConfig
 
 _SIGNS = re.compile(
-    r"OutOfMemory|\bMemoryError|out of memory|can't allocate memory|[Cc]annot allocate memory|ALLOC_FAILED"
+    r"OutOfMemory|\bMemoryError|out of memory|running low on memory|ALLOC_FAILED"
+    r"|can't allocate memory|[Cc]annot allocate memory"
 )
-"""torch's CPU allocator, cuBLAS and Ray say it in the text of other errors, Ray Train in that of a lost worker."""
+"""torch's CPU allocator, cuBLAS and Ray say it in the text of other errors, Ray Train of a lost worker."""
 
 
 def is_out_of_memory(error: BaseException | str) -> bool:

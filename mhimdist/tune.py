@@ -13,17 +13,22 @@ then are test cases looked at.
 """
 
 import hashlib
+import importlib
 import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray import tune
+from ray.air.execution._internal import actor_manager
 from ray.tune import PlacementGroupFactory
+from ray.tune.execution import tune_controller
 from ray.tune.experiment import Trial
 from ray.tune.logger import TBXLoggerCallback
 from rich import get_console
@@ -184,13 +189,30 @@ def _run_trials(
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs make their own
         ),
     )
-    with watch, stopping.gently():
+    with watch, stopping.gently(), _surviving_the_memory_monitor():
         tuner.fit()
     clock.save()
     if stopping.is_asked:
         say(f"stopped with {formats.count(driver.num_live, 'trial')} to go on with")
         raise KeyboardInterrupt  # of a SIGTERM, `stopping` makes a PreemptedError
     del stages  # until now, so that Ray did not end them
+
+
+@contextmanager
+def _surviving_the_memory_monitor() -> Iterator[None]:
+    """Have Ray Tune lose only the trial whose process Ray's memory monitor killed.
+
+    Tune of Ray 2.60 expects that an actor's task fails by one of two errors, and ends the whole sweep when it
+    is the third one, that of the monitor.
+    """
+    modules: tuple[Any, ...] = (actor_manager, tune_controller)
+    for module in modules:
+        module.RayActorError = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.RayActorError = ray.exceptions.RayActorError
 
 
 def _trial_name(trial: Trial) -> str:
@@ -249,7 +271,9 @@ def _calibration(task: Task, measuring: ray.ObjectRef | None) -> Calibration:
                 ) from None
             if isinstance(cause, MhimdistError):
                 raise cause from None
-            raise
+            if isinstance(error, ray.exceptions.RayTaskError):
+                raise
+            raise SweepError(f"the calibration's process was lost: {' '.join(str(error).split())}") from None
         file.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_text(file, json.dumps(asdict(calibration)))
     return Calibration(**json.loads(file.read_text()))
@@ -289,18 +313,25 @@ def trackers(sweep: Sweep) -> list[tune.Callback]:
     """Ray's loggers of trials: TensorBoard always, and what is asked for.
 
     Raises:
-        SweepError: a logger's package is not installed; the message says which extra brings it.
+        SweepError: a logger's package is not installed, and the message says which extra brings it; or it
+            would ask who one is, which no job can answer.
     """
     found: list[tune.Callback] = [TBXLoggerCallback()]
     if sweep.track == "none":
         return found
     try:
-        __import__(sweep.track)
+        package = importlib.import_module(sweep.track)
     except ImportError:
         raise SweepError(
             f"track {sweep.track}: the package is not installed; pip install 'mhimdist[{sweep.track}]'"
         ) from None
     if sweep.track == "wandb":
+        is_offline = os.environ.get("WANDB_MODE") in ("offline", "disabled")
+        if not (is_offline or os.environ.get("WANDB_API_KEY") or package.api.api_key):
+            raise SweepError(
+                "track wandb: nobody is logged in; run `wandb login`, or set WANDB_API_KEY or "
+                "WANDB_MODE=offline"
+            )
         from ray.air.integrations.wandb import WandbLoggerCallback
 
         return [*found, WandbLoggerCallback(project="mhimdist", group=sweep.name)]

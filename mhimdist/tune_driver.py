@@ -5,6 +5,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -182,9 +183,9 @@ class Driver:
     def _lost(self, proposal: Proposal, reason: str, *, is_alone: bool) -> None:
         """Have a trial whose process was lost go on, unless it happens too often."""
         number = proposal.number
-        if is_out_of_memory(reason):
-            if self._make_room(proposal, "was killed because its node ran out of memory", is_alone=is_alone):
-                return
+        what = "was killed because its node ran out of memory"
+        if is_out_of_memory(reason) and self._make_room(proposal, what, is_alone=is_alone):
+            return
         self._losses[number] += 1
         if self._losses[number] > self.study.sweep.max_failures:
             times = formats.count(self._losses[number], "time")
@@ -197,7 +198,7 @@ class Driver:
             self.watch.say(f"trial {number}: its process was lost; it goes on from its last checkpoint")
 
     def _make_room(self, proposal: Proposal, what: str, *, is_alone: bool) -> bool:
-        """Have a trial that ran out of memory run again with more of it; false where there is none to give."""
+        """Have a trial that ran out of memory run again with more of it; false where there is none."""
         number = proposal.number
         if not is_alone:
             self._room.lower(number, others=len(self._live))
@@ -268,7 +269,8 @@ class StudyScheduler(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """See `Driver.broke`."""
-        self._driver.broke(trial.trial_id, str(trial.get_error() or ""))
+        error = Path(trial.error_file)  # `trial.get_error` looks where it is brought only later
+        self._driver.broke(trial.trial_id, error.read_text(encoding="utf-8") if error.exists() else "")
 
 
 class Following(tune.Callback):

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from types import ModuleType, SimpleNamespace
 
 import optuna
 import pytest
@@ -213,5 +214,12 @@ def test_folds_run_in_parallel_to_the_same_values_and_a_front_is_reported(data, 
 def test_a_logger_that_is_not_installed_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(SweepError, match=r"pip install 'mhimdist\[wandb\]'"):
+        trackers(Sweep(track="wandb"))
+    stub = ModuleType("wandb")
+    stub.api = SimpleNamespace(api_key=None)
+    monkeypatch.setitem(sys.modules, "wandb", stub)
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SweepError, match="nobody is logged in; run `wandb login`, or set WANDB_API_KEY"):
         trackers(Sweep(track="wandb"))
     assert [type(each).__name__ for each in trackers(Sweep())] == ["TBXLoggerCallback"]

@@ -141,16 +141,18 @@ def test_a_lost_process_starts_its_trial_again_but_not_for_ever(driver, said):
 def test_a_trial_whose_node_ran_out_of_memory_makes_room_and_that_is_no_failure_of_its(driver, said):
     names = iter("abcdefgh")
     for _ in range(3):
-        driver.suggest(last := next(names))
+        last = next(names)
+        driver.suggest(last)
     for limit in (2, 1):
         _lose(driver, last, "ray.exceptions.OutOfMemoryError: Task was killed")
         assert f"because its node ran out of memory: from now on {limit} trial" in said.getvalue()
         driver.ended("ab"[2 - limit], _result(), error=False)
-        assert driver.suggest(last := next(names))["number"] == 2
+        last = next(names)
+        assert driver.suggest(last)["number"] == 2
     # Alone it may be somebody else's memory: that is lost as often as any process may be.
     _lose(driver, last, "ray.exceptions.OutOfMemoryError: Task was killed")
-    assert driver.suggest(last := next(names))["number"] == 2
-    _lose(driver, last, "ray.exceptions.OutOfMemoryError: Task was killed")
+    assert driver.suggest("h")["number"] == 2
+    _lose(driver, "h", "ray.exceptions.OutOfMemoryError: Task was killed")
     assert driver.study.trials[2].state == TrialState.FAIL
 
 

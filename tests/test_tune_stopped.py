@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -37,12 +36,6 @@ def _histories(folder: Path) -> dict[str, list[str]]:
     return {str(path.relative_to(folder)): path.read_text().splitlines() for path in paths}
 
 
-def _until(is_there: Callable[[], bool], is_alive: Callable[[], bool]) -> None:
-    while not is_there():
-        assert is_alive()
-        time.sleep(0.05)
-
-
 def _runs_again(folder: Path, before: dict[str, list[str]]) -> bool:
     """Whether a fold that was cut off has gained epochs."""
     now = _histories(folder)
@@ -55,9 +48,9 @@ def test_stopped_by_ctrl_c_and_by_sigterm_it_saves_itself_and_the_same_command_g
     before: dict[str, list[str]] = {}
     for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 75)):
         driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        is_alive = lambda: driver.poll() is None  # noqa: B023, E731
-        _until(lambda: _histories(folder) != {}, is_alive)
-        _until(lambda: not before or _runs_again(folder, before), is_alive)
+        while not _histories(folder) or (before and not _runs_again(folder, before)):
+            assert driver.poll() is None
+            time.sleep(0.05)
         started = psutil.Process(driver.pid).children(recursive=True)
         assert len(started) > 4
         driver.send_signal(number)
@@ -103,7 +96,8 @@ def test_a_stopped_job_goes_on_when_it_is_submitted_again(data, tmp_path):
 
         job = ["--", "python", "tests/sweep_once.py", str(data), str(tmp_path), *OPTIONS]
         ray("submit", "--no-wait", "--submission-id", "first", "--working-dir", ".", *job)
-        _until(lambda: _histories(folder) != {}, lambda: "FAILED" not in ray("status", "first"))
+        while not _histories(folder):
+            time.sleep(0.05)  # until the test's time is up
         assert "was stopped" in ray("stop", "first")
         before = _histories(folder)
         assert any(len(lines) < EPOCHS for lines in before.values())

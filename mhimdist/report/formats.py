@@ -61,6 +61,11 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24:02d} h"
 
 
+def rounded(seconds: float) -> str:
+    """Wall-clock time in whole seconds, for what is only about so long."""
+    return f"{seconds:.0f} s" if seconds < 59.5 else duration(seconds)
+
+
 def count(number: int, noun: str) -> str:
     """A number with its noun, in the plural where it should be."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

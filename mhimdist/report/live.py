@@ -147,8 +147,8 @@ class Watch:
     def _summary(self) -> str:
         best = f"best {self.best[0]:.3f} (trial {self.best[1]})" if self.best else "none complete"
         left = self.left_s()
-        more = f", about {formats.duration(left)} left" if left is not None else ""
-        return f"{best} | {formats.duration(self._clock() - self._started)}{more}"
+        more = f", about {formats.rounded(left)} left" if left else ""
+        return f"{best} | {formats.rounded(self._clock() - self._started)}{more}"
 
     def __rich__(self) -> Group:
         """The table of the trials that run."""

@@ -27,9 +27,9 @@ def test_a_log_gets_a_line_for_every_trial_that_ends():
         watch.ended(1, "pruned", 0.9, "validation AUC 0.900 after   5 epochs")
         watch.ended(2, "failed", None, "ValueError: no")
     assert text.getvalue().splitlines() == [
-        "[2/4] trial   1 pruned   validation AUC 0.900 after   5 epochs | best 0.800 (trial 0) | 30.0 s, "
+        "[2/4] trial   1 pruned   validation AUC 0.900 after   5 epochs | best 0.800 (trial 0) | 30 s, "
         "about 1 min 00 s left",
-        "[3/4] trial   2 failed   ValueError: no | best 0.800 (trial 0) | 30.0 s, about 15.0 s left",
+        "[3/4] trial   2 failed   ValueError: no | best 0.800 (trial 0) | 30 s, about 15 s left",
     ]
 
 
@@ -42,4 +42,4 @@ def test_a_terminal_gets_a_table_of_what_runs():
     lines = text.getvalue().splitlines()
     assert lines[0].split() == ["running", "folds", "epochs", "validation", "AUC", "time"]
     assert lines[2].split() == ["trial", "7", "1/2", "30/50", "0.912", "12.0", "s"]
-    assert lines[3].strip() == "0 of 4 done (none yet) | none complete | 12.0 s"
+    assert lines[3].strip() == "0 of 4 done (none yet) | none complete | 12 s"

@@ -1,0 +1,106 @@
+"""A sweep whose trials run out of memory: one only beside others, one for good, as real allocations do."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from optuna.trial import TrialState
+
+from data_prep import digits
+from mhimdist import study
+from mhimdist.presets import preset
+from mhimdist.space import Space
+from mhimdist.sweep import Sweep
+from mhimdist.trial import FoldRun
+from mhimdist.tune import run_sweep
+
+BASE = preset("c16", "abmil").override(
+    {"model.hidden_dim": 16, "model.attention_dim": 8, "epochs": 3, "device": "cpu"}
+)
+TESTS = Path(__file__).parent
+TOO_WIDE = 10**10  # its weights alone are 640 GB
+HUNGRY = 0.25
+OTHERS = (0.5, 0.75)
+
+
+def space(s: Space) -> None:
+    s.choice("loss.alpha", [BASE.loss.alpha, HUNGRY, *OTHERS])
+    s.choice("model.hidden_dim", [16, TOO_WIDE])
+    s.require(
+        lambda c: c.model.hidden_dim == 16 or c.loss.alpha == OTHERS[0], "be of the four that are tried"
+    )
+
+
+def _starve_hungry(folder: Path) -> None:
+    """In a worker of Ray: a trial of `HUNGRY` finds a GPU's memory full while another trial trains."""
+    train = FoldRun.next_epoch
+
+    def next_epoch(self):
+        mine = folder / str(os.getpid())
+        mine.touch()
+        try:
+            if self.fold.config.loss.alpha == HUNGRY:
+                time.sleep(0.5)
+                if len(list(folder.iterdir())) > 1:
+                    (folder.parent / "refusals").open("a").write(f"{mine.name}\n")
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+            return train(self)
+        finally:
+            time.sleep(0.3)
+            mine.unlink()
+
+    FoldRun.next_epoch = next_epoch
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_what_fits_beside_fewer_is_completed_and_what_fits_nowhere_fails_alone(tmp_path, capsys):
+    data = digits.build("digits-c16", tmp_path / "digits-c16", scale=0.01)
+    active = tmp_path / "active"
+    active.mkdir()
+    sweep = Sweep(
+        home=tmp_path,
+        name="full",
+        num_trials=5,
+        sampler="grid",
+        scheduler="none",
+        cpus_per_run=0.5,
+        at_once=3,
+        final_seeds=1,
+        max_failures=0,
+        warm_presets=False,
+        train=BASE,
+    )
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={
+            "worker_process_setup_hook": lambda: _starve_hungry(active),
+            "env_vars": {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
+        },
+    )
+    try:
+        folder = run_sweep(sweep, space, data=data)
+    finally:
+        ray.shutdown()
+    said = capsys.readouterr().out
+    trials = {
+        (t.params["loss.alpha"], t.params["model.hidden_dim"]): t
+        for t in study.read(study.sqlite_url(folder / "study.db"), "full")
+    }
+    assert len(trials) == 5
+    full = trials.pop((OTHERS[0], TOO_WIDE))
+    assert full.state == TrialState.FAIL
+    assert "can't allocate memory" in full.user_attrs["reason"]
+    assert {t.state for t in trials.values()} == {TrialState.COMPLETE}
+    refusals = (tmp_path / "refusals").read_text().splitlines()
+    assert refusals
+    for trial, times in ((full, 1), (trials[HUNGRY, 16], len(refusals))):
+        assert trial.user_attrs["starts"] == 1
+        assert said.count(f"trial {trial.number} ran out of memory: from now on ") == times
+    assert "CUDA out of memory" not in (folder / "report.html").read_text()
