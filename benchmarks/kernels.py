@@ -229,8 +229,9 @@ def report() -> str:
         "",
         f"Launches a step: {launches}, of which {counted.ours} are of our kernels and {counted.others} of "
         "PyTorch's operators (counted on tensors without data; views and the copy of the verdict to the "
-        f"host left out). With `--train.cuda_graphs true` the host makes {counted.around}, one of them the graph's, which has {counted.nodes} nodes "
-        f"for {counted.rows:,} instances and {counted.kept:,} that stay.",
+        f"host left out). With `--train.cuda_graphs true` the host makes {counted.around}, one of them the "
+        f"graph's, which has {counted.nodes} nodes for {counted.rows:,} instances and {counted.kept:,} that "
+        "stay.",
         "",
         "| prediction | us a bag | bags/s | x the paper's 62 |",
         "|---|---|---|---|",
