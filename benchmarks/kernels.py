@@ -229,7 +229,7 @@ def report() -> str:
         "",
         f"Launches a step: {launches}, of which {counted.ours} are of our kernels and {counted.others} of "
         "PyTorch's operators (counted on tensors without data; views and the copy of the verdict to the "
-        f"host left out). With `--train.cuda_graphs true` the host makes {counted.around}, one of them the "
+        f"host left out). With `--train.cuda-graphs` the host makes {counted.around}, one of them the "
         f"graph's, which has {counted.nodes} nodes for {counted.rows:,} instances and {counted.kept:,} that "
         "stay.",
         "",
