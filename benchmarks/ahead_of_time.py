@@ -89,15 +89,12 @@ def noted() -> Iterator[list[Launch]]:
         yield launches
 
 
-def compiled(launch: Launch, architecture: int) -> Compiled:
-    """Compile a launch's kernel with the types, constants and alignments that it would have there.
+def built(launch: Launch, architecture: int) -> Any:
+    """Triton's kernel of a launch, with the types, constants and alignments that it would have there.
 
     Args:
         launch: by `noted`.
         architecture: such as 90 for sm_90.
-
-    Raises:
-        subprocess.CalledProcessError: the machine code cannot be read.
     """
     signature, constants, attributes = {}, {}, {}
     for index, parameter in enumerate(launch.kernel.params):
@@ -114,7 +111,16 @@ def compiled(launch: Launch, architecture: int) -> Compiled:
             if isinstance(value, int) and specializes and value % 16 == 0:
                 attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(launch.kernel, signature, constants, attributes)
-    kernel = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=launch.options)
+    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=launch.options)
+
+
+def compiled(launch: Launch, architecture: int) -> Compiled:
+    """What a launch's kernel takes; see `built`.
+
+    Raises:
+        subprocess.CalledProcessError: the machine code cannot be read.
+    """
+    kernel = built(launch, architecture)
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.cubin"
         binary.write_bytes(kernel.asm["cubin"])

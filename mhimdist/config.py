@@ -219,8 +219,8 @@ class TrainConfig(Settings):
     loading: Loading = Field(Loading(), description="how features reach the step; changes no result")
     compile: bool = Field(
         False,
-        description="torch.compile what follows the pooling, the losses of the bags; fewer launches on a GPU, "
-        "slower on a CPU; wants a C++ compiler",
+        description="torch.compile what follows the pooling, the losses of the bags: fewer launches on a "
+        "GPU, slower on a CPU; wants a C++ compiler",
     )
     cuda_graphs: bool = Field(
         False,
@@ -305,7 +305,7 @@ class TrainConfig(Settings):
         return load_config(tree)
 
     def recipe(self) -> dict[str, Any]:
-        """Every setting that a result depends on, as JSON's types: all but `loading`, `compile` and `cuda_graphs`."""
+        """Every setting that a result depends on, as JSON's types: not how steps are fed and launched."""
         return self.model_dump(mode="json", exclude={"loading", "compile", "cuda_graphs"})
 
     def digest(self) -> str:

@@ -1,4 +1,4 @@
-"""`compile`: what it compiles gives what it gave, and is compiled no more often than there are kinds of steps."""
+"""`compile`: what is compiled gives what it gave, and no size of a bag is compiled for."""
 
 import functools
 

@@ -4,11 +4,14 @@ On the CPU the kernels' specification stands for the kernels, which `test_kernel
 TRITON_INTERPRET=1 the kernels themselves run, for minutes.
 """
 
+import dataclasses
+import functools
 import os
 
 import pytest
 import torch
 from as_on_a_gpu import AsOnAGpu, Recorder, Recording, kernels_as_specified
+from memory_bags import gaussian_bags
 
 from mhimdist import graphs
 from mhimdist.config import TrainConfig, load_config
@@ -152,6 +155,17 @@ def test_recorded_steps_train_as_plain_ones(device, model, changes):
     assert 2 <= len(graphed._graphs) <= 4
 
 
+@pytest.mark.gpu
+def test_compiled_losses_can_be_recorded():
+    config = _config("abmil", compile=True)
+    plain, (graphed, _) = _step(TrainingStep, _config("abmil"), "cuda"), _graphed(config, "cuda")
+    for number in range(2 * len(SIZES)):
+        bags = _bags(SIZES[number % len(SIZES)], "cuda", seed=number)
+        for step in (plain, graphed):
+            _train(step, bags, number, 2 * len(SIZES))
+    _assert_close(graphed, plain)
+
+
 def test_a_graph_serves_all_steps_of_its_bucket_and_the_unused_one_goes_first(device):
     config = _config(masking={"random": 0.25}, **{"loss.alpha": 0.0})
     plain, (graphed, recorders) = _step(TrainingStep, config, device), _graphed(config, device, most_graphs=2)
@@ -258,3 +272,26 @@ def test_a_recording_keeps_numbers_and_memory_as_they_were():
     assert found.tolist() == [6.0, 6.0]
     with pytest.raises(AssertionError, match="waits for the device"), Recording():
         on_device.sum().item()
+
+
+def test_a_run_by_graphs_is_the_run_without(device, monkeypatch):
+    """A whole run, evaluation and averages of its epochs included."""
+    from mhimdist import engine
+
+    if device == "cpu":
+        step = functools.partial(GraphedStep, recorder=Recorder)
+        monkeypatch.setattr(engine, "GraphedStep", step)
+        monkeypatch.setattr(GraphedStep, "_read_later", lambda self, found_2, place: None)
+        monkeypatch.setattr(TrainingStep, "_read_later", lambda self, found_2, place: None)
+    bags = gaussian_bags()
+    changes = {"epochs": 3, "bags_per_step": 2, "optimizer.learning_rate": 5e-3}
+    config = _config(**changes)
+    histories = []
+    for by_graphs in (False, True):
+        trainer = engine.Trainer(config.override({"cuda_graphs": by_graphs}), bags, bags.holdout())
+        assert isinstance(trainer.train_step, GraphedStep) == by_graphs
+        histories.append([dataclasses.asdict(record) for record in trainer.epochs()])
+    for ours, theirs in zip(*histories, strict=True):
+        del ours["epoch_s"], theirs["epoch_s"]
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    assert histories[0][0]["learning_rate"] != histories[0][2]["learning_rate"]

@@ -77,6 +77,21 @@ def test_nothing_spills(architecture, tmp_path, monkeypatch, record_property):
         assert 0 < found.registers * launch.num_warps * 32 <= 65536, (launch.name, found)
 
 
+def test_sizes_of_masks_are_rounded_as_on_a_cpu(tmp_path, monkeypatch):
+    """Product by product: joined into one operation, some would be rounded to another integer."""
+    from benchmarks import bag_on_gpu
+    from benchmarks.ahead_of_time import built
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    (launch,) = bag_on_gpu.numbers()
+    code = built(launch, 90).asm["ptx"]
+    assert "fma.rn.f64" not in code
+    assert {"mul.f64", "mul.rn.f64"} & set(code.split())
+    assert "div.rn.f64" in code
+    launch.options["enable_fp_fusion"] = True
+    assert "fma.rn.f64" in built(launch, 90).asm["ptx"]
+
+
 def _forward() -> tuple[torch.Tensor, torch.Tensor]:
     """Selection, dropout, pooling and ranking on the default device, by tensors without values."""
     offsets_B1, each_B = torch.empty(3, dtype=torch.int64), torch.empty(2, dtype=torch.int64)

@@ -25,7 +25,7 @@ class BagOutput:
         logits_BC: class logits of each bag.
         embeddings_BME: the bag embeddings that the consistency loss compares.
         scores_TH: instance scores before the softmax, the higher the more salient; None where a model has
-            none to mask by.
+            none to mask by, and of TransMIL while gradients are on, for only a teacher's are used.
     """
 
     logits_BC: Tensor
