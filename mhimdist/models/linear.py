@@ -75,10 +75,13 @@ class _Linear(torch.autograd.Function):
 def _feature_blocks(bags: PackedBags) -> Iterator[tuple[slice, Tensor]]:
     """The instances block by block: their places among all, and their features, which the next overwrites."""
     num_rows = bags.num_rows
-    buffer_BD = bags.features_TD.new_empty(min(num_rows, BLOCK_ROWS), bags.features_TD.shape[1])
-    for start in range(0, num_rows, BLOCK_ROWS):
-        rows = slice(start, min(start + BLOCK_ROWS, num_rows))
-        yield rows, bags.block(rows, out=buffer_BD[: rows.stop - rows.start])
+    num_blocks = max(-(-num_rows // BLOCK_ROWS), 1)
+    size = max(-(-num_rows // num_blocks), 1)  # of equal size, as far as can be
+    is_gathered = bags.rows_K is not None
+    buffer_BD = bags.features_TD.new_empty(size if is_gathered else 0, bags.features_TD.shape[1])
+    for start in range(0, num_rows, size):
+        rows = slice(start, min(start + size, num_rows))
+        yield rows, bags.block(rows, out=buffer_BD[: rows.stop - start] if is_gathered else None)
 
 
 class _Projection(torch.autograd.Function):

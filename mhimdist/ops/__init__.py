@@ -6,6 +6,7 @@ On the CPU that is NumPy and torch, anywhere else a kernel in Triton; `reference
 from mhimdist.ops.dropout import keyed_dropout, relu_dropout, relu_dropout_block
 from mhimdist.ops.masks import Gathered, MaskCounts, MaskKeys, Selection
 from mhimdist.ops.pooling import (
+    attention_pool,
     segment_argmax,
     segment_max,
     segment_mean,
@@ -19,6 +20,7 @@ __all__ = [
     "MaskCounts",
     "MaskKeys",
     "Selection",
+    "attention_pool",
     "keyed_dropout",
     "relu_dropout",
     "relu_dropout_block",
