@@ -31,6 +31,21 @@ class Attention(nn.Module):
             attention = attention * torch.sigmoid(self.gate(hidden_TE))
         return self.score(wide(attention))
 
+    def pool(self, hidden_TE: Tensor, offsets_B1: Tensor) -> tuple[Tensor, Tensor]:
+        """The bags' embeddings, B x 1 x E, and the scores by which the instances are weighted."""
+        if hidden_TE.device.type != "cpu":
+            scores_T1 = self(hidden_TE)
+            return ops.segment_softmax_pool(scores_T1, hidden_TE, offsets_B1), scores_T1
+        dtype = hidden_TE.dtype
+        return ops.attention_pool(
+            hidden_TE,
+            offsets_B1,
+            branch_AE=self.branch.weight.to(dtype),
+            gate_AE=self.gate.weight.to(dtype) if self.gate is not None else None,
+            score_1A=self.score.weight,
+            is_relu=self.is_relu,
+        )
+
 
 class AttentionMIL(BagModel):
     """Projection, attention, softmax over the bag, weighted mean, linear head.
@@ -50,8 +65,7 @@ class AttentionMIL(BagModel):
             embedding_B1E, scores_T1 = self._in_blocks(bags)
         else:
             hidden_TE = self.projection(bags, dropout_keys_B)
-            scores_T1 = self.attention(hidden_TE)
-            embedding_B1E = ops.segment_softmax_pool(scores_T1, hidden_TE, bags.offsets_B1)
+            embedding_B1E, scores_T1 = self.attention.pool(hidden_TE, bags.offsets_B1)
         return BagOutput(self.head(embedding_B1E[:, 0]), embedding_B1E, scores_T1)
 
     def _in_blocks(self, bags: PackedBags) -> tuple[Tensor, Tensor]:

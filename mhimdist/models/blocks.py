@@ -24,10 +24,8 @@ def blocks(bags: PackedBags) -> Iterator[slice]:
     """The rows of the bags in blocks of one bag each."""
     edges = bags.offsets_B1.tolist()
     for start, stop in pairwise(edges):
-        # Of equal size, as far as can be: a small last block costs as much as a large one.
-        num_blocks = max(-(-(stop - start) // ROWS), 1)
-        size = -(-(stop - start) // num_blocks)
-        yield from (slice(row, min(row + size, stop)) for row in range(start, stop, size))
+        # Whole blocks have one size in all bags, for which oneDNN's kernels are made once.
+        yield from (slice(row, min(row + ROWS, stop)) for row in range(start, stop, ROWS))
 
 
 class BagPool:

@@ -7,6 +7,7 @@ from mhimdist.ops.dropout import keyed_dropout, relu_dropout, relu_dropout_block
 from mhimdist.ops.masks import Gathered, MaskCounts, MaskKeys, Selection
 from mhimdist.ops.numbers import STREAMS, BagNumbers, bag_numbers, share_of
 from mhimdist.ops.pooling import (
+    attention_pool,
     segment_argmax,
     segment_max,
     segment_mean,
@@ -22,6 +23,7 @@ __all__ = [
     "MaskCounts",
     "MaskKeys",
     "Selection",
+    "attention_pool",
     "bag_numbers",
     "keyed_dropout",
     "relu_dropout",

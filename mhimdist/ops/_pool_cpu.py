@@ -29,6 +29,17 @@ def _blocks(values_NE: Tensor, dtype: torch.dtype) -> list[Tensor]:
     return [values_NE] if values_NE.dtype == dtype else list(values_NE.split(_ROWS_A_BLOCK))
 
 
+def weighted_sums(weights_TC: Tensor, values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
+    """The sums of each bag's values by each column of weights, B x C x E in the dtype of the weights."""
+    pooled_BCE = weights_TC.new_zeros(len(offsets_B1) - 1, weights_TC.shape[1], values_TE.shape[1])
+    for pooled_CE, (start, stop) in zip(pooled_BCE, pairwise(offsets_B1.tolist()), strict=True):
+        blocks = _blocks(values_TE[start:stop], weights_TC.dtype)
+        rows = len(blocks[0])
+        for weights_RC, values_RE in zip(weights_TC[start:stop].split(rows), blocks, strict=True):
+            pooled_CE.addmm_(weights_RC.T, values_RE.to(weights_TC.dtype))
+    return pooled_BCE
+
+
 class SoftmaxPool(torch.autograd.Function):
     """See `ops.segment_softmax_pool`."""
 
@@ -36,12 +47,7 @@ class SoftmaxPool(torch.autograd.Function):
     def forward(ctx: Any, scores_TC: Tensor, values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
         wide = torch.promote_types(values_TE.dtype, torch.float32)
         weights_TC = softmax(scores_TC.to(wide), offsets_B1)
-        pooled_BCE = weights_TC.new_zeros(len(offsets_B1) - 1, weights_TC.shape[1], values_TE.shape[1])
-        for pooled_CE, (start, stop) in zip(pooled_BCE, pairwise(offsets_B1.tolist()), strict=True):
-            blocks = _blocks(values_TE[start:stop], wide)
-            rows = len(blocks[0])
-            for weights_RC, values_RE in zip(weights_TC[start:stop].split(rows), blocks, strict=True):
-                pooled_CE.addmm_(weights_RC.T, values_RE.to(wide))
+        pooled_BCE = weighted_sums(weights_TC, values_TE, offsets_B1)
         ctx.save_for_backward(weights_TC, values_TE, offsets_B1, pooled_BCE)
         ctx.scores_dtype = scores_TC.dtype
         return pooled_BCE

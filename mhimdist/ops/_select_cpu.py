@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mhimdist.draws import instance_words, words_at
+from mhimdist.draws import stream_words, words_at
 from mhimdist.ops.masks import MaskCounts, MaskKeys, Selection
 
 # Bags of at most this size are sorted together, padded to the largest: a call for each would cost more.
@@ -155,14 +155,16 @@ def select(scores_TH: Tensor, offsets_B1: Tensor, counts: MaskCounts, keys: Mask
     if num_low:
         masked_T |= _most_voted(ranks_HT, edges_B1, low_B)
     if num_random:
-        words_T = instance_words(keys.random_B, offsets_B1, total)[:, 0].numpy()
-        masked_T |= _smallest_of_bags(words_T, edges_B1, random_B)
+        words_T = np.empty(total, np.uint64)
+        for _ in stream_words(keys.random_B, offsets_B1, out=words_T):
+            pass
+        masked_T |= _smallest_of_bags(words_T.view(np.int64), edges_B1, random_B)
 
     kept_K = np.flatnonzero(~masked_T)
     kept_edges = np.searchsorted(kept_K, edges_B1)
-    empty = np.flatnonzero((np.diff(kept_edges) == 0) & (np.diff(edges_B1) > 0))
-    if len(empty):
-        for bag in empty:
+    is_empty_B = (kept_edges[1:] == kept_edges[:-1]) & (edges_B1[1:] > edges_B1[:-1])
+    if is_empty_B.any():
+        for bag in np.flatnonzero(is_empty_B):
             index_N = np.arange(edges_B1[bag + 1] - edges_B1[bag])
             words_N = words_at(keys.keep_B.numpy()[bag : bag + 1], index_N)
             masked_T[edges_B1[bag] + words_N.argmin()] = False

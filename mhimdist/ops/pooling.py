@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mhimdist.ops import _pool_cpu
+from mhimdist.ops import _attention_cpu, _pool_cpu
 
 
 def segment_softmax_pool(scores_TC: Tensor, values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
@@ -32,6 +32,32 @@ def segment_softmax_pool(scores_TC: Tensor, values_TE: Tensor, offsets_B1: Tenso
 
         return _pool.segment_softmax_pool(scores_TC, values_TE, offsets_B1)[0]
     return _pool_cpu.SoftmaxPool.apply(scores_TC, values_TE, offsets_B1)
+
+
+def attention_pool(
+    hidden_TE: Tensor,
+    offsets_B1: Tensor,
+    *,
+    branch_AE: Tensor,
+    gate_AE: Tensor | None,
+    score_1A: Tensor,
+    is_relu: bool,
+) -> tuple[Tensor, Tensor]:
+    """Attention scores, w(act(V z)) or gated w(act(V z) * sigmoid(U z)), and the bags pooled by them.
+
+    On the CPU alone: `segment_softmax_pool` of the scores in one operation with them, whose backward pass
+    writes the gradient of the instances once.
+
+    Args:
+        hidden_TE: packed instances z.
+        offsets_B1: int64 offsets of the bags.
+        branch_AE, gate_AE, score_1A: V, U and w; the first two in the dtype of the instances.
+        is_relu: act is ReLU, else tanh.
+
+    Returns:
+        B x 1 x E and T x 1, in float32, or float64 for such instances.
+    """
+    return _attention_cpu.AttentionPool.apply(hidden_TE, offsets_B1, branch_AE, gate_AE, score_1A, is_relu)
 
 
 def segment_top_k(values_TC: Tensor, k: int, offsets_B1: Tensor, *, largest: bool = True) -> Tensor:
