@@ -32,8 +32,8 @@ def _start(folder: Path, world_size: int) -> list[subprocess.Popen]:
 
 
 def _finish(processes: list[subprocess.Popen]) -> list[int]:
-    for process in processes:
-        process.communicate()
+    errors = [process.communicate()[1] for process in processes]
+    print(*errors, sep="\n")  # shown where a test fails
     return [process.returncode for process in processes]
 
 

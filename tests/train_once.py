@@ -58,6 +58,8 @@ def main() -> None:
     for _ in trainer.epochs():
         pass
     print("finished", flush=True)
+    if world_size > 1:
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
