@@ -1,8 +1,10 @@
 """A node's copy of remote shards: whole, checked on arrival, and brought once for all its processes."""
 
+import errno
 import fcntl
 import hashlib
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +21,8 @@ ATTEMPTS = 3
 
 _RETRY_S = 0.5
 _POLL_S = 0.05
+_OURS = re.compile(r"[0-9a-f]{64}\.(tar|part)")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def default_folder() -> Path:
@@ -32,8 +36,9 @@ class ShardCache:
 
     A file appears when it is whole and its hash right, and is never changed; so a reader needs no lock. Who
     misses one takes that shard's lock, brings it and publishes it, and the others wait for this. The least
-    recently opened are removed for a new one. A process that has a removed one open reads it to its end, but
-    its disk space is only free when it lets go.
+    recently opened are removed for a new one, at the limit or where the disk is full before; files of other
+    names are never touched. A process that has a removed one open reads it to its end, but its disk space is
+    only free when it lets go.
 
     Attributes:
         folder: of this node, private to the user.
@@ -64,7 +69,7 @@ class ShardCache:
         Raises:
             ConfigError: the shard alone is above the limit.
             CorruptShard: what arrives is not what the manifest describes.
-            RemoteDataError: it cannot be fetched, or the disk is full.
+            RemoteDataError: it cannot be fetched, or the disk is full of other things.
         """
         if (file := self._found(shard)) is not None:
             return file
@@ -114,39 +119,48 @@ class ShardCache:
 
     def _reserve(self, part: Path, num_bytes: int) -> None:
         """Make room, and take it at once, so that what others make room for adds to it."""
+        limit_bytes = self.limit_bytes
         while True:
             with _locked(self.folder / ".lock"):
                 part.unlink(missing_ok=True)
-                if self._evict(num_bytes):
+                used = self._evict(limit_bytes - num_bytes)
+                if used + num_bytes <= limit_bytes:
                     try:
                         with part.open("wb") as file:
                             os.posix_fallocate(file.fileno(), 0, num_bytes)
+                        return
                     except OSError as error:
                         part.unlink(missing_ok=True)
-                        raise RemoteDataError(
-                            f"shard cache {self.folder} has no room for {num_bytes} bytes: {error.strerror}"
-                        ) from error
-                    return
+                        if error.errno not in _FULL or not used:
+                            raise RemoteDataError(
+                                f"shard cache {self.folder} has no room for {num_bytes} bytes: "
+                                f"{error.strerror}"
+                            ) from error
+                        limit_bytes = used + num_bytes - 1  # the disk ends before the limit: one less
+                        continue
             time.sleep(_POLL_S)  # what is left is on its way to other processes
 
-    def _evict(self, needed: int) -> bool:
-        """Remove files, the least recently used first, until so many bytes more fit; whether they do."""
+    def _evict(self, kept_bytes: int) -> int:
+        """Remove files, the least recently used first, until no more than so many bytes are left; the bytes.
+
+        More are left where others hold what is on its way.
+        """
         files = []
         for path in self.folder.iterdir():
-            if path.suffix in (".tar", ".part"):
+            if _OURS.fullmatch(path.name):
                 with suppress(FileNotFoundError):
                     stat = path.stat()
                     # What a killed process left half-way goes first.
                     files.append((path.suffix == ".tar", stat.st_mtime_ns, path, stat.st_size))
         total = sum(size for *_, size in files)
         for _, _, path, size in sorted(files):
-            if total + needed <= self.limit_bytes:
+            if total <= kept_bytes:
                 break
             with _tried(self._lock_of(path)) as is_ours:
                 if is_ours:
                     path.unlink(missing_ok=True)
                     total -= size
-        return total + needed <= self.limit_bytes
+        return total
 
     def _lock_of(self, path: Path) -> Path:
         return path.with_suffix(".lock")

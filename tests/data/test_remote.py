@@ -1,5 +1,6 @@
 """Remote data sets, from an S3 server and an HTTP server on loopback."""
 
+import errno
 import http.server
 import json
 import logging
@@ -215,6 +216,48 @@ def test_the_least_recently_used_shard_goes_first(bucket: str, shards: Path) -> 
     cache.open(second, source).close()
     with held:
         assert held.read() == (shards / first.name).read_bytes()  # also if it was removed meanwhile
+
+
+def test_files_of_others_are_never_removed(bucket: str, shards: Path) -> None:
+    first, second = Manifest.read(shards).info.shards[:2]
+    folder = shards.parent / "cache"
+    folder.mkdir()
+    names = ("mine.tar", f"{'a' * 64}.tar.part", f"{'a' * 63}.tar", f"{'A' * 64}.tar", "download.part")
+    for name in names:
+        (folder / name).write_bytes(bytes(first.bytes))
+        os.utime(folder / name, (1, 1))
+    cache, source = ShardCache(folder, max(first.bytes, second.bytes)), RemoteFolder(bucket)
+    for shard in (first, second):
+        cache.open(shard, source).close()
+    assert [cache.path(shard).exists() for shard in (first, second)] == [False, True]
+    assert all((folder / name).stat().st_size == first.bytes for name in names)
+
+
+def _fill_disk(folder: Path, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a folder's disk end after so many bytes."""
+    allocate = os.posix_fallocate
+
+    def limited(descriptor: int, start: int, num_bytes: int) -> None:
+        if sum(path.stat().st_size for path in folder.iterdir()) + num_bytes > room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        allocate(descriptor, start, num_bytes)
+
+    monkeypatch.setattr(os, "posix_fallocate", limited)
+
+
+def test_a_full_disk_is_a_limit_too(bucket: str, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, third = Manifest.read(shards).info.shards[:3]
+    cache, source = ShardCache(shards.parent / "cache"), RemoteFolder(bucket)
+    _fill_disk(cache.folder, first.bytes + second.bytes + third.bytes - 1, monkeypatch)
+    for shard in (first, second):
+        cache.open(shard, source).close()
+    os.utime(cache.path(second), (1, 1))
+    cache.open(third, source).close()
+    assert [cache.path(shard).exists() for shard in (first, second, third)] == [True, False, True]
+    _fill_disk(cache.folder, second.bytes - 1, monkeypatch)
+    with pytest.raises(RemoteDataError, match=rf"has no room for {second.bytes} bytes: No space left on dev"):
+        cache.open(second, source)
+    assert not cached(shards)  # all were given up before that was said
 
 
 def test_a_removed_shard_is_unmapped_and_brought_again(bucket: str, shards: Path) -> None:
