@@ -40,8 +40,8 @@ class Split:
         Only a split that says so (`selects_on_test`) may validate on its test bags, and then on all of them.
 
         Raises:
-            SplitError: a set is empty, a bag is unknown or used twice, a case stands in two sets, or the
-                validation or test bags are all of one class.
+            SplitError: a set is empty, a bag is unknown or used twice, a case stands in two sets, or the bags
+                of a set are all of one class.
         """
         case_of, label_of = dict(zip(keys, cases, strict=True)), dict(zip(keys, labels_N, strict=True))
         seen: dict[str, str] = {}
@@ -58,8 +58,9 @@ class Split:
                 )
             if len(set(members)) < len(members):
                 raise SplitError(f"the {name} set lists a bag twice")
-            if name != "train" and len({label_of[key] for key in members}) < 2:
-                raise SplitError(f"all bags of the {name} set are of one class: its AUC is undefined")
+            if len(classes := {int(label_of[key]) for key in members}) < 2:
+                what = "there is nothing to learn" if name == "train" else "its AUC is undefined"
+                raise SplitError(f"all bags of the {name} set are of one class, {classes.pop()}: {what}")
             for case in {case_of[key] for key in members}:
                 if case in seen:
                     raise SplitError(f"case {case!r} stands in both the {seen[case]} and the {name} set")

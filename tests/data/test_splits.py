@@ -42,10 +42,17 @@ def test_too_few_cases_are_refused():
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        (Split(("s0",), ("s3", "s4"), ()), "the test set is empty"),
-        (Split(("s0",), ("s1", "s2"), ("s6", "s7")), "case 'c0' stands in both the train and the validation"),
+        (Split(("s0", "s1"), ("s3", "s4"), ()), "the test set is empty"),
+        (Split(("s0", "s1"), ("s1", "s2"), ("s6", "s7")), "case 'c0' stands in both the train and the valid"),
         (Split(("s0", "x"), ("s3", "s4"), ("s6", "s7")), "1 bags of the train set are not in the data"),
-        (Split(("s0",), ("s3", "s5"), ("s6", "s7")), "all bags of the validation set are of one class"),
+        (
+            Split(("s0", "s1"), ("s3", "s5"), ("s6", "s7")),
+            "all bags of the validation set are of one class, 1",
+        ),
+        (
+            Split(("s0", "s2"), ("s3", "s4"), ("s6", "s7")),
+            "of the train set are of one class, 0: there is noth",
+        ),
         (Split(("s0", "s0"), ("s3", "s4"), ("s6", "s7")), "the train set lists a bag twice"),
     ],
 )
@@ -161,8 +168,15 @@ def test_folds_of_a_json_file_are_those_that_were_saved(tmp_path):
     [
         (["slide.s0,train,1", "slide.s60,test,1"], "fold 1: 1 slides are not in the data, .* 'slide.s60'"),
         (["slide.s0,training,1"], "line 2: set is 'training', not one of train, validation, test"),
-        (["s0,train,2", "s3,validation,2", "s4,validation,2"], "fold 2: the test set is empty"),
-        (["s0,train,1", "s3,validation,1", "s4,validation,1", "s1,test,1"], "fold 1: .* one class"),
+        (["s0,train,2", "s1,train,2", "s3,validation,2", "s4,validation,2"], "fold 2: the test set is empty"),
+        (
+            ["s0,train,1", "s1,train,1", "s3,validation,1", "s4,validation,1", "s7,test,1"],
+            "fold 1: .* one class",
+        ),
+        (
+            ["s0,train,1", "s3,validation,1", "s4,validation,1", "s6,test,1", "s7,test,1"],
+            "train set .* one class",
+        ),
         ([], "it has no rows"),
     ],
 )
