@@ -4,6 +4,7 @@ Dimensions: N instances of a bag, D features.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import os
@@ -31,6 +32,8 @@ from mhimdist.data.manifest import ShardFile
 
 CHUNK_BYTES = 2**20
 """What is converted, checked, hashed and written at a time: it stays in the processor's cache in between."""
+
+_LOCK, _MADE = "lock", "made"
 
 
 @dataclass(frozen=True)
@@ -168,19 +171,41 @@ class _HashingFile:
 
 @contextlib.contextmanager
 def appearing_whole(out: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `out` at the end, or nothing after an exception."""
-    folder = out.with_name(f".sharding-{uuid.uuid4().hex}")
+    """A folder to fill, which becomes `out` at the end, or nothing after an exception.
+
+    What a killed process has left of another one, beside `out`, is removed.
+    """
+    _remove_abandoned(out.parent)
+    place = out.with_name(f".sharding-{uuid.uuid4().hex}")
+    folder = place / _MADE
     folder.mkdir(parents=True)
     try:
-        yield folder
-        atomic.sync(folder)
-        folder.rename(out)
-    except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise naming(out, error) from error
-        raise
+        with (place / "taken").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            (place / "taken").rename(place / _LOCK)  # who finds it under this name finds it locked
+            yield folder
+            atomic.sync(folder)
+            folder.rename(out)
+    except OSError as error:
+        raise naming(out, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            _remove(place)
     atomic.sync(out.parent)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    for path in parent.glob(f".sharding-*/{_LOCK}"):
+        with contextlib.suppress(OSError), path.open("w") as lock:  # BlockingIOError: somebody fills it
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(path.parent)
+
+
+def _remove(place: Path) -> None:
+    """The lock last: what is left if this is interrupted is found again."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(place / _MADE)
+    shutil.rmtree(place)
 
 
 def naming(out: Path, error: OSError) -> OSError:

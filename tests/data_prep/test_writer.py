@@ -1,6 +1,7 @@
 import errno
 import gc
 import hashlib
+import os
 import random
 import tarfile
 from pathlib import Path
@@ -8,6 +9,7 @@ from zlib import crc32
 
 import pytest
 import webdataset
+from forked import fork, status_of
 
 from data_prep import writer
 from data_prep.writer import Bag, Payload, ShardWriter, appearing_whole
@@ -81,6 +83,21 @@ def test_a_folder_appears_at_the_end(tmp_path: Path) -> None:
         assert not out.exists()
     assert (out / "file").read_text() == "content"
     assert [*out.parent.iterdir()] == [out]
+
+
+def test_what_a_killed_process_left_goes_with_the_next_start(tmp_path: Path) -> None:
+    def killed(name: str) -> None:
+        with appearing_whole(tmp_path / name) as folder:
+            (folder / "file").write_text("half")
+            os._exit(9)
+
+    assert status_of(fork(lambda: killed("out"))) == 9
+    (left,) = tmp_path.iterdir()
+    with appearing_whole(tmp_path / "one") as one, appearing_whole(tmp_path / "two") as two:
+        assert not left.exists()
+        assert one.exists()  # which somebody fills
+        (two / "file").write_text("content")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 
 
 @pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt(), SystemExit(143)])
