@@ -5,7 +5,6 @@ Dimensions: N instances of a bag, D features.
 
 import argparse
 import math
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from data_prep.members import describe_bag
+from data_prep.parallel import num_cores
 from data_prep.progress import bar
 from data_prep.sources import some
 from mhimdist.command import run
@@ -233,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--workers",
         type=int,
-        default=os.cpu_count() or 1,
+        default=num_cores(),
         metavar="N",
         help="bags read at a time (default: as many as cores, %(default)s)",
     )

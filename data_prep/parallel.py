@@ -1,15 +1,19 @@
 """One function over many tasks: in threads of this process, or on the workers of a Ray cluster."""
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 Result = TypeVar("Result")
+
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # a container's own group stands at the root of what it sees
 
 
 class StoppedError(Exception):
@@ -19,6 +23,15 @@ class StoppedError(Exception):
 def in_cluster() -> bool:
     """Whether this process belongs to a Ray cluster: it is a job, or RAY_ADDRESS is set."""
     return "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def num_cores() -> int:
+    """Cores that this process may use: those it is bound to, at most its container's share."""
+    cores = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):  # none here, or no limit ("max")
+        quota, period = map(int, _CPU_MAX.read_text().split())
+        cores = min(cores, max(1, math.ceil(quota / period)))
+    return cores
 
 
 def results(
@@ -37,7 +50,8 @@ def results(
         function: of this package, so that workers can import it. In threads it is also given `stop`, an event
             after which it should raise `StoppedError` soon.
         tasks: its arguments.
-        workers: how many run at a time; None is as many as there are cores, of this machine or the cluster.
+        workers: how many run at a time; None is as many as there are cores, of this machine (`num_cores`)
+            or the cluster.
         distributed: have Ray's workers run them.
 
     Raises:
@@ -45,7 +59,7 @@ def results(
     """
     if distributed:
         yield from _on_ray(function, tasks, workers)
-    elif (count := min(workers or os.cpu_count() or 1, len(tasks))) <= 1:
+    elif (count := min(workers or num_cores(), len(tasks))) <= 1:
         for task in tasks:
             yield function(*task)
     else:

@@ -3,10 +3,12 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from data_prep.folders import find_features
 from data_prep.labels import SlideLabel
+from data_prep.parallel import one_torch_thread, results
 from data_prep.plan import ShardPlan, plan_bag, write_shard
 from data_prep.sources import Source, some
 from data_prep.verify import Fault, verify_shard
@@ -16,38 +18,69 @@ from mhimdist.data.manifest import Manifest, ShardFile
 from mhimdist.errors import DataError
 
 
-def repair(folder: Path, faults: Sequence[Fault], features: Path) -> tuple[list[str], list[Fault]]:
+def repair(
+    folder: Path, faults: Sequence[Fault], features: Path, *, workers: int = 1
+) -> tuple[list[str], list[Fault]]:
     """Replace the damaged shards and indexes of a data set.
 
     A shard is replaced only by the very bytes that the manifest tells, by a rename; the manifest itself is
-    not touched. An index follows from the manifest and needs no features.
+    not touched. An index follows from the manifest and needs no features. A shard that cannot be repaired
+    does not keep the others from it.
 
     Args:
         folder: the data set.
         faults: what `verify` found in it.
         features: where the features are that it was made of, as `data_prep.shard` takes them.
+        workers: shards that are written at a time.
 
     Returns:
-        The files that were written again, and the faults that are left: files that are not in the manifest.
+        The files that were written again, and the faults that are left: files that are not in the manifest,
+        and shards that cannot be repaired, with the reason.
 
     Raises:
-        DataError: features are missing, or are not those that a shard was made of.
+        DataError: there are no features.
     """
     manifest = Manifest.read(folder)
     rows_of = manifest.rows_by_shard()
     files = {fault.file for fault in faults}
     damaged = [shard for shard in manifest.info.shards if shard.name in files]
-    repaired = []
+    repaired, hopeless = [], {}
     if damaged:
         sources = find_features(features)
-        for shard in damaged:
-            _replace(folder, shard, rows_of[shard.name], manifest.info.classes, sources, features)
-            repaired.append(shard.name)
+        tasks = [
+            (folder, shard, rows_of[shard.name], manifest.info.classes, sources, features)
+            for shard in damaged
+        ]
+        with one_torch_thread():
+            reasons = dict(results(_replaced, tasks, workers=workers))
+        repaired = [shard.name for shard in damaged if reasons[shard.name] is None]
+        hopeless = {name: reason for name, reason in reasons.items() if reason is not None}
     for name, rows in rows_of.items():
         if (index := index_name(name)) in files:
             atomic.write_text(folder / index, dali_index([list(members_of(row)) for row in rows]))
             repaired.append(index)
-    return repaired, [fault for fault in faults if fault.file not in repaired]
+    left = [fault for fault in faults if fault.file not in repaired and fault.file not in hopeless]
+    return repaired, [*left, *(Fault(name, hopeless[name]) for name in sorted(hopeless))]
+
+
+def _replaced(
+    folder: Path,
+    shard: ShardFile,
+    rows: Sequence[dict[str, Any]],
+    classes: Sequence[str],
+    sources: dict[str, Source],
+    features: Path,
+    stop: Event | None = None,
+) -> tuple[str, str | None]:
+    """Replace a shard; its name, and why it could not be replaced."""
+    try:
+        _replace(folder, shard, rows, classes, sources, features, stop)
+    except DataError as error:
+        return shard.name, f"cannot be repaired: {error}"
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        return shard.name, f"cannot be repaired: {error.strerror}{where}"
+    return shard.name, None
 
 
 def _replace(
@@ -57,9 +90,10 @@ def _replace(
     classes: Sequence[str],
     sources: dict[str, Source],
     features: Path,
+    stop: Event | None,
 ) -> None:
     if missing := [row["slide"] for row in rows if row["slide"] not in sources]:
-        raise DataError(f"{shard.name} cannot be repaired: {features} has no features of {some(missing)}")
+        raise DataError(f"{features} has no features of {some(missing)}")
     labels = [SlideLabel(row["slide"], row["case"], classes[row["label"]]) for row in rows]
     bags = [
         plan_bag(label, row["label"], sources[row["slide"]], row["dtype"])
@@ -67,11 +101,9 @@ def _replace(
     ]
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.repair-") as name:
         plan = ShardPlan(shard.name, tuple(bags), sum(bag.tar_bytes for bag in bags))
-        written = write_shard(plan, Path(name))
+        written = write_shard(plan, Path(name), stop)
         if written.shard != shard:
             faults = verify_shard(Path(name) / shard.name, shard, rows, classes)
-            raise DataError(
-                f"{shard.name} cannot be repaired: {features} gives other bytes than it had: {faults[0]}"
-            )
+            raise DataError(f"{features} gives other bytes than it had: {faults[0]}")
         (Path(name) / shard.name).replace(folder / shard.name)
     atomic.sync(folder)

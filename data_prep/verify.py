@@ -33,6 +33,7 @@ from typing import Any, BinaryIO
 from rich.console import Console
 from rich.filesize import decimal
 
+from data_prep.parallel import num_cores
 from data_prep.progress import bar
 from mhimdist.command import run
 from mhimdist.data.format import (
@@ -117,8 +118,12 @@ def verify(
     def check(shard: ShardFile) -> list[Fault]:
         rows, path = rows_of[shard.name], folder / shard.name
         found = list(_index_faults(folder / index_name(shard.name), rows))
-        if path.exists():
+        try:
             found += verify_shard(path, shard, rows, manifest.info.classes, on_bytes=on_bytes)
+        except FileNotFoundError:  # which is among the faults already
+            pass
+        except OSError as error:  # of the disk, say: the other shards are looked at all the same
+            found.append(Fault(shard.name, f"cannot be read: {error.strerror}"))
         return found
 
     with ThreadPoolExecutor(workers) as threads:
@@ -291,6 +296,9 @@ def _index_faults(path: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[Fau
     except FileNotFoundError:
         yield Fault(path.name, "missing")
         return
+    except OSError as error:
+        yield Fault(path.name, f"cannot be read: {error.strerror}")
+        return
     if got != expected:
         lines = zip_longest(got.split(b"\n"), expected.split(b"\n"))
         line, (found, wanted) = next(item for item in enumerate(lines, 1) if item[1][0] != item[1][1])
@@ -308,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--workers",
         type=int,
-        default=os.cpu_count() or 1,
+        default=num_cores(),
         metavar="N",
         help="shards read at a time (default: as many as cores, %(default)s)",
     )
@@ -331,17 +339,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     counted = _Counter()
     with bar(num_bytes, lambda: counted.total, "checking", console):
         faults = verify(folder, workers=options.workers, on_bytes=counted.add)
-    for fault in faults[:MAX_LISTED]:
-        console.print(str(fault), style="red")
-    if len(faults) > MAX_LISTED:
-        console.print(f"and {len(faults) - MAX_LISTED} more")
+    _list(console, faults)
     if faults and options.repair is not None:
         from data_prep.repair import repair  # which imports this module
 
-        repaired, faults = repair(folder, faults, options.repair)
+        repaired, faults = repair(folder, faults, options.repair, workers=options.workers)
         console.print(f"written again: {', '.join(repaired) or 'nothing'}", style="green")
-        for fault in faults:
-            console.print(f"left: {fault}", style="red")
+        _list(console, faults, "left: ")
     if faults:
         num_files = len({fault.file for fault in faults})
         raise CorruptShard(f"{folder} is not as it was written (faults: {len(faults)}, files: {num_files})")
@@ -351,6 +355,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f" ({time.perf_counter() - started:.1f} s)",
         style="green",
     )
+
+
+def _list(console: Console, faults: Sequence[Fault], what: str = "") -> None:
+    for fault in faults[:MAX_LISTED]:
+        console.print(f"{what}{fault}", style="red")
+    if len(faults) > MAX_LISTED:
+        console.print(f"and {len(faults) - MAX_LISTED} more")
 
 
 class _Counter:

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import io
 import os
@@ -17,7 +18,7 @@ from data_prep.verify import Fault, main, verify
 from mhimdist.command import run
 from mhimdist.data.format import index_name
 from mhimdist.data.manifest import MANIFEST_NAME, Manifest
-from mhimdist.errors import DataError, ManifestError
+from mhimdist.errors import ManifestError
 
 
 @pytest.fixture(scope="module")
@@ -387,23 +388,55 @@ def test_what_is_not_in_the_manifest_is_left(shards: Path, tmp_path: Path) -> No
     assert repair(shards, verify(shards), tmp_path / "nowhere") == ([], [fault])
 
 
-def test_other_features_do_not_repair(shards: Path, sources: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_cannot_be_repaired_is_left_with_the_reason(
+    workers: int, shards: Path, sources: Path, pristine: dict[str, bytes]
+) -> None:
     (shards / "shard-000001.tar").unlink()
+    (shards / "shard-000002.tar").write_bytes(b"")
     row = Manifest.read(shards).rows_of_shard("shard-000001.tar")[0]
     path = sources / f"{row['slide']}.npy"
-    values = np.load(path)
-    np.save(path, values + 1)
-    with pytest.raises(DataError, match=r"shard-000001\.tar cannot be repaired: .* other bytes than it had"):
-        repair(shards, verify(shards), sources)
+    np.save(path, np.load(path) + 1)
+    repaired, (fault,) = repair(shards, verify(shards), sources, workers=workers)
+    assert repaired == ["shard-000002.tar"]
+    assert fault.file == "shard-000001.tar"
+    assert fault.what.startswith(f"cannot be repaired: {sources} gives other bytes than it had: ")
     path.unlink()
-    for sidecar in sources.glob("*.coords.npy"):
+    for sidecar in (*sources.glob("*.coords.npy"), *sources.glob("*.instance_labels.npy")):
         sidecar.unlink()
-    for sidecar in sources.glob("*.instance_labels.npy"):
-        sidecar.unlink()
-    with pytest.raises(DataError, match=r"shard-000001\.tar cannot be repaired: .* has no features of '"):
-        repair(shards, verify(shards), sources)
+    repaired, (fault,) = repair(shards, verify(shards), sources, workers=workers)
+    assert repaired == []
+    assert fault.what == f"cannot be repaired: {sources} has no features of {row['slide']!r}"
     assert sorted(path.name for path in shards.parent.iterdir()) == ["shards", "sources"]
     assert not (shards / "shard-000001.tar").exists()
+    assert (shards / "shard-000002.tar").read_bytes() == pristine["shard-000002.tar"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_disk_that_fails_names_its_shards_and_the_rest_is_looked_at(
+    workers: int, shards: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(verify_module._HashingReader):
+        def take(self, num_bytes: int) -> bytes:
+            if "shard-000001" in self._file.name and self.position > 5_000:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().take(num_bytes)
+
+    monkeypatch.setattr(verify_module, "_HashingReader", Failing)
+    content = bytearray((shards / "shard-000002.tar").read_bytes())
+    content[700] ^= 1
+    (shards / "shard-000002.tar").write_bytes(content)
+    (shards / "shard-000000.idx").unlink()
+    (shards / "shard-000000.idx").mkdir()
+    faults = verify(shards, workers=workers)
+    assert faults[:2] == [
+        Fault("shard-000000.idx", "cannot be read: Is a directory"),
+        Fault("shard-000001.tar", "cannot be read: Input/output error"),
+    ]
+    assert {fault.file for fault in faults[2:]} == {"shard-000002.tar"}
+    with pytest.raises(SystemExit):
+        run(partial(main, [str(shards)]))
+    assert "shard-000001.tar: cannot be read: Input/output error\n" in capsys.readouterr().out
 
 
 def test_the_command_repairs(shards: Path, sources: Path, capsys: pytest.CaptureFixture) -> None:
