@@ -38,11 +38,18 @@ def _product(rows_RD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None, a
 
 
 def _weight_gradient(grad_RE: Tensor, rows_RD: Tensor, total_ED: Tensor | None = None) -> Tensor:
-    """`grad.T @ rows`, E x D, added to a total where there is one."""
+    """`grad.T @ rows`, E x D in float32 at least, added to a total where there is one.
+
+    A sum in 16 bits would lose more with every block; autograd rounds the total once, to the weight's dtype.
+    """
     by_onednn = _by_onednn(rows_RD, grad_RE.shape[1], torch.float32)
     # Of the two factors in the wrong order oneDNN copies one itself, the other more slowly than this.
     product_ED = _product(grad_RE.T.contiguous(), rows_RD.T) if by_onednn else grad_RE.T @ rows_RD
-    return product_ED if total_ED is None else total_ED.add_(product_ED)
+    return product_ED.to(_total_dtype(product_ED)) if total_ED is None else total_ED.add_(product_ED)
+
+
+def _total_dtype(summand: Tensor) -> torch.dtype:
+    return torch.promote_types(summand.dtype, torch.float32)
 
 
 def _blocks(rows: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -121,7 +128,7 @@ class _Projection(torch.autograd.Function):
             linear_grad_BE = torch.ops.aten.threshold_backward(grad_TE[rows], out_TE[rows], 0)
             linear_grad_BE.mul_(ctx.scale)
             weight_grad_ED = _weight_gradient(linear_grad_BE, features_BD, weight_grad_ED)
-            sum_E = linear_grad_BE.sum(0)
+            sum_E = linear_grad_BE.sum(0, dtype=_total_dtype(linear_grad_BE))
             bias_grad_E = sum_E if bias_grad_E is None else bias_grad_E.add_(sum_E)
         return None, weight_grad_ED, bias_grad_E if ctx.needs_input_grad[2] else None, None, None
 

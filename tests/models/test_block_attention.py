@@ -60,6 +60,21 @@ def test_bfloat16_tokens_give_bfloat16_values_and_float32_rows():
             torch.testing.assert_close(grad.double(), expected, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize("num_blocks", [1, 64])
+def test_the_error_of_16_bit_gradients_does_not_grow_with_the_number_of_blocks(monkeypatch, num_blocks):
+    """Of the values', whose summands have one sign: rounded are softmax, product and total."""
+    num_rows, num_keys = 128, 4
+    monkeypatch.setitem(block_attention.BLOCK_VALUES, "cpu", num_rows // num_blocks * num_keys)
+    generator = torch.Generator().manual_seed(0)
+    queries, keys, values = (
+        torch.randn(1, size, 4, generator=generator).bfloat16() for size in (num_rows, num_keys, num_keys)
+    )
+    values.requires_grad_()
+    attend(queries, keys, values).sum().backward()
+    exact = torch.softmax(queries.double() @ keys.double().mT, dim=-1).sum(1)[..., None].expand_as(values)
+    torch.testing.assert_close(values.grad.double(), exact, rtol=2**-7, atol=0)
+
+
 def test_only_a_block_of_the_matrix_is_held(monkeypatch):
     monkeypatch.setitem(block_attention.BLOCK_VALUES, "cpu", 35)
     _, queries, keys, _ = _problem()

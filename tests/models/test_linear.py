@@ -4,7 +4,7 @@ from torch.nn import functional
 
 from mhimdist.data.bags import PackedBags
 from mhimdist.models.blocks import BagPool, blocks
-from mhimdist.models.linear import Linear, linear, linear_relu
+from mhimdist.models.linear import Linear, linear, linear_relu, projection
 
 MIN_ROWS = 256
 
@@ -44,6 +44,21 @@ def test_the_relu_is_the_same_with_and_without_gradient(dtype):
     torch.testing.assert_close(alone, with_gradient.detach(), rtol=2e-2, atol=1e-5)
     assert (alone == 0).any()
     assert (alone > 0).any()
+
+
+@pytest.mark.parametrize("num_blocks", [1, 8, 64])
+def test_the_error_of_16_bit_gradients_does_not_grow_with_the_number_of_blocks(monkeypatch, num_blocks):
+    """Each block's product is rounded, and the total once more; nothing cancels, so that errors show."""
+    monkeypatch.setattr("mhimdist.models.linear.BLOCK_ROWS", 16)
+    generator = torch.Generator().manual_seed(0)
+    features = torch.rand(16 * num_blocks, 40, generator=generator).bfloat16()
+    grad = torch.rand(len(features), 24, generator=generator).bfloat16()
+    layer = Linear(40, 24)
+    torch.nn.init.ones_(layer.weight)  # so that the ReLU passes everything
+    projection(PackedBags.from_list([features]), layer, 0.0, None).backward(grad)
+    exact = grad.double().T @ features.double()
+    torch.testing.assert_close(layer.weight.grad.double(), exact, rtol=2**-7, atol=0)
+    torch.testing.assert_close(layer.bias.grad.double(), grad.double().sum(0), rtol=2**-8, atol=0)
 
 
 def test_parameters_follow_the_rows():
