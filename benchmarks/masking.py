@@ -4,10 +4,11 @@
     python benchmarks/masking.py
     python benchmarks/masking.py --instances 9000 --bags 1 --heads 8
 
-Ours takes the bags of a batch together; the naive selection takes one after the other, as its authors' step
-does. Both draw all three masks and give the kept rows; gathering them is in neither. They run in turn in one
-process on the CPU, ten calls at a time; what counts is the processor time of all threads, and a ratio is the
-median over rounds of the naive time divided by ours: above 1, ours is faster.
+Ours is what a training step does, with the sizes of the masks and the keys of the streams; it takes the bags
+of a batch together, the naive selection one after the other, as its authors' step does. Both draw all three
+masks and give the kept rows; gathering them is in neither. They run in turn in one process on the CPU, ten
+calls at a time; what counts is the processor time of all threads, and a ratio is the median over rounds of
+the naive time divided by ours: above 1, ours is faster.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from benchmarks.train_step import ratio
 from mhimdist import ops
 from mhimdist.config import Masking
 from mhimdist.draws import Draws
-from mhimdist.masking import mask_counts
+from mhimdist.step_numbers import StepNumbers
 
 # The masks of the C16 preset, with a low one beside them: every kind of mask is drawn.
 MASKING = Masking.model_validate({"high": 0.01, "high_pool_share": 0.5, "low": 0.2, "random": 0.5})
@@ -60,11 +61,9 @@ def measure(instances: int, *, num_bags: int, num_heads: int, rounds: int) -> di
     ids_B = torch.arange(num_bags)
 
     def ours() -> ops.Selection:
-        draws = Draws(0, 0)
-        keys = ops.MaskKeys(
-            draws.keys(ids_B, "high_mask"), draws.keys(ids_B, "random_mask"), draws.keys(ids_B, "keep_one")
-        )
-        return ops.select(scores_TH, offsets_B1, mask_counts(MASKING, sizes_B, 0.0), keys)
+        step = StepNumbers.of(MASKING, Draws(0, 0), 0.0)
+        numbers = ops.bag_numbers(offsets_B1, ids_B, step.ratios_4, step.streams_S)
+        return ops.select(scores_TH, offsets_B1, numbers.counts, numbers.keys)
 
     def naive() -> list[torch.Tensor]:
         return [naive_kept(each_HN, MASKING) for each_HN in scores_HN]

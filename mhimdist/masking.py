@@ -22,18 +22,6 @@ def ratios_at(masking: Masking, progress: float) -> tuple[float, float, float, f
     return pool, share, masking.low.at(progress), masking.random.at(progress)
 
 
-def mask_counts(masking: Masking, sizes_B: Tensor, progress: float) -> ops.MaskCounts:
-    """The sizes of the masks of bags of `sizes_B` instances, at `progress` in [0, 1] of the run."""
-    pool, share, low, random = ratios_at(masking, progress)
-    pool_B = ops.share_of(sizes_B, pool)
-    return ops.MaskCounts(
-        high_pool_B=pool_B,
-        high_B=ops.share_of(pool_B, share),
-        low_B=ops.share_of(sizes_B, low),
-        random_B=ops.share_of(sizes_B, random),
-    )
-
-
 def most_kept(masking: Masking, num_instances: int, num_bags: int, progress: float) -> int:
     """How many instances of bags can stay at most: what the host knows without waiting for the device."""
     masked = max(ratio.at(progress) for ratio in (masking.high, masking.low, masking.random))

@@ -153,7 +153,7 @@ def test_a_type_that_the_kernels_do_not_know_is_named(name):
 @pytest.mark.parametrize("num_bags", [1, 3, _numbers.BAGS + 1])
 @pytest.mark.parametrize("large", [False, True])
 def test_counts_and_keys_of_a_step(num_bags, large):
-    """Bit for bit `share_of` and `Draws.keys`, which the path of the CPU gives, too."""
+    """Bit for bit `reference.share_of` and `Draws.keys`, which the path of the CPU gives, too."""
     generator = torch.Generator().manual_seed(num_bags)
     sizes = torch.randint(1, 1 << 33 if large else 300, (num_bags,), generator=generator)
     offsets_B1, ids_B = torch.nn.functional.pad(sizes.cumsum(0), (1, 0)), sizes * 0x123456789ABCDEF
@@ -162,9 +162,9 @@ def test_counts_and_keys_of_a_step(num_bags, large):
         ratios_4 = torch.tensor(ratios, dtype=torch.float64)
         streams_S = torch.tensor([draws.stream(purpose) for purpose in ops.STREAMS])
         numbers_NP = _numbers.bag_numbers(*(t.to(DEVICE) for t in (offsets_B1, ids_B, ratios_4, streams_S)))
-        pool_B = ops.share_of(sizes, ratios[0])
-        expected = [pool_B, ops.share_of(pool_B, ratios[1])]
-        expected += [ops.share_of(sizes, ratio) for ratio in ratios[2:]]
+        pool_B = reference.share_of(sizes, ratios[0])
+        expected = [pool_B, reference.share_of(pool_B, ratios[1])]
+        expected += [reference.share_of(sizes, ratio) for ratio in ratios[2:]]
         expected += [draws.keys(ids_B, purpose) for purpose in ops.STREAMS]
         assert torch.equal(numbers_NP[:, :num_bags].cpu(), torch.stack(expected))
         on_cpu = ops.bag_numbers(offsets_B1, ids_B, ratios_4, streams_S)

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from mhimdist.config import Masking
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
-from mhimdist.masking import mask_bags, mask_counts, most_kept
-from mhimdist.ops import bag_numbers, share_of
+from mhimdist.masking import mask_bags, most_kept
+from mhimdist.ops import BagNumbers, bag_numbers
+from mhimdist.ops.reference import share_of
 from mhimdist.presets import preset
 from mhimdist.step_numbers import StepNumbers
 
@@ -20,9 +21,13 @@ def _scores(size: int) -> torch.Tensor:
     return torch.randn(size, 1, generator=torch.Generator().manual_seed(size))
 
 
-def _masked(masking, bags, scores_TH, draws, progress=0.0):
+def _numbers(masking, bags, draws, progress) -> BagNumbers:
     step = StepNumbers.of(masking, draws, progress)
-    numbers = bag_numbers(bags.offsets_B1, bags.ids_B, step.ratios_4, step.streams_S)
+    return bag_numbers(bags.offsets_B1, bags.ids_B, step.ratios_4, step.streams_S)
+
+
+def _masked(masking, bags, scores_TH, draws, progress=0.0):
+    numbers = _numbers(masking, bags, draws, progress)
     capacity = most_kept(masking, len(scores_TH), len(bags), progress)
     found = mask_bags(bags, scores_TH, numbers, capacity=capacity)
     assert len(found[1].kept_K) <= capacity
@@ -41,7 +46,7 @@ def test_ratios_decay_along_their_schedules():
     masking = Masking.model_validate(
         {"high": {"start": 0.4, "kind": "linear"}, "low": {"start": 0.2, "kind": "cosine"}, "random": 0.3}
     )
-    at = [mask_counts(masking, torch.tensor([1000]), progress) for progress in (0.0, 0.5, 1.0)]
+    at = [_numbers(masking, _bag(1000), Draws(0, 0), progress).counts for progress in (0.0, 0.5, 1.0)]
     assert [int(c.high_B) for c in at] == [400, 200, 0]
     assert [int(c.low_B) for c in at] == [200, 100, 0]
     assert [int(c.random_B) for c in at] == [300, 300, 300]
@@ -49,7 +54,7 @@ def test_ratios_decay_along_their_schedules():
 
 def test_a_pool_larger_than_the_bag_is_the_bag():
     masking = Masking.model_validate({"high": 0.8, "high_pool_share": 0.5})
-    counts = mask_counts(masking, torch.tensor([10]), 0.0)
+    counts = _numbers(masking, _bag(10), Draws(0, 0), 0.0).counts
     assert (int(counts.high_pool_B), int(counts.high_B)) == (10, 8)
 
 

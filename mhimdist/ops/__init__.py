@@ -5,7 +5,7 @@ On the CPU that is NumPy and torch, anywhere else a kernel in Triton; `reference
 
 from mhimdist.ops.dropout import keyed_dropout, relu_dropout, relu_dropout_block
 from mhimdist.ops.masks import Gathered, MaskCounts, MaskKeys, Selection
-from mhimdist.ops.numbers import STREAMS, BagNumbers, bag_numbers, share_of
+from mhimdist.ops.numbers import STREAMS, BagNumbers, bag_numbers
 from mhimdist.ops.pooling import (
     attention_pool,
     segment_argmax,
@@ -35,5 +35,4 @@ __all__ = [
     "segment_top_k",
     "select",
     "select_and_gather",
-    "share_of",
 ]

@@ -17,7 +17,7 @@ BAGS = 64
 
 @triton.jit
 def _share(sizes, ratio):
-    """`ops.share_of`, every operation rounded by itself: needs `enable_fp_fusion=False`."""
+    """`reference.share_of`, every operation rounded by itself: needs `enable_fp_fusion=False`."""
     scaled = sizes.to(tl.float64) * ratio * 1e9
     # Adding 2^52 leaves no digit behind the point, rounded half to even.
     integer = scaled + 4503599627370496.0 - 4503599627370496.0

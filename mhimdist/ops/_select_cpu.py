@@ -17,8 +17,6 @@ from mhimdist.ops.masks import MaskCounts, MaskKeys, Selection
 
 # Bags of at most this size are sorted together, padded to the largest: a call for each would cost more.
 _SORTED_TOGETHER = 256
-# From this size on a sample narrows the search for the k-th smallest key.
-_SAMPLED = 2048
 _UPPER_HALF = 1 if sys.byteorder == "little" else 0
 
 
@@ -45,45 +43,22 @@ def _ranks(scores_TH: Tensor) -> np.ndarray:
     return ranks_HT
 
 
-def _kth_smallest(keys_N: np.ndarray, count: int) -> int:
-    """The `count`-th smallest key (Floyd and Rivest 1975): of a sample's order statistics around it, two
-    nearly always enclose it, and only what lies between them is partitioned.
-
-    All of it is vectorised: a plain quickselect mispredicts its branches and takes several times as long.
-    Keys of 8 bits are counted.
-    """
-    if keys_N.dtype == np.int8:
-        up_to = np.bincount(keys_N.view(np.uint8) ^ 128, minlength=256).cumsum()
-        return int(np.searchsorted(up_to, count)) - 128
-    if len(keys_N) >= _SAMPLED:
-        sample = np.sort(keys_N[:: len(keys_N) // 512])
-        size, share = len(sample), count / len(keys_N)
-        middle, margin = size * share, 3 * (size * share * (1 - share)) ** 0.5 + 2
-        lower, upper = int(middle - margin), int(middle + margin)
-        is_between_N = keys_N <= sample[upper] if upper < size else np.ones(len(keys_N), bool)
-        num_below = 0
-        if lower >= 0:
-            is_below_N = keys_N < sample[lower]
-            num_below = int(np.count_nonzero(is_below_N))
-            is_between_N ^= is_below_N
-        between = keys_N.compress(is_between_N)
-        if num_below < count <= num_below + len(between):
-            keys_N, count = between, count - num_below
-    return int(np.partition(keys_N, count - 1)[count - 1])
-
-
 def _smallest(keys_N: np.ndarray, count: int) -> np.ndarray:
     """Which keys are the `count` smallest, ties going to the first: boolean, N."""
     if count >= len(keys_N):
         return np.ones(len(keys_N), bool)
     # Of random words the upper half nearly always decides, and is selected in half the time.
     halves_N = keys_N.view(np.int32)[_UPPER_HALF::2].copy() if keys_N.dtype == np.int64 else keys_N
-    limit = _kth_smallest(halves_N, count)
+    # Of keys of 16 to 64 bits NumPy partitions with the CPU's vectors; where it has none for it, as on ARM,
+    # this is the scalar quickselect that any other way would begin with.
+    limit = np.partition(halves_N, count - 1)[count - 1]
     chosen_N = halves_N <= limit
     too_many = np.count_nonzero(chosen_N) - count
     if too_many:
         equal = np.flatnonzero(halves_N == limit)
-        chosen_N[equal[np.argsort(keys_N[equal], kind="stable")[-too_many:]]] = False
+        if halves_N is not keys_N:
+            equal = equal[np.argsort(keys_N[equal], kind="stable")]
+        chosen_N[equal[-too_many:]] = False
     return chosen_N
 
 
@@ -117,10 +92,17 @@ def _most_voted(ranks_HT: np.ndarray, edges_B1: np.ndarray, counts_B: np.ndarray
     among_HT = [_smallest_of_bags(ranks_T, edges_B1, counts_B) for ranks_T in ranks_HT]
     if len(among_HT) == 1:
         return among_HT[0]
-    votes_T: np.ndarray = np.zeros(ranks_HT.shape[1], np.int8 if len(ranks_HT) < 128 else np.int32)
+    votes_T: np.ndarray = np.zeros(ranks_HT.shape[1], np.int16 if len(ranks_HT) < 1 << 15 else np.int32)
     for among_T in among_HT:
         votes_T -= among_T
     return _smallest_of_bags(votes_T, edges_B1, counts_B)
+
+
+def _edges_among(rows_K: np.ndarray, edges_B1: np.ndarray) -> np.ndarray:
+    """Where the rows of each bag begin among some of the batch's, ascending."""
+    if len(edges_B1) == 2:
+        return np.array([0, len(rows_K)])
+    return np.searchsorted(rows_K, edges_B1)
 
 
 def _words_of_rows(
@@ -148,7 +130,7 @@ def select(scores_TH: Tensor, offsets_B1: Tensor, counts: MaskCounts, keys: Mask
         pool_T = _most_voted(~ranks_HT, edges_B1, pool_B * (high_B > 0))
         rows_P = np.flatnonzero(pool_T)
         if num_high < len(rows_P):
-            edges_P = np.searchsorted(rows_P, edges_B1)
+            edges_P = _edges_among(rows_P, edges_B1)
             words_P = _words_of_rows(keys.high_B, rows_P, edges_P, edges_B1)
             rows_P = rows_P[_smallest_of_bags(words_P, edges_P, high_B)]
         masked_T[rows_P] = True
@@ -161,7 +143,7 @@ def select(scores_TH: Tensor, offsets_B1: Tensor, counts: MaskCounts, keys: Mask
         masked_T |= _smallest_of_bags(words_T.view(np.int64), edges_B1, random_B)
 
     kept_K = np.flatnonzero(~masked_T)
-    kept_edges = np.searchsorted(kept_K, edges_B1)
+    kept_edges = _edges_among(kept_K, edges_B1)
     is_empty_B = (kept_edges[1:] == kept_edges[:-1]) & (edges_B1[1:] > edges_B1[:-1])
     if is_empty_B.any():
         for bag in np.flatnonzero(is_empty_B):
@@ -169,7 +151,7 @@ def select(scores_TH: Tensor, offsets_B1: Tensor, counts: MaskCounts, keys: Mask
             words_N = words_at(keys.keep_B.numpy()[bag : bag + 1], index_N)
             masked_T[edges_B1[bag] + words_N.argmin()] = False
         kept_K = np.flatnonzero(~masked_T)
-        kept_edges = np.searchsorted(kept_K, edges_B1)
+        kept_edges = _edges_among(kept_K, edges_B1)
     return Selection(
         torch.from_numpy(kept_K),
         torch.from_numpy(kept_edges),

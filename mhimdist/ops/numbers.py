@@ -45,7 +45,7 @@ def bag_numbers(offsets_B1: Tensor, ids_B: Tensor, ratios_4: Tensor, streams_S: 
         offsets_B1: int64 offsets of the bags.
         ids_B: int64 `data.bags.bag_id` of the bags.
         ratios_4: float64: of the bag, those in the high mask's pool; of the pool, those masked; of the bag,
-            those of the low and those of the random mask. A count is `share_of` its ratio.
+            those of the low and those of the random mask. A count is `reference.share_of` its ratio.
         streams_S: int64 constants of the epoch's `STREAMS`; a bag's key is `draws.mix(id ^ constant)`.
     """
     if ids_B.device.type != "cpu":
@@ -54,24 +54,20 @@ def bag_numbers(offsets_B1: Tensor, ids_B: Tensor, ratios_4: Tensor, streams_S: 
         numbers_NP = _numbers.bag_numbers(offsets_B1, ids_B, ratios_4, streams_S)
         *counts, high_B, random_B, keep_B, student_B, teacher_B = numbers_NP[:, : len(ids_B)].unbind()
         return BagNumbers(MaskCounts(*counts), MaskKeys(high_B, random_B, keep_B), student_B, teacher_B)
-    sizes_B, ratios = np.diff(offsets_B1.numpy()), ratios_4.tolist()
-    pool_B = _share(sizes_B, ratios[0])
-    counts = [pool_B, _share(pool_B, ratios[1]), *(_share(sizes_B, ratio) for ratio in ratios[2:])]
+    offsets, ratios = offsets_B1.numpy(), ratios_4.numpy()
+    counts_4B = _shares(offsets[1:] - offsets[:-1], ratios[:, None])
+    counts_4B[1] = _shares(counts_4B[0], ratios[1])  # of the pool, not of the bag
     keys_SB = streams_S.numpy()[:, None] ^ ids_B.numpy()
     mix_(keys_SB.view(np.uint64), np.empty(keys_SB.shape, np.uint64))
     high_B, random_B, keep_B, student_B, teacher_B = torch.from_numpy(keys_SB).unbind()
     return BagNumbers(
-        MaskCounts(*(torch.from_numpy(count_B) for count_B in counts)),
+        MaskCounts(*torch.from_numpy(counts_4B).unbind()),
         MaskKeys(high_B, random_B, keep_B),
         student_B,
         teacher_B,
     )
 
 
-def _share(sizes_B: np.ndarray, ratio: float) -> np.ndarray:
-    return np.ceil(np.rint(sizes_B * ratio * 1e9) / 1e9).astype(np.int64)
-
-
-def share_of(sizes_B: Tensor, ratio: float) -> Tensor:
-    """`ceil(ratio * N)` of each bag, int64; 0.07 of 100 is 7, though as floats it is a little more."""
-    return (sizes_B.double() * ratio).mul(1e9).round().div(1e9).ceil().long()
+def _shares(sizes: np.ndarray, ratios: np.ndarray) -> np.ndarray:
+    """`reference.share_of`."""
+    return np.ceil(np.rint(sizes * ratios * 1e9) / 1e9).astype(np.int64)

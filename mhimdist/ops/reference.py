@@ -18,6 +18,11 @@ def _canonical(scores: Tensor) -> Tensor:
     return torch.where(scores.abs() < torch.finfo(torch.float32).tiny, 0.0, scores)
 
 
+def share_of(sizes_B: Tensor, ratio: float) -> Tensor:
+    """`ceil(ratio * N)` of each bag, int64; 0.07 of 100 is 7, though as floats it is a little more."""
+    return (sizes_B.double() * ratio).mul(1e9).round().div(1e9).ceil().long()
+
+
 def most_voted(scores_NH: Tensor, count: int, *, highest: bool) -> Tensor:
     """The `count` instances that most heads rank among their own `count` highest (or lowest), int64.
 
