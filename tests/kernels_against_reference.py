@@ -268,6 +268,25 @@ def test_dropout_and_its_gradient(sizes, width, dtype):
     assert mix(keys_B).unique().numel() == len(sizes)
 
 
+def test_nan_goes_through_the_relu():
+    """The loss has to show it. A NaN that is dropped is gone, as every value is."""
+    values_TE = torch.full((40, 9), torch.nan)
+    offsets_B1, keys_B = _offsets([40]), Draws(0, 0).keys(torch.arange(1), "student_dropout")
+    arguments = (offsets_B1.to(DEVICE), keys_B.to(DEVICE))
+    ours_TE = _dropout.keyed_dropout(values_TE.to(DEVICE), 64, *arguments, 0, True).cpu()
+    expected_TE = reference.keyed_dropout(values_TE.relu(), 0.25, offsets_B1, keys_B, 0)
+    assert 0 < expected_TE.isnan().sum() < expected_TE.numel()
+    assert torch.equal(ours_TE.isnan(), expected_TE.isnan())
+    assert torch.equal(ops.relu_dropout(values_TE, 0.25, offsets_B1, keys_B).isnan(), expected_TE.isnan())
+
+
+def test_nan_stays_in_its_bag_when_pooled():
+    scores_TC, values_TE, offsets_B1 = _random(100, 2), _random(100, 5, seed=1), _offsets([40, 60])
+    scores_TC[3, 1] = torch.nan
+    pooled_BCE, _ = _pool.segment_softmax_pool(*(t.to(DEVICE) for t in (scores_TC, values_TE, offsets_B1)))
+    assert pooled_BCE.isnan().any(2).tolist() == [[False, True], [False, False]]
+
+
 def _operators():
     offsets_B1 = _offsets([6, 3]).to(DEVICE)
     counts, keys = _to_device(_mask_counts([6, 3], *SHARES["all masks"])), _to_device(_mask_keys(2))

@@ -92,6 +92,56 @@ def test_sizes_of_masks_are_rounded_as_on_a_cpu(tmp_path, monkeypatch):
     assert "fma.rn.f64" in built(launch, 90).asm["ptx"]
 
 
+def test_the_relu_of_nan_is_nan_in_machine_code(tmp_path, monkeypatch):
+    """The plain maximum of a GPU gives the number of a number and NaN."""
+    from benchmarks import bag_on_gpu
+    from benchmarks.ahead_of_time import built
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    code = built(bag_on_gpu.dropout()[0], 90).asm["ptx"]
+    assert "max.NaN.f32" in code
+    assert "max.f32" not in code
+
+
+def test_every_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch):
+    """Triton launches on the current device, which need not be theirs."""
+    from contextlib import contextmanager
+
+    from triton.runtime.jit import JITFunction
+
+    from benchmarks import ahead_of_time, bag_on_gpu
+
+    guarded, launches = [], []
+
+    @contextmanager
+    def device_of(tensor):
+        guarded.append(tensor)
+        yield
+        guarded.pop()
+
+    @contextmanager
+    def noted():
+        with ahead_of_time.noted():
+            note = JITFunction.run
+
+            def note_the_guard(kernel, *args, **kwargs):
+                launches.append((kernel.__name__, len(guarded)))
+                return note(kernel, *args, **kwargs)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(JITFunction, "run", note_the_guard)
+                yield []
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    monkeypatch.setattr(bag_on_gpu, "noted", noted)
+    for work in (bag_on_gpu.selection, bag_on_gpu.numbers, bag_on_gpu.pooling, bag_on_gpu.ranking):
+        work()
+    bag_on_gpu.dropout()
+    names = ["_find_limits", "_mask", "_gather", "_number", "_pool_parts", "_join_parts", "_pool_backward"]
+    assert launches == [(name, 1) for name in [*names, "_top_k", "_drop", "_relu_backward"]]
+    assert guarded == []
+
+
 def _forward() -> tuple[torch.Tensor, torch.Tensor]:
     """Selection, dropout, pooling and ranking on the default device, by tensors without values."""
     offsets_B1, each_B = torch.empty(3, dtype=torch.int64), torch.empty(2, dtype=torch.int64)

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mhimdist.ops._triton import bag_of, mix, require_float, stream_words
+from mhimdist.ops._triton import bag_of, mix, on_its_device, require_float, stream_words
 
 
 @triton.jit(do_not_specialize=["threshold", "site"])
@@ -51,7 +51,8 @@ def _drop(
         values + at_row * row_stride + column, mask=is_value & is_row[:, None, None], other=0.0
     ).to(tl.float32)
     if RELU:
-        value = tl.maximum(value, 0.0)
+        # The device's plain maximum of NaN and 0 is 0, which would hide a NaN from the loss.
+        value = tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)
     kept = tl.where(bytes_.to(tl.int32) >= threshold, value * scale, 0.0)
     tl.store(out + at_row * width + column, kept.to(out.dtype.element_ty), mask=is_value)
 
@@ -67,6 +68,7 @@ def _relu_backward(grad, out, grad_values, scale, size, BLOCK: tl.constexpr):
 
 
 @torch.library.custom_op("mhimdist::keyed_dropout", mutates_args=())
+@on_its_device
 def keyed_dropout(
     values_TE: Tensor, threshold: int, offsets_B1: Tensor, keys_B: Tensor, site: int, relu: bool
 ) -> Tensor:
@@ -106,6 +108,7 @@ def _(values_TE: Tensor, threshold: int, offsets_B1: Tensor, keys_B: Tensor, sit
 
 
 @torch.library.custom_op("mhimdist::relu_dropout_backward", mutates_args=())
+@on_its_device
 def relu_dropout_backward(grad_TE: Tensor, out_TE: Tensor, threshold: int) -> Tensor:
     """The gradient of the values that `keyed_dropout` with ReLU made `out_TE` of."""
     grad_TE, out_TE = grad_TE.contiguous(), out_TE.contiguous()

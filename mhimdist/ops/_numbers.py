@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mhimdist.ops._triton import mix
+from mhimdist.ops._triton import mix, on_its_device
 
 COUNTS = tl.constexpr(4)
 BAGS = 64
@@ -45,6 +45,7 @@ def _number(
 
 
 @torch.library.custom_op("mhimdist::bag_numbers", mutates_args=())
+@on_its_device
 def bag_numbers(offsets_B1: Tensor, ids_B: Tensor, ratios_4: Tensor, streams_S: Tensor) -> Tensor:
     """Four rows of counts and one of keys for each stream, int64, (4 + S) x P; see `ops.bag_numbers`.
 

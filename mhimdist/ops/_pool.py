@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mhimdist.ops._triton import rank, require_float
+from mhimdist.ops._triton import on_its_device, rank, require_float
 
 # Programs to aim for over all bags and blocks of columns, and the most parts of a bag.
 _PROGRAMS = 512
@@ -257,6 +257,7 @@ def _rows(values_TE: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("mhimdist::segment_softmax_pool", mutates_args=())
+@on_its_device
 def segment_softmax_pool(scores_TC: Tensor, values_TE: Tensor, offsets_B1: Tensor) -> tuple[Tensor, Tensor]:
     """See `ops.segment_softmax_pool`: float32 B x C x E, and the log of each softmax's sum, B x C."""
     require_float(scores_TC=scores_TC, values_TE=values_TE)
@@ -312,6 +313,7 @@ def _(scores_TC: Tensor, values_TE: Tensor, offsets_B1: Tensor) -> tuple[Tensor,
 
 
 @torch.library.custom_op("mhimdist::segment_softmax_pool_backward", mutates_args=())
+@on_its_device
 def segment_softmax_pool_backward(
     scores_TC: Tensor,
     values_TE: Tensor,
@@ -379,6 +381,7 @@ segment_softmax_pool.register_autograd(_backward, setup_context=_save)
 
 
 @torch.library.custom_op("mhimdist::segment_top_k", mutates_args=())
+@on_its_device
 def segment_top_k(values_TC: Tensor, k: int, offsets_B1: Tensor, largest: bool) -> Tensor:
     """See `ops.segment_top_k`; one launch."""
     require_float(values_TC=values_TC)

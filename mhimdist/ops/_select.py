@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mhimdist.ops._triton import rank, require_float, stream_words
+from mhimdist.ops._triton import on_its_device, rank, require_float, stream_words
 from mhimdist.ops.masks import Gathered, MaskCounts, MaskKeys
 
 # Rows of a bag that a program takes at a time.
@@ -269,6 +269,7 @@ def _gather(
 
 
 @torch.library.custom_op("mhimdist::select_and_gather", mutates_args=())
+@on_its_device
 def select_and_gather(
     features_TD: Tensor,
     scores_TH: Tensor,

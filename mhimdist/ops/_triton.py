@@ -4,10 +4,16 @@
 Dimensions: R rows of a block, B bags, B1 = B + 1 offsets.
 """
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+_Operator = TypeVar("_Operator", bound=Callable[..., Any])
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -18,6 +24,17 @@ def require_float(**tensors: Tensor) -> None:
         if tensor.dtype not in FLOATS:
             expected = ", ".join(str(dtype) for dtype in FLOATS)
             raise TypeError(f"{name}: expected one of {expected} on CUDA, got {tensor.dtype}")
+
+
+def on_its_device(operator: _Operator) -> _Operator:
+    """An operator that launches where its first tensor is: Triton launches on the current device."""
+
+    @wraps(operator)
+    def guarded(*args: Any) -> Any:
+        with torch.cuda.device_of(args[0]):
+            return operator(*args)
+
+    return guarded  # type: ignore[return-value]
 
 
 @triton.jit
