@@ -131,7 +131,9 @@ class Optimizer(Settings):
     decay: Literal["cosine", "constant", "step"] = Field(
         "cosine", description="of the learning rate: per epoch to 0, none, or to a fifth at half the epochs"
     )
-    clip_norm: float | None = Field(None, gt=0, description="largest norm of a step's gradient; none: any")
+    clip_norm: float | None = Field(
+        None, gt=0, description="largest norm of a step's gradient, of each tier by itself in dtfd; none: any"
+    )
 
     def rate(self, epoch: int, epochs: int, bags_per_step: int) -> float:
         """The learning rate of an epoch, counted from 0."""

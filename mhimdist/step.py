@@ -55,6 +55,7 @@ class TrainingStep:
         self.dtype = precision.compute_dtype(config.precision, device)
         self.optimizer = adam(student.parameters(), config.optimizer)
         self.method = MHIM(config, student, teacher, self.workers.parallel(Student(student)), lap)
+        self._clip_groups = [list(group) for group in student.clip_groups()]
         self.momentum: float | None = None
         self._unread: deque[tuple[Tensor, torch.cuda.Event, str]] = deque()
 
@@ -127,7 +128,8 @@ class TrainingStep:
         is_bad = None if loss.device.type == "cpu" else self._judge(loss.detach())
         self._lap("backward")
         if self.config.optimizer.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.config.optimizer.clip_norm)
+            for group in self._clip_groups:
+                torch.nn.utils.clip_grad_norm_(group, self.config.optimizer.clip_norm)
         unless = is_bad if is_bad is None or is_rehearsal is None else torch.maximum(is_bad, is_rehearsal)
         # Fused Adam leaves weights and moments alone where it is 1.
         self.optimizer.found_inf = unless  # type: ignore[attr-defined]

@@ -130,6 +130,38 @@ def test_a_verdict_on_the_device_keeps_student_and_teacher_as_they_are():
         assert torch.equal(before[1], _weights(step.teacher.network)) == bool(is_bad)
 
 
+def _norm(parameters):
+    return torch.cat([p.grad.flatten() for p in parameters]).norm().item()
+
+
+@pytest.mark.parametrize("model", ["abmil", "dtfd"])
+def test_gradients_are_clipped_after_the_backward_pass_and_in_dtfd_each_tier_by_itself(model):
+    config = _config(model).first_stage()
+    steps = [
+        _step(config.override({"teacher.kind": "none", "optimizer.clip_norm": clip})) for clip in (None, 0.05)
+    ]
+    for step in steps:
+        step(_bags(), Draws(0, 0), progress=0.0, num_bags=3)
+    free, clipped = (step.student for step in steps)
+    tiers = {"abmil": [lambda n: n.parameters()]}.get(
+        model,
+        [
+            lambda n: [
+                *n.projection.parameters(),
+                *n.pseudo_attention.parameters(),
+                *n.pseudo_head.parameters(),
+            ],
+            lambda n: [*n.attention.parameters(), *n.head.parameters()],
+        ],
+    )
+    assert sum(len(list(tier(free))) for tier in tiers) == len(list(free.parameters()))
+    for tier in tiers:
+        norm = _norm(tier(free))
+        assert norm > 0.05
+        for mine, theirs in zip(tier(clipped), tier(free), strict=True):
+            torch.testing.assert_close(mine.grad, theirs.grad * 0.05 / norm, rtol=1e-4, atol=1e-8)
+
+
 @pytest.fixture
 def fused_on_meta(monkeypatch):
     from torch.optim import optimizer
@@ -172,7 +204,9 @@ def test_the_step_of_other_models_waits_for_nothing_but_the_sizes_of_masked_bags
 ):
     config = _config("transmil" if model == "transmil" else "abmil", precision=precision)
     if model != "transmil":  # they have no teacher
-        config = config.first_stage().override({"model.name": model, "masking.random.start": 0.5})
+        config = config.first_stage().override(
+            {"model.name": model, "masking.random.start": 0.5, "optimizer.clip_norm": 5.0}
+        )
     step, reads = _step(config, "meta"), []
     monkeypatch.setattr(step, "_read_later", lambda found_2, where: None)
     bags = _bags(sizes, step.dtype).to("meta")

@@ -4,11 +4,12 @@ Dimensions: T instances of a batch, B bags, P pseudo-bags of all bags, B1 and P1
 of one bag, C classes, E embedding width, Z distilled features of all bags.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from mhimdist import model_settings, ops
@@ -129,6 +130,14 @@ class DTFD(BagModel):
             pseudo_logits_PC=self.pseudo_head(attended_PE),
             pseudo_offsets_B1=pseudo.offsets_B1,
         )
+
+    def clip_groups(self) -> Sequence[Iterable[nn.Parameter]]:
+        """A group for each tier, as each has an optimiser of its own there; the projection is the first's."""
+        first = (self.projection, self.pseudo_attention, self.pseudo_head)
+        return [
+            chain.from_iterable(part.parameters() for part in tier)
+            for tier in (first, (self.attention, self.head))
+        ]
 
     def _distil(self, hidden_TE: Tensor, scores_T: Tensor, attended_PE: Tensor, pseudo: Cut) -> Tensor:
         """What the pseudo-bags hand on to the second tier, Z x E, in their order."""

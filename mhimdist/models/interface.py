@@ -5,7 +5,7 @@ scores, M bag embeddings of a bag (1, or one for each class).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +51,10 @@ class BagModel(nn.Module, ABC):
     def probabilities(self, output: BagOutput) -> Tensor:
         """Class probabilities of each bag, B x C."""
         return torch.softmax(output.logits_BC, dim=1)
+
+    def clip_groups(self) -> Sequence[Iterable[nn.Parameter]]:
+        """All parameters, in the groups whose gradients are clipped to a norm each; by default one."""
+        return [self.parameters()]
 
     def initialize(self, generator: torch.Generator) -> None:
         """Xavier-normal weights and zero biases, as the authors initialise every linear layer.
