@@ -275,14 +275,19 @@ def grid(
         case 1:
             header = ["Method", "Accuracy", "AUC", "F1-score"]
             lines = [[_percent(found[name, ""], m) for m in ("accuracy", "auc", "f1")] for name in names]
+            if "TransMIL" in names:
+                caption += (
+                    " TransMIL is the network that MHIM starts from, its class token drawn from N(0, 1); the "
+                    "authors' TransMIL that stands alone starts it at 1e-6."
+                )
         case 2:
             header = ["Model", "AUC", "Para.", "Time", "Mem."]
             lines = [[_percent(found[name, ""], "auc"), *_cost_texts(costs[name])] for name in names]
             cost = costs[names[0]]
             where = "GPU" if cost.device == "cuda" else formats.count(cost.num_threads, "thread")
             caption += (
-                f" Time: an epoch on fold 1 with its validation, one row at a time, {where}; Mem.: the "
-                "peak above what the process held before."
+                f" Time: the training steps of an epoch on fold 1, one row at a time, {where}; Mem.: the "
+                "peak of training and validation above what the process held before."
             )
         case _:
             header = [{3: "Module", 4: "Strategy", 5: "Teacher"}[number], *COLUMNS]
@@ -314,7 +319,7 @@ def _cost_texts(cost: Cost) -> tuple[str, str, str]:
     size = cost.num_parameters
     return (
         f"{size / 1e6:.2f}M" if size >= 1e6 else f"{size / 1e3:.0f}K",
-        f"{cost.epoch_s:.1f}s",
+        f"{cost.train_s:.1f}s",
         f"{cost.peak_bytes / 2**20:.0f}M" if cost.peak_bytes < 2**30 else f"{cost.peak_bytes / 2**30:.1f}G",
     )
 
@@ -378,6 +383,6 @@ def _write(
     for suffix, content in (
         ("md", text),
         ("csv", records_csv(records)),
-        ("json", json.dumps(body, indent=1) + "\n"),
+        ("json", json.dumps(body, indent=1, allow_nan=False) + "\n"),
     ):
         atomic.write_text(job.folder / f"tables.{suffix}", content)

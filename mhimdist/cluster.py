@@ -4,6 +4,7 @@ import logging
 import os
 
 import ray
+import torch
 
 
 def connect() -> None:
@@ -12,7 +13,7 @@ def connect() -> None:
     # What processes of Ray print stays in its logs: ours say what matters by results, files and exceptions.
     if ray.is_initialized():
         return
-    if "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+    if _is_asked_to_join():
         ray.init(logging_level=logging.WARNING, log_to_driver=False)
     else:
         ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
@@ -26,5 +27,17 @@ def resources(cpus: float, gpus: float | None) -> dict[str, float]:
         gpus: share of a GPU; None is a quarter where the cluster has GPUs.
     """
     if gpus is None:
-        gpus = 0.25 if ray.cluster_resources().get("GPU") else 0.0
+        gpus = 0.25 if has_gpus() else 0.0
     return {"cpu": cpus, "gpu": gpus}
+
+
+def has_gpus() -> bool:
+    """Whether runs find GPUs: those of the cluster; of this machine where none has been started yet."""
+    if not ray.is_initialized() and not _is_asked_to_join():
+        return torch.cuda.is_available()
+    connect()
+    return bool(ray.cluster_resources().get("GPU"))
+
+
+def _is_asked_to_join() -> bool:
+    return "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ

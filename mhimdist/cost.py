@@ -24,7 +24,8 @@ class Cost:
 
     Attributes:
         num_parameters: of the student.
-        epoch_s: seconds of the second epoch, its validation included.
+        train_s: seconds of the second epoch's training steps.
+        epoch_s: the same with its validation.
         peak_bytes: on a GPU what torch had allocated at most; on a CPU the resident memory of the process
             above that before the networks were built, sampled every 5 ms.
         device: "cuda" or "cpu".
@@ -32,6 +33,7 @@ class Cost:
     """
 
     num_parameters: int
+    train_s: float
     epoch_s: float
     peak_bytes: int
     device: str
@@ -67,6 +69,7 @@ def measure(config: TrainConfig, bags: BagSource, split: Split, num_threads: int
             peak["bytes"] = torch.cuda.max_memory_allocated(trainer.device)
     return Cost(
         num_parameters=sum(parameter.numel() for parameter in trainer.student.parameters()),
+        train_s=last.train_s,
         epoch_s=last.epoch_s,
         peak_bytes=peak["bytes"],
         device=trainer.device.type,

@@ -13,8 +13,10 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import ray
+import torch
 from rich import get_console
 
 from mhimdist import atomic, cluster
@@ -26,7 +28,7 @@ from mhimdist.data.sampler import warn_of_larger_bags
 from mhimdist.data.splits import Split
 from mhimdist.errors import CrossValidationError, MhimdistError, PreemptedError
 from mhimdist.experiment import Candidate, CrossValidation, Execution, Experiment
-from mhimdist.first_stage import RECIPE_VERSION
+from mhimdist.first_stage import made_with
 from mhimdist.report import formats
 from mhimdist.report.comparison import PAPER_WARNING, Comparison, Protocol, Result, Row
 from mhimdist.run_folder import Saving
@@ -104,14 +106,15 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
         warn_of_larger_bags(bags, limit)
     units: dict[str, Unit] = {}
     members: dict[tuple[str, Protocol], list[str]] = {}
+    devices = [device_of_runs(experiment, candidate.config) for candidate in candidates]
     for protocol in experiment.protocols:
         for seed in experiment.seeds:
             splits = experiment.splits(bags, protocol, seed)
             for fold, split in enumerate(splits, 1):
-                for candidate in candidates:
+                for candidate, device in zip(candidates, devices, strict=True):
                     if fold > (candidate.num_folds or fold):
                         continue
-                    digest, unit = make_unit(candidate, split, fold, seed, protocol, bags, folder)
+                    digest, unit = make_unit(candidate, split, fold, seed, protocol, bags, folder, device)
                     units.setdefault(digest, unit)
                     members.setdefault((candidate.name, protocol), []).append(digest)
                 _save_split(split, folder / "splits" / f"{protocol}-seed-{seed}-fold-{fold}.json")
@@ -162,8 +165,13 @@ def measure_costs(
     num_threads = max(1, int(experiment.cpus_per_run))
     costs = {}
     for name, config in configs.items():
-        made_of = f"{config.digest()} {split.digest()} {bags.digest} {num_threads}"
-        file = folder / f"{hashlib.blake2b(made_of.encode(), digest_size=8).hexdigest()}.json"
+        made_of = (
+            made_with(config, device_of_runs(experiment, config)),
+            split.digest(),
+            bags.digest,
+            num_threads,
+        )
+        file = folder / f"{_hash(made_of)}.json"
         if not file.exists():
             cluster.connect()
             share = cluster.resources(experiment.cpus_per_run, experiment.gpus_per_run)
@@ -175,8 +183,8 @@ def measure_costs(
                 runtime_env={"env_vars": {"MHIMDIST_MEASURED": file.stem}},
             )
             cost = ray.get(task.remote(config, split, absolute(data), num_threads))
-            atomic.write_text(file, json.dumps(asdict(cost)))
-            get_console().print(f"cost of {name}: {cost.epoch_s:.1f} s an epoch", highlight=False)
+            atomic.write_text(file, json.dumps(asdict(cost), allow_nan=False))
+            get_console().print(f"cost of {name}: {cost.train_s:.1f} s an epoch", highlight=False)
         costs[name] = Cost(**json.loads(file.read_text()))
     return costs
 
@@ -193,20 +201,41 @@ def make_unit(
     protocol: Protocol,
     bags: BagShards,
     folder: Path,
+    device: torch.device,
 ) -> tuple[str, Unit]:
-    """The unit of a candidate on a fold with a seed, and the digest of all that it is made of."""
+    """The unit of a candidate on a fold with a seed, and the digest of all that it is made of.
+
+    Args:
+        candidate, split, fold, seed, protocol, bags: what the unit is of.
+        folder: holds the units' folders, under `units`.
+        device: that it will be trained on, see `device_of_runs`.
+    """
     config = candidate.config.model_copy(update={"seed": seed})
     weights = config.teacher.weights
     made_of = (
-        RECIPE_VERSION,
-        config.digest(),
+        made_with(config, device),
         split.digest(),
         bags.digest,
         hashlib.blake2b(weights.read_bytes()).hexdigest() if weights is not None else None,
     )
-    digest = hashlib.blake2b(json.dumps(made_of).encode(), digest_size=8).hexdigest()
+    digest = _hash(made_of)
     label = f"{candidate.name}, {protocol}, seed {seed}, fold {fold}"
     return digest, Unit(label, config, split, fold, bags.digest, folder / "units" / digest)
+
+
+def device_of_runs(execution: Execution, config: TrainConfig) -> torch.device:
+    """The device that a run will be trained on, which need not be one that this process has."""
+    if config.device != "auto":
+        return torch.device(config.device)
+    share = cluster.resources(
+        execution.cpus_per_run, execution.gpus_per_run if execution.workers == 1 else None
+    )
+    return torch.device("cuda" if share["gpu"] else "cpu")
+
+
+def _hash(made_of: Any) -> str:
+    text = json.dumps(made_of, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _save_split(split: Split, path: Path) -> None:
@@ -251,21 +280,28 @@ def run_units(execution: Execution, units: Mapping[str, Unit], data: Location) -
             running[task.remote(units[digest], data, cache, num_threads)] = digest
         (done,), _ = ray.wait(list(running), num_returns=1)
         digest = running.pop(done)
-        outcome: Result | str
-        try:
-            outcome = ray.get(done)
-        except ray.exceptions.RayError as error:
-            lines = str(error).strip().splitlines()
-            if isinstance(error, ray.exceptions.RayTaskError):  # such as an import that fails there
-                outcome = f"its process could not run it: {lines[-1]}"
-            else:
-                outcome = f"its process was lost: {lines[0]}"
-            units[digest].folder.mkdir(parents=True, exist_ok=True)
-            atomic.write_text(units[digest].folder / ERROR_FILE, str(error))
-        outcomes[digest] = outcome
+        outcomes[digest] = outcome = _outcome(done, units[digest])
         queue.done(digest)
         progress.line(units[digest], outcome)
     return outcomes
+
+
+def _outcome(task: ray.ObjectRef, unit: Unit) -> Result | str:
+    """What a process that ran a unit gives, or why it gives nothing."""
+    try:
+        return ray.get(task)
+    except ray.exceptions.RayError as error:
+        unit.folder.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(unit.folder / ERROR_FILE, str(error))
+        return _why(error)
+
+
+def _why(error: ray.exceptions.RayError) -> str:
+    """Why a process of Ray's gave nothing, in a line."""
+    lines = str(error).strip().splitlines()
+    if isinstance(error, ray.exceptions.RayTaskError):  # such as an import that fails there
+        return f"its process could not run it: {lines[-1]}"
+    return f"its process was lost: {lines[0]}"
 
 
 def worker_group(execution: Execution) -> Group:
@@ -273,7 +309,7 @@ def worker_group(execution: Execution) -> Group:
     return Group(
         num_workers=(execution.min_workers or execution.workers, execution.workers),
         cpus=execution.cpus_per_run,
-        gpus=1.0 if ray.cluster_resources().get("GPU") else 0.0,
+        gpus=1.0 if cluster.has_gpus() else 0.0,
         max_failures=execution.max_failures,
         timeout_s=execution.worker_timeout_s,
         saving=Saving(execution.keep_last, execution.keep_best, execution.save_every_s),
@@ -283,8 +319,9 @@ def worker_group(execution: Execution) -> Group:
 def _run_with_workers(
     execution: Execution, units: Mapping[str, Unit], data: Location
 ) -> dict[str, Result | str]:
-    """One unit after the other, each trained by several workers and then judged here."""
+    """One unit after the other, each trained by several workers and judged on such a device as theirs."""
     group, cache = worker_group(execution), execution.first_stages
+    judge = ray.remote(_task).options(num_cpus=group.cpus, num_gpus=group.gpus)
     progress, outcomes = Progress(len(units)), dict[str, Result | str]()
     queue = _Queue(units)
     while len(outcomes) < len(units):
@@ -301,7 +338,7 @@ def _run_with_workers(
                     only_first_stage=unit.is_plain,
                     label=unit.label,
                 )
-                outcome = _task(unit, data, cache, execution.num_threads)
+                outcome = _outcome(judge.remote(unit, data, cache, execution.num_threads), unit)
             except PreemptedError:
                 raise
             except MhimdistError as error:

@@ -38,7 +38,11 @@ AGREE_EVERY_STEPS = 16
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch did: a line of `history.jsonl`. Ratios are shares of the epoch's instances."""
+    """What one epoch did: a line of `history.jsonl`. Ratios are shares of the epoch's instances.
+
+    `train_s` is the time of its training steps, `epoch_s` that and the validation's; of an epoch that was
+    resumed, since then. Where it `selects_on_test`, "validation" is the test bags: the authors' protocol.
+    """
 
     epoch: int
     loss: float
@@ -53,8 +57,10 @@ class EpochRecord:
     student_validation_auc: float
     student_validation_loss: float
     teacher_validation_auc: float | None
+    selects_on_test: bool
     best_epoch: int
     best_validation_auc: float
+    train_s: float
     epoch_s: float
 
     @property
@@ -101,7 +107,7 @@ class Trainer:
             SplitError: the split does not fit the data.
         """
         split.check(bags.keys, bags.cases, bags.labels_N)
-        self.device = _device(config.device)
+        self.device = device_of(config.device)
         self.config, self.split = config, split
         self.bags: BagSource = resident(bags, config.loading.cache, self.device)
         self.workers, self.saving, self._stop = workers or Workers(), saving or Saving(), stop
@@ -237,11 +243,10 @@ class Trainer:
         self, means: dict[str, float], learning_rate: float, momentum: float | None, started: float
     ) -> EpochRecord:
         """Validate student and teacher after an epoch, and say which epoch is the best so far."""
+        train_s = time.perf_counter() - started
         validation = self._predict(self.student)
-        auc, teacher_auc = validation.auc, None
+        auc = validation.auc
         assert auc is not None, "the split's check wants several classes in validation"
-        if self.teacher is not None:
-            teacher_auc = self._predict(self.teacher.network).auc
         epoch = best_epoch = len(self.history)
         best_auc = auc
         if self.history and (auc, -validation.loss) <= self.best.rank:
@@ -253,11 +258,23 @@ class Trainer:
             momentum=momentum,
             student_validation_auc=auc,
             student_validation_loss=validation.loss,
-            teacher_validation_auc=teacher_auc,
+            teacher_validation_auc=self._teacher_auc(auc),
+            selects_on_test=self.split.selects_on_test,
             best_epoch=best_epoch,
             best_validation_auc=best_auc,
+            train_s=train_s,
             epoch_s=time.perf_counter() - started,
         )
+
+    def _teacher_auc(self, student_auc: float) -> float | None:
+        """The teacher's validation AUC, computed where it can be another one than is known."""
+        if self.teacher is None:
+            return None
+        if not self.teacher.is_own_network:
+            return student_auc
+        if not self.teacher.settings.has_momentum and self.history:
+            return self.history[-1].teacher_validation_auc
+        return self._predict(self.teacher.network).auc
 
     def _predict(self, network: BagModel) -> Predictions:
         """The validation bags' predictions, each worker's share of them made by itself."""
@@ -380,5 +397,6 @@ def _copy(network: BagModel) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in network.state_dict().items()}
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device of a configuration's `device` in this process: `auto` is a GPU where it sees one."""
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")

@@ -8,7 +8,7 @@ import ray
 from rich import get_console
 
 from mhimdist import atomic
-from mhimdist.cross_validation import make_unit, raise_failures_of, run_units
+from mhimdist.cross_validation import device_of_runs, make_unit, raise_failures_of, run_units
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.errors import SweepError
@@ -95,7 +95,14 @@ def _train_finals(
         for number, split in enumerate(task.splits, 1):
             for candidate in candidates:
                 digest, unit = make_unit(
-                    candidate, split, number, seed, "strict", bags, folder.path / "final"
+                    candidate,
+                    split,
+                    number,
+                    seed,
+                    "strict",
+                    bags,
+                    folder.path / "final",
+                    device_of_runs(sweep, candidate.config),
                 )
                 units.setdefault(digest, unit)
                 members.setdefault(candidate.name, []).append(digest)

@@ -14,21 +14,35 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mhimdist import checkpoint
 from mhimdist.config import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
-from mhimdist.engine import EpochRecord, Trainer
+from mhimdist.engine import EpochRecord, Trainer, device_of
 from mhimdist.errors import CheckpointError
 from mhimdist.models import BagModel, build
 from mhimdist.official import load_official
+from mhimdist.precision import compute_dtype
 from mhimdist.run_folder import Saving
 from mhimdist.workers import Workers
 
-RECIPE_VERSION = 3
+RECIPE_VERSION = 4
 """Raised when training itself changes, so that networks of an older release are not taken for today's."""
+
+
+def made_with(config: TrainConfig, device: torch.device) -> dict[str, Any]:
+    """What of its settings, the software and the hardware a network depends on, as JSON's types.
+
+    Args:
+        config: of its run.
+        device: that it is trained on, whatever `auto` means elsewhere.
+    """
+    dtype = str(compute_dtype(config.precision, device))
+    recipe = config.recipe() | {"device": device.type, "precision": dtype}
+    return {"recipe_version": RECIPE_VERSION, "config": recipe}
 
 
 @dataclass(frozen=True)
@@ -123,8 +137,7 @@ def first_stage(
     workers = workers or Workers()
     stage = config.first_stage()
     made_of = {
-        "recipe_version": RECIPE_VERSION,
-        "config": stage.recipe(),
+        **made_with(stage, device_of(stage.device)),
         "data": bags.digest,
         "train": split.train,
         "validation": split.validation,

@@ -24,8 +24,12 @@ def auc(labels_N: np.ndarray, probabilities_NC: np.ndarray) -> float | None:
 
 
 def youden_threshold(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
-    """The score that maximises true- minus false-positive rate; the highest such one where several do."""
+    """The score that maximises true- minus false-positive rate; the highest such one where several do.
+
+    Where it is best to call nothing positive, the highest score + 1, which no probability reaches.
+    """
     false_positive, true_positive, thresholds = sk.roc_curve(labels_N, scores_N)
+    thresholds[0] = scores_N.max() + 1  # infinite there, which JSON cannot say
     # Rounded, so that rates equal but for their last bit count as equal.
     return float(thresholds[np.argmax(np.round(true_positive - false_positive, 12))])
 

@@ -56,6 +56,11 @@ class TransMIL(Settings):
     score_layer: int = Field(
         0, ge=0, le=1, description="layer whose class token's attention scores the instances, 0 or 1"
     )
+    class_token_std: float = Field(
+        1.0,
+        ge=0,
+        description="deviation that the class token starts with; 1e-6 in the authors' TransMIL alone",
+    )
     dropout: float = Field(
         0.25, ge=0, lt=1, description="share of projected features dropped, in steps of 1/256"
     )

@@ -66,6 +66,8 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         for name, changes in _BASELINES.items()
     },
 }
+for _name in ("clam_sb", "clam_mb"):  # TCGA's task is to tell subtypes apart, which CLAM's authors cluster so
+    PRESETS["tcga", _name]["model"]["subtyping"] = True
 
 
 def preset(dataset: str, model: str) -> TrainConfig:

@@ -181,7 +181,7 @@ class RunFolder:
             for file, group in tensors.items()
         }
         keep_best = {Position(epoch, 0) for epoch in best_epochs[: self.saving.keep_best]}
-        rows = "".join(json.dumps(row) + "\n" for row in history)
+        rows = "".join(json.dumps(row, allow_nan=False) + "\n" for row in history)
         self._pending = self._writer.submit(self._write, position, copies, dict(state), rows, keep_best)
 
     def flush(self) -> None:

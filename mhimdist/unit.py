@@ -1,7 +1,7 @@
 """One unit of a cross-validation: a configuration on one fold with one seed. Nothing here knows Ray."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -75,7 +75,9 @@ def run_unit(unit: Unit, bags: BagSource, cache: Path, num_threads: int) -> Resu
         unit.folder.mkdir(parents=True, exist_ok=True)
         atomic.write_text(unit.folder / "config.json", unit.config.model_dump_json(indent=1))
         unit.split.save(unit.folder / "split.json")
-        lines = (json.dumps(asdict(record)) + "\n" for record in history)
+        # Another run may have made the stage, which knows nothing of what is tested.
+        records = (replace(record, selects_on_test=unit.split.selects_on_test) for record in history)
+        lines = (json.dumps(asdict(record), allow_nan=False) + "\n" for record in records)
         atomic.write_text(unit.folder / "history.jsonl", "".join(lines))
     else:
         trainer = open_trainer(unit.config, bags, unit.split, unit.folder, cache)
@@ -104,6 +106,6 @@ def run_unit(unit: Unit, bags: BagSource, cache: Path, num_threads: int) -> Resu
     )
     checkpoint.discard(unit.folder / "best_student")
     checkpoint.save(unit.folder / "best_student", {"student": dict(network.state_dict())}, {})
-    atomic.write_text(unit.folder / RESULT_FILE, json.dumps(asdict(result)))
+    atomic.write_text(unit.folder / RESULT_FILE, json.dumps(asdict(result), allow_nan=False))
     checkpoint.discard(unit.folder / "checkpoints")  # only needed to go on
     return result

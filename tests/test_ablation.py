@@ -122,7 +122,7 @@ def _comparison(cells, failed=None):
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
 def test_tables_have_the_papers_layout_and_say_what_each_row_used(number):
     cells = select(Ablation(), _base)
-    cost = Cost(657_026, 4.04, 2_576_980_378, "cuda", 1)
+    cost = Cost(657_026, 4.04, 5.0, 2_576_980_378, "cuda", 1)
     costs = {cell.row: cost for cell in cells if cell.table == 2}
     made = grid(number, "paper", cells, _comparison(cells), costs)
     assert made.header[1:] == {

@@ -30,4 +30,4 @@ def test_parameters_are_exact_and_a_larger_network_takes_more_memory(bags):
     # The large one's weights, Adam's two moments, a gradient and the teacher are 5 x 8.6 MB.
     assert large.peak_bytes > small.peak_bytes + 25 * 2**20
     assert (small.device, small.num_threads) == ("cpu", 1)
-    assert 0 < small.epoch_s < large.epoch_s
+    assert 0 < small.train_s < large.train_s < large.epoch_s

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import ray
+import torch
 
 from data_prep import digits
 from mhimdist import cross_validation
@@ -155,7 +156,9 @@ def test_units_wait_for_the_first_stage_that_another_one_is(job, data):
     bags = BagShards(data)
     (split, *_) = job.splits(bags, "strict", 1)
     units = {
-        name: cross_validation.make_unit(Candidate(name, config), split, 1, 1, "strict", bags, job.folder)[1]
+        name: cross_validation.make_unit(
+            Candidate(name, config), split, 1, 1, "strict", bags, job.folder, torch.device("cpu")
+        )[1]
         for name, config in (
             ("copy", BASE.override({"teacher": {"kind": "student_copy"}})),
             ("masked", BASE),

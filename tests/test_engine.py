@@ -10,7 +10,8 @@ from mhimdist.config import load_config
 from mhimdist.data.bags import PackedBags
 from mhimdist.engine import Trainer, load_run
 from mhimdist.errors import CheckpointError, NonFiniteError, PreemptedError, RunLockedError
-from mhimdist.evaluation import evaluate
+from mhimdist.evaluation import evaluate, predict
+from mhimdist.models import build
 from mhimdist.run_folder import CheckpointWarning, Position, Saving
 
 SETTINGS = {
@@ -60,6 +61,30 @@ def test_history_says_what_was_masked(bags):
     assert [r.learning_rate for r in trainer.history] == pytest.approx([5e-3, 3.75e-3, 1.25e-3])
 
 
+@pytest.mark.parametrize(
+    ("kind", "evaluated"),
+    [("student_copy", 3), ("init", 3 + 1), ("momentum", 3 + 3), ("init_momentum", 3 + 3)],
+)
+def test_validation_is_predicted_once_by_each_network_that_has_changed(bags, monkeypatch, kind, evaluated):
+    calls, predict_validation = [], Trainer._predict
+
+    def counted(trainer, network):
+        calls.append(network)
+        return predict_validation(trainer, network)
+
+    monkeypatch.setattr(Trainer, "_predict", counted)
+    config = _config(**{"teacher": {"kind": kind}, "epochs": 3})
+    pretrained = build(config.model, num_features=8, num_classes=2, seed=5)
+    trainer = Trainer(config, bags, bags.holdout(), pretrained=pretrained)
+    records = list(trainer.epochs())
+    assert len(calls) == evaluated
+    of_teacher = predict(trainer.teacher.network, bags, bags.holdout().validation).auc
+    assert records[-1].teacher_validation_auc == of_teacher
+    if kind == "init":
+        assert {record.teacher_validation_auc for record in records} == {of_teacher}
+    assert all(0 < record.train_s < record.epoch_s for record in records)
+
+
 @pytest.mark.parametrize("kind", ["momentum", "student_copy"])
 @pytest.mark.parametrize("stopped_after", [1, 4])
 def test_a_resumed_run_is_bit_identical(bags, tmp_path, kind, stopped_after):
@@ -74,7 +99,9 @@ def test_a_resumed_run_is_bit_identical(bags, tmp_path, kind, stopped_after):
         history = [json.loads(line) for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]
         assert [row["epoch"] for row in history] == list(range(6))
     same = [
-        {k: v for k, v in vars(r).items() if k != "epoch_s"} for run in (whole, resumed) for r in run.history
+        {k: v for k, v in vars(r).items() if k not in ("train_s", "epoch_s")}
+        for run in (whole, resumed)
+        for r in run.history
     ]
     assert same[:6] == same[6:]
 
@@ -131,7 +158,9 @@ def test_a_run_stopped_within_an_epoch_goes_on_bit_identically(tmp_path, asked):
     for mine, theirs in ((whole.student, resumed.student), (whole.teacher.network, resumed.teacher.network)):
         assert torch.equal(_weights(mine), _weights(theirs))
     for mine, theirs in zip(whole.history, resumed.history, strict=True):
-        assert dataclasses.replace(mine, epoch_s=0) == dataclasses.replace(theirs, epoch_s=0)
+        assert dataclasses.replace(mine, train_s=0, epoch_s=0) == dataclasses.replace(
+            theirs, train_s=0, epoch_s=0
+        )
 
 
 def test_checkpoints_within_an_epoch_change_nothing(tmp_path):

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import torch
 
+from mhimdist import checkpoint
 from mhimdist import first_stage as module
 from mhimdist.config import load_config
 from mhimdist.engine import Trainer
@@ -79,6 +80,37 @@ def test_a_damaged_network_is_trained_again(bags, tmp_path, trainings):
     again = first_stage(CONFIG, bags, bags.holdout(), tmp_path)
     assert len(trainings) == 2
     assert torch.equal(_weights(made.network), _weights(again.network))
+
+
+def test_the_network_of_another_run_under_the_same_name_is_trained_again(bags, tmp_path, trainings):
+    made = first_stage(CONFIG, bags, bags.holdout(), tmp_path)
+    (state,) = tmp_path.glob("*/state.json")
+    folder = state.parent
+    tensors, content = checkpoint.load(folder)
+    checkpoint.discard(folder)
+    checkpoint.save(folder, tensors, content | {"made_of": content["made_of"].replace("2021", "2022")})
+    again = first_stage(CONFIG, bags, bags.holdout(), tmp_path)
+    assert len(trainings) == 2
+    assert torch.equal(_weights(made.network), _weights(again.network))
+    assert checkpoint.load(folder)[1]["made_of"] == content["made_of"]
+
+
+def test_what_auto_means_and_the_version_are_part_of_what_a_network_is_made_with(
+    bags, tmp_path, trainings, monkeypatch
+):
+    auto = CONFIG.override({"device": "auto"})
+    on_gpu, on_cpu = (module.made_with(auto, torch.device(name)) for name in ("cuda", "cpu"))
+    assert (on_gpu["config"]["device"], on_gpu["config"]["precision"]) == ("cuda", "torch.bfloat16")
+    explicit = auto.override({"device": "cpu", "precision": "float32"})
+    assert module.made_with(explicit, torch.device("cpu")) == on_cpu != on_gpu
+    # A network of float32 is not taken where 16 bits are asked for, nor that of an older release.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for config in (auto, explicit, explicit.override({"precision": "bf16"})):
+        first_stage(config, bags, bags.holdout(), tmp_path)
+    assert [config.precision for config in trainings] == ["auto", "bf16"]
+    monkeypatch.setattr(module, "RECIPE_VERSION", module.RECIPE_VERSION + 1)
+    first_stage(auto, bags, bags.holdout(), tmp_path)
+    assert len(trainings) == 3
 
 
 def test_teacher_and_student_start_from_it(bags, tmp_path):

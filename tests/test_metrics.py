@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,15 @@ def test_youden_threshold_and_what_follows_from_it():
     assert found["accuracy"] == pytest.approx(5 / 6)
     assert (found["precision"], found["recall"]) == (1.0, pytest.approx(2 / 3))
     assert found["f1"] == pytest.approx(0.8)
+
+
+def test_where_nothing_should_be_positive_the_threshold_is_finite_and_no_probability_reaches_it():
+    labels, probabilities = np.array([1, 1, 0, 0]), _binary([0.1, 0.2, 0.9, 1.0])
+    threshold = metrics.youden_threshold(labels, probabilities[:, 1])
+    assert threshold == 2.0
+    found = metrics.classification(labels, probabilities, threshold)
+    assert (found["recall"], found["accuracy"]) == (0.0, 0.5)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
 def test_more_classes_take_the_most_probable():

@@ -62,9 +62,26 @@ def test_there_is_a_preset_of_every_model(dataset):
         assert config.teacher.kind == ("init_momentum" if name in masked else "none")
 
 
-def test_dtfd_has_its_authors_optimiser():
-    optimizer = preset("c16", "dtfd").optimizer
+@pytest.mark.parametrize("dataset", ["c16", "tcga"])
+def test_dtfd_has_its_authors_optimiser(dataset):
+    optimizer = preset(dataset, "dtfd").optimizer
     assert (optimizer.learning_rate, optimizer.weight_decay) == (1e-4, 1e-4)
+    assert (optimizer.decay, optimizer.clip_norm) == ("step", 5.0)
+    usual = preset(dataset, "abmil").optimizer
+    assert (usual.decay, usual.clip_norm) == ("cosine", None)
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.parametrize(("dataset", "patience", "from_epoch"), [("c16", 30, 130), ("tcga", 20, 70)])
+def test_runs_stop_early_as_the_authors_did(dataset, patience, from_epoch, name):
+    stopping = preset(dataset, name).early_stopping
+    assert (stopping.patience, stopping.from_epoch) == (patience, from_epoch)
+
+
+@pytest.mark.parametrize("name", ["clam_sb", "clam_mb"])
+def test_clam_clusters_for_subtyping_where_the_classes_are_subtypes(name):
+    assert preset("tcga", name).model.subtyping
+    assert not preset("c16", name).model.subtyping
 
 
 def test_an_unknown_preset_lists_those_there_are():

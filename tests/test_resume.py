@@ -48,7 +48,7 @@ def _end_state(folder: Path) -> tuple[str, list[dict]]:
             digest.update(f"{name}/{key}".encode() + value.numpy().tobytes())
     rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     for row in rows:
-        del row["epoch_s"]
+        del row["train_s"], row["epoch_s"]
     return digest.hexdigest(), rows
 
 

@@ -78,7 +78,7 @@ def _weights(folder):
 
 
 def _records(folder):
-    return [dataclasses.replace(record, epoch_s=0) for record in load_run(folder)[2]]
+    return [dataclasses.replace(record, train_s=0, epoch_s=0) for record in load_run(folder)[2]]
 
 
 def test_two_workers_learn_what_one_process_learns(undisturbed, data, split, cache, tmp_path):

@@ -58,6 +58,7 @@ def test_a_unit_leaves_what_it_did_and_its_best_student(bags, tmp_path):
     result = run_unit(unit, bags, tmp_path / "cache", 1)
     assert unit.result() == replace(result, keys=list(result.keys))
     config, split, history = load_run(unit.folder)
+    assert {record.selects_on_test for record in history} == {False}
     assert (config, split, len(history)) == (CONFIG, unit.split, result.num_epochs)
     assert not (unit.folder / "checkpoints").exists()
 
@@ -114,6 +115,8 @@ def test_the_papers_protocol_is_in_every_file(bags, tmp_path):
     assert result.protocol == "paper"
     assert json.loads((unit.folder / "split.json").read_text())["selects_on_test"] is True
     assert json.loads((unit.folder / "result.json").read_text())["protocol"] == "paper"
+    rows = [json.loads(line) for line in (unit.folder / "history.jsonl").read_text().splitlines()]
+    assert {row["selects_on_test"] for row in rows} == {True}
     assert result.validation == result.test  # the same bags, their own threshold
 
 

@@ -137,10 +137,11 @@ class Layer(nn.Module):
 class TransMIL(BagModel):
     """Projection, two Nystrom layers with a position encoding between them, the class token's embedding.
 
-    The MHIM variant: its class token starts from N(0, 1) (MHIM-MIL paper, equations 2 and 3). Instances are
-    scored by the class token's attention in each head, the product of the Nystrom factors, which has no
-    softmax of its own and may be negative; they are formed where gradients are off, as a teacher's are. The
-    result depends on the order of the instances.
+    The MHIM variant: its class token starts from N(0, 1) (MHIM-MIL paper, equations 2 and 3), unless the
+    settings say 1e-6, which is the deviation of the authors' TransMIL that stands alone. Instances are scored
+    by the class token's attention in each head, the product of the Nystrom factors, which has no softmax of
+    its own and may be negative; they are formed where gradients are off, as a teacher's are. The result
+    depends on the order of the instances.
 
     Bags run one after the other. With 1,024 features, width 512 and two classes it has 2,672,146 parameters.
     """
@@ -148,7 +149,7 @@ class TransMIL(BagModel):
     def __init__(self, settings: model_settings.TransMIL, num_features: int, num_classes: int) -> None:
         super().__init__()
         width = settings.hidden_dim
-        self.score_layer = settings.score_layer
+        self.score_layer, self.class_token_std = settings.score_layer, settings.class_token_std
         self.projection = Projection(num_features, width, settings.dropout)
         self.class_token = nn.Parameter(torch.empty(1, width))
         self.layer1 = Layer(settings, site=1)
@@ -158,9 +159,9 @@ class TransMIL(BagModel):
         self.head = Linear(width, num_classes)
 
     def initialize(self, generator: torch.Generator) -> None:
-        """As every model, and the class token from N(0, 1)."""
+        """As every model, and the class token from a normal distribution around 0."""
         super().initialize(generator)
-        nn.init.normal_(self.class_token, generator=generator)
+        nn.init.normal_(self.class_token, std=self.class_token_std, generator=generator)
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> BagOutput:
         """See `BagModel.forward`; a head of scores for each of the attention's, one embedding a bag."""

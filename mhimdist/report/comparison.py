@@ -287,7 +287,7 @@ class Comparison:
         own = ("name", "dataset", "synthetic", "num_bags", "num_cases", "num_folds", "wall_s", "num_found")
         body = {name: getattr(self, name) for name in own} | {"seeds": list(self.seeds), "rows": rows}
         warning = {"warning": PAPER_WARNING} if "paper" in self.protocols else {}
-        return json.dumps({"protocols": self.protocols, **warning, **body}, indent=1) + "\n"
+        return json.dumps({"protocols": self.protocols, **warning, **body}, indent=1, allow_nan=False) + "\n"
 
 
 def records_csv(records: Sequence[Mapping[str, Any]]) -> str:

@@ -38,6 +38,8 @@ def test_the_class_token_starts_from_a_standard_normal():
     assert abs(token.mean()) < 0.15
     assert abs(token.std() - 1) < 0.1
     assert not torch.equal(token, build(TransMIL(), num_features=4, num_classes=2, seed=1).class_token)
+    alone = build(TransMIL(class_token_std=1e-6), num_features=4, num_classes=2, seed=0).class_token
+    torch.testing.assert_close(alone, token * 1e-6)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 36, 37, 50])
