@@ -30,7 +30,7 @@ from mhimdist.data.splits import Split
 from mhimdist.first_stage import first_stage, open_trainer
 from mhimdist.home import home
 from mhimdist.space import Space
-from mhimdist.study import read, sqlite_url
+from mhimdist.storage import read, sqlite_url
 from mhimdist.sweep import Sweep
 from mhimdist.tune import run_sweep
 

@@ -19,6 +19,7 @@ from mhimdist.report.live import say
 from mhimdist.report.sweep import write_sweep_report
 from mhimdist.report.table import print_summary
 from mhimdist.room import is_out_of_memory
+from mhimdist.storage import hidden
 from mhimdist.study import SweepStudy
 from mhimdist.sweep import COSTS, Sweep
 from mhimdist.sweep_folder import SweepFolder
@@ -51,7 +52,7 @@ def finish(study: SweepStudy, task: Task, folder: SweepFolder, bags: BagShards) 
     candidates = [Candidate(*best), *(Candidate(*other) for other in others)]
     if best[1].teacher.kind != "none":
         candidates.append(Candidate("without masking", plain))
-    finals = _train_finals(sweep, candidates, task, folder, bags)
+    finals = _train_finals(task.sweep, candidates, task, folder, bags)
     summary = report.SweepSummary(
         name=sweep.name,
         dataset=bags.name,
@@ -157,5 +158,5 @@ def _environment(sweep: Sweep, folder: SweepFolder) -> dict[str, str]:
         "nodes": str(len([node for node in ray.nodes() if node["Alive"]])),
         "CPU cores": f"{resources.get('CPU', 0):g}",
         "GPUs": f"{resources.get('GPU', 0):g}",
-        "optuna-dashboard": folder.url,
+        "optuna-dashboard": hidden(folder.url),
     }

@@ -6,14 +6,13 @@ proposed.
 """
 
 import hashlib
-import itertools
+import json
 import math
 import random
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 from optuna.distributions import (
@@ -26,14 +25,38 @@ from optuna.distributions import (
 from mhimdist.config import ConfigWarning, TrainConfig
 from mhimdist.errors import ConfigError, SweepError
 from mhimdist.presets import PRESETS, preset
-from mhimdist.space import BaseValues, Space, SpaceFunction, value_at
+from mhimdist.space import BaseValues, Proposer, Space, SpaceFunction
 from mhimdist.sweep import SamplerName, Sweep
 
-NUM_PROBES = 256
-MAX_GRID = 100_000
+NUM_PROBES = 1024
+NUM_HASHED = 256
 MAX_INSISTENCE = 50
 
 Params = dict[str, Any]
+
+
+class ImpossibleDrawError(SweepError):
+    """A draw makes no valid configuration.
+
+    Attributes:
+        reason: why, without the draw's own numbers where possible.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Chooser(Proposer, Protocol):
+    """Who chooses the values and remembers them, as Optuna's trials do."""
+
+    @property
+    def params(self) -> Params:
+        """What was chosen, by name."""
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """From what, by name."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +68,7 @@ class Draw:
         distributions: from what, by name.
         changes: of the base configuration.
         config: the base with them.
+        requirements: what the space asks of it, in words.
         unmet: what it fails to meet of the space's requirements; None where it may be tried.
     """
 
@@ -52,6 +76,7 @@ class Draw:
     distributions: dict[str, BaseDistribution]
     changes: dict[str, Any]
     config: TrainConfig
+    requirements: tuple[str, ...]
     unmet: str | None
 
 
@@ -64,41 +89,46 @@ class Facts:
         conditional: names of those that only some draws have.
         feasible_share: of the draws, those that meet every requirement.
         base_params: the parameters with which the space gives the base configuration.
+        digest: a hash, 16 hex digits, of all ranges and choices, and of what the space made of some draws:
+            what it fixes, requires and depends on.
     """
 
     distributions: dict[str, BaseDistribution]
     conditional: frozenset[str]
     feasible_share: float
     base_params: Params
-
-    @property
-    def digest(self) -> str:
-        """A hash of all ranges and choices, 16 hex digits."""
-        text = repr(sorted((name, repr(each)) for name, each in self.distributions.items()))
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    digest: str
 
 
-def draw(space: SpaceFunction, base: TrainConfig, trial: optuna.trial.BaseTrial) -> Draw:
+def draw(space: SpaceFunction, base: TrainConfig, trial: Chooser) -> Draw:
     """One configuration of a space.
 
     Raises:
-        SweepError: the space makes an invalid configuration, or asks for a parameter in two ways.
+        ImpossibleDrawError: the space makes an invalid configuration, asks for a parameter in two ways, or
+            raises an error of its own.
     """
     collected = Space(trial)
     try:
         space(collected)
-    except ValueError as error:  # of Optuna: other choices for a name, an empty range
-        raise SweepError(f"the space is impossible: {error}") from None
+    except Exception as error:
+        # Of Optuna a ValueError: other choices for a name, an empty range.
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ImpossibleDrawError(f"the space is impossible: {reason}", reason) from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConfigWarning)  # said of the base, if it is so there
             config = base.override(collected.changes)
     except ConfigError as error:
-        raise SweepError(
-            f"the space makes an impossible configuration, {collected.changes}: {error}"
+        raise ImpossibleDrawError(
+            f"the space makes an impossible configuration, {collected.changes}: {error}", str(error)
         ) from None
     return Draw(
-        dict(trial.params), dict(trial.distributions), collected.changes, config, collected.unmet(config)
+        dict(trial.params),
+        dict(trial.distributions),
+        collected.changes,
+        config,
+        tuple(requirement.text for requirement in collected.requirements),
+        collected.unmet(config),
     )
 
 
@@ -116,15 +146,42 @@ def examine(space: SpaceFunction, base: TrainConfig) -> Facts:
     """
     values = BaseValues(base)
     space(Space(values))
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    probe = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    draws = [
-        draw(space, base, fixed(values.params)),
-        *(draw(space, base, probe.ask()) for _ in range(NUM_PROBES)),
-    ]
-    if (unmet := draws[0].unmet) is not None:
-        raise SweepError(f"the base configuration, which is the first trial, does not {unmet}")
+    first = draw(space, base, fixed(values.params))
+    if first.unmet is not None:
+        raise SweepError(f"the base configuration, which is the first trial, does not {first.unmet}")
+    chance = random.Random(0)
+    draws = [draw(space, base, Chance(chance)) for _ in range(NUM_PROBES)]
     distributions: dict[str, BaseDistribution] = {}
+    _collect(distributions, [first, *draws])
+    if not distributions:
+        raise SweepError("the space searches nothing")
+    feasible = [each for each in draws if each.unmet is None]
+    if not feasible:
+        reasons = dict.fromkeys(each.unmet for each in draws)
+        raise SweepError(
+            f"none of {NUM_PROBES} draws from the space meets its requirements: "
+            f"{'; '.join(map(str, reasons))}"
+        )
+    ends = _draw_at_ends(space, base, values.params, distributions)
+    return Facts(
+        distributions=distributions,
+        conditional=frozenset(
+            name
+            for name in distributions
+            if any(name not in each.distributions for each in [first, *draws, *ends])
+        ),
+        feasible_share=len(feasible) / NUM_PROBES,
+        base_params=values.params,
+        digest=_digest(distributions, draws[:NUM_HASHED]),
+    )
+
+
+def _collect(distributions: dict[str, BaseDistribution], draws: Sequence[Draw]) -> None:
+    """Add the distributions of draws to those that are known.
+
+    Raises:
+        SweepError: a parameter has another one than before.
+    """
     for each in draws:
         for name, distribution in each.distributions.items():
             if distributions.setdefault(name, distribution) != distribution:
@@ -132,23 +189,112 @@ def examine(space: SpaceFunction, base: TrainConfig) -> Facts:
                     f"{name} is searched in two ways, {distributions[name]} and {distribution}: give it one "
                     "range, and exclude what does not go together with require"
                 )
-    if not distributions:
-        raise SweepError("the space searches nothing")
-    feasible = [each for each in draws[1:] if each.unmet is None]
-    if not feasible:
-        reasons = dict.fromkeys(each.unmet for each in draws[1:])
-        raise SweepError(
-            f"none of {NUM_PROBES} draws from the space meets its requirements: "
-            f"{'; '.join(map(str, reasons))}"
-        )
-    return Facts(
-        distributions=distributions,
-        conditional=frozenset(
-            name for name in distributions if any(name not in each.distributions for each in draws)
-        ),
-        feasible_share=len(feasible) / NUM_PROBES,
-        base_params=values.params,
-    )
+
+
+def _draw_at_ends(
+    space: SpaceFunction, base: TrainConfig, base_params: Params, distributions: dict[str, BaseDistribution]
+) -> list[Draw]:
+    """Draws in which each parameter takes each of its choices or ends; what they find is added to
+    `distributions`.
+
+    The other parameters take the base's values once, and then ends too: what is impossible is there more
+    often than within, and a choice of many is met by few random draws.
+    """
+    chance = random.Random(0)
+    found: list[Draw] = []
+    seen: set[str] = set()
+    while new := [name for name in distributions if name not in seen]:
+        for name in new:
+            seen.add(name)
+            distribution = distributions[name]
+            for value in ends(distribution):
+                for given in (base_params | {name: value}, {name: value}, {name: value}):
+                    found.append(draw(space, base, Chance(chance, given=given, is_at_ends=True)))
+                    _collect(distributions, found[-1:])
+    return found
+
+
+def ends(distribution: BaseDistribution) -> list[Any]:
+    """The ends of a range, or all choices."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return list(dict.fromkeys([distribution.low, distribution.high]))
+
+
+def _digest(distributions: Mapping[str, BaseDistribution], draws: Sequence[Draw]) -> str:
+    made_of = {
+        "distributions": sorted((name, repr(each)) for name, each in distributions.items()),
+        # To 9 digits: the last ones of a logarithm are another machine's own.
+        "draws": [
+            [
+                {
+                    path: float(f"{value:.9g}") if isinstance(value, float) else value
+                    for path, value in each.changes.items()
+                },
+                each.requirements,
+                each.unmet,
+            ]
+            for each in draws
+        ],
+    }
+    text = json.dumps(made_of, sort_keys=True, default=repr)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+class Chance:
+    """Answers a space's questions at random, the same on every machine and by every version of Optuna.
+
+    Attributes:
+        params: the answers so far.
+        distributions: what was asked for.
+    """
+
+    def __init__(
+        self, chance: random.Random, *, given: Mapping[str, Any] | None = None, is_at_ends: bool = False
+    ) -> None:
+        """Begin.
+
+        Args:
+            chance: draws the answers.
+            given: answers that are not drawn.
+            is_at_ends: whether ranges are answered by one of their ends.
+        """
+        self._chance, self._given, self._is_at_ends = chance, given or {}, is_at_ends
+        self.params: Params = {}
+        self.distributions: dict[str, BaseDistribution] = {}
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """A number in [low, high]."""
+        return self._answer(name, FloatDistribution(low, high, log=log))
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        """A whole number in [low, high]."""
+        return self._answer(name, IntDistribution(low, high, log=log))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """One of the choices."""
+        return self._answer(name, CategoricalDistribution(choices))
+
+    def _answer(self, name: str, distribution: BaseDistribution) -> Any:
+        if self.distributions.setdefault(name, distribution) != distribution:
+            raise ValueError(f"{name} is asked for twice, as {self.distributions[name]} and {distribution}")
+        if name not in self.params:
+            is_given = name in self._given and holds(distribution, self._given[name])
+            self.params[name] = self._given[name] if is_given else self._drawn(distribution)
+        return self.params[name]
+
+    def _drawn(self, distribution: BaseDistribution) -> Any:
+        if self._is_at_ends or isinstance(distribution, CategoricalDistribution):
+            return self._chance.choice(ends(distribution))
+        assert isinstance(distribution, FloatDistribution | IntDistribution)
+        low, high = distribution.low, distribution.high
+        if distribution.log:
+            value = math.exp(self._chance.uniform(math.log(low), math.log(high)))
+        else:
+            value = self._chance.uniform(low, high)
+        value = min(max(value, low), high)  # not a rounding error outside
+        return round(value) if isinstance(distribution, IntDistribution) else value
 
 
 def check(sampler: SamplerName, facts: Facts) -> None:
@@ -187,10 +333,11 @@ def make(sweep: Sweep, number: int, attempt: int) -> optuna.samplers.BaseSampler
     """
     text = f"{sweep.seed} {number} {attempt}"
     seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
-    if sweep.sampler == "tpe" and attempt < MAX_INSISTENCE:
-        # One model over all parameters that occur together, and distance to the trials still running.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of `group`
+    with warnings.catch_warnings():
+        # Of `group` and `consider_pruned_trials`.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if sweep.sampler == "tpe" and attempt < MAX_INSISTENCE:
+            # One model over all parameters that occur together, and distance to the trials still running.
             return optuna.samplers.TPESampler(
                 seed=seed,
                 multivariate=True,
@@ -198,54 +345,44 @@ def make(sweep: Sweep, number: int, attempt: int) -> optuna.samplers.BaseSampler
                 constant_liar=True,
                 n_startup_trials=sweep.num_startup,
             )
-    if sweep.sampler == "cmaes" and attempt < MAX_INSISTENCE:
-        return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
+        if sweep.sampler == "cmaes" and attempt < MAX_INSISTENCE:
+            # A generation is of trials that have a value: without the pruned ones it would take three times
+            # as many, all of them survivors.
+            return optuna.samplers.CmaEsSampler(
+                seed=seed, n_startup_trials=1, warn_independent_sampling=False, consider_pruned_trials=True
+            )
     return optuna.samplers.RandomSampler(seed=seed)
 
 
 def first_params(
     sweep: Sweep, space: SpaceFunction, facts: Facts, earlier: Sequence[Params] = ()
 ) -> tuple[list[Params], list[str]]:
-    """The parameters of the trials that no sampler proposes, in their order, and what a user should know.
+    """The parameters of the trials that a sweep begins with, in their order, and what a user should know.
 
-    They are the base, the authors' settings, the best of an earlier sweep and, for a grid, its points.
+    They are the base, the authors' settings and the best of an earlier sweep.
 
     Args:
         sweep: which of them are wanted.
         space: what is searched.
         facts: of the space.
         earlier: parameters of an earlier sweep's best trials.
-
-    Raises:
-        SweepError: a grid is too large to list, or has no point that meets the requirements.
     """
     found, notes = [facts.base_params], []
     if sweep.warm_presets:
         found += _authors_settings(space, sweep.train)
     for params in earlier:
-        outside = [n for n, value in params.items() if not _holds(facts.distributions.get(n), value)]
+        outside = [n for n, value in params.items() if not holds(facts.distributions.get(n), value)]
         try:
             if outside:
                 raise SweepError(f"{', '.join(outside)} outside of it")
-            found.append(draw(space, sweep.train, fixed(params)).params)
+            drawn = draw(space, sweep.train, fixed(params))
+            if drawn.unmet is not None:
+                raise SweepError(f"it does not {drawn.unmet}")
+            found.append(drawn.params)
         except SweepError as error:
             notes.append(f"a trial of {sweep.warm_from} does not lie in this space: {error}")
     found = [params for params in found if draw(space, sweep.train, fixed(params)).unmet is None]
-    if sweep.sampler in ("grid", "authors_grid"):
-        points = list(_grid(sweep, space, facts))
-        if not points:
-            raise SweepError("no point of the grid meets the space's requirements")
-        room = sweep.num_trials - len(_distinct(found))
-        rest = [point for point in _distinct(points) if point not in found]
-        if len(rest) > room:
-            notes.append(
-                f"the grid has {len(points):,} points; num_trials {sweep.num_trials} tries "
-                f"{max(0, room)} of them, drawn at random"
-            )
-            picked = sorted(random.Random(sweep.seed).sample(range(len(rest)), max(0, room)))
-            rest = [rest[i] for i in picked]
-        found += rest
-    return _distinct(found), notes
+    return distinct(found), notes
 
 
 def _authors_settings(space: SpaceFunction, base: TrainConfig) -> list[Params]:
@@ -263,106 +400,21 @@ def _authors_settings(space: SpaceFunction, base: TrainConfig) -> list[Params]:
     return found
 
 
-def _distinct(many: Sequence[Params]) -> list[Params]:
-    return [params for i, params in enumerate(many) if params not in many[:i]]
+def distinct(many: Iterable[Params]) -> list[Params]:
+    """Each set of parameters once, the first of its kind."""
+    found: dict[frozenset[tuple[str, Any]], Params] = {}
+    for params in many:
+        found.setdefault(key(params), params)
+    return list(found.values())
 
 
-def _grid(sweep: Sweep, space: SpaceFunction, facts: Facts) -> Iterator[Params]:
-    values = {
-        name: (
-            _authors_values(name, each, facts)
-            if sweep.sampler == "authors_grid"
-            else _points(each, sweep.grid_points)
-        )
-        for name, each in facts.distributions.items()
-    }
-    path: list[int] = []
-    for count in itertools.count():
-        if count >= MAX_GRID:
-            raise SweepError(
-                f"the grid has more than {MAX_GRID:,} points: search fewer parameters, lower grid_points, or "
-                "use tpe or random"
-            )
-        walk = _Walk(values, path)
-        space(Space(walk))
-        drawn = draw(space, sweep.train, fixed(walk.params))
-        if drawn.unmet is None:
-            yield drawn.params
-        if not walk.advance():
-            return
-        path = walk.path
+def key(params: Params) -> frozenset[tuple[str, Any]]:
+    """What two equal sets of parameters share; choices are plain values, which can be hashed."""
+    return frozenset(params.items())
 
 
-class _Walk:
-    """Answers a space's questions with the next point of its grid, whatever is conditional in it."""
-
-    def __init__(self, values: Mapping[str, Sequence[Any]], path: Sequence[int]) -> None:
-        self.path = list(path)
-        self.params: Params = {}
-        self._values = values
-        self._sizes: list[int] = []
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        return self._next(name, (low, high))
-
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        return self._next(name, (low, high))
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._next(name, choices)
-
-    def _next(self, name: str, otherwise: Sequence[Any]) -> Any:
-        if name in self.params:
-            return self.params[name]
-        values = self._values.get(name, otherwise)  # a branch that no probe took is walked at its ends
-        place = len(self._sizes)
-        self._sizes.append(len(values))
-        if place == len(self.path):
-            self.path.append(0)
-        self.params[name] = values[self.path[place]]
-        return self.params[name]
-
-    def advance(self) -> bool:
-        """Turn to the next point; false after the last."""
-        self.path = self.path[: len(self._sizes)]
-        while self.path:
-            self.path[-1] += 1
-            if self.path[-1] < self._sizes[len(self.path) - 1]:
-                return True
-            self.path.pop()
-        return False
-
-
-def _points(distribution: BaseDistribution, count: int) -> list[Any]:
-    if isinstance(distribution, CategoricalDistribution):
-        return list(distribution.choices)
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    low, high = distribution.low, distribution.high
-    shares = [i / (count - 1) for i in range(count)]
-    if distribution.log:
-        numbers = [math.exp(math.log(low) + share * math.log(high / low)) for share in shares]
-    else:
-        numbers = [low + share * (high - low) for share in shares]
-    numbers[0], numbers[-1] = low, high  # not a rounding error outside
-    if isinstance(distribution, IntDistribution):
-        return list(dict.fromkeys(round(number) for number in numbers))
-    return list(dict.fromkeys(numbers))
-
-
-def _authors_values(name: str, distribution: BaseDistribution, facts: Facts) -> list[Any]:
-    """The values that the authors' masked presets give a parameter, as far as it may take them."""
-    values = []
-    for config in (preset(*key) for key in PRESETS):
-        with suppress(SweepError):  # a setting of one model that another does not have
-            if config.teacher.kind != "none":
-                values.append(value_at(config, name))
-    within = [value for value in dict.fromkeys(values) if _holds(distribution, value)]
-    if not within:
-        within = [facts.base_params[name]] if name in facts.base_params else _points(distribution, 2)[:1]
-    return within
-
-
-def _holds(distribution: BaseDistribution | None, value: Any) -> bool:
+def holds(distribution: BaseDistribution | None, value: Any) -> bool:
+    """Whether a range or a list of choices has a value."""
     if distribution is None:
         return False
     if isinstance(distribution, CategoricalDistribution):

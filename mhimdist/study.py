@@ -8,18 +8,18 @@ opens the study again, after a kill -9 too, goes on with it.
 import json
 import math
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from mhimdist import pruning, samplers
+from mhimdist import grid, pruning, samplers, storage
 from mhimdist.config import TrainConfig
-from mhimdist.errors import SweepError
+from mhimdist.report import formats
 from mhimdist.samplers import Facts, Params
 from mhimdist.space import SpaceFunction
 from mhimdist.sweep import Sweep
@@ -28,6 +28,8 @@ CHANGES = "changes"
 UNITS = "units"
 REASON = "reason"
 STARTS = "starts"
+IMPOSSIBLE = "impossible"
+EXHAUSTED = "exhausted"
 
 MAX_DRAWS = 500
 """Draws that requirements, or earlier trials of the same configuration, may refuse before a space is given
@@ -53,7 +55,13 @@ class SweepStudy:
     """The study of one sweep, for the one process that drives it."""
 
     def __init__(
-        self, sweep: Sweep, space: SpaceFunction, facts: Facts, url: str, first: Sequence[Params] = ()
+        self,
+        sweep: Sweep,
+        space: SpaceFunction,
+        facts: Facts,
+        url: str,
+        first: Sequence[Params] = (),
+        owner: storage.Owner | None = None,
     ) -> None:
         """Open the study, or begin it.
 
@@ -62,22 +70,21 @@ class SweepStudy:
             space: what a trial changes of `sweep.train`.
             facts: of the space.
             url: of Optuna's storage.
-            first: parameters of the trials that no sampler proposes.
+            first: parameters of the trials that no sampler proposes; the points of a grid follow them.
+            owner: the sweep's folder.
+
+        Raises:
+            SweepError: no database answers, or its study of that name is another sweep's.
         """
-        self._first = first
         self.sweep, self.space, self.facts, self.url = sweep, space, facts, url
+        self._ahead = samplers.distinct([*first, *grid.points(sweep, space, facts)])
+        self._news: list[str] = []
         directions = [StudyDirection.MAXIMIZE]
         if sweep.against != "none":
             directions.append(StudyDirection.MINIMIZE)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._study = optuna.create_study(
-            storage=open_storage(url),
-            study_name=sweep.name,
-            directions=directions,
-            sampler=optuna.samplers.RandomSampler(),  # proposals come from `propose`
-            pruner=pruning.within_folds(sweep),
-            load_if_exists=True,
-        )
+        self._study = storage.create(url, sweep.name, owner, directions)
+        self._study.pruner = pruning.within_folds(sweep)
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -114,13 +121,46 @@ class SweepStudy:
         trial = self._live(self.trials[number])
         trial.set_user_attr(STARTS, trial.user_attrs.get(STARTS, 0) + 1)
 
+    @property
+    def num_trials(self) -> int:
+        """Trials that the sweep will have: fewer than asked for where the space has no more."""
+        known = self._known()
+        if self.sweep.is_grid:
+            left = sum(samplers.key(params) not in known for params in self._ahead)
+        else:
+            left = 0 if EXHAUSTED in self._study.user_attrs else self.sweep.num_trials
+        return max(len(self.trials), min(self.sweep.num_trials, len(self.trials) + left))
+
+    def notes(self) -> list[str]:
+        """What there is to say of the draws."""
+        attributes, notes = self._study.user_attrs, []
+        if self.sweep.is_grid:
+            num = len(self._ahead)
+            more = f"num_trials {self.sweep.num_trials} tries so many of them, in an order of the seed"
+            notes.append(
+                f"the grid, with what is tried before it, has {num:,} points; "
+                + (more if num > self.sweep.num_trials else "all are tried")
+            )
+        if EXHAUSTED in attributes:
+            notes.append(attributes[EXHAUSTED])
+        for reason, count in attributes.get(IMPOSSIBLE, {}).items():
+            notes.append(f"{formats.count(count, 'draw')} impossible and drawn again: {reason}")
+        return notes
+
+    def take_news(self) -> list[str]:
+        """What there is to say since this was asked last."""
+        news, self._news = self._news, []
+        return news
+
     def propose(self) -> Proposal | None:
         """The next trial, already in the database; None once there are enough or the space has no more."""
         number = len(self.trials)
-        if number >= self.sweep.num_trials:
+        if number >= self.num_trials:
             return None
-        if number < len(self._first):
-            drawn = samplers.draw(self.space, self.sweep.train, samplers.fixed(self._first[number]))
+        known = self._known()
+        ahead = next((params for params in self._ahead if samplers.key(params) not in known), None)
+        if ahead is not None:
+            drawn = samplers.draw(self.space, self.sweep.train, samplers.fixed(ahead))
             attributes: Mapping[str, Any] = {}
         else:
             found = self._draw(number)
@@ -138,26 +178,48 @@ class SweepStudy:
         )
         return Proposal(number, drawn.config)
 
+    def _known(self) -> set[frozenset[tuple[str, Any]]]:
+        return {samplers.key(trial.params) for trial in self.trials}
+
     def _draw(self, number: int) -> tuple[samplers.Draw, Mapping[str, Any]] | None:
         """What the sampler proposes that is new and meets the space's requirements.
 
         Draws are made in a copy of the study, so that refused ones leave no trace in the record.
         """
-        if self.sweep.sampler in ("grid", "authors_grid"):
-            return None
         copy = optuna.create_study(directions=self._study.directions, sampler=optuna.samplers.RandomSampler())
         copy.add_trials(self.trials)
-        known = [trial.params for trial in self.trials]
+        known, refused = self._known(), Counter[str]()
         for attempt in range(MAX_DRAWS):
             copy.sampler = samplers.make(self.sweep, number, attempt)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 trial = copy.ask()
-                drawn = samplers.draw(self.space, self.sweep.train, trial)
-            if drawn.unmet is None and drawn.params not in known:
-                return drawn, copy.get_trials(deepcopy=False)[trial.number].system_attrs
+                try:
+                    drawn = samplers.draw(self.space, self.sweep.train, trial)
+                except samplers.ImpossibleDrawError as error:
+                    self._count_impossible(error)
+                    refused["impossible"] += 1
+                else:
+                    if drawn.unmet is None and samplers.key(drawn.params) not in known:
+                        return drawn, copy.get_trials(deepcopy=False)[trial.number].system_attrs
+                    refused["tried before" if drawn.unmet is None else f"not to {drawn.unmet}"] += 1
             copy.tell(trial, state=TrialState.FAIL)
+        reasons = ", ".join(f"{count} {reason}" for reason, count in refused.most_common())
+        why = (
+            f"the space has no more: of {MAX_DRAWS} draws none was new and as required ({reasons}); the "
+            f"sweep ends with {formats.count(number, 'trial')} of {self.sweep.num_trials}"
+        )
+        self._study.set_user_attr(EXHAUSTED, why)
+        self._news.append(why)
         return None
+
+    def _count_impossible(self, error: samplers.ImpossibleDrawError) -> None:
+        """A branch so rare that no probe before the start came to it must not end a sweep of a week."""
+        counts = dict(self._study.user_attrs.get(IMPOSSIBLE, {}))
+        if error.reason not in counts:
+            self._news.append(f"{error}; another one is drawn")
+        counts[error.reason] = counts.get(error.reason, 0) + 1
+        self._study.set_user_attr(IMPOSSIBLE, counts)
 
     def report(
         self, number: int, step: int, value: float, units: Mapping[str, float], *, may_stop: bool
@@ -225,53 +287,6 @@ class SweepStudy:
 
     def _live(self, trial: FrozenTrial) -> optuna.Trial:
         return optuna.Trial(self._study, trial._trial_id)
-
-
-def sqlite_url(path: Path) -> str:
-    """The URL by which Optuna and optuna-dashboard open a study's file."""
-    return f"sqlite:///{path.resolve()}"
-
-
-def open_storage(url: str) -> optuna.storages.BaseStorage:
-    """Optuna's storage of a URL.
-
-    Raises:
-        SweepError: no database answers there.
-    """
-    try:
-        return optuna.storages.get_storage(url)
-    except Exception as error:  # each database driver has errors of its own
-        reason = " ".join(str(error).split())
-        raise SweepError(f"storage {url}: no Optuna study can be kept there: {reason}") from error
-
-
-def delete(url: str, name: str) -> None:
-    """Delete a study, if there is one."""
-    if name in optuna.get_all_study_names(open_storage(url)):
-        optuna.delete_study(study_name=name, storage=open_storage(url))
-
-
-def read(url: str, name: str) -> list[FrozenTrial]:
-    """The trials of a study, by number."""
-    return optuna.load_study(study_name=name, storage=open_storage(url)).trials
-
-
-def best_params(folder: str, count: int = 3) -> list[Params]:
-    """The parameters of an earlier sweep's best complete trials, the best first.
-
-    Raises:
-        SweepError: the folder is no sweep's, or its study has no complete trial.
-    """
-    try:
-        earlier = json.loads((Path(folder) / "sweep.json").read_text(encoding="utf-8"))
-        trials = read(earlier["url"], earlier["name"])
-    except (OSError, ValueError, KeyError) as error:
-        raise SweepError(f"warm_from {folder} is no sweep's folder: {error}") from None
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    if not complete:
-        raise SweepError(f"warm_from {folder}: none of its {len(trials)} trials is complete")
-    complete.sort(key=lambda trial: -trial.values[0])
-    return [trial.params for trial in complete[:count]]
 
 
 def importances(study: optuna.Study) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What a sweep can be asked for: search, folds, pruning, resources, final runs."""
 
+import os
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
@@ -12,6 +13,7 @@ from mhimdist.errors import SplitError
 from mhimdist.experiment import Execution
 
 OBJECTIVE = "validation_auc"
+STORAGE_VARIABLE = "MHIMDIST_STORAGE"
 
 SamplerName = Literal["tpe", "cmaes", "random", "grid", "authors_grid"]
 SchedulerName = Literal["asha", "hyperband", "median", "none"]
@@ -71,7 +73,9 @@ class Sweep(Execution):
     grid_points: int = Field(3, ge=2, description="points of a range in a grid, its ends included")
     warm_presets: bool = Field(True, description="try the authors' settings that lie in the space first")
     warm_from: str | None = Field(
-        None, description="folder of an earlier sweep, whose three best configurations are tried first"
+        None,
+        description="folder of an earlier sweep, below home (as runs/earlier) or absolute, whose three best "
+        "configurations are tried first",
     )
 
     scheduler: SchedulerName = Field("asha", description="which trials are stopped early, by epoch")
@@ -87,7 +91,11 @@ class Sweep(Execution):
 
     at_once: int | None = Field(None, ge=1, description="trials that run at once; none: what the plan says")
     storage: str | None = Field(
-        None, description="URL of the Optuna study, of any database; none: study.db in the sweep's folder"
+        default_factory=lambda: os.environ.get(STORAGE_VARIABLE),
+        repr=False,
+        description="URL of the Optuna study, of any database "
+        f"(default: {STORAGE_VARIABLE}, else study.db in the sweep's folder); its password is shown and kept "
+        "nowhere",
     )
     track: Literal["none", "wandb", "mlflow"] = Field("none", description="also log trials there")
     final_seeds: int = Field(3, ge=1, description="seeds with which the best configuration is trained again")
@@ -131,6 +139,11 @@ class Sweep(Execution):
     def run_seeds(self) -> tuple[int, ...]:
         """The seeds with which each fold is run."""
         return self.seeds or (self.train.seed,)
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether the trials are the points of a grid, which no sampler proposes."""
+        return self.sampler in ("grid", "authors_grid")
 
     @property
     def num_units(self) -> int:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,12 +15,13 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from mhimdist import atomic, study
+from mhimdist import atomic, storage, study
 from mhimdist.config import TrainConfig
 from mhimdist.data.splits import Split
 from mhimdist.engine import EpochRecord
 from mhimdist.errors import RunLockedError, SweepError
 from mhimdist.report import summary as report
+from mhimdist.samplers import Params
 from mhimdist.sweep import Sweep
 from mhimdist.trial import Fold, folds_of
 
@@ -50,7 +52,23 @@ class SweepFolder:
     @property
     def url(self) -> str:
         """Of the study's storage."""
-        return self.sweep.storage or study.sqlite_url(self.path / "study.db")
+        return self.sweep.storage or storage.sqlite_url(self.path / "study.db")
+
+    @property
+    def first(self) -> list[Params] | None:
+        """The parameters with which an earlier start began; None where this start begins the sweep."""
+        file = self.path / IDENTITY_FILE
+        if self.sweep.fresh or not file.exists():
+            return None
+        return self._read().get("first")
+
+    @property
+    def owner(self) -> storage.Owner:
+        """What a study that belongs to this folder says, once it has been claimed."""
+        return storage.Owner(self._read()["id"], str(self.path), is_alone=self.sweep.storage is None)
+
+    def _read(self) -> dict[str, Any]:
+        return json.loads((self.path / IDENTITY_FILE).read_text(encoding="utf-8"))
 
     @contextmanager
     def driving(self) -> Iterator[None]:
@@ -75,11 +93,12 @@ class SweepFolder:
             lock.flush()
             yield
 
-    def claim(self, made_of: Mapping[str, Any]) -> bool:
+    def claim(self, made_of: Mapping[str, Any], first: Sequence[Params]) -> bool:
         """Begin the sweep's folder, or find that it holds this sweep; returns whether it did.
 
         Args:
             made_of: what else makes the sweep, such as digests of its data and its space.
+            first: the parameters with which it begins; kept, so that it may go on without their source.
 
         Raises:
             SweepError: the folder holds something else.
@@ -87,24 +106,26 @@ class SweepFolder:
         file = self.path / IDENTITY_FILE
         options = self.sweep.model_dump(mode="json")
         identity = {key: value for key, value in options.items() if key not in CHANGEABLE} | dict(made_of)
+        if self.sweep.storage is not None:
+            identity["storage"] = storage.hidden(self.sweep.storage)
         others = [each for each in self.path.iterdir() if each.name != ".lock"]
         if self.sweep.fresh and others:
             if not file.exists():
                 raise SweepError(
                     f"{self.path} is no sweep's folder (it has no {IDENTITY_FILE}): not deleting it"
                 )
+            if self.sweep.storage is not None:  # first, as only this folder says that the study is its own
+                storage.delete(self.url, self.sweep.name, self._read().get("id", ""))
             for each in others:
                 shutil.rmtree(each) if each.is_dir() else each.unlink()
-            if self.sweep.storage is not None:
-                study.delete(self.url, self.sweep.name)
             others = []
         if not others:
-            atomic.write_text(file, json.dumps({"url": self.url, **identity}, indent=1))
+            own = {"id": uuid.uuid4().hex, "url": storage.hidden(self.url), "first": list(first)}
+            atomic.write_text(file, json.dumps(own | identity, indent=1))
             return False
         if not file.exists():
             raise SweepError(f"{self.path} holds something else than a sweep: give another --name")
-        before = json.loads(file.read_text(encoding="utf-8"))
-        before = {key: value for key, value in before.items() if key != "url"}
+        before = {key: value for key, value in self._read().items() if key not in ("id", "url", "first")}
         old, new = dict(report.leaves(before)), dict(report.leaves(identity))
         differing = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
         if differing:

@@ -47,11 +47,13 @@ from mhimdist.report.live import Watch, say
 from mhimdist.room import is_out_of_memory
 from mhimdist.space import SpaceFunction
 from mhimdist.stopping import Stopping
-from mhimdist.study import SweepStudy, best_params
+from mhimdist.storage import hidden, network_filesystem
+from mhimdist.study import SweepStudy
 from mhimdist.sweep import Sweep
 from mhimdist.sweep_folder import SweepFolder
 from mhimdist.tune_driver import Driver, Following, StudyScheduler, StudySearcher, WhenAllAreSaved
 from mhimdist.tune_trial import SweepTrial, Task, calibrate, make_first_stage
+from mhimdist.warm_start import lent
 
 __all__ = ["Sweep", "run_sweep"]
 
@@ -84,19 +86,30 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
     splits = sweep.splits(bags)
     facts = samplers.examine(space, sweep.train)
     samplers.check(sweep.sampler, facts)
-    earlier = best_params(sweep.warm_from) if sweep.warm_from else []
-    first, notes = samplers.first_params(sweep, space, facts, earlier)
-    trackers(sweep)  # what is not installed is said before anything is written
     folder = SweepFolder(sweep)
+    first, notes = folder.first, list[str]()
+    if first is None:
+        case_of = dict(zip(bags.keys, bags.cases, strict=True))
+        earlier = lent(sweep, splits, case_of) if sweep.warm_from else []
+        first, notes = samplers.first_params(sweep, space, facts, earlier)
+    trackers(sweep)  # what is not installed is said before anything is written
     with folder.driving():
         folder.stop_file.unlink(missing_ok=True)
         is_found = folder.claim(
-            {"space": facts.digest, "bags": bags.digest, "splits": [split.digest() for split in splits]}
+            {"space": facts.digest, "bags": bags.digest, "splits": [split.digest() for split in splits]},
+            first,
         )
-        study = SweepStudy(sweep, space, facts, folder.url, first)
+        study = SweepStudy(sweep, space, facts, folder.url, first, folder.owner)
         for number, split in enumerate(splits, 1):
             split.save(folder.path / f"split-{number}.json")
-        task = Task(sweep, splits, absolute(data), folder.path / "trials", folder.stop_file)
+        # Trials never open the study: its password stays in this process.
+        task = Task(
+            sweep.model_copy(update={"storage": None}),
+            splits,
+            absolute(data),
+            folder.path / "trials",
+            folder.stop_file,
+        )
         _announce(bags, splits, study, folder, notes, is_found)
         cluster.connect()
         with Stopping(f"{sweep.name} was stopped; the same command goes on with it") as stopping:
@@ -118,7 +131,7 @@ def _announce(
     runs = f" x {formats.count(sweep.num_units, 'run')}" if sweep.num_units > 1 else ""
     sizes = " / ".join(dict.fromkeys(f"{len(s.train)} train, {len(s.validation)} validate" for s in splits))
     say(
-        f"{sweep.name}: {formats.count(sweep.num_trials, 'trial')}{runs} on {bags.name}, {sizes}, "
+        f"{sweep.name}: {formats.count(study.num_trials, 'trial')}{runs} on {bags.name}, {sizes}, "
         f"{len(splits[0].test)} bags test; results in {folder.path}"
     )
     done = sum(trial.state.is_finished() for trial in study.trials)
@@ -126,9 +139,14 @@ def _announce(
         say(f"goes on: {done} of {len(study.trials)} trials have ended")
     if study.facts.feasible_share < 0.5:
         say(f"{formats.share(study.facts.feasible_share)} of random draws meet the space's requirements")
-    for note in notes:
+    for note in [*notes, *study.notes()]:
         say(note)
-    say(f"watch: optuna-dashboard {folder.url}")
+    if sweep.storage is None and (kind := network_filesystem(folder.path)):
+        say(
+            f"study.db lies on {kind}, where locks of SQLite are not sure: open it from this machine only, "
+            "or give a database by --storage"
+        )
+    say(f"watch: optuna-dashboard {hidden(folder.url)}")
     say(f"       tensorboard --logdir {folder.path / 'ray'}")
 
 
@@ -138,7 +156,7 @@ def _run_trials(
     """Run what is left to run; what trials leave is in the study and in their folders."""
     sweep, clock = study.sweep, folder.clock()
     unfinished = study.unfinished(MAX_STARTS)
-    num_left = len(unfinished) + max(0, sweep.num_trials - len(study.trials))
+    num_left = len(unfinished) + study.num_trials - len(study.trials)
     if not num_left:
         return
     share = cluster.resources(sweep.cpus_per_run, sweep.gpus_per_run)
@@ -148,7 +166,7 @@ def _run_trials(
     planned = plan(sweep, _calibration(task, measuring), _nodes(), num_left)
     say(planned.text(sweep))
     stages = stages or _first_stages(task, planned.cpus, planned.gpus)
-    watch = Watch(get_console(), num_trials=max(sweep.num_trials, len(study.trials)), at_once=planned.at_once)
+    watch = Watch(get_console(), num_trials=study.num_trials, at_once=planned.at_once)
     for trial in study.trials:
         if trial.state.is_finished():
             summary = folder.summarise(trial, study.config(trial.number), task.splits)

@@ -81,6 +81,9 @@ class Driver:
         if len(self._live) >= self._room.limit:
             return None
         proposal = self._waiting.pop(0) if self._waiting else self.study.propose()
+        for news in self.study.take_news():
+            self.watch.say(news)
+            self.watch.num_trials = self.study.num_trials
         if proposal is None:
             return None if self._live else Searcher.FINISHED  # one may come back, out of memory
         trial = self.folder.trial(proposal.number)

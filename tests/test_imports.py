@@ -31,14 +31,15 @@ LAYERS = [
     {"engine", "first_stage", "report"},
     {"local_cluster", "cluster", "submit", "train", "unit", "experiment", "sweep", "trial", "cost"},
     {"cross_validation", "planner", "samplers", "pruning", "room"},
-    {"study", "sweep_folder", "tune_trial", "tune_driver", "finals"},
+    {"grid", "storage"},
+    {"study", "sweep_folder", "warm_start", "tune_trial", "tune_driver", "finals"},
     {"tune"},
     {"ablation"},
 ]
 # The only modules that may import a heavy dependency.
 DOORS = {
     "ray": {"tune", "tune_trial", "tune_driver", "finals", "cluster", "submit", "train", "cross_validation"},
-    "optuna": {"study", "samplers", "pruning", "sweep_folder"},
+    "optuna": {"study", "samplers", "grid", "storage", "pruning", "sweep_folder", "warm_start"},
     "triton": {"ops"},
     "nvidia": {"data"},
     "webdataset": {"data"},

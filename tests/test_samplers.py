@@ -1,6 +1,6 @@
 import pytest
 
-from mhimdist import samplers
+from mhimdist import grid, samplers
 from mhimdist.errors import SweepError
 from mhimdist.presets import preset
 from mhimdist.space import Space, kept_share
@@ -27,32 +27,35 @@ def _first(space, **options):
     return samplers.first_params(sweep, space, samplers.examine(space, BASE))
 
 
+def _grid(space, **options):
+    return grid.points(Sweep(train=BASE, **options), space, samplers.examine(space, BASE))
+
+
 def test_a_grid_walks_every_branch_once():
-    points, notes = _first(conditional, sampler="grid", num_trials=99, warm_presets=False)
-    assert points[0] == samplers.examine(conditional, BASE).base_params
-    plain = [p for p in points[1:] if p["masking.strategy"] == "HAM"]
-    masked = [p for p in points[1:] if p["masking.strategy"] == "R-HAM"]
+    points = _grid(conditional, sampler="grid")
+    plain = [p for p in points if p["masking.strategy"] == "HAM"]
+    masked = [p for p in points if p["masking.strategy"] == "R-HAM"]
     assert [set(p) for p in plain] == [{"masking.high_pool_share", "masking.strategy"}] * 2
     assert sorted({round(p["masking.random.start"], 6) for p in masked}) == [0.1, 0.45, 0.8]
     assert len(masked) == 6
-    assert notes == []
+    assert _grid(conditional, sampler="tpe") == []
 
 
-def test_a_grid_larger_than_the_sweep_is_drawn_from_and_that_is_said():
-    points, (note,) = _first(conditional, sampler="grid", num_trials=4, warm_presets=False)
-    assert len(points) == 4
-    assert note == "the grid has 8 points; num_trials 4 tries 3 of them, drawn at random"
-    assert points == _first(conditional, sampler="grid", num_trials=4, warm_presets=False)[0]
+def test_the_order_of_a_grid_is_of_the_seed_alone():
+    points = _grid(conditional, sampler="grid", num_trials=4)
+    assert points == _grid(conditional, sampler="grid", num_trials=99)
+    other = _grid(conditional, sampler="grid", num_trials=4, seed=1)
+    assert other != points
+    assert sorted(map(repr, other)) == sorted(map(repr, points))
 
 
 def test_a_logarithmic_range_is_cut_evenly_in_its_logarithm():
-    points, _ = _first(numbers, sampler="grid", num_trials=99, warm_presets=False)
-    highs = sorted({point["masking.high.start"] for point in points})
+    highs = sorted({point["masking.high.start"] for point in _grid(numbers, sampler="grid")})
     assert highs == pytest.approx([0.01, 0.1**1.5, 0.1])
 
 
 def test_the_authors_grid_is_made_of_their_presets():
-    points, _ = _first(numbers, sampler="authors_grid", num_trials=99, warm_presets=False)
+    points = _grid(numbers, sampler="authors_grid")
     assert {(p["masking.high.start"], p["loss.alpha"]) for p in points} == {
         (high, alpha) for high in (0.01, 0.02, 0.03) for alpha in (0.1, 0.5)
     }
@@ -117,7 +120,7 @@ def _nothing(s: Space) -> None:
         (_unknown, r"impossible configuration, .*unknown key masking\.hihg \(did you mean high\?\)"),
         (_two_ranges, r"masking\.low\.start is searched in two ways, .*exclude .* with require"),
         (_keeps_too_much, "the base configuration, .*, does not keep at least 0.9 of a bag's instances"),
-        (_contradicts_itself, "none of 256 draws .* meets its requirements: have the base's alpha exactly"),
+        (_contradicts_itself, "none of 1024 draws .* meets its requirements: have the base's alpha exactly"),
         (_nothing, "the space searches nothing"),
     ],
 )
@@ -133,8 +136,44 @@ def test_requirements_are_known_before_any_trial():
 
     facts = samplers.examine(at_least_half, BASE)
     assert 0.5 < facts.feasible_share < 0.75  # random up to about 0.6
-    points, _ = _first(at_least_half, sampler="grid", num_trials=9, warm_presets=False)
+    points = _grid(at_least_half, sampler="grid")
     for point in points:
         config = samplers.draw(at_least_half, BASE, samplers.fixed(point)).config
         assert kept_share(config.masking) >= 0.4
-    assert len(points) == 2  # 0.1 and the base's 0.5; 0.9 keeps too little
+    assert sorted(point["masking.random.start"] for point in points) == [0.1, 0.5]  # 0.9 keeps too little
+
+
+def _rare_branch(s: Space) -> None:
+    # The last of many choices: no random draw of a few hundred comes to it for sure.
+    if s.choice("bags_per_step", list(range(1, 2001))) == 2000:
+        s.fix("masking.random", 1.5)
+
+
+def _wrong_at_one_end(s: Space) -> None:
+    s.uniform("optimizer.learning_rate", 0.0, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [(_rare_branch, r"random\.start is a ratio in \[0, 1\]"), (_wrong_at_one_end, "learning_rate")],
+)
+def test_every_choice_and_every_end_is_looked_at(space, message):
+    with pytest.raises(SweepError, match=f"impossible configuration, .*{message}"):
+        samplers.examine(space, BASE)
+
+
+def _digest_of(floor=0.1, fixed=0.2, limit=0.9) -> str:
+    def space(s: Space) -> None:
+        s.uniform("masking.random.start", 0.1, 0.6)
+        s.fix("loss.alpha", fixed)
+        s.keep_at_least(floor)
+        s.require(lambda config: config.masking.random.start < limit, "mask at random less than the limit")
+
+    base = BASE.override({"loss.alpha": fixed})
+    return samplers.examine(space, base).digest
+
+
+def test_the_digest_tells_apart_what_a_space_fixes_and_requires():
+    digests = [_digest_of(), _digest_of(floor=0.11), _digest_of(fixed=0.3), _digest_of(limit=0.55)]
+    assert len(set(digests)) == 4
+    assert _digest_of() == digests[0]

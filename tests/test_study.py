@@ -5,7 +5,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from mhimdist import samplers, study
+from mhimdist import samplers, storage, study
+from mhimdist.errors import SweepError
 from mhimdist.presets import preset
 from mhimdist.space import Space
 from mhimdist.study import SweepStudy
@@ -24,7 +25,7 @@ def choices(s: Space) -> None:
     s.choice("teacher.momentum.kind", ["constant", "cosine"])
 
 
-def _study(tmp_path, space=space, **options) -> SweepStudy:
+def _study(tmp_path, space=space, owner=None, **options) -> SweepStudy:
     sweep = Sweep(
         **(
             {"name": "test", "num_startup": 2, "grace_epochs": 1, "train": BASE, "warm_presets": False}
@@ -34,7 +35,7 @@ def _study(tmp_path, space=space, **options) -> SweepStudy:
     facts = samplers.examine(space, BASE)
     first, _ = samplers.first_params(sweep, space, facts)
     tmp_path.mkdir(exist_ok=True)
-    return SweepStudy(sweep, space, facts, study.sqlite_url(tmp_path / "study.db"), first)
+    return SweepStudy(sweep, space, facts, storage.sqlite_url(tmp_path / "study.db"), first, owner)
 
 
 def _run(opened: SweepStudy, value: float) -> dict:
@@ -49,7 +50,7 @@ def test_the_first_proposal_is_the_base_and_each_is_in_the_database_before_it_ru
     assert (first.number, second.number) == (0, 1)
     assert first.config == BASE
     assert second.config != BASE
-    assert [trial.state for trial in study.read(opened.url, "test")] == [TrialState.RUNNING] * 2
+    assert [trial.state for trial in storage.read(opened.url, "test")] == [TrialState.RUNNING] * 2
     assert second.config.loss.alpha == opened.trials[1].params["loss.alpha"]
 
 
@@ -98,7 +99,7 @@ def test_states_are_honest(tmp_path):
     opened.fail(2, "it raised")
     opened.complete(3, float("inf"), None)
     opened.complete(4, float("nan"), None)
-    trials = study.read(opened.url, "test")
+    trials = storage.read(opened.url, "test")
     expected = [TrialState.COMPLETE, TrialState.PRUNED, *[TrialState.FAIL] * 3]
     assert [trial.state for trial in trials] == expected
     assert trials[1].value == 0.9
@@ -134,6 +135,107 @@ def test_no_configuration_is_tried_twice(tmp_path):
         tried.append(proposal.config.digest())
         opened.complete(proposal.number, 0.5, None)
     assert len(tried) == len(set(tried)) == 4  # all there are
+    (said,) = opened.take_news()
+    assert "the space has no more: of 500 draws none was new and as required (500 tried before)" in said
+    assert opened.take_news() == []
+    again = _study(tmp_path, choices, num_trials=10)
+    assert again.num_trials == 4
+    assert again.notes() == [said]
+    assert again.propose() is None
+    assert again.take_news() == []  # nothing was drawn
+
+
+def test_a_grid_goes_on_with_another_number_of_trials_and_skips_and_repeats_nothing(tmp_path):
+    few = _study(tmp_path, choices, sampler="grid", num_trials=2)
+    assert few.num_trials == 2
+    assert "has 4 points; num_trials 2 tries so many of them" in few.notes()[0]
+    tried = [_run(few, 0.5) for _ in range(2)]
+    assert few.propose() is None
+    optuna.load_study(study_name="test", storage=few.url).ask()  # an orphan shifts nothing
+    more = _study(tmp_path, choices, sampler="grid", num_trials=99)
+    assert "4 points; all are tried" in more.notes()[0]
+    assert more.num_trials == 5
+    tried += [_run(more, 0.5) for _ in range(2)]
+    assert len({json.dumps(params, sort_keys=True) for params in tried}) == 4
+    assert more.propose() is None
+    assert more.take_news() == []
+
+
+def rarely_impossible(s: Space) -> None:
+    share = s.uniform("masking.random.start", 0.0, 0.5)
+    alpha = s.uniform("loss.alpha", 0.0, 1.0)
+    if RARE and 0.3 < share < 0.4 and alpha:
+        s.fix("masking.low", 1.5)
+    if RARE and 0.1 < share < 0.2:
+        raise ZeroDivisionError("of the user's")
+
+
+RARE = False
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_draw_that_proves_impossible_during_the_sweep_is_counted_and_made_again(
+    tmp_path, monkeypatch, sampler
+):
+    opened = _study(tmp_path, rarely_impossible, sampler=sampler, num_trials=20, seed=2)
+    monkeypatch.setitem(globals(), "RARE", True)  # a branch that no probe came to
+    _run(opened, 0.5)
+    news = []
+    while (proposal := opened.propose()) is not None:
+        share = proposal.config.masking.random.start
+        assert not 0.1 < share < 0.2
+        assert not 0.3 < share < 0.4
+        opened.complete(proposal.number, share, None)
+        news += opened.take_news()
+    assert len(opened.trials) == 20
+    assert len(news) == 2
+    assert any("low.start is a ratio in [0, 1], got 1.5; another one is drawn" in text for text in news)
+    monkeypatch.setitem(globals(), "RARE", False)
+    notes = _study(tmp_path, rarely_impossible, sampler=sampler, num_trials=20, seed=2).notes()
+    assert any("draws impossible and drawn again: ZeroDivisionError: of the user's" in n for n in notes)
+
+
+def test_a_study_is_of_one_sweep(tmp_path):
+    mine = storage.Owner("a1", "/home/ada/runs/test", is_alone=False)
+    opened = _study(tmp_path, owner=mine)
+    _run(opened, 0.5)
+    assert len(_study(tmp_path, owner=mine).trials) == 1
+    theirs = mine._replace(id="b2", folder="/home/bob/runs/test")
+    with pytest.raises(
+        SweepError, match=r"a study 'test', and it is that of the sweep in /home/ada/runs/test"
+    ):
+        _study(tmp_path, owner=theirs)
+    with pytest.raises(SweepError, match="that of the sweep in /home/ada"):
+        storage.delete(opened.url, "test", "b2")
+    storage.delete(opened.url, "test", "a1")
+    assert _study(tmp_path, owner=theirs).trials == []
+
+
+def test_a_study_that_says_nothing_of_its_owner_is_adopted_only_from_a_file_of_its_own(tmp_path):
+    _run(_study(tmp_path), 0.5)
+    mine = storage.Owner("a1", "/home/ada/runs/test", is_alone=False)
+    with pytest.raises(SweepError, match="it does not say whose it is"):
+        _study(tmp_path, owner=mine)
+    assert len(_study(tmp_path, owner=mine._replace(is_alone=True)).trials) == 1
+    _study(tmp_path, owner=mine)
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "hyperband"])
+def test_cmaes_learns_from_pruned_trials_too(tmp_path, scheduler):
+    opened = _study(tmp_path, sampler="cmaes", scheduler=scheduler, num_trials=31)
+    while (proposal := opened.propose()) is not None:
+        value = 1 - (proposal.config.loss.alpha - 0.7) ** 2
+        for epoch in (1, 2, 3):
+            may_stop = proposal.number > 0 and epoch < 3
+            reason = opened.report(proposal.number, epoch, value - 0.3 / epoch, {}, may_stop=may_stop)
+            if reason is not None:
+                opened.prune(proposal.number, reason)
+                break
+        else:
+            opened.complete(proposal.number, value, None)
+    trials = opened.trials
+    assert sum(trial.state == TrialState.PRUNED for trial in trials) > 10
+    assert [trial.system_attrs["cma:generation"] for trial in trials[1::6]] == [0, 1, 2, 3, 4]
 
 
 def test_two_objectives_have_a_front(tmp_path):
@@ -141,13 +243,6 @@ def test_two_objectives_have_a_front(tmp_path):
     for value, cost in ((0.9, 0.5), (0.8, 0.2), (0.7, 0.4), (0.95, 0.9)):
         opened.complete(opened.propose().number, value, cost)
     assert opened.pareto_front() == [0, 1, 3]
-
-
-def test_an_earlier_sweep_lends_its_best(tmp_path):
-    opened = _study(tmp_path)
-    params = [_run(opened, value) for value in (0.1, 0.9, 0.5, 0.7, 0.3)]
-    (tmp_path / "sweep.json").write_text(json.dumps({"url": opened.url, "name": "test"}))
-    assert study.best_params(str(tmp_path)) == [params[1], params[3], params[2]]
 
 
 def test_importances_find_the_parameter_that_matters(tmp_path):

@@ -11,7 +11,7 @@ import ray
 from optuna.trial import TrialState
 
 from data_prep import digits
-from mhimdist import study
+from mhimdist import storage, study
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.engine import load_run
@@ -77,7 +77,7 @@ def folder(data, sweep, cluster):
 
 
 def _trials(folder):
-    return study.read(study.sqlite_url(folder / "study.db"), folder.name)
+    return storage.read(storage.sqlite_url(folder / "study.db"), folder.name)
 
 
 def test_the_first_trial_is_the_base_on_every_fold(folder):
@@ -150,7 +150,7 @@ def test_final_runs_are_the_best_configuration_and_its_plain_network_on_all_fold
 
 
 def test_the_study_opens_with_optuna_alone(folder):
-    opened = optuna.load_study(study_name="test", storage=study.sqlite_url(folder / "study.db"))
+    opened = optuna.load_study(study_name="test", storage=storage.sqlite_url(folder / "study.db"))
     assert opened.best_trial.state == TrialState.COMPLETE
     assert all(math.isfinite(share) for share in study.importances(opened).values())
 

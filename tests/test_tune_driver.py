@@ -7,7 +7,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 from rich.console import Console
 
-from mhimdist import samplers, study
+from mhimdist import samplers, storage
 from mhimdist.config import TrainConfig
 from mhimdist.presets import preset
 from mhimdist.report.live import Watch
@@ -35,7 +35,9 @@ def driver(tmp_path, said) -> Driver:
     sweep = Sweep(home=tmp_path, num_trials=4, max_failures=1, scheduler="none", train=BASE)
     folder = SweepFolder(sweep)
     folder.path.mkdir(parents=True)
-    opened = SweepStudy(sweep, space, samplers.examine(space, BASE), study.sqlite_url(tmp_path / "study.db"))
+    opened = SweepStudy(
+        sweep, space, samplers.examine(space, BASE), storage.sqlite_url(tmp_path / "study.db")
+    )
     watch = Watch(Console(file=said, width=200), num_trials=4, at_once=3)
     return Driver(opened, folder, watch, folder.clock(), [], at_once=3, sizes_N=SIZES_N)
 

@@ -10,7 +10,7 @@ import torch
 from optuna.trial import TrialState
 
 from data_prep import digits
-from mhimdist import study
+from mhimdist import storage
 from mhimdist.presets import preset
 from mhimdist.space import Space
 from mhimdist.sweep import Sweep
@@ -91,7 +91,7 @@ def test_what_fits_beside_fewer_is_completed_and_what_fits_nowhere_fails_alone(t
     said = capsys.readouterr().out
     trials = {
         (t.params["loss.alpha"], t.params["model.hidden_dim"]): t
-        for t in study.read(study.sqlite_url(folder / "study.db"), "full")
+        for t in storage.read(storage.sqlite_url(folder / "study.db"), "full")
     }
     assert len(trials) == 5
     full = trials.pop((OTHERS[0], TOO_WIDE))

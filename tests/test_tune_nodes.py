@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from ray.cluster_utils import Cluster
 
 from data_prep import digits
-from mhimdist import study
+from mhimdist import storage
 
 NUM_TRIALS = 8
 
@@ -48,7 +48,7 @@ def test_a_sweep_survives_a_node_and_its_driver(cluster, tmp_path):
     data = digits.build("digits-c16", tmp_path / "digits-c16", scale=0.01)
     home = tmp_path / "home"
     folder = home / "runs" / "nodes"
-    url = study.sqlite_url(folder / "study.db")
+    url = storage.sqlite_url(folder / "study.db")
     options = [
         "--name",
         "nodes",
@@ -80,7 +80,7 @@ def test_a_sweep_survives_a_node_and_its_driver(cluster, tmp_path):
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "goes on: " in done.stdout
-    trials = study.read(url, "nodes")
+    trials = storage.read(url, "nodes")
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * NUM_TRIALS
     assert [trial.number for trial in trials] == list(range(NUM_TRIALS))
     assert len({json.dumps(trial.params, sort_keys=True) for trial in trials}) == NUM_TRIALS

@@ -12,7 +12,7 @@ import pytest
 from optuna.trial import TrialState
 
 from data_prep import digits
-from mhimdist import study
+from mhimdist import storage
 from mhimdist.local_cluster import LocalCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -62,7 +62,7 @@ def test_stopped_by_ctrl_c_and_by_sigterm_it_saves_itself_and_the_same_command_g
         _, alive = psutil.wait_procs(started, timeout=10)
         assert not alive, [process.cmdline() for process in alive]
 
-        trials = study.read(study.sqlite_url(folder / "study.db"), "sweep")
+        trials = storage.read(storage.sqlite_url(folder / "study.db"), "sweep")
         running = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
         assert running
         assert {trial.state for trial in trials} <= {TrialState.RUNNING, TrialState.COMPLETE}
@@ -75,7 +75,7 @@ def test_stopped_by_ctrl_c_and_by_sigterm_it_saves_itself_and_the_same_command_g
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "goes on: " in done.stdout
-    trials = study.read(study.sqlite_url(folder / "study.db"), "sweep")
+    trials = storage.read(storage.sqlite_url(folder / "study.db"), "sweep")
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
     found = _histories(folder)
     assert [len(lines) for lines in found.values()] == [EPOCHS] * 6

@@ -1,0 +1,138 @@
+"""The database of a study: how it is opened, whose study is in it, and how its URL is shown."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import optuna
+import psutil
+from optuna.trial import FrozenTrial
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from mhimdist.errors import SweepError
+
+OWNER = "sweep"
+"""A study's attribute: id and folder of the sweep that it belongs to."""
+
+_SECRET = re.compile("pass|pwd|secret|token|key", re.IGNORECASE)
+_NETWORK_FILESYSTEMS = re.compile("nfs|cifs|smb|lustre|gpfs|beegfs|ceph|gluster|^fuse", re.IGNORECASE)
+
+
+class Owner(NamedTuple):
+    """The sweep that a study belongs to.
+
+    Attributes:
+        id: made when its folder was begun.
+        folder: where that is, for messages.
+        is_alone: whether the database is a file in that folder, which nobody else's study can be in.
+    """
+
+    id: str
+    folder: str
+    is_alone: bool
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL by which Optuna and optuna-dashboard open a study's file."""
+    return f"sqlite:///{path.resolve()}"
+
+
+def hidden(url: str) -> str:
+    """A URL without its password, for everything that a person or a file sees."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        return "(a URL that cannot be read)"
+    secrets = {name: "hidden" for name in parsed.query if _SECRET.search(name)}
+    return parsed.update_query_dict(secrets).render_as_string(hide_password=True)
+
+
+def open_storage(url: str) -> optuna.storages.BaseStorage:
+    """Optuna's storage of a URL.
+
+    Raises:
+        SweepError: no database answers there.
+    """
+    # Connections of a sweep rest for hours, after which a server may have closed them; a file is locked while
+    # a dashboard reads it.
+    connect = {"timeout": 60} if url.startswith("sqlite") else {}
+    try:
+        return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": connect})
+    except Exception as error:  # each database driver has errors of its own
+        reason = " ".join(str(error).split()).replace(url, hidden(url))
+        for secret in _secrets(url):
+            reason = reason.replace(secret, "***")
+        # Not `from error`: its text may hold the password.
+        raise SweepError(f"storage {hidden(url)}: no Optuna study can be kept there: {reason}") from None
+
+
+def _secrets(url: str) -> list[str]:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        return []
+    values = [value for name, value in parsed.query.items() if _SECRET.search(name)]
+    flat = [each for value in values for each in ([value] if isinstance(value, str) else value)]
+    return [secret for secret in [parsed.password, *flat] if secret]
+
+
+def create(
+    url: str, name: str, owner: Owner | None, directions: list[optuna.study.StudyDirection]
+) -> optuna.Study:
+    """Begin a study, or go on with the one that is there.
+
+    Args:
+        url: of the database.
+        name: of the study.
+        owner: the sweep that it is to belong to; None leaves that open.
+        directions: of its objectives.
+
+    Raises:
+        SweepError: no database answers, or the study of that name belongs to another sweep.
+    """
+    storage = open_storage(url)
+    sampler = optuna.samplers.RandomSampler()  # proposals come from `SweepStudy.propose`
+    try:
+        study = optuna.create_study(storage=storage, study_name=name, directions=directions, sampler=sampler)
+    except optuna.exceptions.DuplicatedStudyError:
+        study = optuna.load_study(storage=storage, study_name=name, sampler=sampler)
+        if owner is not None and not (owner.is_alone and OWNER not in study.user_attrs):
+            _check_owner(study, owner.id, url)
+    if owner is not None and OWNER not in study.user_attrs:
+        study.set_user_attr(OWNER, {"id": owner.id, "folder": owner.folder})
+    return study
+
+
+def _check_owner(study: optuna.Study, owner_id: str, url: str) -> None:
+    found = study.user_attrs.get(OWNER)
+    if found is None or found["id"] != owner_id:
+        whose = f"is that of the sweep in {found['folder']}" if found else "does not say whose it is"
+        raise SweepError(
+            f"storage {hidden(url)} already has a study {study.study_name!r}, and it {whose}: give this "
+            "sweep another --name (a study that nobody needs goes by `optuna delete-study`)"
+        )
+
+
+def delete(url: str, name: str, owner_id: str) -> None:
+    """Delete a study, if there is one.
+
+    Raises:
+        SweepError: it belongs to another sweep.
+    """
+    storage = open_storage(url)
+    if name in optuna.get_all_study_names(storage):
+        _check_owner(optuna.load_study(study_name=name, storage=storage), owner_id, url)
+        optuna.delete_study(study_name=name, storage=storage)
+
+
+def read(url: str, name: str) -> list[FrozenTrial]:
+    """The trials of a study, by number."""
+    return optuna.load_study(study_name=name, storage=open_storage(url)).trials
+
+
+def network_filesystem(path: Path) -> str | None:
+    """The kind of a network's file system on which a path lies, such as nfs4; None on a local disk."""
+    mounts = [each for each in psutil.disk_partitions(all=True) if path.is_relative_to(each.mountpoint)]
+    kind = max(mounts, key=lambda each: len(each.mountpoint)).fstype if mounts else ""
+    return kind if _NETWORK_FILESYSTEMS.search(kind) else None
