@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from mhimdist import model_settings, ops
 from mhimdist.data.bags import PackedBags
-from mhimdist.models.blocks import BagPool, blocks, runs_in_blocks
+from mhimdist.models.blocks import ROWS, runs_in_blocks
 from mhimdist.models.interface import BagModel, BagOutput, Projection
 from mhimdist.models.linear import Linear, linear, wide
 
@@ -52,37 +52,46 @@ class DSMIL(BagModel):
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> DSMILOutput:
         """See `BagModel.forward`; one head of scores, one embedding for each class."""
         if runs_in_blocks(bags, dropout_keys_B):
-            hidden_TE, logits_TC, queries_TQ = self._in_blocks(bags)
+            values_TE, logits_TC, queries_TQ = self._in_blocks(bags)
+            top_BC = ops.segment_argmax(logits_TC, bags.offsets_B1)
+            top_logits_BC = logits_TC.gather(0, top_BC)
         else:
             hidden_TE = self.projection(bags, dropout_keys_B)
-            logits_TC, queries_TQ = self._instances(hidden_TE)
-        top_BC = ops.segment_argmax(logits_TC, bags.offsets_B1)
-        attention_TC = self._attention(queries_TQ, top_BC, bags)
-        if runs_in_blocks(bags, dropout_keys_B):
-            pool = BagPool(bags)
-            for rows in blocks(bags):
-                pool.add(rows, attention_TC[rows], self.value.relu(hidden_TE[rows]))
-            embeddings_BCE = pool.result()
-        else:
+            logits_TC, queries_TQ = self._logits(hidden_TE), wide(self.query(hidden_TE))
             values_TE = self.value.relu(hidden_TE)
-            embeddings_BCE = ops.segment_softmax_pool(attention_TC, values_TE, bags.offsets_B1)
+            top_BC = ops.segment_argmax(logits_TC, bags.offsets_B1)
+            top_logits_BC = self._top_logits(hidden_TE, top_BC)
+        attention_TC = self._attention(queries_TQ, top_BC, bags)
+        embeddings_BCE = ops.segment_softmax_pool(attention_TC, values_TE, bags.offsets_B1)
         return DSMILOutput(
             # The convolution's kernel is as wide as the embeddings: it is a linear layer of all of them.
             logits_BC=linear(embeddings_BCE.flatten(1), self.head.weight.flatten(1), self.head.bias),
             embeddings_BME=embeddings_BCE,
             scores_TH=logits_TC.amax(1, keepdim=True),
-            instance_logits_BC=logits_TC.gather(0, top_BC),
+            instance_logits_BC=top_logits_BC,
         )
 
-    def _instances(self, hidden_TE: Tensor) -> tuple[Tensor, Tensor]:
-        """Each instance's logits, T x C, and query, T x Q, in float32: they rank and attend."""
-        return self.instance_head(wide(hidden_TE)), wide(self.query(hidden_TE))
+    def _logits(self, hidden_TE: Tensor) -> Tensor:
+        """Each instance's logits, T x C, in float32 as they rank, and without gradient: few have one."""
+        with torch.no_grad():
+            if hidden_TE.device.type != "cpu":
+                return self.instance_head(wide(hidden_TE))
+            return torch.cat([self.instance_head(wide(hidden_RE)) for hidden_RE in hidden_TE.split(ROWS)])
+
+    def _top_logits(self, hidden_TE: Tensor, top_BC: Tensor) -> Tensor:
+        """The logits of the top instances, B x C, each of its own class, with their gradients."""
+        top_BCE = wide(hidden_TE.index_select(0, top_BC.flatten())).unflatten(0, top_BC.shape)
+        return (top_BCE * self.instance_head.weight).sum(2) + self.instance_head.bias
 
     def _in_blocks(self, bags: PackedBags) -> tuple[Tensor, Tensor, Tensor]:
-        """Projected instances, logits and queries, the blocks fresh in the cache."""
-        found = [(hidden_RE, *self._instances(hidden_RE)) for _, hidden_RE in self.projection.blocks(bags)]
-        hidden, logits, queries = zip(*found, strict=True)
-        return torch.cat(hidden), torch.cat(logits), torch.cat(queries)
+        """Values, logits and queries, made of each block while it is fresh in the cache."""
+        values_TE = bags.features_TD.new_empty(bags.num_rows, self.value.out_features)
+        logits, queries = [], []
+        for rows, hidden_RE in self.projection.blocks(bags):
+            values_TE[rows] = self.value.relu(hidden_RE)
+            logits.append(self.instance_head(wide(hidden_RE)))
+            queries.append(wide(self.query(hidden_RE)))
+        return values_TE, torch.cat(logits), torch.cat(queries)
 
     def _attention(self, queries_TQ: Tensor, top_BC: Tensor, bags: PackedBags) -> Tensor:
         """Scaled products of every query with those of its bag's top instances, before the softmax, T x C."""

@@ -19,7 +19,7 @@ class PoolingMIL(BagModel):
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> BagOutput:
         """See `BagModel.forward`; the embedding is the mean of the projected instances."""
-        hidden_TE = self.projection(bags, dropout_keys_B)
-        logits_BC = self.pool(self.head(wide(hidden_TE)), bags.offsets_B1)
-        embedding_BE = ops.segment_mean(wide(hidden_TE), bags.offsets_B1)
+        hidden_TE = wide(self.projection(bags, dropout_keys_B))
+        logits_BC = self.pool(self.head(hidden_TE), bags.offsets_B1)
+        embedding_BE = ops.segment_mean(hidden_TE, bags.offsets_B1)
         return BagOutput(logits_BC, embedding_BE[:, None], None)

@@ -76,3 +76,20 @@ def test_a_class_weight_multiplies_both_streams():
     plain = network.classification_loss(output, bags.labels_B)
     weighted = network.classification_loss(output, bags.labels_B, torch.tensor([1.0, 3.0]))
     torch.testing.assert_close(weighted, plain * torch.tensor([1.0, 3.0]))
+
+
+def test_only_the_top_instances_logits_have_a_gradient_and_it_is_that_of_all():
+    """Two bags, of which one has the same top instance for both classes."""
+    network = build(DSMIL(hidden_dim=6, query_dim=4), num_features=5, num_classes=2, seed=2).double()
+    hidden = torch.randn(9, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    hidden.requires_grad_()
+    top_BC = torch.tensor([[3, 3], [5, 8]])
+    logits_BC = network._top_logits(hidden, top_BC)
+    head = network.instance_head
+    expected_BC = (hidden @ head.weight.T + head.bias).gather(0, top_BC)
+    torch.testing.assert_close(logits_BC, expected_BC)
+    inputs, probe = [hidden, head.weight, head.bias], torch.tensor([[1.0, -2.0], [3.0, 0.5]]).double()
+    ours = torch.autograd.grad(logits_BC, inputs, probe)
+    for found, expected in zip(ours, torch.autograd.grad(expected_BC, inputs, probe), strict=True):
+        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(network._logits(hidden).gather(0, top_BC), logits_BC.detach())
