@@ -76,6 +76,17 @@ def test_top_k_and_argmax_are_those_of_the_specification(sizes, k, levels, large
     assert torch.equal(ops.segment_argmax(values, offsets), reference.segment_argmax(values, offsets))
 
 
+def test_subnormal_and_special_values_are_ranked_as_specified():
+    """Whether a subnormal number compares as one depends on a flag of the CPU; here it is zero."""
+    inf, nan = float("inf"), float("nan")
+    values = torch.tensor([0.0, 1e-40, -1e-40, -0.0, -1.0, 2e-39, nan, inf, -nan, -inf, nan])[:, None]
+    for offsets in (torch.tensor([0, 6]), torch.tensor([0, 6, 11])):
+        for largest in (True, False):
+            best = ops.segment_top_k(values, 4, offsets, largest=largest)
+            assert torch.equal(best, reference.segment_top_k(values, 4, offsets, largest=largest))
+        assert ops.segment_argmax(values, offsets)[:, 0].tolist() == [0, 6][: len(offsets) - 1]
+
+
 def test_the_argmax_of_a_segment_is_the_first_of_its_largest_rows():
     values = torch.tensor([[1.0, 5.0], [3.0, 5.0], [9.0, 0.0], [2.0, -1.0], [2.0, 7.0]])
     assert ops.segment_argmax(values, torch.tensor([0, 2, 3, 5])).tolist() == [[1, 0], [2, 2], [3, 4]]

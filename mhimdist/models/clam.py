@@ -1,7 +1,7 @@
 """CLAM: attention pooling whose most and least attended instances are clustered (Lu et al. 2021).
 
-Dimensions: T instances of a batch, N of one bag, B bags, C classes, E embedding width, H attention branches
-(1, or C), I clustered instances, K = 2 clusters.
+Dimensions: T instances of a batch, B bags, B1 = B + 1 offsets, C classes, E embedding width, H attention
+branches (1, or C), I clustered instances of a bag, K = 2 clusters.
 """
 
 from dataclasses import dataclass
@@ -79,7 +79,6 @@ class CLAM(BagModel):
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> CLAMOutput:
         """See `BagModel.forward`; no scores to mask by, one embedding for each branch."""
-        bags = bags.without_padding()
         hidden_TE = self.projection(bags, dropout_keys_B)
         scores_TH = self.attention(hidden_TE, bags.offsets_B1, dropout_keys_B)
         embeddings_BHE = ops.segment_softmax_pool(scores_TH, hidden_TE, bags.offsets_B1)
@@ -87,28 +86,34 @@ class CLAM(BagModel):
             logits_BC = self.head(embeddings_BHE[:, 0])
         else:
             logits_BC = (embeddings_BHE * self.head.weight).sum(2) + self.head.bias
-        clustering = [
-            self._cluster(hidden_NE, scores_NH)
-            for hidden_NE, scores_NH in zip(
-                hidden_TE.split(bags.sizes()), scores_TH.split(bags.sizes()), strict=True
-            )
-        ]
-        inside, outside = zip(*clustering, strict=True)
-        return CLAMOutput(logits_BC, embeddings_BHE, None, torch.stack(inside), torch.stack(outside))
+        inside_BC, outside_BC = self._cluster(hidden_TE, scores_TH, bags.offsets_B1)
+        return CLAMOutput(logits_BC, embeddings_BHE, None, inside_BC, outside_BC)
 
-    def _cluster(self, hidden_NE: Tensor, scores_NH: Tensor) -> tuple[Tensor, Tensor]:
-        """One bag's clustering losses, inside and outside of each class, both of shape C."""
-        count = min(self.settings.num_clustered, len(hidden_NE))
-        order_NH = torch.sort(scores_NH.detach(), dim=0, descending=True, stable=True).indices
-        extremes_IH = torch.cat([order_NH[:count], order_NH[-count:]])
-        targets_I = (torch.arange(2 * count, device=hidden_NE.device) < count).long()
+    def _cluster(self, hidden_TE: Tensor, scores_TH: Tensor, offsets_B1: Tensor) -> tuple[Tensor, Tensor]:
+        """The bags' clustering losses, inside and outside of each class, both B x C."""
+        count = self.settings.num_clustered
+        extremes = [
+            ops.segment_top_k(scores_TH, count, offsets_B1, largest=largest) for largest in (True, False)
+        ]
+        rows_BIH = torch.cat(extremes, dim=1)
+        there_BIH = rows_BIH >= 0  # a bag of fewer instances has fewer extremes
+        hidden_JE = hidden_TE.index_select(0, rows_BIH.clamp_min(0).flatten())  # J = B x I x H
+        hidden_BIHE = wide(hidden_JE).unflatten(0, rows_BIH.shape)
+        is_top_I = torch.arange(2 * count, device=hidden_TE.device) < count
+        targets_BI = is_top_I.long().expand(rows_BIH.shape[:2])
         inside, outside = [], []
         for label, instance_head in enumerate(self.instance_heads):
             branch = label if self.num_branches > 1 else 0
-            logits_IK = instance_head(wide(hidden_NE[extremes_IH[:, branch]]))
-            inside.append(self._instance_loss(logits_IK, targets_I).mean())
-            outside.append(self._instance_loss(logits_IK[:count], torch.zeros_like(targets_I[:count])).mean())
-        return torch.stack(inside), torch.stack(outside)
+            logits_BIK, there_BI = instance_head(hidden_BIHE[:, :, branch]), there_BIH[:, :, branch]
+            inside.append(self._mean_loss(logits_BIK, targets_BI, there_BI))
+            outside.append(self._mean_loss(logits_BIK, torch.zeros_like(targets_BI), there_BI & is_top_I))
+        return torch.stack(inside, dim=1), torch.stack(outside, dim=1)
+
+    def _mean_loss(self, logits_BIK: Tensor, targets_BI: Tensor, counts_BI: Tensor) -> Tensor:
+        """The mean loss of those instances of each bag that count, shape B."""
+        loss_J = self._instance_loss(logits_BIK.flatten(0, 1), targets_BI.flatten())
+        loss_BI = torch.where(counts_BI, loss_J.unflatten(0, counts_BI.shape), 0)
+        return loss_BI.sum(1) / counts_BI.sum(1)
 
     def _instance_loss(self, logits_IK: Tensor, targets_I: Tensor) -> Tensor:
         if self.settings.instance_loss == "svm":

@@ -1,4 +1,5 @@
-"""Mask selection on the CPU, by an order-preserving integer for every score and the k-th smallest of a bag.
+"""Mask selection and ranking on the CPU, by an order-preserving integer for every score and the k-th
+smallest of a bag.
 
 No bag is sorted: the k smallest are those below the k-th, and the first of its equals.
 
@@ -7,6 +8,7 @@ of all pools, S bags sorted together, K kept instances.
 """
 
 import sys
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -41,6 +43,19 @@ def _ranks(scores_TH: Tensor) -> np.ndarray:
     if is_nan_HT is not None:
         ranks_HT[is_nan_HT] = 0x7FC00000
     return ranks_HT
+
+
+def top_k(values_TC: Tensor, k: int, edges: list[int], *, largest: bool) -> np.ndarray:
+    """See `ops.segment_top_k`."""
+    ranks_CT = _ranks(values_TC)
+    rows_BKC = np.full((len(edges) - 1, k, len(ranks_CT)), -1)
+    # With the row in the lower half no two keys are equal, and the first of ties is the smallest.
+    keys_CT = (~ranks_CT if largest else ranks_CT).astype(np.int64) << 32 | np.arange(ranks_CT.shape[1])
+    for rows_KC, (start, stop) in zip(rows_BKC, pairwise(edges), strict=True):
+        keys_CN, count = keys_CT[:, start:stop], min(k, stop - start)
+        best_CK = np.sort(np.partition(keys_CN, count - 1)[:, :count])
+        rows_KC[:count] = (best_CK & 0xFFFFFFFF).T
+    return rows_BKC
 
 
 def _smallest(keys_N: np.ndarray, count: int) -> np.ndarray:

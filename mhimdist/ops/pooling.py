@@ -3,12 +3,10 @@
 Dimensions: T instances of a batch, B bags, B1 = B + 1 offsets, C columns, E embedding width.
 """
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 
-from mhimdist.ops import _attention_cpu, _pool_cpu
+from mhimdist.ops import _attention_cpu, _pool_cpu, _select_cpu
 
 
 def segment_softmax_pool(scores_TC: Tensor, values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
@@ -63,27 +61,20 @@ def attention_pool(
 def segment_top_k(values_TC: Tensor, k: int, offsets_B1: Tensor, *, largest: bool = True) -> Tensor:
     """The rows of each bag's k largest (or smallest) values of a column, best first, int64, B x k x C.
 
-    Ties go to the row that comes first. A bag of fewer than k rows is padded with -1.
+    Subnormal values count as zero and NaN as the largest. Ties go to the row that comes first. A bag of fewer
+    than k rows is padded with -1.
     """
     values_TC = values_TC.detach()
     if values_TC.device.type != "cpu":
         from mhimdist.ops import _pool
 
         return _pool.segment_top_k(values_TC, k, offsets_B1, largest)
-    edges = offsets_B1.tolist()
-    rows_BKC = torch.full((len(edges) - 1, k, values_TC.shape[1]), -1, dtype=torch.int64)
-    for rows_KC, (start, stop) in zip(rows_BKC, pairwise(edges), strict=True):
-        best = torch.sort(values_TC[start:stop], dim=0, descending=largest, stable=True).indices
-        rows_KC[: stop - start] = start + best[:k]
-    return rows_BKC
+    return torch.from_numpy(_select_cpu.top_k(values_TC, k, offsets_B1.tolist(), largest=largest))
 
 
 def segment_argmax(values_TC: Tensor, offsets_B1: Tensor) -> Tensor:
     """The row of each bag that holds a column's largest value, the first of equals: int64, B x C."""
-    if values_TC.device.type != "cpu":
-        return segment_top_k(values_TC, 1, offsets_B1).squeeze(1)
-    edges = offsets_B1.tolist()
-    return torch.stack([start + values_TC[start:stop].argmax(0) for start, stop in pairwise(edges)])
+    return segment_top_k(values_TC, 1, offsets_B1).squeeze(1)
 
 
 def segment_mean(values_TE: Tensor, offsets_B1: Tensor) -> Tensor:

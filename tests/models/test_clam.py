@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -113,6 +114,17 @@ def test_loss_and_gradients_are_those_of_the_formula(name, loss, subtyping, size
         strict=True,
     ):
         torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("name", ["clam_sb", "clam_mb"])
+def test_bags_of_a_batch_have_the_losses_that_they_have_alone(name):
+    """With padding behind them, and a bag of fewer instances than are clustered."""
+    network, bags = _network(name=name, subtyping=True), [_bag(size, size % 3) for size in (9, 1, 3)]
+    packed = PackedBags.from_list([bag.features_TD for bag in bags], [int(bag.labels_B) for bag in bags])
+    padded = dataclasses.replace(packed, features_TD=torch.cat([packed.features_TD, torch.ones(4, 5)]))
+    losses_B = network.classification_loss(network(padded), padded.labels_B)
+    alone = [network.classification_loss(network(bag), bag.labels_B) for bag in bags]
+    torch.testing.assert_close(losses_B, torch.cat(alone))
 
 
 def test_attention_features_are_dropped_too():

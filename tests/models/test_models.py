@@ -89,8 +89,8 @@ def test_padding_behind_the_last_bag_changes_nothing(name):
         torch.testing.assert_close(with_padding, alone)
 
 
-@pytest.mark.parametrize("name", ["transmil", "clam_sb"])
-def test_the_sizes_of_whole_bags_are_never_read_and_those_of_masked_ones_once(name, monkeypatch):
+@pytest.mark.parametrize(("name", "num_reads"), [("transmil", 1), ("clam_sb", 0)])
+def test_the_sizes_of_whole_bags_are_never_read_and_those_of_masked_ones_once(name, num_reads, monkeypatch):
     network, bags, reads = _build(name), _bags([5, 1, 7]), []
     # What a GPU would have to be waited for; the CPU's paths read offsets freely, which a GPU's do not.
     monkeypatch.setattr(
@@ -99,7 +99,7 @@ def test_the_sizes_of_whole_bags_are_never_read_and_those_of_masked_ones_once(na
     network(bags)
     assert not reads
     network(replace(bags, host_sizes=None))
-    assert len(reads) == 1
+    assert len(reads) == num_reads
 
 
 @pytest.mark.parametrize("name", SETTINGS)
