@@ -22,10 +22,8 @@ from rich.table import Table
 from data_prep.members import describe_bag
 from data_prep.parallel import num_cores
 from data_prep.progress import bar
-from data_prep.sources import some
 from mhimdist.command import run
 from mhimdist.data.manifest import Manifest
-from mhimdist.errors import ManifestError
 
 BLOCK_BYTES = 2**22
 ODD_FACTOR = 5.0
@@ -76,9 +74,7 @@ def inspect(
     Raises:
         ManifestError: the manifest is unusable, or shards are missing.
     """
-    manifest = Manifest.read(folder)
-    if faults := manifest.file_faults(folder):
-        raise ManifestError(f"{folder} does not hold the shards of its manifest: {some(faults)}")
+    manifest = Manifest.open(folder)
     rows = manifest.rows.to_pylist()
 
     def look(row: dict[str, Any]) -> BagValues:

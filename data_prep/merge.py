@@ -17,7 +17,7 @@ from data_prep.writer import appearing_whole
 from mhimdist.command import run
 from mhimdist.data.format import index_name, shard_name
 from mhimdist.data.manifest import ROWS_SCHEMA, DatasetInfo, Manifest, ShardFile
-from mhimdist.errors import DataError, LabelError, ManifestError
+from mhimdist.errors import DataError, LabelError
 
 
 def merge(folders: Sequence[Path], out: Path, *, name: str | None = None, copy: bool = False) -> Manifest:
@@ -39,10 +39,7 @@ def merge(folders: Sequence[Path], out: Path, *, name: str | None = None, copy: 
     out = Path(os.path.abspath(out))
     if out.exists():
         raise DataError(f"{out} exists already; give another --out, or remove it")
-    manifests = [Manifest.read(folder) for folder in folders]
-    for folder, manifest in zip(folders, manifests, strict=True):
-        if faults := manifest.file_faults(folder):
-            raise ManifestError(f"{folder} does not hold the shards of its manifest: {some(faults)}")
+    manifests = [Manifest.open(folder) for folder in folders]
     _refuse_mixtures(folders, manifests)
     classes = _classes(folders, manifests)
     shards: list[ShardFile] = []

@@ -57,7 +57,7 @@ def results(
     Raises:
         Exception: what the function raised first; tasks that still run are stopped.
     """
-    if distributed:
+    if distributed and tasks:
         yield from _on_ray(function, tasks, workers)
     elif (count := min(workers or num_cores(), len(tasks))) <= 1:
         for task in tasks:

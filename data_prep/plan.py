@@ -9,7 +9,8 @@ Dimensions: N instances of a bag, D features.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ import torch
 from data_prep.folders import THREADS
 from data_prep.labels import SlideLabel
 from data_prep.parallel import StoppedError
+from data_prep.skipped import BadBag, named
 from data_prep.sources import Source, read_features
 from data_prep.writer import CHUNK_BYTES, Bag, Payload, ShardWriter
 from mhimdist.data.format import (
@@ -40,6 +42,10 @@ from mhimdist.data.manifest import ShardFile
 from mhimdist.errors import DataError
 
 PLAN_VERSION = 1
+
+
+class SourceChangedError(DataError):
+    """Features are not what they were when they were planned."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +95,21 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class WrittenShard:
-    """A shard that is on disk: as the manifest lists it, its rows, and the digest of its plan."""
+    """What became of a plan.
 
-    shard: ShardFile
+    Attributes:
+        name: file name of the shard.
+        shard: as the manifest lists it, on disk; None if none of its bags could be used.
+        rows: of the manifest.
+        plan: digest of the plan.
+        bad: bags that it was planned with and that were left out.
+    """
+
+    name: str
+    shard: ShardFile | None
     rows: list[dict[str, Any]]
     plan: str
+    bad: tuple[BadBag, ...] = ()
 
 
 def plan_bags(
@@ -103,22 +119,65 @@ def plan_bags(
     dtype: str,
     *,
     seed: int,
-) -> list[PlannedBag]:
-    """The bags in the order in which shards are filled with them.
+    width: int | None = None,
+    skip_bad: bool = False,
+    on_bag: Callable[[], None] = lambda: None,
+) -> tuple[list[PlannedBag], list[BadBag]]:
+    """The bags in the order in which shards are filled with them, and those that cannot be used.
+
+    Args:
+        labels, sources, classes, dtype: of the slides.
+        seed: of the order.
+        width: that the features must have; None is that of most.
+        skip_bad: leave out what cannot be used. A file that cannot be read is an error all the same: the
+            next run may read it, and the same input has to give the same bytes.
+        on_bag: called for each slide that was looked at, by any of some threads.
 
     Raises:
-        DataError: a source cannot be used, or its features are of another width or encoder than the others'.
+        DataError: sources cannot be used, all of which are counted and the first named, or features are of
+            several encoders.
     """
     # By a hash, not a shuffle: no generator's version changes it, and a slide more moves no other.
     order = sorted(labels, key=lambda row: hashlib.blake2b(f"{seed}/{row.slide}".encode()).digest())
+    unread: list[BadBag] = []
 
-    def plan(row: SlideLabel) -> PlannedBag:
-        return plan_bag(row, classes.index(row.label), sources[row.slide], dtype)
+    def plan(row: SlideLabel) -> PlannedBag | BadBag:
+        try:
+            return plan_bag(row, classes.index(row.label), sources[row.slide], dtype)
+        except DataError as error:
+            return BadBag(row.slide, str(error))
+        except OSError as error:
+            unread.append(BadBag(row.slide, f"{sources[row.slide].path}: {error.strerror or error}"))
+            return unread[-1]
+        finally:
+            on_bag()
 
     with ThreadPoolExecutor(THREADS) as threads:
-        bags = list(threads.map(plan, order))
-    _refuse_mixtures(bags)
-    return bags
+        planned = list(threads.map(plan, order))
+    bags = [bag for bag in planned if isinstance(bag, PlannedBag)]
+    bad = [bag for bag in planned if isinstance(bag, BadBag)]
+    if bags and width is None:
+        ((width, _),) = Counter(bag.columns["num_features"] for bag in bags).most_common(1)
+        whose = "most others"
+    else:
+        whose = "those of the data set"
+    for bag in bags:
+        if (got := bag.columns["num_features"]) != width:
+            slide = bag.columns["slide"]
+            bad.append(BadBag(slide, f"slide {slide!r}: its features are {got} wide, {whose} {width}"))
+    if unread:
+        raise DataError(f"{len(unread):,} of {len(order):,} slides cannot be read: {named(sorted(unread))}")
+    if bad and not skip_bad:
+        raise DataError(_refusal(sorted(bad), len(order)))
+    bags = [bag for bag in bags if bag.columns["num_features"] == width]
+    _refuse_encoders(bags)
+    return bags, sorted(bad)
+
+
+def _refusal(bad: Sequence[BadBag], num_slides: int) -> str:
+    if len(bad) == 1:
+        return f"{named(bad)} (1 of {num_slides:,} slides; --skip-bad leaves it out)"
+    return f"{len(bad):,} of {num_slides:,} slides cannot be used, --skip-bad leaves them out: {named(bad)}"
 
 
 def plan_bag(row: SlideLabel, label: int, source: Source, dtype: str) -> PlannedBag:
@@ -172,24 +231,63 @@ def plan_shards(bags: Iterable[PlannedBag], shard_bytes: int, *, first: int = 0)
     return plans
 
 
-def write_shard(plan: ShardPlan, folder: Path, stop: Event | None = None) -> WrittenShard:
+def write_shard(
+    plan: ShardPlan, folder: Path, skip_bad: bool = False, stop: Event | None = None
+) -> WrittenShard:
     """Write a shard and its index into a folder; they appear when they are whole, and on disk.
 
     Args:
         plan: what to write.
         folder: where.
+        skip_bad: leave out bags whose values turn out to be of no use. The other bags stay where they were
+            planned, so that shards do not depend on each other.
         stop: once it is set, the shard is given up.
 
     Raises:
         DataError: a value is not finite or does not fit the dtype, or a source changed since it was planned.
     """
-    digest = plan.digest()
-    with ShardWriter(folder / plan.name) as writer:
-        rows = [writer.add(_read(bag, stop)) for bag in plan.bags]
+    digest, bags = plan.digest(), plan.bags
+    shard: ShardFile | None
+    bad: tuple[BadBag, ...] = ()
+    try:
+        shard, rows = _write(plan.name, bags, folder, stop)
+    except SourceChangedError:
+        raise
+    except DataError:
+        if not skip_bad:
+            raise
+        # All at once, because each would cost another start.
+        reasons = {bag.columns["slide"]: _why_bad(bag, stop) for bag in bags}
+        bad = tuple(BadBag(slide, reason) for slide, reason in reasons.items() if reason is not None)
+        if not bad:
+            raise
+        bags = tuple(bag for bag in bags if reasons[bag.columns["slide"]] is None)
+        shard, rows = _write(plan.name, bags, folder, stop) if bags else (None, [])
     if digest != plan.digest():
-        (folder / plan.name).unlink()
-        raise DataError(f"the features of {plan.name} changed while they were read")
-    return WrittenShard(writer.summary, rows, digest)
+        (folder / plan.name).unlink(missing_ok=True)
+        raise SourceChangedError(f"the features of {plan.name} changed while they were read")
+    return WrittenShard(plan.name, shard, rows, digest, bad)
+
+
+def _write(
+    name: str, bags: Sequence[PlannedBag], folder: Path, stop: Event | None
+) -> tuple[ShardFile, list[dict[str, Any]]]:
+    with ShardWriter(folder / name) as writer:
+        rows = [writer.add(_read(bag, stop)) for bag in bags]
+    return writer.summary, rows
+
+
+def _why_bad(bag: PlannedBag, stop: Event | None) -> str | None:
+    """Why a bag cannot be written, found by reading all of it; None if it can."""
+    try:
+        for payload in _read(bag, stop).payloads.values():
+            if isinstance(payload, Payload):
+                deque(payload.buffers, maxlen=0)
+    except SourceChangedError:
+        raise
+    except DataError as error:
+        return str(error)
+    return None
 
 
 def _read(bag: PlannedBag, stop: Event | None) -> Bag:
@@ -197,7 +295,7 @@ def _read(bag: PlannedBag, stop: Event | None) -> Bag:
     features = read_features(bag.source)
     expected = bag.columns["num_instances"], bag.columns["num_features"]
     if (got := (features.num_instances, features.num_features)) != expected:
-        raise DataError(
+        raise SourceChangedError(
             f"{bag.source.path}: changed: expected {expected[0]} x {expected[1]}, got {got[0]} x {got[1]}"
         )
     dtype = bag.columns["dtype"]
@@ -252,15 +350,11 @@ def _unfit(path: Path, blocks: Iterable[torch.Tensor], dtype: str) -> DataError:
     )
 
 
-def _refuse_mixtures(bags: Sequence[PlannedBag]) -> None:
-    first = bags[0].columns
+def _refuse_encoders(bags: Sequence[PlannedBag]) -> None:
     encoders: dict[str, str] = {}
     for bag in bags:
-        slide, got, expected = bag.columns["slide"], bag.columns["num_features"], first["num_features"]
-        if got != expected:
-            raise DataError(f"slide {slide!r}: its features are {got} wide, those before it {expected}")
         if encoder := json.loads(bag.json)["encoder"]:
-            encoders.setdefault(encoder, slide)
+            encoders.setdefault(encoder, bag.columns["slide"])
     if len(encoders) > 1:
         (one, slide), (other, another) = list(encoders.items())[:2]
         raise DataError(f"features of two encoders: {slide!r} is of {one!r}, {another!r} of {other!r}")

@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeRemainingColumn,
@@ -22,52 +23,92 @@ LINE_EVERY_S = 30.0
 _POLL_S = 0.25
 
 
+class Count:
+    """A number to which threads add."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._lock = threading.Lock()
+
+    def add(self, count: int = 1) -> None:
+        """Add to the number."""
+        with self._lock:
+            self.total += count
+
+
 @contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Say what is being done, where there is a terminal, while the context lasts."""
+    """Say what is being done while the context lasts, and in a log, how long it has taken."""
     console = Console(stderr=True, highlight=False)
-    with console.status(escape(what)) if console.is_terminal else nullcontext():
+    if console.is_terminal:
+        with console.status(escape(what)):
+            yield
+        return
+    start = time.monotonic()
+    with _now_and_then(lambda: f"{what}: {time.monotonic() - start:.0f} s by now"):
         yield
 
 
 @contextmanager
 def bar(
-    total: int, done: Callable[[], int], what: str = "", console: Console | None = None
+    total: int,
+    done: Callable[[], int],
+    what: str = "",
+    console: Console | None = None,
+    *,
+    unit: str | None = None,
 ) -> Iterator[None]:
-    """Show bytes, their rate and the time left while the context lasts.
+    """Show bytes or a number of things, their rate and the time left while the context lasts.
 
     Args:
-        total: bytes in all.
-        done: asked for the bytes by now, several times a second, from a thread.
+        total: bytes or things in all.
+        done: asked for those by now, several times a second, from a thread.
         what: said beside the bar.
         console: where to show it, by default stderr.
+        unit: what is counted; None for bytes.
     """
     console = console or Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        *(BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()),
-    )
-    ended = threading.Event()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total, completed=done())
-
-        def watch() -> None:
-            start, said = time.monotonic(), time.monotonic()
-            first = done()
-            while not ended.wait(_POLL_S):
-                now, by_now = time.monotonic(), done()
-                progress.update(task, completed=by_now)
-                if not console.is_terminal and now - said >= LINE_EVERY_S:
-                    said, rate = now, (by_now - first) / (now - start)
-                    left = f", {(total - by_now) / rate:.0f} s left" if rate else ""
-                    line = f"{what} {decimal(by_now)} of {decimal(total)}, {decimal(int(rate))}/s{left}"
-                    print(line.strip(), file=sys.stderr, flush=True)
-
-        thread = threading.Thread(target=watch, name="progress", daemon=True)
-        thread.start()
-        try:
+    start, first = time.monotonic(), done()
+    if not console.is_terminal:
+        with _now_and_then(lambda: _line(what, unit, first, done(), total, time.monotonic() - start)):
             yield
-            progress.update(task, completed=total)
-        finally:
-            ended.set()
-            thread.join()
+        return
+    counted = (MofNCompleteColumn(),) if unit else (DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), *counted, TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(escape(what), total=total, completed=first)
+        with _repeating(lambda: progress.update(task, completed=done()), _POLL_S):
+            yield
+        progress.update(task, completed=total)
+
+
+def _line(what: str, unit: str | None, first: int, by_now: int, total: int, elapsed_s: float) -> str:
+    rate = (by_now - first) / elapsed_s
+    left = f", {(total - by_now) / rate:.0f} s left" if rate > 0 else ""
+    if unit is None:
+        return f"{what} {decimal(by_now)} of {decimal(total)}, {decimal(int(rate))}/s{left}"
+    return f"{what} {by_now:,} of {total:,} {unit}, {rate:.1f}/s{left}"
+
+
+@contextmanager
+def _now_and_then(line: Callable[[], str]) -> Iterator[None]:
+    with _repeating(lambda: print(line().strip(), file=sys.stderr, flush=True), LINE_EVERY_S):
+        yield
+
+
+@contextmanager
+def _repeating(act: Callable[[], None], every_s: float) -> Iterator[None]:
+    """Act every so many seconds, from a thread, while the context lasts."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(every_s):
+            act()
+
+    thread = threading.Thread(target=watch, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

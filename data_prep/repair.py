@@ -101,7 +101,7 @@ def _replace(
     ]
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.repair-") as name:
         plan = ShardPlan(shard.name, tuple(bags), sum(bag.tar_bytes for bag in bags))
-        written = write_shard(plan, Path(name), stop)
+        written = write_shard(plan, Path(name), stop=stop)
         if written.shard != shard:
             faults = verify_shard(Path(name) / shard.name, shard, rows, classes)
             raise DataError(f"{features} gives other bytes than it had: {faults[0]}")

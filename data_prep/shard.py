@@ -1,31 +1,41 @@
 """Turn features of slides and a table of labels into shards: `python -m data_prep.shard --help`."""
 
-import argparse
 import contextlib
+import hashlib
 import json
 import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
 from rich.filesize import decimal
 
+from data_prep.cases import cases_of_barcodes, missing_cases
 from data_prep.folders import find_features
-from data_prep.labels import Columns, SlideLabel, class_order, read_labels, without_suffixes
-from data_prep.members import encoder_of
+from data_prep.labels import Columns, read_labels, without_suffixes
 from data_prep.parallel import in_cluster, one_torch_thread, results
-from data_prep.plan import PlannedBag, ShardPlan, plan_bags, plan_shards, write_shard
-from data_prep.progress import bar, doing
-from data_prep.sources import Source, some
+from data_prep.plan import ShardPlan, SourceChangedError, plan_bags, plan_shards, write_shard
+from data_prep.progress import Count, bar, doing
+from data_prep.selection import (
+    class_names,
+    labels_of,
+    matched,
+    next_number,
+    not_in,
+    refuse_another_encoder,
+)
+from data_prep.shard_options import parser
+from data_prep.skipped import SKIPPED_NAME, BadBag, named, write_skipped
+from data_prep.sources import some
 from data_prep.workplace import Workplace
 from data_prep.writer import naming
 from mhimdist.command import run
-from mhimdist.data.format import FEATURE_DTYPES, shard_number
+from mhimdist.data.format import FEATURE_DTYPES
 from mhimdist.data.manifest import ROWS_SCHEMA, DatasetInfo, Manifest
-from mhimdist.errors import ConfigError, DataError, LabelError
+from mhimdist.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -36,11 +46,15 @@ class Outcome:
         num_new: bags that were written into shards, now or by an earlier run that was interrupted.
         num_reused: shards of these that an earlier run had finished.
         passed_over: slides without features, or features without a label, where that is allowed.
+        bad: bags that were left out because they cannot be used, where that is allowed.
+        warning: what the user should know of the cases, if anything.
     """
 
     num_new: int
     num_reused: int
     passed_over: tuple[str, ...]
+    bad: tuple[BadBag, ...] = ()
+    warning: str | None = None
 
 
 def shard(
@@ -58,7 +72,9 @@ def shard(
     columns: Columns | None = None,
     slides: Path | None = None,
     class_map: Mapping[str, str] | None = None,
+    case_from: str | None = None,
     skip_unmatched: bool = False,
+    skip_bad: bool = False,
     append: bool = False,
     workers: int | None = None,
     distributed: bool = False,
@@ -83,7 +99,9 @@ def shard(
         columns: see `labels.read_labels`, as `slides` and `class_map`.
         slides: table of slide and case.
         class_map: new names of classes.
+        case_from: "tcga" takes the case of a slide from its name, see `cases.cases_of_barcodes`.
         skip_unmatched: pass over slides without features and features without a label.
+        skip_bad: leave out slides whose features cannot be used, and list them in `skipped.csv`.
         append: add the slides that `out` does not have yet, as further shards.
         workers: shards that are written at a time, see `parallel.results`; None is as many as cores.
         distributed: whether they are written by the workers of a Ray cluster.
@@ -96,169 +114,144 @@ def shard(
         raise ConfigError(f"dtype: expected {' or '.join(FEATURE_DTYPES)}, got {dtype!r}")
     if shard_bytes < 1:
         raise ConfigError(f"shard_bytes: expected at least 1, got {shard_bytes}")
-    out = Path(os.path.abspath(out))
-    before = Manifest.read(out) if append else None
-    if before is None:
-        with contextlib.suppress(FileNotFoundError):
-            out.lstat()  # raises now, not after hours, if the name is too long or the parent out of bounds
-            raise DataError(f"{out} exists already; give another --out, append to it, or remove it")
+    if case_from not in (None, "tcga"):
+        raise ConfigError(f"case_from: expected 'tcga', got {case_from!r}")
+    # Absolute, because the workers of a cluster are elsewhere.
+    out, features = Path(os.path.abspath(out)), Path(os.path.abspath(features))
+    workplace = Workplace(out)
+    before = Manifest.open(out) if append else None
+    if before is None and not workplace.may_have_made():
+        _refuse_existing(out)
     with doing(f"looking for features in {features}"):
         sources = find_features(features)
     if labels is None:
-        table = _labels_of(sources, features, class_map or {})
+        table = labels_of(sources, features, class_map or {})
     else:
         table = read_labels(labels, columns=columns, slides=slides, class_map=class_map)
     table = without_suffixes(table, sources)
-    class_names = _classes(table, classes, before)
+    if case_from is not None:
+        table = cases_of_barcodes(table)
+    warning = missing_cases(table)
+    classes = class_names(table, classes, before)
     if before is not None:
-        table, sources = _new(table, sources, before, class_names)
+        table, sources = not_in(table, sources, before, classes)
         dtype = dtype or before.rows["dtype"][0].as_py()
-    table, passed_over = _matched(table, sources, features, labels or features, skip=skip_unmatched)
-    if not table:
-        if before is None:
-            raise DataError(f"no slide has both a label in {labels or features} and features in {features}")
-        return Outcome(0, 0, passed_over)
+    table, passed_over = matched(table, sources, features, labels or features, skip=skip_unmatched)
+    if not table and before is None:
+        raise DataError(f"no slide has both a label in {labels or features} and features in {features}")
 
-    with doing(f"looking at the features of {len(table):,} slides"):
-        bags = plan_bags(table, sources, class_names, dtype or "float16", seed=seed)
+    looked = Count()
+    with bar(len(table), lambda: looked.total, "looking at the features of", unit="slides"):
+        bags, bad = plan_bags(
+            table,
+            sources,
+            classes,
+            dtype or "float16",
+            seed=seed,
+            width=before.rows["num_features"][0].as_py() if before else None,
+            skip_bad=skip_bad,
+            on_bag=looked.add,
+        )
     if before is not None:
-        _refuse_another_kind(bags, before, out)
-    plans = plan_shards(bags, shard_bytes, first=_next_number(before))
+        refuse_another_encoder(bags, before, out)
+    plans = plan_shards(bags, shard_bytes, first=next_number(before))
     info = DatasetInfo(
         name=name or (before.info.name if before else out.name),
-        classes=class_names,
+        classes=classes,
         synthetic=synthetic or (before is not None and before.info.synthetic),
         description=description or (before.info.description if before else ""),
         shards=(),
     )
     try:
-        num_reused = _write(out, plans, info, before, workers, distributed)
+        with workplace:
+            num_new, num_reused, worse = _write(
+                workplace,
+                plans,
+                info,
+                before,
+                bad,
+                skip_bad=skip_bad,
+                workers=workers,
+                distributed=distributed,
+            )
     except OSError as error:
         raise naming(out, error) from error
-    return Outcome(len(bags), num_reused, passed_over)
+    return Outcome(num_new, num_reused, passed_over, tuple(sorted([*bad, *worse])), warning)
+
+
+def _refuse_existing(out: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        out.lstat()  # raises now, not after hours, if the name is too long or the parent out of bounds
+        raise DataError(f"{out} exists already; give another --out, append to it, or remove it")
 
 
 def _write(
-    out: Path,
+    workplace: Workplace,
     plans: Sequence[ShardPlan],
     info: DatasetInfo,
     before: Manifest | None,
+    bad: Sequence[BadBag],
+    *,
+    skip_bad: bool,
     workers: int | None,
     distributed: bool,
-) -> int:
-    """Write the shards of the plans and then the manifest; how many were finished already."""
-    with Workplace(out) as workplace:
-        written = workplace.resume(plans)
-        num_reused = len(written)
-        missing = [plan for plan in plans if plan.name not in written]
-        workplace.refuse_if_full(sum(plan.num_bytes for plan in missing))
-        total = sum(plan.num_bytes for plan in plans)
-        try:
-            with one_torch_thread(), bar(total, workplace.bytes_written, "sharding"):
-                tasks = [(plan, workplace.shards) for plan in missing]
-                for shard in results(write_shard, tasks, workers=workers, distributed=distributed):
-                    workplace.record(shard)
-                    written[shard.shard.name] = shard
-        except BaseException:
-            if written:
-                say = (
-                    f"{len(written)} of {len(plans)} shards are finished: the same command goes on with them"
-                )
-                print(say, file=sys.stderr)
-            raise
-        shards = [written[plan.name] for plan in plans]
-        rows = pa.Table.from_pylist([row for shard in shards for row in shard.rows], ROWS_SCHEMA)
-        listed = tuple(shard.shard for shard in shards)
-        if before is not None:
-            rows, listed = pa.concat_tables([before.rows, rows]), (*before.info.shards, *listed)
-        workplace.publish(Manifest(info.model_copy(update={"shards": listed}), rows))
-    return num_reused
+) -> tuple[int, int, list[BadBag]]:
+    """Write the shards of the plans and then the manifest.
 
-
-def _labels_of(
-    sources: Mapping[str, Source], features: Path, class_map: Mapping[str, str]
-) -> list[SlideLabel]:
-    """The labels that bundles of bags say of their bags."""
-    table = []
-    for slide, source in sources.items():
-        label, case = source.details.get("label"), source.details.get("case")
-        if label is None or label == "":
-            raise LabelError(f"{source.path} says no label of {slide!r}; give a table of labels")
-        table.append(SlideLabel(slide, str(case or slide), class_map.get(str(label), str(label))))
-    return table
-
-
-def _classes(
-    table: Sequence[SlideLabel], given: Sequence[str] | None, before: Manifest | None
-) -> tuple[str, ...]:
+    Returns:
+        Bags that are new, shards that were finished already, and bags that could not be written.
+    """
+    made_of = _digest(info, plans, bad)
+    if before is None and workplace.has_made(made_of):
+        manifest = Manifest.read(workplace.out)
+        return len(manifest.rows), len(manifest.info.shards), []
     if before is None:
-        return class_order(table, given)
-    old = before.info.classes
-    if given is not None and tuple(given[: len(old)]) != old:
-        raise LabelError(
-            f"expected classes that begin with those of the data set, {list(old)}, got {list(given)}"
-        )
-    return class_order(table, given or old)
+        _refuse_existing(workplace.out)
+    written = workplace.resume(plans, skip_bad=skip_bad)
+    num_reused = len(written)
+    missing = [plan for plan in plans if plan.name not in written]
+    workplace.refuse_if_full(sum(plan.num_bytes for plan in missing))
+    total = sum(plan.num_bytes for plan in plans)
+    try:
+        with one_torch_thread(), bar(total, workplace.bytes_written, "sharding"):
+            tasks = [(plan, workplace.shards, skip_bad) for plan in missing]
+            for shard in results(write_shard, tasks, workers=workers, distributed=distributed):
+                workplace.record(shard)
+                written[shard.name] = shard
+    except BaseException as error:
+        if isinstance(error, DataError) and not isinstance(error, SourceChangedError) and not skip_bad:
+            print("slides that cannot be used can be left out: --skip-bad", file=sys.stderr)
+        if written:
+            say = f"{len(written)} of {len(plans)} shards are finished: the same command goes on with them"
+            print(say, file=sys.stderr)
+        raise
+    shards = [written[plan.name] for plan in plans]
+    worse = [bag for shard in shards for bag in shard.bad]
+    rows = pa.Table.from_pylist([row for shard in shards for row in shard.rows], ROWS_SCHEMA)
+    listed = tuple(shard.shard for shard in shards if shard.shard is not None)
+    if before is None and not listed:
+        raise DataError(f"none of the slides can be used: {named([*bad, *worse])}")
+    num_new = len(rows)
+    if before is not None:
+        rows, listed = pa.concat_tables([before.rows, rows]), (*before.info.shards, *listed)
+    else:
+        write_skipped(workplace.shards, [*bad, *worse], rows["slide"].to_pylist())
+    if num_new:
+        workplace.publish(Manifest(info.model_copy(update={"shards": listed}), rows), made_of)
+    if before is not None:
+        write_skipped(workplace.out, [*bad, *worse], rows["slide"].to_pylist())
+    return num_new, num_reused, worse
 
 
-def _new(
-    table: Sequence[SlideLabel], sources: Mapping[str, Source], before: Manifest, classes: Sequence[str]
-) -> tuple[list[SlideLabel], dict[str, Source]]:
-    """What a data set does not have yet; refuse what it has with another label or case."""
-    rows = before.rows.select(["slide", "case", "label"]).to_pylist()
-    had = {row["slide"]: SlideLabel(row["slide"], row["case"], classes[row["label"]]) for row in rows}
-    for row in table:
-        if row.slide in had and row != had[row.slide]:
-            there = had[row.slide]
-            raise LabelError(
-                f"slide {row.slide!r} is in the data set as {there.label!r} of case {there.case!r}, and in "
-                f"the table as {row.label!r} of case {row.case!r}"
-            )
-    return [row for row in table if row.slide not in had], {
-        slide: source for slide, source in sources.items() if slide not in had
-    }
-
-
-def _refuse_another_kind(bags: Sequence[PlannedBag], before: Manifest, out: Path) -> None:
-    """Refuse bags, alike among themselves, that are not like those of a data set."""
-    slide, width = bags[0].columns["slide"], bags[0].columns["num_features"]
-    if width != (there := before.rows["num_features"][0].as_py()):
-        raise DataError(f"slide {slide!r}: its features are {width} wide, those of {out} {there}")
-    named = ((bag.columns["slide"], json.loads(bag.json)["encoder"]) for bag in bags)
-    slide, new = next(((slide, encoder) for slide, encoder in named if encoder), (slide, None))
-    if new and (old := encoder_of(out, before)) and old != new:
-        raise DataError(f"slide {slide!r}: its features are of {new!r}, those of {out} of {old!r}")
-
-
-def _next_number(before: Manifest | None) -> int:
-    return 1 + max(shard_number(shard.name) for shard in before.info.shards) if before else 0
-
-
-def _matched(
-    table: list[SlideLabel], sources: Mapping[str, Source], features: Path, labels: Path, *, skip: bool
-) -> tuple[list[SlideLabel], tuple[str, ...]]:
-    """Slides with both features and label; refuse, or name, those with one of them."""
-    slides = {row.slide for row in table}
-    missing = [row.slide for row in table if row.slide not in sources]
-    unlabelled = sorted(sources.keys() - slides)
-    if skip:
-        return [row for row in table if row.slide in sources], (*missing, *unlabelled)
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(table)} slides in {labels} have no features in {features}: "
-            f"{some(missing)}"
-        )
-    if unlabelled:
-        raise LabelError(
-            f"{len(unlabelled)} of {len(sources)} slides in {features} have no label in {labels}: "
-            f"{some(unlabelled)}"
-        )
-    return table, ()
+def _digest(info: DatasetInfo, plans: Sequence[ShardPlan], bad: Sequence[BadBag]) -> str:
+    """Hash of all that decides what a new data set holds."""
+    document = [info.model_dump(), [plan.digest() for plan in plans], [asdict(bag) for bag in bad]]
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     outcome = shard(
         options.features,
         options.labels,
@@ -273,133 +266,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         columns=Columns(options.slide_column, options.label_column, options.case_column),
         slides=options.slides,
         class_map=options.class_map,
+        case_from=options.case_from,
         skip_unmatched=options.skip_unmatched,
+        skip_bad=options.skip_bad,
         append=options.append,
         workers=options.workers,
         distributed=in_cluster(),
     )
+    if outcome.warning is not None:
+        print(f"warning: {outcome.warning}", file=sys.stderr)
     if outcome.passed_over:
-        named = some(outcome.passed_over)
-        print(f"passed over, without features or label: {len(outcome.passed_over)} ({named})")
+        slides = some(outcome.passed_over)
+        print(f"passed over, without features or label: {len(outcome.passed_over)} ({slides})")
+    if outcome.bad:
+        table = options.out / SKIPPED_NAME
+        print(f"left out, listed in {table}: {len(outcome.bad)} ({named(outcome.bad)})")
     if outcome.num_reused:
         print(f"taken over from an interrupted run: {outcome.num_reused} shards")
-    info = Manifest.read(options.out).info
-    num_bags, num_bytes = sum(item.num_bags for item in info.shards), sum(item.bytes for item in info.shards)
-    new = f", {outcome.num_new} of them new" if options.append else ""
+    manifest = Manifest.read(options.out)
+    info, num_bytes = manifest.info, sum(item.bytes for item in manifest.info.shards)
+    new = f", {outcome.num_new} of them new," if options.append else ""
+    num_cases = len(manifest.rows["case"].unique())
     print(
-        f"{options.out}: {num_bags} bags{new}, {decimal(num_bytes)} "
+        f"{options.out}: {len(manifest.rows)} bags{new} of {num_cases} cases, {decimal(num_bytes)} "
         f"(shards: {len(info.shards)}; classes: {', '.join(info.classes)})"
     )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.shard",
-        description="Turn features of slides and a table of labels into checked shards. Interrupted, the "
-        "same command goes on with the shards that are finished.",
-        epilog="On a Ray cluster: ray job submit --working-dir . -- python -m data_prep.shard ...; its nodes "
-        "must see the paths.",
-    )
-    parser.add_argument(
-        "--features",
-        type=Path,
-        required=True,
-        metavar="PATH",
-        help="folder of CLAM, TRIDENT or STAMP, or one with a .pt, .h5, .npy, .npz or .zarr a slide, or with "
-        "WebDataset shards or Parquet files of bags; what a file is, its content says",
-    )
-    parser.add_argument(
-        "--labels",
-        type=Path,
-        metavar="TABLE",
-        help="CSV, TSV or Parquet with slide, label and, if slides share patients, case (or the like: "
-        "slide_id, case_id, patient, ...); without a header, two columns are slide and label (default: what "
-        "WebDataset shards or Parquet files say)",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder to make; must not exist, but for --append",
-    )
-    parser.add_argument(
-        "--append", action="store_true", help="add the slides that --out does not have, as further shards"
-    )
-    parser.add_argument("--name", help="name of the data set, for reports (default: that of --out)")
-    parser.add_argument(
-        "--classes",
-        metavar="NAME,NAME,...",
-        help="class names in the order of their indices (default: by number if all labels are whole "
-        "numbers, else by name)",
-    )
-    parser.add_argument(
-        "--class-map",
-        type=_mapping,
-        metavar="OLD=NEW,...",
-        help="rename classes of the table; several may become one",
-    )
-    for what in ("slide", "label", "case"):
-        parser.add_argument(
-            f"--{what}-column",
-            metavar="NAME",
-            help=f"column of the {what}, or its number from 1, if it is not found",
-        )
-    parser.add_argument(
-        "--slides",
-        type=Path,
-        metavar="TABLE",
-        help="second table, of slide and case, where --labels is a table of case and label",
-    )
-    parser.add_argument(
-        "--skip-unmatched",
-        action="store_true",
-        help="pass over slides without features and features without a label, and name them",
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=FEATURE_DTYPES,
-        help="how features are stored (default: float16, or as the data set appended to)",
-    )
-    parser.add_argument(
-        "--shard-bytes",
-        type=_positive,
-        default=2**30,
-        metavar="N",
-        help="size at which a new shard is begun (default: %(default)s, 1 GiB)",
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="of the order of bags over shards (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=_positive,
-        metavar="N",
-        help="shards written at a time; the bytes are the same (default: as many as this machine has cores, "
-        "or the Ray cluster that the command is submitted to)",
-    )
-    parser.add_argument(
-        "--description", default="", metavar="TEXT", help="where the features come from, for the manifest"
-    )
-    parser.add_argument("--synthetic", action="store_true", help="record that the features are made up")
-    return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def _mapping(text: str) -> dict[str, str]:
-    pairs = [part.partition("=") for part in text.split(",")]
-    if not all(old and new for old, _, new in pairs) or len({old for old, _, _ in pairs}) < len(pairs):
-        raise argparse.ArgumentTypeError(f"expected OLD=NEW,OLD=NEW,..., got {text!r}")
-    return {old: new for old, _, new in pairs}
 
 
 if __name__ == "__main__":

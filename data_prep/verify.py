@@ -4,7 +4,6 @@ import argparse
 import hashlib
 import json
 import os
-import threading
 import time
 import zlib
 from collections import Counter
@@ -34,7 +33,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from data_prep.parallel import num_cores
-from data_prep.progress import bar
+from data_prep.progress import Count, bar
 from mhimdist.command import run
 from mhimdist.data.format import (
     COORDS_DTYPE,
@@ -49,7 +48,7 @@ from mhimdist.data.format import (
     padded,
     tar_header,
 )
-from mhimdist.data.manifest import Manifest, ShardFile
+from mhimdist.data.manifest import Manifest, ShardFile, arriving
 from mhimdist.errors import CorruptShard
 
 CHUNK_BYTES = 2**20
@@ -113,6 +112,11 @@ def verify(
     """
     manifest = Manifest.read(folder)
     faults = [Fault(name, what) for name, what in manifest.file_faults(folder).items()]
+    what = (
+        "moved here by an append that has not finished; the next one, also with nothing to add, takes it away"
+    )
+    leftovers = arriving(folder) - {shard.name for shard in manifest.info.shards}
+    faults += [Fault(name, what) for name in sorted(leftovers) if (folder / name).exists()]
     rows_of = manifest.rows_by_shard()
 
     def check(shard: ShardFile) -> list[Fault]:
@@ -336,7 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     info = Manifest.read(folder).info
     num_bytes = sum(shard.bytes for shard in info.shards)
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    counted = _Counter()
+    counted = Count()
     with bar(num_bytes, lambda: counted.total, "checking", console):
         faults = verify(folder, workers=options.workers, on_bytes=counted.add)
     _list(console, faults)
@@ -362,19 +366,6 @@ def _list(console: Console, faults: Sequence[Fault], what: str = "") -> None:
         console.print(f"{what}{fault}", style="red")
     if len(faults) > MAX_LISTED:
         console.print(f"and {len(faults) - MAX_LISTED} more")
-
-
-class _Counter:
-    """A sum to which threads add."""
-
-    def __init__(self) -> None:
-        self.total = 0
-        self._lock = threading.Lock()
-
-    def add(self, count: int) -> None:
-        """Add to the sum."""
-        with self._lock:
-            self.total += count
 
 
 if __name__ == "__main__":

@@ -6,14 +6,17 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from data_prep.plan import ShardPlan, WrittenShard
+from data_prep.skipped import BadBag
 from mhimdist import atomic
 from mhimdist.data.format import index_name
-from mhimdist.data.manifest import Manifest, ShardFile
+from mhimdist.data.manifest import ARRIVING_NAME, MANIFEST_NAME, Manifest, ShardFile, arriving
 from mhimdist.errors import RunLockedError
 
 LOCK = "lock"
@@ -24,7 +27,8 @@ class Workplace:
 
     Its `shards` hold finished shards, its `records` what each of them is. When its context is left after a
     failure, what is finished stays, and another run over the same sources begins with it; without anything
-    finished, the folder goes.
+    finished, the folder goes. While a new data set appears and its workplace goes, `.<name>.sharded` says
+    what it was made of: so the same command knows it if it was killed right then.
     """
 
     def __init__(self, out: Path) -> None:
@@ -32,6 +36,7 @@ class Workplace:
         self.folder = out.with_name(f".{out.name}.sharding")
         self.shards = self.folder / "shards"
         self._records = self.folder / "records"
+        self._made_of = out.with_name(f".{out.name}.sharded")
 
     def __enter__(self) -> Self:
         """Take the folder.
@@ -47,6 +52,7 @@ class Workplace:
         except BlockingIOError:
             self._lock.close()
             raise RunLockedError(f"another process is making {self.out}, in {self.folder}") from None
+        self._take_back()
         self._remove_parts()
         return self
 
@@ -57,11 +63,27 @@ class Workplace:
             self._remove_parts()
             if error is None or not any(self._records.iterdir()):
                 shutil.rmtree(self.folder)
+                if error is None:
+                    self._made_of.unlink(missing_ok=True)
         self._lock.close()
 
-    def resume(self, plans: Sequence[ShardPlan]) -> dict[str, WrittenShard]:
-        """The shards that an earlier run of these plans finished, by name; what else it left is removed."""
-        finished = {plan.name: shard for plan in plans if (shard := self._finished(plan)) is not None}
+    def may_have_made(self) -> bool:
+        """Whether the data set that is there may be one that an earlier run was killed right after making."""
+        return self._made_of.exists()
+
+    def has_made(self, made_of: str) -> bool:
+        """Whether it is one, and made of just this."""
+        return self.out.exists() and self.may_have_made() and self._made_of.read_text() == made_of
+
+    def resume(self, plans: Sequence[ShardPlan], *, skip_bad: bool = False) -> dict[str, WrittenShard]:
+        """The shards that an earlier run of these plans finished, by name; what else it left is removed.
+
+        Args:
+            plans: of all shards.
+            skip_bad: whether shards will do that lack bags which could not be used.
+        """
+        found = {plan.name: shard for plan in plans if (shard := self._finished(plan)) is not None}
+        finished = {name: shard for name, shard in found.items() if skip_bad or not shard.bad}
         kept = finished.keys() | {index_name(name) for name in finished}
         for folder in (self.shards, self._records):
             for path in folder.iterdir():
@@ -72,26 +94,28 @@ class Workplace:
     def _finished(self, plan: ShardPlan) -> WrittenShard | None:
         try:
             record = json.loads((self._records / plan.name).read_text())
-            written = WrittenShard(ShardFile(**record["shard"]), record["rows"], record["plan"])
+            shard = None if record["shard"] is None else ShardFile(**record["shard"])
+            bad = tuple(BadBag(**bag) for bag in record["bad"])
+            written = WrittenShard(plan.name, shard, record["rows"], record["plan"], bad)
         except (OSError, ValueError, LookupError, TypeError):
             return None
-        # An earlier run may have been killed while it moved new shards to the old ones.
-        there = any(
-            (folder / plan.name).is_file()
-            and (folder / plan.name).stat().st_size == written.shard.bytes
-            and (folder / index_name(plan.name)).is_file()
-            for folder in (self.shards, self.out)
+        path = self.shards / plan.name
+        there = shard is None or (
+            path.is_file()
+            and path.stat().st_size == shard.bytes
+            and path.with_name(index_name(plan.name)).is_file()
         )
         return written if there and written.plan == plan.digest() else None
 
     def record(self, written: WrittenShard) -> None:
         """Remember that a shard is finished."""
-        record = {"shard": written.shard.model_dump(), "rows": written.rows, "plan": written.plan}
-        atomic.write_text(self._records / written.shard.name, json.dumps(record))
-
-    def num_finished(self) -> int:
-        """Number of shards that are finished."""
-        return sum(1 for _ in self._records.iterdir())
+        record = {
+            "shard": written.shard.model_dump() if written.shard else None,
+            "rows": written.rows,
+            "plan": written.plan,
+            "bad": [asdict(bag) for bag in written.bad],
+        }
+        atomic.write_text(self._records / written.name, json.dumps(record))
 
     def bytes_written(self) -> int:
         """Length of all shards that are here, finished or not."""
@@ -110,20 +134,51 @@ class Workplace:
             message = f"No space left on device ({num_bytes} bytes needed, {free} free)"
             raise OSError(errno.ENOSPC, message, str(self.out))
 
-    def publish(self, manifest: Manifest) -> None:
-        """Make the data set appear, or grow by what is new."""
+    def publish(self, manifest: Manifest, made_of: str) -> None:
+        """Make the data set appear, or grow by what is new.
+
+        To readers it is whole at any moment: new shards are announced before they stand beside the others,
+        and the manifest that lists them is put there last.
+
+        Args:
+            manifest: of all shards.
+            made_of: a digest of what a new data set was made of, for `has_made`.
+        """
         manifest.write(self.shards)
         if not self.out.exists():
             atomic.sync(self.shards)
+            self._put(self._made_of, made_of)
             self.shards.rename(self.out)
             atomic.sync(self.out.parent)
             return
-        # The manifest last: killed in between, the same command finds the shards where they are by now.
-        for path in sorted(self.shards.iterdir(), key=lambda path: path.suffix == ".parquet"):
-            if path.suffix == ".parquet":
-                atomic.sync(self.out)
-            path.rename(self.out / path.name)
+        names = sorted(path.name for path in self.shards.glob("*.tar"))
+        self._put(self.out / ARRIVING_NAME, "".join(f"{name}\n" for name in names))
         atomic.sync(self.out)
+        for name in names:
+            for file in (index_name(name), name):
+                (self.shards / file).rename(self.out / file)
+        atomic.sync(self.out)
+        (self.shards / MANIFEST_NAME).rename(self.out / MANIFEST_NAME)
+        atomic.sync(self.out)
+        (self.out / ARRIVING_NAME).unlink()
+
+    def _put(self, path: Path, text: str) -> None:
+        """Make a file by a rename from here, so that whatever happens, no part of it is left there."""
+        part = self.folder / "part"
+        atomic.write_text(part, text)
+        part.rename(path)
+
+    def _take_back(self) -> None:
+        """Take from a data set what an append put there that was killed before the manifest listed it."""
+        if not (self.out / ARRIVING_NAME).exists():
+            return
+        listed = {shard.name for shard in Manifest.read(self.out).info.shards}
+        for name in sorted(arriving(self.out) - listed):
+            for file in (index_name(name), name):
+                with suppress(FileNotFoundError):
+                    (self.out / file).rename(self.shards / file)
+        atomic.sync(self.out)
+        (self.out / ARRIVING_NAME).unlink()
 
     def _remove_parts(self) -> None:
         for path in self.shards.glob(".*.part"):

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from data_prep import digits
-from data_prep import shard as shard_module
 from data_prep.shard import shard
+from data_prep.shard_options import parser
 from mhimdist import cross_validation
 from mhimdist.data.manifest import Manifest
 
@@ -127,7 +127,7 @@ def test_data_sets_grow_and_are_repaired(workplace, shards, capsys):
 
 def test_sharding_on_a_cluster_is_a_command_that_is_understood():
     start = "ray job submit --working-dir . -- python -m data_prep.shard"
-    options = shard_module._parser().parse_args(_command(start).removeprefix(start).split())
+    options = parser().parse_args(_command(start).removeprefix(start).split())
     assert str(options.out) == "/shared/shards/c16"
 
 

@@ -31,10 +31,18 @@ from mhimdist.data.format import (
     NPY_HEADER_BYTES,
     npy_header,
 )
-from mhimdist.data.manifest import MANIFEST_NAME, MAX_BYTES, Manifest, ShardFile, missing
+from mhimdist.data.manifest import (
+    ARRIVING_NAME,
+    MANIFEST_NAME,
+    MAX_BYTES,
+    Manifest,
+    ShardFile,
+    missing,
+    settled,
+)
 from mhimdist.data.remote import Location, RemoteFolder, absolute, is_remote
 from mhimdist.data.shard_cache import ShardCache
-from mhimdist.errors import ConfigError, CorruptShard, DataError, ManifestError, MhimdistError
+from mhimdist.errors import ConfigError, CorruptShard, DataError, MhimdistError
 
 FETCHING_THREADS = 4
 """Remote shards on their way at a time."""
@@ -131,21 +139,24 @@ class BagShards:
         return partial(BagShards, self._location, verify=self.verify, shard_cache=self._cache), ()
 
     def _manifest(self) -> Manifest:
-        if self._remote is not None:
-            try:
-                content = self._remote.read(MANIFEST_NAME, MAX_BYTES)
-            except FileNotFoundError as error:
-                raise missing(str(error)) from None
-            manifest = Manifest.parse(content, f"{self.folder}/{MANIFEST_NAME}")
-            sizes = self._remote.sizes()
-            faults = {} if sizes is None else manifest.faults_of(sizes)
-        else:
-            manifest = Manifest.read(Path(self._location))
-            faults = manifest.file_faults(Path(self._location))
-        if faults:
-            listing = "; ".join(f"{name}: {what}" for name, what in faults.items())
-            raise ManifestError(f"{self.folder} does not hold the shards of its manifest: {listing}")
-        return manifest
+        if self._remote is None:
+            return Manifest.open(Path(self._location))
+        return settled(partial(self._look, self._remote), self.folder)
+
+    def _look(self, remote: RemoteFolder) -> tuple[Manifest, dict[str, str]]:
+        """A remote folder's manifest, and how the folder differs from it, where it can be listed."""
+        try:
+            content = remote.read(MANIFEST_NAME, MAX_BYTES)
+        except FileNotFoundError as error:
+            raise missing(str(error)) from None
+        manifest = Manifest.parse(content, f"{self.folder}/{MANIFEST_NAME}")
+        if (sizes := remote.sizes()) is None:
+            return manifest, {}
+        names: Sequence[str] = ()
+        if ARRIVING_NAME in sizes:
+            with suppress(FileNotFoundError):
+                names = remote.read(ARRIVING_NAME, MAX_BYTES).decode(errors="replace").splitlines()
+        return manifest, manifest.faults_of(sizes, names)
 
     def rows_of(self, keys: Sequence[str]) -> np.ndarray:
         """Row numbers of bags, int64.

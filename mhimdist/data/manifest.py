@@ -6,7 +6,7 @@ Dimensions: N bags.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -29,9 +29,13 @@ from mhimdist.errors import ManifestError
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.parquet"
+ARRIVING_NAME = ".arriving"
+"""Names the shards, a line each, that an append puts beside the others before a new manifest lists them."""
 MAX_BYTES = 2**30
 """How long a manifest may be, several million bags; what is longer is none, and is not read."""
+MAX_NAMED = 20
 
+_NUM_LOOKS = 3  # one append can make two looks disagree with the folder
 _MANIFEST_KEY = b"mhimdist.manifest"
 _HASH_KEY = b"mhimdist.content_sha256"
 
@@ -146,6 +150,20 @@ class Manifest:
         return cls.parse(content, path)
 
     @classmethod
+    def open(cls, folder: Path) -> "Manifest":
+        """Read a folder's manifest and find in the folder the shards that it lists, and no others.
+
+        Raises:
+            ManifestError: as `read`; or shards are missing, of another length, or too many.
+        """
+
+        def look() -> tuple[Manifest, dict[str, str]]:
+            manifest = cls.read(folder)
+            return manifest, manifest.file_faults(folder)
+
+        return settled(look, folder)
+
+    @classmethod
     def parse(cls, content: bytes, path: Path | str) -> "Manifest":
         """A manifest from the bytes of its file, wherever they came from; checked as by `read`.
 
@@ -197,11 +215,17 @@ class Manifest:
 
         Only names and lengths are compared; the bytes are `data_prep.verify`'s and the reader's to check.
         """
+        names = arriving(folder)
         paths = [path for path in folder.glob("shard-*.tar") if path.exists()]
-        return self.faults_of({path.name: path.stat().st_size for path in paths})
+        return self.faults_of({path.name: path.stat().st_size for path in paths}, names)
 
-    def faults_of(self, sizes: Mapping[str, int]) -> dict[str, str]:
-        """As `file_faults`, given the bytes of every file by name; files that are no shards may be among."""
+    def faults_of(self, sizes: Mapping[str, int], arriving: Collection[str] = ()) -> dict[str, str]:
+        """As `file_faults`, given the bytes of every file by name; files that are no shards may be among.
+
+        Args:
+            sizes: of the files.
+            arriving: shards that need not be listed yet.
+        """
         faults = {}
         for shard in self.info.shards:
             num_bytes = sizes.get(shard.name)
@@ -209,11 +233,38 @@ class Manifest:
                 faults[shard.name] = "missing"
             elif num_bytes != shard.bytes:
                 faults[shard.name] = f"expected {shard.bytes} bytes, got {num_bytes}"
-        listed = {shard.name for shard in self.info.shards}
-        for name in sorted(set(sizes) - listed):
+        known = {*arriving, *(shard.name for shard in self.info.shards)}
+        for name in sorted(set(sizes) - known):
             if fnmatch(name, "shard-*.tar"):
                 faults[name] = "not in the manifest"
         return faults
+
+
+def settled(look: Callable[[], tuple[Manifest, dict[str, str]]], where: Path | str) -> Manifest:
+    """A manifest with which its folder agrees; looked at again, as it may be appended to in between.
+
+    Args:
+        look: reads the manifest, and then tells how the folder differs from it.
+        where: names the folder in messages.
+
+    Raises:
+        ManifestError: they differ.
+    """
+    for _ in range(_NUM_LOOKS):
+        manifest, faults = look()
+        if not faults:
+            return manifest
+    listing = "; ".join(f"{name}: {what}" for name, what in list(faults.items())[:MAX_NAMED])
+    more = f"; and {len(faults) - MAX_NAMED:,} more" if len(faults) > MAX_NAMED else ""
+    raise ManifestError(f"{where} does not hold the shards of its manifest: {listing}{more}")
+
+
+def arriving(folder: Path) -> frozenset[str]:
+    """The shards that an append has begun to put into a folder, be it at work or killed."""
+    try:
+        return frozenset((folder / ARRIVING_NAME).read_text(encoding="utf-8").splitlines())
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
 
 
 def missing(path: Path | str) -> ManifestError:

@@ -10,7 +10,7 @@ from feature_folders import CLASSES, SLIDES, forge_manifest, shard_folder, write
 
 from mhimdist.data import manifest as manifest_module
 from mhimdist.data.format import escape_key
-from mhimdist.data.manifest import MANIFEST_NAME, ROWS_SCHEMA, DatasetInfo, Manifest, ShardFile
+from mhimdist.data.manifest import MANIFEST_NAME, ROWS_SCHEMA, DatasetInfo, Manifest, ShardFile, settled
 from mhimdist.errors import ManifestError
 
 
@@ -304,3 +304,34 @@ def test_the_metadata_are_readable_without_us(shards: Path) -> None:
     assert [sorted(shard) for shard in info["shards"]] == [["bytes", "name", "num_bags", "sha256"]] * len(
         info["shards"]
     )
+
+
+def test_shards_that_an_append_announced_are_no_fault(shards: Path) -> None:
+    manifest = Manifest.open(shards)
+    (shards / "shard-000007.tar").write_bytes(b"")
+    (shards / "shard-000008.tar").write_bytes(b"")
+    (shards / ".arriving").write_text("shard-000007.tar\n")
+    assert manifest.file_faults(shards) == {"shard-000008.tar": "not in the manifest"}
+    (shards / ".arriving").write_text("shard-000007.tar\nshard-000008.tar\n")
+    assert manifest.file_faults(shards) == {}
+    (shards / "shard-000000.tar").unlink()
+    with pytest.raises(ManifestError, match=r"shards does not hold .*: shard-000000\.tar: missing$"):
+        Manifest.open(shards)
+
+
+@pytest.mark.parametrize("looks", [1, 2, 3])
+def test_a_folder_that_changes_while_it_is_looked_at_is_looked_at_again(looks: int, shards: Path) -> None:
+    manifest, count = Manifest.read(shards), []
+
+    def look() -> tuple[Manifest, dict[str, str]]:
+        count.append(1)
+        return manifest, {} if len(count) == looks else {"shard-000003.tar": "not in the manifest"}
+
+    assert settled(look, shards) is manifest
+    assert len(count) == looks
+
+
+def test_a_long_list_of_faults_is_cut(shards: Path) -> None:
+    faults = {f"shard-{number:06d}.tar": "missing" for number in range(1234)}
+    with pytest.raises(ManifestError, match=r"shard-000019\.tar: missing; and 1,214 more$"):
+        settled(lambda: (Manifest.read(shards), faults), shards)

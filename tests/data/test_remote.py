@@ -127,6 +127,17 @@ def test_a_bucket_is_read_like_a_folder(bucket: str, shards: Path) -> None:
     assert (shards.parent / "cache").stat().st_mode & 0o777 == 0o700
 
 
+def test_a_bucket_is_read_while_it_is_appended_to(bucket: str, shards: Path, s3: str) -> None:
+    name = f"shard-{len(list(shards.glob('*.tar'))):06d}.tar"
+    client = boto3.client("s3", endpoint_url=s3)
+    put = partial(client.put_object, Bucket=bucket.split("/")[2])
+    put(Key=f"some/shards/{name}", Body=b"new")
+    with pytest.raises(ManifestError, match=f"{bucket} does not hold .*: {name}: not in the manifest"):
+        BagShards(bucket)
+    put(Key="some/shards/.arriving", Body=f"{name}\n".encode())
+    assert_same(BagShards(bucket), shards)
+
+
 def test_a_manifest_without_end_is_not_read_to_it(
     web: str, shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ def planned(folder: Path, **slides: np.ndarray) -> list[PlannedBag]:
     for slide, features in slides.items():
         np.save(folder / f"{slide}.npy", features)
     labels = [SlideLabel(slide, slide, "x") for slide in slides]
-    return plan_bags(labels, find_features(folder), ["x"], "float16", seed=0)
+    return plan_bags(labels, find_features(folder), ["x"], "float16", seed=0)[0]
 
 
 def test_a_shard_takes_the_bytes_that_were_planned(tmp_path: Path) -> None:
@@ -92,7 +92,8 @@ def test_bad_values_are_found_in_any_block(
     features[place, 3] = value
     np.save(tmp_path / "a.npy", features)
     source = {"a": Source(tmp_path / "a.npy", "npy")}
-    (plan,) = plan_shards(plan_bags([SlideLabel("a", "a", "x")], source, ["x"], dtype, seed=0), 2**30)
+    bags, _ = plan_bags([SlideLabel("a", "a", "x")], source, ["x"], dtype, seed=0)
+    (plan,) = plan_shards(bags, 2**30)
     with pytest.raises(DataError, match=message):
         write_shard(plan, tmp_path)
     assert not list(tmp_path.glob("*.tar*"))

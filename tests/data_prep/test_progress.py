@@ -6,14 +6,13 @@ import pytest
 from rich.console import Console
 
 from data_prep import progress
-from data_prep.progress import bar, doing
+from data_prep.progress import Count, bar, doing
 
 
 def test_a_log_gets_lines_with_rate_and_time_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
-    monkeypatch.setattr(progress, "_POLL_S", 0.01)
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.01)
     done = iter(range(0, 10**9, 10**6))
     deadline = time.monotonic() + 30
     with bar(2 * 10**9, lambda: next(done), "sharding"):
@@ -34,6 +33,21 @@ def test_a_terminal_gets_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) -
             time.sleep(0.01)
     assert "checking" in screen.getvalue()
     assert "0.5/1.0 MB" in screen.getvalue()
+
+
+def test_what_is_counted_is_no_bytes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.01)
+    done = Count()
+    with doing("looking for features in [x]"), bar(20_000, lambda: done.total, "looking at", unit="slides"):
+        text, deadline = "", time.monotonic() + 30
+        while not (text.count("at ") > 3 and "[x]" in text) and time.monotonic() < deadline:
+            done.add()
+            time.sleep(0.005)
+            text += capsys.readouterr().err
+    lines = text.splitlines()
+    assert any(re.fullmatch(r"looking for features in \[x\]: 0 s by now", line) for line in lines)
+    pattern = r"looking at [0-9]+ of 20,000 slides, [0-9.]+/s, [0-9]+ s left"
+    assert any(re.fullmatch(pattern, line) for line in lines)
 
 
 def test_nothing_is_said_without_a_terminal(capsys: pytest.CaptureFixture) -> None:

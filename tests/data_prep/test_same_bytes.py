@@ -1,11 +1,13 @@
 """Killed and started again, on several workers, with more slides: always the same bytes."""
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,13 +20,13 @@ from forked import fork, status_of
 
 from data_prep import plan as plan_module
 from data_prep import shard as shard_module
-from data_prep.shard import main, shard
+from data_prep.shard import Outcome, main, shard
 from data_prep.verify import verify
 from data_prep.workplace import Workplace
 from mhimdist.command import run
 from mhimdist.data.loader import BagShards
 from mhimdist.data.manifest import Manifest
-from mhimdist.errors import DataError, LabelError, RunLockedError
+from mhimdist.errors import DataError, LabelError, ManifestError, RunLockedError
 from mhimdist.local_cluster import LocalCluster
 
 ROOT = Path(__file__).parents[2]
@@ -113,47 +115,74 @@ def test_shards_with_other_settings_are_not_taken_over(
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "fcntl.flock"}
 
 
-def test_killed_at_any_touch_of_a_file(folder: Path, expected: dict[str, bytes]) -> None:
+def ended_at(number: int, folder: Path, act: Callable[[], object]) -> int:
+    """Act in a child that ends at this touch of a file below the folder (from 1); how many it made."""
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        count = 0
+
+        def hook(event: str, arguments: tuple) -> None:
+            nonlocal count
+            if event in EVENTS and str(folder) in str(arguments):
+                count += 1
+                if count == number:
+                    os._exit(9)
+
+        sys.addaudithook(hook)
+        act()
+        os.write(writing, str(count).encode())
+        os._exit(0)
+    os.close(writing)
+    assert status_of(child) in (0, 9)
+    with open(reading) as pipe:
+        return int(pipe.read() or 0)
+
+
+# All of them take a minute; of every seventh, the last is among them.
+TOUCHES = pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
+
+
+@TOUCHES
+def test_killed_at_any_touch_of_a_file(every: int, folder: Path, expected: dict[str, bytes]) -> None:
     place = folder / ".shards.sharding"
-
-    def ended_at(number: int) -> int:
-        """Shard in a child that ends at this use of a file (from 1); how many it made."""
-        reading, writing = os.pipe()
-        if (child := os.fork()) == 0:
-            count = 0
-
-            def hook(event: str, arguments: tuple) -> None:
-                nonlocal count
-                if event in EVENTS and str(folder) in str(arguments):
-                    count += 1
-                    if count == number:
-                        os._exit(9)
-
-            sys.addaudithook(hook)
-            shard_folder(folder, name="x", workers=1)
-            os.write(writing, str(count).encode())
-            os._exit(0)
-        os.close(writing)
-        assert status_of(child) in (0, 9)
-        with open(reading) as pipe:
-            return int(pipe.read() or 0)
-
-    total = ended_at(0)
+    act = partial(shard, folder / "features", folder / "labels.csv", folder / "shards", **SAME)
+    total = ended_at(0, folder, act)
     shutil.rmtree(folder / "shards")
     assert total > 60
-    for number in range(1, total + 1, 7):
-        ended_at(number)
+    for number in range(total, 0, -every):
+        ended_at(number, folder, act)
         if not (folder / "shards").exists():
             whole = {path.name for path in (place / "shards").glob("*.tar")}
             recorded = {path.name for path in (place / "records").glob("*.tar")}
             assert recorded <= whole
             assert len(whole - recorded) <= 1  # only what was open is done again
-            reused = shard(folder / "features", folder / "labels.csv", folder / "shards", **SAME).num_reused
-            assert reused == len(recorded)
+            assert act().num_reused == len(recorded)
+        elif (folder / ".shards.sharded").exists():  # it had not ended
+            assert files_of(folder / "shards") == expected
+            assert act() == Outcome(6, 3, ())
         assert files_of(folder / "shards") == expected
-        assert not [path.name for path in folder.glob(".*") if path != place]
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "expected",
+            "features",
+            "labels.csv",
+            "shards",
+        ]
         shutil.rmtree(folder / "shards")
-        shutil.rmtree(place, ignore_errors=True)
+
+
+def test_what_another_command_made_is_not_taken_for_its_own(folder: Path, expected: dict[str, bytes]) -> None:
+    act = partial(shard, folder / "features", folder / "labels.csv", folder / "shards", **SAME)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_: os._exit(9))
+        assert status_of(fork(act)) == 9
+    for changed in ({"dtype": "float32"}, {"description": "another"}, {"seed": 1}):
+        with pytest.raises(DataError, match="exists already"):
+            shard(folder / "features", folder / "labels.csv", folder / "shards", **SAME | changed)
+    assert act() == Outcome(6, 3, ())
+    with pytest.raises(DataError, match="exists already"):
+        act()
+    assert files_of(folder / "shards") == expected
+    assert not list(folder.glob(".*"))
 
 
 def test_sigkill_at_any_moment(folder: Path, expected: dict[str, bytes]) -> None:
@@ -237,6 +266,25 @@ def test_the_ray_cluster_that_it_is_submitted_to(folder: Path, expected: dict[st
     assert files_of(folder / "shards") == expected
 
 
+def test_the_workers_of_a_cluster_are_given_absolute_paths(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def elsewhere(function: Callable, tasks: list, **_: object) -> Iterator:
+        for plan, *rest in tasks:
+            given.extend(path for bag in plan.bags for path in bag.source.files())
+            with contextlib.chdir("/"):
+                yield function(plan, *rest)
+
+    monkeypatch.setattr(shard_module, "results", elsewhere)
+    monkeypatch.chdir(folder)
+    shard(Path("features"), Path("labels.csv"), Path("shards"), shard_bytes=10_000)
+    assert given
+    assert all(path.is_absolute() for path in given)
+    assert verify(folder / "shards") == []
+
+
 def test_two_at_once_are_refused(folder: Path) -> None:
     with Workplace(folder / "shards"), pytest.raises(RunLockedError, match="another process is making"):
         shard_folder(folder)
@@ -287,30 +335,63 @@ def test_slides_are_added_and_nothing_is_rewritten(folder: Path) -> None:
     assert np.allclose(stored, np.load(features / "plain.npy"), rtol=2**-8)
 
 
-@pytest.mark.parametrize("stage", range(4))
-def test_an_append_that_was_killed_while_it_published(
-    stage: int, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@TOUCHES
+def test_an_append_that_was_killed_at_any_touch_of_a_file(every: int, folder: Path) -> None:
     table = (folder / "labels.csv").read_text()
-    (folder / "labels.csv").write_text("\n".join(table.splitlines()[:3]))
-    out = shard_folder(folder, skip_unmatched=True, name="x", shard_bytes=1)
-    (folder / "labels.csv").write_text(table)
-    rename, calls = Path.rename, []
+    few = "\n".join(table.splitlines()[:4])
+    (folder / "few.csv").write_text(few)
+    out = folder / "shards"
+    options = {"shard_bytes": 1, "workers": 1}
+    shard(folder / "features", folder / "few.csv", out, skip_unmatched=True, name="x", **options)
+    before = files_of(out)
+    assert append(folder, **options).num_new == 3
+    after = files_of(out)
+    (folder / "some.csv").write_text("\n".join(table.splitlines()[:5]))
+    another = partial(shard, folder / "features", folder / "some.csv", out, skip_unmatched=True, append=True)
+    nothing = partial(shard, folder / "features", folder / "few.csv", out, skip_unmatched=True, append=True)
 
-    def killed(path: Path, target: Path) -> Path:
-        calls.append(path)
-        if path.parent.name == "shards" and target.parent == out and len(calls) >= 9 + stage:
-            os._exit(9)
-        return rename(path, target)
+    def begin() -> None:
+        shutil.rmtree(out)
+        shutil.rmtree(folder / ".shards.sharding", ignore_errors=True)
+        out.mkdir()
+        for name, content in before.items():
+            (out / name).write_bytes(content)
 
-    if (child := os.fork()) == 0:
-        monkeypatch.setattr(Path, "rename", killed)
-        append(folder, shard_bytes=1, workers=1)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    assert append(folder, shard_bytes=1).num_new == 4
-    assert verify(out) == []
-    assert sorted(BagShards(out).slides) == sorted(SLIDES)
+    begin()
+    total = ended_at(0, folder, partial(append, folder, **options))
+    seen = set()
+    for number in range(total, 0, -every):
+        begin()
+        ended_at(number, folder, partial(append, folder, **options))
+        assert len(BagShards(out)) in (3, 6)  # whole before and after, at any moment
+        left = sorted(out.glob("*.tar"))[len(Manifest.read(out).info.shards) :]
+        seen.add(len(left))
+        assert sorted({fault.file for fault in verify(out)}) == [path.name for path in left]
+        assert all("an append that has not finished" in fault.what for fault in verify(out))
+        if number % 3 == 0:
+            nothing()  # an append of nothing cleans up, too
+            assert verify(out) == []
+            assert set(files_of(out)) in (set(before), set(after))
+        elif number % 3 == 1:
+            assert another(**options).num_new in (0, 1)
+            assert verify(out) == []
+        assert append(folder, **options).num_new in (0, 2, 3)
+        assert verify(out) == []
+        assert sorted(BagShards(out).slides) == sorted(SLIDES)
+        if number % 3 != 1:
+            assert files_of(out) == after
+        assert not list(folder.glob(".*"))
+    assert seen == {0, 1, 2, 3} or every > 1
+
+
+def test_a_stray_shard_is_neither_read_nor_replaced(folder: Path) -> None:
+    out = shard_folder(folder)
+    (out / "shard-000003.tar").write_bytes(b"mine")
+    np.save(folder / "features/more.npy", np.ones((3, 8), np.float32))
+    (folder / "labels.csv").write_text((folder / "labels.csv").read_text() + "\nmore,normal,case 9")
+    with pytest.raises(ManifestError, match=r"shard-000003\.tar: not in the manifest"):
+        append(folder)
+    assert (out / "shard-000003.tar").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(
@@ -318,7 +399,7 @@ def test_an_append_that_was_killed_while_it_published(
     [
         ("relabel", LabelError, "is in the data set as 'normal' of case .*, and in the table as 'tumour'"),
         ("class", LabelError, "has label 'new', expected normal or tumour"),
-        ("width", DataError, r"slide 'more': its features are 5 wide, those of .* 8"),
+        ("width", DataError, r"slide 'more': its features are 5 wide, those of the data set 8"),
     ],
 )
 def test_what_does_not_belong_is_not_added(change: str, error: type, message: str, folder: Path) -> None:
@@ -373,7 +454,7 @@ def test_the_command_says_what_it_passed_over(folder: Path, capsys: pytest.Captu
     run(partial(main, [*map(str, paths), "--skip-unmatched", "--class-map", "0=no,1=yes"]))
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("passed over, without features or label: 6 ('nowhere', ")
-    assert second.endswith("shards: 1 bags, 10.2 kB (shards: 1; classes: no, yes)")
+    assert second.endswith("shards: 1 bags of 1 cases, 10.2 kB (shards: 1; classes: no, yes)")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

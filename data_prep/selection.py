@@ -1,0 +1,93 @@
+"""Which slides go into a data set: those with a label and features, and of an append, those that are new."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from data_prep.labels import SlideLabel, class_order
+from data_prep.members import encoder_of
+from data_prep.plan import PlannedBag
+from data_prep.sources import Source, some
+from mhimdist.data.format import shard_number
+from mhimdist.data.manifest import Manifest
+from mhimdist.errors import DataError, LabelError
+
+
+def labels_of(
+    sources: Mapping[str, Source], features: Path, class_map: Mapping[str, str]
+) -> list[SlideLabel]:
+    """The labels that bundles of bags say of their bags."""
+    table = []
+    for slide, source in sources.items():
+        label, case = source.details.get("label"), source.details.get("case")
+        if label is None or label == "":
+            raise LabelError(f"{source.path} says no label of {slide!r}; give a table of labels")
+        table.append(SlideLabel(slide, str(case or slide), class_map.get(str(label), str(label))))
+    return table
+
+
+def class_names(
+    table: Sequence[SlideLabel], given: Sequence[str] | None, before: Manifest | None
+) -> tuple[str, ...]:
+    """The classes in the order of their indices: new ones behind those of the data set."""
+    if before is None:
+        return class_order(table, given)
+    old = before.info.classes
+    if given is not None and tuple(given[: len(old)]) != old:
+        raise LabelError(
+            f"expected classes that begin with those of the data set, {list(old)}, got {list(given)}"
+        )
+    return class_order(table, given or old)
+
+
+def not_in(
+    table: Sequence[SlideLabel], sources: Mapping[str, Source], before: Manifest, classes: Sequence[str]
+) -> tuple[list[SlideLabel], dict[str, Source]]:
+    """What a data set does not have yet; refuse what it has with another label or case."""
+    rows = before.rows.select(["slide", "case", "label"]).to_pylist()
+    had = {row["slide"]: SlideLabel(row["slide"], row["case"], classes[row["label"]]) for row in rows}
+    for row in table:
+        if row.slide in had and row != had[row.slide]:
+            there = had[row.slide]
+            raise LabelError(
+                f"slide {row.slide!r} is in the data set as {there.label!r} of case {there.case!r}, and in "
+                f"the table as {row.label!r} of case {row.case!r}"
+            )
+    return [row for row in table if row.slide not in had], {
+        slide: source for slide, source in sources.items() if slide not in had
+    }
+
+
+def refuse_another_encoder(bags: Sequence[PlannedBag], before: Manifest, out: Path) -> None:
+    """Refuse bags, alike among themselves, that are of another encoder than those of a data set."""
+    named = ((bag.columns["slide"], json.loads(bag.json)["encoder"]) for bag in bags)
+    slide, new = next(((slide, encoder) for slide, encoder in named if encoder), ("", None))
+    if new and (old := encoder_of(out, before)) and old != new:
+        raise DataError(f"slide {slide!r}: its features are of {new!r}, those of {out} of {old!r}")
+
+
+def next_number(before: Manifest | None) -> int:
+    """Number of the first shard that is new."""
+    return 1 + max(shard_number(shard.name) for shard in before.info.shards) if before else 0
+
+
+def matched(
+    table: list[SlideLabel], sources: Mapping[str, Source], features: Path, labels: Path, *, skip: bool
+) -> tuple[list[SlideLabel], tuple[str, ...]]:
+    """Slides with both features and label; refuse, or name, those with one of them."""
+    slides = {row.slide for row in table}
+    missing = [row.slide for row in table if row.slide not in sources]
+    unlabelled = sorted(sources.keys() - slides)
+    if skip:
+        return [row for row in table if row.slide in sources], (*missing, *unlabelled)
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(table)} slides in {labels} have no features in {features}: "
+            f"{some(missing)}"
+        )
+    if unlabelled:
+        raise LabelError(
+            f"{len(unlabelled)} of {len(sources)} slides in {features} have no label in {labels}: "
+            f"{some(unlabelled)}"
+        )
+    return table, ()

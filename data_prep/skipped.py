@@ -1,0 +1,54 @@
+"""Bags that are left out because they cannot be used, and the table of them beside the manifest."""
+
+import csv
+import io
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mhimdist import atomic
+
+SKIPPED_NAME = "skipped.csv"
+MAX_NAMED = 10
+
+
+@dataclass(frozen=True, order=True)
+class BadBag:
+    """A slide whose features cannot be used, and why; the reason names the file."""
+
+    slide: str
+    reason: str
+
+
+def named(bad: Sequence[BadBag]) -> str:
+    """The first few for a message, and how many more there are."""
+    more = f"; and {len(bad) - MAX_NAMED:,} more" if len(bad) > MAX_NAMED else ""
+    return "; ".join(bag.reason for bag in bad[:MAX_NAMED]) + more
+
+
+def read_skipped(folder: Path) -> list[BadBag]:
+    """The bags that were left out of a data set; none if it has no such table."""
+    try:
+        text = (folder / SKIPPED_NAME).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    return [BadBag(row["slide"], row["reason"]) for row in csv.DictReader(io.StringIO(text))]
+
+
+def write_skipped(folder: Path, bad: Iterable[BadBag], slides: Collection[str]) -> None:
+    """List bags in a data set's table, beside those of earlier runs that have not been added since.
+
+    Args:
+        folder: of the data set.
+        bad: what this run left out.
+        slides: what the data set holds.
+    """
+    known = {bag.slide: bag for bag in read_skipped(folder)} | {bag.slide: bag for bag in bad}
+    left = sorted(bag for bag in known.values() if bag.slide not in slides)
+    if not left:
+        (folder / SKIPPED_NAME).unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerows([("slide", "reason"), *((bag.slide, bag.reason) for bag in left)])
+    atomic.write_text(folder / SKIPPED_NAME, text.getvalue())

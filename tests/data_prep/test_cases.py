@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.cases import cases_of_barcodes, missing_cases
+from data_prep.labels import SlideLabel
+from data_prep.shard import main, shard
+from mhimdist.data.loader import BagShards
+from mhimdist.errors import ConfigError, LabelError
+
+TCGA = ("TCGA-A1-A0SB-01Z-00-DX1", "TCGA-A1-A0SB-01Z-00-DX2.0123", "TCGA-A1-A0SD-01Z-00-DX1")
+
+
+def alone(*slides: str) -> list[SlideLabel]:
+    return [SlideLabel(slide, slide, "x") for slide in slides]
+
+
+def test_the_patient_is_in_a_barcode() -> None:
+    assert [row.case for row in cases_of_barcodes(alone(*TCGA))] == ["TCGA-A1-A0SB"] * 2 + ["TCGA-A1-A0SD"]
+    kept = [SlideLabel(TCGA[0], "TCGA-A1-A0SB", "x")]
+    assert cases_of_barcodes(kept) == kept
+    for slide in ("slide", "xTCGA-A1-A0SB", "TCGA-A1-A0SBX-01", "TCGA-A1-A0"):
+        with pytest.raises(LabelError, match=f"slide '{slide}': expected a TCGA barcode"):
+            cases_of_barcodes(alone(slide))
+    with pytest.raises(LabelError, match="is of 'TCGA-A1-A0SB', but the table says 'P7'"):
+        cases_of_barcodes([SlideLabel(TCGA[0], "P7", "x")])
+
+
+def test_what_is_said_of_missing_cases() -> None:
+    assert missing_cases([SlideLabel("a", "p", "x"), SlideLabel("b", "p", "x")]) is None
+    assert missing_cases(alone("a")) is None
+    assert "each of the 2 slides is taken for a patient of its own" in str(missing_cases(alone("a", "b")))
+    assert "each of the 2 slides is taken" in str(missing_cases(alone(*TCGA[1:])))
+    said = "3 slides have names of 2 TCGA patients, but the labels have no cases: slides of one patient would"
+    assert str(missing_cases(alone(*TCGA))).startswith(said)
+
+
+def test_the_command_warns_and_takes_the_case_from_the_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "features").mkdir()
+    for slide in TCGA:
+        np.save(tmp_path / f"features/{slide}.npy", np.ones((3, 4), np.float32))
+    (tmp_path / "labels.csv").write_text("slide,label\n" + "".join(f"{slide},x\n" for slide in TCGA))
+    paths = ["--features", str(tmp_path / "features"), "--labels", str(tmp_path / "labels.csv"), "--out"]
+    main([*paths, str(tmp_path / "one")])
+    captured = capsys.readouterr()
+    assert captured.err.startswith("warning: 3 slides have names of 2 TCGA patients, ")
+    assert captured.err.endswith("; give --case-from tcga\n")
+    assert f"{tmp_path / 'one'}: 3 bags of 3 cases, " in captured.out
+    main([*paths, str(tmp_path / "two"), "--case-from", "tcga"])
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert f"{tmp_path / 'two'}: 3 bags of 2 cases, " in captured.out
+    assert sorted(BagShards(tmp_path / "two").cases) == ["TCGA-A1-A0SB", "TCGA-A1-A0SB", "TCGA-A1-A0SD"]
+    with pytest.raises(ConfigError, match="case_from: expected 'tcga', got 'name'"):
+        shard(tmp_path / "features", tmp_path / "labels.csv", tmp_path / "three", case_from="name")
