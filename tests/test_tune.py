@@ -134,7 +134,9 @@ def test_no_test_bag_is_in_any_fold_and_none_was_read_before_the_final_runs(fold
     assert not set(splits[0].validation) & set(splits[1].validation)
     for history in (folder / "trials").glob("*/*/history.jsonl"):
         for line in history.read_text().splitlines():
-            assert not [field for field in json.loads(line) if "test" in field]
+            row = json.loads(line)
+            assert row.pop("selects_on_test") is False
+            assert not [field for field in row if "test" in field]
 
 
 def test_final_runs_are_the_best_configuration_and_its_plain_network_on_all_folds(folder):
