@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mhimdist import metrics
+from mhimdist import denormals, metrics
 from mhimdist.data.bags import BagSource
 from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.splits import Split
@@ -57,6 +57,7 @@ class Predictions:
 
 
 @torch.inference_mode()
+@denormals.flushed()
 def predict(network: BagModel, bags: BagSource, keys: Sequence[str]) -> Predictions:
     """Predict whole bags, one at a time, without dropout.
 

@@ -74,8 +74,8 @@ class TrainingStep:
             num_bags: bags of the step over all workers.
 
         Raises:
-            NonFiniteError: the loss of this step, or on a GPU of an earlier one, is not finite. It has
-                changed neither student nor teacher.
+            NonFiniteError: the loss or a gradient of this step, or on a GPU of an earlier one, is not finite.
+                It has changed neither student nor teacher.
         """
         step_loss = None
         if bags is None:
@@ -87,7 +87,7 @@ class TrainingStep:
         place = where(bags, draws)
         if loss.device.type == "cpu" and not torch.isfinite(loss):
             raise _not_finite(loss.item(), place)
-        found_2 = self._learn(loss, self._share(progress, num_bags))
+        found_2 = self._learn(loss, self._share(progress, num_bags), place=place)
         if found_2 is not None:
             self._read_later(found_2, place)
         return step_loss
@@ -110,7 +110,7 @@ class TrainingStep:
         return 1 - self.momentum
 
     def _learn(
-        self, loss: Tensor, share: float | Tensor, is_rehearsal: Tensor | None = None
+        self, loss: Tensor, share: float | Tensor, is_rehearsal: Tensor | None = None, *, place: str = ""
     ) -> Tensor | None:
         """The backward pass, Adam and the moving average.
 
@@ -118,18 +118,23 @@ class TrainingStep:
             loss: of this worker.
             share: how far the teacher moves.
             is_rehearsal: on the device, 1 where no weight may change, else 0.
+            place: of the step, for messages.
 
         Returns:
             On a device: 1 where loss or gradients are not finite, so that no weight was changed, else 0; and
             the loss.
+
+        Raises:
+            NonFiniteError: on the CPU, where a gradient is not finite.
         """
         self.optimizer.zero_grad()
         loss.backward()
-        is_bad = None if loss.device.type == "cpu" else self._judge(loss.detach())
+        found = loss.detach() + self._gradient_norm()
+        # inf - inf is NaN, too; `isfinite` takes twice the launches.
+        is_bad = None if loss.device.type == "cpu" else (found - found != 0).float()
+        if is_bad is None and not math.isfinite(found):
+            raise _not_finite(loss.item(), place)
         self._lap("backward")
-        if self.config.optimizer.clip_norm is not None:
-            for group in self._clip_groups:
-                torch.nn.utils.clip_grad_norm_(group, self.config.optimizer.clip_norm)
         unless = is_bad if is_bad is None or is_rehearsal is None else torch.maximum(is_bad, is_rehearsal)
         # Fused Adam leaves weights and moments alone where it is 1.
         self.optimizer.found_inf = unless  # type: ignore[attr-defined]
@@ -140,11 +145,14 @@ class TrainingStep:
         self._lap("average")
         return None if is_bad is None else torch.stack([is_bad, loss.detach()])
 
-    def _judge(self, loss: Tensor) -> Tensor:
-        """1 on the device where loss or gradients are not finite, else 0."""
-        grads = [p.grad for p in self.student.parameters() if p.grad is not None]
-        found = loss + torch.nn.utils.get_total_norm(grads)
-        return (found - found != 0).float()  # inf - inf is NaN, too; `isfinite` takes twice the launches
+    def _gradient_norm(self) -> Tensor:
+        """Of all gradients or, added up, of those that are clipped together, before they are clipped."""
+        clip_norm = self.config.optimizer.clip_norm
+        if clip_norm is None:
+            grads = [p.grad for p in self.student.parameters() if p.grad is not None]
+            return torch.nn.utils.get_total_norm(grads)
+        norms = [torch.nn.utils.clip_grad_norm_(group, clip_norm) for group in self._clip_groups]
+        return norms[0] if len(norms) == 1 else torch.stack(norms).sum()
 
     def _read_later(self, found_2: Tensor, where: str) -> None:
         """Send a verdict and the loss to the host, which does not wait for them."""
@@ -156,7 +164,7 @@ class TrainingStep:
         self._unread.append((on_host_2, copied, where))
 
     def check(self, *, wait: bool = False) -> None:
-        """Raise for an earlier step whose loss was not finite.
+        """Raise for an earlier step whose loss or gradient was not finite.
 
         Args:
             wait: for the steps that the device has not finished, too, as before a checkpoint.

@@ -115,6 +115,21 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_names_the_bag(precision):
         assert all(torch.equal(value, moments[place][name]) for name, value in state.items())
 
 
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_a_gradient_that_is_not_finite_changes_nothing_and_names_the_bag(clip_norm):
+    step, bags = _step(_config("abmil", **{"optimizer.clip_norm": clip_norm})), _bags()
+    step(bags, Draws(0, 0), progress=0.0, num_bags=3)
+    before = [_weights(step.student), _weights(step.teacher.network)]
+    moments = copy.deepcopy(step.optimizer.state_dict())["state"]
+    step.student.head.weight.register_hook(lambda grad: torch.full_like(grad, torch.inf))
+    with pytest.raises(NonFiniteError, match=r"a gradient is not finite in epoch 3 at bag\(s\) 0, 1, 2;"):
+        step(bags, Draws(0, 3), progress=0.0, num_bags=3)
+    assert torch.equal(before[0], _weights(step.student))
+    assert torch.equal(before[1], _weights(step.teacher.network))
+    for place, state in step.optimizer.state_dict()["state"].items():
+        assert all(torch.equal(value, moments[place][name]) for name, value in state.items())
+
+
 def test_a_verdict_on_the_device_keeps_student_and_teacher_as_they_are():
     """What a GPU does, whose host learns too late: Adam is told by `found_inf`, the average by `unless`."""
     step, bags = _step(_config("abmil")), _bags()
