@@ -39,7 +39,7 @@ SLIDE_SUFFIXES = (
         ".qptiff",
         ".isyntax",
     ),
-    *(".h5", ".pt", ".npy", ".npz", ".zarr"),
+    *(".h5", ".hdf5", ".pt", ".pth", ".npy", ".npz", ".zarr"),
 )
 
 
@@ -146,21 +146,32 @@ def read_labels(
 
 
 def without_suffixes(rows: Sequence[SlideLabel], known: Collection[str]) -> list[SlideLabel]:
-    """The rows with slides named as the features are: "a.svs" becomes "a" where there is only an "a".
+    """The rows with slides named as the features are.
+
+    Folders and suffixes make no difference on either side where the bare name tells one slide: "batch/a.svs",
+    "a.svs" and "a" become "a", or "a.svs" if the features are in "a.svs.h5".
 
     Raises:
-        LabelError: two rows become the same slide.
+        LabelError: two rows become the same slide, or a row could be several.
     """
+    by_bare_name: dict[str, list[str]] = {}
+    for name in known:
+        by_bare_name.setdefault(_bare(name), []).append(name)
     renamed: dict[str, SlideLabel] = {}
     for row in rows:
-        stem = next(
-            (row.slide[: -len(end)] for end in SLIDE_SUFFIXES if row.slide.lower().endswith(end)), row.slide
-        )
-        slide = stem if row.slide not in known and stem in known else row.slide
+        slides = [row.slide] if row.slide in known else by_bare_name.get(_bare(row.slide), [row.slide])
+        if len(slides) > 1:
+            raise LabelError(f"slide {row.slide!r} of the table could be any of {sorted(slides)}")
+        (slide,) = slides
         if slide in renamed:
             raise LabelError(f"slide {slide!r} stands in the table twice, once as {row.slide!r}")
         renamed[slide] = replace(row, slide=slide, case=slide if row.case == row.slide else row.case)
     return list(renamed.values())
+
+
+def is_missing(cell: str) -> bool:
+    """Whether a cell says nothing, as an empty one does, or what pandas writes of one."""
+    return cell.lower() in ("", "nan", "<na>")
 
 
 def class_order(labels: Sequence[SlideLabel], classes: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -183,6 +194,14 @@ def class_order(labels: Sequence[SlideLabel], classes: Sequence[str] | None = No
     return tuple(classes)
 
 
+def _bare(name: str) -> str:
+    """The name of a slide without folder and suffixes."""
+    name = name.rpartition("/")[2]
+    while end := next((end for end in SLIDE_SUFFIXES if name.lower().endswith(end)), None):
+        name = name[: -len(end)]
+    return name
+
+
 def _required(table: _Table, given: str | None, usual: Sequence[str], position: int) -> int:
     column = table.column(given, usual, position)
     if column is None:
@@ -198,8 +217,10 @@ def _pairs(table: _Table, first: int, second: int, what: str) -> list[tuple[str,
     pairs = []
     for line, cells in table.rows:
         key, value = cells[first].strip(), cells[second].strip()
-        if not (key and value):
-            raise LabelError(f"{table.path}, line {line}: a slide, case or label is empty: {cells}")
+        # A slide may be called "nan", and its case the same: there must be features of it.
+        is_name = what == "slide" and key != ""
+        if (is_missing(key) and not is_name) or (is_missing(value) and not (is_name and value == key)):
+            raise LabelError(f"{table.path}, line {line}: a slide, case or label is empty or NaN: {cells}")
         if key in line_of:
             raise LabelError(
                 f"{table.path}: {what} {key!r} stands in line {line_of[key]} and again in line {line}"

@@ -49,6 +49,8 @@ def test_tables_of_labels(table: str, expected: list[tuple[str, str, str]]) -> N
         (b"slide,label\na,x\nb\n", "line 3: expected 2 cells, got 1"),
         (b"slide,label\na,\n", "line 2: a slide, case or label is empty"),
         (b"slide,label,case\na,x,\n", "line 2: a slide, case or label is empty"),
+        (b"slide,label\na,x\nb,NaN\n", r"line 3: a slide, case or label is empty or NaN: \['b', 'NaN'\]"),
+        (b"slide,label,case\na,x,<NA>\n", "line 2: a slide, case or label is empty or NaN"),
         (b"slide,label\na,x\n\nb,y\na,y\n", "slide 'a' stands in line 2 and again in line 5"),
         (b'slide,label\n"a,x\n', "is no CSV table in UTF-8"),
         ("slide,label\nä,x\n".encode("latin-1"), "is no CSV table in UTF-8"),
@@ -58,6 +60,11 @@ def test_tables_that_say_too_little_or_too_much_are_refused(table: bytes, messag
     Path("labels.csv").write_bytes(table)
     with pytest.raises(LabelError, match=rf"^labels\.csv.*{message}"):
         read_labels(Path("labels.csv"))
+
+
+def test_a_slide_may_be_called_nan() -> None:
+    Path("labels.csv").write_text("slide,label\nnan,x\n")
+    assert read_labels(Path("labels.csv")) == [SlideLabel("nan", "nan", "x")]
 
 
 def test_a_missing_table_is_named() -> None:
@@ -123,6 +130,9 @@ def test_a_table_in_parquet() -> None:
     pq.write_table(pa.table({"slide": ["a", None], "label": [0, 1]}), "labels.parquet")
     with pytest.raises(LabelError, match="line 2: a slide, case or label is empty"):
         read_labels(Path("labels.parquet"))
+    pq.write_table(pa.table({"slide": ["a", "b"], "label": [1.0, float("nan")]}), "labels.parquet")
+    with pytest.raises(LabelError, match=r"line 2: a slide, case or label is empty or NaN: \['b', 'nan'\]"):
+        read_labels(Path("labels.parquet"))
     Path("labels.parquet").write_bytes(b"PAR1" + bytes(50))
     with pytest.raises(LabelError, match="cannot be read as Parquet"):
         read_labels(Path("labels.parquet"))
@@ -147,6 +157,30 @@ def test_a_class_that_is_renamed_must_be_there() -> None:
     Path("labels.csv").write_text("slide,label\na,x\n")
     with pytest.raises(LabelError, match="no slide has the label 'z' that is to be renamed"):
         read_labels(Path("labels.csv"), class_map={"z": "y"})
+
+
+@pytest.mark.parametrize(
+    ("row", "known", "expected"),
+    [
+        ("a", {"a.svs", "b"}, "a.svs"),
+        ("a.svs", {"a", "b"}, "a"),
+        ("a.SVS", {"a.svs"}, "a.svs"),
+        ("batch 1/a.h5", {"a", "b"}, "a"),
+        ("a.svs.h5", {"a"}, "a"),
+        ("a", {"train/a"}, "train/a"),
+        ("a", {"a", "a.svs"}, "a"),
+        ("a.b", {"a"}, "a.b"),
+        ("TCGA-A1.B34C.svs", {"TCGA-A1.B34C"}, "TCGA-A1.B34C"),
+    ],
+)
+def test_folders_and_suffixes_make_no_difference(row: str, known: set[str], expected: str) -> None:
+    assert without_suffixes([SlideLabel(row, row, "x")], known) == [SlideLabel(expected, expected, "x")]
+    assert without_suffixes([SlideLabel(row, "p", "x")], known) == [SlideLabel(expected, "p", "x")]
+
+
+def test_a_slide_that_could_be_several_is_refused() -> None:
+    with pytest.raises(LabelError, match=r"slide 'a' of the table could be any of \['a\.svs', 'a\.tif'\]"):
+        without_suffixes([SlideLabel("a", "a", "x")], {"a.svs", "a.tif"})
 
 
 def test_a_suffix_may_not_make_two_slides_one() -> None:
