@@ -5,21 +5,27 @@ What a file claims to hold is compared with its length before anything is alloca
 Dimensions: N instances of a bag, D features.
 """
 
+import io
 import math
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import IO, Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from mhimdist.errors import DataError
+from data_prep import damage
+from data_prep.inflation import refuse_inflation
+from mhimdist.errors import CorruptShard, DataError
 
-MAX_INFLATION = 100
-"""How many times its stored bytes a compressed array may claim to be: features compress 2 to 5 times, and
-what claims more is a bomb."""
+MAX_HEADER_BYTES = 2**14
+"""Of a .npy: more than numpy reads of one."""
+
+_PIECE_BYTES = 2**20
 
 _one_at_a_time = threading.Lock()
 """For numpy's .npy headers: they are Python literals, and in CPython 3.11 threads that parse at the same time
@@ -43,69 +49,125 @@ class RowReader:
     step: int = 1
 
 
+def has_batch_axis(shape: tuple[int, ...]) -> bool:
+    """Whether an array is 1 x N x D, as some encoders leave it; it is then taken for N x D."""
+    return len(shape) == 3 and shape[0] == 1
+
+
+def by_rows(array: Any, step: int = 1) -> RowReader:
+    """An array of numpy's, HDF5's or zarr's, whose rows are in native byte order and without a batch axis."""
+    shape, dtype = tuple(map(int, array.shape)), np.dtype(array.dtype).newbyteorder("=")
+    batched = has_batch_axis(shape)
+
+    def read(start: int, end: int) -> np.ndarray:
+        rows = array[0, start:end] if batched else array[start:end]
+        return np.asarray(rows).astype(dtype, copy=False)
+
+    return RowReader(shape[1:] if batched else shape, dtype, read, step)
+
+
 def native(array: np.ndarray) -> np.ndarray | RowReader:
     """An array in native byte order, turned only as it is read."""
-    if array.dtype.isnative:
-        return array
-    dtype = array.dtype.newbyteorder("=")
-    return RowReader(array.shape, dtype, lambda start, end: array[start:end].astype(dtype))
+    return array if array.dtype.isnative else by_rows(array)
 
 
-def refuse_inflation(where: str, what: str, num_bytes: int, stored_bytes: int) -> None:
-    """Raise `DataError` if an array claims to be far larger than what is stored of it."""
-    if num_bytes > MAX_INFLATION * max(stored_bytes, 1):
-        raise DataError(
-            f"{where}: claims {num_bytes} bytes of {what}, but stores {stored_bytes}, less than 1 in "
-            f"{MAX_INFLATION}"
-        )
+def as_a_whole(shape: tuple[int, ...], dtype: np.dtype, load: Callable[[], np.ndarray]) -> RowReader:
+    """An array that can only be read as a whole, which is done when its first rows are; a scalar has one."""
+    shape, dtype = (shape[1:] if has_batch_axis(shape) else shape) or (1,), dtype.newbyteorder("=")
+
+    @cache
+    def rows_N() -> np.ndarray:
+        return load().astype(dtype, copy=False).reshape(shape)
+
+    return RowReader(shape, dtype, lambda start, end: rows_N()[start:end])
+
+
+def checked(array: np.ndarray | RowReader, path: Path, start: int, num_bytes: int, crc32: int) -> RowReader:
+    """An array that is read only if the bytes of the file that hold it have this checksum.
+
+    Raises:
+        CorruptShard: by `read`, they have another.
+    """
+    reader = array if isinstance(array, RowReader) else by_rows(array)
+
+    @cache
+    def check() -> None:
+        got = 0
+        with path.open("rb") as file:
+            file.seek(start)
+            for place in range(0, num_bytes, _PIECE_BYTES):
+                got = zlib.crc32(file.read(min(_PIECE_BYTES, num_bytes - place)), got)
+        if got != crc32:
+            raise CorruptShard(
+                f"{path}: bytes {start} to {start + num_bytes}: expected crc32 {crc32:08x}, got {got:08x}"
+            )
+
+    def read(first: int, end: int) -> np.ndarray:
+        check()
+        return reader.read(first, end)
+
+    return RowReader(reader.shape, reader.dtype, read, reader.step)
 
 
 def map_npy(path: Path, start: int = 0, num_bytes: int | None = None) -> np.ndarray | RowReader:
-    """A .npy file, or one inside another file, as a mapped array.
+    """A .npy file, or one inside another file, mapped into memory.
 
     Args:
         path: the file.
-        start: where in it the .npy begins.
-        num_bytes: its length, by default all that is left.
+        start: where in the file the .npy begins.
+        num_bytes: its length, by default all that follows.
 
     Raises:
-        DataError: it is none, holds Python objects, or claims another length than it has.
+        DataError: not a .npy, it holds Python objects, or it claims another length than it has.
     """
     with path.open("rb") as file:
         file.seek(start)
-        shape, dtype, order = _npy_header(file, str(path))
-        data_start = file.tell()
-    expected = data_start - start + math.prod(shape) * dtype.itemsize
+        shape, dtype, order, header_bytes = _npy_header(file.read(MAX_HEADER_BYTES), str(path))
+    expected = header_bytes + math.prod(shape) * dtype.itemsize
     got = path.stat().st_size - start if num_bytes is None else num_bytes
     if expected != got:
         raise DataError(f"{path}: its header says {shape} {dtype}, {expected} bytes, but it has {got}")
+    if not math.prod(shape):
+        return np.empty(shape, dtype.newbyteorder("="))  # nothing that could be mapped
     # "c", a private writable map, because torch warns of arrays that it could not write to.
-    return native(np.memmap(path, dtype, "c", data_start, shape, order))
+    return native(np.memmap(path, dtype, "c", start + header_bytes, shape, order))
 
 
-def read_zipped_npy(archive: zipfile.ZipFile, record: zipfile.ZipInfo, where: str) -> np.ndarray | RowReader:
-    """A .npy record of a .npz file, inflated if its header is honest.
+def zipped_npy(path: Path, archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> RowReader:
+    """A .npy record of a .npz file, whose header is read now and the rest when its first rows are.
 
     Raises:
         DataError: as `map_npy`, or it claims to be far larger than it is stored.
     """
-    refuse_inflation(where, record.filename, record.file_size, record.compress_size)
+    where = f"{path}: {record.filename}"
+    if record.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(f"{where}: expected it stored or deflated, got method {record.compress_type}")
+    refuse_inflation(str(path), record.filename, record.file_size, record.compress_size)
     with archive.open(record) as file:
-        shape, dtype, order = _npy_header(file, f"{where}: {record.filename}")
-        expected, got = file.tell() + math.prod(shape) * dtype.itemsize, record.file_size
-        if expected != got:
-            raise DataError(
-                f"{where}: {record.filename}: its header says {shape} {dtype}, {expected} bytes, but it has "
-                f"{got}"
-            )
-        # A bytearray, because torch warns of arrays that it could not write to.
-        content = np.frombuffer(bytearray(file.read()), dtype)
-    return native(content.reshape(shape, order=order))
+        shape, dtype, order, header_bytes = _npy_header(file.read(MAX_HEADER_BYTES), where)
+    num_bytes = math.prod(shape) * dtype.itemsize
+    if (expected := header_bytes + num_bytes) != record.file_size:
+        raise DataError(
+            f"{where}: its header says {shape} {dtype}, {expected} bytes, but it has {record.file_size}"
+        )
+
+    def load() -> np.ndarray:
+        content = np.empty(num_bytes, np.uint8)
+        with damage.named(f"{where}: damaged"), zipfile.ZipFile(path) as again, again.open(record) as file:
+            file.read(header_bytes)
+            # In pieces, because asked for all, zipfile inflates whatever there is before it counts.
+            for start in range(0, num_bytes, _PIECE_BYTES):
+                piece = file.read(min(_PIECE_BYTES, num_bytes - start))
+                content[start : start + _PIECE_BYTES] = np.frombuffer(piece, np.uint8)
+        return content.view(dtype).reshape(shape, order=order)
+
+    return as_a_whole(shape, dtype, load)
 
 
-def _npy_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype, Literal["C", "F"]]:
-    """Shape, dtype and order ("C" or "F") of the .npy that begins here; leaves the file at its data."""
+def _npy_header(content: bytes, where: str) -> tuple[tuple[int, ...], np.dtype, Literal["C", "F"], int]:
+    """Shape, dtype and order ("C" or "F") of the .npy that begins so, and the length of its header."""
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    file = io.BytesIO(content)
     try:
         version = np.lib.format.read_magic(file)
         with _one_at_a_time:
@@ -117,4 +179,4 @@ def _npy_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype,
         raise DataError(f"{where}: refused, it holds Python objects; expected numbers")
     if min(shape, default=0) < 0:
         raise DataError(f"{where}: its header says {shape} {dtype}")
-    return shape, dtype, "F" if column_major else "C"
+    return shape, dtype, "F" if column_major else "C", file.tell()

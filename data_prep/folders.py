@@ -1,36 +1,54 @@
 """Finding the features of slides in a folder, as CLAM, TRIDENT, STAMP and others lay them out."""
 
+import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from data_prep import read_numpy
+from data_prep import read_numpy, read_tar
+from data_prep.fields import NOTHING_STATED, Stated
 from data_prep.sources import BUNDLES, SUFFIXES, Source, family_of, some
-from mhimdist.data.manifest import MANIFEST_NAME
-from mhimdist.errors import DataError
+from mhimdist.data.manifest import MANIFEST_NAME, Manifest
+from mhimdist.errors import CorruptShard, DataError
 
 CLAM_FEATURES, CLAM_COORDS = "pt_files", "h5_files"
+TRIDENT_FEATURES = "features_"
 THREADS = 8
 """That look at files: on network storage they wait more than they compute."""
 
+Bag = tuple[str, tuple, dict[str, Any]]
+"""A bag in a bundle: its key, its place, and what the bundle says of it."""
 
-def find_features(path: Path) -> dict[str, Source]:
-    """The features of every slide in a folder, or in one bundle of bags.
+
+def find_features(path: Path, stated: Stated = NOTHING_STATED) -> dict[str, Source]:
+    """The features of every slide in a folder and those below it, or in one bundle of bags.
 
     A folder holds a file (or a zarr store) a slide, `<slide>.<suffix>`, or bundles; what a file is, its
     first bytes say. CLAM's folder is known by its pt_files, whose coordinates then come from the h5_files
-    beside them, TRIDENT's by its features_<encoder>, which may be two folders down. If a folder
-    holds nothing but one folder of features, that is taken. Files with other endings are passed over.
+    beside them, TRIDENT's by its features_<encoder>, which may be two folders down; these alone are taken.
+    Any other folder is taken with all that is below it, as STAMP repeats the folders of the slides; names of
+    slides are those of the files, so no two may be the same. Beside a manifest of ours, shards are those that
+    it lists. Hidden files and files with other endings are passed over.
+
+    Args:
+        path: the folder or bundle.
+        stated: what the user says of the features.
 
     Raises:
-        DataError: nothing to read, two files for one slide, several sets of features, or a sidecar alone.
+        DataError: nothing to read, two files for one slide, several sets of features, or a sidecar alone;
+            `CorruptShard`: shards of ours that are not those of their manifest.
     """
     if path.is_file() or (path.is_dir() and family_of(path) == "zarr"):
-        return _collect(path.parent, [path])
+        return _collect(path.parent, [path], stated)
     if not path.is_dir():
         raise DataError(f"no folder of features at {path}")
     folder = _folder_of_features(path)
-    found = _collect(folder, sorted(folder.iterdir()))
+    if not (files := list(_candidates(folder))):
+        names = some(below.name for below in sorted(path.iterdir())) or "nothing"
+        raise DataError(f"no features in {path} (files ending in {', '.join(SUFFIXES)}); it holds {names}")
+    found = _collect(folder, files, stated)
     if folder.name == CLAM_FEATURES and (beside := folder.with_name(CLAM_COORDS)).is_dir():
         coords = {file.stem: file for file in beside.iterdir() if file.suffix == ".h5"}
         return {slide: replace(source, coords=coords.get(slide)) for slide, source in found.items()}
@@ -38,63 +56,101 @@ def find_features(path: Path) -> dict[str, Source]:
 
 
 def _folder_of_features(folder: Path) -> Path:
-    """Where in a folder the feature files are."""
-    if _has_features(folder):
+    """The folder, or if it holds none itself, the one in it where CLAM or TRIDENT puts them."""
+    if any(_is_candidate(path) for path in folder.iterdir()):
         return folder
     for name in (CLAM_FEATURES, CLAM_COORDS):
-        if (folder / name).is_dir() and _has_features(folder / name):
+        if _has_features(folder / name):
             return folder / name
     below = [path for path in sorted(folder.iterdir()) if path.is_dir()]
     nested = [path for parent in below for path in sorted(parent.iterdir()) if path.is_dir()]
-    named = [path for path in (*below, *nested) if path.name.startswith("features_") and _has_features(path)]
-    found = named or [path for path in below if _has_features(path)]
-    if len(found) > 1:
-        names = some((str(path.relative_to(folder)) for path in found), 20)
-        raise DataError(f"{folder} holds {len(found)} sets of features: give one of {names}")
-    if not found:
-        names = some(path.name for path in sorted(folder.iterdir())) or "nothing"
-        endings = ", ".join(SUFFIXES)
-        raise DataError(f"no features in {folder} (files ending in {endings}); it holds {names}")
-    return found[0]
+    named = [
+        path for path in (*below, *nested) if path.name.startswith(TRIDENT_FEATURES) and _has_features(path)
+    ]
+    if len(named) > 1:
+        names = some((str(path.relative_to(folder)) for path in named), 20)
+        raise DataError(f"{folder} holds {len(named)} sets of features: give one of {names}")
+    return named[0] if named else folder
 
 
 def _has_features(folder: Path) -> bool:
-    return any(_is_candidate(path) for path in folder.iterdir())
+    return folder.is_dir() and next(_candidates(folder), None) is not None
+
+
+def _candidates(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """The files and stores in a folder and those below it that may hold features, in order."""
+    state = folder.stat()
+    if (state.st_dev, state.st_ino) in above:  # a link to a folder above itself
+        return
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name == MANIFEST_NAME:
+            continue
+        if _is_candidate(path):
+            yield path
+        elif path.is_dir():
+            yield from _candidates(path, above | {(state.st_dev, state.st_ino)})
 
 
 def _is_candidate(path: Path) -> bool:
-    if path.suffix not in SUFFIXES or path.name == MANIFEST_NAME:  # ours, beside shards of ours
-        return False
-    return path.is_file() or family_of(path) == "zarr"
+    return family_of(path) == "zarr" if path.is_dir() else path.suffix.lower() in SUFFIXES and path.is_file()
 
 
-def _collect(folder: Path, paths: list[Path]) -> dict[str, Source]:
+def _collect(folder: Path, paths: list[Path], stated: Stated) -> dict[str, Source]:
     found: dict[str, Source] = {}
-    candidates = [path for path in paths if _is_candidate(path)]
-    sidecars = [path for path in candidates if read_numpy.sidecar_of(path.name)]
-    bags = [path for path in candidates if not read_numpy.sidecar_of(path.name)]
+    sidecars = [path for path in paths if read_numpy.sidecar_of(path)]
+    bags = [path for path in paths if not read_numpy.sidecar_of(path)]
+    ours = _bags_of_ours({path.parent for path in bags})
+
+    def sources_of(path: Path) -> list[tuple[str, Source]]:
+        family = family_of(path) or SUFFIXES.get(path.suffix.lower())
+        if family is None:
+            raise DataError(f"{path}: no features (expected a file ending in {', '.join(SUFFIXES)})")
+        if family not in BUNDLES:
+            encoder = _encoder_of(path) if stated.encoder is None else None
+            said = (("encoder", encoder),) if encoder else ()
+            return [(path.stem, Source(path, family, said=said, stated=stated))]
+        bags_in = ours.get(path) or BUNDLES[family](path, stated.arrays)
+        return [_bag(path, family, bag, stated) for bag in bags_in]
+
     with ThreadPoolExecutor(THREADS) as threads:
-        for path, sources in zip(bags, threads.map(_sources_of, bags), strict=True):
+        for path, sources in zip(bags, threads.map(sources_of, bags), strict=True):
             for slide, source in sources:
                 if slide in found:
-                    first, second = found[slide].path.name, path.name
-                    raise DataError(f"two files of features for one slide, {slide!r}: {first} and {second}")
+                    first, second = (str(other.relative_to(folder)) for other in (found[slide].path, path))
+                    raise DataError(
+                        f"two files of features for one slide, {slide!r}: {first} and {second} in {folder}; "
+                        "give the folder of one of them"
+                    )
                 found[slide] = source
     for path in sidecars:
-        owner = read_numpy.sidecar_of(path.name)
-        if owner not in found or found[owner].family != "npy":
-            raise DataError(f"{path.name} belongs to no {owner}.npy in {folder}")
+        owner = path.with_name(f"{read_numpy.sidecar_of(path)}{path.suffix}")
+        if owner not in bags:
+            raise DataError(f"{path.name} belongs to no {owner.name} in {path.parent}")
     return found
 
 
-def _sources_of(path: Path) -> list[tuple[str, Source]]:
-    family = family_of(path) or SUFFIXES[path.suffix]
-    if family not in BUNDLES:
-        return [(path.stem, Source(path, family))]
-    sources = []
-    for key, place, said in BUNDLES[family](path):
-        slide = said.get("slide")
-        slide = slide if isinstance(slide, str) and slide else key
-        plain = {name: value for name, value in said.items() if isinstance(value, (str, int, float))}
-        sources.append((slide, Source(path, family, place, said=tuple((plain | {"slide": slide}).items()))))
-    return sources
+def _bag(path: Path, family: str, bag: Bag, stated: Stated) -> tuple[str, Source]:
+    key, place, said = bag
+    slide = said.get("slide")
+    slide = slide if isinstance(slide, str) and slide else key
+    plain = {name: value for name, value in said.items() if isinstance(value, (str, int, float, tuple))}
+    return slide, Source(path, family, place, said=tuple((plain | {"slide": slide}).items()), stated=stated)
+
+
+def _bags_of_ours(folders: set[Path]) -> dict[Path, Iterator[Bag]]:
+    """The bags of the shards in folders with a manifest of ours, by the file of the shard."""
+    bags = {}
+    for folder in sorted(folder for folder in folders if (folder / MANIFEST_NAME).is_file()):
+        manifest = Manifest.read(folder)
+        if faults := manifest.file_faults(folder):
+            listed = some((f"{name}: {fault}" for name, fault in faults.items()), 3)
+            raise CorruptShard(f"{folder} is not what its manifest lists: {listed}")
+        for name, rows in manifest.rows_by_shard().items():
+            bags[folder / name] = read_tar.bags_of_ours(folder / name, rows, manifest.info.classes)
+    return bags
+
+
+def _encoder_of(path: Path) -> str | None:
+    """The encoder by the name of TRIDENT's folder, whose older versions write it nowhere else."""
+    name = Path(os.path.abspath(path)).parent.name
+    return name.removeprefix(TRIDENT_FEATURES) or None if name.startswith(TRIDENT_FEATURES) else None

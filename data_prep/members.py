@@ -24,7 +24,10 @@ def describe_bag(folder: Path, row: Mapping[str, Any]) -> dict[str, Any]:
         raise CorruptShard(
             f"{folder / row['shard']}: {row['key']}.json: expected crc32 {expected:08x}, got {got:08x}"
         )
-    described = json.loads(content)
+    try:
+        described = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise CorruptShard(f"{folder / row['shard']}: {row['key']}.json cannot be read: {error}") from error
     if not isinstance(described, dict):
         raise CorruptShard(f"{folder / row['shard']}: {row['key']}.json: expected an object")
     return described

@@ -88,7 +88,10 @@ class ShardPlan:
             [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in bag.source.files()]
             for bag in self.bags
         ]
-        bags = [(bag.columns, bag.json.decode(), bag.num_bytes, bag.source.place) for bag in self.bags]
+        bags = [
+            (bag.columns, bag.json.decode(), bag.num_bytes, bag.source.place, bag.source.stated.feature_key)
+            for bag in self.bags
+        ]
         document = json.dumps([PLAN_VERSION, self.name, bags, files], sort_keys=True)
         return hashlib.sha256(document.encode()).hexdigest()
 

@@ -1,12 +1,15 @@
 """Features in HDF5 files, as CLAM, TRIDENT and STAMP write them.
 
 CLAM writes `features` and `coords` in chunks of one row, which the HDF5 library reads one after the other;
-uncompressed chunks are therefore read by their places in the file, which is about three times as fast.
+uncompressed chunks are therefore read by their places in the file, which is about three times as fast. What
+is compressed is inflated here first, within a limit, because the library inflates a chunk to whatever size it
+becomes.
 
 Dimensions: D features.
 """
 
 import math
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,55 +17,36 @@ from typing import Any
 import h5py
 import numpy as np
 
-from data_prep.arrays import RowReader, native, refuse_inflation
+from data_prep import damage
+from data_prep.arrays import RowReader, by_rows, has_batch_axis, native
+from data_prep.inflation import refuse_bomb, refuse_inflation
 from mhimdist.errors import DataError
 
-ARRAYS = ("features", "feats", "coords", "instance_labels")
+_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000
+_FILTERS = (_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF)
+"""Those that are read: the others can become any size in the hands of the library."""
 
 
-def read(path: Path) -> dict[Any, Any]:
-    """The arrays of an HDF5 file, and what its attributes tell of them.
+def read(path: Path, arrays: Collection[str]) -> dict[Any, Any]:
+    """The arrays of an HDF5 file that are wanted, and its attributes; other names are there without a value.
 
-    `features` (CLAM, TRIDENT) or `feats` (STAMP), `coords`, `instance_labels`, and under the names of
-    `sources.DETAILS` the attributes: TRIDENT's stand at the arrays, STAMP's at the file.
+    TRIDENT's attributes stand at the arrays, STAMP's at the file.
 
     Raises:
-        DataError: damaged, no HDF5, or an array whose data lie in another file.
+        DataError: damaged, no HDF5, or an array whose data lie in another file or were never written.
     """
-    try:
+    with damage.named(f"{path}: damaged, or not an HDF5 file"):
         file = h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise DataError(f"{path}: damaged, or not an HDF5 file: {error}") from error
-    found: dict[Any, Any] = {}
-    attributes: dict[str, Any] = {}
-    try:
-        for name in ARRAYS:
+        found: dict[Any, Any] = dict.fromkeys(file)
+        attributes: dict[str, Any] = {}
+        for name in arrays:
             # Links and external storage could lead to any file of the machine.
             if isinstance(link := file.get(name, getlink=True), (h5py.ExternalLink, h5py.SoftLink)):
                 raise DataError(f"{path}: refused, {name!r} is a link to {link.path!r}")
             if link is not None and isinstance(dataset := file[name], h5py.Dataset):
                 found[name] = _rows(path, name, dataset)
                 attributes |= dict(dataset.attrs)
-        attributes |= dict(file.attrs)
-    except (OSError, RuntimeError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: damaged: {error}") from error
-    return found | describe(attributes)
-
-
-def describe(attributes: dict[str, Any]) -> dict[str, Any]:
-    """What attributes in the words of CLAM, TRIDENT or STAMP say, in ours: `sources.DETAILS`."""
-
-    def first(*names: str) -> Any:
-        return next((attributes[name] for name in names if name in attributes), None)
-
-    details = {
-        "encoder": first("encoder", "extractor"),
-        "patch_size": first("patch_size", "tile_size_px"),
-        "level": first("patch_level", "level"),
-        "magnification": first("target_magnification", "magnification"),
-        "coords_unit": first("unit", "coords_unit"),
-    }
-    return {name: value for name, value in details.items() if value is not None}
+        return attributes | dict(file.attrs) | found
 
 
 def _rows(path: Path, name: str, dataset: h5py.Dataset) -> np.ndarray | RowReader:
@@ -72,68 +56,107 @@ def _rows(path: Path, name: str, dataset: h5py.Dataset) -> np.ndarray | RowReade
         raise DataError(f"{path}: {name} of type {dataset.dtype} cannot be used")
     if dataset.shape is None or not dataset.shape or not dataset.size:
         return np.empty(dataset.shape or (), dataset.dtype)
-    filtered = bool(dataset.id.get_create_plist().get_nfilters())
     num_bytes, stored_bytes = dataset.nbytes, dataset.id.get_storage_size()
     refuse_inflation(str(path), name, num_bytes, stored_bytes)
-    chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
-    refuse_inflation(str(path), f"a chunk of {name}", chunk_bytes, stored_bytes)
-    if not filtered and stored_bytes < num_bytes:  # unwritten chunks read as zeros
+    if dataset.chunks is not None:
+        return _Chunks(path, name, dataset).rows()
+    if stored_bytes < num_bytes:  # what was not written reads as zeros
         raise DataError(f"{path}: {name} is of {num_bytes} bytes, but only {stored_bytes} were written")
-    shape = dataset.shape
-    if len(shape) == 3 and shape[0] == 1:  # some encoders of TRIDENT's keep a batch axis
-        return RowReader(
-            shape[1:], dataset.dtype.newbyteorder("="), lambda a, b: _in_native(dataset[0, a:b]), 256
-        )
-    if (offset := dataset.id.get_offset()) is not None:
-        return native(np.memmap(path, dataset.dtype, "c", offset, shape))
-    whole_rows = dataset.chunks is not None and dataset.chunks[1:] == shape[1:]
-    plain = not filtered and whole_rows and not dataset.file.userblock_size
-    reader = _ChunkMap(path, dataset).read if plain else lambda a, b: _in_native(dataset[a:b])
-    return RowReader(shape, dataset.dtype.newbyteorder("="), reader, dataset.chunks[0])
+    if (offset := dataset.id.get_offset()) is None:  # small enough to stand in the file's header
+        return native(dataset[()])
+    return native(np.memmap(path, dataset.dtype, "c", offset, dataset.shape))
 
 
-def _in_native(array: np.ndarray) -> np.ndarray:
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+class _Chunks:
+    """An array in chunks: all of them written, and none of them a bomb."""
 
-
-class _ChunkMap:
-    """Reads an uncompressed array, whose chunks are of whole rows, by the places of its chunks."""
-
-    def __init__(self, path: Path, dataset: h5py.Dataset) -> None:
-        self._path = path
+    def __init__(self, path: Path, name: str, dataset: h5py.Dataset) -> None:
+        self._path, self._name = path, name
         self._dataset = dataset  # keeps the file open
-        self._chunk_rows = dataset.chunks[0]
-        self._row_bytes = dataset.nbytes // dataset.shape[0]
+        self._axis = 1 if has_batch_axis(dataset.shape) else 0  # of the rows
+        self._chunk_rows = dataset.chunks[self._axis]
+        self._chunk_bytes = math.prod(dataset.chunks) * dataset.dtype.itemsize
+        refuse_inflation(str(path), f"a chunk of {name}", self._chunk_bytes, dataset.id.get_storage_size())
+        expected = math.prod(
+            -(-size // edge) for size, edge in zip(dataset.shape, dataset.chunks, strict=True)
+        )
+        if (got := dataset.id.get_num_chunks()) != expected:  # what was not written reads as zeros
+            raise DataError(f"{path}: {name} has {expected} chunks, but only {got} were written")
+        settings = dataset.id.get_create_plist()
+        filters = [settings.get_filter(index) for index in range(settings.get_nfilters())]
+        for code, _, values, label in filters:
+            if code not in _FILTERS:
+                label = label.decode(errors="replace") or code
+                raise DataError(f"{path}: {name} is stored with the filter {label!r}; expected gzip or lzf")
+            if code == _LZF and values[2] != self._chunk_bytes:  # the library allocates it
+                raise DataError(f"{path}: damaged: {name} says two sizes of its chunks")
+        self._codes = [code for code, *_ in filters]
+        if sum(code in (_DEFLATE, _LZF) for code in self._codes) > 1:
+            raise DataError(f"{path}: refused, {name} is compressed twice")
+
+    def rows(self) -> RowReader:
+        """The array, read by rows, of which those of a chunk go together."""
+        dataset = self._dataset
+        reader = by_rows(dataset, self._chunk_rows)
+        whole_rows = not self._axis and dataset.chunks[1:] == dataset.shape[1:]
+        if not self._codes and whole_rows and not dataset.file.userblock_size:
+            return RowReader(reader.shape, reader.dtype, self._read_runs, reader.step)
+
+        def read(start: int, end: int) -> np.ndarray:
+            with damage.named(f"{self._path}: {self._name} is damaged"):
+                self._refuse_bombs(start, end)
+                return reader.read(start, end)
+
+        return RowReader(reader.shape, reader.dtype, read, reader.step)
 
     @cached_property
     def _bytes(self) -> np.ndarray:
         return np.memmap(self._path, np.uint8, "c")
 
     @cached_property
-    def _starts(self) -> np.ndarray:
-        """Where the chunks begin in the file, int64, -1 for none."""
-        starts = np.full(-(-len(self._dataset) // self._chunk_rows), -1, np.int64)
+    def _places(self) -> list[list[Any]]:
+        """The chunks by their number along the rows."""
+        places: list[list[Any]] = [[] for _ in range(-(-self._dataset.shape[self._axis] // self._chunk_rows))]
 
         def note(chunk: Any) -> None:
-            starts[chunk.chunk_offset[0] // self._chunk_rows] = chunk.byte_offset
+            places[chunk.chunk_offset[self._axis] // self._chunk_rows].append(chunk)
 
         self._dataset.id.chunk_iter(note)
-        ends = starts + self._chunk_rows * self._row_bytes
-        if starts.min() < 0 or ends.max() > len(self._bytes):
-            raise DataError(f"{self._path}: damaged: chunks of {self._dataset.name!r} are not in the file")
-        return starts
+        for chunk in (chunk for row in places for chunk in row):
+            if chunk.byte_offset + chunk.size > len(self._bytes):
+                raise DataError(f"{self._path}: damaged: chunks of {self._name} are not in the file")
+        return places
 
-    def read(self, start: int, end: int) -> np.ndarray:
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """Where uncompressed chunks of whole rows begin in the file, int64."""
+        if any(row.size != self._chunk_bytes for (row,) in self._places):
+            raise DataError(f"{self._path}: damaged: chunks of {self._name} are not of their size")
+        return np.array([row.byte_offset for (row,) in self._places], np.int64)
+
+    def _refuse_bombs(self, start: int, end: int) -> None:
+        places = self._places[start // self._chunk_rows : -(-end // self._chunk_rows)]
+        if _DEFLATE not in self._codes:  # lzf makes at most 88 of a byte, the others none
+            return
+        for row in places:
+            for chunk in row:
+                mask, stored = self._dataset.id.read_direct_chunk(chunk.chunk_offset)
+                if not mask >> self._codes.index(_DEFLATE) & 1:  # else it was stored as it is
+                    where = f"{self._path}: the chunk of {self._name} at {chunk.chunk_offset}"
+                    refuse_bomb(where, "zlib", stored, self._chunk_bytes)
+
+    def _read_runs(self, start: int, end: int) -> np.ndarray:
         """The rows from `start` to `end`, copied in runs of chunks that follow each other in the file."""
-        rows_NB = np.empty((end - start, self._row_bytes), np.uint8)
-        chunk_bytes = self._chunk_rows * self._row_bytes
+        row_bytes = self._chunk_bytes // self._chunk_rows
+        rows_NB = np.empty((end - start, row_bytes), np.uint8)
         first, last = start // self._chunk_rows, -(-end // self._chunk_rows)
         starts = self._starts[first:last]
-        breaks = np.flatnonzero(np.diff(starts) != chunk_bytes) + 1
+        breaks = np.flatnonzero(np.diff(starts) != self._chunk_bytes) + 1
         for low, high in zip([0, *breaks], [*breaks, len(starts)], strict=True):
             from_row = max(start, (first + low) * self._chunk_rows)
             to_row = min(end, (first + high) * self._chunk_rows)
-            place = starts[low] + (from_row - (first + low) * self._chunk_rows) * self._row_bytes
-            run = self._bytes[place : place + (to_row - from_row) * self._row_bytes]
-            rows_NB[from_row - start : to_row - start] = run.reshape(-1, self._row_bytes)
-        return _in_native(rows_NB.view(self._dataset.dtype).reshape(end - start, *self._dataset.shape[1:]))
+            place = starts[low] + (from_row - (first + low) * self._chunk_rows) * row_bytes
+            run = self._bytes[place : place + (to_row - from_row) * row_bytes]
+            rows_NB[from_row - start : to_row - start] = run.reshape(-1, row_bytes)
+        rows = rows_NB.view(self._dataset.dtype).reshape(end - start, *self._dataset.shape[1:])
+        return rows.astype(rows.dtype.newbyteorder("="), copy=False)

@@ -1,49 +1,54 @@
 """Features in .npy files with sidecars, and in .npz files."""
 
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from data_prep import damage
+from data_prep.arrays import map_npy, zipped_npy
+from data_prep.fields import FEATURES, SIDE_ARRAYS
 
-from data_prep.arrays import RowReader, map_npy, read_zipped_npy
-from mhimdist.errors import DataError
+UNNAMED = "arr_0"
+"""The array of `np.savez(path, array)`."""
 
-SIDECARS = ("coords", "instance_labels")
 _TEXT_BYTES = 4096
 
 
-def sidecar_of(name: str) -> str:
+def sidecar_of(path: Path) -> str:
     """The slide that a file of this name is a sidecar of, "" if it is none."""
-    for kind in SIDECARS:
-        if name.endswith(f".{kind}.npy"):
-            return name.removesuffix(f".{kind}.npy")
-    return ""
+    slide, _, kind = path.stem.rpartition(".")
+    return slide if path.suffix.lower() == ".npy" and kind in SIDE_ARRAYS else ""
 
 
-def read(path: Path) -> dict[Any, Any]:
+def sidecars(path: Path) -> dict[str, Path]:
+    """The sidecars that lie beside a .npy file, by kind."""
+    paths = {kind: path.with_name(f"{path.stem}.{kind}{path.suffix}") for kind in SIDE_ARRAYS}
+    return {kind: sidecar for kind, sidecar in paths.items() if sidecar.exists()}
+
+
+def read(path: Path, arrays: Collection[str] = ()) -> dict[Any, Any]:
     """A .npy file of features, and `<slide>.coords.npy` and `<slide>.instance_labels.npy` beside it."""
-    found: dict[Any, Any] = {"features": map_npy(path)}
-    for kind in SIDECARS:
-        sidecar = path.with_name(f"{path.stem}.{kind}.npy")
-        if sidecar.exists():
-            found[kind] = map_npy(sidecar)
+    found: dict[Any, Any] = {next(iter(arrays), FEATURES[0]): map_npy(path)}
+    return found | {kind: map_npy(sidecar) for kind, sidecar in sidecars(path).items()}
+
+
+def read_npz(path: Path, arrays: Collection[str]) -> dict[Any, Any]:
+    """The arrays of a .npz file that are wanted, by name, and its scalars of text or numbers.
+
+    An array that is alone in it needs no name. Only headers and scalars are inflated now.
+    """
+    with damage.named(f"{path}: damaged, or not a .npz file"), zipfile.ZipFile(path) as archive:
+        records = {
+            record.filename.removesuffix(".npy"): record
+            for record in archive.infolist()
+            if record.filename.endswith(".npy")
+        }
+        found: dict[Any, Any] = dict.fromkeys(records)
+        for name, record in records.items():
+            if name in arrays or name == UNNAMED or record.file_size <= _TEXT_BYTES:
+                array = zipped_npy(path, archive, record)
+                found[name] = array.read(0, 1) if array.shape == (1,) else array
+    if list(found) == [UNNAMED]:
+        return {next(iter(arrays)): found[UNNAMED]}
     return found
-
-
-def read_npz(path: Path) -> dict[Any, Any]:
-    """The arrays of a .npz file by name; scalars of text or numbers as such."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            records = [record for record in archive.infolist() if record.filename.endswith(".npy")]
-            return {
-                record.filename.removesuffix(".npy"): _plain(read_zipped_npy(archive, record, str(path)))
-                for record in records
-            }
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        raise DataError(f"{path}: damaged, or not a .npz file: {error}") from error
-
-
-def _plain(array: np.ndarray | RowReader) -> Any:
-    scalar = isinstance(array, np.ndarray) and not array.ndim and array.nbytes <= _TEXT_BYTES
-    return array.item() if scalar and isinstance(array, np.ndarray) else array

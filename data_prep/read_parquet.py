@@ -1,9 +1,14 @@
 """Bags in Parquet files: a row a bag (`features`: list of lists) or a row an instance (`features`: a list).
 
+A Parquet file is read by row groups, and a column of one in pieces from its beginning. Sizes of bags follow
+from its metadata where a row is an instance; where a row is a bag, one pass over the file finds them. Either
+way a bag is read by passing over what stands before it in its group: groups of a few bags are read fastest.
+
 Dimensions: N instances of a bag, D features.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,130 +16,220 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.arrays import refuse_inflation
+from data_prep import damage
+from data_prep.arrays import RowReader, as_a_whole
+from data_prep.fields import DETAILS, SIDE_ARRAYS
+from data_prep.inflation import refuse_inflation
 from mhimdist.errors import DataError
 
-FEATURE_COLUMNS = ("features", "feats")
 SLIDE_COLUMNS = ("slide", "slide_id", "slide_name")
-DETAIL_COLUMNS = ("label", "case", "encoder", "patch_size", "level", "magnification", "coords_unit")
+DETAIL_COLUMNS = ("label", "case", *DETAILS)
 
-Place = tuple[tuple[int, int, int], ...]
-"""Where a bag lies: row group, first row in it and number of rows; a bag may cross groups."""
+Piece = tuple[int, int, int]
+"""A row group, the first row in it, and the number of rows."""
+
+_BATCH_ROWS = 1024
+"""Instances that are decoded at a time."""
+
+_ITEM_BYTES = 8
+"""Of a number in memory, at most; of text, the number of its entry in a dictionary."""
+
+Place = tuple[tuple[Piece, ...], int, int]
+"""Where a bag lies, which may be in several groups, and its N and D."""
 
 
-def bags_in(path: Path) -> Iterator[tuple[str, Place, dict[str, Any]]]:
+@dataclass(frozen=True)
+class _File:
+    """An open file: its columns of slides and features, and the arrays that it holds besides."""
+
+    path: Path
+    parquet: pq.ParquetFile
+    slide: str
+    features: str
+
+    @property
+    def bag_a_row(self) -> bool:
+        """Whether a row is a bag."""
+        return _is_list(self.parquet.schema_arrow.field(self.features).type.value_type)
+
+
+def bags_in(path: Path, arrays: Collection[str]) -> Iterator[tuple[str, Place, dict[str, Any]]]:
     """The bags of a file: slide, place and what the columns of `DETAIL_COLUMNS` say of it.
 
     Raises:
         DataError: damaged, no such columns, or the instances of a slide are not together.
     """
-    file = _open(path)
-    names = file.schema_arrow.names
-    slide_column = _one(path, names, SLIDE_COLUMNS)
-    details = [name for name in DETAIL_COLUMNS if name in names]
-    places: dict[str, list[tuple[int, int, int]]] = {}
+    file = _open(path, arrays)
+    details = [name for name in DETAIL_COLUMNS if name in file.parquet.schema_arrow.names]
+    pieces: dict[str, list[Piece]] = {}
+    shapes: dict[str, tuple[int, int]] = {}
     said: dict[str, dict[str, Any]] = {}
     previous = None
-    for group in range(file.num_row_groups):
-        table = _read(path, file, group, [slide_column, *details])
-        slides = table[slide_column].to_pylist()
-        starts = [i for i, slide in enumerate(slides) if not i or slide != slides[i - 1]]
-        for start, end in zip(starts, [*starts[1:], len(slides)], strict=True):
-            slide = slides[start]
-            if not isinstance(slide, str) or not slide:
-                raise DataError(f"{path}: expected the names of slides in {slide_column!r}, got {slide!r}")
-            if slide in places and (slide != previous or _is_bag_a_row(path, file)):
+    for group in range(file.parquet.num_row_groups):
+        in_group = _shapes(file, group)
+        for slide, start, end, row in _runs(file, group, details):
+            if slide in pieces and (slide != previous or file.bag_a_row):
                 raise DataError(f"{path}: the rows of slide {slide!r} are not together")
-            if end - start > 1 and _is_bag_a_row(path, file):
+            if end - start > 1 and file.bag_a_row:
                 raise DataError(f"{path}: slide {slide!r} stands in it twice")
-            places.setdefault(slide, []).append((group, start, end - start))
-            said.setdefault(slide, {name: table[name][start].as_py() for name in details})
+            pieces.setdefault(slide, []).append((group, start, end - start))
+            N, D = in_group[start] if file.bag_a_row else (end - start, in_group[0][1])
+            before, width = shapes.get(slide, (0, D))
+            if width != D:
+                raise DataError(f"{path}: {slide}: {file.features} has rows of {width} and of {D} numbers")
+            shapes[slide] = before + N, D
+            said.setdefault(slide, row)
             previous = slide
-    for slide, place in places.items():
-        yield slide, tuple(place), said[slide]
+    for slide, place in pieces.items():
+        yield slide, (tuple(place), *shapes[slide]), said[slide]
 
 
-def read(path: Path, place: Place) -> dict[Any, Any]:
+def read(path: Path, place: Place, arrays: Collection[str]) -> dict[Any, Any]:
     """The arrays of a bag by name. A row of a Parquet file cannot be read in part: a bag is in memory."""
-    file = _open(path)
-    names = file.schema_arrow.names
-    wanted = [name for name in (*FEATURE_COLUMNS, "coords", "instance_labels") if name in names]
-    found: dict[Any, Any] = {}
-    for name in wanted:
-        parts = [
-            _numbers(path, name, _read(path, file, group, [name])[name].slice(start, count))
-            for group, start, count in place
-        ]
-        if _is_bag_a_row(path, file):
-            (part,) = parts
-            found[name] = np.array(part[0])  # a copy, because torch warns of arrays it could not write to
-        else:
-            found[name] = np.concatenate(parts)
-    return found
+    file = _open(path, arrays)
+    pieces, N, D = place
+    schema = file.parquet.schema_arrow
+    shapes = {file.features: (N, D), "coords": (N, 2), "instance_labels": (N,)}
+    return {
+        name: _array(file, name, pieces, shape, _leaf(path, name, schema.field(name).type))
+        for name, shape in shapes.items()
+        if name in schema.names
+    }
 
 
-def _open(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+def _open(path: Path, arrays: Collection[str]) -> _File:
+    with damage.named(f"{path} cannot be read as Parquet"):
+        schema = pq.read_schema(path, memory_map=True)
+        named = [field for field in schema if field.name in (*SLIDE_COLUMNS, *DETAIL_COLUMNS)]
+        # As dictionaries: a name that stands in it a million times is then there once.
+        text = [field.name for field in named if field.type in (pa.string(), pa.large_string())]
+        parquet = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True, read_dictionary=text)
+    names = schema.names
+    features = _one(path, names, [name for name in arrays if name not in SIDE_ARRAYS])
+    if not _is_list(kind := schema.field(features).type):
+        raise DataError(f"{path}: expected features as lists of numbers, got {kind}")
+    return _File(path, parquet, _one(path, names, SLIDE_COLUMNS), features)
 
 
-def _read(path: Path, file: pq.ParquetFile, group: int, columns: list[str]) -> pa.Table:
-    metadata = file.metadata.row_group(group)
-    for index in range(metadata.num_columns):
-        column = metadata.column(index)
-        if column.path_in_schema.split(".")[0] in columns:
-            claimed, stored = column.total_uncompressed_size, column.total_compressed_size
-            refuse_inflation(str(path), column.path_in_schema, claimed, stored)
-    try:
-        return file.read_row_group(group, columns=columns, use_threads=False)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{path} is damaged: {error}") from error
-
-
-def _one(path: Path, names: list[str], wanted: tuple[str, ...]) -> str:
+def _one(path: Path, names: list[str], wanted: Sequence[str]) -> str:
     found = [name for name in wanted if name in names]
     if len(found) != 1:
         raise DataError(f"{path}: expected one column named {' or '.join(wanted)}, got {names}")
     return found[0]
 
 
+def _runs(file: _File, group: int, details: list[str]) -> Iterator[tuple[str, int, int, dict[str, Any]]]:
+    """The slides of a row group: name, first row, end, and the details that its first row says."""
+    columns = [file.slide, *details]
+    for name in columns:
+        _refuse_bomb(file, group, name)
+    with damage.named(f"{file.path} is damaged"):
+        table = file.parquet.read_row_group(group, columns=columns, use_threads=False).unify_dictionaries()
+    slides = table[file.slide].combine_chunks()
+    if not pa.types.is_dictionary(slides.type) or slides.null_count:
+        got = next((slide for slide in slides.to_pylist() if not isinstance(slide, str)), None)
+        raise DataError(f"{file.path}: expected the names of slides in {file.slide!r}, got {got!r}")
+    numbers = slides.indices.to_numpy()
+    starts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist()] if len(numbers) else []
+    for start, end in zip(starts, [*starts[1:], len(numbers)], strict=True):
+        if not (slide := slides[start].as_py()):
+            raise DataError(f"{file.path}: expected the names of slides in {file.slide!r}, got {slide!r}")
+        yield slide, start, end, {name: table[name][start].as_py() for name in details}
+
+
+def _shapes(file: _File, group: int) -> list[tuple[int, int]]:
+    """N and D of the bags of a row group, a row each; where a row is an instance, of all its rows."""
+    metadata = file.parquet.metadata.row_group(group)
+    if file.bag_a_row:
+        rows = (0, metadata.num_rows)
+        return [matrix.shape for matrix in _matrices(file, file.features, (group, *rows))]
+    kind = file.parquet.schema_arrow.field(file.features).type
+    if pa.types.is_fixed_size_list(kind):
+        return [(metadata.num_rows, kind.list_size)]
+    (column,) = _leaves(metadata, file.features)
+    width, rest = divmod(column.num_values, max(metadata.num_rows, 1))
+    if rest:
+        raise DataError(f"{file.path}: {file.features} has rows of different lengths")
+    return [(metadata.num_rows, width)]
+
+
+def _array(
+    file: _File, name: str, pieces: tuple[Piece, ...], shape: tuple[int, ...], dtype: np.dtype
+) -> RowReader:
+    def load() -> np.ndarray:
+        array = np.concatenate([matrix for piece in pieces for matrix in _matrices(file, name, piece)])
+        if name == "coords" and array.shape == (shape[0], 4):  # with width and height
+            array = array[:, :2]
+        if array.shape != shape:
+            raise DataError(f"{file.path}: expected {name} of shape {shape}, got {array.shape}")
+        return array
+
+    return as_a_whole(shape, dtype, load)
+
+
+def _matrices(file: _File, name: str, piece: Piece) -> Iterator[np.ndarray]:
+    """The rows of a piece in order: a bag at a time, or some instances."""
+    group, first, num_rows = piece
+    _refuse_bomb(file, group, name)
+    step = 1 if file.bag_a_row else _BATCH_ROWS
+    at = 0
+    with damage.named(f"{file.path} is damaged"):
+        for batch in file.parquet.iter_batches(step, row_groups=[group], columns=[name], use_threads=False):
+            start, end = max(first - at, 0), min(first + num_rows - at, len(batch))
+            if start < end:
+                yield _matrix(file, name, batch.column(0).slice(start, end - start))
+            at += len(batch)
+            if at >= first + num_rows:
+                return
+    raise DataError(
+        f"{file.path} is damaged: row group {group} has {at} rows of {name}, not {first + num_rows}"
+    )
+
+
+def _matrix(file: _File, name: str, array: pa.Array) -> np.ndarray:
+    """Rows of a column as an array: those of its one bag, or instances."""
+    if array.null_count:
+        raise DataError(f"{file.path}: {name} has empty cells")
+    rows = array[0].values if file.bag_a_row else array
+    flat = rows.flatten() if _is_list(rows.type) else rows
+    if rows.null_count or flat.null_count:
+        raise DataError(f"{file.path}: {name} has empty cells")
+    numbers = flat.to_numpy(zero_copy_only=False)
+    if not _is_list(rows.type):
+        return numbers
+    widths = np.unique(rows.value_lengths().to_numpy(zero_copy_only=False)) if len(rows) else np.zeros(1, int)
+    if len(widths) != 1:
+        raise DataError(f"{file.path}: {name} has rows of {widths.min()} to {widths.max()} numbers")
+    return numbers.reshape(len(rows), int(widths[0]))
+
+
+def _refuse_bomb(file: _File, group: int, name: str) -> None:
+    """Refuse a column that would be far larger in memory than it is stored.
+
+    Features must hold for themselves; of the others, which may be all alike, the whole row group counts.
+    """
+    metadata = file.parquet.metadata.row_group(group)
+    columns = [metadata.column(index) for index in range(metadata.num_columns)]
+    for column in _leaves(metadata, name):
+        counted = [column] if name == file.features else columns
+        num_bytes = max(column.total_uncompressed_size, column.num_values * _ITEM_BYTES)
+        stored_bytes = sum(other.total_compressed_size for other in counted)
+        refuse_inflation(str(file.path), column.path_in_schema, num_bytes, stored_bytes)
+
+
+def _leaves(metadata: Any, name: str) -> list[Any]:
+    """What a row group's metadata say of a column."""
+    columns = (metadata.column(index) for index in range(metadata.num_columns))
+    return [column for column in columns if column.path_in_schema.split(".")[0] == name]
+
+
 def _is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
-def _is_bag_a_row(path: Path, file: pq.ParquetFile) -> bool:
-    kind = file.schema_arrow.field(_one(path, file.schema_arrow.names, FEATURE_COLUMNS)).type
-    if not _is_list(kind):
-        raise DataError(f"{path}: expected features as lists of numbers, got {kind}")
-    return _is_list(kind.value_type)
-
-
-def _numbers(path: Path, name: str, column: pa.ChunkedArray) -> np.ndarray | list[np.ndarray]:
-    """The rows of a column as one array, or as a list of arrays where each row is a bag."""
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
-    if array.null_count:
-        raise DataError(f"{path}: {name} has empty cells")
-    if not _is_list(array.type):
-        return array.to_numpy(zero_copy_only=False)
-    if name == "instance_labels" or _is_list(array.type.value_type):
-        return [_matrix(path, name, row.values) for row in array]
-    return _matrix(path, name, array)
-
-
-def _matrix(path: Path, name: str, array: pa.Array) -> np.ndarray:
-    """A list array whose rows are of one length as N x D; an array of numbers as it is."""
-    if not _is_list(array.type):
-        return array.to_numpy(zero_copy_only=False)
-    flat = array.flatten()
-    if array.null_count or flat.null_count:
-        raise DataError(f"{path}: {name} has empty cells")
-    widths = (
-        np.unique(array.value_lengths().to_numpy(zero_copy_only=False)) if len(array) else np.zeros(1, int)
-    )
-    if len(widths) != 1:
-        raise DataError(f"{path}: {name} has rows of {widths.min()} to {widths.max()} numbers")
-    return flat.to_numpy(zero_copy_only=False).reshape(len(array), int(widths[0]))
+def _leaf(path: Path, name: str, kind: pa.DataType) -> np.dtype:
+    while _is_list(kind):
+        kind = kind.value_type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        raise DataError(f"{path}: {name} of type {kind} cannot be used")
+    return np.dtype(kind.to_pandas_dtype())

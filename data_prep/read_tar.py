@@ -1,23 +1,39 @@
-"""Bags in WebDataset shards: ours, or those of others."""
+"""Bags in WebDataset shards: those of others, by their headers, and ours, by their manifest."""
 
 import json
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep import read_torch
-from data_prep.arrays import map_npy
+from data_prep import damage, read_torch
+from data_prep.arrays import checked, map_npy
+from data_prep.fields import FEATURES
+from data_prep.members import describe_bag
+from mhimdist.data.format import EXTENSIONS, members_of
 from mhimdist.errors import DataError
 
 MAX_TEXT_BYTES = 2**20
+"""Of a member that is read as text, or of a header that stands before a member."""
 
-Place = tuple[tuple[str, int, int], ...]
-"""Where a bag's members lie in its tar: extension, offset and length in bytes of each."""
+Place = tuple[tuple[str, int, int, int | None], ...]
+"""Where a bag's members lie in its tar: extension, offset and length in bytes of each, and the crc32 that it
+must have, where that is known."""
 
 
-def bags_in(path: Path) -> Iterator[tuple[str, Place, dict[str, Any]]]:
+class _Header(tarfile.TarInfo):
+    """A header that may be preceded by others, such as for a long name, but not by ones that fill memory."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> Any:  # which tarfile offers to subclasses
+        if self.type not in tarfile.REGULAR_TYPES and self.size > MAX_TEXT_BYTES:
+            raise DataError(
+                f"{tar.name!r}: refused, it has a header of {self.size} bytes, more than {MAX_TEXT_BYTES}"
+            )
+        return super()._proc_member(tar)  # type: ignore[misc]
+
+
+def bags_in(path: Path, arrays: Collection[str] = ()) -> Iterator[tuple[str, Place, dict[str, Any]]]:
     """The bags of a tar: key, place, and what their JSON member says, by fields ({} without one).
 
     Only headers and small members are read, and nothing is unpacked.
@@ -26,23 +42,20 @@ def bags_in(path: Path) -> Iterator[tuple[str, Place, dict[str, Any]]]:
         DataError: damaged, a key twice, or a member that is no plain file.
     """
     num_bytes = path.stat().st_size
-    places: dict[str, list[tuple[str, int, int]]] = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if not member.isreg() or member.issparse():
-                    raise DataError(f"{path}: refused, {member.name!r} is not a plain file")
-                if member.size < 0 or member.offset_data + member.size > num_bytes:
-                    raise DataError(f"{path}: {member.name!r} reaches beyond the end of the file: cut off")
-                folder, name = os.path.split(member.name)
-                stem, _, extension = name.partition(".")  # at the first dot, as webdataset cuts
-                place = places.setdefault(os.path.join(folder, stem), [])
-                if any(extension.lower() == other for other, _, _ in place):
-                    raise DataError(f"{path}: {member.name!r} stands in it twice")
-                place.append((extension.lower(), member.offset_data, member.size))
-            end = tar.offset
-    except tarfile.TarError as error:
-        raise DataError(f"{path}: damaged, or not a tar: {error}") from error
+    places: dict[str, list[tuple[str, int, int, int | None]]] = {}
+    with damage.named(f"{path}: damaged, or not a tar"), tarfile.open(path, "r:", tarinfo=_Header) as tar:
+        for member in tar:
+            if not member.isreg() or member.issparse():
+                raise DataError(f"{path}: refused, {member.name!r} is not a plain file")
+            if member.size < 0 or member.offset_data + member.size > num_bytes:
+                raise DataError(f"{path}: {member.name!r} reaches beyond the end of the file: cut off")
+            folder, name = os.path.split(member.name)
+            stem, _, extension = name.partition(".")  # at the first dot, as webdataset cuts
+            place = places.setdefault(os.path.join(folder, stem), [])
+            if any(extension.lower() == other for other, *_ in place):
+                raise DataError(f"{path}: {member.name!r} stands in it twice")
+            place.append((extension.lower(), member.offset_data, member.size, None))
+        end = tar.offset
     with path.open("rb") as file:
         file.seek(end)
         # The reader of tars takes any damaged header for the end.
@@ -52,23 +65,41 @@ def bags_in(path: Path) -> Iterator[tuple[str, Place, dict[str, Any]]]:
         yield key, tuple(place), _text(path, key, tuple(place))
 
 
-def read(path: Path, place: Place) -> dict[Any, Any]:
+def bags_of_ours(
+    path: Path, rows: Sequence[Mapping[str, Any]], classes: tuple[str, ...]
+) -> Iterator[tuple[str, Place, dict[str, Any]]]:
+    """The bags of a shard of ours, given its rows of the manifest: as `bags_in`, with the checksums.
+
+    Raises:
+        CorruptShard: a JSON member is not what was written.
+    """
+    for row in rows:
+        place = tuple((EXTENSIONS[m.kind], m.offset, m.num_bytes, m.crc32) for m in members_of(row))
+        said = describe_bag(path.parent, row)
+        said |= {name: row[name] for name in ("slide", "case", "dtype")}
+        yield row["key"], place, said | {"label": classes[row["label"]], "classes": classes}
+
+
+def read(path: Path, place: Place, arrays: Collection[str] = ()) -> dict[Any, Any]:
     """The arrays of a bag by name: `x.npy` and `x.pt` hold x, a bare `npy` or `pt` the features."""
     found: dict[Any, Any] = {}
-    for extension, offset, num_bytes in place:
+    for extension, offset, num_bytes, crc32 in place:
         name, _, form = extension.rpartition(".")
         if form == "npy":
-            found[name or "features"] = map_npy(path, offset, num_bytes)
+            array = map_npy(path, offset, num_bytes)
+            found[name or FEATURES[0]] = (
+                array if crc32 is None else checked(array, path, offset, num_bytes, crc32)
+            )
         elif form in ("pt", "pth"):
             content = read_torch.read_bytes(_content(path, offset, num_bytes), f"{path}: {extension}")
-            found |= content if not name else {name: content.get("features")}
+            found |= content if not name else {name: content.get(FEATURES[0])}
     return found
 
 
 def _text(path: Path, key: str, place: Place) -> dict[str, Any]:
     """The JSON member, with "label" from a `cls` member where it has none."""
     said: dict[str, Any] = {}
-    for extension, offset, num_bytes in place:
+    for extension, offset, num_bytes, _ in place:
         if extension not in ("json", "cls", "label"):
             continue
         if num_bytes > MAX_TEXT_BYTES:

@@ -1,22 +1,70 @@
-"""Features that `torch.save` wrote. Nothing in them is executed."""
+"""Features that `torch.save` wrote, as tensors or, as TRIDENT does, as arrays of numpy's.
+
+Nothing in them is executed. A tensor in a file of its own is mapped; an array, which stands in the pickle
+itself, and what lies in a tar are read whole, and so once more when shards are planned.
+"""
 
 import io
 import re
+import threading
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from data_prep import damage
+from data_prep.fields import FEATURES
 from mhimdist.errors import DataError
 
 # torch.save before 1.6 began a file with this pickled number; whatever else is not a zip, it did not write.
 LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
 
+_NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
 
-def read(path: Path) -> dict[Any, Any]:
-    """A file of `torch.save`, mapped: a tensor is under "features", a dict is as it is."""
+
+class _RefusedError(Exception):
+    """What a pickle makes is no array of numbers."""
+
+
+def _empty_array(kind: type, shape: tuple[int, ...], typecode: bytes) -> np.ndarray:
+    """What numpy's pickles begin an array with; any other use of numpy's function would be an attack."""
+    if kind is not np.ndarray or shape != (0,) or typecode != b"b":
+        raise _RefusedError(f"an array of {kind.__name__}, of shape {shape}, that numpy would not write")
+    return np.ndarray((0,), np.int8)
+
+
+def _numeric_dtype(name: str, *_: object) -> np.dtype:
+    if name not in _NUMBERS:
+        raise _RefusedError(f"an array of type {name!r}; expected numbers")
+    return np.dtype(name, copy=True)
+
+
+def _no_bytes(*contents: object) -> bytes:
+    if contents:
+        raise _RefusedError("bytes that numpy would not write")
+    return b""
+
+
+_ARRAYS: list[Any] = [
+    (_no_bytes, "builtins.bytes"),
+    *((_empty_array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    (_numeric_dtype, "numpy.dtype"),
+    np.ndarray,
+    *{type(np.dtype(name)) for name in _NUMBERS},
+]
+"""What a pickle may call to make an array: functions of ours under the names of numpy's."""
+
+_one_at_a_time = threading.Lock()
+"""For torch's list of what a pickle may call, which is one for all threads."""
+
+
+def read(path: Path, arrays: object = ()) -> dict[Any, Any]:
+    """A file of `torch.save`: a tensor is under "features", a dict is as it is."""
     with path.open("rb") as file:
         legacy = file.read(len(LEGACY_MAGIC)) == LEGACY_MAGIC
     return _load(path, str(path), legacy=legacy)
@@ -28,25 +76,46 @@ def read_bytes(content: bytes, where: str) -> dict[Any, Any]:
 
 
 def _load(file: Path | io.BytesIO, where: str, *, legacy: bool) -> dict[Any, Any]:
-    try:
+    with damage.named(f"{where}: damaged, or not a file that torch.save wrote", why=False):
         if not legacy:
             with zipfile.ZipFile(file) as archive:
                 if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
                     raise DataError(f"{where}: holds compressed records, which torch.save does not write")
-        if isinstance(file, io.BytesIO):
-            file.seek(0)
-        mapped = isinstance(file, Path) and not legacy
-        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
-    except (DataError, OSError):
-        raise
-    except Exception as error:  # whatever the damage leads torch's readers to
-        if forbidden := re.search(r"GLOBAL (\S+)", str(error)):
-            raise DataError(
-                f"{where}: refused, it holds {forbidden[1]}; expected a tensor or a dict of tensors"
-            ) from error
-        raise DataError(f"{where}: damaged, or not a file that torch.save wrote") from error
-    if isinstance(loaded, Tensor):
-        return {"features": loaded}
+        loaded = _unpickle(file, where, legacy=legacy)
+    if isinstance(loaded, (Tensor, np.ndarray)):
+        return {FEATURES[0]: loaded}
     if not isinstance(loaded, dict):
         raise DataError(f"{where}: expected a tensor or a dict of tensors, got {type(loaded).__name__}")
     return loaded
+
+
+def _unpickle(file: Path | io.BytesIO, where: str, *, legacy: bool) -> Any:
+    """What the file holds: tried without arrays first, because those need a lock."""
+    mapped = isinstance(file, Path) and not legacy
+    for allowed in ([], _ARRAYS):
+        if isinstance(file, io.BytesIO):
+            file.seek(0)
+        with _allowing(allowed):
+            try:
+                return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+            except _RefusedError as error:
+                raise DataError(f"{where}: refused, it holds {error}") from error
+            except Exception as error:
+                forbidden = re.search(r"GLOBAL (\S+)", str(error))
+                if forbidden is None:
+                    raise
+                refusal = DataError(
+                    f"{where}: refused, it holds {forbidden[1]}; expected a tensor or a dict of tensors"
+                )
+        if not forbidden[1].startswith(("numpy.", "bytes")):
+            break
+    raise refusal
+
+
+@contextmanager
+def _allowing(functions: list[Any]) -> Iterator[None]:
+    if not functions:
+        yield
+        return
+    with _one_at_a_time, torch.serialization.safe_globals(functions):
+        yield

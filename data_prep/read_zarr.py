@@ -1,15 +1,23 @@
 """Features in zarr stores, of version 2 or 3: a group as an HDF5 file would be, or one array."""
 
+import itertools
+import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_prep.arrays import RowReader, refuse_inflation
-from data_prep.read_hdf5 import ARRAYS, describe
+from data_prep import damage
+from data_prep.arrays import RowReader, by_rows, has_batch_axis
+from data_prep.inflation import refuse_bomb, refuse_inflation
 from mhimdist.errors import DataError
 
 MARKS = ("zarr.json", ".zgroup", ".zarray")
+
+_PLAIN = ("bytes", "crc32c", "shuffle")
+_COMPRESSORS = ("blosc", "gzip", "lz4", "zlib", "zstd")
+"""The codecs that are read: what others become cannot be told beforehand."""
 
 
 def is_store(path: Path) -> bool:
@@ -17,30 +25,25 @@ def is_store(path: Path) -> bool:
     return any((path / name).is_file() for name in MARKS)
 
 
-def read(path: Path) -> dict[Any, Any]:
-    """The arrays of a zarr store and what its attributes tell, as `read_hdf5.read`.
+def read(path: Path, arrays: Collection[str]) -> dict[Any, Any]:
+    """The arrays of a zarr store that are wanted, and its attributes, as `read_hdf5.read`.
 
     Raises:
-        DataError: damaged, or arrays of anything but numbers.
+        DataError: damaged, arrays of anything but numbers, or chunks that were never written.
     """
     import zarr  # it takes longer to import than many a folder to read
 
-    try:
+    with damage.named(f"{path}: damaged, or not a zarr store"):
         node = zarr.open(path, mode="r")
         if isinstance(node, zarr.Array):
-            return {"features": _rows(path, "features", node), **describe(dict(node.attrs))}
-        arrays = {name: node[name] for name in ARRAYS if isinstance(node.get(name), zarr.Array)}
+            return {**node.attrs, next(iter(arrays)): _rows(path, "features", node)}
+        found: dict[Any, Any] = dict.fromkeys(node)
         attributes: dict[str, Any] = {}
-        for array in arrays.values():
-            attributes |= dict(array.attrs)
-        attributes |= dict(node.attrs)
-        return {name: _rows(path, name, array) for name, array in arrays.items()} | describe(attributes)
-    except DataError:
-        raise
-    except Exception as error:  # whatever the damage leads zarr's readers to
-        raise DataError(
-            f"{path}: damaged, or not a zarr store: {' '.join(str(error).split())[:200]}"
-        ) from error
+        for name in arrays:
+            if isinstance(array := node.get(name), zarr.Array):
+                found[name] = _rows(path, name, array)
+                attributes |= dict(array.attrs)
+        return attributes | dict(node.attrs) | found
 
 
 def _rows(path: Path, name: str, array: Any) -> np.ndarray | RowReader:
@@ -49,15 +52,46 @@ def _rows(path: Path, name: str, array: Any) -> np.ndarray | RowReader:
         raise DataError(f"{path}: {name} of type {dtype} cannot be used")
     if not array.shape or not array.size:
         return np.empty(array.shape, dtype)
-    refuse_inflation(str(path), name, array.nbytes, array.nbytes_stored())
-    refuse_inflation(
-        str(path), f"a chunk of {name}", int(np.prod(array.chunks)) * dtype.itemsize, array.nbytes
-    )
+    stored_bytes, chunk_bytes = array.nbytes_stored(), math.prod(array.chunks) * dtype.itemsize
+    refuse_inflation(str(path), name, array.nbytes, stored_bytes)
+    refuse_inflation(str(path), f"a chunk of {name}", chunk_bytes, stored_bytes)
+    if (got := array.nchunks_initialized) != array.nchunks:  # zarr would read the others as zeros
+        raise DataError(f"{path}: {name} has {array.nchunks} chunks, but only {got} were written")
+    compressor = _compressor(path, name, array)
+    axis = 1 if has_batch_axis(array.shape) else 0  # of the rows
+    num_chunks = [-(-size // edge) for size, edge in zip(array.shape, array.chunks, strict=True)]
+    folder = path / array.path
+    reader = by_rows(array, array.chunks[axis])
+
+    def check(start: int, end: int) -> None:
+        numbers = [range(count) for count in num_chunks]
+        numbers[axis] = range(start // reader.step, -(-end // reader.step))
+        for place in itertools.product(*numbers):
+            chunk = folder / array.metadata.encode_chunk_key(place)
+            if not chunk.is_file():
+                raise DataError(f"{path}: {name} has no file {chunk.relative_to(path)}")
+            if compressor is not None:
+                refuse_bomb(str(chunk), compressor, chunk.read_bytes(), chunk_bytes)
 
     def rows(start: int, end: int) -> np.ndarray:
-        try:
-            return np.asarray(array[start:end]).astype(dtype.newbyteorder("="), copy=False)
-        except Exception as error:
-            raise DataError(f"{path}: {name} is damaged: {' '.join(str(error).split())[:200]}") from error
+        check(start, end)
+        with damage.named(f"{path}: {name} is damaged"):
+            return reader.read(start, end)
 
-    return RowReader(tuple(array.shape), dtype.newbyteorder("="), rows, array.chunks[0])
+    return RowReader(reader.shape, reader.dtype, rows, reader.step)
+
+
+def _compressor(path: Path, name: str, array: Any) -> str | None:
+    """What the chunks of an array are compressed with."""
+    codecs = (
+        array.metadata.codecs if array.metadata.zarr_format == 3 else (*array.filters, *array.compressors)
+    )
+    names = [getattr(codec, "codec_id", None) or codec.to_dict()["name"] for codec in codecs]
+    if unknown := [codec for codec in names if codec not in (*_PLAIN, *_COMPRESSORS)]:
+        raise DataError(
+            f"{path}: {name} is stored with the codec {unknown[0]!r}; expected {_COMPRESSORS} or none"
+        )
+    compressors = [codec for codec in names if codec in _COMPRESSORS]
+    if len(compressors) > 1:
+        raise DataError(f"{path}: refused, {name} is compressed twice")
+    return compressors[0] if compressors else None

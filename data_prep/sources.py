@@ -18,21 +18,12 @@ import torch
 from torch import Tensor
 
 from data_prep import read_hdf5, read_numpy, read_parquet, read_tar, read_torch, read_zarr
-from data_prep.arrays import RowReader
+from data_prep.arrays import RowReader, by_rows, has_batch_axis
+from data_prep.fields import DETAILS, NOTHING_STATED, Stated, describe
 from mhimdist.data.format import COORDS_DTYPE, INSTANCE_LABELS_DTYPE
 from mhimdist.errors import DataError
 
-FEATURE_KEYS = ("features", "feats")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-DETAILS: dict[str, type] = {
-    "encoder": str,
-    "patch_size": int,
-    "level": int,
-    "magnification": float,
-    "coords_unit": str,
-}
-"""What is kept of a bag's making: the encoder's name, the edge of a patch in pixels, the level of the slide's
-pyramid, the magnification, and the unit of the coordinates ("um" for STAMP's, else pixels of level 0)."""
 
 SUFFIXES = {
     ".pt": "torch",
@@ -56,9 +47,13 @@ READERS: dict[str, Callable[..., dict[Any, Any]]] = {
     "tar": read_tar.read,
     "parquet": read_parquet.read,
 }
-"""By family: what turns a file (and for bundles, a place in it) into arrays and details by name."""
+"""By family: what turns a file, for bundles a place in it, and the names of the arrays that are wanted into
+arrays and details by name."""
 
-BUNDLES = {"tar": read_tar.bags_in, "parquet": read_parquet.bags_in}
+BUNDLES: dict[str, Callable[..., Iterator[tuple[str, tuple, dict[str, Any]]]]] = {
+    "tar": read_tar.bags_in,
+    "parquet": read_parquet.bags_in,
+}
 """Families whose files hold many bags."""
 
 
@@ -71,7 +66,8 @@ class Source:
         family: a key of `READERS`.
         place: of the bag in a bundle, in the words of the bundle's reader.
         coords: a file that holds the coordinates of the same slide, as CLAM's h5_files do for its pt_files.
-        said: what a bundle says of the bag: label, case and `DETAILS`.
+        said: what a bundle says of the bag: label, case and `DETAILS`; else what its folder's name says.
+        stated: what the user says of all.
     """
 
     path: Path
@@ -79,6 +75,7 @@ class Source:
     place: tuple = ()
     coords: Path | None = None
     said: tuple[tuple[str, Any], ...] = ()
+    stated: Stated = NOTHING_STATED
 
     @property
     def details(self) -> dict[str, Any]:
@@ -89,8 +86,7 @@ class Source:
         """Files on which the bag depends, for telling whether it changed."""
         if self.path.is_dir():
             return sorted(path for path in self.path.rglob("*") if path.is_file())
-        sidecars = [self.path.with_name(f"{self.path.stem}.{kind}.npy") for kind in read_numpy.SIDECARS]
-        more = [path for path in sidecars if self.family == "npy" and path.exists()]
+        more = read_numpy.sidecars(self.path).values() if self.family == "npy" else ()
         return [self.path, *more, *([self.coords] if self.coords else [])]
 
 
@@ -104,44 +100,57 @@ class SlideFeatures:
         has_coords, has_instance_labels: whether it holds them.
     """
 
-    def __init__(self, found: Mapping[Any, Any], where: str, max_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        found: Mapping[Any, Any],
+        details: Mapping[str, Any],
+        where: str,
+        *,
+        names: tuple[str, ...],
+        bfloat16: bool = False,
+        max_bytes: int | None = None,
+    ) -> None:
         """Check the arrays that a reader found.
 
         Args:
-            found: arrays and details by name.
+            found: arrays by name.
+            details: those of `DETAILS` that are known.
             where: names the source in messages.
+            names: which the features may have.
+            bfloat16: whether features of 16 bits are those of bfloat16.
             max_bytes: length of the file, which uncompressed features cannot exceed.
 
         Raises:
             DataError: it holds something else.
         """
-        keys = [key for key in FEATURE_KEYS if key in found]
+        keys = [key for key in names if found.get(key) is not None]
         if len(keys) != 1:
-            names = sorted(map(str, found))
-            raise DataError(f"{where}: expected one of the keys {FEATURE_KEYS}, got {names}")
+            there = some(sorted(map(str, found)), 20) or "nothing"
+            raise DataError(f"{where}: expected one of the keys {names}, got {there}")
         self._where = where
         self._found = found
         self._features = _array(found[keys[0]], where, keys[0])
         self.dtype = self._features.dtype if isinstance(self._features, Tensor) else _torch(self._features)
+        if bfloat16:
+            if self.dtype != torch.uint16:
+                raise DataError(f"{where}: expected the bits of bfloat16 as uint16, got {self.dtype}")
+            self.dtype = torch.bfloat16
+        shape = tuple(self._features.shape)
+        if shape and not all(shape):  # as TRIDENT writes of a slide without tissue
+            raise DataError(f"{where}: the bag is empty: its features are {' x '.join(map(str, shape))}")
         if self.dtype not in FLOATS:
             raise DataError(f"{where}: features must be floats, got {self.dtype}")
-        shape = tuple(self._features.shape)
         if len(shape) != 2:
             raise DataError(f"{where}: expected features of shape N x D, got {shape}")
         self.num_instances, self.num_features = map(int, shape)
-        if not self.num_instances or not self.num_features:
-            raise DataError(f"{where}: the bag is empty: its features are {shape[0]} x {shape[1]}")
         num_bytes = self.num_instances * self.num_features * self.dtype.itemsize
         if max_bytes is not None and num_bytes > max_bytes:
             # An expanded tensor: one stored number may claim to be 10^15.
             raise DataError(f"{where}: claims {shape[0]} x {shape[1]} features, more than it stores")
-        self.has_coords = self._has("coords", (self.num_instances, 2))
+        # Some tools add the width and height of a patch, which are not kept.
+        self.has_coords = self._has("coords", (self.num_instances, 2), (self.num_instances, 4))
         self.has_instance_labels = self._has("instance_labels", (self.num_instances,))
-        self.details = {
-            name: value
-            for name, kind in DETAILS.items()
-            if (value := _detail(found.get(name), kind)) is not None
-        }
+        self.details = dict(details)
 
     def blocks(self, max_bytes: int) -> Iterator[Tensor]:
         """The features in order, some rows at a time, so that a bag of any size needs little memory.
@@ -154,23 +163,20 @@ class SlideFeatures:
             step = -(-step // self._features.step) * self._features.step
         for start in range(0, self.num_instances, step):
             end = min(start + step, self.num_instances)
-            if isinstance(self._features, Tensor):
-                yield self._features[start:end]
-            else:
-                yield torch.from_numpy(self._features.read(start, end))
+            yield self._rows(start, end)
 
     @property
     def features_ND(self) -> Tensor:
         """All features, N x D, one of `FLOATS`, in any layout."""
-        if isinstance(self._features, Tensor):
-            return self._features
-        return torch.from_numpy(self._features.read(0, self.num_instances))
+        return self._rows(0, self.num_instances)
 
     @cached_property
     def coords_N2(self) -> np.ndarray | None:
         """Coordinates, int32 N x 2; those in micrometres are rounded to whole ones."""
         rounded = "coords_unit" in self.details
-        return self._integers("coords", COORDS_DTYPE, rounded=rounded) if self.has_coords else None
+        if not self.has_coords:
+            return None
+        return self._integers("coords", COORDS_DTYPE, rounded=rounded)[:, :2]
 
     @cached_property
     def instance_labels_N(self) -> np.ndarray | None:
@@ -187,12 +193,17 @@ class SlideFeatures:
         """Edge of a patch in pixels."""
         return self.details.get("patch_size")
 
-    def _has(self, name: str, expected: tuple[int, ...]) -> bool:
+    def _rows(self, start: int, end: int) -> Tensor:
+        if isinstance(self._features, Tensor):
+            return self._features[start:end].view(self.dtype)
+        return torch.from_numpy(self._features.read(start, end)).view(self.dtype)
+
+    def _has(self, name: str, *expected: tuple[int, ...]) -> bool:
         if self._found.get(name) is None:
             return False
         got = tuple(_array(self._found[name], self._where, name).shape)
-        if got != expected:
-            raise DataError(f"{self._where}: expected {name} of shape {expected}, got {got}")
+        if got not in expected:
+            raise DataError(f"{self._where}: expected {name} of shape {expected[0]}, got {got}")
         return True
 
     def _integers(self, name: str, dtype: np.dtype, *, rounded: bool = False) -> np.ndarray:
@@ -222,26 +233,34 @@ def some(names: Iterable[str], limit: int = 5) -> str:
 def read_features(source: Source) -> SlideFeatures:
     """Open what a source holds; arrays are mapped or read later.
 
-    Features are a tensor or array, or stand under "features" or "feats" beside "coords", "instance_labels"
-    and `DETAILS`. They must be floats of 2, 4 or 8 bytes or bfloat16, in any byte order and layout; integers
-    are refused, since their scale is unknown.
+    Features are a tensor or array, N x D or 1 x N x D, or stand under one of `fields.FEATURES` beside
+    "coords" (N x 2, or N x 4 whose first two columns are taken), "instance_labels" and `DETAILS`. They must
+    be floats of 2, 4 or 8 bytes or bfloat16, in any byte order and layout; integers are refused, since their
+    scale is unknown.
 
     Raises:
-        DataError: the file holds something else; the message names it.
+        DataError: the file holds something else, or another detail than was stated; the message names it.
     """
-    path, reader = source.path, READERS[source.family]
-    found = reader(path, source.place) if source.family in BUNDLES else reader(path)
-    if source.details.get("dtype") == "bfloat16" and isinstance(bits := found.get("features"), np.ndarray):
-        found["features"] = _bfloat16(bits, _where(source))
-    for name, value in source.said:
-        if name in DETAILS and value is not None:
-            found.setdefault(name, value)
+    path, where, said, stated = source.path, _where(source), source.details, source.stated
+    place = (source.place,) if source.family in BUNDLES else ()
+    found = READERS[source.family](path, *place, stated.arrays)
+    details = {name: said[name] for name in DETAILS if said.get(name) is not None} | describe(found)
     if source.coords is not None:
-        beside = read_hdf5.read(source.coords)
-        found = {name: beside[name] for name in ("coords", *DETAILS) if name in beside} | found
-    # What compressed files claim was compared with their length by their readers.
-    plain = source.family in ("torch", "npy")
-    return SlideFeatures(found, _where(source), path.stat().st_size if plain else None)
+        beside = read_hdf5.read(source.coords, ("coords",))
+        found, details = {"coords": beside.get("coords"), **found}, describe(beside) | details
+    for name, value in stated.details.items():
+        if details.setdefault(name, value) != value:
+            option = f"--{name.replace('_', '-')}"
+            raise DataError(f"{where}: its {name} is {details[name]!r}, but {option} says {value!r}")
+    return SlideFeatures(
+        found,
+        details,
+        where,
+        names=stated.features,
+        bfloat16=said.get("dtype") == "bfloat16",
+        # What compressed files claim was compared with their length by their readers.
+        max_bytes=path.stat().st_size if source.family in ("torch", "npy") else None,
+    )
 
 
 def family_of(path: Path) -> str | None:
@@ -254,7 +273,7 @@ def family_of(path: Path) -> str | None:
         try:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
-        except zipfile.BadZipFile:
+        except Exception:  # whatever the damage leads zipfile to; the reader will name it
             return None
         if any(name.endswith("data.pkl") for name in names):
             return "torch"
@@ -275,43 +294,27 @@ def _where(source: Source) -> str:
     return f"{source.path}: {slide}" if source.place and slide else str(source.path)
 
 
-def _bfloat16(bits_ND: np.ndarray, where: str) -> Tensor:
-    """Features that shards of ours hold as bits, because .npy does not know bfloat16."""
-    if bits_ND.dtype != np.uint16:
-        raise DataError(f"{where}: expected the bits of bfloat16 as uint16, got {bits_ND.dtype}")
-    return torch.from_numpy(bits_ND).view(torch.bfloat16)
-
-
 def _torch(reader: RowReader) -> torch.dtype:
     return torch.from_numpy(np.empty(0, reader.dtype)).dtype
 
 
 def _array(value: object, where: str, what: str) -> Tensor | RowReader:
+    """An array that was found, without a batch axis."""
     if isinstance(value, (np.ndarray, RowReader)):
         try:
             torch.from_numpy(np.empty(0, value.dtype))
         except TypeError:
             raise DataError(f"{where}: {what} of type {value.dtype} cannot be used") from None
-        return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        if isinstance(value, RowReader):
+            return value
+        if not value.dtype.isnative:
+            return by_rows(value)
+        value = torch.from_numpy(value)
     if not isinstance(value, Tensor):
         raise DataError(f"{where}: expected {what} to be a tensor, got {type(value).__name__}")
     if value.layout is not torch.strided or value.device.type != "cpu":
         raise DataError(
             f"{where}: expected {what} to be a dense tensor, got {value.layout} on {value.device}"
         )
-    return value.detach()
-
-
-def _detail(value: object, kind: type) -> Any:
-    """A detail in its type, None if it is not of it: attributes of files come in many."""
-    if isinstance(value, np.ndarray) and value.size == 1:
-        value = value.item()
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    if kind is str:
-        return value if isinstance(value, str) and value else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return kind(value) if value == value and abs(value) < 2**31 and kind(value) == value else None
+    value = value.detach()
+    return value[0] if has_batch_axis(tuple(value.shape)) else value

@@ -1,0 +1,51 @@
+"""Caps on what compressed data may become: what they claim, and what they do become if that is a lie."""
+
+import zlib
+
+import pyarrow as pa
+
+from mhimdist.errors import DataError
+
+MAX_INFLATION = 100
+"""How many times its stored bytes a compressed array may be: features compress 2 to 5 times, and what claims
+more is a bomb."""
+
+SMALL_BYTES = 2**24
+"""What is never a bomb: labels of instances that are all alike take next to nothing."""
+
+CHECKSUM_BYTES = 64
+"""More than the checksums that may follow a chunk."""
+
+
+def refuse_inflation(where: str, what: str, num_bytes: int, stored_bytes: int) -> None:
+    """Raise `DataError` if an array claims to be far larger than what is stored of it."""
+    if num_bytes > max(MAX_INFLATION * stored_bytes, SMALL_BYTES):
+        raise DataError(
+            f"{where}: claims {num_bytes} bytes of {what}, but stores {stored_bytes}, less than 1 in "
+            f"{MAX_INFLATION}"
+        )
+
+
+def refuse_bomb(where: str, codec: str, stored: bytes, limit: int) -> None:
+    """Raise `DataError` if compressed data become more than they should, whatever they claim.
+
+    Args:
+        where: names the data.
+        codec: "zlib", "gzip", "zstd", or "blosc" and "lz4" as numcodecs writes them.
+        stored: the compressed data.
+        limit: bytes that they should become, which is all that this takes of memory.
+    """
+    limit += CHECKSUM_BYTES
+    try:
+        if codec == "zlib":
+            num_bytes = len(zlib.decompressobj().decompress(stored, limit + 1))
+        elif codec in ("gzip", "zstd"):
+            num_bytes = len(pa.CompressedInputStream(pa.BufferReader(stored), codec).read(limit + 1))
+        else:
+            # Their decoders take their word for it, and then refuse to write more.
+            place = {"blosc": 4, "lz4": 0}[codec]
+            num_bytes = int.from_bytes(stored[place : place + 4], "little")
+    except (zlib.error, pa.ArrowException, OSError) as error:
+        raise DataError(f"{where}: damaged: {error}") from error
+    if num_bytes > limit:
+        raise DataError(f"{where}: becomes more than the {limit} bytes that it should be")
