@@ -1,7 +1,6 @@
 """What is kept of a bag, and under which names files hold it: the one table of them, for all readers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,42 +20,6 @@ DETAILS: dict[str, tuple[type, tuple[str, ...]]] = {
 """What is kept of a bag's making, with its type and names in files: the encoder's name, the edge of a patch
 in pixels, the level of the slide's pyramid, the magnification, and the unit of the coordinates ("um" for
 STAMP's, else pixels of level 0)."""
-
-
-@dataclass(frozen=True)
-class Stated:
-    """What the user says of all features, where their files do not.
-
-    Attributes:
-        feature_key: the array of features, where it has none of the names of `FEATURES`.
-        encoder: the network that computed them.
-        patch_size: edge of a patch in pixels.
-        level: of the slide's pyramid, from 0.
-    """
-
-    feature_key: str | None = None
-    encoder: str | None = None
-    patch_size: int | None = None
-    level: int | None = None
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """Names of the array of features, of which a file should hold one."""
-        return FEATURES if self.feature_key is None else (self.feature_key,)
-
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        """Names of the arrays that are read."""
-        return (*self.features, *SIDE_ARRAYS)
-
-    @property
-    def details(self) -> dict[str, Any]:
-        """Those of `DETAILS` that are stated."""
-        stated = {"encoder": self.encoder, "patch_size": self.patch_size, "level": self.level}
-        return {name: value for name, value in stated.items() if value is not None}
-
-
-NOTHING_STATED = Stated()
 
 
 def describe(found: Mapping[Any, Any]) -> dict[str, Any]:

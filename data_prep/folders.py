@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import read_numpy, read_tar
-from data_prep.fields import NOTHING_STATED, Stated
 from data_prep.sources import BUNDLES, SUFFIXES, Source, family_of, some
+from data_prep.stated import NOTHING_STATED, Stated
 from mhimdist.data.manifest import MANIFEST_NAME, Manifest
 from mhimdist.errors import CorruptShard, DataError
 

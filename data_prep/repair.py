@@ -11,6 +11,7 @@ from data_prep.labels import SlideLabel
 from data_prep.parallel import one_torch_thread, results
 from data_prep.plan import ShardPlan, plan_bag, write_shard
 from data_prep.sources import Source, some
+from data_prep.stated import NOTHING_STATED, Stated
 from data_prep.verify import Fault, verify_shard
 from mhimdist import atomic
 from mhimdist.data.format import dali_index, index_name, members_of
@@ -19,7 +20,12 @@ from mhimdist.errors import DataError
 
 
 def repair(
-    folder: Path, faults: Sequence[Fault], features: Path, *, workers: int = 1
+    folder: Path,
+    faults: Sequence[Fault],
+    features: Path,
+    *,
+    stated: Stated = NOTHING_STATED,
+    workers: int = 1,
 ) -> tuple[list[str], list[Fault]]:
     """Replace the damaged shards and indexes of a data set.
 
@@ -31,6 +37,7 @@ def repair(
         folder: the data set.
         faults: what `verify` found in it.
         features: where the features are that it was made of, as `data_prep.shard` takes them.
+        stated: what was stated of them then.
         workers: shards that are written at a time.
 
     Returns:
@@ -46,7 +53,7 @@ def repair(
     damaged = [shard for shard in manifest.info.shards if shard.name in files]
     repaired, hopeless = [], {}
     if damaged:
-        sources = find_features(features)
+        sources = find_features(features, stated)
         tasks = [
             (folder, shard, rows_of[shard.name], manifest.info.classes, sources, features)
             for shard in damaged

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data_prep.labels import SlideLabel, class_order
+from data_prep.labels import SlideLabel, class_order, is_missing
 from data_prep.members import encoder_of
 from data_prep.plan import PlannedBag
 from data_prep.sources import Source, some
@@ -20,18 +20,52 @@ def labels_of(
     table = []
     for slide, source in sources.items():
         label, case = source.details.get("label"), source.details.get("case")
-        if label is None or label == "":
+        if label is None or is_missing(str(label)):
             raise LabelError(f"{source.path} says no label of {slide!r}; give a table of labels")
         table.append(SlideLabel(slide, str(case or slide), class_map.get(str(label), str(label))))
     return table
 
 
+def classes_of(sources: Mapping[str, Source], class_map: Mapping[str, str]) -> tuple[str, ...] | None:
+    """The classes in the order that shards of ours have them in, None if there are no such shards.
+
+    Raises:
+        LabelError: the shards are of data sets with different orders.
+    """
+    said = {source.details.get("classes") for source in sources.values()}
+    orders = sorted(
+        {
+            tuple(dict.fromkeys(class_map.get(name, name) for name in names))
+            for names in said
+            if isinstance(names, tuple)
+        }
+    )
+    if not orders:
+        return None
+    longest = max(orders, key=len)
+    if other := next((order for order in orders if order != longest[: len(order)]), None):
+        raise LabelError(
+            f"the shards have their classes in other orders, {longest} and {other}; give --classes"
+        )
+    return longest
+
+
 def class_names(
-    table: Sequence[SlideLabel], given: Sequence[str] | None, before: Manifest | None
+    table: Sequence[SlideLabel],
+    given: Sequence[str] | None,
+    before: Manifest | None,
+    in_shards: Sequence[str] | None = None,
 ) -> tuple[str, ...]:
-    """The classes in the order of their indices: new ones behind those of the data set."""
+    """The classes in the order of their indices: new ones behind those of the data set.
+
+    Args:
+        table: the labels.
+        given: by the user.
+        before: the data set that is appended to.
+        in_shards: their order where the labels come from, if nothing is given.
+    """
     if before is None:
-        return class_order(table, given)
+        return class_order(table, given or in_shards)
     old = before.info.classes
     if given is not None and tuple(given[: len(old)]) != old:
         raise LabelError(

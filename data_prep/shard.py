@@ -21,6 +21,7 @@ from data_prep.plan import ShardPlan, SourceChangedError, plan_bags, plan_shards
 from data_prep.progress import Count, bar, doing
 from data_prep.selection import (
     class_names,
+    classes_of,
     labels_of,
     matched,
     next_number,
@@ -30,6 +31,7 @@ from data_prep.selection import (
 from data_prep.shard_options import parser
 from data_prep.skipped import SKIPPED_NAME, BadBag, named, write_skipped
 from data_prep.sources import some
+from data_prep.stated import NOTHING_STATED, Stated, stated_by
 from data_prep.workplace import Workplace
 from data_prep.writer import naming
 from mhimdist.command import run
@@ -76,6 +78,7 @@ def shard(
     skip_unmatched: bool = False,
     skip_bad: bool = False,
     append: bool = False,
+    stated: Stated = NOTHING_STATED,
     workers: int | None = None,
     distributed: bool = False,
 ) -> Outcome:
@@ -90,7 +93,8 @@ def shard(
             bundles of bags that say theirs.
         out: folder to make; must not exist, unless it is appended to.
         name: name of the data set, by default that of `out`.
-        classes: class names in the order of their indices, by default see `labels.class_order`.
+        classes: class names in the order of their indices, by default that of the shards of ours that say the
+            labels, else see `labels.class_order`.
         dtype: how features are stored, a key of `FEATURE_DTYPES`; None is float16, or the data set's own.
         shard_bytes: a shard is closed when the next bag would make it larger than this.
         seed: of the order in which bags are spread over the shards.
@@ -103,6 +107,7 @@ def shard(
         skip_unmatched: pass over slides without features and features without a label.
         skip_bad: leave out slides whose features cannot be used, and list them in `skipped.csv`.
         append: add the slides that `out` does not have yet, as further shards.
+        stated: what the features' files do not say of them.
         workers: shards that are written at a time, see `parallel.results`; None is as many as cores.
         distributed: whether they are written by the workers of a Ray cluster.
 
@@ -123,16 +128,18 @@ def shard(
     if before is None and not workplace.may_have_made():
         _refuse_existing(out)
     with doing(f"looking for features in {features}"):
-        sources = find_features(features)
+        sources = find_features(features, stated)
+    in_shards = None
     if labels is None:
         table = labels_of(sources, features, class_map or {})
+        in_shards = classes_of(sources, class_map or {}) if classes is None else None
     else:
         table = read_labels(labels, columns=columns, slides=slides, class_map=class_map)
     table = without_suffixes(table, sources)
     if case_from is not None:
         table = cases_of_barcodes(table)
     warning = missing_cases(table)
-    classes = class_names(table, classes, before)
+    classes = class_names(table, classes, before, in_shards)
     if before is not None:
         table, sources = not_in(table, sources, before, classes)
         dtype = dtype or before.rows["dtype"][0].as_py()
@@ -270,6 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         skip_unmatched=options.skip_unmatched,
         skip_bad=options.skip_bad,
         append=options.append,
+        stated=stated_by(options),
         workers=options.workers,
         distributed=in_cluster(),
     )

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from data_prep import stated
 from data_prep.skipped import SKIPPED_NAME
 from mhimdist.data.format import FEATURE_DTYPES
 
@@ -21,8 +22,8 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="PATH",
-        help="folder of CLAM, TRIDENT or STAMP, or one with a .pt, .h5, .npy, .npz or .zarr a slide, or with "
-        "WebDataset shards or Parquet files of bags; what a file is, its content says",
+        help="folder of CLAM, TRIDENT or STAMP, or one with a .pt, .h5, .npy, .npz or .zarr a slide, also in "
+        "folders below, or with WebDataset shards or Parquet files of bags; what a file is, its content says",
     )
     made.add_argument(
         "--labels",
@@ -46,8 +47,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--classes",
         metavar="NAME,NAME,...",
-        help="class names in the order of their indices (default: by number if all labels are whole "
-        "numbers, else by name)",
+        help="class names in the order of their indices (default: as in the shards that say the labels, else "
+        "by number if all labels are whole numbers, else by name)",
     )
     made.add_argument(
         "--class-map",
@@ -83,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"leave out slides whose features cannot be used (empty, NaN, damaged, of another width than "
         f"most), count them, and list them in {SKIPPED_NAME}",
     )
+    stated.add_options(made)
     made.add_argument(
         "--dtype",
         choices=FEATURE_DTYPES,

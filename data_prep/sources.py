@@ -19,7 +19,8 @@ from torch import Tensor
 
 from data_prep import read_hdf5, read_numpy, read_parquet, read_tar, read_torch, read_zarr
 from data_prep.arrays import RowReader, by_rows, has_batch_axis
-from data_prep.fields import DETAILS, NOTHING_STATED, Stated, describe
+from data_prep.fields import DETAILS, describe
+from data_prep.stated import NOTHING_STATED, Stated
 from mhimdist.data.format import COORDS_DTYPE, INSTANCE_LABELS_DTYPE
 from mhimdist.errors import DataError
 

@@ -34,6 +34,7 @@ from rich.filesize import decimal
 
 from data_prep.parallel import num_cores
 from data_prep.progress import Count, bar
+from data_prep.stated import add_options, stated_by
 from mhimdist.command import run
 from mhimdist.data.format import (
     COORDS_DTYPE,
@@ -329,8 +330,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         type=Path,
         metavar="FEATURES",
         help="write damaged and missing shards again from the features that they were made of, to the bytes "
-        "that the manifest tells",
+        "that the manifest tells; the options below as they were given to data_prep.shard",
     )
+    add_options(parser)
     options = parser.parse_args(arguments)
     if options.workers < 1:
         parser.error(f"argument --workers: expected at least 1, got {options.workers}")
@@ -347,7 +349,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if faults and options.repair is not None:
         from data_prep.repair import repair  # which imports this module
 
-        repaired, faults = repair(folder, faults, options.repair, workers=options.workers)
+        repaired, faults = repair(
+            folder, faults, options.repair, stated=stated_by(options), workers=options.workers
+        )
         console.print(f"written again: {', '.join(repaired) or 'nothing'}", style="green")
         _list(console, faults, "left: ")
     if faults:

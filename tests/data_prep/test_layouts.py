@@ -9,10 +9,17 @@ import pytest
 import torch
 import zarr
 
-from data_prep.fields import Stated
+from data_prep import shard as shard_module
+from data_prep import verify as verify_module
 from data_prep.folders import find_features
+from data_prep.labels import SlideLabel
+from data_prep.members import describe_bag
+from data_prep.plan import plan_bags, plan_shards
 from data_prep.sources import Source, read_features
-from mhimdist.errors import DataError
+from data_prep.stated import NOTHING_STATED, Stated
+from mhimdist.data.loader import BagShards
+from mhimdist.data.manifest import Manifest
+from mhimdist.errors import CorruptShard, DataError
 
 FEATURES = np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)
 COORDS = np.arange(60).reshape(30, 2) * 256
@@ -30,7 +37,7 @@ def h5(path: str, features: np.ndarray = FEATURES, **attributes: object) -> None
         file["features"].attrs.update(attributes)
 
 
-def only(path: Path = Path(), stated: Stated = Stated()) -> Source:  # noqa: B008
+def only(path: Path = Path(), stated: Stated = NOTHING_STATED) -> Source:
     (source,) = find_features(path, stated).values()
     return source
 
@@ -242,3 +249,41 @@ def test_threads_do_not_disturb_each_other_over_arrays_in_pt() -> None:
         read = list(threads.map(lambda source: read_features(source).features_ND.numpy(), sources))
     for i, features in enumerate(read):
         assert np.array_equal(features, FEATURES + i % 16)
+
+
+def test_what_is_stated_is_kept_and_repaired(capsys: pytest.CaptureFixture) -> None:
+    Path("features").mkdir()
+    for slide in "ab":
+        np.savez(f"features/{slide}.npz", emb=FEATURES, features=FEATURES + 1)
+    Path("labels.csv").write_text("slide,label,case\nx/a.svs,x,p\nx/b.svs,y,q\n")
+    options = ["--feature-key", "emb", "--encoder", "uni", "--patch-size", "256", "--level", "0"]
+    shard_module.main(["--features", "features", "--labels", "labels.csv", "--out", "shards", *options])
+    manifest = Manifest.read(Path("shards"))
+    row = manifest.rows.to_pylist()[0]
+    described = describe_bag(Path("shards"), row)
+    assert {name: described[name] for name in ("slide", "encoder", "patch_size", "level")} == {
+        "slide": row["slide"],
+        "encoder": "uni",
+        "patch_size": 256,
+        "level": 0,
+    }
+    stored = BagShards(Path("shards")).load([0]).features_TD
+    assert np.array_equal(stored, FEATURES.astype(np.float16).astype(np.float32))
+    content = Path("shards/shard-000000.tar").read_bytes()
+    Path("shards/shard-000000.tar").unlink()
+    with pytest.raises(CorruptShard):
+        verify_module.main(["shards", "--repair", "features"])
+    assert "expected one of the keys" not in capsys.readouterr().out
+    verify_module.main(["shards", "--repair", "features", *options])
+    assert Path("shards/shard-000000.tar").read_bytes() == content
+
+
+def test_other_features_of_the_same_files_are_not_taken_over() -> None:
+    np.savez("a.npz", emb=FEATURES, features=FEATURES + 1)
+    row = [SlideLabel("a", "a", "x")]
+    digests = set()
+    for stated in (NOTHING_STATED, Stated(feature_key="emb")):
+        bags, _ = plan_bags(row, find_features(Path(), stated), ["x"], "float16", seed=0)
+        (plan,) = plan_shards(bags, 2**30)
+        digests.add(plan.digest())
+    assert len(digests) == 2

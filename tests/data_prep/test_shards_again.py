@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from feature_folders import CLASSES, SLIDES, shard_folder, write_features
 
@@ -10,7 +12,7 @@ from data_prep.folders import find_features
 from data_prep.shard import shard
 from data_prep.sources import read_features
 from mhimdist.data.manifest import Manifest
-from mhimdist.errors import CorruptShard, DataError
+from mhimdist.errors import CorruptShard, DataError, LabelError
 
 
 @pytest.fixture
@@ -88,3 +90,53 @@ def test_bags_are_found_with_what_the_manifest_says(shards: Path, tmp_path: Path
         assert (said["label"], said["case"], said["classes"]) == (CLASSES[i % 2], f"case {i // 2}", CLASSES)
         expected = np.load(tmp_path / "features" / f"{slide}.npy")
         assert np.array_equal(read_features(found[slide]).features_ND.float().numpy(), expected)
+
+
+def shards_with_classes(folder: Path, classes: tuple[str, ...], *slides: str) -> Path:
+    (folder / "features").mkdir(parents=True)
+    lines = [f"{slide},{classes[i % 2]},case {slide}" for i, slide in enumerate(slides)]
+    for slide in slides:
+        np.save(folder / "features" / f"{slide}.npy", np.ones((3, 4), np.float32))
+    (folder / "labels.csv").write_text("\n".join(["slide,label,case", *lines]))
+    return shard_folder(folder, classes=classes)
+
+
+def test_the_order_of_classes_is_that_of_the_shards(tmp_path: Path) -> None:
+    first = shards_with_classes(tmp_path / "x", ("tumour", "normal", "rare"), "a", "b")
+    shard(first, None, tmp_path / "again")
+    one, two = (Manifest.read(folder) for folder in (first, tmp_path / "again"))
+    assert one.info.classes == two.info.classes == ("tumour", "normal", "rare")
+    labels = [
+        dict(zip(*(m.rows[name].to_pylist() for name in ("slide", "label")), strict=True)) for m in (one, two)
+    ]
+    assert labels == [{"a": 0, "b": 1}] * 2
+    shard(first, None, tmp_path / "renamed", class_map={"tumour": "bad", "normal": "good"})
+    assert Manifest.read(tmp_path / "renamed").info.classes == ("bad", "good", "rare")
+    shard(first, None, tmp_path / "given", classes=["normal", "tumour"])
+    assert Manifest.read(tmp_path / "given").info.classes == ("normal", "tumour")
+
+
+def test_shards_of_several_data_sets_must_agree_on_the_order(tmp_path: Path) -> None:
+    shards_with_classes(tmp_path / "both/x", ("tumour", "normal"), "a", "b").rename(tmp_path / "x")
+    shards_with_classes(tmp_path / "both/y", ("tumour", "normal", "rare"), "c", "d").rename(tmp_path / "y")
+    shards_with_classes(tmp_path / "both/z", ("normal", "tumour"), "e", "f").rename(tmp_path / "z")
+    for name in ("x", "y"):
+        (tmp_path / "sets").mkdir(exist_ok=True)
+        (tmp_path / name).rename(tmp_path / "sets" / name)
+    shard(tmp_path / "sets", None, tmp_path / "again")
+    info = Manifest.read(tmp_path / "again").info
+    assert info.classes == ("tumour", "normal", "rare")
+    assert sum(item.num_bags for item in info.shards) == 4
+    (tmp_path / "z").rename(tmp_path / "sets/z")
+    message = r"other orders, \('tumour', 'normal', 'rare'\) and \('normal', 'tumour'\); give --classes"
+    with pytest.raises(LabelError, match=message):
+        shard(tmp_path / "sets", None, tmp_path / "more")
+
+
+@pytest.mark.parametrize("label", [float("nan"), "nan", None, ""])
+def test_a_label_that_bags_do_not_say_is_missing(label: object, tmp_path: Path) -> None:
+    (tmp_path / "features").mkdir()
+    table = {"slide": ["a", "b"], "label": pa.array([1.0 if isinstance(label, float) else "x", label])}
+    pq.write_table(pa.table(table | {"features": [[[1.0]], [[2.0]]]}), tmp_path / "features/bags.parquet")
+    with pytest.raises(LabelError, match=r"bags\.parquet says no label of 'b'; give a table of labels"):
+        shard(tmp_path / "features", None, tmp_path / "out")
