@@ -10,8 +10,8 @@ from typing import Any
 from data_prep import read_numpy, read_tar
 from data_prep.sources import BUNDLES, SUFFIXES, Source, family_of, some
 from data_prep.stated import NOTHING_STATED, Stated
-from mhimdist.data.manifest import MANIFEST_NAME, Manifest
-from mhimdist.errors import CorruptShard, DataError
+from mhimdist.data.manifest import MANIFEST_NAME, Manifest, arriving
+from mhimdist.errors import DataError
 
 CLAM_FEATURES, CLAM_COORDS = "pt_files", "h5_files"
 TRIDENT_FEATURES = "features_"
@@ -38,7 +38,7 @@ def find_features(path: Path, stated: Stated = NOTHING_STATED) -> dict[str, Sour
 
     Raises:
         DataError: nothing to read, two files for one slide, several sets of features, or a sidecar alone;
-            `CorruptShard`: shards of ours that are not those of their manifest.
+            `ManifestError`: shards of ours that are not those of their manifest.
     """
     if path.is_file() or (path.is_dir() and family_of(path) == "zarr"):
         return _collect(path.parent, [path], stated)
@@ -109,7 +109,7 @@ def _collect(folder: Path, paths: list[Path], stated: Stated) -> dict[str, Sourc
             encoder = _encoder_of(path) if stated.encoder is None else None
             said = (("encoder", encoder),) if encoder else ()
             return [(path.stem, Source(path, family, said=said, stated=stated))]
-        bags_in = ours.get(path) or BUNDLES[family](path, stated.arrays)
+        bags_in = ours[path] if path in ours else BUNDLES[family](path, stated.arrays)
         return [_bag(path, family, bag, stated) for bag in bags_in]
 
     with ThreadPoolExecutor(THREADS) as threads:
@@ -139,12 +139,10 @@ def _bag(path: Path, family: str, bag: Bag, stated: Stated) -> tuple[str, Source
 
 def _bags_of_ours(folders: set[Path]) -> dict[Path, Iterator[Bag]]:
     """The bags of the shards in folders with a manifest of ours, by the file of the shard."""
-    bags = {}
+    bags: dict[Path, Iterator[Bag]] = {}
     for folder in sorted(folder for folder in folders if (folder / MANIFEST_NAME).is_file()):
-        manifest = Manifest.read(folder)
-        if faults := manifest.file_faults(folder):
-            listed = some((f"{name}: {fault}" for name, fault in faults.items()), 3)
-            raise CorruptShard(f"{folder} is not what its manifest lists: {listed}")
+        bags |= {folder / name: iter(()) for name in arriving(folder)}  # not in the data set yet
+        manifest = Manifest.open(folder)
         for name, rows in manifest.rows_by_shard().items():
             bags[folder / name] = read_tar.bags_of_ours(folder / name, rows, manifest.info.classes)
     return bags

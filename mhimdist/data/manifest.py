@@ -33,8 +33,12 @@ ARRIVING_NAME = ".arriving"
 """Names the shards, a line each, that an append puts beside the others before a new manifest lists them."""
 MAX_BYTES = 2**30
 """How long a manifest may be, several million bags; what is longer is none, and is not read."""
+MAX_INFLATION = 100
+"""How many times its file a manifest may be in memory, if it is of more than `SMALL_BYTES`; it is 5 to 20."""
+SMALL_BYTES = 2**24
 MAX_NAMED = 20
 
+_NUMBER_BYTES = 8
 _NUM_LOOKS = 3  # one append can make two looks disagree with the folder
 _MANIFEST_KEY = b"mhimdist.manifest"
 _HASH_KEY = b"mhimdist.content_sha256"
@@ -142,7 +146,8 @@ class Manifest:
         path = folder / MANIFEST_NAME
         try:
             with path.open("rb") as file:
-                content = file.read(MAX_BYTES + 1)
+                # No more than there is, because Python takes the memory for all that it is asked for.
+                content = file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES) + 1)
         except (FileNotFoundError, NotADirectoryError):
             raise missing(path) from None
         except OSError as error:
@@ -173,23 +178,12 @@ class Manifest:
         if len(content) > MAX_BYTES:
             raise ManifestError(f"{path} has more than {MAX_BYTES} bytes, too many for a manifest")
         try:
-            # From memory: given a path, pyarrow would take a parent folder named "a=b" for a column.
-            file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-            if file.metadata.num_rows > len(content):  # no two keys are equal, so a row takes some bytes
-                raise ManifestError(f"{path} claims {file.metadata.num_rows} bags in {len(content)} bytes")
-            table = file.read(use_threads=False)
+            table = _read_table(content, path)
             table.validate(full=True)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise ManifestError(f"{path} cannot be read as Parquet: {error}") from error
-        metadata = table.schema.metadata or {}
-        if _MANIFEST_KEY not in metadata or _HASH_KEY not in metadata:
-            raise ManifestError(
-                f"{path} is no manifest of a data set: expected {_MANIFEST_KEY.decode()!r} in its metadata"
-            )
+        metadata = table.schema.metadata
         info = _parse_info(metadata[_MANIFEST_KEY], path)
-        if not table.schema.equals(ROWS_SCHEMA):
-            found = {str(field) for field in table.schema} ^ {str(field) for field in ROWS_SCHEMA}
-            raise ManifestError(f"{path}: expected other columns; they differ in {sorted(found) or 'order'}")
         expected, got = metadata[_HASH_KEY].decode("latin-1"), _content_sha256(info, table)
         if got != expected:
             raise ManifestError(f"{path} was changed: expected content_sha256 {expected}, got {got}")
@@ -265,6 +259,37 @@ def arriving(folder: Path) -> frozenset[str]:
         return frozenset((folder / ARRIVING_NAME).read_text(encoding="utf-8").splitlines())
     except (FileNotFoundError, NotADirectoryError):
         return frozenset()
+
+
+def _read_table(content: bytes, path: Path | str) -> pa.Table:
+    """The rows as they stand in the file, which may become some times as many bytes, but not any number."""
+    limit = max(MAX_INFLATION * len(content), SMALL_BYTES)
+    # From memory: given a path, pyarrow would take a parent folder named "a=b" for a column.
+    file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+    schema, metadata = file.schema_arrow, file.metadata
+    if not {_MANIFEST_KEY, _HASH_KEY} <= (schema.metadata or {}).keys():
+        raise ManifestError(
+            f"{path} is no manifest of a data set: expected {_MANIFEST_KEY.decode()!r} in its metadata"
+        )
+    if not schema.equals(ROWS_SCHEMA):
+        found = {str(field) for field in schema} ^ {str(field) for field in ROWS_SCHEMA}
+        raise ManifestError(f"{path}: expected other columns; they differ in {sorted(found) or 'order'}")
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    columns = [group.column(index) for group in groups for index in range(metadata.num_columns)]
+    num_bytes = sum(max(_NUMBER_BYTES * c.num_values, c.total_uncompressed_size) for c in columns)
+    if max(num_bytes, _NUMBER_BYTES * metadata.num_rows) > limit:
+        raise ManifestError(f"{path} claims {metadata.num_rows} bags in {len(content)} bytes")
+    # As dictionaries, in which a name that is repeated stands once.
+    text = [field.name for field in schema if field.type == pa.string()]
+    file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True, read_dictionary=text)
+    table = file.read(use_threads=False)
+    for name in text:
+        for chunk in table[name].chunks:
+            lengths = pc.take(pc.binary_length(chunk.dictionary), chunk.indices)
+            num_bytes += pc.sum(lengths.cast(pa.int64())).as_py() or 0
+        if num_bytes > limit:
+            raise ManifestError(f"{path} repeats its text to more than {limit} bytes")
+    return table.cast(schema)
 
 
 def missing(path: Path | str) -> ManifestError:

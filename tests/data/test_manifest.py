@@ -1,4 +1,5 @@
 import json
+import re
 import time
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from feature_folders import CLASSES, SLIDES, forge_manifest, shard_folder, write_features
+from forked import fork, limit_addresses, status_of
 
 from mhimdist.data import manifest as manifest_module
 from mhimdist.data.format import escape_key
@@ -183,13 +185,38 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_bomb_is_not_inflated(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pq.write_table(pa.table({"key": np.zeros(10**6, np.int64)}), tmp_path / "manifest.parquet")
+    manifest = small_manifest()
+    columns = [pa.repeat(value, 10**5) for value in manifest.rows.to_pylist()[0].values()]
+    rows = pa.Table.from_arrays(
+        [c.cast(f.type) for c, f in zip(columns, ROWS_SCHEMA, strict=True)], schema=ROWS_SCHEMA
+    )
+    monkeypatch.setattr(manifest_module, "_check_rows", lambda rows, info: None)
+    Manifest(manifest.info, rows).write(tmp_path)
     monkeypatch.setattr(pq.ParquetFile, "read", lambda *_, **__: pytest.fail("read"))
-    with pytest.raises(ManifestError, match=r"claims 1000000 bags in \d+ bytes$"):
+    with pytest.raises(ManifestError, match=r"claims 100000 bags in \d+ bytes$"):
         Manifest.read(tmp_path)
     monkeypatch.setattr(manifest_module, "MAX_BYTES", 100)
     with pytest.raises(ManifestError, match="has more than 100 bytes, too many for a manifest"):
         Manifest.read(shards)
+
+
+def test_text_is_not_repeated_at_will(tmp_path: Path) -> None:
+    manifest = small_manifest()
+    first, *_ = manifest.rows.to_pylist()
+    rows = [first | {"key": str(i), "slide": "x" * 2**17} for i in range(2**10)]
+    info = manifest.info.model_copy(
+        update={"shards": (manifest.info.shards[0].model_copy(update={"num_bags": len(rows)}),)}
+    )
+    Manifest(info, pa.Table.from_pylist(rows, ROWS_SCHEMA)).write(tmp_path)
+    assert (tmp_path / MANIFEST_NAME).stat().st_size < 2**18
+
+    def limited() -> None:
+        limit_addresses(2**26)
+        Manifest.read(tmp_path)
+
+    assert status_of(fork(limited, tmp_path / "said")) == 1
+    said = (tmp_path / "said").read_text().splitlines()[-1]
+    assert re.search(r"ManifestError: .*manifest\.parquet repeats its text to more than \d+ bytes$", said)
 
 
 def test_other_columns_are_refused(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from feature_folders import CLASSES, SLIDES, shard_folder, write_features
 from data_prep.folders import find_features
 from data_prep.shard import shard
 from data_prep.sources import read_features
-from mhimdist.data.manifest import Manifest
-from mhimdist.errors import CorruptShard, DataError, LabelError
+from mhimdist.data.manifest import ARRIVING_NAME, Manifest
+from mhimdist.errors import CorruptShard, DataError, LabelError, ManifestError
 
 
 @pytest.fixture
@@ -57,14 +57,23 @@ def test_a_flipped_bit_of_a_header_or_a_description_is_noticed(shards: Path, tmp
         (lambda path: path.write_bytes(path.read_bytes()[:-512]), r"expected \d+ bytes, got \d+"),
         (
             lambda path: path.rename(path.with_name("shard-000099.tar")),
-            "missing', 'shard-000099.tar: not in",
+            "missing; shard-000099.tar: not in",
         ),
     ],
 )
 def test_shards_that_their_manifest_does_not_list_are_refused(harm, fault: str, shards: Path) -> None:
     harm(shards / "shard-000001.tar")
-    with pytest.raises(CorruptShard, match=f"is not what its manifest lists: 'shard-000001.tar: {fault}"):
+    with pytest.raises(
+        ManifestError, match=f"not hold the shards of its manifest: shard-000001.tar: {fault}"
+    ):
         find_features(shards)
+
+
+def test_shards_that_an_append_did_not_list_are_passed_over(shards: Path) -> None:
+    expected = find_features(shards)
+    (shards / "shard-000099.tar").write_bytes((shards / "shard-000001.tar").read_bytes())
+    (shards / ARRIVING_NAME).write_text("shard-000099.tar\n")
+    assert find_features(shards) == expected
 
 
 def test_one_shard_alone_is_checked_against_the_manifest_beside_it(shards: Path) -> None:
