@@ -49,14 +49,12 @@ class Outcome:
         num_reused: shards of these that an earlier run had finished.
         passed_over: slides without features, or features without a label, where that is allowed.
         bad: bags that were left out because they cannot be used, where that is allowed.
-        warning: what the user should know of the cases, if anything.
     """
 
     num_new: int
     num_reused: int
     passed_over: tuple[str, ...]
     bad: tuple[BadBag, ...] = ()
-    warning: str | None = None
 
 
 def shard(
@@ -138,7 +136,8 @@ def shard(
     table = without_suffixes(table, sources)
     if case_from is not None:
         table = cases_of_barcodes(table)
-    warning = missing_cases(table)
+    if (warning := missing_cases(table)) is not None:
+        print(f"warning: {warning}", file=sys.stderr)  # now, not after hours
     classes = class_names(table, classes, before, in_shards)
     if before is not None:
         table, sources = not_in(table, sources, before, classes)
@@ -183,7 +182,7 @@ def shard(
             )
     except OSError as error:
         raise naming(out, error) from error
-    return Outcome(num_new, num_reused, passed_over, tuple(sorted([*bad, *worse])), warning)
+    return Outcome(num_new, num_reused, passed_over, tuple(sorted([*bad, *worse])))
 
 
 def _refuse_existing(out: Path) -> None:
@@ -281,14 +280,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         workers=options.workers,
         distributed=in_cluster(),
     )
-    if outcome.warning is not None:
-        print(f"warning: {outcome.warning}", file=sys.stderr)
     if outcome.passed_over:
         slides = some(outcome.passed_over)
         print(f"passed over, without features or label: {len(outcome.passed_over)} ({slides})")
     if outcome.bad:
         table = options.out / SKIPPED_NAME
-        print(f"left out, listed in {table}: {len(outcome.bad)} ({named(outcome.bad)})")
+        print(f"left out, listed in {table}: {len(outcome.bad)} ({named(outcome.bad, 3)})")
     if outcome.num_reused:
         print(f"taken over from an interrupted run: {outcome.num_reused} shards")
     manifest = Manifest.read(options.out)

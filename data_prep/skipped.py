@@ -20,10 +20,10 @@ class BadBag:
     reason: str
 
 
-def named(bad: Sequence[BadBag]) -> str:
+def named(bad: Sequence[BadBag], limit: int = MAX_NAMED) -> str:
     """The first few for a message, and how many more there are."""
-    more = f"; and {len(bad) - MAX_NAMED:,} more" if len(bad) > MAX_NAMED else ""
-    return "; ".join(bag.reason for bag in bad[:MAX_NAMED]) + more
+    more = f"; and {len(bad) - limit:,} more" if len(bad) > limit else ""
+    return "; ".join(bag.reason for bag in bad[:limit]) + more
 
 
 def read_skipped(folder: Path) -> list[BadBag]:

@@ -1,6 +1,7 @@
 """Killed and started again, on several workers, with more slides: always the same bytes."""
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -392,6 +393,73 @@ def test_a_stray_shard_is_neither_read_nor_replaced(folder: Path) -> None:
     with pytest.raises(ManifestError, match=r"shard-000003\.tar: not in the manifest"):
         append(folder)
     assert (out / "shard-000003.tar").read_bytes() == b"mine"
+
+
+def disk_full_at(number: int, folder: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    """Have the file of this number (from 1) that is forced to disk find no room there; the names of all."""
+    force, names = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{descriptor}")).relative_to(folder)
+        names.append(str(name))
+        if len(names) == number:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        force(descriptor)
+
+    patch.setattr(os, "fsync", full)
+    return names
+
+
+def test_a_disk_that_is_full_for_any_of_the_files(folder: Path, expected: dict[str, bytes]) -> None:
+    act = partial(shard, folder / "features", folder / "labels.csv", folder / "shards", **SAME)
+    with pytest.MonkeyPatch.context() as patch:
+        names = disk_full_at(0, folder, patch)
+        act()
+    shutil.rmtree(folder / "shards")
+    kinds = {Path(name).suffix or Path(name).name for name in names}
+    assert kinds >= {".part", ".parquet", "shards"}  # shards, indexes and records; the manifest; folders
+    for number in range(1, len(names) + 1):
+        with pytest.MonkeyPatch.context() as patch:
+            disk_full_at(number, folder, patch)
+            if number < len(names):
+                with pytest.raises(OSError, match=r"No space left on device: .*shards'"):
+                    act()
+                assert not (folder / "shards").exists()
+            else:  # the folder around it, when it is there already
+                with pytest.raises(OSError, match="No space left on device"):
+                    act()
+        assert act().num_new == 6
+        assert files_of(folder / "shards") == expected
+        assert not list(folder.glob(".*"))
+        shutil.rmtree(folder / "shards")
+
+
+def test_an_append_to_a_full_disk_leaves_what_was_there(folder: Path) -> None:
+    table = (folder / "labels.csv").read_text()
+    (folder / "few.csv").write_text("\n".join(table.splitlines()[:5]))
+    out = folder / "shards"
+    shard(folder / "features", folder / "few.csv", out, skip_unmatched=True, name="x", shard_bytes=1)
+    before = files_of(out)
+    options = {"shard_bytes": 1, "workers": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        names = disk_full_at(0, folder, patch)
+        append(folder, **options)
+    after = files_of(out)
+    for number in range(1, len(names) + 1):
+        for name in after.keys() - before.keys():
+            (out / name).unlink(missing_ok=True)
+        (out / "manifest.parquet").write_bytes(before["manifest.parquet"])
+        with pytest.MonkeyPatch.context() as patch:
+            disk_full_at(number, folder, patch)
+            with pytest.raises(OSError, match="No space left on device"):
+                append(folder, **options)
+        assert len(BagShards(out)) in (4, 6)
+        assert {
+            name: files_of(out)[name] for name in before.keys() - {"manifest.parquet"}
+        }.items() <= before.items()
+        assert append(folder, **options).num_new in (0, 2)
+        assert files_of(out) == after
+        assert not list(folder.glob(".*"))
 
 
 @pytest.mark.parametrize(
