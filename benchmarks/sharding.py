@@ -1,15 +1,19 @@
 """How fast features become shards, against `cp -r` of the same files: `python benchmarks/sharding.py --json`.
 
-Sources are made up: .pt files of N x 1,024 in CAMELYON16's bag sizes, in float32 as the authors' are
-(`ratio_cp`), and again in float16 (`ratio_cp_float16`); the shards are float16. Both sides read the same
-warm page cache, write to the same disk and count the bytes of the sources. Each round runs cp, shard, cp,
-shard; a ratio is the median of the paired ones. `cp -r` does not force what it wrote to disk, so for
-`ratio_cp` sharding does not either, while `ratio_cp_synced` has both do it: sharding as users run it, and cp
-with a sync of what it wrote.
+Sources are made up, N x 1,024 in CAMELYON16's bag sizes: float32 .pt files as the authors' are, float16 .pt
+files, and float32 .h5 files as CLAM writes them, in chunks of one row and not compressed. The shards are
+float16. Both sides read the same warm page cache, write to the same disk and count the bytes of the sources.
+Each round runs cp, shard, cp, shard; a ratio is the median of the paired ones.
 
-Where the processor's time goes on float16 sources, of which every byte is hashed and written: sha256 of the
-shard .4, crc32 of the members .2, writing .15, the search for NaN .1 (one thread, a processor with SHA
-instructions).
+`cp -r` does not force what it wrote to disk, and sharding does. So each kind of source is measured in three
+ways: neither forces (`ratio_cp` and so on; `os.fsync` does nothing meanwhile), both do (`_synced`), and each
+as it is run (`_as_run`), where the disk decides.
+
+Where the processor's time goes on float16 sources, of which every byte is hashed and written, in seconds a GB
+of one core: sha256 of the shard .50, writing .25, crc32 of the members .15, the search for NaN .10, reading .05
+(a processor with SHA instructions). `cp` takes .28, on one core. So two cores cannot reach more than half of
+its rate there. To hash in other threads than those that write would not help: each core has a shard of its own
+to hash already. Nor would `copy_file_range`: each byte has to pass through the processor for its hash.
 """
 
 import argparse
@@ -21,29 +25,51 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from unittest import mock
 
+import h5py
 import numpy as np
 import torch
 
 from data_prep.digits import c16_facts
+from data_prep.parallel import num_cores
 from data_prep.shard import shard
 
 NUM_FEATURES = 1024
 
 
-def write_sources(folder: Path, num_bytes: int, dtype: torch.dtype) -> int:
-    """Write .pt files of about this many bytes in all, and their labels; the exact number of bytes."""
+SOURCES = {"": "float32 .pt", "_float16": "float16 .pt", "_h5": "float32 .h5, chunks of a row"}
+"""What is sharded, by the suffix of its results' names."""
+WAYS = {"": "neither", "_synced": "both", "_as_run": "sharding"}
+"""Who forces what it wrote to disk, by the next suffix."""
+
+
+def write_sources(folder: Path, num_bytes: int, kind: str) -> int:
+    """Write files of a kind (a key of `SOURCES`) of about so many bytes in all, and their labels.
+
+    Returns:
+        The exact number of bytes.
+    """
     features = folder / "features"
     features.mkdir(parents=True)
     generator = torch.Generator().manual_seed(0)
     sizes = np.random.default_rng(0).permutation(c16_facts()["bag_sizes"])
     written, lines = 0, ["slide,label"]
     for number, size in enumerate(sizes):
-        path = features / f"slide_{number:04d}.pt"
-        torch.save(torch.randn((int(size), NUM_FEATURES), generator=generator).to(dtype), path)
+        path = features / f"slide_{number:04d}{'.h5' if kind == '_h5' else '.pt'}"
+        features_ND = torch.randn((int(size), NUM_FEATURES), generator=generator)
+        if kind == "_h5":
+            with h5py.File(path, "w") as file:
+                shape = (None, NUM_FEATURES)
+                file.create_dataset(
+                    "features", data=features_ND.numpy(), chunks=(1, NUM_FEATURES), maxshape=shape
+                )
+        else:
+            torch.save(features_ND.half() if kind == "_float16" else features_ND, path)
         lines.append(f"{path.stem},{number % 2}")
         written += path.stat().st_size
         if written >= num_bytes:
@@ -70,16 +96,19 @@ def sync_folder(folder: Path) -> None:
                 os.fsync(file.fileno())
 
 
-def compare(folder: Path, *, rounds: int, synced: bool, shard_bytes: int) -> dict[str, float]:
+def compare(folder: Path, *, rounds: int, way: str, shard_bytes: int) -> dict[str, float]:
     """Bytes per second of cp and of sharding, and the median of their paired ratios."""
 
     def copy(out: Path) -> None:
         subprocess.run(["cp", "-r", str(folder / "features"), str(out)], check=True)
-        if synced:
+        if way == "_synced":
             sync_folder(out)
 
     def convert(out: Path) -> None:
-        with mock.patch("os.fsync", os.fsync if synced else lambda descriptor: None):
+        with (
+            mock.patch("os.fsync", os.fsync if way else lambda descriptor: None),
+            redirect_stderr(StringIO()),
+        ):
             shard(folder / "features", folder / "labels.csv", out, shard_bytes=shard_bytes)
 
     num_bytes = sum(path.stat().st_size for path in (folder / "features").iterdir())
@@ -95,7 +124,18 @@ def compare(folder: Path, *, rounds: int, synced: bool, shard_bytes: int) -> dic
     }
 
 
-def main() -> None:
+def measure(folder: Path | None, num_bytes: int, rounds: int) -> dict[str, dict[str, float]]:
+    """`compare` of every kind of source in every way."""
+    results: dict[str, dict[str, float]] = {}
+    for kind in SOURCES:
+        with tempfile.TemporaryDirectory(dir=folder, prefix="sharding-") as name:
+            written = write_sources(Path(name), num_bytes, kind)
+            for way in WAYS:
+                results[kind + way] = compare(Path(name), rounds=rounds, way=way, shard_bytes=written // 16)
+    return results
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
         prog="python benchmarks/sharding.py", description="Sharding against cp -r, in bytes per second."
@@ -106,31 +146,20 @@ def main() -> None:
         "--rounds", type=int, default=3, help="of cp, shard, cp, shard (default: %(default)s)"
     )
     parser.add_argument("--folder", type=Path, help="where to work (default: the system's temporary folder)")
-    options = parser.parse_args()
-    results: dict[str, dict[str, float]] = {}
+    options = parser.parse_args(arguments)
     load = os.getloadavg()[0]  # both sides suffer from what else runs, but sharding uses all cores
-    for dtype in (torch.float32, torch.float16):
-        with tempfile.TemporaryDirectory(dir=options.folder, prefix="sharding-") as name:
-            folder = Path(name)
-            num_bytes = write_sources(folder, int(options.gb * 1e9), dtype)
-            for synced in (False, True):
-                label = f"{dtype}".removeprefix("torch.") + ("_synced" if synced else "")
-                rounds = options.rounds if not synced else 1
-                results[label] = compare(folder, rounds=rounds, synced=synced, shard_bytes=num_bytes // 16)
-    flat = {"ratio_cp": results["float32"]["ratio"], "ratio_cp_synced": results["float32_synced"]["ratio"]}
-    flat |= {"ratio_cp_float16": results["float16"]["ratio"]}
-    flat |= {
-        "ratio_cp_float16_synced": results["float16_synced"]["ratio"],
-        "cores": os.cpu_count() or 0,
-        "load": load,
-    }
+    results = measure(options.folder, int(options.gb * 1e9), options.rounds)
     if options.json:
-        print(json.dumps({name: round(value, 3) for name, value in flat.items()} | {"runs": results}))
+        flat = {f"ratio_cp{label}": round(result["ratio"], 3) for label, result in results.items()}
+        runs = {f"cp{label}": result for label, result in results.items()}
+        print(json.dumps(flat | {"cores": num_cores(), "load": round(load, 1), "runs": runs}))
         return
-    print(f"{'sources':20}{'cp -r':>12}{'shard':>12}{'ratio':>8}")
-    for label, result in results.items():
-        rates = f"{result['cp_gb_per_s']:.2f} GB/s{result['shard_gb_per_s']:>7.2f} GB/s"
-        print(f"{label:20}{rates:>24}{result['ratio']:>8.2f}")
+    print(f"{'sources':30}{'forced to disk':>16}{'cp -r':>12}{'shard':>12}{'ratio':>8}")
+    for kind, sources in SOURCES.items():
+        for way, who in WAYS.items():
+            result = results[kind + way]
+            rates = f"{result['cp_gb_per_s']:>7.2f} GB/s{result['shard_gb_per_s']:>7.2f} GB/s"
+            print(f"{sources:30}{who:>16}{rates}{result['ratio']:>8.2f}")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,41 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+import h5py
+import pytest
+
+from benchmarks import sharding
 
 
-def test_sharding_against_cp(tmp_path: Path) -> None:
-    command = [sys.executable, "benchmarks/sharding.py", "--json", "--gb", "0.05", "--rounds", "1"]
-    done = subprocess.run(
-        [*command, "--folder", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    result = json.loads(done.stdout)
-    for name in ("", "_synced", "_float16", "_float16_synced"):
-        assert result[f"ratio_cp{name}"] > 0
-    for rates in result["runs"].values():
+def test_sharding_against_cp(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    sharding.main(["--json", "--gb", "0.03", "--rounds", "1", "--folder", str(tmp_path)])
+    result = json.loads(capsys.readouterr().out)
+    suffixes = [kind + way for kind in ("", "_float16", "_h5") for way in ("", "_synced", "_as_run")]
+    assert {name for name in result if name.startswith("ratio")} == {f"ratio_cp{s}" for s in suffixes}
+    assert set(result["runs"]) == {f"cp{suffix}" for suffix in suffixes}
+    for suffix in suffixes:
+        rates = result["runs"][f"cp{suffix}"]
+        assert result[f"ratio_cp{suffix}"] == round(rates["ratio"], 3) > 0
         assert rates["cp_gb_per_s"] > 0
         assert rates["shard_gb_per_s"] > 0
     assert not list(tmp_path.iterdir())
+
+
+def test_the_table(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = {"cp_gb_per_s": 2.0, "shard_gb_per_s": 1.0, "ratio": 0.5}
+    labels = [kind + way for kind in sharding.SOURCES for way in sharding.WAYS]
+    monkeypatch.setattr(sharding, "measure", lambda *_: dict.fromkeys(labels, rates))
+    sharding.main([])
+    header, first, *_, last = capsys.readouterr().out.splitlines()
+    assert header.split() == ["sources", "forced", "to", "disk", "cp", "-r", "shard", "ratio"]
+    assert first.split() == ["float32", ".pt", "neither", "2.00", "GB/s", "1.00", "GB/s", "0.50"]
+    assert last.startswith("float32 .h5, chunks of a row")
+
+
+def test_h5_files_are_as_clam_writes_them(tmp_path: Path) -> None:
+    written = sharding.write_sources(tmp_path, 1, "_h5")
+    (path,) = (tmp_path / "features").iterdir()
+    assert path.stat().st_size == written
+    with h5py.File(path) as file:
+        features = file["features"]
+        assert (features.chunks, features.compression, features.dtype) == ((1, 1024), None, "float32")

@@ -1,0 +1,45 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import loading
+
+
+# webdataset leaves the tar open.
+@pytest.mark.filterwarnings(r"ignore:Exception ignored in.*\.tar:pytest.PytestUnraisableExceptionWarning")
+def test_loading_against_its_peers(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nvidia.dali")
+    monkeypatch.setattr(loading, "NUM_FEATURES", 8)
+    monkeypatch.setattr(loading, "TURN_S", 0.01)
+    asked = []
+
+    def in_this_process(command: list[str], **_: object) -> SimpleNamespace:
+        asked.append(command[-1])
+        peak = loading.peak_rss_anon(loading.loaders(Path(command[4]))[command[-1]])
+        return SimpleNamespace(stdout=json.dumps(max(peak, 1 << 20)))
+
+    monkeypatch.setattr(subprocess, "run", in_this_process)
+    monkeypatch.setattr(
+        sys, "argv", ["loading", "--json", "--bags", "6", "--rounds", "1", "--folder", str(tmp_path)]
+    )
+    loading.main()
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    names = [loading.OURS, *loading.PEERS, "mmap, no read ahead", "DALI", "chunked h5"]
+    assert asked == names
+    assert list(result["bags_per_s"]) == list(result["peak_rss_anon_mib"])
+    assert set(result["bags_per_s"]) == set(names)
+    assert all(rate > 0 for rate in result["bags_per_s"].values())
+    assert (result["num_bags"], result["rounds"]) == (6, 1)
+    ratios = (
+        "ratio_torch_load",
+        "ratio_webdataset",
+        "rss_anon_ratio_torch_load",
+        "rss_anon_ratio_webdataset",
+    )
+    assert all(result[name] > 0 for name in (*ratios, "first_epoch_bags_per_s"))
