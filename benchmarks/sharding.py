@@ -10,8 +10,8 @@ ways: neither forces (`ratio_cp` and so on; `os.fsync` does nothing meanwhile), 
 as it is run (`_as_run`), where the disk decides.
 
 Where the processor's time goes on float16 sources, of which every byte is hashed and written, in seconds a GB
-of one core (with SHA instructions): sha256 of the shard .50, writing .25, crc32 of the members .15, search for
-NaN .10, reading .05. `cp` takes .28, on one core; so two cores cannot reach more than half of its rate there.
+of one core (with SHA instructions): sha256 of the shard .50, writing .25, crc32 of the members .15, search
+for NaN .10, reading .05. `cp` takes .28, on one core; so two cores cannot reach more than half of its rate.
 To hash in other threads than those that write would not help: each core has a shard of its own to hash
 already. Nor would `copy_file_range`: each byte has to pass through the processor for its hash.
 """
