@@ -16,8 +16,8 @@ DIGITS_TRANSMIL = {**DIGITS, "model.num_landmarks": 32}
 QUICK = {"seeds": (2021,), "transmil_folds": 1, "transmil_epochs": 15}
 
 
-def base(model: str, *, data: str) -> TrainConfig:
-    config = preset("c16", model)
+def base(model: str, *, dataset: str, data: str) -> TrainConfig:
+    config = preset(dataset, model)
     if data not in DATA_SETS:
         return config
     return config.override(DIGITS_TRANSMIL if model == "transmil" else DIGITS)
@@ -34,7 +34,7 @@ def main() -> None:
         validation_share=0.15,
         paper_validation_share=0.0,
     )
-    run_ablation(job, partial(base, data=job.data), data=ensure(job.data, job.home))
+    run_ablation(job, partial(base, dataset=job.preset, data=job.data), data=ensure(job.data, job.home))
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ A cell is a configuration. Many cells share one, such as every table's baseline:
 import argparse
 import json
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, PlainSerializer, WrapValidator, field_validator, model_validator
 from rich import get_console
 
 from mhimdist import atomic
@@ -20,6 +21,8 @@ from mhimdist.cross_validation import compare, measure_costs, raise_failures
 from mhimdist.data.remote import Location
 from mhimdist.errors import ConfigError
 from mhimdist.experiment import Candidate, Experiment
+from mhimdist.options import leaves
+from mhimdist.presets import departures
 from mhimdist.report import formats
 from mhimdist.report.comparison import (
     PAPER_WARNING,
@@ -27,11 +30,16 @@ from mhimdist.report.comparison import (
     Comparison,
     Protocol,
     Row,
+    notes_text,
     records_csv,
     spread_text,
 )
 from mhimdist.report.grid import Grid
 from mhimdist.schedules import Schedule
+
+_VARIED = ("model.name", "masking", "teacher.kind", "student_init", "loss.alpha")
+_METHOD = ("teacher.", "loss.temperature")
+"""Settings that a network which is not masked does not have."""
 
 Base = Callable[[str], TrainConfig]
 
@@ -59,12 +67,24 @@ TITLES = {
 }
 
 
+Overlay = Annotated[
+    TrainConfig,  # for the command line, which learns of all settings so
+    WrapValidator(lambda given, _: given),  # as nested settings: they belong to several configurations
+    PlainSerializer(lambda given: given),
+]
+
+
 class Ablation(Experiment):
     """Fill the paper's tables."""
 
     tables: tuple[int, ...] = Field((1, 2, 3, 4, 5), min_length=1, description="of the paper; several as 1,3")
     rows: tuple[str, ...] = Field((), description="only these rows, by their names in the tables; none: all")
     quick: bool = Field(False, description="the job's choice of fewer seeds, folds and epochs")
+    preset: Literal["c16", "tcga"] = Field("c16", description="whose settings the rows start from")
+    train: Overlay = Field(  # type: ignore[assignment]  # a mapping, see `Overlay`
+        default_factory=dict,
+        description="settings of every row whose network or method has them, in place of its own",
+    )
     epochs: int | None = Field(None, ge=1, description="of every row; none: its configuration's")
     transmil_epochs: int | None = Field(None, ge=1, description="of TransMIL's rows, instead")
     transmil_folds: int | None = Field(
@@ -77,6 +97,17 @@ class Ablation(Experiment):
         if unknown := set(tables) - TITLES.keys():
             raise ValueError(f"the paper's tables are 1 to 5, got {', '.join(map(str, sorted(unknown)))}")
         return tables
+
+    @model_validator(mode="after")
+    def _tables_vary_the_rest(self) -> Self:
+        if fixed := [path for path in self.overlay if path.startswith(_VARIED)]:
+            raise ValueError(f"the tables vary {', '.join(fixed)}; rows and tables choose what is run")
+        return self
+
+    @property
+    def overlay(self) -> dict[str, Any]:
+        """The settings of `train` that were given, by dotted path."""
+        return dict(leaves(self.train))  # type: ignore[arg-type]
 
     @classmethod
     def from_job(cls, *, quick: dict[str, Any], arguments: list[str] | None = None, **defaults: Any) -> Self:
@@ -115,27 +146,21 @@ def run_ablation(job: Ablation, base: Base, *, data: Location) -> Comparison:
         CrossValidationError: runs failed; the tables of the others are written and printed first.
     """
     cells = select(job, base)
-    candidates: dict[str, Candidate] = {}
-    for cell in cells:
-        candidates.setdefault(cell.candidate.name, cell.candidate)
+    candidates = {cell.candidate.name: cell.candidate for cell in cells}
     comparison = compare(job, list(candidates.values()), data=data)
+    _write(job, cells, comparison, {})  # whatever becomes of the costs
     costs = measure_costs(
         job, {cell.row: cell.candidate.config for cell in cells if cell.table == 2}, data=data
     )
-    blocks = [
-        grid(number, protocol, cells, comparison, costs)
-        for protocol in comparison.protocols
-        for number in sorted({cell.table for cell in cells})
-    ]
-    _write(job, cells, comparison, costs, blocks)
+    _write(job, cells, comparison, costs)
     console = get_console()
-    for block in blocks:
+    for block in _blocks(cells, comparison, costs):
         block.print(console)
-    console.print(_common(comparison), end="\n\n", highlight=False)
+    console.print(_common(comparison, cells), end="\n\n", highlight=False)
     if len(comparison.protocols) > 1:
         comparison.inflation().print(console)
     console.print(f"tables: {job.folder}/tables.md, .csv, .json", highlight=False, soft_wrap=True)
-    raise_failures(comparison, job.folder)
+    raise_failures(comparison, job.folder, _cost_failures(costs))
     return comparison
 
 
@@ -143,8 +168,9 @@ def select(job: Ablation, base: Base) -> list[Cell]:
     """The cells that a job asks for.
 
     Raises:
-        ConfigError: a row's name is in none of the tables.
+        ConfigError: a row's name is in none of the tables, or no row has a setting that is given.
     """
+    base = _overlaid(base, job.overlay)
     makers = {1: _systems, 2: _costs, 3: _parts, 4: _strategies, 5: _teachers}
     known = [
         Cell(table, row, column, _candidate(job, config))
@@ -155,7 +181,44 @@ def select(job: Ablation, base: Base) -> list[Cell]:
     if unknown := wanted - {cell.row.casefold() for cell in known}:
         rows = ", ".join(dict.fromkeys(cell.row for cell in known))
         raise ConfigError(f"rows: no row {', '.join(sorted(unknown))}; these tables have {rows}")
-    return [cell for cell in known if not wanted or cell.row.casefold() in wanted]
+    cells = [cell for cell in known if not wanted or cell.row.casefold() in wanted]
+    for path in job.overlay:
+        if not any(_has(cell.candidate.config, path) for cell in cells):
+            raise ConfigError(f"train.{path}: none of these rows has it")
+    return _named_apart(cells)
+
+
+def _overlaid(base: Base, overlay: Mapping[str, Any]) -> Base:
+    """The configurations with other settings where they have them."""
+
+    def overlaid(model: str) -> TrainConfig:
+        config = base(model)
+        return config.override({path: value for path, value in overlay.items() if _has(config, path)})
+
+    return overlaid
+
+
+def _has(config: TrainConfig, path: str) -> bool:
+    if path.startswith("model."):
+        return path.removeprefix("model.") in type(config.model).model_fields
+    return config.teacher.kind != "none" or not path.startswith(_METHOD)
+
+
+def _named_apart(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells, those of equal configurations with the same candidate, and no two candidates of one name."""
+    candidates: dict[tuple[str, int | None], Candidate] = {}
+    names = Counter[str]()
+    for cell in cells:
+        candidate, key = cell.candidate, _key(cell.candidate)
+        if key not in candidates:
+            names[candidate.name] += 1
+            number = f" ({names[candidate.name]})" if names[candidate.name] > 1 else ""
+            candidates[key] = replace(candidate, name=candidate.name + number)
+    return [replace(cell, candidate=candidates[_key(cell.candidate)]) for cell in cells]
+
+
+def _key(candidate: Candidate) -> tuple[str, int | None]:
+    return candidate.config.digest(), candidate.num_folds
 
 
 def _candidate(job: Ablation, config: TrainConfig) -> Candidate:
@@ -236,10 +299,10 @@ def _teachers(base: Base) -> list[Entry]:
 def _taught(config: TrainConfig, kind: TeacherKind, alpha: float | None = None) -> TrainConfig:
     """The configuration with another teacher and, where given, another weight of the consistency loss."""
     moves = kind in ("momentum", "init_momentum")
+    own = config.teacher
+    weights = {"weights": own.weights, "weights_of": own.weights_of} if "init" in kind else {}
     teacher = Teacher(
-        kind=kind,
-        momentum=config.teacher.momentum if moves else Momentum(),
-        dropout=config.teacher.dropout,
+        kind=kind, momentum=own.momentum if moves else Momentum(), dropout=own.dropout, **weights
     )
     loss = config.loss if alpha is None else config.loss.model_copy(update={"alpha": alpha})
     return config.model_copy(update={"teacher": teacher, "loss": loss})
@@ -262,7 +325,7 @@ def grid(
     protocol: Protocol,
     cells: Sequence[Cell],
     comparison: Comparison,
-    costs: Mapping[str, Cost],
+    costs: Mapping[str, Cost | str],
 ) -> Grid:
     """A table in the paper's layout, in per cent."""
     mine = [cell for cell in cells if cell.table == number]
@@ -282,19 +345,15 @@ def grid(
                 )
         case 2:
             header = ["Model", "AUC", "Para.", "Time", "Mem."]
-            lines = [[_percent(found[name, ""], "auc"), *_cost_texts(costs[name])] for name in names]
-            cost = costs[names[0]]
-            where = "GPU" if cost.device == "cuda" else formats.count(cost.num_threads, "thread")
-            caption += (
-                f" Time: the training steps of an epoch on fold 1, one row at a time, {where}; Mem.: the "
-                "peak of training and validation above what the process held before."
-            )
+            lines = [[_percent(found[name, ""], "auc"), *_cost_texts(costs.get(name))] for name in names]
+            caption += _cost_caption(costs)
         case _:
             header = [{3: "Module", 4: "Strategy", 5: "Teacher"}[number], *COLUMNS]
             lines = [[_percent(found[name, column], "auc") for column in COLUMNS] for name in names]
             caption = f"{warning}AUC. {_used(mine, row_of)}"
             if number == 4:
                 caption += _borrowed(mine)
+    caption += notes_text({cell.column or cell.row: row_of[cell.candidate.name].note for cell in mine})
     return Grid(
         title=f"{TITLES[number]} ({comparison.dataset}, {protocol} protocol)",
         header=header,
@@ -303,10 +362,21 @@ def grid(
     )
 
 
-def _common(comparison: Comparison) -> str:
+def _common(comparison: Comparison, cells: Sequence[Cell]) -> str:
     """What holds for all tables."""
     note = f" {STRICT_NOTE}" if "strict" in comparison.protocols else ""
-    return f"All tables: in per cent. {comparison.setting}{note}"
+    return f"All tables: in per cent. {comparison.setting}{note}{_sizes(cells)}"
+
+
+def _sizes(cells: Sequence[Cell]) -> str:
+    """Where networks are of another width, or learn at another rate, than the authors'."""
+    networks: dict[str, list[str]] = {}
+    for config in {cell.candidate.config.model.name: cell.candidate.config for cell in cells}.values():
+        networks.setdefault(departures(config), []).append(config.model.name)
+    first, *others = sorted(networks, key=lambda text: -len(networks[text]))
+    apart = [name for text in others for name in networks[text]]
+    texts = [f" All networks{' but ' if apart else ''}{', '.join(apart)}: {first}."] if first else []
+    return "".join([*texts, *(f" {', '.join(networks[text])}: {text}." for text in others if text)])
 
 
 def _percent(row: Row, metric: str) -> str:
@@ -315,7 +385,40 @@ def _percent(row: Row, metric: str) -> str:
     return f"{text} ({formats.count(missing, 'run')} failed)" if missing else text
 
 
-def _cost_texts(cost: Cost) -> tuple[str, str, str]:
+def _blocks(cells: Sequence[Cell], comparison: Comparison, costs: Mapping[str, Cost | str]) -> list[Grid]:
+    """The tables, one after the other for each protocol."""
+    return [
+        grid(number, protocol, cells, comparison, costs)
+        for protocol in comparison.protocols
+        for number in sorted({cell.table for cell in cells})
+    ]
+
+
+def _cost_failures(costs: Mapping[str, Cost | str]) -> dict[str, str]:
+    return {f"cost of {name}": why for name, why in costs.items() if isinstance(why, str)}
+
+
+def _cost_caption(costs: Mapping[str, Cost | str]) -> str:
+    """How costs were measured, and why some were not."""
+    if not costs:
+        return " Para., Time, Mem.: not measured."
+    caption = " Para.: parameters of the network that is trained."
+    for cost in costs.values():
+        if isinstance(cost, Cost):
+            where = "GPU" if cost.device == "cuda" else formats.count(cost.num_threads, "thread")
+            caption += (
+                f" Time: the training steps of an epoch on fold 1, one row at a time, {where}; Mem.: the "
+                "peak of training and validation above what the process held before."
+            )
+            break
+    return caption + "".join(
+        f" {name[0].upper()}{name[1:]}: {why}." for name, why in _cost_failures(costs).items()
+    )
+
+
+def _cost_texts(cost: Cost | str | None) -> tuple[str, str, str]:
+    if not isinstance(cost, Cost):
+        return formats.NONE, formats.NONE, formats.NONE
     size = cost.num_parameters
     return (
         f"{size / 1e6:.2f}M" if size >= 1e6 else f"{size / 1e3:.0f}K",
@@ -363,10 +466,10 @@ def _write(
     job: Ablation,
     cells: Sequence[Cell],
     comparison: Comparison,
-    costs: Mapping[str, Cost],
-    blocks: Sequence[Grid],
+    costs: Mapping[str, Cost | str],
 ) -> None:
-    text = "\n".join([*(block.markdown() for block in blocks), textwrap.fill(_common(comparison), 110), ""])
+    blocks = [block.markdown() for block in _blocks(cells, comparison, costs)]
+    text = "\n".join([*blocks, textwrap.fill(_common(comparison, cells), 110), ""])
     if len(comparison.protocols) > 1:
         text += "\n" + comparison.inflation().markdown()
     records = []
@@ -375,10 +478,15 @@ def _write(
         for cell in cells:
             place = {"table": cell.table, "row": cell.row, "column": cell.column}
             cost = costs.get(cell.row) if cell.table == 2 else None
-            spent = asdict(cost) if cost else dict.fromkeys(Cost.__dataclass_fields__)
-            records.append({**place, **row_of[cell.candidate.name].record(), **spent})
+            spent = asdict(cost) if isinstance(cost, Cost) else dict.fromkeys(Cost.__dataclass_fields__)
+            records.append({**place, **comparison.record(row_of[cell.candidate.name]), **spent})
     warning = {"warning": PAPER_WARNING} if "paper" in comparison.protocols else {}
-    body = {"protocols": comparison.protocols, **warning, "cells": records}
+    body = {
+        "protocols": comparison.protocols,
+        **warning,
+        "cells": records,
+        "cost_failures": _cost_failures(costs),
+    }
     body["comparison"] = json.loads(comparison.json())
     for suffix, content in (
         ("md", text),

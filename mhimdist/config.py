@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
@@ -91,7 +91,11 @@ class Teacher(Settings):
     momentum: Momentum = Field(Momentum(), description="EMA momentum lambda per bag, in [0, 1]")
     weights: Path | None = Field(
         None,
-        description="a checkpoint that the authors released, as the pre-trained network; none: it is trained",
+        description="a checkpoint that the authors released, as the pre-trained network, one for each run "
+        "where its path has {fold} or {seed} in it; none: it is trained",
+    )
+    weights_of: Literal["model", "teacher"] = Field(
+        "model", description="whose weights that file gives, their student's or their teacher's"
     )
     dropout: bool = Field(
         False, description="whether the teacher scores with dropout on, as the authors' does"
@@ -113,8 +117,8 @@ class Loss(Settings):
 
     alpha: float = Field(0.1, ge=0, description="weight of the consistency loss")
     temperature: float = Field(0.1, gt=0, description="temperature tau of the teacher's embedding")
-    class_weights: tuple[float, ...] | None = Field(
-        None, description="weight of each class in the cross-entropy; none weighs all bags alike"
+    class_weights: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        None, description="weight of each class in the cross-entropy, above 0; none weighs all bags alike"
     )
 
 
@@ -256,6 +260,8 @@ class TrainConfig(Settings):
             found.append(f"teacher.momentum: a teacher of kind {self.teacher.kind} does not move")
         if self.teacher.weights is not None and not self.teacher.is_pretrained:
             found.append(f"teacher.weights: a teacher of kind {self.teacher.kind} is not pre-trained")
+        if self.teacher.weights is None and self.teacher.weights_of != "model":
+            found.append("teacher.weights_of: teacher.weights is none")
         if not self.masking.high.peak and self.masking.high_pool_share != 1:
             found.append("masking.high_pool_share: masking.high is 0")
         if not self.teacher.is_pretrained and self.student_init == "all":
@@ -308,7 +314,10 @@ class TrainConfig(Settings):
 
     def recipe(self) -> dict[str, Any]:
         """Every setting that a result depends on, as JSON's types: not how steps are fed and launched."""
-        return self.model_dump(mode="json", exclude={"loading", "compile", "cuda_graphs"})
+        recipe = self.model_dump(mode="json", exclude={"loading", "compile", "cuda_graphs"})
+        if self.teacher.weights is None:
+            del recipe["teacher"]["weights_of"]
+        return recipe
 
     def digest(self) -> str:
         """A hash of the recipe, 16 hex digits: equal configurations share it."""

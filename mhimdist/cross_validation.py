@@ -13,6 +13,8 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import mean
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -30,10 +32,10 @@ from mhimdist.errors import CrossValidationError, MhimdistError, PreemptedError
 from mhimdist.experiment import Candidate, CrossValidation, Execution, Experiment
 from mhimdist.first_stage import made_with
 from mhimdist.report import formats
-from mhimdist.report.comparison import PAPER_WARNING, Comparison, Protocol, Result, Row
+from mhimdist.report.comparison import OUTSIDE_WEIGHTS, PAPER_WARNING, Comparison, Protocol, Result, Row
 from mhimdist.run_folder import Saving
 from mhimdist.train import Group, train
-from mhimdist.unit import Unit, run_unit
+from mhimdist.unit import Unit, has_outside_weights, run_unit
 
 ERROR_FILE = "error.txt"
 
@@ -63,12 +65,24 @@ def run_cross_validation(job: CrossValidation, *, data: Location) -> Comparison:
     return comparison
 
 
-def raise_failures(comparison: Comparison, folder: Path) -> None:
-    """Name the units that failed, after the tables of the others have been written."""
-    if comparison.failures:
-        listing = "; ".join(f"{label}: {reason}" for label, reason in comparison.failures.items())
+def raise_failures(
+    comparison: Comparison, folder: Path, more: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Name the units that failed, after the tables of the others have been written.
+
+    Args:
+        comparison: whose units.
+        folder: of the experiment.
+        more: what else failed, by name.
+
+    Raises:
+        CrossValidationError: something failed.
+    """
+    failures = comparison.failures | dict(more)
+    if failures:
+        listing = "; ".join(f"{label}: {reason}" for label, reason in failures.items())
         raise CrossValidationError(
-            f"{formats.count(len(comparison.failures), 'run')} of {comparison.name} failed, the same command "
+            f"{formats.count(len(failures), 'run')} of {comparison.name} failed, the same command "
             f"tries them again; whole reasons are in {folder}/units/*/{ERROR_FILE}. {listing}"
         )
 
@@ -106,10 +120,13 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
         warn_of_larger_bags(bags, limit)
     units: dict[str, Unit] = {}
     members: dict[tuple[str, Protocol], list[str]] = {}
+    num_train: dict[Protocol, list[int]] = {}
+    assert len({candidate.name for candidate in candidates}) == len(candidates), "rows are told apart by name"
     devices = [device_of_runs(experiment, candidate.config) for candidate in candidates]
     for protocol in experiment.protocols:
         for seed in experiment.seeds:
             splits = experiment.splits(bags, protocol, seed)
+            num_train.setdefault(protocol, []).extend(len(split.train) for split in splits)
             for fold, split in enumerate(splits, 1):
                 for candidate, device in zip(candidates, devices, strict=True):
                     if fold > (candidate.num_folds or fold):
@@ -121,6 +138,8 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
     atomic.write_text(folder / "options.json", experiment.model_dump_json(indent=1))
     found = {digest: left for digest, unit in units.items() if (left := unit.result()) is not None}
     _announce(experiment, bags, len(candidates), len(units), len(found))
+    if any(has_outside_weights(candidate.config) for candidate in candidates):
+        get_console().print(f"WARNING: {OUTSIDE_WEIGHTS}", style="bold", highlight=False)
     missing = {digest: unit for digest, unit in units.items() if digest not in found}
     outcomes: dict[str, Result | str] = {}
     outcomes.update(found)
@@ -129,7 +148,10 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
     for (name, protocol), digests in members.items():
         results = [result for digest in digests if isinstance(result := outcomes[digest], Result)]
         failures = {units[d].label: reason for d in digests if isinstance(reason := outcomes[d], str)}
-        note = next(candidate.note for candidate in candidates if candidate.name == name)
+        candidate = next(candidate for candidate in candidates if candidate.name == name)
+        note = "; ".join(
+            filter(None, (OUTSIDE_WEIGHTS if has_outside_weights(candidate.config) else "", candidate.note))
+        )
         rows.append(Row(name, protocol, results, len(digests), failures, note))
     return Comparison(
         name=experiment.name,
@@ -137,20 +159,23 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
         synthetic=bags.synthetic,
         num_bags=len(bags),
         num_cases=len(set(bags.cases)),
-        num_folds=len(experiment.splits(bags, experiment.protocols[0], experiment.seeds[0]))
-        if experiment.split_file
-        else experiment.folds,
+        num_folds=experiment.num_splits(bags),
+        split_by=experiment.split_by(bags),
         seeds=experiment.seeds,
         rows=rows,
         wall_s=time.monotonic() - started,
         num_found=len(found),
+        num_train={protocol: mean(each) for protocol, each in num_train.items()},
+        validation_share=experiment.validation_share,
     )
 
 
 def measure_costs(
     experiment: Experiment, configs: Mapping[str, TrainConfig], *, data: Location
-) -> dict[str, Cost]:
+) -> dict[str, Cost | str]:
     """What each configuration costs on the first fold: one after the other, each in a process of its own.
+
+    One that cannot be measured gives the reason in place of its cost, and keeps no other from being measured.
 
     Args:
         experiment: data and resources.
@@ -163,7 +188,7 @@ def measure_costs(
     split = experiment.splits(bags, experiment.protocols[0], experiment.seeds[0])[0]
     folder.mkdir(parents=True, exist_ok=True)
     num_threads = max(1, int(experiment.cpus_per_run))
-    costs = {}
+    costs: dict[str, Cost | str] = {}
     for name, config in configs.items():
         made_of = (
             made_with(config, device_of_runs(experiment, config)),
@@ -182,15 +207,25 @@ def measure_costs(
                 num_gpus=share["gpu"],
                 runtime_env={"env_vars": {"MHIMDIST_MEASURED": file.stem}},
             )
-            cost = ray.get(task.remote(config, split, absolute(data), num_threads))
+            try:
+                cost = ray.get(task.remote(config, split, absolute(data), num_threads))
+            except ray.exceptions.RayError as error:
+                cost = _why(error)
+            if isinstance(cost, str):
+                get_console().print(f"cost of {name}: FAILED {cost}", highlight=False, markup=False)
+                costs[name] = cost
+                continue
             atomic.write_text(file, json.dumps(asdict(cost), allow_nan=False))
             get_console().print(f"cost of {name}: {cost.train_s:.1f} s an epoch", highlight=False)
         costs[name] = Cost(**json.loads(file.read_text()))
     return costs
 
 
-def _measure(config: TrainConfig, split: Split, data: Location, num_threads: int) -> Cost:
-    return measure(config, open_bags(data, config.loading), split, num_threads)
+def _measure(config: TrainConfig, split: Split, data: Location, num_threads: int) -> Cost | str:
+    try:
+        return measure(config, open_bags(data, config.loading), split, num_threads)
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def make_unit(
@@ -212,6 +247,10 @@ def make_unit(
     """
     config = candidate.config.model_copy(update={"seed": seed})
     weights = config.teacher.weights
+    if weights is not None:
+        weights = Path(str(weights).replace("{fold}", str(fold)).replace("{seed}", str(seed)))
+        teacher = config.teacher.model_copy(update={"weights": weights})
+        config = config.model_copy(update={"teacher": teacher})
     made_of = (
         made_with(config, device),
         split.digest(),

@@ -22,7 +22,7 @@ from mhimdist.data.residency import resident
 from mhimdist.data.sampler import epoch_plan, warn_of_larger_bags
 from mhimdist.data.splits import Split
 from mhimdist.draws import Draws
-from mhimdist.errors import PreemptedError
+from mhimdist.errors import ConfigError, PreemptedError
 from mhimdist.evaluation import Predictions, predict
 from mhimdist.graphs import GraphedStep
 from mhimdist.mhim import StepLoss
@@ -102,11 +102,18 @@ class Trainer:
             stop: asked every few steps; once it says yes on any worker, the run saves itself and ends.
 
         Raises:
+            ConfigError: the class weights are not one for each class.
             CheckpointError: the folder belongs to another configuration or split, or is damaged.
             RunLockedError: another process trains in the folder.
             SplitError: the split does not fit the data.
         """
         split.check(bags.keys, bags.cases, bags.labels_N)
+        weights = config.loss.class_weights
+        if weights is not None and len(weights) != len(bags.classes):
+            raise ConfigError(
+                f"loss.class_weights: expected {len(bags.classes)} weights, of {', '.join(bags.classes)}; "
+                f"got {len(weights)}"
+            )
         self.device = device_of(config.device)
         self.config, self.split = config, split
         self.bags: BagSource = resident(bags, config.loading.cache, self.device)

@@ -10,9 +10,11 @@ from pydantic import Field, model_validator
 
 from mhimdist.config import TrainConfig
 from mhimdist.data.loader import BagShards
-from mhimdist.data.splits import Split, from_file, k_folds
+from mhimdist.data.splits import Split, from_file, holdout, k_folds
 from mhimdist.home import home
 from mhimdist.options import Options
+from mhimdist.presets import departures
+from mhimdist.report import formats
 from mhimdist.report.comparison import Protocol
 
 
@@ -110,6 +112,9 @@ class Experiment(Execution):
     split_file: Path | None = Field(
         None, description="CSV (slide,set[,fold]) or JSON of an official split, in place of folds"
     )
+    test_share: float | None = Field(
+        None, gt=0, lt=1, description="test on this share of the cases, once, in place of folds"
+    )
     validation_share: float = Field(
         0.15, gt=0, lt=1, description="share of the training fold's cases that selects under strict"
     )
@@ -124,6 +129,12 @@ class Experiment(Execution):
     def _no_seed_twice(self) -> Self:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds lists one twice: {', '.join(map(str, self.seeds))}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_split(self) -> Self:
+        if self.split_file is not None and self.test_share is not None:
+            raise ValueError("test_share draws the test cases and split_file names them: give one of them")
         return self
 
     @property
@@ -146,6 +157,18 @@ class Experiment(Execution):
                 selects_on_test=paper,
                 seed=seed,
             )
+        elif self.test_share is not None:
+            splits = [
+                holdout(
+                    bags.keys,
+                    bags.cases,
+                    bags.labels_N,
+                    test_share=self.test_share,
+                    validation_share=share * (1 - self.test_share),
+                    selects_on_test=paper,
+                    seed=seed,
+                )
+            ]
         else:
             splits = k_folds(
                 bags.keys,
@@ -157,6 +180,21 @@ class Experiment(Execution):
                 seed=seed,
             )
         return splits[: self.run_folds]
+
+    def num_splits(self, bags: BagShards) -> int:
+        """Splits of a seed, those that `run_folds` leaves out among them."""
+        if self.split_file is not None:
+            everything = self.model_copy(update={"run_folds": None})
+            return len(everything.splits(bags, self.protocols[0], self.seeds[0]))
+        return 1 if self.test_share is not None else self.folds
+
+    def split_by(self, bags: BagShards) -> str:
+        """How the data are split, for a caption."""
+        if self.split_file is not None:
+            return f"{formats.count(self.num_splits(bags), 'split')} of {self.split_file.name}"
+        if self.test_share is not None:
+            return f"a holdout of {self.test_share:.0%} of the cases"
+        return f"{self.folds}-fold by case"
 
 
 class CrossValidation(Experiment):
@@ -199,5 +237,8 @@ class CrossValidation(Experiment):
         """The configuration and, where its teacher needs it anyway, its first stage."""
         train, model = self.train, self.train.model.name
         if train.teacher.kind == "none":
-            return [Candidate(model, train)]
-        return [Candidate(f"MHIM ({model})", train), Candidate(model, train.first_stage())]
+            return [Candidate(model, train, note=departures(train))]
+        return [
+            Candidate(f"MHIM ({model})", train, note=departures(train)),
+            Candidate(model, train.first_stage(), note=departures(train)),
+        ]

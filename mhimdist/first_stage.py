@@ -98,7 +98,7 @@ def _official(config: TrainConfig, bags: BagSource, path: Path) -> BagModel:
     Raises:
         CheckpointError: the file is of another model, input width or number of classes.
     """
-    weights = load_official(path, config.model)
+    weights = load_official(path, config.model, config.teacher.weights_of)
     network = build(
         config.model, num_features=bags.num_features, num_classes=len(bags.classes), seed=config.seed
     )

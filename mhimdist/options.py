@@ -39,7 +39,7 @@ class Options(BaseModel):
             fields[name] = (field.annotation, field)
             if isinstance(default, TrainConfig):
                 # Of a model's settings, argparse can only show the default of one model of several.
-                own = _leaves(default.model_dump(exclude_unset=True))
+                own = leaves(default.model_dump(exclude_unset=True))
                 about += f" Unless told otherwise, {name} sets {', '.join(f'{k} {v}' for k, v in own)}."
         job = create_model(cls.__name__, __base__=cls, __doc__=about, **fields)
         given = CliSettingsSource[
@@ -55,7 +55,7 @@ class Options(BaseModel):
         for name, field in job.model_fields.items():
             if name in given and isinstance(field.default, TrainConfig):
                 try:
-                    given[name] = field.default.override(dict(_leaves(given[name])))
+                    given[name] = field.default.override(dict(leaves(given[name])))
                 except ConfigError as error:
                     raise ConfigError(f"{name}.{error}") from None
         try:
@@ -64,10 +64,10 @@ class Options(BaseModel):
             raise ConfigError("; ".join(explain(item) for item in error.errors())) from None
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted path and value of every setting of a tree."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

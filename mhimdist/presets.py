@@ -82,3 +82,16 @@ def preset(dataset: str, model: str) -> TrainConfig:
         known = ", ".join(f"({d}, {m})" for d, m in PRESETS)
         raise ConfigError(f"no preset ({dataset}, {model}); there are {known}")
     return load_config(PRESETS[dataset, model])
+
+
+def departures(config: TrainConfig) -> str:
+    """Width and learning rate in words, where they are not the authors'; empty where they are.
+
+    For tables of a job that sizes a network for its data: epochs and folds stand there anyway.
+    """
+    theirs = preset("c16", config.model.name)  # no other data set's differ in these
+    pairs = (
+        ("width", config.model.hidden_dim, theirs.model.hidden_dim),
+        ("learning rate", config.optimizer.learning_rate, theirs.optimizer.learning_rate),
+    )
+    return ", ".join(f"{what} {ours:g} (the authors' {own:g})" for what, ours, own in pairs if ours != own)

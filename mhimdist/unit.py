@@ -13,9 +13,14 @@ from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
 from mhimdist.evaluation import judge, predict
 from mhimdist.first_stage import first_stage, open_trainer
-from mhimdist.report.comparison import Result
+from mhimdist.report.comparison import OUTSIDE_WEIGHTS, Result
 
 RESULT_FILE = "result.json"
+
+
+def has_outside_weights(config: TrainConfig) -> bool:
+    """Whether its teacher starts from a file that was trained nobody knows on what."""
+    return config.teacher.is_pretrained and config.teacher.weights is not None
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,7 @@ def run_unit(unit: Unit, bags: BagSource, cache: Path, num_threads: int) -> Resu
         cases=[bags.cases[row] for row in bags.rows_of(test.keys)],
         labels=test.labels_N.tolist(),
         probabilities=test.probabilities_NC.tolist(),
+        note=OUTSIDE_WEIGHTS if has_outside_weights(unit.config) else "",
     )
     checkpoint.discard(unit.folder / "best_student")
     checkpoint.save(unit.folder / "best_student", {"student": dict(network.state_dict())}, {})

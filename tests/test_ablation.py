@@ -1,11 +1,12 @@
+import json
 import warnings
 
 import pytest
 
 from mhimdist import ablation
-from mhimdist.ablation import Ablation, grid, select
+from mhimdist.ablation import Ablation, grid, run_ablation, select
 from mhimdist.cost import Cost
-from mhimdist.errors import ConfigError
+from mhimdist.errors import ConfigError, CrossValidationError
 from mhimdist.presets import preset
 from mhimdist.report.comparison import Comparison, Result, Row
 
@@ -116,7 +117,7 @@ def _comparison(cells, failed=None):
         else _row(name, "paper", 3, 25, ("x",) * (name == failed))
         for name, model in names.items()
     ]
-    return Comparison("it", "digits", False, 40, 20, 3, (1,), rows, 1.0, 0)
+    return Comparison("it", "digits", False, 40, 20, 3, "3-fold by case", (1,), rows, 1.0, 0)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
@@ -134,9 +135,11 @@ def test_tables_have_the_papers_layout_and_say_what_each_row_used(number):
     assert "3 folds x 1 seed, 25 epochs" in made.caption
     assert "1 fold x 1 seed, 15 epochs, 256 landmarks" in made.caption
     if number == 1:
-        assert made.rows[0][1:] == ["80.0 +- 0.0", "90.0 +- 0.0", "70.0 +- 0.0"]
+        assert made.rows[0][1:] == ["80.00 +- 0.00", "90.00 +- 0.00", "70.00 +- 0.00"]
     if number == 2:
         assert made.rows[0][2:] == ["657K", "4.0s", "2.4G"]
+        assert "Time: the training steps of an epoch on fold 1, one row at a time, GPU;" in made.caption
+    assert ("class token drawn from N(0, 1)" in made.caption) == (number == 1)
     if number == 4:
         assert "AB. high 0.01, low 0.2, random 0.5" in made.caption
 
@@ -144,5 +147,99 @@ def test_tables_have_the_papers_layout_and_say_what_each_row_used(number):
 def test_a_cell_with_failed_runs_says_so():
     cells = select(Ablation(tables=(1,)), _base)
     made = grid(1, "paper", cells, _comparison(cells, failed="dsmil"), {})
-    assert {row[0]: row[2] for row in made.rows}["DSMIL"] == "90.0 +- 0.0 (1 run failed)"
+    assert {row[0]: row[2] for row in made.rows}["DSMIL"] == "90.00 +- 0.00 (1 run failed)"
     assert ablation.TITLES[1] in made.title
+
+
+def test_a_cost_that_could_not_be_measured_leaves_a_gap_and_its_reason():
+    cells = select(Ablation(tables=(2,)), _base)
+    costs = {cell.row: Cost(657_026, 4.04, 5.0, 2_576_980_378, "cpu", 1) for cell in cells}
+    costs["TransMIL"] = "MemoryError: no room"
+    made = grid(2, "paper", cells, _comparison(cells), costs)
+    assert {row[0]: row[2:] for row in made.rows}["TransMIL"] == ["-", "-", "-"]
+    assert {row[0]: row[2:] for row in made.rows}["AB-MIL"] == ["657K", "4.0s", "2.4G"]
+    assert made.caption.endswith("Cost of TransMIL: MemoryError: no room.")
+    assert "not measured" in grid(2, "paper", cells, _comparison(cells), {}).caption
+
+
+def test_tables_are_written_before_costs_are_measured_and_say_why_one_is_missing(tmp_path, monkeypatch):
+    job = Ablation(home=tmp_path, name="it", tables=(1, 2), rows=("AB-MIL",))
+    job.folder.mkdir(parents=True)
+    cells, before = select(job, _base), []
+
+    def measured(job, configs, *, data):
+        before.append((job.folder / "tables.md").read_text())
+        return dict.fromkeys(configs, "MemoryError: no room")
+
+    monkeypatch.setattr(ablation, "compare", lambda job, candidates, *, data: _comparison(cells))
+    monkeypatch.setattr(ablation, "measure_costs", measured)
+    with pytest.raises(
+        CrossValidationError, match=r"1 run of it failed.* cost of AB-MIL: MemoryError: no room"
+    ):
+        run_ablation(job, _base, data=tmp_path)
+    assert "| AB-MIL | 90.00 +- 0.00 |     - |" in before[0]
+    assert "Cost of AB-MIL: MemoryError" in (job.folder / "tables.md").read_text()
+    body = json.loads((job.folder / "tables.json").read_text())
+    assert body["cost_failures"] == {"cost of AB-MIL": "MemoryError: no room"}
+    assert [(cell["auc"], cell["num_parameters"]) for cell in body["cells"]] == [(0.9, None), (0.9, None)]
+
+
+def test_configurations_of_the_same_name_are_all_run(monkeypatch):
+    short = _base("abmil").first_stage().override({"epochs": 3})
+    monkeypatch.setitem(ablation.SYSTEMS, "Short", "short")
+    cells = select(
+        Ablation(tables=(1,), rows=("AB-MIL", "Short")),
+        lambda model: short if model == "short" else _base(model),
+    )
+    assert [(cell.row, cell.candidate.name, cell.candidate.config.epochs) for cell in cells] == [
+        ("AB-MIL", "abmil", 200),
+        ("Short", "abmil (2)", 3),
+    ]
+
+
+def test_settings_of_the_command_line_reach_every_row_that_has_them():
+    job = Ablation.from_job(
+        quick={},
+        arguments=["--train.model.num-landmarks", "16", "--train.teacher.dropout", "--train.precision=bf16"],
+    )
+    cells = select(job, _base)
+    assert {cell.candidate.config.precision for cell in cells} == {"bf16"}
+    for config in (cell.candidate.config for cell in cells):
+        assert config.teacher.dropout == (config.teacher.kind != "none")
+        if config.model.name == "transmil":
+            assert config.model.num_landmarks == 16
+    assert len({cell.candidate.config.digest() for cell in cells}) == 27
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--train.masking.high.start", "0.1"],
+            r"the tables vary masking\.high\.start; rows and tables choose",
+        ),
+        (["--train.model.name", "dsmil"], r"the tables vary model\.name"),
+        (
+            ["--rows", "AB-MIL", "--tables", "1", "--train.model.num-landmarks", "3"],
+            r"train\.model\.num_landmarks: none of these rows has it",
+        ),
+    ],
+)
+def test_settings_that_the_tables_vary_or_no_row_has_are_refused(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        select(Ablation.from_job(quick={}, arguments=arguments), _base)
+
+
+def test_the_caption_says_where_networks_are_not_the_authors_size():
+    def base(model):
+        changes = {} if model == "transmil" else {"model.hidden_dim": 128, "optimizer.learning_rate": 5e-4}
+        return _base(model).override(changes)
+
+    cells = select(Ablation(), base)
+    common = ablation._common(_comparison(cells), cells)
+    assert common.endswith(
+        " All networks but transmil, dtfd: width 128 (the authors' 512), learning rate 0.0005 (the authors' "
+        "0.0002). dtfd: width 128 (the authors' 512), learning rate 0.0005 (the authors' 0.0001)."
+    )
+    plain = select(Ablation(), _base)
+    assert "width" not in ablation._common(_comparison(plain), plain)

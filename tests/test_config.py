@@ -118,6 +118,40 @@ def test_the_digest_tells_configurations_apart():
     assert base.digest() != base.override({"seed": 1}).digest()
 
 
+@pytest.mark.parametrize("weights", [[-1, 2], [0.0, 1.0]])
+def test_class_weights_are_above_zero(weights):
+    with pytest.raises(ConfigError, match=r"loss\.class_weights\.0: Input should be greater than 0, got"):
+        preset("c16", "abmil").override({"loss.class_weights": weights})
+
+
+def test_whose_weights_a_file_gives_is_part_of_the_recipe_only_where_there_is_a_file():
+    base = preset("c16", "abmil")
+    assert "weights_of" not in base.recipe()["teacher"]
+    ours, theirs = (
+        base.override({"teacher.weights": "it.pt", "teacher.weights_of": which})
+        for which in ("model", "teacher")
+    )
+    assert ours.digest() != theirs.digest()
+    with pytest.warns(ConfigWarning, match=r"teacher\.weights_of: teacher\.weights is none"):
+        base.override({"teacher.weights_of": "teacher"})
+
+
+@pytest.mark.parametrize(
+    ("decay", "rates"),
+    [
+        ("step", [1, 1, 1, 0.2, 0.2]),
+        ("constant", [1] * 5),
+        ("cosine", [1, 0.904508, 0.654508, 0.345492, 0.095492]),
+    ],
+)
+def test_the_learning_rate_decays_by_epoch(decay, rates):
+    optimizer = load_config({"optimizer": {"learning_rate": 1.0, "decay": decay}}).optimizer
+    assert [optimizer.rate(epoch, 5, 1) for epoch in range(5)] == pytest.approx(rates, abs=1e-6)
+    assert [optimizer.rate(epoch, 4, 1) for epoch in (1, 2)] == pytest.approx(
+        {"step": [1, 0.2], "constant": [1, 1], "cosine": [0.853553, 0.5]}[decay], abs=1e-6
+    )
+
+
 def test_json_round_trip():
     config = preset("tcga", "abmil")
     assert TrainConfig.model_validate_json(config.model_dump_json()) == config

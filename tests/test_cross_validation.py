@@ -3,21 +3,23 @@
 import csv
 import json
 import re
+from dataclasses import asdict
 
 import pytest
 import ray
 import torch
 
 from data_prep import digits
-from mhimdist import cross_validation
+from mhimdist import cross_validation, first_stage
 from mhimdist.config import TrainConfig
 from mhimdist.cross_validation import _Queue, compare, measure_costs, run_cross_validation
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.errors import ConfigError, CrossValidationError
 from mhimdist.experiment import Candidate, CrossValidation, Experiment
+from mhimdist.models import build
 from mhimdist.presets import preset
-from mhimdist.report.comparison import PAPER_WARNING
+from mhimdist.report.comparison import OUTSIDE_WEIGHTS, PAPER_WARNING
 
 BASE = preset("c16", "abmil").override(
     {
@@ -145,11 +147,71 @@ def test_a_process_that_dies_is_a_failure_of_its_unit_alone(job, data, monkeypat
     assert row.failures["plain, strict, seed 1, fold 1"].startswith("its process was lost")
 
 
-def test_costs_are_measured_once(job, data):
-    configs = {"plain": BASE.first_stage()}
+def test_costs_are_measured_once_and_one_that_fails_keeps_no_other_from_it(job, data, monkeypatch):
+    configs = {"bad": DIVERGES.first_stage(), "plain": BASE.first_stage()}
     made = measure_costs(job, configs, data=data)
     assert made["plain"].num_parameters == 16 * 16 + 16 + 16 * 8 + 8 + 16 * 2 + 2
-    assert measure_costs(job, configs, data=data) == made
+    assert made["bad"].startswith("NonFiniteError: the loss became")
+    monkeypatch.setattr(cross_validation, "_measure", lambda *_: "measured again")
+    assert measure_costs(job, configs, data=data) == {"plain": made["plain"], "bad": "measured again"}
+    monkeypatch.setattr(first_stage, "RECIPE_VERSION", first_stage.RECIPE_VERSION + 1)
+    assert measure_costs(job, configs, data=data) == dict.fromkeys(configs, "measured again")
+
+
+def test_a_holdout_is_tested_once_and_both_protocols_test_on_the_same(job, data):
+    holdout = Experiment(home=job.home, name="holdout", test_share=0.3, seeds=(1,), protocol="both")
+    comparison = compare(holdout, [Candidate("plain", BASE.first_stage())], data=data)
+    strict, paper = comparison.rows
+    assert [len(row.results) for row in comparison.rows] == [1, 1]
+    assert list(strict.results[0].keys) == list(paper.results[0].keys)
+    assert "a holdout of 30% of the cases, 1 seed (1)" in comparison.setting
+    assert comparison.num_train["paper"] > comparison.num_train["strict"]
+    assert "--paper-validation-share 0.15 shows the first alone" in comparison.inflation_note
+    with pytest.raises(ConfigError, match="give one of them"):
+        Experiment.from_command_line(["--test-share", "0.3", "--split-file", "official.csv"])
+
+
+def test_a_split_file_is_named_in_the_caption(job, data, tmp_path):
+    bags = BagShards(data)
+    splits = job.splits(bags, "strict", 1)
+    file = tmp_path / "official.json"
+    file.write_text(json.dumps([asdict(split) for split in splits]))
+    official = Experiment(home=job.home, name="official", split_file=file, run_folds=1, seeds=(1,))
+    assert (official.num_splits(bags), official.split_by(bags)) == (2, "2 splits of official.json")
+    assert official.splits(bags, "strict", 1) == splits[:1]
+
+
+def test_a_teacher_from_outside_is_warned_of_in_every_table_and_file(job, data, tmp_path, capsys):
+    network = build(BASE.model, num_features=16, num_classes=2, seed=5)
+    theirs = {
+        "patch_to_emb.0.weight": network.projection.linear.weight,
+        "patch_to_emb.0.bias": network.projection.linear.bias,
+        "predictor.weight": network.head.weight,
+        "predictor.bias": network.head.bias,
+        "online_encoder.attention.attention.0.weight": network.attention.branch.weight,
+        "online_encoder.attention.attention.2.weight": network.attention.score.weight,
+    }
+    weights = {name: value.detach().clone() for name, value in theirs.items()}
+    torch.save(
+        {"model": {"none": weights["predictor.bias"]}, "teacher": weights}, tmp_path / "fold-1-seed-3.pt"
+    )
+    config = BASE.override(
+        {
+            "teacher.weights": tmp_path / "fold-{fold}-seed-{seed}.pt",
+            "teacher.weights_of": "teacher",
+            "epochs": 1,
+        }
+    )
+    experiment = Experiment(home=job.home, name="outside", folds=2, run_folds=1, seeds=(3,))
+    comparison = compare(
+        experiment, [Candidate("it", config), Candidate("plain", BASE.first_stage())], data=data
+    )
+    ours, plain = comparison.rows
+    assert ours.failures == {}
+    assert (ours.results[0].note, ours.record()["note"]) == (OUTSIDE_WEIGHTS, OUTSIDE_WEIGHTS)
+    assert (plain.results[0].note, plain.record()["note"]) == ("", "")
+    assert f"it: {OUTSIDE_WEIGHTS}." in " ".join(comparison.markdown().split())
+    assert f"WARNING: {OUTSIDE_WEIGHTS}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_units_wait_for_the_first_stage_that_another_one_is(job, data):

@@ -9,7 +9,7 @@ from memory_bags import gaussian_bags
 from mhimdist.config import load_config
 from mhimdist.data.bags import PackedBags
 from mhimdist.engine import Trainer, load_run
-from mhimdist.errors import CheckpointError, NonFiniteError, PreemptedError, RunLockedError
+from mhimdist.errors import CheckpointError, ConfigError, NonFiniteError, PreemptedError, RunLockedError
 from mhimdist.evaluation import evaluate, predict
 from mhimdist.models import build
 from mhimdist.run_folder import CheckpointWarning, Position, Saving
@@ -252,3 +252,8 @@ def test_a_step_of_two_bags_is_the_mean_of_their_gradients(bags):
         (trainer.train_step.method.loss(single, Draws(0, 0), 0.2).total_B.sum() / 2).backward()
     for mine, theirs in zip(together, trainer.student.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs.grad)
+
+
+def test_class_weights_are_one_for_each_class(bags):
+    with pytest.raises(ConfigError, match=r"loss\.class_weights: expected 2 weights, of .*; got 3"):
+        Trainer(_config(**{"loss.class_weights": [1, 2, 3]}), bags, bags.holdout())

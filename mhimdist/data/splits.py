@@ -104,6 +104,7 @@ def holdout(
     *,
     test_share: float,
     validation_share: float,
+    selects_on_test: bool = False,
     seed: int,
 ) -> Split:
     """One split by case, with class proportions as near to the whole's as cases allow.
@@ -112,6 +113,7 @@ def holdout(
         keys, cases, labels_N: of all bags.
         test_share: share of the cases to test on, in (0, 1).
         validation_share: share of the cases to select on, in (0, 1).
+        selects_on_test: as in `k_folds`, where the validation share may be 0.
         seed: of the draw.
 
     Raises:
@@ -119,14 +121,18 @@ def holdout(
     """
     num_cases = len(set(cases))
     num_test, num_validation = (max(1, round(share * num_cases)) for share in (test_share, validation_share))
+    if selects_on_test and not validation_share:
+        num_validation = 0
     if num_test + num_validation >= num_cases:
         raise SplitError(
             f"{num_cases} cases cannot make {num_test} to test, {num_validation} to validate and any to train"
         )
     rows_N, cases_N = np.arange(len(keys)), np.asarray(cases)
     rest, test = _most_alike(rows_N, labels_N, cases_N, num_test, seed)
-    train, validation = _most_alike(rest, labels_N, cases_N, num_validation, seed + 1)
-    split = _split(keys, train, validation, test, selects_on_test=False)
+    train, validation = rest, rest[:0]
+    if num_validation:
+        train, validation = _most_alike(rest, labels_N, cases_N, num_validation, seed + 1)
+    split = _split(keys, train, test if selects_on_test else validation, test, selects_on_test)
     split.check(keys, cases, labels_N)
     return split
 
@@ -218,10 +224,10 @@ def from_file(
             )
         rows = {kind: np.array([row_of[slide] for slide in members], int) for kind, members in sets.items()}
         train, validation = rows["train"], rows["validation"]
+        if not len(validation) and (validation_share or not selects_on_test):
+            train, validation = _take(train, labels_N, np.asarray(cases), validation_share, seed + number)
         if selects_on_test:
             validation = rows["test"]
-        elif not len(validation):
-            train, validation = _take(train, labels_N, np.asarray(cases), validation_share, seed + number)
         split = _split(keys, train, validation, rows["test"], selects_on_test)
         try:
             split.check(keys, cases, labels_N)

@@ -20,10 +20,14 @@ from mhimdist.report.grid import Grid
 
 Protocol = Literal["strict", "paper"]
 METRICS = ("auc", "accuracy", "f1", "precision", "recall")
+INFLATED = ("auc", "accuracy", "f1")
 HEADINGS = {"auc": "AUC", "accuracy": "accuracy", "f1": "F1", "precision": "precision", "recall": "recall"}
 PAPER_WARNING = (
     "PAPER PROTOCOL: as the authors did, the test fold selects the epoch, stops the training and sets the "
     "threshold, so the figures are optimistic and only good for reproducing theirs."
+)
+OUTSIDE_WEIGHTS = (
+    "teacher from outside weights (teacher.weights): they may have been trained on this run's test slides"
 )
 STRICT_NOTE = (
     "Strict protocol: validation cases of the training fold select the epoch, stop the training and set the "
@@ -44,6 +48,7 @@ class Result:
         num_parameters: of the student.
         validation, test: metrics of the selected epoch's student, at the validation scores' threshold.
         keys, cases, labels, probabilities: of the test bags.
+        note: what may make the figures optimistic, but for the protocol; empty where nothing does.
     """
 
     protocol: Protocol
@@ -62,6 +67,7 @@ class Result:
     cases: Sequence[str]
     labels: Sequence[int]
     probabilities: Sequence[Sequence[float]]
+    note: str = ""
 
     @property
     def scores(self) -> Scores:
@@ -160,10 +166,13 @@ class Comparison:
         synthetic: whether its bags are made up.
         num_bags, num_cases: of the data set.
         num_folds: folds of the data.
+        split_by: how the data are split, in words, such as "3-fold by case".
         seeds: of the runs.
         rows: a row for every configuration and protocol.
         wall_s: seconds it took; runs found finished took none.
         num_found: runs that were found finished.
+        num_train: bags that train under each protocol, the mean over folds and seeds.
+        validation_share: share of the training fold's cases that only selects under strict.
     """
 
     name: str
@@ -172,10 +181,13 @@ class Comparison:
     num_bags: int
     num_cases: int
     num_folds: int
+    split_by: str
     seeds: Sequence[int]
     rows: Sequence[Row]
     wall_s: float
     num_found: int
+    num_train: Mapping[Protocol, float] = field(default_factory=dict)
+    validation_share: float | None = None
 
     @property
     def protocols(self) -> list[Protocol]:
@@ -202,7 +214,7 @@ class Comparison:
         data = " (SYNTHETIC bags)" if self.synthetic else ""
         return (
             f"{self.dataset}{data}: {formats.count(self.num_bags, 'bag')} of "
-            f"{formats.count(self.num_cases, 'case')}, {self.num_folds}-fold by case, "
+            f"{formats.count(self.num_cases, 'case')}, {self.split_by}, "
             f"{formats.count(len(self.seeds), 'seed')} ({', '.join(map(str, self.seeds))}). "
             f"Mean +- standard deviation of {over}."
         )
@@ -220,7 +232,7 @@ class Comparison:
             f"{self.caption(protocol)} 95 %: bootstrap interval of the mean AUC over cases; pooled: AUC of "
             "all folds' test bags as one set."
         )
-        caption += "".join(f" {row.name}: {row.note}." for row in rows if row.note)
+        caption += notes_text({row.name: row.note for row in rows})
         return Grid(
             title=f"{self.name}: test figures, {protocol} protocol",
             header=[*header, "epochs", "runs"],
@@ -239,24 +251,46 @@ class Comparison:
             optional=("F1", "accuracy", "pooled", "epochs"),
         )
 
+    def inflation_of(self, row: Row) -> dict[str, float | None]:
+        """What the paper's protocol adds to a strict row's mean metrics; None where either is missing."""
+        strict = next((each for each in self.of("strict") if each.name == row.name), None)
+        added: dict[str, float | None] = {}
+        for metric in INFLATED:
+            first, second = strict.spread(metric) if strict else None, row.spread(metric)
+            added[metric] = second[0] - first[0] if row.protocol == "paper" and first and second else None
+        return added
+
     def inflation(self) -> Grid:
         """How much higher each configuration scores where the test fold selects."""
-        strict = {row.name: row for row in self.of("strict")}
-        pairs = [(strict[row.name], row) for row in self.of("paper") if row.name in strict]
-        lines = []
-        for ours, theirs in pairs:
-            line = [ours.name]
-            for metric in ("auc", "accuracy", "f1"):
-                first, second = ours.spread(metric), theirs.spread(metric)
-                line.append(f"{second[0] - first[0]:+.3f}" if first and second else formats.NONE)
-            lines.append(line)
+        strict = {row.name for row in self.of("strict")}
+        pairs = [(row.name, self.inflation_of(row)) for row in self.of("paper") if row.name in strict]
         return Grid(
             title=f"{self.name}: inflation, paper minus strict",
             header=["configuration", "AUC", "accuracy", "F1"],
-            rows=lines,
-            caption="What selecting on the test fold adds to its own figures, on the same test folds and "
-            "seeds.",
+            rows=[[name, *(_signed(added[metric]) for metric in INFLATED)] for name, added in pairs],
+            caption=self.inflation_note,
         )
+
+    @property
+    def inflation_note(self) -> str:
+        """What the inflation is made of."""
+        same = "on the same test folds and seeds."
+        strict, paper = (self.num_train.get(protocol, 0.0) for protocol in ("strict", "paper"))
+        if strict == paper:
+            return f"What selecting on the test fold adds to its own figures, {same}"
+        share = f" {self.validation_share:g}" if self.validation_share else ""
+        return (
+            f"Two effects in one, {same} Under paper the test fold selects, and {paper:.0f} bags train "
+            f"against {strict:.0f} under strict, as the cases that validate there train, too. "
+            f"--paper-validation-share{share} shows the first alone."
+        )
+
+    def record(self, row: Row) -> dict[str, Any]:
+        """A row's record and, where there are both protocols, what the paper's adds."""
+        if len(self.protocols) < 2:
+            return row.record()
+        added = self.inflation_of(row)
+        return row.record() | {f"{metric}_inflation": value for metric, value in added.items()}
 
     def markdown(self) -> str:
         """All tables, and the runs that failed."""
@@ -268,13 +302,13 @@ class Comparison:
 
     def csv(self) -> str:
         """A line for every row."""
-        return records_csv([row.record() for row in self.rows])
+        return records_csv([self.record(row) for row in self.rows])
 
     def json(self) -> str:
         """Everything but the single bags' scores, which are in the runs' folders."""
         large = {"keys", "cases", "labels", "probabilities"}
         rows = [
-            row.record()
+            self.record(row)
             | {
                 "results": [
                     {name: value for name, value in asdict(result).items() if name not in large}
@@ -284,10 +318,31 @@ class Comparison:
             }
             for row in self.rows
         ]
-        own = ("name", "dataset", "synthetic", "num_bags", "num_cases", "num_folds", "wall_s", "num_found")
+        own = (
+            "name",
+            "dataset",
+            "synthetic",
+            "num_bags",
+            "num_cases",
+            "num_folds",
+            "split_by",
+            "wall_s",
+            "num_found",
+        )
         body = {name: getattr(self, name) for name in own} | {"seeds": list(self.seeds), "rows": rows}
         warning = {"warning": PAPER_WARNING} if "paper" in self.protocols else {}
+        if len(self.protocols) > 1:
+            warning["inflation"] = self.inflation_note
         return json.dumps({"protocols": self.protocols, **warning, **body}, indent=1, allow_nan=False) + "\n"
+
+
+def notes_text(notes: Mapping[str, str]) -> str:
+    """What is special about rows, by their names, for a caption: those of one note together."""
+    sharing: dict[str, list[str]] = {}
+    for name, note in notes.items():
+        if note:
+            sharing.setdefault(note, []).append(name)
+    return "".join(f" {', '.join(names)}: {note}." for note, names in sharing.items())
 
 
 def records_csv(records: Sequence[Mapping[str, Any]]) -> str:
@@ -299,11 +354,15 @@ def records_csv(records: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
+def _signed(value: float | None) -> str:
+    return formats.NONE if value is None else f"{value:+.3f}"
+
+
 def spread_text(spread: tuple[float, float | None] | None, scale: int = 1) -> str:
-    """`0.961 +- 0.005`, or in per cent `96.1 +- 0.5` with a scale of 100."""
+    """`0.961 +- 0.005`, or in per cent `96.14 +- 0.52` with a scale of 100, as the paper prints it."""
     if spread is None:
         return formats.NONE
-    decimals = 3 if scale == 1 else 1
+    decimals = 3 if scale == 1 else 2
     mean, std = spread
     text = f"{scale * mean:.{decimals}f}"
     return text if std is None else f"{text} +- {scale * std:.{decimals}f}"

@@ -151,6 +151,8 @@ def test_an_official_split_without_validation_takes_it_from_the_training_cases(t
     assert sorted(split.train + split.validation) == sorted(KEYS[18:])
     assert len(split.validation) == 9
     (paper,) = _from_file(path, selects_on_test=True)
+    assert (paper.train, paper.validation) == (split.train, split.test)  # selection alone differs
+    (paper,) = _from_file(path, selects_on_test=True, validation_share=0)
     assert (paper.train, paper.validation, paper.test) == (KEYS[18:], KEYS[:18], KEYS[:18])
 
 
@@ -186,3 +188,12 @@ def test_a_wrong_file_is_named_with_its_fold(tmp_path, rows, message):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(SplitError, match="it has no column set, slide"):
         _from_file(tmp_path / "other.csv")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_a_holdout_that_selects_on_test_validates_there_and_keeps_the_share_from_training(share):
+    how = {"test_share": 0.3, "seed": 3}
+    strict = holdout(KEYS, CASES, LABELS, validation_share=0.2, **how)
+    paper = holdout(KEYS, CASES, LABELS, validation_share=share, selects_on_test=True, **how)
+    assert paper.validation == paper.test == strict.test
+    assert sorted(paper.train) == sorted(strict.train + (strict.validation if not share else ()))

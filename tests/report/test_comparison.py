@@ -54,6 +54,7 @@ def _comparison(protocols=("strict",), rows=None, **changes):
         "num_bags": 80,
         "num_cases": 20,
         "num_folds": 2,
+        "split_by": "2-fold by case",
     }
     return Comparison(**(fields | changes), seeds=(1, 2), rows=rows or made, wall_s=1.0, num_found=0)
 
@@ -90,6 +91,23 @@ def test_every_table_and_file_of_the_papers_protocol_says_so():
     rows = list(csv.DictReader(io.StringIO(comparison.csv())))
     assert [row["selects_on_test"] for row in rows] == ["False", "False", "True", "True"]
     assert [line[1] for line in inflation.rows] == ["+0.020", "+0.020"]
+    assert [row["auc_inflation"][:6] for row in rows] == ["", "", "0.0200", "0.0200"]
+    body = json.loads(comparison.json())
+    assert [row["auc_inflation"] for row in body["rows"]] == [None, None, *([pytest.approx(0.02)] * 2)]
+    assert body["inflation"] == inflation.caption
+    assert "auc_inflation" not in json.loads(_comparison().json())["rows"][0]
+
+
+def test_the_inflation_says_whether_it_is_of_selection_alone():
+    def caption(strict, paper):
+        num_train = {"strict": strict, "paper": paper}
+        made = _comparison(("strict", "paper"), num_train=num_train, validation_share=0.15)
+        return made.grids()[-1].caption
+
+    assert caption(225.0, 225.0).startswith("What selecting on the test fold adds to its own figures")
+    both = caption(225.3, 265.0)
+    assert "265 bags train against 225 under strict" in both
+    assert "--paper-validation-share 0.15 shows the first alone" in both
 
 
 def test_a_row_with_failures_counts_what_is_left_and_names_them():
@@ -121,5 +139,7 @@ def test_tables_fit_and_cut_no_number(width):
     text = out.getvalue()
     assert max(map(len, text.splitlines())) <= width
     assert "0.915 +- 0.000" in text
-    assert text.isascii() or width  # rules are drawn
+    assert set(filter(lambda letter: not letter.isascii(), text)) == {
+        "─"
+    }  # rules are drawn, all else is ASCII
     assert ("0.700 +- 0.000" in text) == (width == 160)
