@@ -17,6 +17,7 @@ from memory_bags import gaussian_bags
 from mhimdist.command import run
 from mhimdist.config import load_config
 from mhimdist.engine import Trainer
+from mhimdist.errors import PreemptedError
 from mhimdist.run_folder import Saving
 from mhimdist.workers import DistributedWorkers, Workers
 
@@ -55,9 +56,18 @@ def main() -> None:
         CONFIG, bags, bags.holdout(), folder, workers=workers, saving=saving, stop=lambda: bool(asked)
     )
     print("started", flush=True)
-    for _ in trainer.epochs():
-        pass
+    try:
+        for _ in trainer.epochs():
+            pass
+    except PreemptedError:
+        _leave(world_size)
+        raise
     print("finished", flush=True)
+    _leave(world_size)
+
+
+def _leave(world_size: int) -> None:
+    """Leave the process group, as Ray Train does: its threads would outlive what they use else."""
     if world_size > 1:
         dist.destroy_process_group()
 
