@@ -6,6 +6,7 @@ Weights open in any safetensors reader, and nothing of it is ever unpickled.
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Mapping
@@ -38,29 +39,42 @@ def save(folder: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
         folder: it appears only when all of it is on disk.
         tensors: for each file name (without extension) its named tensors.
         state: what JSON can hold.
+
+    Raises:
+        DiskFullError: it does not fit; nothing of it is left.
     """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     _crash_if_asked("before")
-    temporary.mkdir(parents=True)
     try:
-        digests = {}
-        for name, group in tensors.items():
-            file = temporary / f"{name}.safetensors"
-            save_file({key: value.detach().cpu().contiguous() for key, value in group.items()}, file)
-            digests[file.name] = _sha256(file)
-            _crash_if_asked("between_files")
-            atomic.sync(file)
-        body = {"schema_version": SCHEMA_VERSION, "sha256": digests, "state": dict(state)}
-        _crash_if_asked("before_state")
-        atomic.write_text(temporary / "state.json", json.dumps(body, indent=1))
-        atomic.sync(temporary)
-        _crash_if_asked("before_rename")
-        temporary.rename(folder)
-        _crash_if_asked("after_rename")
-        atomic.sync(folder.parent)
+        with atomic.full_disk(folder):
+            temporary.mkdir(parents=True)
+            digests = {}
+            for name, group in tensors.items():
+                file = temporary / f"{name}.safetensors"
+                _save_file(group, file)
+                digests[file.name] = _sha256(file)
+                _crash_if_asked("between_files")
+                atomic.sync(file)
+            body = {"schema_version": SCHEMA_VERSION, "sha256": digests, "state": dict(state)}
+            _crash_if_asked("before_state")
+            atomic.write_text(temporary / "state.json", json.dumps(body, indent=1))
+            atomic.sync(temporary)
+            _crash_if_asked("before_rename")
+            temporary.rename(folder)
+            _crash_if_asked("after_rename")
+            atomic.sync(folder.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _save_file(group: Mapping[str, Tensor], file: Path) -> None:
+    try:
+        save_file({key: value.detach().cpu().contiguous() for key, value in group.items()}, file)
+    except SafetensorError as error:  # the system's error is only in its text
+        if found := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(file)) from None
         raise
 
 

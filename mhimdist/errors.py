@@ -41,6 +41,10 @@ class RunLockedError(MhimdistError):
     """Another process is training in the same folder."""
 
 
+class DiskFullError(MhimdistError):
+    """A file cannot be written because its disk or a quota is full; what was there before is intact."""
+
+
 class WorkerLostError(MhimdistError):
     """A worker of a run of several was killed or hangs; the message names it where that is known."""
 
