@@ -27,7 +27,7 @@ from mhimdist.evaluation import Predictions, predict
 from mhimdist.graphs import GraphedStep
 from mhimdist.mhim import StepLoss
 from mhimdist.models import BagModel, build
-from mhimdist.run_folder import HISTORY, Position, RunFolder, Saving
+from mhimdist.run_folder import HISTORY, LOST_LOCK_S, Position, RunFolder, Saving
 from mhimdist.step import TrainingStep
 from mhimdist.teacher import Teacher
 from mhimdist.workers import Workers
@@ -296,8 +296,8 @@ class Trainer:
         if self.workers.rank == 0:
             identity = {"config.json": self.config.recipe(), "split.json": asdict(self.split)}
             folder = RunFolder(path, identity, self.saving)
-            # Workers that Ray has just started again may find their predecessors still dying.
-            folder.lock(wait_s=30.0 if self.workers.world_size > 1 else 0.0)
+            # Workers that Ray has just started again may find the locks of those that were lost.
+            folder.lock(wait_s=LOST_LOCK_S if self.workers.world_size > 1 else 0.0)
             latest = folder.latest()
         latest = self.workers.from_first(latest)
         if latest is not None:

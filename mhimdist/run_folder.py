@@ -22,6 +22,9 @@ from mhimdist import atomic, checkpoint
 from mhimdist.errors import CheckpointError, RunLockedError
 
 HISTORY = "history.jsonl"
+LOST_LOCK_S = 180.0
+"""How long to wait for the lock of a process that is dying, or whose node is gone: an NFS server keeps those
+of a dead client for a lease, typically 90 s."""
 
 
 class CheckpointWarning(UserWarning):
@@ -122,11 +125,13 @@ class RunFolder:
         self._lock = lock
 
     def unlock(self) -> None:
-        """Wait for what is being written, and let other processes in."""
-        self.flush()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        """Wait for what is being written, and let other processes in; raises what `flush` does."""
+        try:
+            self.flush()
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
 
     def __del__(self) -> None:
         """A run that was dropped half-way lets others in."""

@@ -25,11 +25,9 @@ from mhimdist.data.splits import Split
 from mhimdist.engine import EpochRecord, Trainer
 from mhimdist.errors import PreemptedError, RunLockedError
 from mhimdist.first_stage import open_trainer
-from mhimdist.run_folder import HISTORY, Saving
+from mhimdist.run_folder import HISTORY, LOST_LOCK_S, Saving
 
 DONE_FILE = "done.json"
-LOCK_WAIT_S = 60.0
-"""How long to wait for the dying process of a sweep that was killed to let go of a fold."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +92,7 @@ class Run(Protocol):
 
         Raises:
             PreemptedError: all runs were asked to stop; this one has saved itself.
+            RunLockedError: another process has held the fold for `LOST_LOCK_S`.
         """
 
     def close(self) -> None:
@@ -134,28 +133,36 @@ class FoldRun:
     def next_epoch(self) -> Epoch:
         """See `Run.next_epoch`."""
         torch.set_num_threads(self._num_threads)
-        if self._stop():
-            self.let_go()
-            raise PreemptedError(f"{self.fold.name} was stopped; the same command goes on with it")
+        self._check_stop()
         if self._epochs is None:
             self._epochs = self._found() if self.fold.is_done else self._trained()
         return next(self._epochs)
 
     def close(self) -> None:
         """See `Run.close`; keeps history and best weights, but nothing to go on with."""
-        self._epochs = None
-        if self._trainer is not None and self._trainer.history:
-            self._leave(self._trainer)
-        self._trainer = None
+        trainer = self._trainer
+        self.let_go()
+        if trainer is not None and trainer.history:
+            self._keep_best(trainer)
+            checkpoint.discard(self._checkpoints)
 
     def let_go(self) -> None:
         """See `Run.let_go`; waits for the checkpoint that is being written."""
-        self._epochs = None
-        if self._trainer is not None and self._trainer.folder is not None:
-            self._trainer.folder.unlock()
-        self._trainer = None
+        trainer, self._trainer, self._epochs = self._trainer, None, None
+        if trainer is not None and trainer.folder is not None:
+            trainer.folder.unlock()
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.fold.folder / "checkpoints"
+
+    def _check_stop(self) -> None:
+        if self._stop():
+            self.let_go()
+            raise PreemptedError(f"{self.fold.name} was stopped; the same command goes on with it")
 
     def _found(self) -> Iterator[Epoch]:
+        checkpoint.discard(self._checkpoints)  # what a killed process had no time for
         records = self.fold.records()
         for number, record in enumerate(records, 1):
             yield Epoch(record, number == len(records))
@@ -166,14 +173,13 @@ class FoldRun:
         for record in itertools.chain(known, trainer.epochs()):
             is_last = trainer.is_finished and record.epoch + 1 == len(trainer.history)
             if is_last:
-                self._leave(trainer)
-                atomic.write_text(self.fold.folder / DONE_FILE, json.dumps(asdict(trainer.best)))
-                self._trainer = None
+                self._end(trainer)
             yield Epoch(record, is_last)
 
     def _open(self) -> Trainer:
-        deadline = time.monotonic() + LOCK_WAIT_S
+        deadline = time.monotonic() + LOST_LOCK_S
         while True:
+            self._check_stop()
             try:
                 return open_trainer(
                     self.fold.config,
@@ -189,13 +195,19 @@ class FoldRun:
                     raise
                 time.sleep(0.5)
 
-    def _leave(self, trainer: Trainer) -> None:
-        folder = self.fold.folder
+    def _end(self, trainer: Trainer) -> None:
         if trainer.folder is not None:
             trainer.folder.unlock()
-        checkpoint.discard(folder / "best_student")
-        checkpoint.save(folder / "best_student", {"student": dict(trainer.best_student().state_dict())}, {})
-        checkpoint.discard(folder / "checkpoints")  # only needed to go on
+        self._keep_best(trainer)
+        # In this order: killed before it is done, a fold still has what to go on with.
+        atomic.write_text(self.fold.folder / DONE_FILE, json.dumps(asdict(trainer.best)))
+        checkpoint.discard(self._checkpoints)
+        self._trainer = None
+
+    def _keep_best(self, trainer: Trainer) -> None:
+        folder = self.fold.folder / "best_student"
+        checkpoint.discard(folder)
+        checkpoint.save(folder, {"student": dict(trainer.best_student().state_dict())}, {})
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,19 @@
+import os
+import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from forked import fork, status_of
 from memory_bags import MemoryBags
 
+from mhimdist import atomic, checkpoint, trial
 from mhimdist.config import load_config
 from mhimdist.data.splits import Split
-from mhimdist.engine import EpochRecord
+from mhimdist.engine import EpochRecord, Trainer
+from mhimdist.errors import PreemptedError, RunLockedError
 from mhimdist.run_folder import Saving
-from mhimdist.trial import Epoch, FoldRun, Starter, TrialRun, folds_of
+from mhimdist.trial import DONE_FILE, Epoch, FoldRun, Starter, TrialRun, folds_of
 
 CONFIG = load_config(
     {
@@ -85,6 +91,67 @@ def test_a_fold_that_was_stopped_keeps_its_weights_and_nothing_to_go_on_with(bag
     assert (fold.folder / "best_student").exists()
     assert not (fold.folder / "checkpoints").exists()
     assert not fold.is_done
+
+
+def _kill_at(stage: str) -> None:
+    """Have this process kill itself at a stage of a fold's end."""
+    discard, write_text = checkpoint.discard, atomic.write_text
+
+    def kill() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def killing_discard(folder: Path) -> None:
+        if folder.name == "checkpoints":
+            if stage == "while checkpoints go":
+                newest = max(folder.iterdir())
+                (newest / "state.json").unlink()
+            kill()
+        discard(folder)
+
+    def killing_write(path: Path, text: str) -> None:
+        if path.name == DONE_FILE and stage == "before it is done":
+            kill()
+        write_text(path, text)
+
+    checkpoint.discard, atomic.write_text = killing_discard, killing_write
+
+
+@pytest.mark.parametrize("stage", ["before it is done", "before checkpoints go", "while checkpoints go"])
+def test_a_fold_that_is_killed_at_its_end_is_not_trained_again(bags, splits, tmp_path, monkeypatch, stage):
+    fold = folds_of(CONFIG, splits, (1,), tmp_path)[0]
+
+    def run() -> FoldRun:
+        return FoldRun(fold, bags, tmp_path / "cache", 1, Saving())
+
+    def all_epochs() -> None:
+        _kill_at(stage)
+        mine = run()
+        while not mine.next_epoch().is_last:
+            pass
+
+    assert status_of(fork(all_epochs)) == -signal.SIGKILL
+    monkeypatch.setattr(Trainer, "_run_epoch", lambda self: pytest.fail("trained again"))
+    again = run()
+    assert [again.next_epoch().is_last for _ in range(4)] == [False, False, False, True]
+    assert fold.is_done
+    assert not (fold.folder / "checkpoints").exists()
+    assert checkpoint.load(fold.folder / "best_student")
+
+
+def test_the_lock_of_a_lost_node_is_waited_for_and_meanwhile_one_can_stop(
+    bags, splits, tmp_path, monkeypatch
+):
+    assert trial.LOST_LOCK_S >= 180
+    monkeypatch.setattr(trial, "LOST_LOCK_S", 0.0)
+    fold = folds_of(CONFIG, splits, (1,), tmp_path)[0]
+    holder = FoldRun(fold, bags, tmp_path / "cache", 1, Saving())
+    holder.next_epoch()
+    with pytest.raises(RunLockedError, match=f"is being trained by process {os.getpid()}"):
+        FoldRun(fold, bags, tmp_path / "cache", 1, Saving()).next_epoch()
+    monkeypatch.setattr(trial, "LOST_LOCK_S", 600.0)
+    asked = iter([False, False, True])
+    with pytest.raises(PreemptedError):
+        FoldRun(fold, bags, tmp_path / "cache", 1, Saving(), lambda: next(asked)).next_epoch()
 
 
 class Scripted:
