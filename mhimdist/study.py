@@ -9,7 +9,7 @@ import json
 import math
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,8 @@ REASON = "reason"
 STARTS = "starts"
 IMPOSSIBLE = "impossible"
 EXHAUSTED = "exhausted"
+EPOCHS = "epochs_at_start"
+RETRY_OF = "retry_of"
 
 MAX_DRAWS = 500
 """Draws that requirements, or earlier trials of the same configuration, may refuse before a space is given
@@ -76,6 +78,7 @@ class SweepStudy:
         Raises:
             SweepError: no database answers, or its study of that name is another sweep's.
         """
+        self._retries: list[FrozenTrial] = []
         self.sweep, self.space, self.facts, self.url = sweep, space, facts, url
         self._ahead = samplers.distinct([*first, *grid.points(sweep, space, facts)])
         self._news: list[str] = []
@@ -91,11 +94,15 @@ class SweepStudy:
         """All trials, by number."""
         return self._study.get_trials(deepcopy=False)
 
-    def unfinished(self, max_starts: int) -> list[Proposal]:
+    def unfinished(self, max_starts: int, num_epochs: Callable[[int], int]) -> list[Proposal]:
         """Trials of an earlier start of the sweep that never ended, to go on with.
 
         Those that cannot are marked as failed: trials that are not of this software, and those that were
-        started so often that they must be what ended the sweep.
+        started so often without getting on that they must be what ended the sweep.
+
+        Args:
+            max_starts: starts in a row that were killed before a trial has done an epoch more.
+            num_epochs: epochs that a trial has done.
         """
         found = []
         for trial in self.trials:
@@ -103,8 +110,11 @@ class SweepStudy:
                 continue
             if CHANGES not in trial.user_attrs:
                 self.fail(trial.number, "an orphan: nothing says which configuration it ran")
-            elif trial.user_attrs.get(STARTS, 0) >= max_starts:
-                self.fail(trial.number, f"started {trial.user_attrs[STARTS]} times and never ended")
+            elif (starts := self._starts(trial, num_epochs(trial.number))) >= max_starts:
+                reason = (
+                    f"the sweep was killed {starts} times in a row while it ran, and it did no epoch more"
+                )
+                self.fail(trial.number, reason)
             else:
                 found.append(Proposal(trial.number, self._config(trial), is_resumed=True))
         return found
@@ -116,20 +126,51 @@ class SweepStudy:
         self._live(trial).set_user_attr(CHANGES, json.dumps(all_changes))
         return Proposal(number, self.config(number), is_resumed=True)
 
-    def started(self, number: int) -> None:
-        """Note that a start of the sweep begins with a trial, for the first time or again."""
-        trial = self._live(self.trials[number])
-        trial.set_user_attr(STARTS, trial.user_attrs.get(STARTS, 0) + 1)
+    def started(self, number: int, num_epochs: int) -> None:
+        """Note that a start of the sweep begins with a trial, for the first time or again.
+
+        Args:
+            number: of the trial.
+            num_epochs: that it has done.
+        """
+        trial = self.trials[number]
+        live = self._live(trial)
+        live.set_user_attr(STARTS, self._starts(trial, num_epochs) + 1)
+        live.set_user_attr(EPOCHS, num_epochs)
+
+    def outlived(self, number: int) -> None:
+        """Take back what `started` has noted: this start ends in order, so no trial has ended it."""
+        trial = self.trials[number]
+        self._live(trial).set_user_attr(STARTS, trial.user_attrs[STARTS] - 1)
+
+    @staticmethod
+    def _starts(trial: FrozenTrial, num_epochs: int) -> int:
+        """Starts that were killed while a trial ran, since it last got on."""
+        has_got_on = num_epochs > trial.user_attrs.get(EPOCHS, 0)
+        return 0 if has_got_on else trial.user_attrs.get(STARTS, 0)
+
+    def retry_failed(self) -> None:
+        """Have the configurations of trials that failed proposed again, each as a trial of its own, once."""
+        retried = {trial.user_attrs.get(RETRY_OF) for trial in self.trials}
+        self._retries = [
+            trial
+            for trial in self.trials
+            if trial.state == TrialState.FAIL and CHANGES in trial.user_attrs and trial.number not in retried
+        ]
 
     @property
     def num_trials(self) -> int:
-        """Trials that the sweep will have: fewer than asked for where the space has no more."""
+        """Trials that the sweep will have: fewer than asked for where the space has no more, and one more for
+        each that is run again.
+        """
         known = self._known()
         if self.sweep.is_grid:
             left = sum(samplers.key(params) not in known for params in self._ahead)
         else:
             left = 0 if EXHAUSTED in self._study.user_attrs else self.sweep.num_trials
-        return max(len(self.trials), min(self.sweep.num_trials, len(self.trials) + left))
+        num_retries = sum(RETRY_OF in trial.user_attrs for trial in self.trials)
+        own = len(self.trials) - num_retries
+        return num_retries + len(self._retries) + max(own, min(self.sweep.num_trials, own + left))
 
     def notes(self) -> list[str]:
         """What there is to say of the draws."""
@@ -155,13 +196,19 @@ class SweepStudy:
     def propose(self) -> Proposal | None:
         """The next trial, already in the database; None once there are enough or the space has no more."""
         number = len(self.trials)
-        if number >= self.num_trials:
+        marks: dict[str, Any] = {}
+        attributes: Mapping[str, Any] = {}
+        if self._retries:
+            failed = self._retries.pop(0)
+            params: Params | None = failed.params
+            marks = {RETRY_OF: failed.number}
+        elif number >= self.num_trials:
             return None
-        known = self._known()
-        ahead = next((params for params in self._ahead if samplers.key(params) not in known), None)
-        if ahead is not None:
-            drawn = samplers.draw(self.space, self.sweep.train, samplers.fixed(ahead))
-            attributes: Mapping[str, Any] = {}
+        else:
+            known = self._known()
+            params = next((each for each in self._ahead if samplers.key(each) not in known), None)
+        if params is not None:
+            drawn = samplers.draw(self.space, self.sweep.train, samplers.fixed(params))
         else:
             found = self._draw(number)
             if found is None:
@@ -172,7 +219,7 @@ class SweepStudy:
                 state=TrialState.RUNNING,
                 params=drawn.params,
                 distributions=drawn.distributions,
-                user_attrs={CHANGES: json.dumps(drawn.changes)},
+                user_attrs={CHANGES: json.dumps(drawn.changes)} | marks,
                 system_attrs=dict(attributes),
             )
         )

@@ -90,6 +90,10 @@ class Sweep(Execution):
     )
 
     at_once: int | None = Field(None, ge=1, description="trials that run at once; none: what the plan says")
+    max_failures_in_a_row: int = Field(
+        5, ge=1, description="trials that may fail one after the other before the sweep stops"
+    )
+    retry_failed: bool = Field(False, description="run the configurations of trials that failed once more")
     storage: str | None = Field(
         default_factory=lambda: os.environ.get(STORAGE_VARIABLE),
         repr=False,

@@ -21,6 +21,7 @@ from mhimdist.data.splits import Split
 from mhimdist.engine import EpochRecord
 from mhimdist.errors import RunLockedError, SweepError
 from mhimdist.report import summary as report
+from mhimdist.run_folder import HISTORY
 from mhimdist.samplers import Params
 from mhimdist.sweep import Sweep
 from mhimdist.trial import Fold, folds_of
@@ -33,7 +34,7 @@ CHANGEABLE = frozenset(
     {
         *("home", "data", "num_trials", "at_once", "cpus_per_run", "gpus_per_run", "workers", "min_workers"),
         *("max_failures", "worker_timeout_s", "save_every_s", "keep_last", "keep_best", "track"),
-        *("final_seeds", "final_top", "fresh"),
+        *("max_failures_in_a_row", "retry_failed", "final_seeds", "final_top", "fresh"),
     }
 )
 """Options that do not change what a trial's value is: the same sweep may go on with others."""
@@ -145,6 +146,11 @@ class SweepFolder:
     def trial(self, number: int) -> Path:
         """Where trial `number` leaves its configuration, environment, histories and weights."""
         return self.path / "trials" / f"{number:04d}"
+
+    def num_epochs(self, number: int) -> int:
+        """Epochs that a trial has done so far, over all its folds."""
+        histories = self.trial(number).glob(f"fold-*/{HISTORY}")
+        return sum(len(file.read_text(encoding="utf-8").splitlines()) for file in histories)
 
     def folds(self, number: int, config: TrainConfig, splits: Sequence[Split]) -> list[Fold]:
         """The runs of a trial."""

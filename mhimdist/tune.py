@@ -18,8 +18,9 @@ import json
 import logging
 import os
 import time
+import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from mhimdist.data.loader import BagShards, open_bags
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.sampler import warn_of_larger_bags
 from mhimdist.data.splits import Split
-from mhimdist.errors import MhimdistError, SweepError
+from mhimdist.errors import DiskFullError, MhimdistError, SweepError
 from mhimdist.finals import finish
 from mhimdist.planner import Calibration, Node, Plan, plan
 from mhimdist.report import formats
@@ -51,7 +52,15 @@ from mhimdist.storage import hidden, network_filesystem
 from mhimdist.study import SweepStudy
 from mhimdist.sweep import Sweep
 from mhimdist.sweep_folder import SweepFolder
-from mhimdist.tune_driver import Driver, Following, StudyScheduler, StudySearcher, WhenAllAreSaved
+from mhimdist.tune_driver import (
+    Driver,
+    Following,
+    StudyScheduler,
+    StudySearcher,
+    WhenAllAreSaved,
+    guard,
+    one_line,
+)
 from mhimdist.tune_trial import SweepTrial, Task, calibrate, make_first_stage
 from mhimdist.warm_start import lent
 
@@ -59,7 +68,10 @@ __all__ = ["Sweep", "run_sweep"]
 
 
 MAX_STARTS = 4
-"""Starts of a sweep that a trial may outlive without ending; then it is taken for what ended them."""
+"""Starts of a sweep in a row that may be killed while a trial runs and does not get on; then it is taken for
+what killed them."""
+
+_ERROR_FILE = "error.txt"
 
 
 def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
@@ -77,7 +89,8 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
         The sweep's folder.
 
     Raises:
-        SweepError: the folder holds another sweep, the space is impossible, or no trial was completed.
+        SweepError: the folder holds another sweep, the space is impossible, no trial was completed, or
+            something kept the sweep from going on, such as its database or failures in a row.
         RunLockedError: another process drives this sweep.
         PreemptedError: it was asked to stop; the same command goes on with it.
     """
@@ -155,7 +168,9 @@ def _run_trials(
 ) -> None:
     """Run what is left to run; what trials leave is in the study and in their folders."""
     sweep, clock = study.sweep, folder.clock()
-    unfinished = study.unfinished(MAX_STARTS)
+    unfinished = study.unfinished(MAX_STARTS, folder.num_epochs)
+    if sweep.retry_failed:
+        study.retry_failed()
     num_left = len(unfinished) + study.num_trials - len(study.trials)
     if not num_left:
         return
@@ -202,18 +217,34 @@ def _run_trials(
             storage_path=str(folder.path / "ray"),
             name=start,
             verbose=0,
-            callbacks=[Following(driver), *trackers(sweep)],
+            callbacks=[Following(driver), *(guard(tracker, driver) for tracker in trackers(sweep))],
             stop=WhenAllAreSaved(driver),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs make their own
         ),
     )
     with watch, stopping.gently(), _surviving_the_memory_monitor():
-        tuner.fit()
-    clock.save()
+        try:
+            driver.guarded(tuner.fit)
+        finally:  # at a second Ctrl-C too
+            driver.guarded(driver.left)
+            driver.guarded(clock.save)
+    if driver.error is not None:
+        raise _why_it_stopped(sweep, folder, driver.error) from driver.error
     if stopping.is_asked:
         say(f"stopped with {formats.count(driver.num_live, 'trial')} to go on with")
         raise KeyboardInterrupt  # of a SIGTERM, `stopping` makes a PreemptedError
     del stages  # until now, so that Ray did not end them
+
+
+def _why_it_stopped(sweep: Sweep, folder: SweepFolder, error: Exception) -> SweepError:
+    with suppress(OSError, DiskFullError):
+        details = "".join(traceback.format_exception(error))
+        atomic.write_text(folder.path / _ERROR_FILE, details)
+    what = str(error) if isinstance(error, MhimdistError) else one_line(error)
+    return SweepError(
+        f"{sweep.name} was stopped, and the same command goes on with it: {what} (whole in "
+        f"{folder.path / _ERROR_FILE})"
+    )
 
 
 @contextmanager

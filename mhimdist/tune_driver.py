@@ -1,10 +1,16 @@
-"""What drives a sweep's trials under Ray Tune: it asks the study, tells it, and remembers nothing itself."""
+"""What drives a sweep's trials under Ray Tune: it asks the study, tells it, and remembers nothing itself.
+
+Where something fails in the driver's own process, such as the study's database or a logger, Ray Tune would
+end all trials at once, or go on without the failure. So `Driver.guarded` stands between Ray and what it
+calls: the sweep then stops as if it was asked to, its trials save themselves, and the same command goes on.
+"""
 
 import json
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +21,27 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from mhimdist import atomic
+from mhimdist.errors import SweepError
 from mhimdist.report import formats
 from mhimdist.report.live import Watch
+from mhimdist.report.sweep import last_line
 from mhimdist.room import Room, is_out_of_memory, smaller_step
 from mhimdist.study import Proposal, SweepStudy
 from mhimdist.sweep import COSTS, OBJECTIVE
 from mhimdist.sweep_folder import Clock, SweepFolder
-from mhimdist.tune_trial import ERROR_FILE
+from mhimdist.tune_trial import ENDED_FILE, ERROR_FILE
 
 SAVING_S = 60.0
 """How long trials that were asked to stop may take to save themselves."""
 
 
 class Driver:
-    """What searcher, scheduler and callbacks share: it lives in the one process that drives the sweep."""
+    """What searcher, scheduler and callbacks share: it lives in the one process that drives the sweep.
+
+    Attributes:
+        error: what stops the sweep, if something does.
+        is_over: whether Ray Tune is to end what still runs.
+    """
 
     def __init__(
         self,
@@ -62,8 +75,12 @@ class Driver:
         self._reasons: dict[str, str] = {}
         self._errors: dict[str, str] = {}
         self._losses: Counter[int] = Counter()
+        self._steps: dict[int, int] = {}
+        self._hosts: dict[int, str] = {}
+        self._failures: list[str] = []
         self._num_saved = 0
         self._deadline: float | None = None
+        self.error: Exception | None = None
         self.is_over = False
 
     def __reduce__(self) -> Any:
@@ -74,9 +91,29 @@ class Driver:
         """Trials that were started and have not ended."""
         return len(self._live) + len(self._waiting) + self._num_saved
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether no trial is begun any more, and those that run are to save themselves."""
+        return self.error is not None or self._is_asked_to_stop()
+
+    def guarded(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        """What a function gives; None where it fails, and the sweep stops in order."""
+        try:
+            return function(*arguments, **named)
+        except Exception as error:
+            self.error = self.error or error
+            return None
+
+    def left(self) -> None:
+        """Note that this start ends in order, so that no trial is taken for what has ended it."""
+        trials = self.study.trials
+        for number in self._started:
+            if not trials[number].state.is_finished():
+                self.study.outlived(number)
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's configuration for Ray, None to wait, or that there is no more."""
-        if self._is_asked_to_stop():
+        if self.is_stopping:
             return None if self._live else Searcher.FINISHED
         if len(self._live) >= self._room.limit:
             return None
@@ -91,7 +128,7 @@ class Driver:
         atomic.write_text(trial / "config.json", proposal.config.model_dump_json(indent=1))
         if proposal.number not in self._started:
             self._started.add(proposal.number)
-            self.study.started(proposal.number)
+            self.study.started(proposal.number, self.folder.num_epochs(proposal.number))
         self._live[trial_id] = proposal
         if len(self._live) > 1:
             self._accompanied |= self._live.keys()
@@ -107,6 +144,7 @@ class Driver:
         if "units" not in result or trial_id not in self._live:
             return None
         sweep, proposal = self.study.sweep, self._live[trial_id]
+        self._got_to(proposal.number, result)
         units = json.loads(result["units"])
         self.watch.progressed(
             proposal.number,
@@ -135,6 +173,8 @@ class Driver:
             return
         number, study, sweep = proposal.number, self.study, self.study.sweep
         is_alone = trial_id not in self._accompanied
+        if result is not None and "hostname" in result:
+            self._hosts[number] = result["hostname"]
         if error or result is None:
             self._lost(proposal, self._errors.pop(trial_id, ""), is_alone=is_alone)
         elif result.get("is_saved"):
@@ -154,9 +194,13 @@ class Driver:
             if cost:
                 text += f", {cost.text} {result[cost.field]:.3g}"
             state = "complete" if study.trials[number].state.name == "COMPLETE" else "failed"
+            self._note_end(number, state)
             self.watch.ended(number, state, result[OBJECTIVE], text)
+            if state == "failed":
+                self._check_failures(number, "its value is not finite")
         else:
             study.prune(number, self._reasons.get(trial_id, "stopped"))
+            self._note_end(number, "pruned")
             value = result[OBJECTIVE]
             text = f"validation AUC {value:.3f} after {result['num_epochs']:>3} epochs"
             self.watch.ended(number, "pruned", value, text)
@@ -174,13 +218,17 @@ class Driver:
         Args:
             num_running: trials in processes of theirs now.
         """
-        if not self._is_asked_to_stop():
+        if not self.is_stopping:
             return
         if self._deadline is None:
             self._deadline = time.monotonic() + SAVING_S
-            self.folder.stop_file.touch()
             running = formats.count(num_running, "running trial")
-            self.watch.say(f"asked to stop: {running} to save; asked again, it ends at once")
+            why = "asked to stop" if self.error is None else f"it cannot go on ({one_line(self.error)})"
+            self.watch.say(f"{why}: {running} to save; asked again, it ends at once")
+            try:
+                self.folder.stop_file.touch()
+            except OSError:  # on a full disk, say: then they end where they are, with their checkpoints
+                self._deadline = time.monotonic()
         self.is_over = num_running == 0 or time.monotonic() > self._deadline
 
     def _lost(self, proposal: Proposal, reason: str, *, is_alone: bool) -> None:
@@ -191,8 +239,9 @@ class Driver:
             return
         self._losses[number] += 1
         if self._losses[number] > self.study.sweep.max_failures:
-            times = formats.count(self._losses[number], "time")
-            self._failed(number, f"its process was lost {times}: killed, out of memory, or its node gone")
+            times = formats.count(self._losses[number], "time") + " in a row"
+            lost = f"its process was lost {times}: killed, out of memory, or its node gone"
+            self._failed(number, f"{lost} ({last_line(reason)})" if reason else lost)
         elif self._losses[number] > 1 and not is_alone and "its node" not in reason:
             # The kernel's killer leaves no word: what loses its process twice is taken for its victim.
             self._make_room(proposal, "lost its process again", is_alone=False)
@@ -223,10 +272,46 @@ class Driver:
         return True
 
     def _failed(self, number: int, reason: str) -> None:
+        where = f" (on {self._hosts[number]})" if self._hosts.get(number) else ""
         file = self.folder.trial(number) / ERROR_FILE
-        details = file.read_text(encoding="utf-8") if file.exists() else reason
-        self.study.fail(number, details)
-        self.watch.ended(number, "failed", None, reason)
+        details = file.read_text(encoding="utf-8").rstrip() if file.exists() else reason
+        self.study.fail(number, details + where)
+        self._note_end(number, "failed")
+        self.watch.ended(number, "failed", None, reason + where)
+        self._check_failures(number, reason)
+
+    def _check_failures(self, number: int, reason: str) -> None:
+        """Count a trial that failed.
+
+        Raises:
+            SweepError: so many in a row have that it is no fault of theirs.
+        """
+        self._failures.append(self._hosts.get(number) or "an unknown node")
+        if len(self._failures) == self.study.sweep.max_failures_in_a_row:
+            by_node = ", ".join(f"{times} on {node}" for node, times in Counter(self._failures).most_common())
+            raise SweepError(
+                f"{formats.count(len(self._failures), 'trial')} in a row failed ({by_node}), trial {number} "
+                f"as the last: {reason}; mend it and add --retry-failed to the same command, or allow more "
+                "with --max-failures-in-a-row"
+            )
+
+    def _note_end(self, number: int, state: str) -> None:
+        """Let a trial's process know that the study has its end, so that nobody will go on with it."""
+        atomic.write_text(self.folder.trial(number) / ENDED_FILE, f"{state}\n")
+        if state != "failed":
+            self._failures.clear()
+
+    def _got_to(self, number: int, result: Mapping[str, Any]) -> None:
+        """Note a report: a trial that has got on since it lost its process begins to be counted anew."""
+        self._hosts[number] = result.get("hostname", "")
+        if result["epoch"] > self._steps.get(number, 0):
+            self._steps[number] = result["epoch"]
+            self._losses.pop(number, None)
+
+
+def one_line(error: Exception) -> str:
+    """Kind and text of an error."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _nothing() -> None:
@@ -242,13 +327,13 @@ class StudySearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """See `Driver.suggest`."""
-        return self._driver.suggest(trial_id)
+        return self._driver.guarded(self._driver.suggest, trial_id)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """See `Driver.ended`."""
-        self._driver.ended(trial_id, result, error)
+        self._driver.guarded(self._driver.ended, trial_id, result, error)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study has it all."""
@@ -266,7 +351,7 @@ class StudyScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """See `Driver.decide`."""
-        if self._driver.decide(trial.trial_id, result) is not None:
+        if self._driver.guarded(self._driver.decide, trial.trial_id, result) is not None:
             return TrialScheduler.STOP
         return TrialScheduler.CONTINUE
 
@@ -284,7 +369,16 @@ class Following(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """See `Driver.stepped`."""
-        self._driver.stepped(sum(trial.status == Trial.RUNNING for trial in trials))
+        num_running = sum(trial.status == Trial.RUNNING for trial in trials)
+        self._driver.guarded(self._driver.stepped, num_running)
+
+
+def guard(callback: tune.Callback, driver: Driver) -> tune.Callback:
+    """Have what fails in a logger stop the sweep in order."""
+    for name in dir(tune.Callback):
+        if name == "setup" or name.startswith("on_"):
+            setattr(callback, name, partial(driver.guarded, getattr(callback, name)))
+    return callback
 
 
 class WhenAllAreSaved(tune.Stopper):

@@ -3,6 +3,9 @@
 What a configuration does wrong ends its trial with a reason and is reported as a result, because trying it
 again would end the same way. What happens to a process ends the trial for Ray, and the driver starts it
 again; its folds then go on from their own checkpoints.
+
+However a process ends, what its trial would go on with stays, unless the driver has recorded that the trial
+has ended: Ray Tune stops trials in the same way whether they are pruned or something else has failed.
 """
 
 import gc
@@ -30,7 +33,7 @@ from mhimdist.data.loader import BagShards, open_bags
 from mhimdist.data.remote import Location
 from mhimdist.data.splits import Split
 from mhimdist.engine import EpochRecord
-from mhimdist.errors import PreemptedError
+from mhimdist.errors import DiskFullError, PreemptedError, RunLockedError
 from mhimdist.first_stage import first_stage
 from mhimdist.planner import Calibration
 from mhimdist.room import is_out_of_memory
@@ -50,6 +53,8 @@ from mhimdist.trial import (
 )
 
 ERROR_FILE = "error.txt"
+ENDED_FILE = "ended"
+"""In a trial's folder once the study has it that the trial has ended."""
 
 _GPU_CONTEXT_BYTES = 600 * 2**20  # what CUDA takes of a GPU beside torch's tensors
 
@@ -110,15 +115,14 @@ class SweepTrial(tune.Trainable):
             if self._run is None:
                 self._run = self._open()
             progress = self._run.next_epoch()
-        except PreemptedError:
-            self.cleanup()
-            return {"number": self.number, "is_saved": True, "is_finished": False, "done": True}
-        except ray.exceptions.RayError as error:
-            if isinstance(error, ray.exceptions.RayTaskError):
-                return self._failed(error)
-            raise  # a process or node was lost: the driver starts the trial again
         except Exception as error:
-            return self._failed(error)
+            cause = _cause(error)
+            if isinstance(cause, PreemptedError):
+                self.cleanup()
+                return {"number": self.number, "is_saved": True, "is_finished": False, "done": True}
+            if isinstance(cause, ray.exceptions.RayError | RunLockedError):
+                raise  # a process or node was lost, or still holds a fold: the driver starts the trial again
+            return self._failed(error, cause)
         return {
             "number": self.number,
             "epoch": progress.step,
@@ -132,11 +136,14 @@ class SweepTrial(tune.Trainable):
         }
 
     def cleanup(self) -> None:
-        """End the trial where it is: it was stopped, or has ended by itself."""
+        """End the trial where it is: for good if the driver has recorded its end."""
         run, self._run = self._run, None
-        if run is not None and self.task.stop_file.exists():
+        if run is None:
+            return
+        if not (self.folder / ENDED_FILE).exists():
             run.let_go()
-        elif run is not None:
+            return
+        with suppress(DiskFullError):  # the trial after this one would fail of it; its own will tell
             run.close()
 
     def _open(self) -> TrialRun:
@@ -156,24 +163,28 @@ class SweepTrial(tune.Trainable):
             return ParallelStarter(task)
         return starter(task)
 
-    def _failed(self, error: Exception) -> dict[str, Any]:
-        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    def _failed(self, error: Exception, cause: BaseException) -> dict[str, Any]:
         details = "".join(traceback.format_exception(error))
         traceback.clear_frames(error.__traceback__)  # what was being computed would stay in memory with them
-        run, self._run = self._run, None
-        if run is not None and is_out_of_memory(cause):
-            run.let_go()  # it may run again, with fewer beside it
-        elif run is not None:
-            run.close()
+        with suppress(DiskFullError):  # what is to be told is the first error
+            if is_out_of_memory(cause):
+                self.cleanup()  # it may run again, with fewer beside it
+            atomic.write_text(self.folder / ERROR_FILE, details)
         gc.collect()
         torch.cuda.empty_cache()
-        atomic.write_text(self.folder / ERROR_FILE, details)
         return {
             "number": self.number,
             "failed": f"{type(cause).__name__}: {' '.join(str(cause).split())}",
             "is_finished": False,
             "done": True,
         }
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What was raised in a fold's own process, where it is one of Ray's."""
+    while isinstance(error, ray.exceptions.RayTaskError):
+        error = error.cause
+    return error
 
 
 def starter(task: Task) -> Starter:
@@ -267,11 +278,13 @@ class RemoteRun:
 
     def close(self) -> None:
         """See `Run.close`."""
-        ray.get(self._actor.close.remote())
+        with suppress(ray.exceptions.RayActorError):
+            ray.get(self._actor.close.remote())
 
     def let_go(self) -> None:
-        """See `Run.let_go`; after the epoch that it may be in."""
-        ray.get(self._actor.let_go.remote())
+        """See `Run.let_go`; after the epoch that it may be in. A process that was lost has let go."""
+        with suppress(ray.exceptions.RayActorError):
+            ray.get(self._actor.let_go.remote())
 
 
 class GroupStarter(Starter):

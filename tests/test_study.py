@@ -70,13 +70,13 @@ def test_a_study_that_is_opened_again_proposes_what_it_would_have(tmp_path, samp
 def test_what_never_ended_is_gone_on_with_or_marked_failed(tmp_path):
     opened = _study(tmp_path)
     for _ in range(3):
-        opened.started(opened.propose().number)
+        opened.started(opened.propose().number, 0)
     opened.complete(0, 0.5, None)
     for _ in range(3):
-        opened.started(2)
+        opened.started(2, 0)
     optuna.load_study(study_name="test", storage=opened.url).ask()  # of somebody else
     again = _study(tmp_path)
-    (resumed,) = again.unfinished(max_starts=4)
+    (resumed,) = again.unfinished(4, lambda number: 0)
     assert (resumed.number, resumed.is_resumed) == (1, True)
     assert resumed.config.loss.alpha == again.trials[1].params["loss.alpha"]
     assert [t.state for t in again.trials] == [
@@ -85,8 +85,44 @@ def test_what_never_ended_is_gone_on_with_or_marked_failed(tmp_path):
         TrialState.FAIL,
         TrialState.FAIL,
     ]
-    assert again.trials[2].user_attrs[study.REASON] == "started 4 times and never ended"
+    assert "killed 4 times in a row while it ran" in again.trials[2].user_attrs[study.REASON]
     assert "orphan" in again.trials[3].user_attrs[study.REASON]
+
+
+def test_a_trial_that_gets_on_between_kills_or_is_stopped_in_order_is_never_taken_for_what_killed(tmp_path):
+    opened = _study(tmp_path)
+    for _ in range(3):
+        opened.propose()
+    for start in range(9):
+        again = _study(tmp_path)
+        epochs = {0: start // 2, 1: 0, 2: 0}
+        left = [proposal.number for proposal in again.unfinished(4, epochs.get)]
+        assert left == ([0, 1, 2] if start < 4 else [0, 1])
+        for number in left:
+            again.started(number, epochs[number])
+        again.outlived(1)
+
+
+def test_failed_trials_are_run_again_once_as_trials_of_their_own(tmp_path):
+    opened = _study(tmp_path, num_trials=5)
+    for number in range(3):
+        assert opened.propose().number == number
+    opened.fail(0, "disk full")
+    opened.complete(1, 0.2, None)
+    opened.fail(2, "disk full")
+    again = _study(tmp_path, num_trials=5)
+    assert again.num_trials == 5
+    again.retry_failed()
+    assert again.num_trials == 7
+    for number, failed in ((3, 0), (4, 2)):
+        proposal = again.propose()
+        assert proposal.number == number
+        assert proposal.config == again.config(failed)
+        assert again.trials[number].params == again.trials[failed].params
+        again.complete(number, 0.1, None)
+    again.retry_failed()  # nothing that was not retried
+    assert again.num_trials == 7
+    assert [again.propose().number, again.propose().number, again.propose()] == [5, 6, None]
 
 
 def test_states_are_honest(tmp_path):

@@ -1,9 +1,13 @@
 import io
 import json
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from optuna.trial import TrialState
+from ray.tune.logger import LoggerCallback
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from rich.console import Console
 
@@ -15,7 +19,7 @@ from mhimdist.space import Space
 from mhimdist.study import SweepStudy
 from mhimdist.sweep import Sweep
 from mhimdist.sweep_folder import SweepFolder
-from mhimdist.tune_driver import Driver
+from mhimdist.tune_driver import Driver, Following, StudyScheduler, StudySearcher, WhenAllAreSaved, guard
 
 BASE = preset("c16", "abmil").override({"epochs": 3})
 SIZES_N = np.array([100, 400, 300, 50])
@@ -135,9 +139,24 @@ def test_a_lost_process_starts_its_trial_again_but_not_for_ever(driver, said):
     _lose(driver, "a")
     assert "trial 0: its process was lost; it goes on from its last checkpoint" in said.getvalue()
     assert driver.suggest("b")["number"] == 0
-    _lose(driver, "b")
+    _lose(driver, "b", "ray.exceptions.ActorDiedError: The actor died.\nIts node was lost to a hoover.\n")
     assert driver.study.trials[0].state == TrialState.FAIL
-    assert "lost 2 times" in driver.study.trials[0].user_attrs["reason"]
+    reason = driver.study.trials[0].user_attrs["reason"]
+    assert reason.startswith("its process was lost 2 times in a row: ")
+    assert reason.endswith("(Its node was lost to a hoover.)")
+
+
+def test_processes_may_be_lost_for_ever_by_a_trial_that_gets_on_in_between(driver):
+    for epoch, name in enumerate("abcdefgh", 1):
+        assert driver.suggest(name)["number"] == 0
+        for again in range(1, epoch + 1):  # what it did before it reports again, without training
+            driver.decide(name, _result(epoch=again, is_finished=False))
+        _lose(driver, name)
+    assert driver.suggest("i")["number"] == 0
+    for again in range(1, 9):
+        driver.decide("i", _result(epoch=again, is_finished=False))
+    _lose(driver, "i")
+    assert driver.study.trials[0].state == TrialState.FAIL
 
 
 def test_a_trial_whose_node_ran_out_of_memory_makes_room_and_that_is_no_failure_of_its(driver, said):
@@ -187,6 +206,86 @@ def test_asked_to_stop_it_proposes_nothing_and_is_over_once_all_are_saved(driver
     assert driver.is_over
     assert driver.num_live == 2  # the second was waiting for a process
     assert [trial.state for trial in driver.study.trials] == [TrialState.RUNNING] * 2
+
+
+def test_what_fails_in_the_driver_stops_the_sweep_in_order(driver, said, monkeypatch):
+    driver.suggest("a")
+    driver.suggest("b")
+    searcher, scheduler = StudySearcher(driver), StudyScheduler(driver)
+
+    def hiccup(*arguments, **named):
+        raise ConnectionError("the database\nis away")
+
+    monkeypatch.setattr(driver.study, "report", hiccup)
+    trial = SimpleNamespace(trial_id="a")
+    assert scheduler.on_trial_result(None, trial, _result(is_finished=False)) == TrialScheduler.CONTINUE
+    searcher.on_trial_complete("a", _result())
+    assert searcher.suggest("c") is None
+    Following(driver).on_step_end(1, [SimpleNamespace(status="RUNNING")])
+    assert driver.folder.stop_file.exists()
+    assert "cannot go on (ConnectionError: the database is away): 1 running trial to save" in said.getvalue()
+    searcher.on_trial_complete("b", {"is_saved": True, "is_finished": False})
+    Following(driver).on_step_end(2, [])
+    assert driver.is_over
+    assert WhenAllAreSaved(driver).stop_all()
+    assert [trial.state for trial in driver.study.trials] == [TrialState.RUNNING] * 2
+    assert not list(driver.folder.path.glob("trials/*/ended"))
+    driver.left()
+    assert [trial.user_attrs["starts"] for trial in driver.study.trials] == [0, 0]
+
+
+def test_where_nobody_can_be_asked_to_stop_all_end_at_once(driver, monkeypatch):
+    driver.suggest("a")
+    driver.error = OSError(28, "No space left on device")
+    shutil.rmtree(driver.folder.path)
+    driver.stepped(1)
+    driver.stepped(1)
+    assert driver.is_over
+
+
+def test_a_logger_that_fails_stops_the_sweep_in_order(driver):
+    class Logger(LoggerCallback):
+        seen = 0
+
+        def log_trial_result(self, iteration, trial, result):
+            self.seen += 1
+            if self.seen == 2:
+                raise TimeoutError("the server of the logger")
+
+    logger = guard(Logger(), driver)
+    trials = [SimpleNamespace(trial_id="a")]
+    for iteration in range(3):
+        logger.on_trial_result(iteration=iteration, trials=trials, trial=trials[0], result={})
+    assert logger.seen == 3
+    assert isinstance(driver.error, TimeoutError)
+    assert driver.is_stopping
+
+
+def _fail(driver, trial_id, host, reason="DiskFullError: disk full") -> None:
+    driver.suggest(trial_id)
+    driver.guarded(
+        driver.ended, trial_id, {"failed": reason, "is_finished": False, "hostname": host}, error=False
+    )
+
+
+def test_failures_in_a_row_stop_the_sweep_and_say_where_they_were(driver):
+    driver.study.sweep = driver.study.sweep.model_copy(update={"num_trials": 9, "max_failures_in_a_row": 3})
+    for name in "ab":
+        _fail(driver, name, "node-1")
+    driver.suggest("c")
+    driver.ended("c", _result(), error=False)
+    for name, host in (("d", "node-1"), ("e", "node-2")):
+        _fail(driver, name, host)
+        assert not driver.is_stopping
+    _fail(driver, "f", "node-2")
+    assert driver.is_stopping
+    assert str(driver.error).startswith(
+        "3 trials in a row failed (2 on node-2, 1 on node-1), trial 5 as the last: DiskFullError: disk full;"
+    )
+    assert driver.study.trials[5].user_attrs["reason"] == "DiskFullError: disk full (on node-2)"
+    assert [path.parent.name for path in sorted(driver.folder.path.glob("trials/*/ended"))] == [
+        f"{number:04d}" for number in range(6)
+    ]
 
 
 def test_a_value_that_is_not_finite_fails_alone(driver):
