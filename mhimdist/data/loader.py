@@ -214,7 +214,7 @@ class BagShards:
         if (remote := self._remote) is None:
             return
         cache = self._shard_cache()
-        if sum(shard.bytes for shard in self.shards) > cache.limit_bytes:
+        if sum(shard.bytes for shard in self.shards) > cache.room_bytes():
             return
         waiting = iter(dict.fromkeys(self._shards[row] for row in rows))
 
@@ -364,7 +364,10 @@ def open_bags(location: Location, loading: Loading | None = None) -> BagShards:
         raise ConfigError(
             f"{bags.folder}: {largest.name} alone has {memory.gib(largest.bytes)}, above {limit}"
         )
-    if (total := sum(shard.bytes for shard in bags.shards)) > cache.limit_bytes:
+    room_bytes = cache.room_bytes()
+    if room_bytes < cache.limit_bytes:
+        limit = f"the {memory.gib(room_bytes)} that the disk of the shard cache {cache.folder} has for them"
+    if (total := sum(shard.bytes for shard in bags.shards)) > room_bytes:
         warnings.warn(
             f"{bags.folder}: its shards have {memory.gib(total)}, above {limit}: every epoch brings them "
             "again, a shard each time that one of its bags comes after others have pushed it out",

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -62,6 +63,12 @@ class ShardCache:
     def path(self, shard: ShardFile) -> Path:
         """Where a shard lies if it is here."""
         return self.folder / f"{shard.sha256}.tar"
+
+    def room_bytes(self) -> int:
+        """What shards can take here: the limit, or all that the disk has for them where that is less."""
+        return min(
+            self.limit_bytes, sum(size for *_, size in self._files()) + shutil.disk_usage(self.folder).free
+        )
 
     def open(self, shard: ShardFile, source: RemoteFolder) -> BinaryIO:
         """A shard's file, fetched if it is not here yet.
@@ -145,13 +152,7 @@ class ShardCache:
 
         More are left where others hold what is on its way.
         """
-        files = []
-        for path in self.folder.iterdir():
-            if _OURS.fullmatch(path.name):
-                with suppress(FileNotFoundError):
-                    stat = path.stat()
-                    # What a killed process left half-way goes first.
-                    files.append((path.suffix == ".tar", stat.st_mtime_ns, path, stat.st_size))
+        files = self._files()
         total = sum(size for *_, size in files)
         for _, _, path, size in sorted(files):
             if total <= kept_bytes:
@@ -161,6 +162,17 @@ class ShardCache:
                     path.unlink(missing_ok=True)
                     total -= size
         return total
+
+    def _files(self) -> list[tuple[bool, int, Path, int]]:
+        """Whether it is whole, the time of last use, the path and the bytes of each file."""
+        files = []
+        for path in self.folder.iterdir():
+            if _OURS.fullmatch(path.name):
+                with suppress(FileNotFoundError):
+                    stat = path.stat()
+                    # What a killed process left half-way goes first.
+                    files.append((path.suffix == ".tar", stat.st_mtime_ns, path, stat.st_size))
+        return files
 
     def _lock_of(self, path: Path) -> Path:
         return path.with_suffix(".lock")

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import boto3
@@ -298,6 +299,28 @@ def test_a_cache_that_cannot_keep_the_data_is_said_before_training(bucket: str, 
         ConfigError, match=r"shard-\d+\.tar alone has .* above the .*\(loading\.shard_cache_gib"
     ):
         open_bags(bucket, Loading(**names, shard_cache_gib=(max(sizes) - 1) / 2**30))
+
+
+def test_a_disk_that_cannot_keep_the_data_is_said_before_training(
+    bucket: str, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [path.stat().st_size for path in shards.glob("*.tar")]
+    folder = shards.parent / "cache"
+    free = sum(sizes)
+
+    def usage(path: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=free - sum(each.stat().st_size for each in path.glob("*.tar")))
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    assert_same(open_bags(bucket, Loading(shard_cache=folder)), shards)  # what is there counts as room
+    open_bags.cache_clear()
+    assert_same(open_bags(bucket, Loading(shard_cache=folder)), shards)
+    open_bags.cache_clear()
+    free -= 1
+    with pytest.warns(
+        ConfigWarning, match=rf"above the .* that the disk of the shard cache {folder} has for"
+    ):
+        open_bags(bucket, Loading(shard_cache=folder))
 
 
 @pytest.mark.parametrize("seed", range(5))
