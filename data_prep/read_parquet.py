@@ -7,6 +7,7 @@ way a bag is read by passing over what stands before it in its group: groups of 
 Dimensions: N instances of a bag, D features.
 """
 
+import mmap
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from data_prep import damage
 from data_prep.arrays import RowReader, as_a_whole
 from data_prep.fields import DETAILS, SIDE_ARRAYS
 from data_prep.inflation import refuse_inflation
+from mhimdist.data.parquet_pages import claims_of
 from mhimdist.errors import DataError
 
 SLIDE_COLUMNS = ("slide", "slide_id", "slide_name")
@@ -43,6 +45,7 @@ class _File:
     """An open file: its columns of slides and features, and the arrays that it holds besides."""
 
     path: Path
+    content: mmap.mmap
     parquet: pq.ParquetFile
     slide: str
     features: str
@@ -108,7 +111,9 @@ def _open(path: Path, arrays: Collection[str]) -> _File:
     features = _one(path, names, [name for name in arrays if name not in SIDE_ARRAYS])
     if not _is_list(kind := schema.field(features).type):
         raise DataError(f"{path}: expected features as lists of numbers, got {kind}")
-    return _File(path, parquet, _one(path, names, SLIDE_COLUMNS), features)
+    with path.open("rb") as opened:
+        content = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    return _File(path, content, parquet, _one(path, names, SLIDE_COLUMNS), features)
 
 
 def _one(path: Path, names: list[str], wanted: Sequence[str]) -> str:
@@ -212,7 +217,8 @@ def _refuse_bomb(file: _File, group: int, name: str) -> None:
     columns = [metadata.column(index) for index in range(metadata.num_columns)]
     for column in _leaves(metadata, name):
         counted = [column] if name == file.features else columns
-        num_bytes = max(column.total_uncompressed_size, column.num_values * _ITEM_BYTES)
+        claims = claims_of(file.content, column, str(file.path))
+        num_bytes = max(claims.num_bytes, claims.num_values * _ITEM_BYTES)
         stored_bytes = sum(other.total_compressed_size for other in counted)
         refuse_inflation(str(file.path), column.path_in_schema, num_bytes, stored_bytes)
 

@@ -25,7 +25,8 @@ from mhimdist.data.format import (
     INSTANCE_LABELS_DTYPE,
     NPY_HEADER_BYTES,
 )
-from mhimdist.errors import ManifestError
+from mhimdist.data.parquet_pages import claims_of
+from mhimdist.errors import DataError, ManifestError
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.parquet"
@@ -180,7 +181,9 @@ class Manifest:
         try:
             table = _read_table(content, path)
             table.validate(full=True)
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except ManifestError:
+            raise
+        except (pa.ArrowException, DataError, OSError, ValueError) as error:
             raise ManifestError(f"{path} cannot be read as Parquet: {error}") from error
         metadata = table.schema.metadata
         info = _parse_info(metadata[_MANIFEST_KEY], path)
@@ -276,7 +279,8 @@ def _read_table(content: bytes, path: Path | str) -> pa.Table:
         raise ManifestError(f"{path}: expected other columns; they differ in {sorted(found) or 'order'}")
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     columns = [group.column(index) for group in groups for index in range(metadata.num_columns)]
-    num_bytes = sum(max(_NUMBER_BYTES * c.num_values, c.total_uncompressed_size) for c in columns)
+    claims = [claims_of(content, column, str(path)) for column in columns]
+    num_bytes = sum(max(_NUMBER_BYTES * claim.num_values, claim.num_bytes) for claim in claims)
     if max(num_bytes, _NUMBER_BYTES * metadata.num_rows) > limit:
         raise ManifestError(f"{path} claims {metadata.num_rows} bags in {len(content)} bytes")
     # As dictionaries, in which a name that is repeated stands once.

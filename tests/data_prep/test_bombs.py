@@ -94,6 +94,17 @@ def parquet_bomb(column: str) -> None:
     pq.write_table(pa.table(columns), "a.parquet")
 
 
+def lying_parquet_bomb() -> None:
+    """As `parquet_bomb`, but the footer says a number of values that would be none."""
+    parquet_bomb("features")
+    content, num_values = Path("a.parquet").read_bytes(), len(BOMB) // 16
+    zigzag = [(2 * num_values >> 7 * i) & 127 for i in range(4)]
+    said = bytes([*(part | 128 for part in zigzag[:-1]), zigzag[-1]])
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    at = content.index(said, footer)
+    Path("a.parquet").write_bytes(content[:at] + b"\x80\x90\x80\0" + content[at + 4 :])
+
+
 def text_bomb() -> None:
     """A long name that stands in it very many times."""
     num_rows = 2**12
@@ -140,6 +151,7 @@ ZSTD, GZIP = (lambda: pa.compress(BOMB, "zstd", asbytes=True)), (lambda: gzip.co
         ),
         (lambda: parquet_bomb("features"), r"a\.parquet: claims \d+ bytes of features\.list\.element"),
         (lambda: parquet_bomb("coords"), r"a\.parquet: claims \d+ bytes of coords\.list\.element"),
+        (lying_parquet_bomb, r"a\.parquet: damaged: .* has 13107200 values, but its footer says 1024"),
         (pax_bomb, "refused, it has a header of 209715200 bytes, more than 1048576"),
     ],
 )

@@ -1,0 +1,133 @@
+"""What the pages of a Parquet file claim to hold, by their own headers, which are what its readers go by.
+
+The footer of a forged file can say less than its pages. Headers are in Thrift's compact protocol:
+https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from mmap import mmap
+from typing import Any
+
+from mhimdist.errors import DataError
+
+_DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
+_HEADER_OF = {_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}
+"""By the type of a page: the field of its header that is about its values."""
+_ENCODING_FIELD = {_DATA: 2, _DICTIONARY: 2, _DATA_V2: 4}
+_DELTA_BYTE_ARRAY = 7
+_MAX_DEPTH = 8
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What a column of a row group becomes in memory.
+
+    Attributes:
+        num_values: its numbers or texts, empty ones included.
+        num_bytes: its pages, decompressed but still encoded.
+    """
+
+    num_values: int
+    num_bytes: int
+
+
+def claims_of(content: mmap | bytes, column: Any, where: str) -> Claims:
+    """What the pages of a column claim, by all of their headers.
+
+    Args:
+        content: the file.
+        column: what pyarrow's metadata say of the column in a row group.
+        where: names the file in messages.
+
+    Raises:
+        DataError: the pages cannot be followed, do not hold what the footer says, or hold text in an encoding
+            that could make any length of it.
+    """
+    name, num_values, num_bytes = column.path_in_schema, 0, 0
+    try:
+        for kind, header in _pages(content, column):
+            values = header[_HEADER_OF[kind]]
+            num_bytes += header[2]
+            num_values += values[1] if kind != _DICTIONARY else 0
+            text = column.physical_type == "BYTE_ARRAY"
+            if text and values[_ENCODING_FIELD[kind]] == _DELTA_BYTE_ARRAY:
+                raise DataError(
+                    f"{where}: refused, {name} is in DELTA_BYTE_ARRAY; expected plain or dictionary"
+                )
+    except (LookupError, TypeError, ValueError) as error:
+        raise DataError(f"{where}: damaged: the pages of {name} cannot be followed") from error
+    if num_values != column.num_values:
+        raise DataError(
+            f"{where}: damaged: {name} has {num_values} values, but its footer says {column.num_values}"
+        )
+    return Claims(num_values, num_bytes)
+
+
+def _pages(content: mmap | bytes, column: Any) -> Iterator[tuple[int, dict[int, Any]]]:
+    """Type and header of every page of a column."""
+    at = column.data_page_offset
+    if column.has_dictionary_page and 0 < (first := column.dictionary_page_offset) < at:
+        at = first
+    end = at + column.total_compressed_size
+    if not 0 <= at <= end <= len(content):
+        raise ValueError("not in the file")
+    while at < end:
+        header, at = _struct(content, at)
+        if min(header[2], header[3]) < 0:
+            raise ValueError("a negative length")
+        at += header[3]
+        if header[1] in _HEADER_OF:
+            yield header[1], header
+    if at != end:
+        raise ValueError("a page goes beyond its column")
+
+
+def _struct(content: mmap | bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
+    """Fields by number, and where the struct ends."""
+    fields: dict[int, Any] = {}
+    number = 0
+    while (head := content[at]) != 0:
+        at += 1
+        if head >> 4:
+            number += head >> 4
+        else:
+            number, at = _integer(content, at)
+        fields[number], at = _value(content, at, head & 15, depth)
+    return fields, at + 1
+
+
+def _value(content: mmap | bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
+    if depth > _MAX_DEPTH:
+        raise ValueError("too deep")
+    if kind in (1, 2):  # a boolean is in its type
+        return kind == 1, at
+    if kind == 3:
+        return content[at], at + 1
+    if kind in (4, 5, 6):
+        return _integer(content, at)
+    if kind == 7:
+        return None, at + 8
+    if kind == 8:  # text, such as the least value: passed over
+        length, at = _varint(content, at)
+        return None, at + length
+    if kind == 12:
+        return _struct(content, at, depth + 1)
+    raise ValueError(f"a page's header has no type {kind}")
+
+
+def _integer(content: mmap | bytes, at: int) -> tuple[int, int]:
+    value, at = _varint(content, at)
+    return (value >> 1) ^ -(value & 1), at
+
+
+def _varint(content: mmap | bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = content[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
+        if shift > 63:
+            raise ValueError("a number of more than 64 bits")
