@@ -260,6 +260,11 @@ class NaiveStep:
         self.laps("read back")
         return values
 
+    def update(self) -> None:
+        """Adam and the moving average alone, by the gradients that are there."""
+        self.optimizer.step()
+        self.average()
+
     @torch.no_grad()
     def average(self) -> None:
         """Move the teacher towards the student, parameter by parameter."""

@@ -7,15 +7,18 @@ Measured on this machine: the step of AB-MIL (C16 preset) on 1 to 16 bags, with 
 average their gradients over gloo, one compute thread each, and that averaging alone. The rest is calculated
 from the fixed cost of a step, the cost of a bag, and that of the exchange: a step of W workers costs
 
-    fixed + bags / W x bag + exchange x 2 (W - 1) / W
+    fixed + bags / W x bag + exchange x 2 (W - 1) / W + hop x 2 (W - 1)
 
-(a ring all-reduce sends its bytes 2 (W - 1) / W times whatever W). Nobody has run more than two workers.
+A ring all-reduce sends its bytes 2 (W - 1) / W times whatever W, in 2 (W - 1) hops one after the other; a hop
+is half of what two workers take for a single number. All are medians over rounds, over the loopback
+interface: a network's hops take longer. Nobody has run more than two workers.
 """
 
 import argparse
 import json
 import os
 import socket
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -38,11 +41,12 @@ from mhimdist.teacher import Teacher
 from mhimdist.workers import DistributedWorkers, Workers
 
 BAGS = (1, 2, 4, 8, 16)
+PARAMETERS = 591_490
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 def step_ms(workers: Workers, bags_per_worker: int, instances: int, rounds: int) -> float:
-    """Milliseconds of a step of so many bags on each worker, the fastest of the rounds."""
+    """Milliseconds of a step of so many bags on each worker, the median of the rounds."""
     torch.set_num_threads(1)
     config = preset("c16", "abmil").override({"device": "cpu", "precision": "float32"})
     student = build(config.model, num_features=1024, num_classes=2, seed=0)
@@ -56,7 +60,7 @@ def step_ms(workers: Workers, bags_per_worker: int, instances: int, rounds: int)
             started = time.perf_counter()
             step(bags, Draws(0, epoch), progress=0.0, num_bags=bags_per_worker * workers.world_size)
             times.append((time.perf_counter() - started) * 1e3)
-    return min(times[2:])  # whatever else runs here only adds
+    return statistics.median(times[2:])
 
 
 def _worker(rank: int, port: int, instances: int, rounds: int, answers: Any) -> None:
@@ -64,22 +68,22 @@ def _worker(rank: int, port: int, instances: int, rounds: int, answers: Any) -> 
     dist.init_process_group("gloo", rank=rank, world_size=2)
     workers = DistributedWorkers(timeout_s=120)
     found = [step_ms(workers, bags // 2, instances, rounds) for bags in BAGS[1:]]
-    exchange = _exchange_ms(rounds)
+    tiny, whole = _exchange_ms(1, rounds), _exchange_ms(PARAMETERS, rounds)
     if rank == 0:
-        answers.put((found, exchange))
+        answers.put((found, tiny, whole))
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _exchange_ms(rounds: int) -> float:
-    """Milliseconds of averaging AB-MIL's gradients, the fastest of the rounds."""
-    gradient, times = torch.zeros(591_490), []
-    for _ in range(rounds):
+def _exchange_ms(size: int, rounds: int) -> float:
+    """Milliseconds of adding up so many values of two workers, the median of the rounds."""
+    gradient, times = torch.zeros(size), []
+    for _ in range(rounds + 2):
         dist.barrier()
         started = time.perf_counter()
         dist.all_reduce(gradient)
         times.append((time.perf_counter() - started) * 1e3)
-    return min(times)
+    return statistics.median(times[2:])
 
 
 def _free_port() -> int:
@@ -93,14 +97,17 @@ def measure(instances: int, rounds: int) -> dict[str, Any]:
     one = {bags: step_ms(Workers(), bags, instances, rounds) for bags in BAGS}
     answers = mp.get_context("spawn").SimpleQueue()
     mp.spawn(_worker, args=(_free_port(), instances, rounds, answers), nprocs=2)
-    of_two, exchange = answers.get()  # for two workers the ring's factor is 1
+    of_two, tiny, whole = answers.get()
+    # For two workers the ring's bytes have the factor 1, and there are two hops.
+    hop, exchange = tiny / 2, max(whole - tiny, 0.0)
     two = dict(zip(BAGS[1:], of_two, strict=True))
     times = np.array(list(one.values()))
     bag, fixed = np.polyfit(list(one), times, 1, w=1 / times)  # relative errors count
     fixed = max(float(fixed), 0.0)
 
     def bags_per_s(workers: int, bags: int) -> float:
-        step = fixed + bag * bags / workers + exchange * 2 * (workers - 1) / workers
+        others = workers - 1
+        step = fixed + bag * bags / workers + exchange * 2 * others / workers + hop * 2 * others
         return 1e3 * bags / step
 
     return {
@@ -111,6 +118,7 @@ def measure(instances: int, rounds: int) -> dict[str, Any]:
         "fixed_ms": round(fixed, 2),
         "bag_ms": round(float(bag), 2),
         "exchange_ms": round(exchange, 2),
+        "hop_ms": round(hop, 3),
         "calculated_bags_per_s": {
             workers: {per: round(bags_per_s(workers, per * workers), 1) for per in (1, 4, 16)}
             for workers in WORKERS
@@ -139,7 +147,7 @@ def main() -> None:
         print(f"  {bags:>11} {ms:>13.1f} {rest}")
     print(
         f"  a step: {result['fixed_ms']} ms + {result['bag_ms']} ms a bag"
-        f" + {result['exchange_ms']} ms to exchange gradients"
+        f" + {result['exchange_ms']} ms to exchange gradients and {result['hop_ms']} ms a hop"
     )
     print("calculated, bags/s by workers and bags a step of each worker:")
     print(f"  {'workers':>8} {'1':>10} {'4':>10} {'16':>10}")

@@ -7,6 +7,9 @@ Ours is the full step as the engine runs it: teacher, masks, student, backward, 
 C16 preset. The peers (`peers.py`) compute in float32, as their authors' do, and read features stored as such;
 with `--dtype bfloat16` ours reads features stored in bfloat16. All run in turn in one process, and a ratio is
 the median over rounds of the peer's time divided by ours: above 1, ours is faster.
+
+Adam and the moving average are compared twice: as parts of the steps, where what the step has done before has
+taken their memory out of the caches, and alone, one call after the other on the same gradients.
 """
 
 import argparse
@@ -50,21 +53,32 @@ class OurStep:
         self.laps.start()
         self.step(bags, Draws(0, self.epoch), progress=0.0, num_bags=1)
 
+    def update(self) -> None:
+        """Adam and the moving average alone, by the gradients that are there."""
+        self.step.optimizer.step()
+        self.teacher.follow(self.student, 1 - self.config.teacher.momentum.start)
+
 
 def gemm_share(step: Callable[[], object], repeats: int = 3) -> float:
-    """The share of a step's time that is spent in matrix products and convolutions."""
+    """The share of a step's time, Python's included, that is spent in matrix products and convolutions."""
     names = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mv", "aten::addmv")
     convolutions = ("aten::mkldnn_convolution", "aten::convolution_backward", "aten::_slow_conv2d_forward")
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        started = time.perf_counter()
         for _ in range(repeats):
             step()
+        wall_us = (time.perf_counter() - started) * 1e6
     averages = profile.key_averages()
-    total = sum(each.self_cpu_time_total for each in averages)
-    return sum(each.self_cpu_time_total for each in averages if each.key in names + convolutions) / total
+    return sum(each.self_cpu_time_total for each in averages if each.key in names + convolutions) / wall_us
 
 
-def race(steps: dict[str, Callable[[], object]], rounds: int, warmup: int) -> dict[str, list[float]]:
-    """Milliseconds of each step in each round; in a round they follow each other."""
+def race(
+    steps: dict[str, Callable[[], object]],
+    rounds: int,
+    warmup: int,
+    after: Callable[[], None] = lambda: None,
+) -> dict[str, list[float]]:
+    """Milliseconds of each step in each round; in a round they follow each other, and `after` follows it."""
     for step in steps.values():
         for _ in range(warmup):
             step()
@@ -74,6 +88,7 @@ def race(steps: dict[str, Callable[[], object]], rounds: int, warmup: int) -> di
             started = time.perf_counter()
             step()
             times[name].append((time.perf_counter() - started) * 1e3)
+        after()
     return times
 
 
@@ -101,11 +116,18 @@ def measure(model: str, *, instances: int, dtype: str, threads: int, rounds: int
         }
         race(steps, 0, warmup=2)
         ours.laps.take(), naive.laps.take()
-        times = race(steps, rounds, warmup=0)
-        parts = {
-            name: {part: round(ms / rounds, 2) for part, ms in step.laps.take().items()}
-            for name, step in (("ours", ours), ("naive", naive))
+        laps: dict[str, list[dict[str, float]]] = {"ours": [], "naive": []}
+
+        def take_laps() -> None:
+            laps["ours"].append(ours.laps.take())
+            laps["naive"].append(naive.laps.take())
+
+        times = race(steps, rounds, warmup=0, after=take_laps)
+        in_step = {
+            name: [each["optimiser"] + each["average"] for each in of_rounds]
+            for name, of_rounds in laps.items()
         }
+        alone = race({"ours": ours.update, "naive": naive.update}, rounds, warmup=2)
         share = gemm_share(steps["naive"])
     return {
         "model": model,
@@ -115,9 +137,14 @@ def measure(model: str, *, instances: int, dtype: str, threads: int, rounds: int
         "rounds": rounds,
         "ratio_naive": round(ratio(times["naive"], times["ours"]), 2),
         "ratio_torchmil": round(ratio(times["torchmil"], times["ours"]), 2),
+        "ratio_optimiser": round(ratio(in_step["naive"], in_step["ours"]), 2),
+        "ratio_optimiser_alone": round(ratio(alone["naive"], alone["ours"]), 2),
         "naive_gemm_share": round(share, 2),
         "ms": {name: round(statistics.median(values), 1) for name, values in times.items()},
-        "parts_ms": parts,
+        "parts_ms": {
+            name: {part: round(statistics.median(lap[part] for lap in of_rounds), 2) for part in of_rounds[0]}
+            for name, of_rounds in laps.items()
+        },
     }
 
 
@@ -133,6 +160,10 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"  {name:<10} {ms:>8.1f}   {faster}")
     for name, parts in result["parts_ms"].items():
         lines.append(f"  {name}: " + ", ".join(f"{part} {ms:.1f}" for part, ms in parts.items()) + " ms")
+    lines.append(
+        f"  Adam and the moving average are faster by {result['ratio_optimiser']:.2f} in the step, by "
+        f"{result['ratio_optimiser_alone']:.2f} alone"
+    )
     lines.append(f"  matrix products are {result['naive_gemm_share']:.0%} of the naive step's time")
     return "\n".join(lines)
 
