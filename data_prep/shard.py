@@ -29,7 +29,7 @@ from data_prep.selection import (
     refuse_another_encoder,
 )
 from data_prep.shard_options import parser
-from data_prep.skipped import SKIPPED_NAME, BadBag, named, write_skipped
+from data_prep.skipped import SKIPPED_NAME, BadBag, named, read_skipped, write_skipped
 from data_prep.sources import some
 from data_prep.stated import NOTHING_STATED, Stated, stated_by
 from data_prep.workplace import Workplace
@@ -207,10 +207,10 @@ def _write(
     Returns:
         Bags that are new, shards that were finished already, and bags that could not be written.
     """
-    made_of = _digest(info, plans, bad)
-    if before is None and workplace.has_made(made_of):
+    if before is None and workplace.has_made(lambda: _digest(info, [plan.digest() for plan in plans], bad)):
         manifest = Manifest.read(workplace.out)
-        return len(manifest.rows), len(manifest.info.shards), []
+        worse = [bag for bag in read_skipped(workplace.out) if bag not in bad]
+        return len(manifest.rows), len(manifest.info.shards), worse
     if before is None:
         _refuse_existing(workplace.out)
     written = workplace.resume(plans, skip_bad=skip_bad)
@@ -243,15 +243,16 @@ def _write(
     else:
         write_skipped(workplace.shards, [*bad, *worse], rows["slide"].to_pylist())
     if num_new:
+        made_of = _digest(info, [shard.plan for shard in shards], bad)
         workplace.publish(Manifest(info.model_copy(update={"shards": listed}), rows), made_of)
     if before is not None:
         write_skipped(workplace.out, [*bad, *worse], rows["slide"].to_pylist())
     return num_new, num_reused, worse
 
 
-def _digest(info: DatasetInfo, plans: Sequence[ShardPlan], bad: Sequence[BadBag]) -> str:
-    """Hash of all that decides what a new data set holds."""
-    document = [info.model_dump(), [plan.digest() for plan in plans], [asdict(bag) for bag in bad]]
+def _digest(info: DatasetInfo, plans: Sequence[str], bad: Sequence[BadBag]) -> str:
+    """Hash of all that decides what a new data set holds, given the digests of its plans."""
+    document = [info.model_dump(), plans, [asdict(bag) for bag in bad]]
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 

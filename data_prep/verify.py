@@ -323,7 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         type=int,
         default=num_cores(),
         metavar="N",
-        help="shards read at a time (default: as many as cores, %(default)s)",
+        help="shards read, or written again, at a time (default: as many as cores, %(default)s)",
     )
     parser.add_argument(
         "--repair",

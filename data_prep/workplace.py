@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -71,9 +71,9 @@ class Workplace:
         """Whether the data set that is there may be one that an earlier run was killed right after making."""
         return self._made_of.exists()
 
-    def has_made(self, made_of: str) -> bool:
-        """Whether it is one, and made of just this."""
-        return self.out.exists() and self.may_have_made() and self._made_of.read_text() == made_of
+    def has_made(self, made_of: Callable[[], str]) -> bool:
+        """Whether it is one, and made of just this; only asked for where it may be."""
+        return self.out.exists() and self.may_have_made() and self._made_of.read_text() == made_of()
 
     def resume(self, plans: Sequence[ShardPlan], *, skip_bad: bool = False) -> dict[str, WrittenShard]:
         """The shards that an earlier run of these plans finished, by name; what else it left is removed.

@@ -1,12 +1,15 @@
 """Slides that cannot be used: named all at once, or left out and listed."""
 
 import csv
+import os
+import shutil
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from feature_folders import SLIDES, write_features
+from forked import fork, status_of
 
 from data_prep import plan as plan_module
 from data_prep.repair import repair
@@ -105,6 +108,17 @@ def test_a_run_that_met_a_bad_slide_goes_on_without_it(folder: Path, monkeypatch
     assert outcome.num_reused == finished
     assert finished > 0
     assert files_of(folder / "shards") == files_of(folder / "expected")
+
+
+def test_a_run_that_was_killed_at_its_end_lists_the_same(folder: Path) -> None:
+    add(folder, empty=EMPTY, nan=NAN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_: os._exit(9))
+        assert status_of(fork(partial(make, folder, skip_bad=True))) == 9
+    again = make(folder, skip_bad=True)
+    assert [bag.slide for bag in again.bad] == ["empty", "nan"]
+    assert (again.num_new, again.num_reused) == (6, len(list((folder / "shards").glob("*.tar"))))
+    assert not list(folder.glob(".*"))
 
 
 def test_shards_without_bad_slides_do_not_serve_who_wants_all(
