@@ -115,7 +115,11 @@ def test_what_auto_means_and_the_version_are_part_of_what_a_network_is_made_with
 
 def test_teacher_and_student_start_from_it(bags, tmp_path):
     pretrained = first_stage(CONFIG, bags, bags.holdout(), tmp_path).network
-    for init, same in (("projection", {"projection"}), ("all", {"projection", "attention", "head"})):
+    for init, same in (
+        ("none", set()),
+        ("projection", {"projection"}),
+        ("all", {"projection", "attention", "head"}),
+    ):
         config = CONFIG.override({"student_init": init})
         trainer = open_trainer(config, bags, bags.holdout(), None, tmp_path)
         assert torch.equal(_weights(trainer.teacher.network), _weights(pretrained))

@@ -7,6 +7,7 @@ from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
 from mhimdist.mhim import MHIM
 from mhimdist.models import build
+from mhimdist.step import TrainingStep
 from mhimdist.teacher import Teacher
 
 GOLDEN_MODELS = {
@@ -25,21 +26,19 @@ def test_golden_trace_of_six_steps(baseline):
             "masking": {} if baseline == "selfattn" else {"high": 0.05, "low": 0.2},
             "teacher": {"kind": "momentum", "momentum": {"start": 0.99}},
             "loss": {"alpha": 0.5, "temperature": 0.1},
+            "device": "cpu",
         }
     )
+    assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (2e-4, 1e-5)
     student = build(config.model, num_features=1024, num_classes=2, seed=0)
     golden_values.fill(student, baseline, base_seed=1000)
     teacher = Teacher(config.teacher, student, None)
     golden_values.fill(teacher.network, baseline, base_seed=2000)
-    optimizer = torch.optim.Adam(student.parameters(), lr=2e-4, weight_decay=1e-5)
-    method = MHIM(config, student, teacher)
+    train_step = TrainingStep(config, student, teacher)  # what training runs, on parameters in one buffer
 
     for k, (size, label, kept, *losses) in enumerate(golden_values.FACTS[baseline]["trace"]):
-        step = method.loss(golden_values.bag(size, seed=500 + k, label=label), Draws(0, 0), progress=0.0)
-        optimizer.zero_grad()
-        step.total_B.sum().backward()
-        optimizer.step()
-        teacher.follow(student, 1 - teacher.momentum(progress=0.0, num_bags=1))
+        bag = golden_values.bag(size, seed=500 + k, label=label)
+        step = train_step(bag, Draws(0, 0), progress=0.0, num_bags=1)
         assert step.num_kept == kept
         ours = [step.classification_B.item(), step.consistency_B.item(), step.total_B.item()]
         assert ours == pytest.approx(losses, rel=1e-3)
@@ -83,12 +82,17 @@ def test_the_smallest_bags_train_under_every_strategy(model, strategy, alpha):
     )
     student = build(config.model, num_features=6, num_classes=3, seed=0)
     method = MHIM(config, student, Teacher(config.teacher, student, None))
+    kept = []
+    student.register_forward_pre_hook(lambda _, args: kept.append(args[0].offsets_B1.diff().tolist()))
     generator = torch.Generator().manual_seed(0)
     bags = PackedBags.from_list([torch.randn(n, 6, generator=generator) for n in (1, 2, 3)], [0, 1, 2])
     step = method.loss(bags, Draws(0, 0), progress=0.0)
     step.total_B.sum().backward()
     assert step.total_B.isfinite().all()
-    assert step.num_kept >= 3
+    of_each = kept[-1]  # a teacher that is another network has no hook
+    assert len(of_each) == 3
+    assert all(1 <= mine <= size for mine, size in zip(of_each, (1, 2, 3), strict=True))
+    assert step.num_kept == sum(of_each)
     assert all(parameter.grad.isfinite().all() for parameter in student.parameters())
 
 
