@@ -353,6 +353,10 @@ def grid(
             caption = f"{warning}AUC. {_used(mine, row_of)}"
             if number == 4:
                 caption += _borrowed(mine)
+    if any(
+        len(row_of[cell.candidate.name].results) < row_of[cell.candidate.name].num_planned for cell in mine
+    ):
+        caption += " (-1), (-2), ...: so many of its runs failed and are left out."
     caption += notes_text({cell.column or cell.row: row_of[cell.candidate.name].note for cell in mine})
     return Grid(
         title=f"{TITLES[number]} ({comparison.dataset}, {protocol} protocol)",
@@ -382,7 +386,7 @@ def _sizes(cells: Sequence[Cell]) -> str:
 def _percent(row: Row, metric: str) -> str:
     text = spread_text(row.spread(metric), 100)
     missing = row.num_planned - len(row.results)
-    return f"{text} ({formats.count(missing, 'run')} failed)" if missing else text
+    return f"{text} (-{missing})" if missing else text
 
 
 def _blocks(cells: Sequence[Cell], comparison: Comparison, costs: Mapping[str, Cost | str]) -> list[Grid]:

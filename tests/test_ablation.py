@@ -1,7 +1,10 @@
+import io
 import json
+import re
 import warnings
 
 import pytest
+from rich.console import Console
 
 from mhimdist import ablation
 from mhimdist.ablation import Ablation, grid, run_ablation, select
@@ -147,7 +150,14 @@ def test_tables_have_the_papers_layout_and_say_what_each_row_used(number):
 def test_a_cell_with_failed_runs_says_so():
     cells = select(Ablation(tables=(1,)), _base)
     made = grid(1, "paper", cells, _comparison(cells, failed="dsmil"), {})
-    assert {row[0]: row[2] for row in made.rows}["DSMIL"] == "90.00 +- 0.00 (1 run failed)"
+    assert {row[0]: row[2] for row in made.rows}["DSMIL"] == "90.00 +- 0.00 (-1)"
+    assert "so many of its runs failed" in made.caption
+    out = io.StringIO()
+    made.print(Console(file=out, width=80))
+    assert re.search(
+        r"^DSMIL( +90\.00 \+- 0\.00 \(-1\)| +[78]0\.00 \+- 0\.00 \(-1\)){3}$", out.getvalue(), re.MULTILINE
+    )
+    assert "so many" not in grid(1, "paper", cells, _comparison(cells), {}).caption
     assert ablation.TITLES[1] in made.title
 
 
