@@ -50,7 +50,7 @@ def find_features(path: Path, stated: Stated = NOTHING_STATED) -> dict[str, Sour
         raise DataError(f"no features in {path} (files ending in {', '.join(SUFFIXES)}); it holds {names}")
     found = _collect(folder, files, stated)
     if folder.name == CLAM_FEATURES and (beside := folder.with_name(CLAM_COORDS)).is_dir():
-        coords = {file.stem: file for file in beside.iterdir() if file.suffix == ".h5"}
+        coords = {file.stem: file for file in _candidates(beside) if file.suffix == ".h5"}
         return {slide: replace(source, coords=coords.get(slide)) for slide, source in found.items()}
     return found
 

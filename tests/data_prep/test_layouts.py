@@ -287,3 +287,17 @@ def test_other_features_of_the_same_files_are_not_taken_over() -> None:
         (plan,) = plan_shards(bags, 2**30)
         digests.add(plan.digest())
     assert len(digests) == 2
+
+
+def test_the_folders_of_clam_in_a_tree() -> None:
+    for folder, suffix in (("pt_files", "pt"), ("h5_files", "h5")):
+        Path(f"{folder}/batch 1").mkdir(parents=True)
+        if suffix == "pt":
+            torch.save(torch.from_numpy(FEATURES), f"{folder}/batch 1/a.pt")
+        else:
+            h5(f"{folder}/batch 1/a.h5")
+            with h5py.File(f"{folder}/batch 1/a.h5", "a") as file:
+                file["coords"] = COORDS
+    source = only()
+    assert (str(source.path), str(source.coords)) == ("pt_files/batch 1/a.pt", "h5_files/batch 1/a.h5")
+    assert np.array_equal(read_features(source).coords_N2, COORDS)
