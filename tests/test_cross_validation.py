@@ -251,6 +251,10 @@ def test_the_model_and_the_data_choose_what_train_starts_from():
     assert job.train == base("dsmil", "mine").override({"epochs": 9})
     assert (job.model, job.data, job.seeds) == ("dsmil", "mine", (4, 5))
     assert [candidate.name for candidate in job.candidates] == ["MHIM (dsmil)", "dsmil"]
+    assert [candidate.note for candidate in job.candidates] == ["", ""]
+    narrow = parsed("--train.model.hidden-dim", "64", "--train.optimizer.learning-rate", "0.01")
+    sizes = "width 64 (the authors' 512), learning rate 0.01 (the authors' 0.0002)"
+    assert [candidate.note for candidate in narrow.candidates] == [sizes, sizes]
     assert [candidate.name for candidate in parsed("--model", "clam_sb").candidates] == ["clam_sb"]
     with pytest.raises(ConfigError, match="no preset"):
         parsed("--model", "nope")
