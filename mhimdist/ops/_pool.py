@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mhimdist.ops._triton import on_its_device, rank, require_float
 
-# Programs to aim for over all bags and blocks of columns, and the most parts of a bag.
+# Programs to aim for over all bags and blocks of columns, and the most parts of a bag that are joined.
 _PROGRAMS = 512
 MOST_PARTS = 128
 # Rows of a bag that a program ranks at a time.
@@ -248,8 +248,8 @@ def _top_k(
         before = best
 
 
-def _parts(num_bags: int, num_rows: int, width_blocks: int) -> int:
-    return max(1, min(MOST_PARTS, _PROGRAMS // (num_bags * width_blocks), triton.cdiv(num_rows, 32)))
+def _parts(num_bags: int, num_rows: int, width_blocks: int = 1) -> int:
+    return max(1, min(_PROGRAMS // (num_bags * width_blocks), triton.cdiv(num_rows, 32)))
 
 
 def _rows(values_TE: Tensor) -> Tensor:
@@ -266,7 +266,7 @@ def segment_softmax_pool(scores_TC: Tensor, values_TE: Tensor, offsets_B1: Tenso
     padded = triton.next_power_of_2(columns)
     width_block = min(triton.next_power_of_2(width), 128)
     width_blocks = triton.cdiv(width, width_block)
-    parts = _parts(num_bags, len(values_TE), width_blocks)
+    parts = min(_parts(num_bags, len(values_TE), width_blocks), MOST_PARTS)
     pooled_BCE = scores_TC.new_empty((num_bags, columns, width), dtype=torch.float32)
     log_BC = pooled_BCE.new_empty((num_bags, columns))
     maxima_BSC, sums_BSC = pooled_BCE.new_empty((2, num_bags, parts, columns)).unbind()
@@ -328,7 +328,7 @@ def segment_softmax_pool_backward(
     padded = triton.next_power_of_2(columns)
     grad_scores_TC = torch.empty(scores_TC.shape, dtype=scores_TC.dtype, device=scores_TC.device)
     grad_values_TE = torch.empty(values_TE.shape, dtype=values_TE.dtype, device=values_TE.device)
-    parts = _parts(num_bags, len(values_TE), 1)
+    parts = _parts(num_bags, len(values_TE))
     _pool_backward[num_bags + 1, parts](
         scores_TC,
         values_TE,

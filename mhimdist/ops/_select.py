@@ -146,7 +146,9 @@ def _mask(
     random = tl.load(random_counts + bag).to(tl.int32)
     high_key = tl.load(high_keys + bag)
 
-    # The rankings' keys lie one after the other, with three rows of scratch behind them.
+    # The rankings' keys lie one after the other, with three rows of scratch behind them; with many heads
+    # there may be more of them than 32 bits count.
+    total = start * 0 + total
     keys += start
     limits += bag * (2 * HEADS + 1)
     pool_keys = keys
