@@ -1,5 +1,6 @@
 """The end of a sweep: its best configurations trained again, tested once, and the report."""
 
+import itertools
 import json
 import statistics
 from pathlib import Path
@@ -8,11 +9,13 @@ import ray
 from rich import get_console
 
 from mhimdist import atomic
+from mhimdist.config import TrainConfig
 from mhimdist.cross_validation import device_of_runs, make_unit, raise_failures_of, run_units
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.errors import SweepError
 from mhimdist.experiment import Candidate
+from mhimdist.presets import PRESETS, preset
 from mhimdist.report import formats
 from mhimdist.report import summary as report
 from mhimdist.report.live import say
@@ -25,25 +28,22 @@ from mhimdist.sweep import COSTS, Sweep
 from mhimdist.sweep_folder import SweepFolder
 from mhimdist.trial import environment
 from mhimdist.tune_trial import Task
-from mhimdist.unit import Unit
+from mhimdist.unit import RESULT_FILE, Unit
 
 
 def finish(study: SweepStudy, task: Task, folder: SweepFolder, bags: BagShards) -> Path:
     """Train the best configurations again, test them once, and write report and result."""
     sweep, splits, console = study.sweep, list(task.splits), get_console()
     trials = [folder.summarise(trial, study.config(trial.number), splits) for trial in study.trials]
-    complete = sorted(
-        (t for t in trials if t.state == "complete"), key=lambda t: (-report.value_of(t), t.number)
-    )
+    complete = sorted((t for t in trials if t.state == "complete"), key=report.rank)
     if not complete:
         reasons = "; ".join(
             f"trial {t.number}: {t.reason.strip().splitlines()[-1]}" for t in trials if t.reason
         )
         raise SweepError(f"no trial of {sweep.name} was completed. {reasons}")
     front = study.pareto_front()
-    if front:
-        complete = [t for t in complete if t.number in front] + [t for t in complete if t.number not in front]
-    chosen = complete[: sweep.final_top]
+    # The first is the best either way; after it come those of the front.
+    chosen = sorted(complete, key=lambda trial: bool(front) and trial.number not in front)[: sweep.final_top]
     runs = sweep.final_seeds * len(splits)
     what = "configuration" if len(chosen) == 1 else f"{len(chosen)} configurations"
     say(f"training the best {what} again, {formats.count(runs, 'run')} each, then testing")
@@ -62,13 +62,16 @@ def finish(study: SweepStudy, task: Task, folder: SweepFolder, bags: BagShards) 
         trials=trials,
         best_config=best[1].model_dump(mode="json"),
         sweep_s=folder.elapsed_s(),
-        preset_number=0,
-        preset_config=sweep.train.model_dump(mode="json"),
+        base_number=0,
+        base_text=_text_of(sweep.train),
+        base_config=sweep.train.model_dump(mode="json"),
         importances=study.importances(),
         final_runs=finals.pop(best[0]),
         baselines=finals,
         split_sizes=_split_sizes(bags, splits),
         environment=_environment(sweep, folder),
+        notes=study.notes(),
+        num_tested=_num_tested(folder),
         front=front,
         cost=COSTS[sweep.against].text if sweep.against in COSTS else "",
     )
@@ -91,8 +94,7 @@ def _train_finals(
     """Every candidate on all folds with all final seeds, trained and tested; what is found is only read."""
     units: dict[str, Unit] = {}
     members: dict[str, list[str]] = {}
-    first = sweep.train.seed
-    for seed in range(first, first + sweep.final_seeds):
+    for seed in final_seeds(sweep):
         for number, split in enumerate(task.splits, 1):
             for candidate in candidates:
                 digest, unit = make_unit(
@@ -130,6 +132,46 @@ def _train_finals(
                 )
             )
     return finals
+
+
+def final_seeds(sweep: Sweep) -> list[int]:
+    """The seeds of the final runs: none of the search's, whose best run is one that was chosen."""
+    unused = (seed for seed in itertools.count(sweep.train.seed) if seed not in sweep.run_seeds)
+    return list(itertools.islice(unused, sweep.final_seeds))
+
+
+def _num_tested(folder: SweepFolder) -> int:
+    """How many configurations have been tested in this sweep's final runs so far, whatever their seeds."""
+    tested = {
+        TrainConfig.model_validate_json((result.parent / "config.json").read_text())
+        .model_copy(update={"seed": 0})
+        .digest()
+        for result in (folder.path / "final" / "units").glob(f"*/{RESULT_FILE}")
+    }
+    return len(tested)
+
+
+def _text_of(config: TrainConfig) -> str:
+    """Which of the authors' presets a configuration is, or is the nearest to, and what differs."""
+    named = {
+        f"the paper's preset of {model} for {dataset}": _changes(preset(dataset, model), config)
+        for dataset, model in PRESETS
+        if model == config.model.name
+    }
+    if not named:
+        return f"no preset of the paper's, which has none of {config.model.name}"
+    name = min(named, key=lambda each: len(named[each]))
+    return name + (f" with {', '.join(named[name])}" if named[name] else "")
+
+
+def _changes(before: TrainConfig, after: TrainConfig) -> list[str]:
+    """What a configuration changes of another one, but its seed and where it runs."""
+    old, new = (dict(report.leaves(config.recipe())) for config in (before, after))
+    return [
+        f"{path} {formats.setting(new.get(path))}"
+        for path in dict.fromkeys([*old, *new])
+        if old.get(path) != new.get(path) and path not in ("seed", "device")
+    ]
 
 
 def _test_auc(run: report.FinalRun) -> float:

@@ -167,8 +167,9 @@ class SweepFolder:
 
     def summarise(self, trial: FrozenTrial, config: TrainConfig, splits: Sequence[Split]) -> report.Trial:
         """What a trial left, for the report."""
-        histories = [fold.records() for fold in self.folds(trial.number, config, splits)]
-        seen = [records for records in histories if records]
+        runs = [(fold, fold.records()) for fold in self.folds(trial.number, config, splits)]
+        seen = [records for _, records in runs if records]
+        in_training = [records for fold, records in runs if records and not fold.is_done] or seen[-1:]
         state: report.State = "failed"
         value = None
         if trial.state == TrialState.COMPLETE:
@@ -188,6 +189,7 @@ class SweepFolder:
             num_epochs=sum(map(len, seen)),
             folds=trial.user_attrs.get(study.UNITS, {}),
             cost=trial.values[1] if state == "complete" and len(trial.values) > 1 else None,
+            last_epoch=max(map(len, in_training), default=0) - 1 if state == "pruned" and seen else None,
         )
 
 

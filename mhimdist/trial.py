@@ -9,15 +9,18 @@ import importlib.metadata
 import itertools
 import json
 import platform
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
+import mhimdist
 from mhimdist import atomic, checkpoint
 from mhimdist.config import TrainConfig
 from mhimdist.data.bags import BagSource
@@ -332,11 +335,38 @@ class Starter:
 
 def environment(num_threads: int) -> dict[str, str]:
     """What a trial ran on, for its folder."""
-    packages = ("mhimdist", "torch", "ray", "optuna", "numpy")
-    found = {"python": platform.python_version(), "machine": platform.machine(), "threads": str(num_threads)}
-    found |= {name: importlib.metadata.version(name) for name in packages}
-    found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return found
+    packages = ("torch", "ray", "optuna", "numpy")
+    return {
+        "host": platform.node(),
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": str(num_threads),
+        "mhimdist": mhimdist.__version__,
+        "revision": revision(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+        "CUDA of torch": torch.version.cuda or "none",
+    }
+
+
+@cache
+def revision() -> str:
+    """The commit of this package, as `git describe` says it; "unknown" where it is no checkout, as in a job's
+    upload.
+    """
+    folder = Path(__file__).parent
+    try:
+        # Not the commit of a checkout in which this package lies only as one that is installed.
+        for command in (
+            ("ls-files", "--error-unmatch", "__init__.py"),
+            ("describe", "--always", "--dirty", "--abbrev=12"),
+        ):
+            said = subprocess.run(
+                ["git", "-C", folder, *command], capture_output=True, text=True, timeout=10, check=True
+            )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return said.stdout.strip()
 
 
 def write_once(path: Path, content: Any) -> None:

@@ -67,9 +67,10 @@ def test_the_median_is_of_the_same_step(values, is_stopped):
         done = _reporting(study, _two_folds(0.8, second))
         study.tell(done.number, done.intermediate_values[6])
     _reporting(study, dict.fromkeys(range(1, 7), 1.0))  # one that still runs is no measure
-    assert within_folds(Sweep(scheduler="median", grace_epochs=2)).prune(
-        study, _reporting(study, values)
-    ) == is_stopped
+    assert (
+        within_folds(Sweep(scheduler="median", grace_epochs=2)).prune(study, _reporting(study, values))
+        == is_stopped
+    )
 
 
 def test_the_median_of_a_step_that_was_skipped_is_of_the_last_one_before():

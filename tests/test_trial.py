@@ -1,19 +1,31 @@
 import os
+import platform
 import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from forked import fork, status_of
 from memory_bags import MemoryBags
 
-from mhimdist import atomic, checkpoint, trial
+from mhimdist import __version__, atomic, checkpoint, trial
 from mhimdist.config import load_config
 from mhimdist.data.splits import Split
 from mhimdist.engine import EpochRecord, Trainer
 from mhimdist.errors import PreemptedError, RunLockedError
 from mhimdist.run_folder import Saving
-from mhimdist.trial import DONE_FILE, Epoch, FoldRun, Starter, TrialRun, folds_of
+from mhimdist.trial import (
+    DONE_FILE,
+    Epoch,
+    FoldRun,
+    Starter,
+    TrialRun,
+    environment,
+    folds_of,
+    revision,
+)
 
 CONFIG = load_config(
     {
@@ -187,3 +199,30 @@ def test_a_fold_that_stops_early_waits_for_its_wave(bags, splits, tmp_path):
     assert [progress.step for progress in steps] == [1, 4, 8]
     assert [progress.value for progress in steps] == pytest.approx([0.55, 0.65, 0.8])
     assert [len(progress.units) for progress in steps] == [1, 2, 4]
+
+
+def test_the_environment_says_where_and_what_was_run():
+    found = environment(3)
+    assert found["host"] == platform.node()
+    assert found["threads"] == "3"
+    assert found["mhimdist"] == __version__
+    assert found["CUDA of torch"] == (torch.version.cuda or "none")
+
+
+def test_a_package_that_is_no_checkout_has_no_revision(monkeypatch, tmp_path):
+    (tmp_path / "__init__.py").touch()
+    monkeypatch.setattr(trial, "__file__", str(tmp_path / "trial.py"))
+    revision.cache_clear()
+    assert revision() == "unknown"
+    git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "of a project around it"], check=True)
+    revision.cache_clear()
+    assert revision() == "unknown"
+    subprocess.run([*git, "add", "__init__.py"], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "ours"], check=True)
+    revision.cache_clear()
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    assert head.startswith(revision())
+    assert len(revision()) == 12
+    revision.cache_clear()

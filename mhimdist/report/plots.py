@@ -1,7 +1,7 @@
 """The figures of the sweep report, as plotly objects.
 
 Backgrounds are transparent, and the page's style sheet colours text and grid, so that one figure serves
-light, dark and print. Where trials are compared, blue is the best, vermilion the paper's preset, grey the
+light, dark and print. Where trials are compared, blue is the best, vermilion the base configuration, grey the
 others, and a hollow marker a pruned trial, whose value is that of the epoch it was stopped at.
 """
 
@@ -114,17 +114,25 @@ def trial_curves(summary: SweepSummary) -> go.Figure:
     if stopped:
         figure.add_scatter(
             name="pruned here",
-            x=[trial.history[-1].get("epoch") for trial in stopped],
-            y=[trial.history[-1].get(STUDENT_AUC) for trial in stopped],
-            customdata=[trial.number for trial in stopped],
+            x=[trial.last_row.get("epoch") for trial in stopped],
+            y=[trial.last_row.get(STUDENT_AUC) for trial in stopped],
+            customdata=[[trial.number, _stop_text(trial)] for trial in stopped],
             mode="markers",
             marker={"color": GREY, "size": 7, "symbol": "circle-open", "line": {"width": 1.5}},
-            hovertemplate="trial %{customdata}, pruned at epoch %{x}: %{y:.3f}<extra></extra>",
+            hovertemplate="trial %{customdata[0]}, pruned at epoch %{x}%{customdata[1]}: %{y:.3f}"
+            "<extra></extra>",
         )
     for name, trial, colour, _ in reversed(emphasised):  # the best is drawn last, on top
         _add_curve(figure, trial.history, STUDENT_AUC, name=name, colour=colour)
     figure.update_layout(legend_traceorder="reversed")
     return figure
+
+
+def _stop_text(trial: Trial) -> str:
+    """Says how much was trained in all, where the curve is the mean of several folds."""
+    if trial.epochs_done == len(trial.history):
+        return ""
+    return f" of a fold, after {formats.count(trial.epochs_done, 'epoch')} of all folds"
 
 
 def auc_curves(history: History) -> go.Figure:
@@ -291,17 +299,17 @@ def _place_settings(figure: go.Figure, settings: Sequence[object], *, title: str
 
 def _emphasised(summary: SweepSummary) -> list[tuple[str, Trial, str, str]]:
     """Name, trial, colour and marker of the trials to stand out, the best first."""
-    best, preset = summary.best, summary.preset
-    if preset is None or preset is best:
+    best, base = summary.best, summary.base
+    if base is None or base is best:
         name = (
             f"best (trial {best.number})"
-            if preset is None
-            else f"best and the paper's preset (trial {best.number})"
+            if base is None
+            else f"best and the base configuration (trial {best.number})"
         )
         return [(name, best, BLUE, "circle")]
     return [
         (f"best (trial {best.number})", best, BLUE, "circle"),
-        (f"the paper's preset (trial {preset.number})", preset, VERMILION, "diamond"),
+        (f"the base configuration (trial {base.number})", base, VERMILION, "diamond"),
     ]
 
 

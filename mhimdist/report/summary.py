@@ -32,6 +32,8 @@ class Trial:
         num_epochs: trained in all folds together; None where the history is all of it.
         folds: value of each fold that was trained to its end, by name; empty where there is one only.
         cost: the second objective, lower is better; None where there is none.
+        last_epoch: the `epoch` of the history's row at which it ended, where that is not the last row: it was
+            stopped in a fold after another one was trained for longer.
     """
 
     number: int
@@ -44,6 +46,13 @@ class Trial:
     num_epochs: int | None = None
     folds: Mapping[str, float] = field(default_factory=dict)
     cost: float | None = None
+    last_epoch: int | None = None
+
+    @property
+    def last_row(self) -> Metrics:
+        """The history's row at which it ended; empty without a history."""
+        rows = [row for row in self.history if self.last_epoch in (None, row.get("epoch"))]
+        return rows[-1] if rows else {}
 
     @property
     def epochs_done(self) -> int:
@@ -97,7 +106,7 @@ class FieldChange:
 
     path: str
     best: object
-    preset: object
+    base: object
 
 
 @dataclass(frozen=True)
@@ -113,13 +122,17 @@ class SweepSummary:
         trials: every trial, at least one of them complete.
         best_config: the full configuration of the best trial, nested.
         sweep_s: wall-clock seconds of the sweep, without the final runs.
-        preset_number: the trial that ran the paper's preset, if one did.
-        preset_config: the full configuration of that preset, nested, to compare the best one with.
+        base_number: the trial that ran the base configuration, if one did.
+        base_text: what that configuration is, such as whose settings it takes with which changes.
+        base_config: the full configuration of that base, nested, to compare the best one with.
         importances: a share per parameter, computed on the complete trials; empty if it could not be.
         final_runs: the best configuration, trained again, a run per seed.
         baselines: other configurations by name, such as the same network without masking, a run per seed.
         split_sizes: `cases` and `bags` of each split by name.
         environment: versions, hardware and commands to show, by name.
+        notes: what there is to say of the search, such as draws that were impossible.
+        num_tested: configurations that these test cases have tested so far, those shown here included; None
+            where nobody counted.
         front: numbers of the trials that no other beats in both objectives; empty with one objective.
         cost: what the second objective is, in words; empty where there is none.
     """
@@ -132,13 +145,16 @@ class SweepSummary:
     trials: Sequence[Trial]
     best_config: Mapping[str, object]
     sweep_s: float
-    preset_number: int | None = None
-    preset_config: Mapping[str, object] | None = None
+    base_number: int | None = None
+    base_text: str = ""
+    base_config: Mapping[str, object] | None = None
     importances: Mapping[str, float] = field(default_factory=dict)
     final_runs: Sequence[FinalRun] = ()
     baselines: Mapping[str, Sequence[FinalRun]] = field(default_factory=dict)
     split_sizes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    num_tested: int | None = None
     front: Sequence[int] = ()
     cost: str = ""
 
@@ -149,8 +165,8 @@ class SweepSummary:
                 f"got {len(self.trials)} trials of which "
                 f"{len(self.in_state('pruned'))} pruned and {len(self.in_state('failed'))} failed"
             )
-        if self.preset_number is not None and self.preset is None:
-            raise SweepError(f"sweep {self.name}: preset_number {self.preset_number} is none of its trials")
+        if self.base_number is not None and self.base is None:
+            raise SweepError(f"sweep {self.name}: base_number {self.base_number} is none of its trials")
 
     def in_state(self, state: State) -> list[Trial]:
         """The trials in one state, in the order given."""
@@ -158,8 +174,8 @@ class SweepSummary:
 
     @property
     def ranked(self) -> list[Trial]:
-        """Complete trials from the best to the worst (ties: the earlier first), then pruned, then failed."""
-        complete = sorted(self.in_state("complete"), key=lambda trial: (-value_of(trial), trial.number))
+        """Complete trials from the best to the worst, then pruned, then failed."""
+        complete = sorted(self.in_state("complete"), key=rank)
         return [*complete, *self.in_state("pruned"), *self.in_state("failed")]
 
     @property
@@ -168,9 +184,19 @@ class SweepSummary:
         return self.ranked[0]
 
     @property
-    def preset(self) -> Trial | None:
-        """The trial that ran the paper's preset."""
-        return next((trial for trial in self.trials if trial.number == self.preset_number), None)
+    def num_judged(self) -> int:
+        """Trials that validation cases have judged: those that were stopped by them are among these."""
+        return sum(trial.state != "failed" and is_number(trial.value) for trial in self.trials)
+
+    @property
+    def num_tested_before(self) -> int:
+        """Configurations that the test cases have tested beside those shown."""
+        return max(0, (self.num_tested or 0) - 1 - len(self.baselines))
+
+    @property
+    def base(self) -> Trial | None:
+        """The trial that ran the base configuration."""
+        return next((trial for trial in self.trials if trial.number == self.base_number), None)
 
     @property
     def varied_params(self) -> list[str]:
@@ -185,15 +211,23 @@ class SweepSummary:
 
     @property
     def changes(self) -> list[FieldChange]:
-        """Where the best configuration differs from the preset; empty without a preset to compare with."""
-        if self.preset_config is None:
+        """Where the best configuration differs from the base; empty without a base to compare with."""
+        if self.base_config is None:
             return []
-        best, preset = dict(leaves(self.best_config)), dict(leaves(self.preset_config))
+        best, base = dict(leaves(self.best_config)), dict(leaves(self.base_config))
         return [
-            FieldChange(path, best.get(path), preset.get(path))
-            for path in dict.fromkeys([*best, *preset])
-            if best.get(path) != preset.get(path)
+            FieldChange(path, best.get(path), base.get(path))
+            for path in dict.fromkeys([*best, *base])
+            if best.get(path) != base.get(path)
         ]
+
+
+def rank(trial: Trial) -> tuple[float, float, int]:
+    """Sorts complete trials: the highest value first, of equal ones the cheaper, then the earlier.
+
+    The first is always on the Pareto front.
+    """
+    return -value_of(trial), trial.cost or 0.0, trial.number
 
 
 def value_of(trial: Trial) -> float:

@@ -82,9 +82,10 @@ def render_sweep_report(summary: SweepSummary) -> str:
         "count": formats.count,
         "duration": formats.duration,
         "last_line": last_line,
+        "sentence": lambda text: f"{text[:1].upper()}{text[1:]}.",
         "setting": formats.setting,
     }
-    best_history, preset = summary.best.history, summary.preset
+    best_history, base = summary.best.history, summary.base
     run_figures = {
         "Validation AUC": plots.auc_curves(best_history),
         "Training losses": plots.loss_curves(best_history),
@@ -94,18 +95,20 @@ def render_sweep_report(summary: SweepSummary) -> str:
     return environment.get_template("sweep.html").render(
         summary=summary,
         best=summary.best,
-        preset=preset,
-        preset_value=preset.value if preset else None,
+        base=base,
+        base_value=base.value if base else None,
         num_in_state={state: len(summary.in_state(state)) for state in ("complete", "pruned", "failed")},
         complete_median=median(value_of(trial) for trial in complete),
         test=Spread.of([run.test for run in summary.final_runs], "auc"),
         changes=[
-            (change.path, *formats.setting_pair(change.best, change.preset)) for change in summary.changes
+            (change.path, *formats.setting_pair(change.best, change.base)) for change in summary.changes
         ],
         best_config=json.dumps(summary.best_config, indent=2, default=str, ensure_ascii=False),
         columns=columns,
         rows=[(trial, param_cells(trial, columns)) for trial in summary.ranked],
         failures=failures(summary.in_state("failed")),
+        stopped=[trial for trial in summary.in_state("pruned") if trial.reason],
+        fold_names=fold_names(summary),
         final_rows={
             name: final_rows(runs)
             for name, runs in {"best configuration": summary.final_runs, **summary.baselines}.items()
@@ -152,6 +155,12 @@ def param_cells(trial: Trial, columns: Sequence[Column]) -> list[Cell]:
         else:
             cells.append(Cell("", ""))
     return cells
+
+
+def fold_names(summary: SweepSummary) -> list[str]:
+    """The folds that some trial was trained on to its end, in their order; none where there is one only."""
+    names = list(dict.fromkeys(name for trial in summary.trials for name in trial.folds))
+    return names if len(names) > 1 else []
 
 
 def failures(trials: Sequence[Trial]) -> list[Failure]:

@@ -26,8 +26,8 @@ def print_summary(summary: SweepSummary, console: Console | None = None, *, top:
 def trials_table(summary: SweepSummary, top: int = 10, *, width: int = 100) -> Table:
     """The best trials, the best first, with as many of the most important parameters as the width holds.
 
-    The paper's preset is shown below them where it is not one of the best; pruned and failed trials are only
-    counted.
+    The base configuration is shown below them where it is not one of the best; pruned and failed trials are
+    only counted.
     """
     params = summary.varied_params
     table = _trials_table(summary, top, [])
@@ -45,7 +45,8 @@ def _trials_table(summary: SweepSummary, top: int, params: list[str]) -> Table:
     table = _table(f"Best trials of {summary.name}")
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for heading in (summary.objective.replace(" ", "\n"), "epochs", "time"):
+    costs = [summary.cost.replace(" of ", "\nof ")] if summary.cost else []
+    for heading in (summary.objective.replace(" ", "\n"), *costs, "epochs", "time"):
         table.add_column(Text(heading), justify="right", no_wrap=True)
     for path in params:
         is_numeric = all(is_number(trial.params.get(path, 0)) for trial in summary.trials)
@@ -53,13 +54,12 @@ def _trials_table(summary: SweepSummary, top: int, params: list[str]) -> Table:
         table.add_column(Text(heading), justify="right" if is_numeric else "left", no_wrap=True)
 
     def add(trial: Trial) -> None:
-        marks = [
-            mark for mark, marked in (("best", summary.best), ("preset", summary.preset)) if trial is marked
-        ]
+        marks = [mark for mark, marked in (("best", summary.best), ("base", summary.base)) if trial is marked]
         cells = [
             str(trial.number),
             ", ".join([*marks, *([trial.state] if trial.state != "complete" else [])]),
             formats.auc(trial.value),
+            *([formats.setting(trial.cost)] if costs else []),
             str(trial.epochs_done),
             formats.duration(trial.duration_s),
             *(formats.setting(trial.params[path]) if path in trial.params else "" for path in params),
@@ -70,9 +70,9 @@ def _trials_table(summary: SweepSummary, top: int, params: list[str]) -> Table:
     best = [trial for trial in summary.ranked if trial.state == "complete"][:top]
     for trial in best:
         add(trial)
-    if summary.preset is not None and all(trial is not summary.preset for trial in best):
+    if summary.base is not None and all(trial is not summary.base for trial in best):
         table.add_section()
-        add(summary.preset)
+        add(summary.base)
     counts = ", ".join(
         f"{len(trials)} {state}"
         for state in ("complete", "pruned", "failed")
@@ -89,18 +89,18 @@ def _trials_table(summary: SweepSummary, top: int, params: list[str]) -> Table:
 
 
 def configuration_table(summary: SweepSummary) -> Table:
-    """The best configuration where it differs from the paper's preset, or all that the sweep chose in it."""
-    best, preset = f"trial {summary.best.number}", "preset"
-    if summary.preset_config is None:
+    """The best configuration where it differs from the base, or all that the sweep chose in it."""
+    best, base = f"trial {summary.best.number}", "base"
+    if summary.base_config is None:
         table = _table("Best configuration")
         _add_columns(table, "field", best)
         for path, value in summary.best.params.items():
             table.add_row(Text(path), Text(formats.setting(value)))
         return table
-    table = _table("Best configuration against the paper's preset")
-    _add_columns(table, "field", best, preset)
+    table = _table("Best configuration against the base configuration")
+    _add_columns(table, "field", best, base)
     for change in summary.changes:
-        table.add_row(Text(change.path), *map(Text, formats.setting_pair(change.best, change.preset)))
+        table.add_row(Text(change.path), *map(Text, formats.setting_pair(change.best, change.base)))
     table.caption = Text(
         "All other fields are equal." if summary.changes else "They are equal in every field."
     )
@@ -109,7 +109,8 @@ def configuration_table(summary: SweepSummary) -> Table:
 
 def final_table(summary: SweepSummary) -> Table:
     """Median and range of the test AUC over the seeds, of the best configuration and of the baselines."""
-    table = _table("Final runs, tested once" if summary.protocol == "strict" else "Final runs")
+    is_once = summary.protocol == "strict" and not summary.num_tested_before
+    table = _table("Final runs, tested once" if is_once else "Final runs")
     _add_columns(table, "configuration", "runs", "test AUC", "lowest", "highest", "validation AUC")
     for name, runs in {"best configuration": summary.final_runs, **summary.baselines}.items():
         test = Spread.of([run.test for run in runs], "auc")
@@ -125,9 +126,12 @@ def final_table(summary: SweepSummary) -> Table:
         table.add_row(*map(Text, cells))
     caption = "Medians over the runs, one a seed"
     caption += " and fold." if any(run.fold is not None for run in summary.final_runs) else "."
-    if (num_complete := len(summary.in_state("complete"))) > 1:
+    if summary.num_judged > 1:
         best = formats.auc(summary.best.value)
-        caption += f" The best value of {num_complete} complete trials, {best}, is optimistic: it was chosen."
+        caption += f" The best value of {summary.num_judged} trials, {best}, is optimistic: it was chosen."
+    if summary.num_tested_before:
+        more = formats.count(summary.num_tested_before, "other configuration")
+        caption += f" Earlier final runs tested {more} on the same cases: do not choose among them by that."
     if summary.protocol == "paper":
         caption += " Paper protocol: the test fold selects, so its figures are optimistic."
     table.caption = Text(caption)

@@ -8,7 +8,7 @@ import pytest
 
 from mhimdist.report.summary import FinalRun, History, State, SweepSummary, Trial
 
-PRESET_PARAMS: dict[str, object] = {
+BASE_PARAMS: dict[str, object] = {
     "optimizer.learning_rate": 2e-4,
     "mhim.masking.high_ratio": 0.01,
     "mhim.masking.high_schedule": "cosine",
@@ -49,9 +49,9 @@ def made_history(draw: random.Random, num_epochs: int, peak: float, high: float,
 
 
 def made_trial(draw: random.Random, number: int, state: State, num_epochs: int) -> Trial:
-    """A random configuration, the paper's preset if `number` is 0."""
+    """A random configuration, the base configuration if `number` is 0."""
     if number == 0:
-        params = dict(PRESET_PARAMS)
+        params = dict(BASE_PARAMS)
     else:
         params = {
             "optimizer.learning_rate": 10 ** draw.uniform(-4, -2.7),
@@ -104,7 +104,7 @@ def made_sweep(num_trials: int = 24, seed: int = 7, **changes: object) -> SweepS
             state = "failed"
         num_epochs = {"complete": 25, "pruned": draw.choice([3, 9]), "failed": 2}[state]
         trials.append(made_trial(draw, number, state, num_epochs))
-    preset_config = {
+    base_config = {
         "model": {"name": "abmil", "hidden_dim": 128, "gated": False},
         "optimizer": {"learning_rate": 2e-4, "weight_decay": 1e-5},
         "mhim": {
@@ -137,8 +137,8 @@ def made_sweep(num_trials: int = 24, seed: int = 7, **changes: object) -> SweepS
         "trials": trials,
         "best_config": best_config,
         "sweep_s": 163.4,
-        "preset_number": 0,
-        "preset_config": preset_config,
+        "base_number": 0,
+        "base_config": base_config,
         "importances": {
             "optimizer.learning_rate": 0.46,
             "mhim.consistency.alpha": 0.17,

@@ -30,18 +30,18 @@ def test_history_shows_complete_and_pruned_apart_and_the_best_so_far(make_sweep:
     assert (pruned.x, pruned.y, pruned.marker.symbol) == ((1,), (0.95,), "circle-open")
     assert (best.x, best.y) == ((0, 3, 4, 5), (0.7, 0.7, 0.8, 0.8))
     assert trace(figure, "best (trial 4)").y == (0.8,)
-    assert trace(figure, "the paper's preset (trial 0)").y == (0.7,)
+    assert trace(figure, "the base configuration (trial 0)").y == (0.7,)
     assert figure.layout.yaxis.title.text == "validation AUC"
 
 
 def test_trial_curves_hold_every_epoch_of_every_trial_once(make_sweep: MakeSweep) -> None:
     summary = make_sweep()
     figure = plots.trial_curves(summary)
-    best, preset = summary.best, summary.preset
-    assert preset is not None
-    for shown, name in ((best, f"best (trial {best.number})"), (preset, "the paper's preset (trial 0)")):
+    best, base = summary.best, summary.base
+    assert base is not None
+    for shown, name in ((best, f"best (trial {best.number})"), (base, "the base configuration (trial 0)")):
         assert list(trace(figure, name).y) == [row["student_validation_auc"] for row in shown.history]
-    others = [trial for trial in summary.trials if trial not in (best, preset)]
+    others = [trial for trial in summary.trials if trial not in (best, base)]
     expected = {
         (trial.number, row["epoch"], round(row["student_validation_auc"] or 0, 4))
         for trial in others
@@ -141,7 +141,7 @@ def test_a_sweep_of_one_trial_without_history_can_be_drawn(make_sweep: MakeSweep
     summary = make_sweep(trials=[trial])
     history = plots.optimisation_history(summary)
     assert trace(history, "complete").y == (trial.value,)
-    assert trace(history, "best and the paper's preset (trial 0)").y == (trial.value,)
+    assert trace(history, "best and the base configuration (trial 0)").y == (trial.value,)
     assert not plots.trial_curves(summary).data
     assert plots.parameter_slices(summary) == {}
 
@@ -154,3 +154,20 @@ def test_plotly_gets_no_markup_from_names(make_sweep: MakeSweep) -> None:
     figure = plots.parameter_slices(make_sweep(trials=trials))["<b>x</b>"]
     assert figure.layout.xaxis.title.text == "&lt;b&gt;x&lt;/b&gt;"
     assert "<" not in "".join(figure.data[0].x)
+
+
+def test_a_trial_that_was_stopped_in_a_later_fold_is_marked_where_that_fold_was(
+    make_sweep: MakeSweep,
+) -> None:
+    history = [{"epoch": epoch, "student_validation_auc": 0.5 + epoch / 100} for epoch in range(10)]
+    trials = [
+        Trial(0, "complete", 0.9, {}, history),
+        Trial(1, "pruned", 0.5, {}, history, num_epochs=13, last_epoch=2),
+        Trial(2, "pruned", 0.5, {}, history[:4]),
+    ]
+    marks = trace(plots.trial_curves(make_sweep(trials=trials)), "pruned here")
+    assert (marks.x, marks.y) == ((2, 3), (0.52, 0.53))
+    assert [list(each) for each in marks.customdata] == [
+        [1, " of a fold, after 13 epochs of all folds"],
+        [2, ""],
+    ]

@@ -34,9 +34,9 @@ def test_a_sweep_without_a_complete_trial_has_no_summary(make_sweep: MakeSweep) 
         make_sweep(trials=trials)
 
 
-def test_the_preset_must_be_one_of_the_trials(make_sweep: MakeSweep) -> None:
-    with pytest.raises(SweepError, match="preset_number 99 is none of its trials"):
-        make_sweep(preset_number=99)
+def test_the_base_must_be_one_of_the_trials(make_sweep: MakeSweep) -> None:
+    with pytest.raises(SweepError, match="base_number 99 is none of its trials"):
+        make_sweep(base_number=99)
 
 
 def test_varied_params_counts_absence_and_puts_the_most_important_first(make_sweep: MakeSweep) -> None:
@@ -51,14 +51,14 @@ def test_varied_params_counts_absence_and_puts_the_most_important_first(make_swe
 def test_changes_lists_the_leaves_that_differ(make_sweep: MakeSweep) -> None:
     summary = make_sweep(
         best_config={"a": {"x": 1, "y": 2, "only_best": True}, "same": [1]},
-        preset_config={"a": {"x": 1, "y": 3}, "same": [1], "only_preset": 4},
+        base_config={"a": {"x": 1, "y": 3}, "same": [1], "only_base": 4},
     )
     assert summary.changes == [
         FieldChange("a.y", 2, 3),
         FieldChange("a.only_best", True, None),
-        FieldChange("only_preset", None, 4),
+        FieldChange("only_base", None, 4),
     ]
-    assert replace(summary, preset_config=None).changes == []
+    assert replace(summary, base_config=None).changes == []
 
 
 def test_spread_is_over_the_runs_that_define_the_metric() -> None:

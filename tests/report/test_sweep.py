@@ -143,7 +143,7 @@ def test_every_trial_has_a_row_and_a_badge(make_sweep: MakeSweep, report: Page) 
         assert row[3] == str(len(trial.history))
         present = [path in trial.params for path in summary.varied_params]
         assert [bool(cell) for cell in row[5:]] == present
-    assert [row[1].split()[1:] for row in rows if len(row[1].split()) > 1] == [["best"], ["preset"]]
+    assert [row[1].split()[1:] for row in rows if len(row[1].split()) > 1] == [["best"], ["base"]]
     assert rows[0][1].split() == ["complete", "best"]
 
 
@@ -175,7 +175,7 @@ def test_sort_keys_are_numbers_for_numbers_and_empty_for_what_is_missing(make_sw
     ]
 
 
-def test_best_against_preset(report: Page) -> None:
+def test_best_against_base(report: Page) -> None:
     assert report.rows["changes"][1:] == [
         ["optimizer.learning_rate", "0.000512", "0.0002"],
         ["mhim.masking.high_ratio", "0.0437", "0.01"],
@@ -208,7 +208,12 @@ def test_undefined_metrics_are_dashes(make_sweep: MakeSweep) -> None:
 
 def test_the_note_on_selection_names_split_and_gap(report: Page) -> None:
     text = " ".join(report.text.split())
-    assert "of 14 complete trials measured on the same validation split (2 cases, 40 bags)" in text
+    judged = "of 23 trials judged on the same validation split (2 cases, 40 bags): 14 to their end"
+    assert judged in text
+    assert "as only survivors are complete, the median of all would be lower" in text
+    assert "were never candidates" not in text
+    assert "seeds that the search did not use" in text
+    assert "the test cases were used for nothing but these runs" in text
     assert "The test split (7 cases, 139 bags) was never seen by the sweep" in text
     assert "below the value that won the sweep" in text
 
@@ -294,10 +299,58 @@ def test_the_least_a_sweep_can_be(make_sweep: MakeSweep) -> None:
     report = page(summary)
     assert "No final run was made" in report.text
     assert "1 complete, 0 pruned, 0 failed" in report.text
-    assert "Only trial 0 was completed" in report.text
+    assert "Only trial 0 was judged" in report.text
     assert "Learning curves" not in report.text
     assert report.rows["trials"][1][:3] == ["0", "complete best", "0.500"]
 
 
 def test_the_same_summary_gives_the_same_text(make_sweep: MakeSweep) -> None:
     assert render_sweep_report(make_sweep(5)) == render_sweep_report(make_sweep(5))
+
+
+def test_a_note_says_what_else_the_test_cases_have_tested(make_sweep: MakeSweep) -> None:
+    assert "more" not in page(make_sweep(num_tested=2)).text.split("How far to trust")[1][:2000].split()
+    text = " ".join(page(make_sweep(num_tested=4)).text.split())
+    assert "The same test cases have tested 2 configurations more, in final runs of earlier starts" in text
+    assert "used for nothing but these runs" not in text
+
+
+def test_what_the_base_is_and_what_the_search_met_is_said(make_sweep: MakeSweep) -> None:
+    summary = make_sweep(base_text="the paper's preset with epochs 25", notes=["3 draws impossible"])
+    text = " ".join(page(summary).text.split())
+    assert "The base configuration, which was the first trial, is the paper's preset with epochs 25." in text
+    assert "3 draws impossible." in text
+
+
+def test_every_fold_and_every_reason_is_shown(make_sweep: MakeSweep) -> None:
+    names = ("fold 1, seed 7", "fold 2, seed 7")
+    trials = [
+        Trial(0, "complete", 0.8, {"a": 1}, folds=dict(zip(names, (0.9, 0.7), strict=True))),
+        Trial(1, "complete", 0.9, {"a": 2}, folds=dict(zip(names, (0.92, 0.88), strict=True))),
+        Trial(2, "pruned", 0.6, {"a": 3}, folds={names[0]: 0.6}, reason="0.600 after 30 epochs"),
+        Trial(3, "failed", None, {"a": 4}, reason="it raised"),
+    ]
+    report = page(make_sweep(trials=trials))
+    assert report.rows["folds"] == [
+        ["Trial", "Fold 1, seed 7", "Fold 2, seed 7", "Lowest to highest"],
+        ["1", "0.920", "0.880", "0.040"],
+        ["0", "0.900", "0.700", "0.200"],
+        ["2", "0.600", "", ""],
+    ]
+    assert report.rows["stopped"][1:] == [["2", "0.600 after 30 epochs"]]
+    one = [replace(trial, folds={}) for trial in trials]
+    assert "folds" not in page(make_sweep(trials=one)).rows
+
+
+def test_the_second_objective_has_a_column_and_breaks_ties(make_sweep: MakeSweep) -> None:
+    trials = [
+        Trial(0, "complete", 0.9, {"a": 1}, cost=12.5),
+        Trial(1, "complete", 0.9, {"a": 2}, cost=3.25),
+        Trial(2, "complete", 0.7, {"a": 3}, cost=1.0),
+        Trial(3, "failed", None, {"a": 4}),
+    ]
+    summary = make_sweep(trials=trials, front=[1, 2], cost="seconds of training a fold")
+    assert summary.best.number == 1
+    rows = page(summary).rows["trials"]
+    assert rows[0][3] == "seconds of training a fold"
+    assert [row[3] for row in rows[1:]] == ["3.25", "12.5", "1", "-"]

@@ -30,12 +30,12 @@ def test_the_table_fits_and_drops_the_least_important_parameters(
     assert ("more in the report" in " ".join(text.split())) == (num_params < 10)
 
 
-def test_the_best_come_first_and_the_preset_is_kept(make_sweep: MakeSweep) -> None:
+def test_the_best_come_first_and_the_base_is_kept(make_sweep: MakeSweep) -> None:
     summary = make_sweep()
     table = trials_table(summary, top=3)
     numbers, marks, aucs = ([str(cell) for cell in table.columns[i].cells] for i in (0, 1, 2))
     assert numbers == [str(trial.number) for trial in summary.ranked[:3]] + ["0"]
-    assert marks == ["best", "", "", "preset"]
+    assert marks == ["best", "", "", "base"]
     assert aucs == [f"{trial.value:.3f}" for trial in summary.ranked[:3]] + [f"{summary.trials[0].value:.3f}"]
     assert str(table.caption).startswith("24 trials: 14 complete, 9 pruned, 1 failed, in 2 min 43 s.")
 
@@ -44,9 +44,9 @@ def test_pruned_trials_are_counted_but_not_among_the_best(make_sweep: MakeSweep)
     trials = [Trial(0, "complete", 0.7, {}), Trial(1, "pruned", 0.9, {}), Trial(2, "failed", None, {})]
     table = trials_table(make_sweep(trials=trials))
     assert [str(cell) for cell in table.columns[0].cells] == ["0"]
-    assert [str(cell) for cell in table.columns[1].cells] == ["best, preset"]
-    pruned_preset = trials_table(make_sweep(trials=trials, preset_number=1))
-    assert [str(cell) for cell in pruned_preset.columns[1].cells] == ["best", "preset, pruned"]
+    assert [str(cell) for cell in table.columns[1].cells] == ["best, base"]
+    pruned_base = trials_table(make_sweep(trials=trials, base_number=1))
+    assert [str(cell) for cell in pruned_base.columns[1].cells] == ["best", "base, pruned"]
 
 
 def test_configuration_table(make_sweep: MakeSweep) -> None:
@@ -56,7 +56,7 @@ def test_configuration_table(make_sweep: MakeSweep) -> None:
     assert rows[0] == ("optimizer.learning_rate", "0.000512", "0.0002")
     assert rows[3] == ("mhim.masking.high_step_epochs", "5", "-")
     assert len(rows) == 7
-    alone = configuration_table(replace(summary, preset_config=None))
+    alone = configuration_table(replace(summary, base_config=None))
     assert [str(cell) for cell in alone.columns[0].cells] == list(summary.best.params)
 
 
@@ -69,6 +69,20 @@ def test_final_table_compares_medians(make_sweep: MakeSweep) -> None:
         f"{aucs[i]:.3f}" for i in (1, 0, 2)
     ]
     assert "test fold selects" in str(table.caption)
+
+
+def test_the_final_table_says_what_else_was_tested(make_sweep: MakeSweep) -> None:
+    assert str(final_table(make_sweep(num_tested=2)).title) == "Final runs, tested once"
+    again = final_table(make_sweep(num_tested=3))
+    assert str(again.title) == "Final runs"
+    assert "Earlier final runs tested 1 other configuration on the same cases" in str(again.caption)
+
+
+def test_the_second_objective_has_a_column(make_sweep: MakeSweep) -> None:
+    trials = [Trial(0, "complete", 0.7, {}, cost=0.25), Trial(1, "failed", None, {})]
+    table = trials_table(make_sweep(trials=trials, cost="share of instances kept", front=[0]))
+    assert [str(column.header) for column in table.columns][3] == "share\nof instances kept"
+    assert [str(cell) for cell in table.columns[3].cells] == ["0.25"]
 
 
 def test_a_log_gets_plain_ascii_where_its_encoding_is(make_sweep: MakeSweep) -> None:

@@ -1,0 +1,38 @@
+import json
+
+from mhimdist.config import TrainConfig
+from mhimdist.finals import _num_tested, _text_of, final_seeds
+from mhimdist.presets import preset
+from mhimdist.sweep import Sweep
+from mhimdist.sweep_folder import SweepFolder
+
+BASE = preset("c16", "abmil")
+
+
+def test_final_runs_have_seeds_that_the_search_did_not_use():
+    base = BASE.override({"seed": 5})
+    assert final_seeds(Sweep(train=base, final_seeds=3)) == [6, 7, 8]
+    assert final_seeds(Sweep(train=base, final_seeds=3, seeds=(7, 5))) == [6, 8, 9]
+    assert final_seeds(Sweep(train=base, final_seeds=2, seeds=(1, 2))) == [5, 6]
+
+
+def test_the_base_is_called_by_what_it_is():
+    assert _text_of(BASE.override({"seed": 9, "device": "cpu"})) == "the paper's preset of abmil for c16"
+    changed = BASE.override({"model.hidden_dim": 128, "optimizer.learning_rate": 5e-4})
+    assert _text_of(changed) == (
+        "the paper's preset of abmil for c16 with model.hidden_dim 128, optimizer.learning_rate 0.0005"
+    )
+
+
+def test_tested_configurations_are_counted_once_whatever_their_seeds(tmp_path):
+    folder = SweepFolder(Sweep(home=tmp_path, name="test", train=BASE))
+    assert _num_tested(folder) == 0
+    other = BASE.override({"loss.alpha": 0.2})
+    for number, config in enumerate([BASE, BASE.override({"seed": 7}), other, BASE.first_stage()]):
+        unit = folder.path / "final" / "units" / str(number)
+        unit.mkdir(parents=True)
+        (unit / "config.json").write_text(config.model_dump_json())
+        assert TrainConfig.model_validate_json((unit / "config.json").read_text()) == config
+        if config is not other:  # that one was cut off
+            (unit / "result.json").write_text(json.dumps({}))
+    assert _num_tested(folder) == 2
