@@ -1,3 +1,4 @@
+import sys
 from types import SimpleNamespace
 
 import psutil
@@ -46,6 +47,12 @@ def test_no_error_shows_a_password(url):
         storage.open_storage(url)
     assert SECRET not in str(caught.value)
     assert caught.value.__suppress_context__
+
+
+def test_a_database_without_its_driver_names_the_package_that_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    with pytest.raises(SweepError, match=r"ada:\*\*\*@db/studies: no Optuna study .*psycopg2"):
+        storage.open_storage(f"postgresql+psycopg2://ada:{SECRET}@db/studies")
 
 
 def test_connections_are_asked_before_they_are_used(tmp_path):

@@ -225,3 +225,25 @@ def test_a_logger_that_is_not_installed_names_its_extra(monkeypatch):
     with pytest.raises(SweepError, match="nobody is logged in; run `wandb login`, or set WANDB_API_KEY"):
         trackers(Sweep(track="wandb"))
     assert [type(each).__name__ for each in trackers(Sweep())] == ["TBXLoggerCallback"]
+
+
+@pytest.mark.slow
+def test_a_password_is_in_nothing_that_a_sweep_leaves_or_says(
+    data, sweep, cluster, monkeypatch, capfd, tmp_path
+):
+    secret = "tok3n"
+    url = storage.sqlite_url(tmp_path / "elsewhere.db")
+    opened = storage.open_storage
+    monkeypatch.setattr(storage, "open_storage", lambda _: opened(url))
+    monkeypatch.setenv("MHIMDIST_STORAGE", f"postgresql://ada:{secret}@db/studies")
+    options = {"name": "secret", "num_trials": 2, "home": tmp_path}
+    hidden = Sweep(**sweep.model_dump(exclude={"storage", "train", *options}), **options, train=BASE)
+    folder = run_sweep(hidden, space, data=data)
+    with pytest.raises(SweepError, match=r"ada:\*\*\*@db/studies already has a study 'secret'"):
+        run_sweep(hidden.model_copy(update={"home": tmp_path / "bob"}), space, data=data)
+    said = capfd.readouterr()
+    assert "watch: optuna-dashboard postgresql://ada:***@db/studies" in said.out
+    assert secret not in said.out + said.err
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert folder / "report.html" in files
+    assert [path for path in files if secret.encode() in path.read_bytes()] == []

@@ -97,7 +97,7 @@ def configuration_table(summary: SweepSummary) -> Table:
         for path, value in summary.best.params.items():
             table.add_row(Text(path), Text(formats.setting(value)))
         return table
-    table = _table("Best configuration against the base configuration")
+    table = _table("Best configuration against the base")
     _add_columns(table, "field", best, base)
     for change in summary.changes:
         table.add_row(Text(change.path), *map(Text, formats.setting_pair(change.best, change.base)))
