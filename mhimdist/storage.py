@@ -60,8 +60,10 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     try:
         return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": connect})
     except Exception as error:  # each database driver has errors of its own
-        cause = f" ({error.__cause__})" if error.__cause__ else ""  # such as which package is missing
-        reason = " ".join(f"{error}{cause}".split()).replace(url, hidden(url))
+        cause = error.__cause__ if isinstance(error.__cause__, ImportError) else None  # of the missing driver
+        reason = " ".join(f"{error} ({cause})".split() if cause else str(error).split()).replace(
+            url, hidden(url)
+        )
         for secret in _secrets(url):
             reason = reason.replace(secret, "***")
         # Not `from error`: its text may hold the password.
