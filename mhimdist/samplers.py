@@ -7,7 +7,6 @@ proposed.
 
 import hashlib
 import json
-import math
 import random
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,13 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 
+from mhimdist.chance import Chance, ends, holds
 from mhimdist.config import ConfigWarning, TrainConfig
 from mhimdist.errors import ConfigError, SweepError
 from mhimdist.presets import PRESETS, preset
@@ -214,14 +209,6 @@ def _draw_at_ends(
     return found
 
 
-def ends(distribution: BaseDistribution) -> list[Any]:
-    """The ends of a range, or all choices."""
-    if isinstance(distribution, CategoricalDistribution):
-        return list(distribution.choices)
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    return list(dict.fromkeys([distribution.low, distribution.high]))
-
-
 def _digest(distributions: Mapping[str, BaseDistribution], draws: Sequence[Draw]) -> str:
     made_of = {
         "distributions": sorted((name, repr(each)) for name, each in distributions.items()),
@@ -240,61 +227,6 @@ def _digest(distributions: Mapping[str, BaseDistribution], draws: Sequence[Draw]
     }
     text = json.dumps(made_of, sort_keys=True, default=repr)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-class Chance:
-    """Answers a space's questions at random, the same on every machine and by every version of Optuna.
-
-    Attributes:
-        params: the answers so far.
-        distributions: what was asked for.
-    """
-
-    def __init__(
-        self, chance: random.Random, *, given: Mapping[str, Any] | None = None, is_at_ends: bool = False
-    ) -> None:
-        """Begin.
-
-        Args:
-            chance: draws the answers.
-            given: answers that are not drawn.
-            is_at_ends: whether ranges are answered by one of their ends.
-        """
-        self._chance, self._given, self._is_at_ends = chance, given or {}, is_at_ends
-        self.params: Params = {}
-        self.distributions: dict[str, BaseDistribution] = {}
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        """A number in [low, high]."""
-        return self._answer(name, FloatDistribution(low, high, log=log))
-
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        """A whole number in [low, high]."""
-        return self._answer(name, IntDistribution(low, high, log=log))
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of the choices."""
-        return self._answer(name, CategoricalDistribution(choices))
-
-    def _answer(self, name: str, distribution: BaseDistribution) -> Any:
-        if self.distributions.setdefault(name, distribution) != distribution:
-            raise ValueError(f"{name} is asked for twice, as {self.distributions[name]} and {distribution}")
-        if name not in self.params:
-            is_given = name in self._given and holds(distribution, self._given[name])
-            self.params[name] = self._given[name] if is_given else self._drawn(distribution)
-        return self.params[name]
-
-    def _drawn(self, distribution: BaseDistribution) -> Any:
-        if self._is_at_ends or isinstance(distribution, CategoricalDistribution):
-            return self._chance.choice(ends(distribution))
-        assert isinstance(distribution, FloatDistribution | IntDistribution)
-        low, high = distribution.low, distribution.high
-        if distribution.log:
-            value = math.exp(self._chance.uniform(math.log(low), math.log(high)))
-        else:
-            value = self._chance.uniform(low, high)
-        value = min(max(value, low), high)  # not a rounding error outside
-        return round(value) if isinstance(distribution, IntDistribution) else value
 
 
 def check(sampler: SamplerName, facts: Facts) -> None:
@@ -411,13 +343,3 @@ def distinct(many: Iterable[Params]) -> list[Params]:
 def key(params: Params) -> frozenset[tuple[str, Any]]:
     """What two equal sets of parameters share; choices are plain values, which can be hashed."""
     return frozenset(params.items())
-
-
-def holds(distribution: BaseDistribution | None, value: Any) -> bool:
-    """Whether a range or a list of choices has a value."""
-    if distribution is None:
-        return False
-    if isinstance(distribution, CategoricalDistribution):
-        return value in distribution.choices
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    return isinstance(value, int | float) and distribution.low <= value <= distribution.high

@@ -26,7 +26,18 @@ LAYERS = [
         "stopping",
         "ops",
     },
-    {"data", "space", "models", "masking", "losses", "metrics", "optimizer", "precision", "step_numbers"},
+    {
+        "data",
+        "space",
+        "chance",
+        "models",
+        "masking",
+        "losses",
+        "metrics",
+        "optimizer",
+        "precision",
+        "step_numbers",
+    },
     {"teacher", "mhim", "evaluation", "checkpoint", "run_folder", "workers", "official", "step", "graphs"},
     {"engine", "first_stage", "report"},
     {"local_cluster", "cluster", "submit", "train", "unit", "experiment", "sweep", "trial", "cost"},
@@ -39,7 +50,7 @@ LAYERS = [
 # The only modules that may import a heavy dependency.
 DOORS = {
     "ray": {"tune", "tune_trial", "tune_driver", "finals", "cluster", "submit", "train", "cross_validation"},
-    "optuna": {"study", "samplers", "grid", "storage", "pruning", "sweep_folder", "warm_start"},
+    "optuna": {"study", "samplers", "chance", "grid", "storage", "pruning", "sweep_folder", "warm_start"},
     "triton": {"ops"},
     "nvidia": {"data"},
     "webdataset": {"data"},
