@@ -11,6 +11,7 @@ import logging
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -34,6 +35,7 @@ from mhimdist.first_stage import made_with
 from mhimdist.report import formats
 from mhimdist.report.comparison import OUTSIDE_WEIGHTS, PAPER_WARNING, Comparison, Protocol, Result, Row
 from mhimdist.run_folder import Saving
+from mhimdist.stopping import Stopping
 from mhimdist.train import Group, train
 from mhimdist.unit import Unit, has_outside_weights, run_unit
 
@@ -143,7 +145,9 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
     missing = {digest: unit for digest, unit in units.items() if digest not in found}
     outcomes: dict[str, Result | str] = {}
     outcomes.update(found)
-    outcomes.update(run_units(experiment, missing, absolute(data)))
+    if missing:
+        with _stoppable(experiment):
+            outcomes.update(run_units(experiment, missing, absolute(data)))
     rows = []
     for (name, protocol), digests in members.items():
         results = [result for digest in digests if isinstance(result := outcomes[digest], Result)]
@@ -170,6 +174,14 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
     )
 
 
+@contextmanager
+def _stoppable(experiment: Experiment) -> Iterator[None]:
+    """Have a SIGTERM, as of `ray job stop`, end an experiment by a `PreemptedError`; Ray would abort it."""
+    cluster.connect()  # which sets handlers of its own
+    with Stopping(f"{experiment.name} was stopped; the same command goes on with it"):
+        yield
+
+
 def measure_costs(
     experiment: Experiment, configs: Mapping[str, TrainConfig], *, data: Location
 ) -> dict[str, Cost | str]:
@@ -184,7 +196,8 @@ def measure_costs(
     """
     if not configs:
         return {}
-    bags, folder = BagShards(data), experiment.folder / "costs"
+    folder = experiment.folder / "costs"
+    bags = open_bags(data, next(iter(configs.values())).loading)
     split = experiment.splits(bags, experiment.protocols[0], experiment.seeds[0])[0]
     folder.mkdir(parents=True, exist_ok=True)
     num_threads = max(1, int(experiment.cpus_per_run))
@@ -208,7 +221,8 @@ def measure_costs(
                 runtime_env={"env_vars": {"MHIMDIST_MEASURED": file.stem}},
             )
             try:
-                cost = ray.get(task.remote(config, split, absolute(data), num_threads))
+                with _stoppable(experiment):
+                    cost = ray.get(task.remote(config, split, absolute(data), num_threads))
             except ray.exceptions.RayError as error:
                 cost = _why(error)
             if isinstance(cost, str):
