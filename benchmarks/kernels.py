@@ -9,6 +9,7 @@ stack are the compiler's, ahead of time. Launches are counted on tensors without
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,14 +71,23 @@ def _product(name: str, rows: int, inner: int, columns: int) -> Part:
     return Part(name, moved, 2 * rows * inner * columns)
 
 
+def _passes(name: str, values: int, bytes_a_value: int) -> Part:
+    """One of torch's operators that goes through values once."""
+    return Part(name, values * bytes_a_value, 0)
+
+
 def parts(num_parameters: int, rows: int = N, kept: int = K) -> list[Part]:
     """The step's parts in their order; 16-bit features and activations, float32 scores."""
     blocks = -(-N // 2048)
     pooled = {"forward": 5, "backward": 7}
     return [
+        _passes("parameters of both networks to 16 bits", 2 * num_parameters, 4 + 2),
         _product("teacher: projection (cuBLAS)", rows, D, E),
+        _passes("teacher: ReLU", rows * E, 2 * 2),
         _product("teacher: attention (cuBLAS)", rows, E, ATTENTION),
-        Part("teacher: scores (cuBLAS)", rows * (2 * ATTENTION + 4), 2 * rows * ATTENTION),
+        _passes("teacher: ReLU of the attention", rows * ATTENTION, 2 * 2),
+        _passes("teacher: attention to float32", rows * ATTENTION, 2 + 4),
+        Part("teacher: scores (cuBLAS)", rows * (4 * ATTENTION + 4), 2 * rows * ATTENTION),
         Part("teacher: `_pool_parts`, `_join_parts`", rows * (4 + 2 * E), pooled["forward"] * rows * E),
         Part("`_number`", 200, 0),
         # Keys of the highest and of the random ranking; the passes over them stay in the L2 cache.
@@ -87,13 +97,21 @@ def parts(num_parameters: int, rows: int = N, kept: int = K) -> list[Part]:
         _product("student: projection (cuBLAS)", kept, D, E),
         Part("student: `_drop`", kept * 2 * 2 * E, 4 * kept * E),
         _product("student: attention (cuBLAS)", kept, E, ATTENTION),
-        Part("student: scores (cuBLAS)", kept * (2 * ATTENTION + 4), 2 * kept * ATTENTION),
+        _passes("student: ReLU of the attention", kept * ATTENTION, 2 * 2),
+        _passes("student: attention to float32", kept * ATTENTION, 2 + 4),
+        Part("student: scores (cuBLAS)", kept * (4 * ATTENTION + 4), 2 * kept * ATTENTION),
         Part("student: `_pool_parts`, `_join_parts`", kept * (4 + 2 * E), pooled["forward"] * kept * E),
         Part("student: `_pool_backward`", kept * (4 + 4 + 2 * 2 * E), pooled["backward"] * kept * E),
+        Part("scores' gradients (cuBLAS)", kept * (2 * 4 * ATTENTION + 2 * 4), 4 * kept * ATTENTION),
+        _passes("attention's gradient to 16 bits", kept * ATTENTION, 4 + 2),
+        _passes("attention's gradient through the ReLU", kept * ATTENTION, 3 * 2),
         _product("attention's gradients (cuBLAS), of its weight", ATTENTION, kept, E),
         _product("attention's gradients (cuBLAS), of its input", kept, ATTENTION, E),
+        _passes("the instances' two gradients added up", kept * E, 3 * 2),
         Part("student: `_relu_backward`", kept * 3 * 2 * E, 2 * kept * E),
         _product("projection's gradient (cuBLAS)", E, kept, D),
+        _passes("gradient of the projection's bias", kept * E, 2),
+        _passes("gradients to float32", num_parameters, 2 + 4),
         Part("fused Adam, on flat float32", num_parameters * 7 * 4, 12 * num_parameters),
         Part("moving average of the teacher", num_parameters * 3 * 4, 3 * num_parameters),
     ]
@@ -271,13 +289,32 @@ def report() -> str:
     return "\n".join(lines + [_compiled_row(label, launch) for label, launch in labelled])
 
 
+def figures() -> dict[str, Any]:
+    """The calculated step, without what the compiler makes of the kernels; the keys of `--json`."""
+    counted = count_launches()
+    step = parts(counted.num_parameters)
+    return {
+        "instances": N,
+        "kept": K,
+        "parts": {
+            part.name: {"bytes": part.bytes, "flops": part.flops, "floor_us": round(part.floor_us, 3)}
+            for part in step
+        },
+        "bytes": sum(part.bytes for part in step),
+        "floor_us": round(sum(part.floor_us for part in step), 1),
+        "launches": counted.ours + counted.others,
+        "launches_of_ours": counted.ours,
+        "graph_nodes": counted.nodes,
+    }
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.parse_args()
-    print(report())
+    parser.add_argument("--json", action="store_true", help="print the calculated step as JSON")
+    print(json.dumps(figures()) if parser.parse_args().json else report())
 
 
 if __name__ == "__main__":

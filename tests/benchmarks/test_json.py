@@ -46,6 +46,18 @@ def test_memory():
     assert found["share_of_naive"]["naive"] == 1.0
 
 
+@pytest.mark.kernels
+def test_kernels():
+    pytest.importorskip("triton", reason="the kernels want triton, of the extra dev")
+    found = _json("kernels")
+    assert found["bytes"] == sum(part["bytes"] for part in found["parts"].values())
+    assert found["launches"] > found["launches_of_ours"] > 0
+    features = found["instances"] * 1024 * 2
+    assert found["parts"]["teacher: projection (cuBLAS)"]["bytes"] > features
+    assert found["parts"]["teacher: ReLU"]["bytes"] == features  # half as wide, read and written
+    assert found["floor_us"] > found["bytes"] / 3.35e6
+
+
 @pytest.mark.slow
 def test_scaling():
     found = _json("scaling", "--instances", "20", "--rounds", "1")
