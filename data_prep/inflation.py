@@ -35,17 +35,17 @@ def refuse_bomb(where: str, codec: str, stored: bytes, limit: int) -> None:
         stored: the compressed data.
         limit: bytes that they should become, which is all that this takes of memory.
     """
-    limit += CHECKSUM_BYTES
+    most = limit + CHECKSUM_BYTES
     try:
         if codec == "zlib":
-            num_bytes = len(zlib.decompressobj().decompress(stored, limit + 1))
+            num_bytes = len(zlib.decompressobj().decompress(stored, most + 1))
         elif codec in ("gzip", "zstd"):
-            num_bytes = len(pa.CompressedInputStream(pa.BufferReader(stored), codec).read(limit + 1))
+            num_bytes = len(pa.CompressedInputStream(pa.BufferReader(stored), codec).read(most + 1))
         else:
             # Their decoders take their word for it, and then refuse to write more.
             place = {"blosc": 4, "lz4": 0}[codec]
             num_bytes = int.from_bytes(stored[place : place + 4], "little")
     except (zlib.error, pa.ArrowException, OSError) as error:
         raise DataError(f"{where}: damaged: {error}") from error
-    if num_bytes > limit:
+    if num_bytes > most:
         raise DataError(f"{where}: becomes more than the {limit} bytes that it should be")
