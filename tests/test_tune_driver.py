@@ -293,3 +293,23 @@ def test_a_value_that_is_not_finite_fails_alone(driver):
     driver.ended("a", _result(validation_auc=float("inf")), error=False)
     assert driver.study.trials[0].state == TrialState.FAIL
     assert driver.watch.best is None
+
+
+def two(s: Space) -> None:
+    s.choice("teacher.momentum.kind", ["constant", "cosine"])
+
+
+def test_a_space_without_any_more_ends_the_sweep_and_says_so(driver, tmp_path, said):
+    url = storage.sqlite_url(tmp_path / "small.db")
+    sweep = driver.study.sweep.model_copy(update={"warm_presets": False})
+    driver.study = SweepStudy(sweep, two, samplers.examine(two, BASE), url)
+    assert [driver.suggest(name)["number"] for name in "ab"] == [0, 1]
+    assert driver.suggest("c") is None  # one of them may come back
+    assert "the space has no more" in said.getvalue()
+    assert "the sweep ends with 2 trials of 4" in said.getvalue()
+    assert driver.watch.num_trials == 2
+    for name in "ab":
+        driver.ended(name, _result(), error=False)
+    assert "[2/2] trial   1 complete" in said.getvalue()
+    assert driver.suggest("d") == Searcher.FINISHED
+    assert said.getvalue().count("the space has no more") == 1
