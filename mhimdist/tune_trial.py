@@ -56,6 +56,7 @@ ERROR_FILE = "error.txt"
 ENDED_FILE = "ended"
 """In a trial's folder once the study has it that the trial has ended."""
 
+_LOST = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)  # what Ray says of a killed process
 _GPU_CONTEXT_BYTES = 600 * 2**20  # what CUDA takes of a GPU beside torch's tensors
 
 
@@ -278,12 +279,12 @@ class RemoteRun:
 
     def close(self) -> None:
         """See `Run.close`."""
-        with suppress(ray.exceptions.RayActorError):
+        with suppress(*_LOST):
             ray.get(self._actor.close.remote())
 
     def let_go(self) -> None:
         """See `Run.let_go`; after the epoch that it may be in. A process that was lost has let go."""
-        with suppress(ray.exceptions.RayActorError):
+        with suppress(*_LOST):
             ray.get(self._actor.let_go.remote())
 
 

@@ -3,11 +3,14 @@
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
 import torch
 from optuna.trial import TrialState
+from ray.air.execution._internal import actor_manager
+from ray.tune.execution import tune_controller
 
 from data_prep import digits
 from mhimdist import storage
@@ -15,7 +18,7 @@ from mhimdist.presets import preset
 from mhimdist.space import Space
 from mhimdist.sweep import Sweep
 from mhimdist.trial import FoldRun
-from mhimdist.tune import run_sweep
+from mhimdist.tune import _surviving_the_memory_monitor, run_sweep
 
 BASE = preset("c16", "abmil").override(
     {"model.hidden_dim": 16, "model.attention_dim": 8, "epochs": 3, "device": "cpu"}
@@ -53,6 +56,30 @@ def _starve_hungry(folder: Path) -> None:
             mine.unlink()
 
     FoldRun.next_epoch = next_epoch
+
+
+def test_what_rays_memory_monitor_kills_is_one_trial_and_not_the_sweep():
+    """Ray Tune ends the whole sweep by itself: once it does not, `_surviving_the_memory_monitor` can go."""
+    killed = ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.")
+    told = []
+
+    def fail() -> None:
+        manager = actor_manager.RayActorManager.__new__(actor_manager.RayActorManager)
+        manager._failed_actor_ids, manager._cleanup_actor = set(), lambda tracked_actor: None
+        actor = SimpleNamespace(actor_id=7, _on_error=lambda actor, error: told.append(("actor", error)))
+        task = SimpleNamespace(
+            _tracked_actor=actor, _on_error=lambda actor, error: told.append(("task", error))
+        )
+        manager._actor_task_failed(task, killed)
+        assert manager._failed_actor_ids == {7}
+
+    with pytest.raises(RuntimeError, match="Caught unexpected exception"):
+        fail()
+    with _surviving_the_memory_monitor():
+        assert isinstance(killed, tune_controller.RayActorError)
+        fail()
+    assert told == [("actor", killed), ("task", killed)]
+    assert actor_manager.RayActorError is tune_controller.RayActorError is ray.exceptions.RayActorError
 
 
 @pytest.mark.slow
