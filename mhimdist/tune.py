@@ -107,7 +107,8 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
         first, notes = samplers.first_params(sweep, space, facts, earlier)
     trackers(sweep)  # what is not installed is said before anything is written
     with folder.driving():
-        folder.stop_file.unlink(missing_ok=True)
+        for left in (folder.stop_file, folder.path / _ERROR_FILE):
+            left.unlink(missing_ok=True)
         is_found = folder.claim(
             {"space": facts.digest, "bags": bags.digest, "splits": [split.digest() for split in splits]},
             first,

@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import sys
+import time
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import optuna
@@ -32,6 +35,7 @@ BASE = preset("c16", "abmil").override(
     }
 )
 DIVERGES = 1e30
+TESTS = Path(__file__).parent
 
 
 def space(s: Space) -> None:
@@ -63,9 +67,36 @@ def sweep(tmp_path_factory):
     )
 
 
+def _note_reads(folder: Path) -> None:
+    """In a worker of Ray: write down when it reads which bags."""
+    checked = BagShards._checked  # every way to a bag's bytes leads through it
+
+    def noted(self, rows):
+        with (folder / str(os.getpid())).open("a") as file:
+            file.write("".join(f"{time.time()} {self.keys[row]}\n" for row in rows))
+        return checked(self, rows)
+
+    BagShards._checked = noted
+
+
 @pytest.fixture(scope="module")
-def cluster():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+def reads(tmp_path_factory):
+    """Where each worker notes what it reads."""
+    return tmp_path_factory.mktemp("reads")
+
+
+@pytest.fixture(scope="module")
+def cluster(reads):
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={
+            "worker_process_setup_hook": lambda: _note_reads(reads),
+            "env_vars": {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
+        },
+    )
     yield
     ray.shutdown()
 
@@ -125,7 +156,7 @@ def test_the_result_is_that_of_the_best_complete_trial_and_the_report_names_fail
     assert "How far to trust these numbers" in html
 
 
-def test_no_test_bag_is_in_any_fold_and_none_was_read_before_the_final_runs(folder, data):
+def test_no_test_bag_is_in_any_fold_and_none_was_read_before_the_final_runs(folder, data, reads):
     bags = BagShards(data)
     splits = [Split.load(folder / f"split-{fold}.json") for fold in (1, 2)]
     for split in splits:
@@ -137,6 +168,15 @@ def test_no_test_bag_is_in_any_fold_and_none_was_read_before_the_final_runs(fold
             row = json.loads(line)
             assert row.pop("selects_on_test") is False
             assert not [field for field in row if "test" in field]
+    finals_began = min(path.stat().st_mtime for path in (folder / "final" / "units").glob("*/config.json"))
+    before, after = set(), set()
+    for process in reads.iterdir():
+        for line in process.read_text().splitlines():
+            at, key = line.split(" ", 1)
+            (before if float(at) < finals_began else after).add(key)
+    seen = {key for split in splits for key in (*split.train, *split.validation)}
+    assert before == seen
+    assert after >= set(splits[0].test)
 
 
 def test_final_runs_are_the_best_configuration_and_its_plain_network_on_all_folds(folder):

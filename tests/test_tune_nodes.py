@@ -71,7 +71,13 @@ def test_a_sweep_survives_a_node_and_its_driver(cluster, tmp_path):
             time.sleep(0.2)
 
     until(1)
+    while not _trains(nodes[1]):
+        assert driver.poll() is None, (tmp_path / "first.log").read_text()
+        time.sleep(0.05)
     running.remove_node(nodes[1], allow_graceful=False)
+    while "its process was lost; it goes on from its last" not in (tmp_path / "first.log").read_text():
+        assert driver.poll() is None, (tmp_path / "first.log").read_text()
+        time.sleep(0.2)
     until(3)
     driver.kill()
     driver.wait()
@@ -98,6 +104,12 @@ def test_a_sweep_survives_a_node_and_its_driver(cluster, tmp_path):
     while left := [p for p in psutil.process_iter(["pid", "cmdline"]) if _is_of_a_sweep(p, before)]:
         assert time.monotonic() < deadline, [process.info for process in left]
         time.sleep(0.5)
+
+
+def _trains(node) -> bool:
+    """Whether a trial is in the middle of an epoch on a node."""
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    return any("Trainable.train" in " ".join(process.cmdline()) for process in raylet.children())
 
 
 def _is_of_a_sweep(process: psutil.Process, before: set[int]) -> bool:
