@@ -6,10 +6,10 @@ workers is several processes that step through the same loop, each with its shar
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from mhimdist.data.residency import resident
 from mhimdist.data.sampler import epoch_plan, warn_of_larger_bags
 from mhimdist.data.splits import Split
 from mhimdist.draws import Draws
-from mhimdist.errors import ConfigError, PreemptedError
+from mhimdist.errors import CheckpointError, ConfigError, PreemptedError
 from mhimdist.evaluation import Predictions, predict
 from mhimdist.graphs import GraphedStep
 from mhimdist.mhim import StepLoss
@@ -62,6 +62,21 @@ class EpochRecord:
     best_validation_auc: float
     train_s: float
     epoch_s: float
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any], folder: Path) -> Self:
+        """A record of the history in a run's folder.
+
+        Raises:
+            CheckpointError: a release with other records wrote it.
+        """
+        expected = {field.name for field in fields(cls)}
+        if difference := expected ^ record.keys():
+            raise CheckpointError(
+                f"{folder}: its history is of another release, whose records differ in "
+                f"{', '.join(sorted(difference))}; give the run another folder"
+            )
+        return cls(**record)
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -301,7 +316,7 @@ class Trainer:
             latest = folder.latest()
         latest = self.workers.from_first(latest)
         if latest is not None:
-            self._load(*latest)
+            self._load(path, *latest)
         if folder is not None and self.is_finished:
             folder.unlock()
         return folder
@@ -322,8 +337,8 @@ class Trainer:
             best_epochs=[record.epoch + 1 for record in ranked],
         )
 
-    def _load(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-        self.history = [EpochRecord(**record) for record in state["history"]]
+    def _load(self, folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        self.history = [EpochRecord.read(record, folder) for record in state["history"]]
         self._step = state["step"]
         self._totals = _Totals(self._share_of_totals(state["totals"]))
         self._load_tensors(tensors)
@@ -363,7 +378,8 @@ def load_run(folder: Path) -> tuple[TrainConfig, Split, list[EpochRecord]]:
     """What a run's folder says of it: configuration, split and history."""
     config = TrainConfig.model_validate_json((folder / "config.json").read_text())
     lines = (folder / HISTORY).read_text().splitlines()
-    return config, Split.load(folder / "split.json"), [EpochRecord(**json.loads(line)) for line in lines]
+    records = [EpochRecord.read(json.loads(line), folder) for line in lines]
+    return config, Split.load(folder / "split.json"), records
 
 
 class _Totals:

@@ -163,7 +163,7 @@ def first_stage(
                 shutil.rmtree(unfinished)
     tensors, state = found
     network.load_state_dict(tensors["student"])
-    records = [EpochRecord(**record) for record in state["history"]]
+    records = [EpochRecord.read(record, folder) for record in state["history"]]
     return FirstStage(network, state["best_epoch"], records)
 
 

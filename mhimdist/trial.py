@@ -58,7 +58,7 @@ class Fold:
         """What its history file holds; empty before its first epoch."""
         file = self.folder / HISTORY
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        return [EpochRecord(**json.loads(line)) for line in lines]
+        return [EpochRecord.read(json.loads(line), self.folder) for line in lines]
 
     @property
     def is_done(self) -> bool:

@@ -124,6 +124,15 @@ def test_a_folder_of_another_run_is_refused(bags, tmp_path):
         Trainer(_config(), bags, bags.holdout(seed=5), tmp_path)
 
 
+def test_a_history_of_another_release_is_refused_by_name(bags, tmp_path):
+    history = tmp_path / "history.jsonl"
+    _train(_config(epochs=1), bags, tmp_path)
+    record = json.loads(history.read_text())
+    history.write_text(json.dumps({"speed": 1} | {k: v for k, v in record.items() if k != "train_s"}) + "\n")
+    with pytest.raises(CheckpointError, match=r"another release, whose records differ in speed, train_s"):
+        load_run(tmp_path)
+
+
 def test_the_last_two_and_the_best_ends_of_epochs_are_kept(bags, tmp_path):
     trainer = Trainer(_config(epochs=8), bags, bags.holdout(), tmp_path, saving=Saving(keep_best=2))
     list(trainer.epochs())
