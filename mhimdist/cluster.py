@@ -1,10 +1,19 @@
-"""How a job joins Ray, and what a run takes of it."""
+"""How a job joins Ray, what nodes it finds there, and what a run takes of them."""
 
 import logging
 import os
+from pathlib import Path
+from typing import Any
 
+import psutil
 import ray
 import torch
+import yaml
+
+from mhimdist.nodes import Node, Share, may_come
+
+_NODE_TYPE_LABEL = "ray.io/node-group"
+_HEAD_RESOURCE = "node:__internal_head__"
 
 
 def connect() -> None:
@@ -19,24 +28,77 @@ def connect() -> None:
         ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
 
 
-def resources(cpus: float, gpus: float | None) -> dict[str, float]:
-    """What a run takes, `{"cpu": ..., "gpu": ...}`.
+class Nodes:
+    """The nodes that runs can use: those that are there, and those that the autoscaler adds when asked to.
+
+    Attributes:
+        without_memory: node types of the autoscaler that it cannot add for runs that ask for memory.
+    """
+
+    def __init__(self) -> None:
+        """Find out whether the cluster that was joined has an autoscaler."""
+        self._file = _autoscaler_file()
+        self.without_memory: list[str] = []
+
+    def look(self) -> list[Node]:
+        """The nodes now."""
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        found = [
+            Node(
+                cpus=node["Resources"].get("CPU", 0.0),
+                gpus=node["Resources"].get("GPU", 0.0),
+                memory_bytes=int(node["Resources"].get("memory", 0)),
+            )
+            for node in alive
+        ]
+        if self._file is None:
+            return found
+        workers = [node for node in alive if _HEAD_RESOURCE not in node["Resources"]]
+        config: dict[str, Any] = yaml.safe_load(self._file.read_text(encoding="utf-8"))
+        coming, self.without_memory = may_come(
+            config, [(node["Labels"] or {}).get(_NODE_TYPE_LABEL, "") for node in workers]
+        )
+        return found + coming
+
+
+def _autoscaler_file() -> Path | None:
+    """What the joined cluster's autoscaler was started with; None where it has none, or not on this node.
+
+    Ray tells nobody how far its autoscaler may go. But a job's driver runs on the head, as the autoscaler
+    does, whose command line names its file.
+    """
+    node: Any = ray._private.worker._global_node
+    logs = f"--logs-dir={node.get_logs_dir_path()}"
+    option = "--autoscaling-config="
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        files = [part.removeprefix(option) for part in line if part.startswith(option)]
+        if files and logs in line:
+            return Path(files[0]).expanduser()
+    return None
+
+
+def share_of(cpus: float, gpus: float | None) -> Share:
+    """What a run takes that nobody has measured.
 
     Args:
         cpus: CPU cores.
-        gpus: share of a GPU; None is a quarter where the cluster has GPUs.
+        gpus: share of a GPU; None is a quarter where the cluster has GPUs, or may get them.
     """
     if gpus is None:
         gpus = 0.25 if has_gpus() else 0.0
-    return {"cpu": cpus, "gpu": gpus}
+    return Share(cpus, gpus)
 
 
 def has_gpus() -> bool:
-    """Whether runs find GPUs: those of the cluster; of this machine where none has been started yet."""
+    """Whether runs find GPUs: those of the cluster, or that its autoscaler may add.
+
+    Where no cluster has been started yet, those of this machine.
+    """
     if not ray.is_initialized() and not _is_asked_to_join():
         return torch.cuda.is_available()
     connect()
-    return bool(ray.cluster_resources().get("GPU"))
+    return any(node.gpus for node in Nodes().look())
 
 
 def _is_asked_to_join() -> bool:

@@ -32,6 +32,7 @@ from mhimdist.data.splits import Split
 from mhimdist.errors import CrossValidationError, MhimdistError, PreemptedError
 from mhimdist.experiment import Candidate, CrossValidation, Execution, Experiment
 from mhimdist.first_stage import made_with
+from mhimdist.nodes import Share
 from mhimdist.report import formats
 from mhimdist.report.comparison import OUTSIDE_WEIGHTS, PAPER_WARNING, Comparison, Protocol, Result, Row
 from mhimdist.run_folder import Saving
@@ -212,12 +213,11 @@ def measure_costs(
         file = folder / f"{_hash(made_of)}.json"
         if not file.exists():
             cluster.connect()
-            share = cluster.resources(experiment.cpus_per_run, experiment.gpus_per_run)
+            share = cluster.share_of(experiment.cpus_per_run, experiment.gpus_per_run)
             # A process that has trained another network would hold that one's memory: an environment of its
             # own makes Ray start a new one.
             task = ray.remote(max_calls=1)(_measure).options(
-                num_cpus=share["cpu"],
-                num_gpus=share["gpu"],
+                **share.options,
                 runtime_env={"env_vars": {"MHIMDIST_MEASURED": file.stem}},
             )
             try:
@@ -280,10 +280,10 @@ def device_of_runs(execution: Execution, config: TrainConfig) -> torch.device:
     """The device that a run will be trained on, which need not be one that this process has."""
     if config.device != "auto":
         return torch.device(config.device)
-    share = cluster.resources(
+    share = cluster.share_of(
         execution.cpus_per_run, execution.gpus_per_run if execution.workers == 1 else None
     )
-    return torch.device("cuda" if share["gpu"] else "cpu")
+    return torch.device("cuda" if share.gpus else "cpu")
 
 
 def _hash(made_of: Any) -> str:
@@ -308,13 +308,16 @@ def _announce(experiment: Experiment, bags: BagShards, num_rows: int, num_units:
     )
 
 
-def run_units(execution: Execution, units: Mapping[str, Unit], data: Location) -> dict[str, Result | str]:
+def run_units(
+    execution: Execution, units: Mapping[str, Unit], data: Location, share: Share | None = None
+) -> dict[str, Result | str]:
     """The result of every unit, or the last line of why it failed.
 
     Args:
         execution: what each run takes of the cluster.
         units: by digest.
         data: folder of shards, on storage that every node sees, or its URL.
+        share: what a run was measured to take; None: what the execution says.
     """
     if not units:
         return {}
@@ -322,8 +325,8 @@ def run_units(execution: Execution, units: Mapping[str, Unit], data: Location) -
     if execution.workers > 1:
         return _run_with_workers(execution, units, data)
     logging.getLogger("ray").setLevel(logging.ERROR)  # a failed unit is named in its line
-    share = cluster.resources(execution.cpus_per_run, execution.gpus_per_run)
-    task = ray.remote(_task).options(num_cpus=share["cpu"], num_gpus=share["gpu"])
+    share = share or cluster.share_of(execution.cpus_per_run, execution.gpus_per_run)
+    task = ray.remote(_task).options(**share.options)
     cache, num_threads = execution.first_stages, execution.num_threads
     queue, progress = _Queue(units), Progress(len(units))
     outcomes: dict[str, Result | str] = {}
@@ -362,7 +365,7 @@ def worker_group(execution: Execution) -> Group:
     return Group(
         num_workers=(execution.min_workers or execution.workers, execution.workers),
         cpus=execution.cpus_per_run,
-        gpus=1.0 if cluster.has_gpus() else 0.0,
+        gpus=1.0 if execution.gpus_per_run != 0 and cluster.has_gpus() else 0.0,
         max_failures=execution.max_failures,
         timeout_s=execution.worker_timeout_s,
         saving=Saving(execution.keep_last, execution.keep_best, execution.save_every_s),

@@ -15,6 +15,7 @@ from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.errors import SweepError
 from mhimdist.experiment import Candidate
+from mhimdist.planning import Planning
 from mhimdist.presets import PRESETS, preset
 from mhimdist.report import formats
 from mhimdist.report import summary as report
@@ -31,7 +32,7 @@ from mhimdist.tune_trial import Task
 from mhimdist.unit import RESULT_FILE, Unit
 
 
-def finish(study: SweepStudy, task: Task, folder: SweepFolder, bags: BagShards) -> Path:
+def finish(study: SweepStudy, task: Task, folder: SweepFolder, bags: BagShards, planning: Planning) -> Path:
     """Train the best configurations again, test them once, and write report and result."""
     sweep, splits, console = study.sweep, list(task.splits), get_console()
     trials = [folder.summarise(trial, study.config(trial.number), splits) for trial in study.trials]
@@ -52,7 +53,7 @@ def finish(study: SweepStudy, task: Task, folder: SweepFolder, bags: BagShards) 
     candidates = [Candidate(*best), *(Candidate(*other) for other in others)]
     if best[1].teacher.kind != "none":
         candidates.append(Candidate("without masking", plain))
-    finals = _train_finals(task.sweep, candidates, task, folder, bags)
+    finals = _train_finals(task.sweep, candidates, task, folder, bags, planning)
     summary = report.SweepSummary(
         name=sweep.name,
         dataset=bags.name,
@@ -89,7 +90,12 @@ def finish(study: SweepStudy, task: Task, folder: SweepFolder, bags: BagShards) 
 
 
 def _train_finals(
-    sweep: Sweep, candidates: list[Candidate], task: Task, folder: SweepFolder, bags: BagShards
+    sweep: Sweep,
+    candidates: list[Candidate],
+    task: Task,
+    folder: SweepFolder,
+    bags: BagShards,
+    planning: Planning,
 ) -> dict[str, list[report.FinalRun]]:
     """Every candidate on all folds with all final seeds, trained and tested; what is found is only read."""
     units: dict[str, Unit] = {}
@@ -109,11 +115,12 @@ def _train_finals(
                 )
                 units.setdefault(digest, unit)
                 members.setdefault(candidate.name, []).append(digest)
-    outcomes = run_units(sweep, {d: unit for d, unit in units.items() if unit.result() is None}, task.data)
+    left = {digest: unit for digest, unit in units.items() if unit.result() is None}
+    outcomes = run_units(sweep, left, task.data, planning.share) if left else {}
     for digest, outcome in list(outcomes.items()):
         if isinstance(outcome, str) and is_out_of_memory(outcome):
             say(f"{units[digest].label} ran out of memory: it runs again, alone")
-            outcomes |= run_units(sweep, {digest: units[digest]}, task.data)
+            outcomes |= run_units(sweep, {digest: units[digest]}, task.data, planning.share)
     raise_failures_of(units, outcomes, folder.path / "final")
     finals: dict[str, list[report.FinalRun]] = {}
     for name, digests in members.items():

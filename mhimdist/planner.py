@@ -1,9 +1,11 @@
 """How many trials fit at once, what each takes, and how long a sweep will be: arithmetic on a calibration."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mhimdist.errors import SweepError
+from mhimdist.nodes import Node, Share, largest
 from mhimdist.report import formats
 from mhimdist.sweep import Sweep
 
@@ -33,44 +35,51 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Node:
-    """What a node of the cluster lends to Ray."""
-
-    cpus: float
-    gpus: float
-    memory_bytes: int
-
-
-@dataclass(frozen=True)
 class Plan:
     """How a sweep will use the cluster.
 
     Attributes:
-        at_once: trials that run at the same time.
+        at_once: trials that run at the same time, once the nodes are there that the autoscaler may add.
+        at_first: those that fit on the nodes that are there.
+        nodes_to_come: nodes that the autoscaler may add.
         limited_by: what keeps it from being more.
-        cpus, gpus, memory_bytes: of a run; a trial is several where folds run in parallel.
+        share: what Ray keeps for a run; a trial is several where folds run in parallel.
+        gpu_bytes: memory of its GPU that a run takes, with room to spare; 0 on a CPU.
         likely_s, longest_s: seconds of all trials, with early stopping as usual and with none stopped.
+        others_s: seconds of the first stages before them and of the final runs after them.
     """
 
     at_once: int
+    at_first: int
+    nodes_to_come: int
     limited_by: str
-    cpus: float
-    gpus: float
-    memory_bytes: int
+    share: Share
+    gpu_bytes: int
     likely_s: float
     longest_s: float
+    others_s: float
 
     def text(self, sweep: Sweep) -> str:
         """One line for the terminal."""
-        share = f", {self.gpus:g} GPU" if self.gpus else ""
+        gpu = f", {self.share.gpus:.3g} GPU" if self.share.gpus else ""
+        if self.gpu_bytes:
+            gpu += f" ({self.gpu_bytes / 2**30:.1f} GiB of its memory)"
         runs = f" x {sweep.parallel_folds} folds" if sweep.parallel_folds > 1 else ""
+        if sweep.workers > 1:
+            runs = f" x {sweep.workers} workers"
+        growth = ""
+        if self.at_first < self.at_once:
+            growth = (
+                f", {self.at_first} on the nodes that are there and the others on up to "
+                f"{formats.count(self.nodes_to_come, 'node')} that the autoscaler adds"
+            )
         likely = f"about {formats.rounded(self.likely_s)}"
         if self.longest_s > 1.05 * self.likely_s:
             likely += f", at most {formats.rounded(self.longest_s)} if no trial is stopped"
         return (
-            f"plan: {formats.count(self.at_once, 'trial')} at once{runs} (limited by {self.limited_by}), "
-            f"each "
-            f"{self.cpus:g} CPU{share} and {self.memory_bytes / 2**20:,.0f} MiB; {likely}"
+            f"plan: {formats.count(self.at_once, 'trial')} at once{runs} (limited by {self.limited_by})"
+            f"{growth}; each {self.share.cpus:g} CPU{gpu} and {formats.mib(self.share.memory_bytes)}; "
+            f"{likely}; first stages and final runs about {formats.rounded(self.others_s)} more"
         )
 
 
@@ -80,22 +89,47 @@ def gpu_share(sweep: Sweep, calibration: Calibration) -> float:
     Raises:
         SweepError: a run does not fit on a GPU.
     """
+    asked = 1.0 if sweep.workers > 1 else sweep.gpus_per_run
     if calibration.device != "cuda":
-        return 0.0
-    if sweep.workers > 1:
-        return 1.0
-    needed = calibration.gpu_bytes * MEMORY_ROOM
-    fitting = int(GPU_ROOM * calibration.gpu_total_bytes / needed)
+        return sweep.gpus_per_run or 0.0
+    fitting = int(GPU_ROOM * calibration.gpu_total_bytes / (calibration.gpu_bytes * MEMORY_ROOM))
     if fitting < 1:
         raise SweepError(
             f"a run takes {calibration.gpu_bytes / 2**30:.1f} GiB of a GPU of "
             f"{calibration.gpu_total_bytes / 2**30:.1f} GiB, too much with room to spare: make the model "
-            f"smaller, "
-            "or bags by train.max_instances"
+            "smaller, or bags by train.max_instances"
         )
-    if sweep.gpus_per_run is not None:
-        return sweep.gpus_per_run
-    return 1 / min(fitting, 16)
+    return asked if asked is not None else 1 / min(fitting, 16)
+
+
+def share(sweep: Sweep, calibration: Calibration) -> Share:
+    """What Ray keeps for a run."""
+    return Share(
+        sweep.cpus_per_run,
+        gpu_share(sweep, calibration),
+        int(calibration.memory_bytes * MEMORY_ROOM),
+    )
+
+
+def runs_on(share: Share, nodes: Sequence[Node]) -> int:
+    """How many runs fit on nodes at the same time."""
+    return sum(min(share.fits(node).values()) for node in nodes)
+
+
+def processes_of(sweep: Sweep) -> int:
+    """How many shares a trial takes."""
+    return sweep.workers if sweep.workers > 1 else sweep.parallel_folds
+
+
+def whole(sweep: Sweep, share: Share, nodes: Sequence[Node]) -> Share:
+    """The most that each run of a trial can be given of a GPU and of memory."""
+    if sweep.workers > 1:
+        return share  # of the process that follows the workers
+    count = sweep.parallel_folds
+    fitting = [node for node in nodes if min(share.fits(node).values())]
+    gpus = min(1.0, largest([node.gpus for node in fitting], count)) if share.gpus else 0.0
+    memory = int(largest([node.memory_bytes for node in fitting], count))
+    return Share(share.cpus, max(gpus, share.gpus), max(memory, share.memory_bytes))
 
 
 def plan(sweep: Sweep, calibration: Calibration, nodes: Sequence[Node], num_trials: int) -> Plan:
@@ -110,49 +144,59 @@ def plan(sweep: Sweep, calibration: Calibration, nodes: Sequence[Node], num_tria
     Raises:
         SweepError: no node can hold a single run.
     """
-    gpus = gpu_share(sweep, calibration)
-    memory = int(calibration.memory_bytes * MEMORY_ROOM)
-    fitting = {
-        "CPU cores": sum(int(node.cpus // sweep.cpus_per_run) for node in nodes),
-        "memory": sum(int(node.memory_bytes // memory) for node in nodes),
-    }
-    if gpus:
-        fitting["GPUs"] = sum(int(node.gpus / gpus + 1e-9) for node in nodes)
-    runs = sum(
-        min(
-            int(node.cpus // sweep.cpus_per_run),
-            int(node.memory_bytes // memory),
-            *([int(node.gpus / gpus + 1e-9)] if gpus else []),
-        )
-        for node in nodes
-    )
-    per_trial = sweep.workers if sweep.workers > 1 else sweep.parallel_folds
-    at_once = runs // per_trial
+    taken = share(sweep, calibration)
+    processes = processes_of(sweep)
+    runs = runs_on(taken, nodes)
+    at_once = runs // processes
     if at_once < 1:
-        needs = f"{sweep.cpus_per_run:g} CPU" + (f", {gpus:g} GPU" if gpus else "")
+        needs = f"{taken.cpus:g} CPU" + (f", {taken.gpus:g} GPU" if taken.gpus else "")
         raise SweepError(
-            f"a trial takes {per_trial} x ({needs}, {memory / 2**20:,.0f} MiB of memory), but the cluster's "
-            f"{formats.count(len(nodes), 'node')} can hold {runs} such: "
+            f"a trial takes {processes} x ({needs}, {formats.mib(taken.memory_bytes)} of memory), but the "
+            f"cluster's {formats.count(len(nodes), 'node')} can hold {runs} such: "
             + "; ".join(
-                f"{node.cpus:g} CPU, {node.gpus:g} GPU, {node.memory_bytes / 2**20:,.0f} MiB"
-                for node in nodes
+                f"{node.cpus:g} CPU, {node.gpus:g} GPU, {formats.mib(node.memory_bytes)}" for node in nodes
             )
         )
+    fitting: Counter[str] = Counter()
+    for node in nodes:
+        fitting.update(taken.fits(node))
     limited_by = min(fitting, key=lambda name: fitting[name])
     for limit, name in ((num_trials, "the number of trials"), (sweep.at_once, "at_once")):
         if limit is not None and limit < at_once:
             at_once, limited_by = max(1, limit), name
     num_steps = sweep.num_waves * sweep.train.epochs
-    per_step = calibration.epoch_s / at_once
+    epoch_s = calibration.epoch_s / sweep.workers
+    per_step = epoch_s / at_once
     return Plan(
         at_once=at_once,
+        at_first=min(at_once, runs_on(taken, [node for node in nodes if node.is_there]) // processes),
+        nodes_to_come=sum(not node.is_there and min(taken.fits(node).values()) > 0 for node in nodes),
         limited_by=limited_by,
-        cpus=sweep.cpus_per_run,
-        gpus=gpus,
-        memory_bytes=memory,
+        share=taken,
+        gpu_bytes=int(calibration.gpu_bytes * MEMORY_ROOM),
         likely_s=per_step * num_trials * likely_steps(sweep, num_steps),
         longest_s=per_step * num_trials * num_steps,
+        others_s=epoch_s * sweep.train.epochs * waves_of_others(sweep, runs),
     )
+
+
+def waves_of_others(sweep: Sweep, runs: int) -> int:
+    """First stages and final runs, in groups of those that follow each other.
+
+    Args:
+        sweep: which of them there are.
+        runs: that fit at the same time.
+    """
+    if sweep.workers > 1:
+        runs = 1  # they follow each other
+    teacher = sweep.train.teacher
+    # Several workers make a first stage where the first trial needs it.
+    stages = sweep.num_units if teacher.is_pretrained and teacher.weights is None else 0
+    each = sweep.final_seeds * sweep.folds
+    finals, plain = sweep.final_top * each, each if teacher.kind != "none" else 0
+    # A plain run is the first stage that final runs wait for.
+    groups = (stages, plain, finals) if teacher.is_pretrained else (stages, plain + finals)
+    return sum(-(-group // runs) for group in groups)
 
 
 def likely_steps(sweep: Sweep, num_steps: int) -> float:

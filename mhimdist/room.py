@@ -1,11 +1,13 @@
-"""What a sweep does when memory runs out: fewer trials at once, then smaller steps."""
+"""What a sweep does when memory runs out: more of it for the trial, then smaller steps."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from mhimdist.config import TrainConfig
+from mhimdist.nodes import Share
 
 _SIGNS = re.compile(
     r"OutOfMemory|\bMemoryError|out of memory|running low on memory|ALLOC_FAILED"
@@ -21,30 +23,51 @@ def is_out_of_memory(error: BaseException | str) -> bool:
     return _SIGNS.search(str(error)) is not None
 
 
+def is_of_a_gpu(error: BaseException | str) -> bool:
+    """Whether it is a GPU's memory that an error, or its text, says ran out."""
+    return re.search(r"CUDA|CUBLAS|CUDNN|NCCL", str(error), re.IGNORECASE) is not None
+
+
 class Room:
-    """How many trials may run at once: what was planned, less where some ran out of memory."""
+    """How many trials may run at once, and how much memory each of them is given.
 
-    def __init__(self, at_once: int) -> None:
-        self._planned = at_once
-        self._limits: dict[int, int] = {}
+    A trial that runs out of memory is given more, and the others as much as before: they may be no larger.
 
-    @property
-    def limit(self) -> int:
-        """Trials that may run at once now."""
-        return min([self._planned, *self._limits.values()])
+    Attributes:
+        at_once: trials that fit on the cluster.
+    """
 
-    def lower(self, number: int, others: int) -> None:
-        """Allow fewer than ran when a trial ran out of memory: a quarter fewer where they were many.
+    def __init__(self, at_once: int, share: Share, whole: Share) -> None:
+        """Begin as planned.
+
+        Args:
+            at_once: trials that fit.
+            share: what a run of a trial is given.
+            whole: the most that it can be given, which leaves no other trial beside it.
+        """
+        self.at_once = at_once
+        self._planned, self._whole = share, whole
+        self._shares: dict[int, Share] = {}
+
+    def share(self, number: int) -> Share | None:
+        """What a run of a trial is given that is given more than planned."""
+        return self._shares.get(number)
+
+    def give_more(self, number: int, *, of_a_gpu: bool) -> bool:
+        """Give a trial twice the memory, then all that there is; False where it had that.
 
         Args:
             number: of the trial.
-            others: trials that ran beside it.
+            of_a_gpu: it was a GPU's that ran out.
         """
-        self._limits[number] = max(1, others - others // 4)
-
-    def forget(self, number: int) -> None:
-        """Take back what was allowed because of a trial that did not fit alone: the others are no larger."""
-        self._limits.pop(number, None)
+        field = "gpus" if of_a_gpu and self._planned.gpus else "memory_bytes"
+        share = self._shares.get(number, self._planned)
+        now, planned, most = (getattr(each, field) for each in (share, self._planned, self._whole))
+        if now >= most:
+            return False
+        more = min(2 * planned, most) if now == planned else most
+        self._shares[number] = replace(share, **{field: more})
+        return True
 
 
 def smaller_step(config: TrainConfig, sizes_N: np.ndarray) -> int | None:

@@ -12,16 +12,14 @@ When all trials are done the best configurations are trained again on all folds 
 then are test cases looked at.
 """
 
-import hashlib
 import importlib
-import json
 import logging
 import os
 import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +32,7 @@ from ray.tune.experiment import Trial
 from ray.tune.logger import TBXLoggerCallback
 from rich import get_console
 
-from mhimdist import atomic, cluster, samplers
+from mhimdist import cluster, samplers
 from mhimdist.cross_validation import worker_group
 from mhimdist.data.loader import BagShards, open_bags
 from mhimdist.data.remote import Location, absolute
@@ -42,10 +40,11 @@ from mhimdist.data.sampler import warn_of_larger_bags
 from mhimdist.data.splits import Split
 from mhimdist.errors import DiskFullError, MhimdistError, SweepError
 from mhimdist.finals import finish
-from mhimdist.planner import Calibration, Node, Plan, plan
+from mhimdist.nodes import Share
+from mhimdist.planning import Planning
 from mhimdist.report import formats
 from mhimdist.report.live import Watch, say
-from mhimdist.room import is_out_of_memory
+from mhimdist.room import Room
 from mhimdist.space import SpaceFunction
 from mhimdist.stopping import Stopping
 from mhimdist.storage import hidden, network_filesystem
@@ -53,6 +52,7 @@ from mhimdist.study import SweepStudy
 from mhimdist.sweep import Sweep
 from mhimdist.sweep_folder import SweepFolder
 from mhimdist.tune_driver import (
+    SHARE,
     Driver,
     Following,
     StudyScheduler,
@@ -61,7 +61,7 @@ from mhimdist.tune_driver import (
     guard,
     one_line,
 )
-from mhimdist.tune_trial import SweepTrial, Task, calibrate, make_first_stage
+from mhimdist.tune_trial import SweepTrial, Task, make_first_stage
 from mhimdist.warm_start import lent
 
 __all__ = ["Sweep", "run_sweep"]
@@ -129,8 +129,9 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
         with Stopping(f"{sweep.name} was stopped; the same command goes on with it") as stopping:
             if sweep.workers > 1:
                 task = replace(task, group=worker_group(sweep))
-            _run_trials(study, task, folder, bags, stopping)
-            return finish(study, task, folder, bags)
+            planning = Planning(task)
+            _run_trials(study, task, folder, bags, stopping, planning)
+            return finish(study, task, folder, bags, planning)
 
 
 def _announce(
@@ -165,7 +166,12 @@ def _announce(
 
 
 def _run_trials(
-    study: SweepStudy, task: Task, folder: SweepFolder, bags: BagShards, stopping: Stopping
+    study: SweepStudy,
+    task: Task,
+    folder: SweepFolder,
+    bags: BagShards,
+    stopping: Stopping,
+    planning: Planning,
 ) -> None:
     """Run what is left to run; what trials leave is in the study and in their folders."""
     sweep, clock = study.sweep, folder.clock()
@@ -175,13 +181,10 @@ def _run_trials(
     num_left = len(unfinished) + study.num_trials - len(study.trials)
     if not num_left:
         return
-    share = cluster.resources(sweep.cpus_per_run, sweep.gpus_per_run)
-    measuring = _measuring(task, share)
-    # Where runs share GPUs, only the calibration says how many of them fit on one.
-    stages = [] if share["gpu"] else _first_stages(task, share["cpu"], 0.0)
-    planned = plan(sweep, _calibration(task, measuring), _nodes(), num_left)
+    planned = planning.plan(num_left)
     say(planned.text(sweep))
-    stages = stages or _first_stages(task, planned.cpus, planned.gpus)
+    share = planned.share
+    stages = _first_stages(task, share)  # which would slow down what is calibrated
     watch = Watch(get_console(), num_trials=study.num_trials, at_once=planned.at_once)
     for trial in study.trials:
         if trial.state.is_finished():
@@ -192,20 +195,23 @@ def _run_trials(
         logging.getLogger(f"ray.tune.{name}").setLevel(logging.CRITICAL)
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it would end trials for good
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(planned.at_once)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(num_left)  # how many wait for nodes is ours to say
     driver = Driver(
         study,
         folder,
         watch,
         clock,
         unfinished,
-        planned.at_once,
+        Room(planning.at_once(), share, planning.whole()),
         sizes_N=bags.sizes_N[bags.rows_of(sorted({key for split in task.splits for key in split.train}))],
         is_asked_to_stop=lambda: stopping.is_asked,
+        fitting=planning.at_once,
     )
     start = f"start-{time.time_ns()}"
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(SweepTrial, task=task), _resources(sweep, planned)),
+        tune.with_resources(
+            tune.with_parameters(SweepTrial, task=task), lambda config: _resources(sweep, share, config)
+        ),
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(driver),
             scheduler=StudyScheduler(driver),
@@ -269,79 +275,15 @@ def _trial_name(trial: Trial) -> str:
     return f"trial-{trial.config['number']:04d}"
 
 
-def _resources(sweep: Sweep, planned: Plan) -> PlacementGroupFactory:
+def _resources(sweep: Sweep, share: Share, config: Mapping[str, Any]) -> PlacementGroupFactory:
     """What Ray keeps for a trial; the workers of a run of several take theirs themselves."""
     if sweep.workers > 1:
-        return PlacementGroupFactory([{"CPU": 0.0, "memory": float(planned.memory_bytes)}])
-    bundle = {"CPU": planned.cpus, "memory": float(planned.memory_bytes)}
-    if planned.gpus:
-        bundle["GPU"] = planned.gpus
-    return PlacementGroupFactory([bundle] * sweep.parallel_folds)
+        return PlacementGroupFactory([{"CPU": 0.0, "memory": float(share.memory_bytes)}])
+    taken = Share(**config[SHARE]) if SHARE in config else share
+    return PlacementGroupFactory([taken.bundle] * sweep.parallel_folds)
 
 
-def _calibration_file(task: Task) -> Path:
-    """Where the calibration of a sweep's base configuration is kept, for all sweeps of a home."""
-    sweep = task.sweep
-    made_of = f"{sweep.train.digest()} {task.splits[0].digest()} {sweep.num_threads}"
-    name = hashlib.blake2b(made_of.encode(), digest_size=8).hexdigest()
-    return sweep.home.resolve() / "cache" / "calibration" / f"{name}.json"
-
-
-def _measuring(task: Task, share: Mapping[str, float]) -> ray.ObjectRef | None:
-    """Begin to calibrate, unless that was done before."""
-    file = _calibration_file(task)
-    if file.exists():
-        return None
-    # A process of its own, which ends: what it takes is what is measured.
-    measuring = ray.remote(max_calls=1)(calibrate).options(
-        num_cpus=share["cpu"],
-        num_gpus=1 if share["gpu"] else 0,
-        runtime_env={"env_vars": {"MHIMDIST_MEASURED": file.stem}},
-    )
-    return measuring.remote(task)
-
-
-def _calibration(task: Task, measuring: ray.ObjectRef | None) -> Calibration:
-    """What a run of the base configuration takes.
-
-    Raises:
-        SweepError: it does not fit into memory even alone.
-        MhimdistError: what else keeps it from training, such as features that are not finite.
-    """
-    file = _calibration_file(task)
-    if measuring is not None:
-        try:
-            calibration = ray.get(measuring)
-        except ray.exceptions.RayError as error:
-            cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-            if is_out_of_memory(cause):
-                raise SweepError(
-                    "the base configuration ran out of memory while it was calibrated, alone: make the model "
-                    f"smaller, or steps by train.max_instances ({' '.join(str(cause).split())[:200]})"
-                ) from None
-            if isinstance(cause, MhimdistError):
-                raise cause from None
-            if isinstance(error, ray.exceptions.RayTaskError):
-                raise
-            raise SweepError(f"the calibration's process was lost: {' '.join(str(error).split())}") from None
-        file.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(file, json.dumps(asdict(calibration)))
-    return Calibration(**json.loads(file.read_text()))
-
-
-def _nodes() -> list[Node]:
-    return [
-        Node(
-            cpus=node["Resources"].get("CPU", 0.0),
-            gpus=node["Resources"].get("GPU", 0.0),
-            memory_bytes=int(node["Resources"].get("memory", 0)),
-        )
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
-
-
-def _first_stages(task: Task, cpus: float, gpus: float) -> list[ray.ObjectRef]:
+def _first_stages(task: Task, share: Share) -> list[ray.ObjectRef]:
     """Begin to train the first stage of every fold and seed, all at the same time.
 
     A trial that comes to one of them waits for it. Trials whose network or optimiser differs from the base's
@@ -351,9 +293,7 @@ def _first_stages(task: Task, cpus: float, gpus: float) -> list[ray.ObjectRef]:
     teacher = sweep.train.teacher
     if not teacher.is_pretrained or teacher.weights is not None or task.group is not None:
         return []
-    making = ray.remote(make_first_stage).options(
-        num_cpus=cpus, num_gpus=gpus, max_retries=sweep.max_failures
-    )
+    making = ray.remote(make_first_stage).options(**share.options, max_retries=sweep.max_failures)
     configs = [sweep.train.model_copy(update={"seed": seed}) for seed in sweep.run_seeds]
     say(f"first stages: {formats.count(len(configs) * len(task.splits), 'network')}, shared by all trials")
     return [making.remote(config, task, split) for config in configs for split in task.splits]

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from mhimdist.errors import SweepError
 from mhimdist.report import formats
 from mhimdist.report.live import Watch
 from mhimdist.report.sweep import last_line
-from mhimdist.room import Room, is_out_of_memory, smaller_step
+from mhimdist.room import Room, is_of_a_gpu, is_out_of_memory, smaller_step
 from mhimdist.study import Proposal, SweepStudy
 from mhimdist.sweep import COSTS, OBJECTIVE
 from mhimdist.sweep_folder import Clock, SweepFolder
@@ -33,6 +34,12 @@ from mhimdist.tune_trial import ENDED_FILE, ERROR_FILE
 
 SAVING_S = 60.0
 """How long trials that were asked to stop may take to save themselves."""
+
+LOOK_S = 10.0
+"""How often the cluster is looked at, whose nodes come and go."""
+
+SHARE = "share"
+"""Names what a trial is given in its configuration for Ray, where that is more than planned."""
 
 
 class Driver:
@@ -50,27 +57,28 @@ class Driver:
         watch: Watch,
         clock: Clock,
         unfinished: list[Proposal],
-        at_once: int,
+        room: Room,
         *,
         sizes_N: np.ndarray,
         is_asked_to_stop: Callable[[], bool] = lambda: False,
+        fitting: Callable[[], int] | None = None,
     ) -> None:
         """Drive what is left of a sweep.
 
         Args:
             study, folder, watch, clock: of the sweep.
             unfinished: trials of an earlier start, which come first.
-            at_once: trials that may run at the same time.
+            room: what trials are given.
             sizes_N: instances of each bag.
             is_asked_to_stop: by a signal.
+            fitting: how many trials fit on the cluster as it is now; None: as many as at the start.
         """
         self.study, self.folder, self.watch, self.clock = study, folder, watch, clock
         self._waiting = unfinished
         self._sizes_N, self._is_asked_to_stop = sizes_N, is_asked_to_stop
-        self._room = Room(at_once)
+        self._room, self._fitting, self._looked = room, fitting, time.monotonic()
         self._live: dict[str, Proposal] = {}
         self._accompanied: set[str] = set()
-        self._alone: set[int] = set()
         self._started: set[int] = set()
         self._reasons: dict[str, str] = {}
         self._errors: dict[str, str] = {}
@@ -115,7 +123,7 @@ class Driver:
         """The next trial's configuration for Ray, None to wait, or that there is no more."""
         if self.is_stopping:
             return None if self._live else Searcher.FINISHED
-        if len(self._live) >= self._room.limit:
+        if len(self._live) >= self._room.at_once:
             return None
         proposal = self._waiting.pop(0) if self._waiting else self.study.propose()
         for news in self.study.take_news():
@@ -137,7 +145,8 @@ class Driver:
             proposal.number, num_steps=sweep.num_waves * sweep.train.epochs, all_folds=sweep.num_units
         )
         params = self.study.trials[proposal.number].params
-        return {"number": proposal.number, **params}
+        share = self._room.share(proposal.number)
+        return {"number": proposal.number, **params} | ({SHARE: asdict(share)} if share else {})
 
     def decide(self, trial_id: str, result: Mapping[str, Any]) -> str | None:
         """Record what a trial reports; returns why it is to be stopped, or None."""
@@ -181,9 +190,10 @@ class Driver:
             self._num_saved += 1
             self.watch.left(number)
         elif "failed" in result:
-            is_full = is_out_of_memory(result["failed"])
-            if not (is_full and self._make_room(proposal, "ran out of memory", is_alone=is_alone)):
-                self._failed(number, result["failed"])
+            reason = result["failed"]
+            is_full = is_out_of_memory(reason)
+            if not (is_full and self._make_room(proposal, "ran out of memory", reason, is_alone=is_alone)):
+                self._failed(number, reason)
         elif result["is_finished"]:
             # Ray does not ask its scheduler about a trial's last report.
             units = json.loads(result["units"])
@@ -204,8 +214,6 @@ class Driver:
             value = result[OBJECTIVE]
             text = f"validation AUC {value:.3f} after {result['num_epochs']:>3} epochs"
             self.watch.ended(number, "pruned", value, text)
-        if number in self._alone and study.trials[number].state.is_finished():
-            self._room.forget(number)
         self.clock.save()
 
     def broke(self, trial_id: str, error: str) -> None:
@@ -213,11 +221,19 @@ class Driver:
         self._errors[trial_id] = error
 
     def stepped(self, num_running: int) -> None:
-        """Look whether all is to stop; then `is_over` says when every trial has saved itself.
+        """Look how many trials fit, and whether all is to stop.
+
+        `is_over` then says when every trial has saved itself.
 
         Args:
             num_running: trials in processes of theirs now.
         """
+        if self._fitting and time.monotonic() - self._looked > LOOK_S:
+            self._looked, before = time.monotonic(), self._room.at_once
+            self._room.at_once = self._fitting()
+            if self._room.at_once != before:
+                fitting = formats.count(self._room.at_once, "trial")
+                self.watch.say(f"the cluster's nodes have changed: {fitting} at once")
         if not self.is_stopping:
             return
         if self._deadline is None:
@@ -235,30 +251,32 @@ class Driver:
         """Have a trial whose process was lost go on, unless it happens too often."""
         number = proposal.number
         what = "was killed because its node ran out of memory"
-        if is_out_of_memory(reason) and self._make_room(proposal, what, is_alone=is_alone):
+        if is_out_of_memory(reason) and self._make_room(proposal, what, reason, is_alone=is_alone):
             return
         self._losses[number] += 1
         if self._losses[number] > self.study.sweep.max_failures:
             times = formats.count(self._losses[number], "time") + " in a row"
             lost = f"its process was lost {times}: killed, out of memory, or its node gone"
             self._failed(number, f"{lost} ({last_line(reason)})" if reason else lost)
-        elif self._losses[number] > 1 and not is_alone and "its node" not in reason:
+            return
+        more = ""
+        if self._losses[number] > 1 and "its node" not in reason:
             # The kernel's killer leaves no word: what loses its process twice is taken for its victim.
-            self._make_room(proposal, "lost its process again", is_alone=False)
-        else:
-            self._waiting.insert(0, proposal)
-            self.watch.say(f"trial {number}: its process was lost; it goes on from its last checkpoint")
+            more = ", with more memory" if self._room.give_more(number, of_a_gpu=False) else ""
+        self._waiting.insert(0, proposal)
+        self.watch.say(f"trial {number}: its process was lost; it goes on from its last checkpoint{more}")
 
-    def _make_room(self, proposal: Proposal, what: str, *, is_alone: bool) -> bool:
+    def _make_room(self, proposal: Proposal, what: str, reason: str, *, is_alone: bool) -> bool:
         """Have a trial that ran out of memory run again with more of it; false where there is none."""
         number = proposal.number
-        if not is_alone:
-            self._room.lower(number, others=len(self._live))
-            self._waiting.append(proposal)
-            at_once = formats.count(self._room.limit, "trial")
-            self.watch.say(f"trial {number} {what}: from now on {at_once} at once, and it runs again")
+        of_a_gpu = is_of_a_gpu(reason)
+        if not is_alone and self._room.give_more(number, of_a_gpu=of_a_gpu):
+            self._waiting.insert(0, proposal)
+            share = self._room.share(number)
+            assert share is not None, "it was given more"
+            given = f"{share.gpus:.3g} GPU" if of_a_gpu and share.gpus else formats.mib(share.memory_bytes)
+            self.watch.say(f"trial {number} {what}: it runs again with {given} to itself")
             return True
-        self._alone.add(number)
         max_instances = smaller_step(proposal.config, self._sizes_N)
         if max_instances is None:
             return False

@@ -41,7 +41,9 @@ def test_the_head_stays_and_spot_workers_come_from_none(rented):
     assert rented["head_node_type"] == "head"
     assert types["gpu_spot"]["min_workers"] == 0
     assert types["gpu_spot"]["max_workers"] >= 1
-    assert types["gpu_spot"]["resources"]["GPU"] == 1
+    assert types["gpu_spot"]["resources"] == {"CPU": 16, "GPU": 1, "memory": 42 * 2**30}
+    assert types["head"]["resources"] == {"CPU": 0}
+    assert sum("ray start --head --num-cpus=0 " in line for line in rented["head_start_ray_commands"]) == 1
     spot = {
         "aws": ("InstanceMarketOptions", {"MarketType": "spot"}),
         "gcp": ("scheduling", [{"provisioningModel": "SPOT", "onHostMaintenance": "TERMINATE"}]),

@@ -40,16 +40,19 @@ LAYERS = [
     },
     {"teacher", "mhim", "evaluation", "checkpoint", "run_folder", "workers", "official", "step", "graphs"},
     {"engine", "first_stage", "report"},
-    {"local_cluster", "cluster", "submit", "train", "unit", "experiment", "sweep", "trial", "cost"},
+    {"local_cluster", "nodes", "cluster", "submit", "train", "unit", "experiment", "sweep", "trial", "cost"},
     {"cross_validation", "planner", "samplers", "pruning", "room"},
     {"grid", "storage"},
-    {"study", "sweep_folder", "warm_start", "tune_trial", "tune_driver", "finals"},
+    {"study", "sweep_folder", "warm_start", "tune_trial", "tune_driver", "planning", "finals"},
     {"tune"},
     {"ablation"},
 ]
 # The only modules that may import a heavy dependency.
 DOORS = {
-    "ray": {"tune", "tune_trial", "tune_driver", "finals", "cluster", "submit", "train", "cross_validation"},
+    "ray": {
+        *("tune", "tune_trial", "tune_driver", "planning", "finals", "cluster", "submit", "train"),
+        "cross_validation",
+    },
     "optuna": {"study", "samplers", "chance", "grid", "storage", "pruning", "sweep_folder", "warm_start"},
     "triton": {"ops"},
     "nvidia": {"data"},

@@ -2,7 +2,8 @@ import pytest
 
 from mhimdist.config import TrainConfig
 from mhimdist.errors import SweepError
-from mhimdist.planner import Calibration, Node, likely_steps, plan
+from mhimdist.nodes import Node, Share
+from mhimdist.planner import Calibration, likely_steps, plan, waves_of_others, whole
 from mhimdist.sweep import Sweep
 
 GIB = 2**30
@@ -19,7 +20,7 @@ def test_what_is_short_limits_the_number_at_once():
     nodes = [Node(cpus=4, gpus=0, memory_bytes=3 * GIB), Node(cpus=8, gpus=0, memory_bytes=100 * GIB)]
     found = plan(_sweep(), CPU, nodes, 100)
     assert found.at_once == 2 + 8  # by the first node's memory, and the second one's cores
-    assert found.memory_bytes == 1.25 * GIB
+    assert found.share == Share(1, 0, int(1.25 * GIB))
     assert found.likely_s == found.longest_s == 100 * 45 * 2 / 10
     assert plan(_sweep(cpus_per_run=2), CPU, nodes, 100).at_once == 2 + 4
     assert plan(_sweep(at_once=3), CPU, nodes, 100).limited_by == "at_once"
@@ -30,12 +31,51 @@ def test_a_gpu_is_shared_by_as_many_as_its_memory_holds():
     node = Node(cpus=16, gpus=1, memory_bytes=100 * GIB)
     found = plan(_sweep(), GPU, [node], 100)
     assert found.at_once == 7  # of 10 GiB each in 72
-    assert found.gpus == pytest.approx(1 / 7)
+    assert found.share.gpus == pytest.approx(1 / 7)
     assert found.limited_by == "GPUs"
     assert plan(_sweep(gpus_per_run=0.5), GPU, [node], 100).at_once == 2
-    assert "7 trials at once (limited by GPUs), each 1 CPU, 0.142857 GPU and 1,280 MiB" in found.text(
+    assert (
+        "7 trials at once (limited by GPUs); each 1 CPU, 0.143 GPU (10.0 GiB of its memory) and 1,280 MiB"
+    ) in found.text(_sweep())
+
+
+def test_a_share_of_a_gpu_that_was_asked_for_holds_where_the_calibration_saw_none():
+    node = Node(cpus=16, gpus=1, memory_bytes=100 * GIB)
+    assert plan(_sweep(gpus_per_run=0.5), CPU, [node], 100).at_once == 2
+    assert plan(_sweep(), CPU, [node], 100).share.gpus == 0
+
+
+def test_nodes_that_the_autoscaler_may_add_count_and_the_plan_says_so():
+    head = Node(cpus=0, gpus=0, memory_bytes=30 * GIB)
+    there = Node(cpus=16, gpus=1, memory_bytes=40 * GIB)
+    coming = Node(cpus=16, gpus=1, memory_bytes=40 * GIB, is_there=False)
+    found = plan(_sweep(gpus_per_run=0.25), GPU, [head, there, *[coming] * 7], 100)
+    assert (found.at_once, found.at_first, found.nodes_to_come) == (32, 4, 7)
+    assert "4 on the nodes that are there and the others on up to 7 nodes that the autoscaler" in found.text(
         _sweep()
     )
+    assert plan(_sweep(gpus_per_run=0.25), GPU, [head, coming], 100).at_first == 0
+    assert "autoscaler" not in plan(_sweep(gpus_per_run=0.25), GPU, [there], 100).text(_sweep())
+
+
+def test_the_most_a_trial_can_be_given_leaves_no_other_beside_it():
+    share = Share(1, 0.25, GIB)
+    nodes = [Node(0, 0, 99 * GIB), Node(16, 4, 40 * GIB), Node(16, 1, 30 * GIB)]
+    assert whole(_sweep(), share, nodes) == Share(1, 1, 40 * GIB)  # the head, without a core, does not count
+    assert whole(_sweep(folds=2, parallel_folds=2), share, nodes) == Share(1, 1, 30 * GIB)
+    assert whole(_sweep(folds=3, parallel_folds=3), share, nodes) == Share(1, 1, 20 * GIB)
+    assert whole(_sweep(folds=3, parallel_folds=3), share, [Node(4, 1, 30 * GIB)]) == Share(
+        1, pytest.approx(1 / 3), 10 * GIB
+    )
+
+
+def test_first_stages_and_final_runs_take_their_time():
+    train = TRAIN.override({"teacher.kind": "init"})
+    sweep = _sweep(train=train, folds=3, final_seeds=2, final_top=2)
+    assert waves_of_others(sweep, 100) == 3  # first stages; those of the final seeds; final runs
+    assert waves_of_others(sweep, 4) == 1 + 2 + 3
+    assert plan(sweep, CPU, [Node(4, 0, 99 * GIB)], 10).others_s == 45 * 2 * 6
+    assert waves_of_others(_sweep(train=TRAIN.first_stage(), final_seeds=2), 1) == 2
 
 
 def test_parallel_folds_and_workers_take_several_shares():
@@ -43,7 +83,9 @@ def test_parallel_folds_and_workers_take_several_shares():
     parallel = plan(_sweep(folds=4, parallel_folds=4), CPU, [node], 10)
     assert parallel.at_once == 2
     assert parallel.longest_s == 10 * 45 * 2 / 2
-    assert plan(_sweep(workers=4), CPU, [node], 10).at_once == 2
+    together = plan(_sweep(workers=4), CPU, [node], 10)
+    assert together.at_once == 2
+    assert together.longest_s == 10 * 45 * 2 / 4 / 2  # an epoch is shared by four
 
 
 def test_what_fits_nowhere_is_refused():

@@ -11,10 +11,12 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from rich.console import Console
 
-from mhimdist import samplers, storage
+from mhimdist import samplers, storage, tune_driver
 from mhimdist.config import TrainConfig
+from mhimdist.nodes import Share
 from mhimdist.presets import preset
 from mhimdist.report.live import Watch
+from mhimdist.room import Room
 from mhimdist.space import Space
 from mhimdist.study import SweepStudy
 from mhimdist.sweep import Sweep
@@ -43,7 +45,8 @@ def driver(tmp_path, said) -> Driver:
         sweep, space, samplers.examine(space, BASE), storage.sqlite_url(tmp_path / "study.db")
     )
     watch = Watch(Console(file=said, width=200), num_trials=4, at_once=3)
-    return Driver(opened, folder, watch, folder.clock(), [], at_once=3, sizes_N=SIZES_N)
+    room = Room(3, Share(1, 0.25, 100), Share(1, 1, 350))
+    return Driver(opened, folder, watch, folder.clock(), [], room, sizes_N=SIZES_N)
 
 
 def _result(**changes) -> dict:
@@ -73,41 +76,57 @@ def _run_out_of_memory(driver, trial_id) -> None:
     driver.ended(trial_id, OUT_OF_MEMORY, error=False)
 
 
-def test_out_of_memory_lowers_the_number_at_once_down_to_one_and_then_fails_alone(driver, said):
+def test_out_of_memory_gives_that_trial_more_until_it_fails_alone_and_the_others_what_they_had(driver, said):
     for name in "abc":
         driver.suggest(name)
-    _run_out_of_memory(driver, "b")
-    assert driver.suggest("d") is None  # two are still running
-    assert "trial 1 ran out of memory: from now on 2 trials at once, and it runs again" in said.getvalue()
-    driver.ended("a", _result(), error=False)
-    assert driver.suggest("d")["number"] == 1
-    _run_out_of_memory(driver, "d")
-    assert "from now on 1 trial at once" in said.getvalue()
-    assert driver.suggest("e") is None
-    driver.ended("c", _result(), error=False)
-    assert driver.suggest("e")["number"] == 1
-    assert driver.suggest("f") is None
-    _run_out_of_memory(driver, "e")
+    for trial_id, following, memory_bytes in (("b", "d", 200), ("d", "e", 350)):
+        _run_out_of_memory(driver, trial_id)
+        given = driver.suggest(following)
+        assert (given["number"], given["share"]) == (
+            1,
+            {"cpus": 1, "gpus": 0.25, "memory_bytes": memory_bytes},
+        )
+        assert driver.suggest("x") is None  # three at once, as before
+    assert said.getvalue().count("trial 1 ran out of memory: it runs again with 0 MiB to itself") == 2
+    _run_out_of_memory(driver, "e")  # with all the memory of a node, by steps that cannot be smaller
     assert driver.study.trials[1].state == TrialState.FAIL
     assert driver.study.trials[1].user_attrs["reason"] == "MemoryError: full"
     assert driver.study.trials[1].user_attrs["starts"] == 1
-    # It did not fit alone, so the others may run beside each other again.
-    assert driver.suggest("g")["number"] == 3
-    assert driver.suggest("h") is None
-    driver.ended("g", _result(), error=False)
-    assert driver.suggest("h") == Searcher.FINISHED
+    given = driver.suggest("f")
+    assert given["number"] == 3
+    assert "share" not in given
+    for name in "acf":
+        driver.ended(name, _result(), error=False)
+    assert driver.suggest("g") == Searcher.FINISHED
     assert [trial.number for trial in driver.study.trials] == [0, 1, 2, 3]
 
 
-def test_a_trial_that_fits_beside_fewer_keeps_it_so_for_the_others(driver):
+def test_a_gpu_that_is_full_makes_a_trial_share_it_with_fewer(driver, said):
+    for name in "ab":
+        driver.suggest(name)
+    for trial_id, following, gpus in (("b", "c", 0.5), ("c", "d", 1)):
+        driver.ended(trial_id, {"failed": "OutOfMemoryError: CUDA out of memory", "done": True}, error=False)
+        assert driver.suggest(following)["share"] == {"cpus": 1, "gpus": gpus, "memory_bytes": 100}
+        assert f"trial 1 ran out of memory: it runs again with {gpus:g} GPU to itself" in said.getvalue()
+
+
+def test_nodes_that_come_and_go_change_how_many_run_at_once(driver, said, monkeypatch):
+    fitting = [5]
+    driver._fitting = lambda: fitting[0]
     for name in "abc":
         driver.suggest(name)
-    _run_out_of_memory(driver, "a")
-    driver.ended("b", _result(), error=False)
-    assert driver.suggest("d")["number"] == 0
-    driver.ended("d", _result(), error=False)
-    assert driver.suggest("e")["number"] == 3
-    assert driver.suggest("f") is None  # two at once, of three
+    assert driver.suggest("d") is None
+    driver.stepped(3)
+    assert driver.suggest("d") is None  # it was looked at a moment ago
+    monkeypatch.setattr(tune_driver, "LOOK_S", 0.0)
+    driver.stepped(3)
+    assert driver.suggest("d")["number"] == 3
+    assert "the cluster's nodes have changed: 5 trials at once" in said.getvalue()
+    fitting[0] = 2
+    driver.stepped(4)
+    driver.ended("a", {"failed": "ValueError: no", "done": True}, error=False)
+    driver.study.sweep = driver.study.sweep.model_copy(update={"num_trials": 9})
+    assert driver.suggest("e") is None
 
 
 def test_a_trial_that_is_alone_takes_smaller_steps_before_it_fails(driver, said):
@@ -159,18 +178,17 @@ def test_processes_may_be_lost_for_ever_by_a_trial_that_gets_on_in_between(drive
     assert driver.study.trials[0].state == TrialState.FAIL
 
 
-def test_a_trial_whose_node_ran_out_of_memory_makes_room_and_that_is_no_failure_of_its(driver, said):
+def test_a_trial_whose_node_ran_out_of_memory_gets_more_and_that_is_no_failure_of_its(driver, said):
     names = iter("abcdefgh")
     for _ in range(3):
         last = next(names)
         driver.suggest(last)
-    for limit in (2, 1):
+    for memory_bytes in (200, 350):
         _lose(driver, last, "ray.exceptions.OutOfMemoryError: Task was killed")
-        assert f"because its node ran out of memory: from now on {limit} trial" in said.getvalue()
-        driver.ended("ab"[2 - limit], _result(), error=False)
         last = next(names)
-        assert driver.suggest(last)["number"] == 2
-    # Alone it may be somebody else's memory: that is lost as often as any process may be.
+        assert driver.suggest(last)["share"]["memory_bytes"] == memory_bytes
+    assert said.getvalue().count("because its node ran out of memory: it runs again with ") == 2
+    # With all of it, it may be somebody else's memory: that is lost as often as any process may be.
     _lose(driver, last, "ray.exceptions.OutOfMemoryError: Task was killed")
     assert driver.suggest("h")["number"] == 2
     _lose(driver, "h", "ray.exceptions.OutOfMemoryError: Task was killed")
@@ -182,10 +200,10 @@ def test_a_process_that_is_lost_twice_is_taken_for_a_victim_of_the_kernel(driver
     for name in "ab":
         driver.suggest(name)
     _lose(driver, "b")
-    assert driver.suggest("c")["number"] == 1
+    assert "share" not in driver.suggest("c")
     _lose(driver, "c")
-    assert "trial 1 lost its process again: from now on 1 trial at once" in said.getvalue()
-    assert driver.suggest("d") is None
+    assert "goes on from its last checkpoint, with more memory" in said.getvalue()
+    assert driver.suggest("d")["share"]["memory_bytes"] == 200
 
 
 def test_asked_to_stop_it_proposes_nothing_and_is_over_once_all_are_saved(driver, said):

@@ -61,6 +61,11 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24:02d} h"
 
 
+def mib(num_bytes: float) -> str:
+    """An amount of memory."""
+    return f"{num_bytes / 2**20:,.0f} MiB"
+
+
 def rounded(seconds: float) -> str:
     """Wall-clock time in whole seconds, for what is only about so long."""
     return f"{seconds:.0f} s" if seconds < 59.5 else duration(seconds)

@@ -1,0 +1,99 @@
+"""What the nodes of a cluster lend and what a run takes of them. Nothing here knows Ray."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a node of the cluster lends to Ray.
+
+    Attributes:
+        cpus, gpus, memory_bytes: of them.
+        is_there: False for a node that the autoscaler adds once runs wait for it.
+    """
+
+    cpus: float
+    gpus: float
+    memory_bytes: int
+    is_there: bool = True
+
+
+@dataclass(frozen=True)
+class Share:
+    """What Ray keeps for a run.
+
+    Attributes:
+        cpus: CPU cores, and compute threads.
+        gpus: GPUs, less than one where runs share it.
+        memory_bytes: of the node; 0 where nobody has measured what the run takes.
+    """
+
+    cpus: float
+    gpus: float
+    memory_bytes: int = 0
+
+    @property
+    def options(self) -> dict[str, float]:
+        """As options of a task or an actor of Ray."""
+        found = {"num_cpus": self.cpus, "num_gpus": self.gpus}
+        return found | ({"memory": self.memory_bytes} if self.memory_bytes else {})
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """As a bundle of a placement group of Ray."""
+        found = {"CPU": self.cpus, "GPU": self.gpus, "memory": float(self.memory_bytes)}
+        return {name: amount for name, amount in found.items() if amount or name == "CPU"}
+
+    def fits(self, node: Node) -> dict[str, int]:
+        """How many such shares a node has, by each of what it lends."""
+        lent = {
+            "CPU cores": (node.cpus, self.cpus),
+            "memory": (node.memory_bytes, self.memory_bytes),
+            "GPUs": (node.gpus, self.gpus),
+        }
+        return {name: int(has / takes + 1e-9) for name, (has, takes) in lent.items() if takes}
+
+
+def may_come(config: Mapping[str, Any], there: Sequence[str]) -> tuple[list[Node], list[str]]:
+    """The nodes that an autoscaler may add to those that are there.
+
+    Args:
+        config: what it was started with, in the form of `cluster.yaml`.
+        there: the node type of every worker node that is there, "" where Ray does not say.
+
+    Returns:
+        The nodes, and the names of node types that declare no memory: the autoscaler takes them for nodes
+        that have none, and adds none for a run that asks for some.
+    """
+    most = config.get("max_workers", 0)
+    nodes: list[Node] = []
+    without_memory = []
+    for name, kind in config.get("available_node_types", {}).items():
+        declared = kind.get("resources") or {}
+        if name == config.get("head_node_type") or not declared.get("CPU"):
+            continue
+        num = min(kind.get("max_workers", most) - there.count(name), most - len(there) - len(nodes))
+        if num > 0 and not declared.get("memory"):
+            without_memory.append(name)
+        elif num > 0:
+            gpus = declared.get("GPU", 0)
+            nodes += [Node(declared["CPU"], gpus, int(declared["memory"]), is_there=False)] * num
+    return nodes, without_memory
+
+
+def largest(amounts: Sequence[float], count: int) -> float:
+    """The most that each of `count` runs can be given at the same time, each on one node.
+
+    Args:
+        amounts: what each node has.
+        count: at least 1.
+    """
+    fitting = (
+        amount / parts
+        for amount in amounts
+        for parts in range(1, count + 1)
+        if amount and sum(int(other * parts / amount + 1e-9) for other in amounts) >= count
+    )
+    return max(fitting, default=0.0)

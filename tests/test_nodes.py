@@ -1,0 +1,62 @@
+"""What nodes lend, what runs take, and which nodes an autoscaler may still add."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mhimdist.nodes import Node, Share, largest, may_come
+
+GIB = 2**30
+CONFIG = {
+    "max_workers": 5,
+    "head_node_type": "head",
+    "available_node_types": {
+        "head": {"resources": {"CPU": 0}, "max_workers": 0},
+        "gpu": {"resources": {"CPU": 16, "GPU": 1, "memory": 40 * GIB}, "max_workers": 4},
+        "cpu": {"resources": {"CPU": 8, "memory": 20 * GIB}},
+        "unknown": {"resources": {}},
+    },
+}
+GPU = Node(16, 1, 40 * GIB, is_there=False)
+CPU = Node(8, 0, 20 * GIB, is_there=False)
+
+
+def test_what_may_come_is_what_each_type_and_all_together_leave():
+    assert may_come(CONFIG, []) == ([GPU] * 4 + [CPU], [])
+    assert may_come(CONFIG, ["gpu", "gpu"]) == ([GPU] * 2 + [CPU], [])
+    assert may_come(CONFIG, ["cpu"] * 4) == ([GPU], [])
+    assert may_come(CONFIG, [""] * 5) == ([], [])
+
+
+def test_a_type_that_declares_no_memory_does_not_come_for_runs_that_ask_for_some():
+    kind = {"resources": {"CPU": 4}}
+    config = {**CONFIG, "available_node_types": {**CONFIG["available_node_types"], "small": kind}}
+    assert may_come({**config, "max_workers": 6}, ["gpu"] * 4) == ([CPU] * 2, [])
+    del config["available_node_types"]["cpu"]
+    assert may_come(config, ["gpu"] * 4) == ([], ["small"])
+
+
+@pytest.mark.parametrize(("file", "num"), [("cluster.yaml", 8), ("cluster/gcp.yaml", 8)])
+def test_the_workers_of_our_clusters_may_come(file, num):
+    config = yaml.safe_load((Path(__file__).parent.parent / file).read_text())
+    nodes, without_memory = may_come(config, [])
+    assert (len(nodes), without_memory) == (num, [])
+    share = Share(1, 0.25, 2 * GIB)
+    assert {min(share.fits(node).values()) for node in nodes} == {4}
+
+
+def test_a_share_names_what_ray_keeps_and_nothing_that_it_does_not():
+    assert Share(0.5, 0).bundle == {"CPU": 0.5}
+    assert Share(0, 0.25, 7).bundle == {"CPU": 0, "GPU": 0.25, "memory": 7.0}
+    assert Share(1, 0.25).options == {"num_cpus": 1, "num_gpus": 0.25}
+    assert Share(1, 0, 7).options == {"num_cpus": 1, "num_gpus": 0, "memory": 7}
+    assert Share(1, 0.1, 2).fits(Node(4, 1, 9)) == {"CPU cores": 4, "memory": 4, "GPUs": 10}
+
+
+def test_the_largest_share_fits_as_often_as_it_must():
+    assert largest([8, 3], 1) == 8
+    assert largest([8, 3], 2) == 4
+    assert largest([8, 3], 3) == 3
+    assert largest([8, 3], 4) == 8 / 3
+    assert largest([0, 0], 1) == 0

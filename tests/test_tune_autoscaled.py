@@ -1,0 +1,52 @@
+"""A sweep that begins on a head without a core, and whose trials make the autoscaler add nodes for them."""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from autoscaled import autoscaled
+
+from data_prep import digits
+
+WORKER = {"CPU": 1, "GPU": 1, "memory": 3 * 2**30}
+
+
+@pytest.fixture
+def short_folder():
+    folder = Path(tempfile.mkdtemp(prefix="as-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_trials_bring_the_nodes_they_need_and_run_on_all_of_them(short_folder, tmp_path):
+    data = digits.build("digits-c16", tmp_path / "digits-c16", scale=0.01)
+    home = tmp_path / "home"
+    script = Path(__file__).parent / "sweep_once.py"
+    options = ["--name", "grown", "--num-trials", "4", "--scheduler", "none", "--gpus-per-run", "1"]
+    with autoscaled(short_folder, WORKER, most=2) as env:
+        done = subprocess.run(
+            [sys.executable, str(script), str(data), str(home), *options],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=550,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no node for a run is there: the autoscaler is asked for one" in done.stdout
+    assert "a node lends a GPU to Ray, but torch finds none there" in done.stdout
+    assert (
+        "plan: 2 trials at once (limited by CPU cores), 1 on the nodes that are there and the others on up "
+        "to 1 node that the autoscaler adds; each 1 CPU, 1 GPU and "
+    ) in done.stdout
+    folder = home / "runs" / "grown"
+    assert json.loads((folder / "result.json").read_text())["num_trials"] == 4
+    nodes = Counter(json.loads(file.read_text())["node"] for file in folder.glob("trials/*/environment.json"))
+    assert sum(nodes.values()) == 4
+    assert len(nodes) == 2
