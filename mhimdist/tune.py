@@ -32,7 +32,7 @@ from ray.tune.experiment import Trial
 from ray.tune.logger import TBXLoggerCallback
 from rich import get_console
 
-from mhimdist import cluster, samplers
+from mhimdist import atomic, cluster, samplers
 from mhimdist.cross_validation import worker_group
 from mhimdist.data.loader import BagShards, open_bags
 from mhimdist.data.remote import Location, absolute

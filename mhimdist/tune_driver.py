@@ -9,7 +9,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -220,14 +220,15 @@ class Driver:
         """Note why Ray lost a trial, before `ended` says that it did."""
         self._errors[trial_id] = error
 
-    def stepped(self, num_running: int) -> None:
-        """Look how many trials fit, and whether all is to stop.
+    def stepped(self, running: Collection[int]) -> None:
+        """Look how many trials fit, what they do, and whether all is to stop.
 
         `is_over` then says when every trial has saved itself.
 
         Args:
-            num_running: trials in processes of theirs now.
+            running: trials in processes of theirs now.
         """
+        self.watch.beat(running)
         if self._fitting and time.monotonic() - self._looked > LOOK_S:
             self._looked, before = time.monotonic(), self._room.at_once
             self._room.at_once = self._fitting()
@@ -238,14 +239,14 @@ class Driver:
             return
         if self._deadline is None:
             self._deadline = time.monotonic() + SAVING_S
-            running = formats.count(num_running, "running trial")
+            to_save = formats.count(len(running), "running trial")
             why = "asked to stop" if self.error is None else f"it cannot go on ({one_line(self.error)})"
-            self.watch.say(f"{why}: {running} to save; asked again, it ends at once")
+            self.watch.say(f"{why}: {to_save} to save; asked again, it ends at once")
             try:
                 self.folder.stop_file.touch()
             except OSError:  # on a full disk, say: then they end where they are, with their checkpoints
                 self._deadline = time.monotonic()
-        self.is_over = num_running == 0 or time.monotonic() > self._deadline
+        self.is_over = not running or time.monotonic() > self._deadline
 
     def _lost(self, proposal: Proposal, reason: str, *, is_alone: bool) -> None:
         """Have a trial whose process was lost go on, unless it happens too often."""
@@ -380,15 +381,15 @@ class StudyScheduler(FIFOScheduler):
 
 
 class Following(tune.Callback):
-    """Tells the driver, some ten times a second, how many trials run."""
+    """Tells the driver, some ten times a second, which trials run."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """See `Driver.stepped`."""
-        num_running = sum(trial.status == Trial.RUNNING for trial in trials)
-        self._driver.guarded(self._driver.stepped, num_running)
+        running = {trial.config["number"] for trial in trials if trial.status == Trial.RUNNING}
+        self._driver.guarded(self._driver.stepped, running)
 
 
 def guard(callback: tune.Callback, driver: Driver) -> tune.Callback:

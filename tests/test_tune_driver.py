@@ -116,14 +116,14 @@ def test_nodes_that_come_and_go_change_how_many_run_at_once(driver, said, monkey
     for name in "abc":
         driver.suggest(name)
     assert driver.suggest("d") is None
-    driver.stepped(3)
+    driver.stepped({0, 1, 2})
     assert driver.suggest("d") is None  # it was looked at a moment ago
     monkeypatch.setattr(tune_driver, "LOOK_S", 0.0)
-    driver.stepped(3)
+    driver.stepped({0, 1, 2})
     assert driver.suggest("d")["number"] == 3
     assert "the cluster's nodes have changed: 5 trials at once" in said.getvalue()
     fitting[0] = 2
-    driver.stepped(4)
+    driver.stepped({0, 1, 2, 3})
     driver.ended("a", {"failed": "ValueError: no", "done": True}, error=False)
     driver.study.sweep = driver.study.sweep.model_copy(update={"num_trials": 9})
     assert driver.suggest("e") is None
@@ -209,18 +209,18 @@ def test_a_process_that_is_lost_twice_is_taken_for_a_victim_of_the_kernel(driver
 def test_asked_to_stop_it_proposes_nothing_and_is_over_once_all_are_saved(driver, said):
     driver.suggest("a")
     driver.suggest("b")
-    driver.stepped(2)
+    driver.stepped({0, 1})
     assert not driver.folder.stop_file.exists()
     driver._is_asked_to_stop = lambda: True
     assert driver.suggest("c") is None
-    driver.stepped(2)
+    driver.stepped({0, 1})
     assert driver.folder.stop_file.exists()
     assert "asked to stop: 2 running trials to save" in said.getvalue()
     driver.ended("a", {"is_saved": True, "is_finished": False}, error=False)
-    driver.stepped(1)
+    driver.stepped({1})
     assert not driver.is_over
     assert driver.suggest("d") is None
-    driver.stepped(0)
+    driver.stepped(set())
     assert driver.is_over
     assert driver.num_live == 2  # the second was waiting for a process
     assert [trial.state for trial in driver.study.trials] == [TrialState.RUNNING] * 2

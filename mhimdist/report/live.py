@@ -1,7 +1,7 @@
 """A sweep in the terminal while it runs: a table that follows it, or in a job's log a line a trial."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -15,6 +15,12 @@ from rich.text import Text
 
 from mhimdist.report import formats
 
+BEAT_S = 180.0
+"""How often a job's log says what runs."""
+
+SILENT_EPOCHS, SILENT_S = 10, 60.0
+"""A trial is silent for too long after so many times its longest epoch, and so many seconds."""
+
 
 @dataclass(frozen=True)
 class Running:
@@ -26,6 +32,8 @@ class Running:
         step, num_steps: epochs done over all its folds, and of a complete trial.
         num_folds, all_folds: folds done, and of a complete trial.
         value: its mean validation AUC so far; None before the first epoch.
+        heard: when it reported last, or started.
+        longest_s: the longest time between two of its reports; None before the second.
     """
 
     number: int
@@ -35,6 +43,8 @@ class Running:
     num_folds: int
     all_folds: int
     value: float | None
+    heard: float
+    longest_s: float | None
 
 
 class Watch:
@@ -61,7 +71,8 @@ class Watch:
         self._running: dict[int, Running] = {}
         self._counts = {"complete": 0, "pruned": 0, "failed": 0}
         self._num_found = 0
-        self._started = clock()
+        self._started = self._beaten = clock()
+        self._silent: set[int] = set()
         self._live = (
             Live(self, console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
         )
@@ -93,9 +104,22 @@ class Watch:
         value: float | None = None,
     ) -> None:
         """Note that a trial has started, or done another epoch."""
-        before = self._running.get(number)
-        started = before.started if before else self._clock()
-        self._running[number] = Running(number, started, step, num_steps, num_folds, all_folds, value)
+        before, now = self._running.get(number), self._clock()
+        longest_s = before.longest_s if before else None
+        if before and before.step:
+            longest_s = max(longest_s or 0.0, now - before.heard)
+        self._silent.discard(number)
+        self._running[number] = Running(
+            number,
+            before.started if before else now,
+            step,
+            num_steps,
+            num_folds,
+            all_folds,
+            value,
+            now,
+            longest_s,
+        )
 
     def ended(self, number: int, state: str, value: float | None, text: str) -> None:
         """Print a line for a trial that ended.
@@ -121,6 +145,38 @@ class Watch:
     def left(self, number: int) -> None:
         """Note that a trial no longer runs, and has not ended."""
         self._running.pop(number, None)
+
+    def beat(self, running: Collection[int]) -> None:
+        """Say what runs, every few minutes where no table shows it, and what has been silent for too long.
+
+        Args:
+            running: trials that have a process; the others wait for room.
+        """
+        now = self._clock()
+        for each in self._running.values():
+            longest_s, silent_s = each.longest_s, now - each.heard
+            if each.number not in running or longest_s is None or each.number in self._silent:
+                continue
+            if silent_s > max(SILENT_EPOCHS * longest_s, SILENT_S):
+                self._silent.add(each.number)
+                self.say(
+                    f"trial {each.number} has reported nothing for {formats.rounded(silent_s)}; no epoch of "
+                    f"its took more than {formats.rounded(longest_s)}"
+                )
+        if self._live or now - self._beaten < BEAT_S:
+            return
+        self._beaten = now
+        shown = [self._running[number] for number in sorted(running) if number in self._running]
+        texts = [
+            f"trial {each.number} {each.step}/{each.num_steps} {formats.auc(each.value)}" for each in shown
+        ]
+        waiting = len(self._running) - len(shown)
+        if waiting:
+            texts.append(f"{formats.count(waiting, 'trial')} waiting for room")
+        self.say(
+            f"[{self._num_done}/{self.num_trials}] running (epochs, validation AUC): {', '.join(texts)} | "
+            f"{self._summary()}"
+        )
 
     def say(self, text: str) -> None:
         """Print a line of its own."""
