@@ -97,10 +97,12 @@ def _on_ray(
 ) -> Iterator[Result]:
     import ray  # it takes seconds, which a small folder does not
 
-    from mhimdist.cluster import connect
+    from mhimdist.access import refuse_open_cluster
+    from mhimdist.cluster import Nodes, connect
 
+    refuse_open_cluster()
     connect()
-    limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    limit = workers or max(1, sum(int(node.cpus) for node in Nodes().look()))
     remote = ray.remote(function)
     waiting = list(reversed(tasks))
     running: list[Any] = []

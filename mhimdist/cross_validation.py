@@ -23,6 +23,7 @@ import torch
 from rich import get_console
 
 from mhimdist import atomic, cluster
+from mhimdist.access import refuse_open_cluster
 from mhimdist.config import TrainConfig
 from mhimdist.cost import Cost, measure
 from mhimdist.data.loader import BagShards, open_bags
@@ -117,6 +118,7 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
         candidates: what to compare, by name.
         data: folder of shards, on storage that every node sees, or its URL.
     """
+    refuse_open_cluster(insecure=experiment.insecure)
     started, folder = time.monotonic(), experiment.folder
     bags = open_bags(data, candidates[0].config.loading)
     for limit in {candidate.config.max_instances for candidate in candidates}:

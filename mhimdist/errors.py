@@ -57,6 +57,10 @@ class NonFiniteError(MhimdistError):
     """A loss or a score became NaN or infinite; the message names the bags of the step."""
 
 
+class ClusterError(MhimdistError):
+    """A cluster cannot be used: a local one did not start or ended early, or one is open to everybody."""
+
+
 class SubmitError(MhimdistError):
     """A job cannot be submitted: its script is missing, or its upload is larger than Ray takes."""
 

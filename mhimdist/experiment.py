@@ -71,6 +71,10 @@ class Execution(Options):
     save_every_s: float | None = Field(
         60.0, ge=0, description="seconds between checkpoints within an epoch, of a run of several workers"
     )
+    insecure: bool = Field(
+        False,
+        description="use Ray even where RAY_AUTH_MODE=disabled lets everybody in who reaches the cluster",
+    )
     keep_last: int = Field(2, ge=1, description="newest checkpoints to keep of an unfinished run")
     keep_best: int = Field(1, ge=0, description="best ends of epochs to keep of an unfinished run")
 

@@ -31,7 +31,7 @@ from typing import Self
 import psutil
 
 from mhimdist.command import run
-from mhimdist.errors import MhimdistError
+from mhimdist.errors import ClusterError
 
 START_TIMEOUT_S = 120.0
 
@@ -41,10 +41,6 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _INTERRUPT_GRACE_S = 2.0  # for the command, which a terminal's Ctrl-C has reached as well
 _TERMINATE_GRACE_S = 8.0  # from SIGTERM to SIGKILL; without a hitch all is gone in 3 s
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
-
-
-class ClusterError(MhimdistError):
-    """The local cluster did not start, or ended before its command."""
 
 
 class LocalCluster:

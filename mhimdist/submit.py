@@ -16,6 +16,7 @@ from pathlib import Path
 from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE
 from ray._private.runtime_env.packaging import create_package
 
+from mhimdist.access import refuse_open_cluster
 from mhimdist.command import run
 from mhimdist.errors import SubmitError
 
@@ -89,11 +90,17 @@ def main() -> None:
     parser.add_argument(
         "--working-dir", type=Path, default=Path(), help="what the job takes along (default: this directory)"
     )
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        help="submit even where RAY_AUTH_MODE=disabled leaves the cluster open; name it for the job too",
+    )
     parser.add_argument("--check", action="store_true", help="say what would be uploaded, and submit nothing")
     parser.add_argument("job", help="the script, relative to the working directory: jobs/tune_c16.py")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="the script's own options")
     given = parser.parse_args()
 
+    refuse_open_cluster(insecure=given.insecure)
     working_dir = given.working_dir.resolve()
     if not (working_dir / given.job).is_file():
         raise SubmitError(f"{working_dir} has no {given.job}; name a script in the working directory")

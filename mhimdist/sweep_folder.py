@@ -34,7 +34,7 @@ CHANGEABLE = frozenset(
     {
         *("home", "data", "num_trials", "at_once", "cpus_per_run", "gpus_per_run", "workers", "min_workers"),
         *("max_failures", "worker_timeout_s", "save_every_s", "keep_last", "keep_best", "track"),
-        *("max_failures_in_a_row", "retry_failed", "final_seeds", "final_top", "fresh"),
+        *("max_failures_in_a_row", "retry_failed", "final_seeds", "final_top", "fresh", "insecure"),
     }
 )
 """Options that do not change what a trial's value is: the same sweep may go on with others."""

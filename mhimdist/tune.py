@@ -33,6 +33,7 @@ from ray.tune.logger import TBXLoggerCallback
 from rich import get_console
 
 from mhimdist import atomic, cluster, samplers
+from mhimdist.access import refuse_open_cluster
 from mhimdist.cross_validation import worker_group
 from mhimdist.data.loader import BagShards, open_bags
 from mhimdist.data.remote import Location, absolute
@@ -94,6 +95,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
         RunLockedError: another process drives this sweep.
         PreemptedError: it was asked to stop; the same command goes on with it.
     """
+    refuse_open_cluster(insecure=sweep.insecure)
     bags = open_bags(data, sweep.train.loading)
     warn_of_larger_bags(bags, sweep.train.max_instances)
     splits = sweep.splits(bags)

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "mhimdist"
 LAYERS = [
     {
         "atomic",
+        "access",
         "errors",
         "command",
         "home",

@@ -16,7 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mhimdist.local_cluster import ClusterError, LocalCluster
+from mhimdist.errors import ClusterError
+from mhimdist.local_cluster import LocalCluster
 
 CLI = [sys.executable, "-m", "mhimdist.local_cluster", "--num-cpus=1"]
 # Tells where the cluster is, and stays.

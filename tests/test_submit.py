@@ -59,6 +59,14 @@ def test_this_repository_stays_far_below_the_limit():
     )
 
 
+def test_an_open_cluster_is_refused_unless_it_is_meant(project):
+    refused = _submit(project, "--check", "jobs/tune.py", RAY_AUTH_MODE="disabled")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: RAY_AUTH_MODE is 'disabled', expected 'token': ")
+    meant = _submit(project, "--check", "--insecure", "jobs/tune.py", RAY_AUTH_MODE="disabled")
+    assert (meant.returncode, meant.stderr) == (0, "")
+
+
 def test_the_command_checks_only_when_asked_to(project):
     done = _submit(project, "--check", "jobs/tune.py")
     assert (done.returncode, done.stderr) == (0, "")
