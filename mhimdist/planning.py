@@ -6,13 +6,14 @@ from functools import cached_property
 import ray
 
 from mhimdist import planner
+from mhimdist.calibration import calibrate
 from mhimdist.cluster import Nodes
 from mhimdist.errors import MhimdistError, SweepError
 from mhimdist.nodes import Node, Share
 from mhimdist.planner import Calibration, Plan
 from mhimdist.report.live import say
 from mhimdist.room import is_out_of_memory
-from mhimdist.tune_trial import Task, calibrate
+from mhimdist.tune_trial import Task
 
 
 class Planning:

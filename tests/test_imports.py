@@ -44,15 +44,15 @@ LAYERS = [
     {"local_cluster", "nodes", "cluster", "submit", "train", "unit", "experiment", "sweep", "trial", "cost"},
     {"cross_validation", "planner", "samplers", "pruning", "room"},
     {"grid", "storage"},
-    {"study", "sweep_folder", "warm_start", "tune_trial", "tune_driver", "planning", "finals"},
+    {"study", "sweep_folder", "warm_start", "tune_trial", "tune_driver", "calibration", "planning", "finals"},
     {"tune"},
     {"ablation"},
 ]
 # The only modules that may import a heavy dependency.
 DOORS = {
     "ray": {
-        *("tune", "tune_trial", "tune_driver", "planning", "finals", "cluster", "submit", "train"),
-        "cross_validation",
+        *("tune", "tune_trial", "tune_driver", "planning", "finals"),
+        *("cluster", "submit", "train", "cross_validation"),
     },
     "optuna": {"study", "samplers", "chance", "grid", "storage", "pruning", "sweep_folder", "warm_start"},
     "triton": {"ops"},

@@ -256,8 +256,8 @@ def test_where_nobody_can_be_asked_to_stop_all_end_at_once(driver, monkeypatch):
     driver.suggest("a")
     driver.error = OSError(28, "No space left on device")
     shutil.rmtree(driver.folder.path)
-    driver.stepped(1)
-    driver.stepped(1)
+    driver.stepped({0})
+    driver.stepped({0})
     assert driver.is_over
 
 
