@@ -239,7 +239,7 @@ def test_what_fails_in_the_driver_stops_the_sweep_in_order(driver, said, monkeyp
     assert scheduler.on_trial_result(None, trial, _result(is_finished=False)) == TrialScheduler.CONTINUE
     searcher.on_trial_complete("a", _result())
     assert searcher.suggest("c") is None
-    Following(driver).on_step_end(1, [SimpleNamespace(status="RUNNING")])
+    Following(driver).on_step_end(1, [SimpleNamespace(status="RUNNING", config={"number": 0})])
     assert driver.folder.stop_file.exists()
     assert "cannot go on (ConnectionError: the database is away): 1 running trial to save" in said.getvalue()
     searcher.on_trial_complete("b", {"is_saved": True, "is_finished": False})
