@@ -16,8 +16,13 @@ _NODE_TYPE_LABEL = "ray.io/node-group"
 _HEAD_RESOURCE = "node:__internal_head__"
 
 
-def connect() -> None:
-    """Join the cluster that runs this job; alone, start a local one and never join a stranger's."""
+def connect(*, dashboard: bool = False) -> None:
+    """Join the cluster that runs this job; alone, start a local one and never join a stranger's.
+
+    Args:
+        dashboard: whether a local one has Ray's dashboard. Ray Train asks it whether a trial that started
+            several workers still lives; without an answer, what these took is never given back.
+    """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # ours is a line a run
     # What processes of Ray print stays in its logs: ours say what matters by results, files and exceptions.
     if ray.is_initialized():
@@ -25,7 +30,9 @@ def connect() -> None:
     if _is_asked_to_join():
         ray.init(logging_level=logging.WARNING, log_to_driver=False)
     else:
-        ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
+        ray.init(
+            address="local", include_dashboard=dashboard, logging_level=logging.WARNING, log_to_driver=False
+        )
 
 
 class Nodes:

@@ -127,7 +127,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
             folder.stop_file,
         )
         _announce(bags, splits, study, folder, notes, is_found)
-        cluster.connect()
+        cluster.connect(dashboard=sweep.workers > 1)
         with Stopping(f"{sweep.name} was stopped; the same command goes on with it") as stopping:
             if sweep.workers > 1:
                 task = replace(task, group=worker_group(sweep))
