@@ -10,7 +10,7 @@ from rich import get_console
 
 from mhimdist import atomic
 from mhimdist.config import TrainConfig
-from mhimdist.cross_validation import device_of_runs, make_unit, raise_failures_of, run_units
+from mhimdist.cross_validation import device_of_runs, make_unit, raise_failures_of
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.errors import SweepError
@@ -23,6 +23,7 @@ from mhimdist.report.live import say
 from mhimdist.report.sweep import write_sweep_report
 from mhimdist.report.table import print_summary
 from mhimdist.room import is_out_of_memory
+from mhimdist.run_units import run_units
 from mhimdist.storage import hidden
 from mhimdist.study import SweepStudy
 from mhimdist.sweep import COSTS, Sweep

@@ -2,7 +2,7 @@
 
 Ray Tune is what starts trials where there is room, notices when their process or node is lost, keeps
 processes for the next trial, stops trials, and feeds loggers. It decides nothing and remembers
-nothing: its searcher and its scheduler are two thin classes of `tune_driver`, which pass everything to
+nothing: its searcher and its scheduler are two thin classes of `tune_hooks`, which pass everything to
 `study.SweepStudy`, and that has it in a database before it is acted upon. So there is one record, and one
 way to go on after anything was killed: open the study, run the trials that it says are unfinished, which find
 their own folds' checkpoints, then propose the rest. `Tuner.restore` would be a second record, some seconds
@@ -34,7 +34,6 @@ from rich import get_console
 
 from mhimdist import atomic, cluster, samplers
 from mhimdist.access import refuse_open_cluster
-from mhimdist.cross_validation import worker_group
 from mhimdist.data.loader import BagShards, open_bags
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.sampler import warn_of_larger_bags
@@ -46,22 +45,15 @@ from mhimdist.planning import Planning
 from mhimdist.report import formats
 from mhimdist.report.live import Watch, say
 from mhimdist.room import Room
+from mhimdist.run_units import worker_group
 from mhimdist.space import SpaceFunction
 from mhimdist.stopping import Stopping
 from mhimdist.storage import hidden, network_filesystem
 from mhimdist.study import SweepStudy
 from mhimdist.sweep import Sweep
 from mhimdist.sweep_folder import SweepFolder
-from mhimdist.tune_driver import (
-    SHARE,
-    Driver,
-    Following,
-    StudyScheduler,
-    StudySearcher,
-    WhenAllAreSaved,
-    guard,
-    one_line,
-)
+from mhimdist.tune_driver import SHARE, Driver, one_line
+from mhimdist.tune_hooks import Following, StudyScheduler, StudySearcher, WhenAllAreSaved, guard
 from mhimdist.tune_trial import SweepTrial, Task, make_first_stage
 from mhimdist.warm_start import lent
 

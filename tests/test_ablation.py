@@ -6,10 +6,11 @@ import warnings
 import pytest
 from rich.console import Console
 
-from mhimdist import ablation
-from mhimdist.ablation import Ablation, grid, run_ablation, select
+from mhimdist import ablation, paper_rows
+from mhimdist.ablation import Ablation, run_ablation, select
 from mhimdist.cost import Cost
 from mhimdist.errors import ConfigError, CrossValidationError
+from mhimdist.paper_tables import common, grid
 from mhimdist.presets import preset
 from mhimdist.report.comparison import Comparison, Result, Row
 
@@ -158,7 +159,7 @@ def test_a_cell_with_failed_runs_says_so():
         r"^DSMIL( +90\.00 \+- 0\.00 \(-1\)| +[78]0\.00 \+- 0\.00 \(-1\)){3}$", out.getvalue(), re.MULTILINE
     )
     assert "so many" not in grid(1, "paper", cells, _comparison(cells), {}).caption
-    assert ablation.TITLES[1] in made.title
+    assert paper_rows.TITLES[1] in made.title
 
 
 def test_a_cost_that_could_not_be_measured_leaves_a_gap_and_its_reason():
@@ -196,7 +197,7 @@ def test_tables_are_written_before_costs_are_measured_and_say_why_one_is_missing
 
 def test_configurations_of_the_same_name_are_all_run(monkeypatch):
     short = _base("abmil").first_stage().override({"epochs": 3})
-    monkeypatch.setitem(ablation.SYSTEMS, "Short", "short")
+    monkeypatch.setitem(paper_rows.SYSTEMS, "Short", "short")
     cells = select(
         Ablation(tables=(1,), rows=("AB-MIL", "Short")),
         lambda model: short if model == "short" else _base(model),
@@ -246,10 +247,9 @@ def test_the_caption_says_where_networks_are_not_the_authors_size():
         return _base(model).override(changes)
 
     cells = select(Ablation(), base)
-    common = ablation._common(_comparison(cells), cells)
-    assert common.endswith(
+    assert common(_comparison(cells), cells).endswith(
         " All networks but transmil, dtfd: width 128 (the authors' 512), learning rate 0.0005 (the authors' "
         "0.0002). dtfd: width 128 (the authors' 512), learning rate 0.0005 (the authors' 0.0001)."
     )
     plain = select(Ablation(), _base)
-    assert "width" not in ablation._common(_comparison(plain), plain)
+    assert "width" not in common(_comparison(plain), plain)

@@ -10,9 +10,9 @@ import ray
 import torch
 
 from data_prep import digits
-from mhimdist import cross_validation, first_stage
+from mhimdist import cross_validation, first_stage, run_units
 from mhimdist.config import TrainConfig
-from mhimdist.cross_validation import _Queue, compare, measure_costs, run_cross_validation
+from mhimdist.cross_validation import compare, measure_costs, run_cross_validation
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.errors import ConfigError, CrossValidationError
@@ -137,9 +137,9 @@ def test_a_process_that_dies_is_a_failure_of_its_unit_alone(job, data, monkeypat
 
         if unit.fold == 1:
             os._exit(1)
-        return cross_validation.run_unit(unit, cross_validation.open_bags(data), cache, num_threads)
+        return run_units.run_unit(unit, run_units.open_bags(data), cache, num_threads)
 
-    monkeypatch.setattr(cross_validation, "_task", dies_on_fold_1)
+    monkeypatch.setattr(run_units, "_task", dies_on_fold_1)
     comparison = compare(experiment, [Candidate("plain", BASE.first_stage())], data=data)
     (row,) = comparison.rows
     assert [result.fold for result in row.results] == [2]
@@ -228,7 +228,7 @@ def test_units_wait_for_the_first_stage_that_another_one_is(job, data):
             ("longer", BASE.override({"epochs": 3})),
         )
     }
-    queue = _Queue(units)
+    queue = run_units.Queue(units)
     assert list(queue.ready()) == ["plain", "copy", "longer"]
     assert list(queue.ready()) == []
     queue.done("copy")

@@ -21,7 +21,8 @@ from mhimdist.space import Space
 from mhimdist.study import SweepStudy
 from mhimdist.sweep import Sweep
 from mhimdist.sweep_folder import SweepFolder
-from mhimdist.tune_driver import Driver, Following, StudyScheduler, StudySearcher, WhenAllAreSaved, guard
+from mhimdist.tune_driver import Driver
+from mhimdist.tune_hooks import Following, StudyScheduler, StudySearcher, WhenAllAreSaved, guard
 
 BASE = preset("c16", "abmil").override({"epochs": 3})
 SIZES_N = np.array([100, 400, 300, 50])
