@@ -152,3 +152,4 @@ def autoscaled(folder: Path, worker: dict[str, float], *, most: int) -> Iterator
         for process in left:
             process.kill()
         psutil.wait_procs(left, timeout=20)
+        head.wait()  # psutil has; this lets go of it
