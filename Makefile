@@ -18,7 +18,7 @@ venv: .venv/installed  ## make the environment: .venv with the versions of const
 	@echo "Installing into .venv, about 2.5 GB (once) ..."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip --disable-pip-version-check install -qq --root-user-action=ignore \
-		--constraint constraints.txt --editable '.[dev]'
+		--constraint constraints.txt --editable '.[dev,bench]'
 	@touch $@
 
 demo: export MHIMDIST_HOME := $(abspath $(MHIMDIST_HOME))
