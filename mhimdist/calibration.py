@@ -17,7 +17,7 @@ from mhimdist.data.splits import Split
 from mhimdist.first_stage import RECIPE_VERSION
 from mhimdist.planner import Calibration
 from mhimdist.sweep import Sweep
-from mhimdist.tune_trial import Task
+from mhimdist.task import Task
 
 CALIBRATION_VERSION = 2
 """Raised when something else is measured, so that what an older release measured is not taken for it."""

@@ -107,6 +107,11 @@ class Teacher(Settings):
         return self.kind in ("init", "init_momentum")
 
     @property
+    def has_outside_weights(self) -> bool:
+        """Whether the teacher starts from a file whose training data nobody here can check."""
+        return self.is_pretrained and self.weights is not None
+
+    @property
     def has_momentum(self) -> bool:
         """Whether the teacher follows the student as a moving average."""
         return self.kind in ("momentum", "init_momentum")

@@ -1,14 +1,13 @@
 """Cross-validation: folds x seeds of one or several configurations, in parallel over the cluster.
 
-A unit's folder is named by a hash of what the unit is made of, so that it is run once whatever asks for it, a
-finished one is only read, and one that was cut off goes on after its last checkpoint when the same command is
-given again.
+A fold's folder is named by a hash of what the fold is made of, so that it runs once whatever asks for it. A
+finished fold is only read, and the same command resumes one that was cut off from its last checkpoint.
 """
 
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -31,11 +30,12 @@ from mhimdist.data.splits import Split
 from mhimdist.errors import CrossValidationError
 from mhimdist.experiment import Candidate, CrossValidation, Execution, Experiment
 from mhimdist.first_stage import made_with
+from mhimdist.fold import ERROR_FILE, Fold, fold_folder
 from mhimdist.report import formats
-from mhimdist.report.comparison import OUTSIDE_WEIGHTS, PAPER_WARNING, Comparison, Protocol, Result, Row
-from mhimdist.run_units import ERROR_FILE, run_units, why_lost
+from mhimdist.report.comparison import PAPER_WARNING, Comparison, Row
+from mhimdist.result import OUTSIDE_WEIGHTS, Protocol, Result
+from mhimdist.run_units import Outcome, run_folds, why_lost
 from mhimdist.stopping import Stopping
-from mhimdist.unit import Unit, has_outside_weights
 
 
 def run_cross_validation(job: CrossValidation, *, data: Location) -> Comparison:
@@ -46,7 +46,7 @@ def run_cross_validation(job: CrossValidation, *, data: Location) -> Comparison:
         data: folder of shards, on storage that every node sees, or its URL.
 
     Raises:
-        CrossValidationError: units failed; the tables of the others are written and printed first.
+        CrossValidationError: folds failed; the tables of the others are written and printed first.
     """
     comparison = compare(job, job.candidates, data=data)
     for suffix, text in (
@@ -66,94 +66,125 @@ def run_cross_validation(job: CrossValidation, *, data: Location) -> Comparison:
 def raise_failures(
     comparison: Comparison, folder: Path, more: Mapping[str, str] = MappingProxyType({})
 ) -> None:
-    """Name the units that failed, after the tables of the others have been written.
+    """Name the folds that failed, after the tables of the others have been written.
 
     Args:
-        comparison: whose units.
+        comparison: whose folds.
         folder: of the experiment.
         more: what else failed, by name.
 
     Raises:
         CrossValidationError: something failed.
     """
-    failures = comparison.failures | dict(more)
+    _raise(f" of {comparison.name}", comparison.failures | dict(more), folder / "folds")
+
+
+def _raise(of: str, failures: Mapping[str, str], folder: Path) -> None:
     if failures:
-        listing = "; ".join(f"{label}: {reason}" for label, reason in failures.items())
+        listing = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
         raise CrossValidationError(
-            f"{formats.count(len(failures), 'run')} of {comparison.name} failed, the same command "
-            f"tries them again; whole reasons are in {folder}/units/*/{ERROR_FILE}. {listing}"
+            f"{formats.count(len(failures), 'run')}{of} failed, the same command tries them again; whole "
+            f"reasons are in {folder}/*/{ERROR_FILE}. {listing}"
         )
 
 
-def raise_failures_of(units: Mapping[str, Unit], outcomes: Mapping[str, Result | str], folder: Path) -> None:
-    """Name the units of a set that failed.
+class FoldSet:
+    """Candidates x folds x seeds, in which what is the same is one fold.
 
-    Args:
-        units, outcomes: by digest.
-        folder: holds the units' folders, under `units`.
-
-    Raises:
-        CrossValidationError: some failed.
+    Attributes:
+        folds: by the digest of all that each is made of.
+        members: digests of each candidate's folds under each protocol, by seed and fold.
     """
-    failed = {units[digest].label: reason for digest, reason in outcomes.items() if isinstance(reason, str)}
-    if failed:
-        listing = "; ".join(f"{label}: {reason}" for label, reason in failed.items())
-        raise CrossValidationError(
-            f"{formats.count(len(failed), 'run')} failed, the same command tries them again; whole reasons "
-            f"are in {folder}/units/*/{ERROR_FILE}. {listing}"
-        )
+
+    def __init__(self, execution: Execution, candidates: Sequence[Candidate], folder: Path) -> None:
+        """Begin an empty set.
+
+        Args:
+            execution: what a run takes of the cluster.
+            candidates: what runs on each fold.
+            folder: holds the folds' folders.
+
+        Raises:
+            CrossValidationError: two candidates have one name, or an earlier release wrote the folder.
+        """
+        names = [candidate.name for candidate in candidates]
+        if len(set(names)) < len(names):
+            raise CrossValidationError(f"two candidates have one name: {', '.join(sorted(names))}")
+        if (old := folder.parent / "units").exists() or (old := folder / "units").exists():
+            raise CrossValidationError(
+                f"{old} was written by an earlier release, whose folders have another layout: give this "
+                "command another --name, or remove the folder"
+            )
+        self.folder, self._candidates = folder, candidates
+        self._devices = [device_of_runs(execution, candidate.config) for candidate in candidates]
+        self.folds: dict[str, Fold] = {}
+        self.members: dict[tuple[str, Protocol], list[str]] = {}
+
+    def add(self, split: Split, fold: int, seed: int, protocol: Protocol, bags: BagShards) -> None:
+        """Add every candidate on a fold with a seed, as far as the candidate has so many folds."""
+        for candidate, device in zip(self._candidates, self._devices, strict=True):
+            if fold > (candidate.num_folds or fold):
+                continue
+            digest, made = make_fold(candidate, split, fold, seed, protocol, bags, self.folder, device)
+            self.folds.setdefault(digest, made)
+            self.members.setdefault((candidate.name, protocol), []).append(digest)
+
+    def found(self) -> dict[str, Outcome]:
+        """Results of the finished folds, by digest."""
+        return {digest: left for digest, fold in self.folds.items() if (left := fold.result()) is not None}
+
+    def missing(self) -> dict[str, Fold]:
+        """The folds that are left to run."""
+        return {digest: fold for digest, fold in self.folds.items() if not fold.is_finished}
+
+    def failures(self, outcomes: Mapping[str, Outcome], digests: Iterable[str]) -> dict[str, str]:
+        """Why folds failed, by their names."""
+        return {self.folds[d].name: reason for d in digests if isinstance(reason := outcomes.get(d), str)}
+
+    def raise_failures(self, outcomes: Mapping[str, Outcome]) -> None:
+        """Name the folds that failed.
+
+        Raises:
+            CrossValidationError: some failed.
+        """
+        _raise("", self.failures(outcomes, self.folds), self.folder)
 
 
 def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Location) -> Comparison:
-    """Run every candidate on the same folds and seeds; identical units are run once.
+    """Run every candidate on the same folds and seeds; identical folds run once.
 
     Args:
         experiment: folds, seeds, protocols and resources.
         candidates: what to compare, by name.
         data: folder of shards, on storage that every node sees, or its URL.
+
+    Raises:
+        CrossValidationError: two candidates have one name, or the folder is of an earlier release.
+        PreemptedError: a SIGTERM stopped it; every run is saved, and the same call resumes them.
     """
     refuse_open_cluster(insecure=experiment.insecure)
     started, folder = time.monotonic(), experiment.folder
     bags = open_bags(data, candidates[0].config.loading)
     for limit in {candidate.config.max_instances for candidate in candidates}:
         warn_of_larger_bags(bags, limit)
-    units: dict[str, Unit] = {}
-    members: dict[tuple[str, Protocol], list[str]] = {}
+    planned = FoldSet(experiment, candidates, folder / "folds")
     num_train: dict[Protocol, list[int]] = {}
-    assert len({candidate.name for candidate in candidates}) == len(candidates), "rows are told apart by name"
-    devices = [device_of_runs(experiment, candidate.config) for candidate in candidates]
     for protocol in experiment.protocols:
         for seed in experiment.seeds:
             splits = experiment.splits(bags, protocol, seed)
             num_train.setdefault(protocol, []).extend(len(split.train) for split in splits)
             for fold, split in enumerate(splits, 1):
-                for candidate, device in zip(candidates, devices, strict=True):
-                    if fold > (candidate.num_folds or fold):
-                        continue
-                    digest, unit = make_unit(candidate, split, fold, seed, protocol, bags, folder, device)
-                    units.setdefault(digest, unit)
-                    members.setdefault((candidate.name, protocol), []).append(digest)
+                planned.add(split, fold, seed, protocol, bags)
                 _save_split(split, folder / "splits" / f"{protocol}-seed-{seed}-fold-{fold}.json")
     atomic.write_text(folder / "options.json", experiment.model_dump_json(indent=1))
-    found = {digest: left for digest, unit in units.items() if (left := unit.result()) is not None}
-    _announce(experiment, bags, len(candidates), len(units), len(found))
-    if any(has_outside_weights(candidate.config) for candidate in candidates):
+    outcomes = planned.found()
+    num_found = len(outcomes)
+    _announce(experiment, bags, len(candidates), len(planned.folds), num_found)
+    if any(candidate.config.teacher.has_outside_weights for candidate in candidates):
         get_console().print(f"WARNING: {OUTSIDE_WEIGHTS}", style="bold", highlight=False)
-    missing = {digest: unit for digest, unit in units.items() if digest not in found}
-    outcomes: dict[str, Result | str] = {}
-    outcomes.update(found)
-    if missing:
-        with _stoppable(experiment):
-            outcomes.update(run_units(experiment, missing, absolute(data)))
-    rows = []
-    for (name, protocol), digests in members.items():
-        results = [result for digest in digests if isinstance(result := outcomes[digest], Result)]
-        failures = {units[d].label: reason for d in digests if isinstance(reason := outcomes[d], str)}
-        candidate = next(candidate for candidate in candidates if candidate.name == name)
-        note = "; ".join(
-            filter(None, (OUTSIDE_WEIGHTS if has_outside_weights(candidate.config) else "", candidate.note))
-        )
-        rows.append(Row(name, protocol, results, len(digests), failures, note))
+    if missing := planned.missing():
+        with stoppable(experiment) as stopping:
+            outcomes |= run_folds(experiment, missing, absolute(data), stopping)
     return Comparison(
         name=experiment.name,
         dataset=bags.name,
@@ -163,20 +194,31 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
         num_folds=experiment.num_splits(bags),
         split_by=experiment.split_by(bags),
         seeds=experiment.seeds,
-        rows=rows,
+        rows=_rows(planned, candidates, outcomes),
         wall_s=time.monotonic() - started,
-        num_found=len(found),
+        num_found=num_found,
         num_train={protocol: mean(each) for protocol, each in num_train.items()},
         validation_share=experiment.validation_share,
     )
 
 
+def _rows(planned: FoldSet, candidates: Sequence[Candidate], outcomes: Mapping[str, Outcome]) -> list[Row]:
+    by_name = {candidate.name: candidate for candidate in candidates}
+    rows = []
+    for (name, protocol), digests in planned.members.items():
+        results = [result for digest in digests if isinstance(result := outcomes[digest], Result)]
+        outside = OUTSIDE_WEIGHTS if by_name[name].config.teacher.has_outside_weights else ""
+        note = "; ".join(filter(None, (outside, by_name[name].note)))
+        rows.append(Row(name, protocol, results, len(digests), planned.failures(outcomes, digests), note))
+    return rows
+
+
 @contextmanager
-def _stoppable(experiment: Experiment) -> Iterator[None]:
-    """Have a SIGTERM, as of `ray job stop`, end an experiment by a `PreemptedError`; Ray would abort it."""
-    cluster.connect()  # which sets handlers of its own
-    with Stopping(f"{experiment.name} was stopped; the same command goes on with it"):
-        yield
+def stoppable(execution: Execution) -> Iterator[Stopping]:
+    """Have a SIGTERM, as of `ray job stop`, end a command by a `PreemptedError`; Ray would abort it."""
+    cluster.connect()  # which sets its own handlers
+    with Stopping(f"{execution.name} was stopped; the same command resumes it") as stopping:
+        yield stopping
 
 
 def measure_costs(
@@ -217,7 +259,7 @@ def measure_costs(
                 runtime_env={"env_vars": {"MHIMDIST_MEASURED": file.stem}},
             )
             try:
-                with _stoppable(experiment):
+                with stoppable(experiment):
                     cost = ray.get(task.remote(config, split, absolute(data), num_threads))
             except ray.exceptions.RayError as error:
                 cost = why_lost(error)
@@ -238,7 +280,7 @@ def _measure(config: TrainConfig, split: Split, data: Location, num_threads: int
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def make_unit(
+def make_fold(
     candidate: Candidate,
     split: Split,
     fold: int,
@@ -247,12 +289,12 @@ def make_unit(
     bags: BagShards,
     folder: Path,
     device: torch.device,
-) -> tuple[str, Unit]:
-    """The unit of a candidate on a fold with a seed, and the digest of all that it is made of.
+) -> tuple[str, Fold]:
+    """A candidate on a fold with a seed, and the digest of all that it is made of.
 
     Args:
-        candidate, split, fold, seed, protocol, bags: what the unit is of.
-        folder: holds the units' folders, under `units`.
+        candidate, split, fold, seed, protocol, bags: what it is made of.
+        folder: holds the folds' folders.
         device: that it will be trained on, see `device_of_runs`.
     """
     config = candidate.config.model_copy(update={"seed": seed})
@@ -268,8 +310,8 @@ def make_unit(
         hashlib.blake2b(weights.read_bytes()).hexdigest() if weights is not None else None,
     )
     digest = _hash(made_of)
-    label = f"{candidate.name}, {protocol}, seed {seed}, fold {fold}"
-    return digest, Unit(label, config, split, fold, bags.digest, folder / "units" / digest)
+    name = f"{candidate.name}, {protocol}, seed {seed}, fold {fold}"
+    return digest, Fold(name, config, split, fold, fold_folder(folder, fold, seed, digest), is_tested=True)
 
 
 def device_of_runs(execution: Execution, config: TrainConfig) -> torch.device:
@@ -292,13 +334,13 @@ def _save_split(split: Split, path: Path) -> None:
     split.save(path)
 
 
-def _announce(experiment: Experiment, bags: BagShards, num_rows: int, num_units: int, num_found: int) -> None:
+def _announce(experiment: Experiment, bags: BagShards, num_rows: int, num_folds: int, num_found: int) -> None:
     console = get_console()
     if "paper" in experiment.protocols:
         console.print(PAPER_WARNING, style="bold", highlight=False)
     console.print(
         f"[bold]{experiment.name}[/]: {formats.count(num_rows, 'configuration')} on {bags.name}, "
-        f"{formats.count(num_units, 'run')}, {num_found} of them found finished; "
+        f"{formats.count(num_folds, 'run')}, {num_found} of them found finished; "
         f"results in {experiment.folder}",
         soft_wrap=True,
     )

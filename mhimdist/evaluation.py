@@ -89,12 +89,13 @@ def evaluate(network: BagModel, bags: BagSource, split: Split) -> dict[str, dict
     return judge(predict(network, bags, split.validation), predict(network, bags, split.test))
 
 
-def judge(validation: Predictions, test: Predictions) -> dict[str, dict[str, float | None]]:
-    """Metrics of both sets of predictions, at the Youden threshold of the validation scores."""
+def judge(validation: Predictions, test: Predictions | None) -> dict[str, dict[str, float | None]]:
+    """Metrics of the sets of predictions there are, at the Youden threshold of the validation scores."""
     threshold = None
     if validation.probabilities_NC.shape[1] == 2:
         threshold = metrics.youden_threshold(validation.labels_N, validation.probabilities_NC[:, 1])
     return {
         name: metrics.classification(p.labels_N, p.probabilities_NC, threshold)
         for name, p in (("validation", validation), ("test", test))
+        if p is not None
     }

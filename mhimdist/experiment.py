@@ -15,7 +15,8 @@ from mhimdist.home import home
 from mhimdist.options import Options
 from mhimdist.presets import departures
 from mhimdist.report import formats
-from mhimdist.report.comparison import Protocol
+from mhimdist.result import Protocol
+from mhimdist.run_folder import Saving
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,7 @@ class Execution(Options):
     worker_timeout_s: float = Field(
         300.0, gt=0, description="how long a worker that does not answer is waited for before it is named"
     )
-    save_every_s: float | None = Field(
-        60.0, ge=0, description="seconds between checkpoints within an epoch, of a run of several workers"
-    )
+    save_every_s: float | None = Field(60.0, ge=0, description="seconds between checkpoints within an epoch")
     insecure: bool = Field(
         False,
         description="use Ray even where RAY_AUTH_MODE=disabled lets everybody in who reaches the cluster",
@@ -93,6 +92,11 @@ class Execution(Options):
     def first_stages(self) -> Path:
         """The cache of first-stage networks."""
         return (self.home / "cache" / "first_stage").resolve()
+
+    @property
+    def saving(self) -> Saving:
+        """When a run makes checkpoints, and which it keeps."""
+        return Saving(self.keep_last, self.keep_best, self.save_every_s)
 
     @property
     def num_threads(self) -> int:

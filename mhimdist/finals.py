@@ -3,6 +3,7 @@
 import itertools
 import json
 import statistics
+from dataclasses import asdict
 from pathlib import Path
 
 import ray
@@ -10,11 +11,13 @@ from rich import get_console
 
 from mhimdist import atomic
 from mhimdist.config import TrainConfig
-from mhimdist.cross_validation import device_of_runs, make_unit, raise_failures_of
+from mhimdist.cross_validation import FoldSet
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split
+from mhimdist.environment import environment
 from mhimdist.errors import SweepError
 from mhimdist.experiment import Candidate
+from mhimdist.fold import RESULT_FILE, Fold
 from mhimdist.planning import Planning
 from mhimdist.presets import PRESETS, preset
 from mhimdist.report import formats
@@ -23,17 +26,23 @@ from mhimdist.report.live import say
 from mhimdist.report.sweep import write_sweep_report
 from mhimdist.report.table import print_summary
 from mhimdist.room import is_out_of_memory
-from mhimdist.run_units import run_units
+from mhimdist.run_units import run_folds
+from mhimdist.stopping import Stopping
 from mhimdist.storage import hidden
 from mhimdist.study import SweepStudy
 from mhimdist.sweep import COSTS, Sweep
 from mhimdist.sweep_folder import SweepFolder
-from mhimdist.trial import environment
-from mhimdist.tune_trial import Task
-from mhimdist.unit import RESULT_FILE, Unit
+from mhimdist.task import Task
 
 
-def finish(study: SweepStudy, task: Task, folder: SweepFolder, bags: BagShards, planning: Planning) -> Path:
+def finish(
+    study: SweepStudy,
+    task: Task,
+    folder: SweepFolder,
+    bags: BagShards,
+    planning: Planning,
+    stopping: Stopping,
+) -> Path:
     """Train the best configurations again, test them once, and write report and result."""
     sweep, splits, console = study.sweep, list(task.splits), get_console()
     trials = [folder.summarise(trial, study.config(trial.number), splits) for trial in study.trials]
@@ -54,7 +63,7 @@ def finish(study: SweepStudy, task: Task, folder: SweepFolder, bags: BagShards, 
     candidates = [Candidate(*best), *(Candidate(*other) for other in others)]
     if best[1].teacher.kind != "none":
         candidates.append(Candidate("without masking", plain))
-    finals = _train_finals(task.sweep, candidates, task, folder, bags, planning)
+    finals = _train_finals(task.sweep, candidates, task, folder, bags, planning, stopping)
     summary = report.SweepSummary(
         name=sweep.name,
         dataset=bags.name,
@@ -97,49 +106,40 @@ def _train_finals(
     folder: SweepFolder,
     bags: BagShards,
     planning: Planning,
+    stopping: Stopping,
 ) -> dict[str, list[report.FinalRun]]:
     """Every candidate on all folds with all final seeds, trained and tested; what is found is only read."""
-    units: dict[str, Unit] = {}
-    members: dict[str, list[str]] = {}
+    planned = FoldSet(sweep, candidates, folder.finals)
     for seed in final_seeds(sweep):
         for number, split in enumerate(task.splits, 1):
-            for candidate in candidates:
-                digest, unit = make_unit(
-                    candidate,
-                    split,
-                    number,
-                    seed,
-                    "strict",
-                    bags,
-                    folder.path / "final",
-                    device_of_runs(sweep, candidate.config),
-                )
-                units.setdefault(digest, unit)
-                members.setdefault(candidate.name, []).append(digest)
-    left = {digest: unit for digest, unit in units.items() if unit.result() is None}
-    outcomes = run_units(sweep, left, task.data, planning.share) if left else {}
+            planned.add(split, number, seed, "strict", bags)
+    missing = planned.missing()
+    outcomes = run_folds(sweep, missing, task.data, stopping, planning.share) if missing else {}
     for digest, outcome in list(outcomes.items()):
         if isinstance(outcome, str) and is_out_of_memory(outcome):
-            say(f"{units[digest].label} ran out of memory: it runs again, alone")
-            outcomes |= run_units(sweep, {digest: units[digest]}, task.data, planning.share)
-    raise_failures_of(units, outcomes, folder.path / "final")
-    finals: dict[str, list[report.FinalRun]] = {}
-    for name, digests in members.items():
-        for digest in digests:
-            unit, result = units[digest], units[digest].result()
-            assert result is not None, "failures have been raised"
-            history = [json.loads(line) for line in (unit.folder / "history.jsonl").read_text().splitlines()]
-            finals.setdefault(name, []).append(
-                report.FinalRun(
-                    seed=unit.config.seed,
-                    best_epoch=result.best_epoch,
-                    validation=result.validation,
-                    test=result.test,
-                    history=history if name != "without masking" else (),
-                    fold=unit.fold if len(task.splits) > 1 else None,
-                )
-            )
-    return finals
+            say(f"{missing[digest].name} ran out of memory: it runs again, alone")
+            outcomes |= run_folds(sweep, {digest: missing[digest]}, task.data, stopping, planning.share)
+    planned.raise_failures(outcomes)
+    return {
+        name: [
+            _final_run(planned.folds[digest], name != "without masking", len(task.splits) > 1)
+            for digest in digests
+        ]
+        for (name, _), digests in planned.members.items()
+    }
+
+
+def _final_run(fold: Fold, with_history: bool, with_fold: bool) -> report.FinalRun:
+    result = fold.result()
+    assert result is not None, "failures have been raised"
+    return report.FinalRun(
+        seed=fold.config.seed,
+        best_epoch=result.best_epoch,
+        validation=result.validation,
+        test=result.test,
+        history=[asdict(record) for record in fold.records()] if with_history else (),
+        fold=fold.fold if with_fold else None,
+    )
 
 
 def final_seeds(sweep: Sweep) -> list[int]:
@@ -154,7 +154,7 @@ def _num_tested(folder: SweepFolder) -> int:
         TrainConfig.model_validate_json((result.parent / "config.json").read_text())
         .model_copy(update={"seed": 0})
         .digest()
-        for result in (folder.path / "final" / "units").glob(f"*/{RESULT_FILE}")
+        for result in folder.finals.glob(f"*/{RESULT_FILE}")
     }
     return len(tested)
 

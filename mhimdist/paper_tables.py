@@ -10,12 +10,12 @@ from mhimdist.report.comparison import (
     PAPER_WARNING,
     STRICT_NOTE,
     Comparison,
-    Protocol,
     Row,
     notes_text,
     spread_text,
 )
 from mhimdist.report.grid import Grid
+from mhimdist.result import Protocol
 
 
 def grid(

@@ -13,7 +13,7 @@ from mhimdist.nodes import Node, Share
 from mhimdist.planner import Calibration, Plan
 from mhimdist.report.live import say
 from mhimdist.room import is_out_of_memory
-from mhimdist.tune_trial import Task
+from mhimdist.task import Task
 
 
 class Planning:

@@ -1,6 +1,7 @@
-"""Units on the cluster: one Ray task each, or one after the other by several workers.
+"""Folds on the cluster: one Ray task each, or one after the other by several workers.
 
-A unit that fails leaves its reason and keeps no other from being run.
+A fold that fails leaves its reason and keeps no other from being run. When the command is asked to stop,
+every fold that runs saves itself within 16 steps before the command ends.
 """
 
 import logging
@@ -18,58 +19,92 @@ from mhimdist.data.loader import open_bags
 from mhimdist.data.remote import Location
 from mhimdist.errors import MhimdistError, PreemptedError
 from mhimdist.experiment import Execution
+from mhimdist.fold import ERROR_FILE, STOP_FILE, Fold, run_fold
 from mhimdist.nodes import Share
 from mhimdist.report import formats
-from mhimdist.report.comparison import Result
-from mhimdist.run_folder import Saving
+from mhimdist.result import Result
+from mhimdist.stopping import Stopping
 from mhimdist.train import Group, train
-from mhimdist.unit import Unit, run_unit
 
-ERROR_FILE = "error.txt"
-"""In a unit's folder: the traceback of why it failed."""
+Outcome = Result | str
+"""What a fold reached, or the last line of why it failed."""
 
 
-def run_units(
-    execution: Execution, units: Mapping[str, Unit], data: Location, share: Share | None = None
-) -> dict[str, Result | str]:
-    """The result of every unit, or the last line of why it failed.
+def run_folds(
+    execution: Execution,
+    folds: Mapping[str, Fold],
+    data: Location,
+    stopping: Stopping,
+    share: Share | None = None,
+) -> dict[str, Outcome]:
+    """The outcome of every fold; a finished one is only read.
 
     Args:
         execution: what each run takes of the cluster.
-        units: by digest.
+        folds: by digest.
         data: folder of shards, on storage that every node sees, or its URL.
+        stopping: of the command; entered by the caller.
         share: what a run was measured to take; None: what the execution says.
+
+    Raises:
+        KeyboardInterrupt: the command was asked to stop; every fold is saved. `stopping` turns it into a
+            `PreemptedError` where the cause was a SIGTERM.
     """
-    if not units:
+    if not folds:
         return {}
     cluster.connect()
-    if execution.workers > 1:
-        return _run_with_workers(execution, units, data)
-    logging.getLogger("ray").setLevel(logging.ERROR)  # a failed unit is named in its line
-    share = share or cluster.share_of(execution.cpus_per_run, execution.gpus_per_run)
-    task = ray.remote(_task).options(**share.options)
-    cache, num_threads = execution.first_stages, execution.num_threads
-    queue, progress = Queue(units), Progress(len(units))
-    outcomes: dict[str, Result | str] = {}
-    running: dict[ray.ObjectRef, str] = {}
-    while len(outcomes) < len(units):
-        for digest in queue.ready():
-            running[task.remote(units[digest], data, cache, num_threads)] = digest
-        (done,), _ = ray.wait(list(running), num_returns=1)
-        digest = running.pop(done)
-        outcomes[digest] = outcome = _outcome(done, units[digest])
-        queue.done(digest)
-        progress.line(units[digest], outcome)
+    stop_file = execution.folder / STOP_FILE
+    stop_file.unlink(missing_ok=True)
+    with stopping.gently():
+        if execution.workers > 1:
+            outcomes = _by_worker_groups(execution, folds, data, stopping)
+        else:
+            outcomes = _as_tasks(execution, folds, data, stopping, stop_file, share)
+    if stopping.is_asked:
+        raise KeyboardInterrupt
     return outcomes
 
 
-def _outcome(task: ray.ObjectRef, unit: Unit) -> Result | str:
-    """What a process that ran a unit gives, or why it gives nothing."""
+def _as_tasks(
+    execution: Execution,
+    folds: Mapping[str, Fold],
+    data: Location,
+    stopping: Stopping,
+    stop_file: Path,
+    share: Share | None,
+) -> dict[str, Outcome]:
+    """One Ray task per fold."""
+    logging.getLogger("ray").setLevel(logging.ERROR)  # a failed fold is named in its line
+    share = share or cluster.share_of(execution.cpus_per_run, execution.gpus_per_run)
+    task = ray.remote(_task).options(**share.options)
+    queue, progress = Queue(folds), Progress(len(folds))
+    outcomes: dict[str, Outcome] = {}
+    running: dict[ray.ObjectRef, str] = {}
+    while running or (len(outcomes) < len(folds) and not stopping.is_asked):
+        if stopping.is_asked:
+            stop_file.touch()
+        else:
+            for digest in queue.ready():
+                running[task.remote(folds[digest], data, execution, stop_file)] = digest
+        done, _ = ray.wait(list(running), num_returns=1, timeout=0.5)
+        for ref in done:
+            fold = folds[digest := running.pop(ref)]
+            outcome = _outcome(ref, fold)
+            if outcome is None or (stopping.is_asked and isinstance(outcome, str)):
+                continue  # it was stopped, or its process was
+            outcomes[digest] = outcome
+            queue.done(digest)
+            progress.line(fold, outcome)
+    return outcomes
+
+
+def _outcome(task: ray.ObjectRef, fold: Fold) -> Outcome | None:
+    """What the task of a fold gives, or why it gives nothing."""
     try:
         return ray.get(task)
     except ray.exceptions.RayError as error:
-        unit.folder.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(unit.folder / ERROR_FILE, str(error))
+        fold.folder.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(fold.folder / ERROR_FILE, str(error))
         return why_lost(error)
 
 
@@ -89,70 +124,77 @@ def worker_group(execution: Execution) -> Group:
         gpus=1.0 if execution.gpus_per_run != 0 and cluster.has_gpus() else 0.0,
         max_failures=execution.max_failures,
         timeout_s=execution.worker_timeout_s,
-        saving=Saving(execution.keep_last, execution.keep_best, execution.save_every_s),
+        saving=execution.saving,
     )
 
 
-def _run_with_workers(
-    execution: Execution, units: Mapping[str, Unit], data: Location
-) -> dict[str, Result | str]:
-    """One unit after the other, each trained by several workers and judged on such a device as theirs."""
+def _by_worker_groups(
+    execution: Execution, folds: Mapping[str, Fold], data: Location, stopping: Stopping
+) -> dict[str, Outcome]:
+    """One fold after the other, each trained and judged by several workers."""
     group, cache = worker_group(execution), execution.first_stages
-    judge = ray.remote(_task).options(num_cpus=group.cpus, num_gpus=group.gpus)
-    progress, outcomes = Progress(len(units)), dict[str, Result | str]()
-    queue = Queue(units)
-    while len(outcomes) < len(units):
+    queue, progress = Queue(folds), Progress(len(folds))
+    outcomes: dict[str, Outcome] = {}
+    while len(outcomes) < len(folds):
         for digest in queue.ready():
-            unit = units[digest]
+            fold = folds[digest]
             try:
-                train(
-                    unit.config,
-                    data,
-                    unit.split,
-                    unit.folder,
-                    cache,
-                    group,
-                    only_first_stage=unit.is_plain,
-                    label=unit.label,
-                )
-                outcome = _outcome(judge.remote(unit, data, cache, execution.num_threads), unit)
+                train(fold, data, cache, group, stop=lambda: stopping.is_asked)
+                result = fold.result()
+                assert result is not None, "its workers have ended without an error"
+                outcome: Outcome = result
             except PreemptedError:
-                raise
+                return outcomes
             except MhimdistError as error:
-                outcome = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                outcome = _in_a_line(error)
             outcomes[digest] = outcome
             queue.done(digest)
-            progress.line(unit, outcome)
+            progress.line(fold, outcome)
+            if stopping.is_asked:
+                return outcomes
     return outcomes
 
 
-def _task(unit: Unit, data: Location, cache: Path, num_threads: int) -> Result | str:
-    """Run a unit in a process of Ray's; a failure is a result too, its traceback a file."""
-    if (left := unit.result()) is not None:
-        return left  # another command has finished it meanwhile
+def _task(fold: Fold, data: Location, execution: Execution, stop_file: Path) -> Outcome | None:
+    """Run a fold in a process of Ray's; None once it was stopped. A failure is a result too."""
     try:
-        result = run_unit(unit, open_bags(data, unit.config.loading), cache, num_threads)
+        if not fold.is_finished:  # another command may have finished it meanwhile
+            run_fold(
+                fold,
+                open_bags(data, fold.config.loading),
+                execution.first_stages,
+                execution.num_threads,
+                saving=execution.saving,
+                stop=stop_file.exists,
+            )
+        result = fold.result()
+    except PreemptedError:
+        return None
     except Exception as error:
-        unit.folder.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(unit.folder / ERROR_FILE, traceback.format_exc())
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
-    (unit.folder / ERROR_FILE).unlink(missing_ok=True)
+        fold.folder.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(fold.folder / ERROR_FILE, traceback.format_exc())
+        return _in_a_line(error)
+    (fold.folder / ERROR_FILE).unlink(missing_ok=True)
     return result
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 @dataclass
 class Queue:
-    """The units in an order in which none has to wait for a first stage that another is training."""
+    """The folds in an order in which none has to wait for a first stage that another is training."""
 
-    units: Mapping[str, Unit]
+    folds: Mapping[str, Fold]
     _waiting: dict[str, list[str]] = field(default_factory=dict)
     _ready: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        makers = {unit.first_stage_digest: digest for digest, unit in self.units.items() if unit.is_plain}
-        for digest, unit in self.units.items():
-            maker = makers.get(unit.first_stage_digest)
-            if maker is not None and not unit.is_plain:
+        makers = {fold.first_stage_digest: digest for digest, fold in self.folds.items() if fold.is_plain}
+        for digest, fold in self.folds.items():
+            maker = makers.get(fold.first_stage_digest)
+            if maker is not None and not fold.is_plain:
                 self._waiting.setdefault(maker, []).append(digest)
             else:
                 self._ready.append(digest)
@@ -160,27 +202,27 @@ class Queue:
         self._ready.sort(key=lambda digest: digest not in self._waiting)
 
     def ready(self) -> Iterator[str]:
-        """Units that can start now, each given once."""
+        """Folds that can start now, each given once."""
         while self._ready:
             yield self._ready.pop(0)
 
     def done(self, digest: str) -> None:
-        """Note that a unit has ended, well or not: who needs a first stage that failed tries it again."""
+        """Note that a fold has ended, well or not: one that needs a failed first stage tries it again."""
         self._ready.extend(self._waiting.pop(digest, ()))
 
 
 class Progress:
-    """A line for every unit that ends."""
+    """A line for every fold that ends."""
 
-    def __init__(self, num_units: int) -> None:
-        self.num_units, self._done, self._failed = num_units, 0, 0
+    def __init__(self, num_folds: int) -> None:
+        self.num_folds, self._done, self._failed = num_folds, 0, 0
         self._started = time.monotonic()
 
-    def line(self, unit: Unit, outcome: Result | str) -> None:
-        """Print what the unit reached, or why it failed."""
+    def line(self, fold: Fold, outcome: Outcome) -> None:
+        """Print what the fold reached, or why it failed."""
         self._done += 1
         elapsed = time.monotonic() - self._started
-        left = elapsed / self._done * (self.num_units - self._done)
+        left = elapsed / self._done * (self.num_folds - self._done)
         if isinstance(outcome, Result):
             epochs = formats.count(outcome.num_epochs, "epoch")
             text = f"test AUC {formats.auc(outcome.test['auc'])} after {epochs}"
@@ -188,9 +230,9 @@ class Progress:
             self._failed += 1
             text = f"FAILED {outcome}"
         failed = f"{self._failed} failed | " if self._failed else ""
-        width = len(str(self.num_units))
+        width = len(str(self.num_folds))
         get_console().print(
-            f"[{self._done:>{width}}/{self.num_units}] {unit.label}: {text} | {failed}"
+            f"[{self._done:>{width}}/{self.num_folds}] {fold.name}: {text} | {failed}"
             f"{elapsed:.0f} s, about {left:.0f} s left",
             highlight=False,
             markup=False,

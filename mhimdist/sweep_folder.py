@@ -20,16 +20,18 @@ from mhimdist.config import TrainConfig
 from mhimdist.data.splits import Split
 from mhimdist.engine import EpochRecord
 from mhimdist.errors import RunLockedError, SweepError
+from mhimdist.fold import STOP_FILE, Fold, folds_of_trial
 from mhimdist.report import summary as report
 from mhimdist.run_folder import HISTORY
 from mhimdist.samplers import Params
 from mhimdist.sweep import Sweep
-from mhimdist.trial import Fold, folds_of
 
 IDENTITY_FILE = "sweep.json"
-STOP_FILE = "stop"
 _CLOCK_FILE = "clock.json"
-
+LAYOUT = 2
+"""Raised when the folders of trials and final runs change, so that those of older releases are refused."""
+_OWN = ("layout", "id", "url", "first")
+"""What the folder says of itself; everything else in it is what makes the sweep."""
 CHANGEABLE = frozenset(
     {
         *("home", "data", "num_trials", "at_once", "cpus_per_run", "gpus_per_run", "workers", "min_workers"),
@@ -121,12 +123,23 @@ class SweepFolder:
                 shutil.rmtree(each) if each.is_dir() else each.unlink()
             others = []
         if not others:
-            own = {"id": uuid.uuid4().hex, "url": storage.hidden(self.url), "first": list(first)}
+            own = {
+                "layout": LAYOUT,
+                "id": uuid.uuid4().hex,
+                "url": storage.hidden(self.url),
+                "first": list(first),
+            }
             atomic.write_text(file, json.dumps(own | identity, indent=1))
             return False
         if not file.exists():
             raise SweepError(f"{self.path} holds something else than a sweep: give another --name")
-        before = {key: value for key, value in self._read().items() if key not in ("id", "url", "first")}
+        before = self._read()
+        if before.get("layout") != LAYOUT:
+            raise SweepError(
+                f"{self.path} was written by an earlier release, whose folders have another layout: give "
+                "another --name, or --fresh to delete it"
+            )
+        before = {key: value for key, value in before.items() if key not in _OWN}
         old, new = dict(report.leaves(before)), dict(report.leaves(identity))
         differing = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
         if differing:
@@ -147,6 +160,11 @@ class SweepFolder:
         """Where trial `number` leaves its configuration, environment, histories and weights."""
         return self.path / "trials" / f"{number:04d}"
 
+    @property
+    def finals(self) -> Path:
+        """Holds the folders of the final runs."""
+        return self.path / "final"
+
     def num_epochs(self, number: int) -> int:
         """Epochs that a trial has done so far, over all its folds."""
         histories = self.trial(number).glob(f"fold-*/{HISTORY}")
@@ -154,7 +172,7 @@ class SweepFolder:
 
     def folds(self, number: int, config: TrainConfig, splits: Sequence[Split]) -> list[Fold]:
         """The runs of a trial."""
-        return folds_of(config, splits, self.sweep.run_seeds, self.trial(number))
+        return folds_of_trial(config, splits, self.sweep.run_seeds, self.trial(number))
 
     def elapsed_s(self) -> float:
         """Wall-clock seconds of all starts of the sweep together, without its final runs."""
@@ -169,7 +187,7 @@ class SweepFolder:
         """What a trial left, for the report."""
         runs = [(fold, fold.records()) for fold in self.folds(trial.number, config, splits)]
         seen = [records for _, records in runs if records]
-        in_training = [records for fold, records in runs if records and not fold.is_done] or seen[-1:]
+        in_training = [records for fold, records in runs if records and not fold.is_finished] or seen[-1:]
         state: report.State = "failed"
         value = None
         if trial.state == TrialState.COMPLETE:

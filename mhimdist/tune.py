@@ -40,6 +40,7 @@ from mhimdist.data.sampler import warn_of_larger_bags
 from mhimdist.data.splits import Split
 from mhimdist.errors import DiskFullError, MhimdistError, SweepError
 from mhimdist.finals import finish
+from mhimdist.fold import ERROR_FILE
 from mhimdist.nodes import Share
 from mhimdist.planning import Planning
 from mhimdist.report import formats
@@ -52,9 +53,10 @@ from mhimdist.storage import hidden, network_filesystem
 from mhimdist.study import SweepStudy
 from mhimdist.sweep import Sweep
 from mhimdist.sweep_folder import SweepFolder
+from mhimdist.task import Task
 from mhimdist.tune_driver import SHARE, Driver, one_line
 from mhimdist.tune_hooks import Following, StudyScheduler, StudySearcher, WhenAllAreSaved, guard
-from mhimdist.tune_trial import SweepTrial, Task, make_first_stage
+from mhimdist.tune_trial import SweepTrial, make_first_stage
 from mhimdist.warm_start import lent
 
 __all__ = ["Sweep", "run_sweep"]
@@ -63,8 +65,6 @@ __all__ = ["Sweep", "run_sweep"]
 MAX_STARTS = 4
 """Starts of a sweep in a row that may be killed while a trial runs and does not get on; then it is taken for
 what killed them."""
-
-_ERROR_FILE = "error.txt"
 
 
 def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
@@ -101,7 +101,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
         first, notes = samplers.first_params(sweep, space, facts, earlier)
     trackers(sweep)  # what is not installed is said before anything is written
     with folder.driving():
-        for left in (folder.stop_file, folder.path / _ERROR_FILE):
+        for left in (folder.stop_file, folder.path / ERROR_FILE):
             left.unlink(missing_ok=True)
         is_found = folder.claim(
             {"space": facts.digest, "bags": bags.digest, "splits": [split.digest() for split in splits]},
@@ -125,7 +125,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
                 task = replace(task, group=worker_group(sweep))
             planning = Planning(task)
             _run_trials(study, task, folder, bags, stopping, planning)
-            return finish(study, task, folder, bags, planning)
+            return finish(study, task, folder, bags, planning, stopping)
 
 
 def _announce(
@@ -240,11 +240,11 @@ def _run_trials(
 def _why_it_stopped(sweep: Sweep, folder: SweepFolder, error: Exception) -> SweepError:
     with suppress(OSError, DiskFullError):
         details = "".join(traceback.format_exception(error))
-        atomic.write_text(folder.path / _ERROR_FILE, details)
+        atomic.write_text(folder.path / ERROR_FILE, details)
     what = str(error) if isinstance(error, MhimdistError) else one_line(error)
     return SweepError(
         f"{sweep.name} was stopped, and the same command goes on with it: {what} (whole in "
-        f"{folder.path / _ERROR_FILE})"
+        f"{folder.path / ERROR_FILE})"
     )
 
 

@@ -18,6 +18,7 @@ from ray.tune.search import Searcher
 
 from mhimdist import atomic
 from mhimdist.errors import SweepError
+from mhimdist.fold import ERROR_FILE
 from mhimdist.report import formats
 from mhimdist.report.live import Watch
 from mhimdist.report.sweep import last_line
@@ -25,7 +26,7 @@ from mhimdist.room import Room, is_of_a_gpu, is_out_of_memory, smaller_step
 from mhimdist.study import Proposal, SweepStudy
 from mhimdist.sweep import COSTS, OBJECTIVE
 from mhimdist.sweep_folder import Clock, SweepFolder
-from mhimdist.tune_trial import ENDED_FILE, ERROR_FILE
+from mhimdist.tune_trial import ENDED_FILE
 
 SAVING_S = 60.0
 """How long trials that were asked to stop may take to save themselves."""

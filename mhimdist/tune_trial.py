@@ -10,80 +10,29 @@ has ended: Ray Tune stops trials in the same way whether they are pruned or some
 
 import gc
 import json
-import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 from ray import tune
-from ray.util import get_current_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from mhimdist import atomic
 from mhimdist.config import TrainConfig
-from mhimdist.data.loader import BagShards, open_bags
-from mhimdist.data.remote import Location
 from mhimdist.data.splits import Split
-from mhimdist.engine import EpochRecord
+from mhimdist.environment import environment
 from mhimdist.errors import DiskFullError, PreemptedError, RunLockedError
 from mhimdist.first_stage import first_stage
+from mhimdist.fold import ERROR_FILE, folds_of_trial
+from mhimdist.launchers import ActorLauncher, GroupLauncher
 from mhimdist.room import is_out_of_memory
-from mhimdist.run_folder import Saving
-from mhimdist.sweep import Sweep
-from mhimdist.train import STOP_FILE, Group, train
-from mhimdist.trial import (
-    DONE_FILE,
-    Epoch,
-    Fold,
-    Run,
-    Starter,
-    TrialRun,
-    environment,
-    folds_of,
-    write_once,
-)
+from mhimdist.task import Task
+from mhimdist.trial import Launcher, TrialRun
 
-ERROR_FILE = "error.txt"
 ENDED_FILE = "ended"
 """In a trial's folder once the study has it that the trial has ended."""
-
-_LOST = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)  # what Ray says of a killed process
-
-
-@dataclass(frozen=True)
-class Task:
-    """What every trial of a sweep is told: settings, and paths on storage that every node sees.
-
-    Attributes:
-        sweep: how trials are run.
-        splits: of the folds.
-        data: folder of shards, or its URL.
-        trials: folder of the trials' own.
-        stop_file: there once all trials are to save themselves and end.
-        group: the workers of a run, where several train one.
-    """
-
-    sweep: Sweep
-    splits: Sequence[Split]
-    data: Location
-    trials: Path
-    stop_file: Path
-    group: Group | None = None
-
-    @property
-    def saving(self) -> Saving:
-        """When a run makes checkpoints."""
-        return Saving(self.sweep.keep_last, 0, self.sweep.save_every_s)
-
-    def bags(self) -> BagShards:
-        """The data set; opened once a process, its files' pages shared by all processes of a node."""
-        return open_bags(self.data, self.sweep.train.loading)
 
 
 class SweepTrial(tune.Trainable):
@@ -92,7 +41,7 @@ class SweepTrial(tune.Trainable):
     def setup(self, config: dict[str, Any], task: Task) -> None:  # type: ignore[override]
         """Begin with the first trial."""
         self.task = task
-        self._starter: Starter | None = None
+        self._launcher: Launcher | None = None
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -138,7 +87,7 @@ class SweepTrial(tune.Trainable):
         if run is None:
             return
         if not (self.folder / ENDED_FILE).exists():
-            run.let_go()
+            run.release()
             return
         with suppress(DiskFullError):  # the trial after this one would fail of it; its own will tell
             run.close()
@@ -148,18 +97,15 @@ class SweepTrial(tune.Trainable):
         (self.folder / ERROR_FILE).unlink(missing_ok=True)
         config = TrainConfig.model_validate_json((self.folder / "config.json").read_text())
         node = {"node": ray.get_runtime_context().get_node_id()}
-        write_once(self.folder / "environment.json", environment(sweep.num_threads) | node)
-        folds = folds_of(config, task.splits, sweep.run_seeds, self.folder)
-        self._starter = self._starter or self._make_starter()
-        return TrialRun(folds, sweep.parallel_folds, self._starter)
+        _write_once(self.folder / "environment.json", environment(sweep.num_threads) | node)
+        folds = folds_of_trial(config, task.splits, sweep.run_seeds, self.folder)
+        self._launcher = self._launcher or self._make_launcher()
+        return TrialRun(folds, sweep.parallel_folds, self._launcher)
 
-    def _make_starter(self) -> Starter:
-        task, sweep = self.task, self.task.sweep
-        if task.group is not None:
-            return GroupStarter(task, task.group)
-        if sweep.parallel_folds > 1:
-            return ParallelStarter(task)
-        return starter(task)
+    def _make_launcher(self) -> Launcher:
+        if self.task.group is not None:
+            return GroupLauncher(self.task, self.task.group)
+        return ActorLauncher(self.task) if self.task.sweep.parallel_folds > 1 else self.task.launcher()
 
     def _failed(self, error: Exception, cause: BaseException) -> dict[str, Any]:
         details = "".join(traceback.format_exception(error))
@@ -178,179 +124,18 @@ class SweepTrial(tune.Trainable):
         }
 
 
+def _write_once(path: Path, content: Any) -> None:
+    """Write JSON unless an earlier start of the trial has."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(path, json.dumps(content, indent=1))
+
+
 def _cause(error: BaseException) -> BaseException:
     """What was raised in a fold's own process, where it is one of Ray's."""
     while isinstance(error, ray.exceptions.RayTaskError):
         error = error.cause
     return error
-
-
-def starter(task: Task) -> Starter:
-    """Who makes a trial's runs in this process."""
-    sweep = task.sweep
-    return Starter(task.bags(), sweep.first_stages, sweep.num_threads, task.saving, task.stop_file.exists)
-
-
-class ParallelStarter(Starter):
-    """Makes the first run of a wave in this process, the others in processes that it keeps for the next."""
-
-    def __init__(self, task: Task) -> None:
-        sweep = task.sweep
-        super().__init__(
-            task.bags(), sweep.first_stages, sweep.num_threads, task.saving, task.stop_file.exists
-        )
-        self._task = task
-        self._actors: list[Any] = []
-
-    def wave(self, folds: Sequence[Fold]) -> Sequence[Run]:
-        """See `Starter.wave`; the processes take their share of the trial's placement group."""
-        first, *others = folds
-        while len(self._actors) < len(others):
-            self._actors.append(self._start())
-        pairs = zip(self._actors, others, strict=False)
-        return [*super().wave([first]), *(RemoteRun(actor, fold) for actor, fold in pairs)]
-
-    def epoch(self, runs: Sequence[Run]) -> list[Epoch]:
-        """See `Starter.epoch`; all of them at the same time."""
-        asked = {i: run.ask() for i, run in enumerate(runs) if isinstance(run, RemoteRun)}
-        here = {i: run.next_epoch() for i, run in enumerate(runs) if i not in asked}
-        there = dict(zip(asked, ray.get(list(asked.values())), strict=True))
-        return [here[i] if i in here else there[i] for i in range(len(runs))]
-
-    def _start(self) -> Any:
-        group = get_current_placement_group()
-        assert group is not None, "Ray Tune gives every trial one"
-        bundle = group.bundle_specs[-1]
-        actor = ray.remote(FoldServer).options(
-            num_cpus=bundle.get("CPU", 0),
-            num_gpus=bundle.get("GPU", 0),
-            memory=bundle.get("memory"),
-            scheduling_strategy=PlacementGroupSchedulingStrategy(group),
-        )
-        return actor.remote(self._task)  # it ends with the process that started it
-
-
-class FoldServer:
-    """Trains one fold after another in an actor."""
-
-    def __init__(self, task: Task) -> None:
-        self._starter = starter(task)
-        self._run: Run | None = None
-
-    def open(self, fold: Fold) -> None:
-        """Begin with a fold, in place of the one before."""
-        (self._run,) = self._starter.wave([fold])
-
-    def next_epoch(self) -> Epoch:
-        """See `Run.next_epoch`."""
-        assert self._run is not None, "a fold was opened"
-        return self._run.next_epoch()
-
-    def close(self) -> None:
-        """See `Run.close`."""
-        if self._run is not None:
-            self._run.close()
-            self._run = None
-
-    def let_go(self) -> None:
-        """See `Run.let_go`."""
-        if self._run is not None:
-            self._run.let_go()
-            self._run = None
-
-
-class RemoteRun:
-    """A fold in training in another process."""
-
-    def __init__(self, actor: Any, fold: Fold) -> None:
-        self._actor = actor
-        actor.open.remote(fold)
-
-    def ask(self) -> ray.ObjectRef:
-        """Have the next epoch trained."""
-        return self._actor.next_epoch.remote()
-
-    def next_epoch(self) -> Epoch:
-        """See `Run.next_epoch`."""
-        return ray.get(self.ask())
-
-    def close(self) -> None:
-        """See `Run.close`."""
-        with suppress(*_LOST):
-            ray.get(self._actor.close.remote())
-
-    def let_go(self) -> None:
-        """See `Run.let_go`; after the epoch that it may be in. A process that was lost has let go."""
-        with suppress(*_LOST):
-            ray.get(self._actor.let_go.remote())
-
-
-class GroupStarter(Starter):
-    """Has each run trained by several workers of Ray Train."""
-
-    def __init__(self, task: Task, group: Group) -> None:
-        super().__init__(task.bags(), task.sweep.first_stages, 1, task.saving, task.stop_file.exists)
-        self._task, self._group = task, group
-
-    def wave(self, folds: Sequence[Fold]) -> Sequence[Run]:
-        """See `Starter.wave`."""
-        return [GroupRun(fold, self._task, self._group, self.stop) for fold in folds]
-
-
-class GroupRun:
-    """A fold that several workers train together; what they do is read from its history."""
-
-    def __init__(self, fold: Fold, task: Task, group: Group, stop: Callable[[], bool]) -> None:
-        self.fold, self._task, self._group, self._stop = fold, task, group, stop
-        self._thread: threading.Thread | None = None
-        self._error: Exception | None = None
-        self._epochs: Iterator[Epoch] | None = None
-
-    def next_epoch(self) -> Epoch:
-        """See `Run.next_epoch`."""
-        if self._epochs is None:
-            self._epochs = self._follow()
-        return next(self._epochs)
-
-    def close(self) -> None:
-        """See `Run.close`; the workers save themselves first."""
-        if self._thread is not None:
-            (self.fold.folder / STOP_FILE).touch()
-            self._thread.join()
-
-    def let_go(self) -> None:
-        """See `Run.let_go`."""
-        self.close()
-
-    def _follow(self) -> Iterator[Epoch]:
-        if not self.fold.is_done:
-            self._thread = threading.Thread(target=self._train, daemon=True)
-            self._thread.start()
-        given = 0
-        while True:
-            is_over = self._thread is None or not self._thread.is_alive()
-            if not is_over and self._stop():
-                (self.fold.folder / STOP_FILE).touch()
-            records: list[EpochRecord] = self.fold.records()
-            if is_over and self._error is not None:
-                raise self._error
-            # The last record is given once the workers are gone: only then it is known to be the last.
-            for record in records[given : None if is_over else -1]:
-                given += 1
-                is_last = is_over and given == len(records)
-                if is_last:
-                    write_once(self.fold.folder / DONE_FILE, given)
-                yield Epoch(record, is_last)
-            if is_over:
-                return
-            time.sleep(0.3)
-
-    def _train(self) -> None:
-        fold, sweep = self.fold, self._task.sweep
-        try:
-            train(fold.config, self._task.data, fold.split, fold.folder, sweep.first_stages, self._group)
-        except Exception as error:
-            self._error = error
 
 
 def make_first_stage(config: TrainConfig, task: Task, split: Split) -> None:

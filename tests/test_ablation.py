@@ -12,7 +12,8 @@ from mhimdist.cost import Cost
 from mhimdist.errors import ConfigError, CrossValidationError
 from mhimdist.paper_tables import common, grid
 from mhimdist.presets import preset
-from mhimdist.report.comparison import Comparison, Result, Row
+from mhimdist.report.comparison import Comparison, Row
+from mhimdist.result import Result
 
 
 def _base(model):

@@ -7,8 +7,8 @@ from data_prep import digits
 from mhimdist import metrics
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import k_folds
+from mhimdist.fold import Fold, run_fold
 from mhimdist.presets import preset
-from mhimdist.unit import Unit, run_unit
 
 CONFIG = preset("c16", "abmil").override(
     {"model.hidden_dim": 64, "optimizer.learning_rate": 5e-4, "epochs": 10, "device": "cpu"}
@@ -25,15 +25,13 @@ def test_permuted_labels_end_at_chance_under_the_strict_protocol(tmp_path):
         bags.labels_N = np.random.default_rng(seed).permutation(bags.labels_N)
         bags.digest = f"permuted {seed}"
         splits = k_folds(bags.keys, bags.cases, bags.labels_N, num_folds=3, validation_share=0.15, seed=seed)
-        results = [
-            run_unit(
-                Unit("it", CONFIG, split, fold, bags.digest, tmp_path / f"{seed}-{fold}"),
-                bags,
-                tmp_path / "cache",
-                1,
-            )
-            for fold, split in enumerate(splits, 1)
+        folds = [
+            Fold("it", CONFIG, split, number, tmp_path / f"{seed}-{number}", is_tested=True)
+            for number, split in enumerate(splits, 1)
         ]
+        for fold in folds:
+            run_fold(fold, bags, tmp_path / "cache", 1)
+        results = [fold.result() for fold in folds]
         pooled = metrics.pooled([result.scores for result in results])
         assert sorted(key for result in results for key in result.keys) == sorted(bags.keys)
         aucs.append(metrics.auc(pooled.labels_N, pooled.probabilities_NC))

@@ -19,7 +19,8 @@ from mhimdist.errors import ConfigError, CrossValidationError
 from mhimdist.experiment import Candidate, CrossValidation, Experiment
 from mhimdist.models import build
 from mhimdist.presets import preset
-from mhimdist.report.comparison import OUTSIDE_WEIGHTS, PAPER_WARNING
+from mhimdist.report.comparison import PAPER_WARNING
+from mhimdist.result import OUTSIDE_WEIGHTS
 
 BASE = preset("c16", "abmil").override(
     {
@@ -92,8 +93,8 @@ def test_the_tables_are_files_that_state_the_protocol(job, done):
         assert fragment in text
 
 
-def test_finished_units_are_only_read_and_a_lost_one_is_made_again(job, done, data, capsys):
-    files = {path: path.stat().st_mtime_ns for path in job.folder.glob("units/*/result.json")}
+def test_finished_folds_are_only_read_and_a_lost_one_is_made_again(job, done, data, capsys):
+    files = {path: path.stat().st_mtime_ns for path in job.folder.glob("folds/*/result.json")}
     assert len(files) == 8
     lost = next(iter(files))
     lost.unlink()
@@ -115,29 +116,31 @@ def test_identical_configurations_run_once_and_failures_are_named(job, data, cap
     comparison = compare(experiment, candidates, data=data)
     good, same, bad, needs_bad = comparison.rows
     assert good.results == same.results
-    assert len(list((experiment.folder / "units").iterdir())) == 3
+    assert len(list((experiment.folder / "folds").iterdir())) == 3
     assert bad.num_runs == needs_bad.num_runs == "0 of 1"
     (reason,) = bad.failures.values()
     assert reason.startswith("NonFiniteError: the loss became")
     printed = capsys.readouterr().out
     assert len(re.findall(r"^\[\d/3\] ", printed, re.MULTILINE)) == 3
     assert "bad, strict, seed 1, fold 1: FAILED NonFiniteError" in printed
-    assert len(list(experiment.folder.glob("units/*/error.txt"))) == 2
+    assert len(list(experiment.folder.glob("folds/*/error.txt"))) == 2
     with pytest.raises(
         CrossValidationError, match=r"2 runs of failing failed.* bad, strict, seed 1, fold 1: "
     ):
         cross_validation.raise_failures(comparison, experiment.folder)
 
 
-def test_a_process_that_dies_is_a_failure_of_its_unit_alone(job, data, monkeypatch):
+def test_a_process_that_dies_is_a_failure_of_its_fold_alone(job, data, monkeypatch):
     experiment = Experiment(home=job.home, name="dying", folds=2, seeds=(1,))
 
-    def dies_on_fold_1(unit, data, cache, num_threads):
+    task = run_units._task
+
+    def dies_on_fold_1(fold, *given):
         import os
 
-        if unit.fold == 1:
+        if fold.fold == 1:
             os._exit(1)
-        return run_units.run_unit(unit, run_units.open_bags(data), cache, num_threads)
+        return task(fold, *given)
 
     monkeypatch.setattr(run_units, "_task", dies_on_fold_1)
     comparison = compare(experiment, [Candidate("plain", BASE.first_stage())], data=data)
@@ -214,11 +217,11 @@ def test_a_teacher_from_outside_is_warned_of_in_every_table_and_file(job, data, 
     assert f"WARNING: {OUTSIDE_WEIGHTS}" in " ".join(capsys.readouterr().out.split())
 
 
-def test_units_wait_for_the_first_stage_that_another_one_is(job, data):
+def test_folds_wait_for_the_first_stage_that_another_one_is(job, data):
     bags = BagShards(data)
     (split, *_) = job.splits(bags, "strict", 1)
-    units = {
-        name: cross_validation.make_unit(
+    folds = {
+        name: cross_validation.make_fold(
             Candidate(name, config), split, 1, 1, "strict", bags, job.folder, torch.device("cpu")
         )[1]
         for name, config in (
@@ -228,7 +231,7 @@ def test_units_wait_for_the_first_stage_that_another_one_is(job, data):
             ("longer", BASE.override({"epochs": 3})),
         )
     }
-    queue = run_units.Queue(units)
+    queue = run_units.Queue(folds)
     assert list(queue.ready()) == ["plain", "copy", "longer"]
     assert list(queue.ready()) == []
     queue.done("copy")

@@ -1,5 +1,6 @@
-"""Cross-validations that are asked to stop."""
+"""Cross-validations that are asked to stop in the middle of an epoch, and resumed."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -8,43 +9,91 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from data_prep import digits
+from mhimdist import checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parent.parent
+SLOW = ["--train.model.hidden-dim", "512", "--train.epochs", "2", "--save-every-s", "0.2"]
 
 
-def _histories(folder: Path) -> dict[Path, list[str]]:
-    return {path: path.read_text().splitlines() for path in folder.glob("units/*/history.jsonl")}
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """So many bags that an epoch takes seconds."""
+    return digits.build("digits-c16", tmp_path_factory.mktemp("data") / "digits-c16", scale=0.2, bags=400)
 
 
-def test_a_sigterm_ends_it_in_a_line_and_the_same_command_goes_on(tmp_path):
-    data = digits.build("digits-c16", tmp_path / "digits-c16", scale=0.01, bags=60)
-    folder = tmp_path / "home" / "runs" / "train_c16"
-    options = ["--data", str(data), "--home", str(tmp_path / "home"), "--folds", "2", "--seeds", "1"]
+def _command(data: Path, home: Path, *more: str) -> list[str]:
     script = [sys.executable, str(ROOT / "jobs" / "train_c16.py")]
-    command = [*script, *options, "--train.epochs", "20", "--train.model.hidden-dim", "16"]
+    folds = ["--folds", "2", "--run-folds", "1", "--seeds", "1"]
+    return [*script, "--data", str(data), "--home", str(home), *folds, *SLOW, *more]
 
-    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not any(_histories(folder).values()):
-        assert driver.poll() is None
-        time.sleep(0.05)
-    started = psutil.Process(driver.pid).children(recursive=True)
-    assert len(started) > 4
-    driver.send_signal(signal.SIGTERM)
-    out, err = driver.communicate(timeout=60)
-    assert driver.returncode == 75, out + err
-    assert "train_c16 was stopped; the same command goes on with it" in err
-    assert "Traceback" not in err
-    _, alive = psutil.wait_procs(started, timeout=10)
-    assert not alive, [process.cmdline() for process in alive]
-    before = _histories(folder)
-    assert before
 
+def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    after = _histories(folder)
-    for path, lines in before.items():  # nothing was trained twice
-        assert after[path][: len(lines)] == lines
+
+
+def _folds(home: Path) -> list[Path]:
+    return sorted((home / "runs" / "train_c16" / "folds").glob("fold-1-seed-1-*"))
+
+
+def _left(home: Path) -> dict[str, tuple]:
+    """What every fold left, but for times."""
+    found = {}
+    for folder in _folds(home):
+        result = json.loads((folder / "result.json").read_text())
+        rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        for row in (result, *rows):
+            row.pop("epoch_s"), row.pop("train_s", None)
+        found[folder.name] = result, rows, checkpoint.load(folder / "best_student")[0]["student"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):
+    home = tmp_path_factory.mktemp("whole")
+    _run(_command(data, home))
+    return _left(home)
+
+
+def _position(home: Path) -> tuple[int, int]:
+    """Epochs that the runs have done, and steps of the next, by the newest checkpoint."""
+    names = [path.name for path in home.glob("**/checkpoints/epoch-*-step-*")]
+    _, epoch, _, step = max(names, default="epoch-0-step-0").split("-")
+    return int(epoch), int(step)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_sigterm_within_an_epoch_loses_at_most_16_steps(data, undisturbed, tmp_path, workers):
+    command = _command(data, tmp_path, "--workers", workers)
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while _position(tmp_path)[1] == 0:  # until it has saved itself within an epoch
+        assert driver.poll() is None, driver.communicate()
+        time.sleep(0.02)
+    started = psutil.Process(driver.pid).children(recursive=True)
+    assert len(started) > 4
+    asked = time.monotonic()
+    driver.send_signal(signal.SIGTERM)
+    out, err = driver.communicate(timeout=60)
+    took_s = time.monotonic() - asked
+    assert driver.returncode == 75, out + err
+    assert "train_c16 was stopped" in err
+    assert "Traceback" not in err
+    assert took_s < 20
+    _, alive = psutil.wait_procs(started, timeout=10)
+    assert not alive, [process.cmdline() for process in alive]
+    _, step = _position(tmp_path)
+    assert step > 0, "it was saved within the epoch"
+
+    _run(command)
+    left = _left(tmp_path)
+    if workers == "2":  # which sum in another order than one
+        assert left.keys() == undisturbed.keys()
+        return
+    for name, (result, rows, tensors) in undisturbed.items():
+        assert left[name][:2] == (result, rows)
+        assert all(torch.equal(value, tensors[key]) for key, value in left[name][2].items())

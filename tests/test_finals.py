@@ -29,10 +29,10 @@ def test_tested_configurations_are_counted_once_whatever_their_seeds(tmp_path):
     assert _num_tested(folder) == 0
     other = BASE.override({"loss.alpha": 0.2})
     for number, config in enumerate([BASE, BASE.override({"seed": 7}), other, BASE.first_stage()]):
-        unit = folder.path / "final" / "units" / str(number)
-        unit.mkdir(parents=True)
-        (unit / "config.json").write_text(config.model_dump_json())
-        assert TrainConfig.model_validate_json((unit / "config.json").read_text()) == config
+        fold = folder.finals / str(number)
+        fold.mkdir(parents=True)
+        (fold / "config.json").write_text(config.model_dump_json())
+        assert TrainConfig.model_validate_json((fold / "config.json").read_text()) == config
         if config is not other:  # that one was cut off
-            (unit / "result.json").write_text(json.dumps({}))
+            (fold / "result.json").write_text(json.dumps({}))
     assert _num_tested(folder) == 2

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-import signal
 import threading
 import time
 import warnings
@@ -11,16 +9,17 @@ import warnings
 import psutil
 import pytest
 import ray
-import torch
 
 from data_prep import digits
+from mhimdist import checkpoint
 from mhimdist.config import load_config
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import holdout
 from mhimdist.engine import load_run
 from mhimdist.errors import NonFiniteError, PreemptedError
 from mhimdist.first_stage import open_trainer
-from mhimdist.run_folder import RunFolder, Saving
+from mhimdist.fold import Fold
+from mhimdist.run_folder import Saving
 from mhimdist.train import Group, train
 
 CONFIG = load_config(
@@ -66,15 +65,19 @@ def cluster():
 @pytest.fixture(scope="module")
 def undisturbed(data, split, cache, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"
-    train(CONFIG, data, split, folder, cache, TWO)
+    train(_fold(split, folder), data, cache, TWO)
     return folder
 
 
-def _weights(folder):
-    tensors, _ = RunFolder(folder, {}, Saving()).latest()
-    return torch.cat(
-        [value.flatten().double() for _, group in sorted(tensors.items()) for value in group.values()]
-    )
+def _fold(split, folder, config=CONFIG):
+    return Fold("it", config, split, 1, folder, is_tested=True)
+
+
+def _left(folder):
+    """The selected student, and what it says of the test bags; teacher and optimiser are in every loss."""
+    result = json.loads((folder / "result.json").read_text())
+    weights = checkpoint.load(folder / "best_student")[0]["student"]
+    return result | {"epoch_s": 0, "weights": {name: value.tolist() for name, value in weights.items()}}
 
 
 def _records(folder):
@@ -93,9 +96,10 @@ def test_two_workers_learn_what_one_process_learns(undisturbed, data, split, cac
 
 @pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is(undisturbed, data, split, cache):
-    before = {path: path.stat().st_mtime_ns for path in (undisturbed / "checkpoints").rglob("*")}
-    train(CONFIG, data, split, undisturbed, cache, TWO)
-    assert {path: path.stat().st_mtime_ns for path in (undisturbed / "checkpoints").rglob("*")} == before
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")}
+    assert {path.name for path in before} >= {"result.json", "student.safetensors", "history.jsonl"}
+    train(_fold(split, undisturbed), data, cache, TWO)
+    assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")} == before
 
 
 def _once_it_trains(folder, act) -> threading.Thread:
@@ -125,22 +129,22 @@ def _kill_a_worker() -> None:
 def test_a_killed_worker_changes_nothing(undisturbed, data, split, cache, tmp_path):
     folder = tmp_path / "run"
     killing = _once_it_trains(folder, _kill_a_worker)
-    train(CONFIG, data, split, folder, cache, TWO)
+    train(_fold(split, folder), data, cache, TWO)
     killing.join()
-    assert torch.equal(_weights(folder), _weights(undisturbed))
+    assert _left(folder) == _left(undisturbed)
     assert _records(folder) == _records(undisturbed)
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_the_same_call_goes_on(undisturbed, data, split, cache, tmp_path):
-    folder = tmp_path / "run"
-    stopping = _once_it_trains(folder, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(PreemptedError, match="is saved; the same command goes on"):
-        train(CONFIG, data, split, folder, cache, TWO)
+def test_a_stop_saves_and_the_same_call_resumes(undisturbed, data, split, cache, tmp_path):
+    folder, asked = tmp_path / "run", threading.Event()
+    stopping = _once_it_trains(folder, asked.set)
+    with pytest.raises(PreemptedError, match="is saved; the same command resumes it"):
+        train(_fold(split, folder), data, cache, TWO, stop=asked.is_set)
     stopping.join()
     assert len(_records(folder)) < 8
-    train(CONFIG, data, split, folder, cache, TWO)
-    assert torch.equal(_weights(folder), _weights(undisturbed))
+    train(_fold(split, folder), data, cache, TWO)
+    assert _left(folder) == _left(undisturbed)
 
 
 @pytest.mark.slow
@@ -148,5 +152,5 @@ def test_what_a_worker_cannot_do_is_said_in_our_words(data, split, cache, tmp_pa
     config = CONFIG.override({"optimizer.learning_rate": 1e30, "teacher": {"kind": "momentum"}})
     group = dataclasses.replace(TWO, max_failures=1, timeout_s=10)
     with pytest.raises(NonFiniteError, match=r"the loss became .* at bag\(s\) slide_\d+"):
-        train(config, data, split, tmp_path / "run", cache, group)
+        train(_fold(split, tmp_path / "run", config), data, cache, group)
     assert json.loads((tmp_path / "run" / "error.json").read_text())["type"] == "NonFiniteError"

@@ -10,22 +10,15 @@ import torch
 from forked import fork, status_of
 from memory_bags import MemoryBags
 
-from mhimdist import __version__, atomic, checkpoint, trial
+from mhimdist import __version__, atomic, checkpoint, environment
+from mhimdist import fold as fold_module
 from mhimdist.config import load_config
 from mhimdist.data.splits import Split
 from mhimdist.engine import EpochRecord, Trainer
 from mhimdist.errors import PreemptedError, RunLockedError
+from mhimdist.fold import RESULT_FILE, Epoch, FoldRun, folds_of_trial
 from mhimdist.run_folder import Saving
-from mhimdist.trial import (
-    DONE_FILE,
-    Epoch,
-    FoldRun,
-    Starter,
-    TrialRun,
-    environment,
-    folds_of,
-    revision,
-)
+from mhimdist.trial import Launcher, TrialRun
 
 CONFIG = load_config(
     {
@@ -51,13 +44,13 @@ def _steps(run: TrialRun) -> list:
     return [replace(progress, train_s=0.0) for progress in found]
 
 
-def _starter(bags, tmp_path) -> Starter:
-    return Starter(bags, tmp_path / "cache", 1, Saving())
+def _launcher(bags, tmp_path) -> Launcher:
+    return Launcher(bags, tmp_path / "cache", 1, Saving())
 
 
 def test_a_trial_runs_its_folds_and_its_value_is_their_mean(bags, splits, tmp_path):
-    folds = folds_of(CONFIG, splits, (1, 2), tmp_path / "trial")
-    steps = _steps(TrialRun(folds, 1, _starter(bags, tmp_path)))
+    folds = folds_of_trial(CONFIG, splits, (1, 2), tmp_path / "trial")
+    steps = _steps(TrialRun(folds, 1, _launcher(bags, tmp_path)))
     assert [progress.step for progress in steps] == list(range(1, 17))
     best = [fold.records()[-1].best_validation_auc for fold in folds]
     assert steps[-1].value == pytest.approx(sum(best) / 4)
@@ -68,8 +61,12 @@ def test_a_trial_runs_its_folds_and_its_value_is_their_mean(bags, splits, tmp_pa
 
 
 def test_folds_at_once_give_the_same_values_in_fewer_steps(bags, splits, tmp_path):
-    one = _steps(TrialRun(folds_of(CONFIG, splits, (1,), tmp_path / "one"), 1, _starter(bags, tmp_path)))
-    both = _steps(TrialRun(folds_of(CONFIG, splits, (1,), tmp_path / "both"), 2, _starter(bags, tmp_path)))
+    one = _steps(
+        TrialRun(folds_of_trial(CONFIG, splits, (1,), tmp_path / "one"), 1, _launcher(bags, tmp_path))
+    )
+    both = _steps(
+        TrialRun(folds_of_trial(CONFIG, splits, (1,), tmp_path / "both"), 2, _launcher(bags, tmp_path))
+    )
     assert [progress.step for progress in both] == [1, 2, 3, 4]
     assert both[-1].units == one[-1].units
     assert both[-1].num_epochs == one[-1].num_epochs == 8
@@ -80,29 +77,29 @@ def test_a_trial_that_was_cut_off_reports_the_same_again_and_trains_the_rest(
     bags, splits, tmp_path, num_done
 ):
     expected = _steps(
-        TrialRun(folds_of(CONFIG, splits, (1,), tmp_path / "whole"), 1, _starter(bags, tmp_path))
+        TrialRun(folds_of_trial(CONFIG, splits, (1,), tmp_path / "whole"), 1, _launcher(bags, tmp_path))
     )
-    folds = folds_of(CONFIG, splits, (1,), tmp_path / "cut")
-    run = TrialRun(folds, 1, _starter(bags, tmp_path))
+    folds = folds_of_trial(CONFIG, splits, (1,), tmp_path / "cut")
+    run = TrialRun(folds, 1, _launcher(bags, tmp_path))
     for _ in range(num_done):
         run.next_epoch()
     for each in run._runs:  # as a killed process leaves it: nothing is closed, the lock is gone
         if each._trainer is not None:
             each._trainer.folder.unlock()
-    found = _steps(TrialRun(folds, 1, _starter(bags, tmp_path)))
+    found = _steps(TrialRun(folds, 1, _launcher(bags, tmp_path)))
     assert [replace(p, train_s=0) for p in found] == expected
 
 
 def test_a_fold_that_was_stopped_keeps_its_weights_and_nothing_to_go_on_with(bags, splits, tmp_path):
-    fold = folds_of(CONFIG, splits, (1,), tmp_path)[0]
-    run = FoldRun(fold, bags, tmp_path / "cache", 1, Saving())
+    fold = folds_of_trial(CONFIG, splits, (1,), tmp_path)[0]
+    run = FoldRun(fold, bags, tmp_path / "cache", 1, saving=Saving())
     epoch = run.next_epoch()
     assert not epoch.is_last
     run.close()
     assert [record.epoch for record in fold.records()] == [0]
     assert (fold.folder / "best_student").exists()
     assert not (fold.folder / "checkpoints").exists()
-    assert not fold.is_done
+    assert not fold.is_finished
 
 
 def _kill_at(stage: str) -> None:
@@ -121,7 +118,7 @@ def _kill_at(stage: str) -> None:
         discard(folder)
 
     def killing_write(path: Path, text: str) -> None:
-        if path.name == DONE_FILE and stage == "before it is done":
+        if path.name == RESULT_FILE and stage == "before it is done":
             kill()
         write_text(path, text)
 
@@ -130,10 +127,10 @@ def _kill_at(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", ["before it is done", "before checkpoints go", "while checkpoints go"])
 def test_a_fold_that_is_killed_at_its_end_is_not_trained_again(bags, splits, tmp_path, monkeypatch, stage):
-    fold = folds_of(CONFIG, splits, (1,), tmp_path)[0]
+    fold = folds_of_trial(CONFIG, splits, (1,), tmp_path)[0]
 
     def run() -> FoldRun:
-        return FoldRun(fold, bags, tmp_path / "cache", 1, Saving())
+        return FoldRun(fold, bags, tmp_path / "cache", 1, saving=Saving())
 
     def all_epochs() -> None:
         _kill_at(stage)
@@ -145,7 +142,7 @@ def test_a_fold_that_is_killed_at_its_end_is_not_trained_again(bags, splits, tmp
     monkeypatch.setattr(Trainer, "_run_epoch", lambda self: pytest.fail("trained again"))
     again = run()
     assert [again.next_epoch().is_last for _ in range(4)] == [False, False, False, True]
-    assert fold.is_done
+    assert fold.is_finished
     assert not (fold.folder / "checkpoints").exists()
     assert checkpoint.load(fold.folder / "best_student")
 
@@ -153,17 +150,17 @@ def test_a_fold_that_is_killed_at_its_end_is_not_trained_again(bags, splits, tmp
 def test_the_lock_of_a_lost_node_is_waited_for_and_meanwhile_one_can_stop(
     bags, splits, tmp_path, monkeypatch
 ):
-    assert trial.LOST_LOCK_S >= 180
-    monkeypatch.setattr(trial, "LOST_LOCK_S", 0.0)
-    fold = folds_of(CONFIG, splits, (1,), tmp_path)[0]
-    holder = FoldRun(fold, bags, tmp_path / "cache", 1, Saving())
+    assert fold_module.LOST_LOCK_S >= 180
+    monkeypatch.setattr(fold_module, "LOST_LOCK_S", 0.0)
+    fold = folds_of_trial(CONFIG, splits, (1,), tmp_path)[0]
+    holder = FoldRun(fold, bags, tmp_path / "cache", 1, saving=Saving())
     holder.next_epoch()
     with pytest.raises(RunLockedError, match=f"is being trained by process {os.getpid()}"):
-        FoldRun(fold, bags, tmp_path / "cache", 1, Saving()).next_epoch()
-    monkeypatch.setattr(trial, "LOST_LOCK_S", 600.0)
+        FoldRun(fold, bags, tmp_path / "cache", 1, saving=Saving()).next_epoch()
+    monkeypatch.setattr(fold_module, "LOST_LOCK_S", 600.0)
     asked = iter([False, False, True])
     with pytest.raises(PreemptedError):
-        FoldRun(fold, bags, tmp_path / "cache", 1, Saving(), lambda: next(asked)).next_epoch()
+        FoldRun(fold, bags, tmp_path / "cache", 1, saving=Saving(), stop=lambda: next(asked)).next_epoch()
 
 
 class Scripted:
@@ -185,24 +182,24 @@ class Scripted:
 
 
 def test_a_fold_that_stops_early_waits_for_its_wave(bags, splits, tmp_path):
-    starter = _starter(bags, tmp_path)
-    folds = folds_of(CONFIG, splits, (1, 2), tmp_path / "trial")
-    record = FoldRun(folds[0], bags, tmp_path / "cache", 1, Saving()).next_epoch().record
+    launcher = _launcher(bags, tmp_path)
+    folds = folds_of_trial(CONFIG, splits, (1, 2), tmp_path / "trial")
+    record = FoldRun(folds[0], bags, tmp_path / "cache", 1, saving=Saving()).next_epoch().record
     waves = iter(
         [
             [Scripted([0.5], record), Scripted([0.6, 0.8], record)],
             [Scripted([1.0], record), Scripted([0.9], record)],
         ]
     )
-    starter.wave = lambda folds: next(waves)
-    steps = _steps(TrialRun(folds, 2, starter))
+    launcher.launch = lambda folds: next(waves)
+    steps = _steps(TrialRun(folds, 2, launcher))
     assert [progress.step for progress in steps] == [1, 4, 8]
     assert [progress.value for progress in steps] == pytest.approx([0.55, 0.65, 0.8])
     assert [len(progress.units) for progress in steps] == [1, 2, 4]
 
 
 def test_the_environment_says_where_and_what_was_run():
-    found = environment(3)
+    found = environment.environment(3)
     assert found["host"] == platform.node()
     assert found["threads"] == "3"
     assert found["mhimdist"] == __version__
@@ -211,18 +208,18 @@ def test_the_environment_says_where_and_what_was_run():
 
 def test_a_package_that_is_no_checkout_has_no_revision(monkeypatch, tmp_path):
     (tmp_path / "__init__.py").touch()
-    monkeypatch.setattr(trial, "__file__", str(tmp_path / "trial.py"))
-    revision.cache_clear()
-    assert revision() == "unknown"
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "environment.py"))
+    environment.revision.cache_clear()
+    assert environment.revision() == "unknown"
     git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "of a project around it"], check=True)
-    revision.cache_clear()
-    assert revision() == "unknown"
+    environment.revision.cache_clear()
+    assert environment.revision() == "unknown"
     subprocess.run([*git, "add", "__init__.py"], check=True)
     subprocess.run([*git, "commit", "-q", "-m", "ours"], check=True)
-    revision.cache_clear()
+    environment.revision.cache_clear()
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
-    assert head.startswith(revision())
-    assert len(revision()) == 12
-    revision.cache_clear()
+    assert head.startswith(environment.revision())
+    assert len(environment.revision()) == 12
+    environment.revision.cache_clear()

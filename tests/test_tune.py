@@ -168,7 +168,7 @@ def test_no_test_bag_is_in_any_fold_and_none_was_read_before_the_final_runs(fold
             row = json.loads(line)
             assert row.pop("selects_on_test") is False
             assert not [field for field in row if "test" in field]
-    finals_began = min(path.stat().st_mtime for path in (folder / "final" / "units").glob("*/config.json"))
+    finals_began = min(path.stat().st_mtime for path in (folder / "final").glob("*/config.json"))
     before, after = set(), set()
     for process in reads.iterdir():
         for line in process.read_text().splitlines():
@@ -182,7 +182,7 @@ def test_no_test_bag_is_in_any_fold_and_none_was_read_before_the_final_runs(fold
 def test_final_runs_are_the_best_configuration_and_its_plain_network_on_all_folds(folder):
     best = max((t for t in _trials(folder) if t.value is not None), key=lambda t: (t.state == 1, t.value))
     found = {}
-    for run in (folder / "final" / "units").iterdir():
+    for run in (folder / "final").iterdir():
         config, split, _ = load_run(run)
         assert (run / "result.json").exists()
         found.setdefault(config.teacher.kind, []).append(split)

@@ -8,14 +8,15 @@ import ray
 from forked import fork, status_of
 from memory_bags import MemoryBags
 
-from mhimdist import atomic, trial
+from mhimdist import atomic, fold
 from mhimdist.config import load_config
 from mhimdist.data.splits import Split
 from mhimdist.engine import Trainer
 from mhimdist.errors import DiskFullError, RunLockedError
+from mhimdist.fold import FoldRun
 from mhimdist.sweep import Sweep
-from mhimdist.trial import FoldRun
-from mhimdist.tune_trial import ENDED_FILE, SweepTrial, Task
+from mhimdist.task import Task
+from mhimdist.tune_trial import ENDED_FILE, SweepTrial
 
 CONFIG = load_config(
     {
@@ -26,6 +27,14 @@ CONFIG = load_config(
         "device": "cpu",
     }
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    """A trial asks Ray for its node, which starts one where there is none."""
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture
@@ -100,7 +109,7 @@ def test_a_full_disk_is_the_reason_that_is_told_and_keeps_the_checkpoints(begin,
 
 
 def test_a_fold_that_a_lost_process_still_holds_is_no_failure_of_the_trial(begin, monkeypatch):
-    monkeypatch.setattr(trial, "LOST_LOCK_S", 0.0)
+    monkeypatch.setattr(fold, "LOST_LOCK_S", 0.0)
     holder, other = begin(), begin()
     holder.step()
     with pytest.raises(RunLockedError, match=f"process {os.getpid()}"):

@@ -1,6 +1,9 @@
 """A sweep whose every run is trained by two workers of Ray Train."""
 
 import json
+import threading
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import ray
@@ -12,6 +15,14 @@ from mhimdist import storage
 from mhimdist.engine import load_run
 from mhimdist.sweep import Sweep
 from mhimdist.tune import run_sweep
+
+
+def _count_workers(folder: Path, found: set[int], is_over: threading.Event) -> None:
+    """How many workers have trained what lies in the checkpoints."""
+    while not is_over.wait(0.02):
+        for state in folder.glob("runs/*/trials/*/*/checkpoints/*/state.json"):
+            with suppress(FileNotFoundError, ValueError):
+                found.add(len(json.loads(state.read_text())["state"]["totals"]))
 
 
 @pytest.mark.slow
@@ -31,10 +42,15 @@ def test_two_workers_train_each_run_of_a_sweep(tmp_path, capsys):
         final_seeds=1,
         train=BASE.override({"bags_per_step": 4, "optimizer.rate_rule": "none"}),
     )
+    num_workers, is_over = set(), threading.Event()
+    watching = threading.Thread(target=_count_workers, args=(tmp_path, num_workers, is_over))
+    watching.start()
     try:
         folder = run_sweep(sweep, numbers, data=data)
         left = ray.util.placement_group_table()
     finally:
+        is_over.set()
+        watching.join()
         ray.shutdown()
     said = capsys.readouterr().out
     assert "plan: 1 trial at once x 2 workers" in said
@@ -50,6 +66,8 @@ def test_two_workers_train_each_run_of_a_sweep(tmp_path, capsys):
         if trial.state == TrialState.COMPLETE:
             assert len(history) == 3
             assert trial.value == max(record.student_validation_auc for record in history)
-        state = json.loads(sorted(run.glob("checkpoints/*/state.json"))[-1].read_text())["state"]
-        assert len(state["totals"]) == 2, "both workers trained it"
+            assert (run / "result.json").exists()
+        assert (run / "best_student").exists()
+        assert not (run / "checkpoints").exists()
+    assert num_workers == {2}, "both workers trained every run"
     assert {group["state"] for group in left.values()} <= {"REMOVED"}

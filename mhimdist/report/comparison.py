@@ -9,16 +9,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from mhimdist import metrics
-from mhimdist.metrics import Scores
 from mhimdist.report import formats
 from mhimdist.report.grid import Grid
+from mhimdist.result import Protocol, Result
 
-Protocol = Literal["strict", "paper"]
 METRICS = ("auc", "accuracy", "f1", "precision", "recall")
 INFLATED = ("auc", "accuracy", "f1")
 HEADINGS = {"auc": "AUC", "accuracy": "accuracy", "f1": "F1", "precision": "precision", "recall": "recall"}
@@ -26,53 +25,10 @@ PAPER_WARNING = (
     "PAPER PROTOCOL: as the authors did, the test fold selects the epoch, stops the training and sets the "
     "threshold, so the figures are optimistic and only good for reproducing theirs."
 )
-OUTSIDE_WEIGHTS = (
-    "teacher from outside weights (teacher.weights): they may have been trained on this run's test slides"
-)
 STRICT_NOTE = (
     "Strict protocol: validation cases of the training fold select the epoch, stop the training and set the "
     "threshold."
 )
-
-
-@dataclass(frozen=True)
-class Result:
-    """What one run, of one fold and seed, left.
-
-    Attributes:
-        protocol: "strict", or "paper" where the test bags selected.
-        seed, fold: of the run; folds count from 1.
-        config_digest, split_digest, data_digest: of what it was made of.
-        num_epochs, best_epoch: epochs done, and the selected one, counted from 0.
-        epoch_s: median seconds of an epoch with its validation.
-        num_parameters: of the student.
-        validation, test: metrics of the selected epoch's student, at the validation scores' threshold.
-        keys, cases, labels, probabilities: of the test bags.
-        note: what may make the figures optimistic, but for the protocol; empty where nothing does.
-    """
-
-    protocol: Protocol
-    seed: int
-    fold: int
-    config_digest: str
-    split_digest: str
-    data_digest: str
-    num_epochs: int
-    best_epoch: int
-    epoch_s: float
-    num_parameters: int
-    validation: Mapping[str, float | None]
-    test: Mapping[str, float | None]
-    keys: Sequence[str]
-    cases: Sequence[str]
-    labels: Sequence[int]
-    probabilities: Sequence[Sequence[float]]
-    note: str = ""
-
-    @property
-    def scores(self) -> Scores:
-        """The test bags' scores."""
-        return Scores(np.array(self.labels), np.array(self.probabilities), self.cases)
 
 
 @dataclass(frozen=True)

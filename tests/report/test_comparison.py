@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from mhimdist.report.comparison import PAPER_WARNING, Comparison, Result, Row
+from mhimdist.report.comparison import PAPER_WARNING, Comparison, Row
+from mhimdist.result import Result
 
 
 def _result(protocol="strict", seed=0, fold=1, auc=0.9, **changes):

@@ -11,8 +11,8 @@ from mhimdist.data.splits import k_folds
 from mhimdist.engine import Trainer, load_run
 from mhimdist.evaluation import predict
 from mhimdist.first_stage import open_trainer
+from mhimdist.fold import Fold, run_fold
 from mhimdist.models import build
-from mhimdist.unit import Unit, run_unit
 
 CONFIG = load_config(
     {
@@ -48,45 +48,49 @@ def _split(bags, **options):
     return folds[0]
 
 
-def _unit(bags, folder, config=CONFIG, **options):
-    return Unit("it", config, _split(bags, **options), 1, bags.digest, folder)
+def _fold(bags, folder, config=CONFIG, **options):
+    return Fold("it", config, _split(bags, **options), 1, folder, is_tested=True)
 
 
-def test_a_unit_leaves_what_it_did_and_its_best_student(bags, tmp_path):
-    unit = _unit(bags, tmp_path / "unit")
-    assert unit.result() is None
-    result = run_unit(unit, bags, tmp_path / "cache", 1)
-    assert unit.result() == replace(result, keys=list(result.keys))
-    config, split, history = load_run(unit.folder)
+def _run(fold, bags, cache):
+    run_fold(fold, bags, cache, 1)
+    return fold.result()
+
+
+def test_a_fold_leaves_what_it_did_and_its_best_student(bags, tmp_path):
+    fold = _fold(bags, tmp_path / "fold")
+    assert fold.result() is None
+    result = _run(fold, bags, tmp_path / "cache")
+    config, split, history = load_run(fold.folder)
     assert {record.selects_on_test for record in history} == {False}
-    assert (config, split, len(history)) == (CONFIG, unit.split, result.num_epochs)
-    assert not (unit.folder / "checkpoints").exists()
+    assert (config, split, len(history)) == (CONFIG, fold.split, result.num_epochs)
+    assert not (fold.folder / "checkpoints").exists()
 
     network = build(CONFIG.model, num_features=8, num_classes=2, seed=0)
-    network.load_state_dict(checkpoint.load(unit.folder / "best_student")[0]["student"])
-    again = predict(network, bags, unit.split.test)
+    network.load_state_dict(checkpoint.load(fold.folder / "best_student")[0]["student"])
+    again = predict(network, bags, fold.split.test)
     assert np.array_equal(again.probabilities_NC, np.array(result.probabilities))
     assert result.test["auc"] == again.auc
     assert result.validation["auc"] == history[result.best_epoch].student_validation_auc
     assert result.num_parameters == sum(p.numel() for p in network.parameters())
-    assert list(result.cases) == [bags.cases[bags.keys.index(key)] for key in unit.split.test]
+    assert list(result.cases) == [bags.cases[bags.keys.index(key)] for key in fold.split.test]
 
 
 def test_the_network_without_masking_is_trained_once_for_itself_and_as_a_first_stage(bags, tmp_path, trained):
-    plain = _unit(bags, tmp_path / "plain", CONFIG.first_stage())
-    masked = _unit(bags, tmp_path / "masked")
+    plain = _fold(bags, tmp_path / "plain", CONFIG.first_stage())
+    masked = _fold(bags, tmp_path / "masked")
     assert plain.is_plain
     assert plain.first_stage_digest == masked.first_stage_digest is not None
-    result = run_unit(plain, bags, tmp_path / "cache", 1)
-    run_unit(masked, bags, tmp_path / "cache", 1)
+    result = _run(plain, bags, tmp_path / "cache")
+    _run(masked, bags, tmp_path / "cache")
     assert len(trained) == 1
     assert len(load_run(plain.folder)[2]) == result.num_epochs == 4
 
 
 @pytest.mark.parametrize("config", [CONFIG, CONFIG.first_stage()], ids=["masked", "plain"])
-def test_a_unit_that_was_cut_off_goes_on_after_its_last_checkpoint(bags, tmp_path, monkeypatch, config):
-    whole = run_unit(_unit(bags, tmp_path / "whole", config), bags, tmp_path / "whole-cache", 1)
-    unit, epochs = _unit(bags, tmp_path / "cut", config), []
+def test_a_fold_that_was_cut_off_goes_on_after_its_last_checkpoint(bags, tmp_path, monkeypatch, config):
+    whole = _run(_fold(bags, tmp_path / "whole", config), bags, tmp_path / "whole-cache")
+    fold, epochs = _fold(bags, tmp_path / "cut", config), []
     run_epoch = Trainer._run_epoch
 
     def two_epochs(trainer):
@@ -96,7 +100,7 @@ def test_a_unit_that_was_cut_off_goes_on_after_its_last_checkpoint(bags, tmp_pat
 
     monkeypatch.setattr(Trainer, "_run_epoch", two_epochs)
     with pytest.raises(KeyboardInterrupt):
-        run_unit(unit, bags, tmp_path / "cache", 1)
+        _run(fold, bags, tmp_path / "cache")
 
     def counted(trainer):
         record = run_epoch(trainer)
@@ -104,18 +108,18 @@ def test_a_unit_that_was_cut_off_goes_on_after_its_last_checkpoint(bags, tmp_pat
         return record
 
     monkeypatch.setattr(Trainer, "_run_epoch", counted)
-    resumed = run_unit(unit, bags, tmp_path / "cache", 1)
+    resumed = _run(fold, bags, tmp_path / "cache")
     assert epochs == [2, 3]
     assert replace(resumed, epoch_s=0) == replace(whole, epoch_s=0)
 
 
 def test_the_papers_protocol_is_in_every_file(bags, tmp_path):
-    unit = _unit(bags, tmp_path / "unit", CONFIG.first_stage(), selects_on_test=True)
-    result = run_unit(unit, bags, tmp_path / "cache", 1)
+    fold = _fold(bags, tmp_path / "fold", CONFIG.first_stage(), selects_on_test=True)
+    result = _run(fold, bags, tmp_path / "cache")
     assert result.protocol == "paper"
-    assert json.loads((unit.folder / "split.json").read_text())["selects_on_test"] is True
-    assert json.loads((unit.folder / "result.json").read_text())["protocol"] == "paper"
-    rows = [json.loads(line) for line in (unit.folder / "history.jsonl").read_text().splitlines()]
+    assert json.loads((fold.folder / "split.json").read_text())["selects_on_test"] is True
+    assert json.loads((fold.folder / "result.json").read_text())["protocol"] == "paper"
+    rows = [json.loads(line) for line in (fold.folder / "history.jsonl").read_text().splitlines()]
     assert {row["selects_on_test"] for row in rows} == {True}
     assert result.validation == result.test  # the same bags, their own threshold
 
@@ -141,7 +145,7 @@ def test_released_weights_need_no_first_stage(bags, tmp_path, trained):
     )
     assert torch.equal(trainer.student.projection.linear.weight, source.projection.linear.weight)
     assert trained == []
-    assert _unit(bags, tmp_path, config).first_stage_digest is None
+    assert _fold(bags, tmp_path, config).first_stage_digest is None
 
 
 def test_released_weights_of_another_width_are_refused(bags, tmp_path):

@@ -1,0 +1,47 @@
+"""What a run ran on: packages, device, commit."""
+
+import importlib.metadata
+import platform
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import torch
+
+import mhimdist
+
+
+def environment(num_threads: int) -> dict[str, str]:
+    """What a trial ran on, for its folder."""
+    packages = ("torch", "ray", "optuna", "numpy")
+    return {
+        "host": platform.node(),
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": str(num_threads),
+        "mhimdist": mhimdist.__version__,
+        "revision": revision(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+        "CUDA of torch": torch.version.cuda or "none",
+    }
+
+
+@cache
+def revision() -> str:
+    """The commit of this package, as `git describe` says it; "unknown" where it is no checkout, as in a job's
+    upload.
+    """
+    folder = Path(__file__).parent
+    try:
+        # Not the commit of a checkout in which this package lies only as one that is installed.
+        for command in (
+            ("ls-files", "--error-unmatch", "__init__.py"),
+            ("describe", "--always", "--dirty", "--abbrev=12"),
+        ):
+            said = subprocess.run(
+                ["git", "-C", folder, *command], capture_output=True, text=True, timeout=10, check=True
+            )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return said.stdout.strip()

@@ -1,0 +1,378 @@
+"""A configuration on one fold with one seed: stepped through, stopped, resumed, judged.
+
+Everything that trains is made of folds: a cross-validation, a trial of a sweep and a sweep's final runs, on
+one worker or on several. A fold's folder is the same in all of them:
+
+    fold-1-seed-2021[-<digest>]/
+        config.json, split.json    what it is
+        history.jsonl              a line per epoch
+        checkpoints/               what an unfinished fold is resumed from
+        best_student/              weights of the selected epoch
+        result.json                the end mark: what it reached
+        error.txt                  why it failed
+        stop                       asks the workers that share it to save it and end
+
+Nothing here knows Ray.
+"""
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from mhimdist import atomic, checkpoint
+from mhimdist.config import TrainConfig
+from mhimdist.data.bags import BagSource
+from mhimdist.data.splits import Split
+from mhimdist.engine import EpochRecord, Trainer
+from mhimdist.errors import CheckpointError, PreemptedError, RunLockedError
+from mhimdist.evaluation import judge, predict
+from mhimdist.first_stage import first_stage, open_trainer
+from mhimdist.models import BagModel
+from mhimdist.result import OUTSIDE_WEIGHTS, Result
+from mhimdist.run_folder import HISTORY, LOST_LOCK_S, RunFolder, Saving
+from mhimdist.workers import Workers
+
+RESULT_FILE = "result.json"
+ERROR_FILE = "error.txt"
+"""In the folder of a fold, a trial or a sweep: the traceback of why it failed."""
+STOP_FILE = "stop"
+"""In the folder of a fold, a cross-validation or a sweep: asks what runs there to save itself and end."""
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A configuration on one fold with one seed.
+
+    Attributes:
+        name: what progress, failures and a trial's values call it.
+        config: with the fold's seed.
+        split: what trains, selects and tests.
+        fold: counted from 1.
+        folder: where it leaves what it did.
+        is_tested: whether its end is judged on the test bags; a search must not.
+    """
+
+    name: str
+    config: TrainConfig
+    split: Split
+    fold: int
+    folder: Path
+    is_tested: bool
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it trains what a first stage trains, a network without teacher or mask."""
+        return self.config.teacher.kind == "none" and self.config.masking.strategy == "none"
+
+    @property
+    def first_stage_digest(self) -> str | None:
+        """Tells whether a plain fold makes the first stage that another one needs; None if neither."""
+        if not self.is_plain and (not self.config.teacher.is_pretrained or self.config.teacher.weights):
+            return None
+        return f"{self.config.first_stage().digest()} {self.split.digest()}"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it was trained to its end and judged."""
+        return (self.folder / RESULT_FILE).exists()
+
+    @property
+    def checkpoints(self) -> Path:
+        """What an unfinished fold is resumed from."""
+        return self.folder / "checkpoints"
+
+    def result(self) -> Result | None:
+        """What it left; None before its end.
+
+        Raises:
+            CheckpointError: another release wrote the file.
+        """
+        if not self.is_finished:
+            return None
+        file = self.folder / RESULT_FILE
+        try:
+            return Result(**json.loads(file.read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{file} is not a result of this release ({error}); delete the file to judge the fold again"
+            ) from error
+
+    def records(self) -> list[EpochRecord]:
+        """What its history file holds; empty before its first epoch.
+
+        Raises:
+            CheckpointError: another release wrote the history.
+        """
+        file = self.folder / HISTORY
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        return [EpochRecord.read(json.loads(line), self.folder) for line in lines]
+
+
+def fold_folder(parent: Path, fold: int, seed: int, digest: str = "") -> Path:
+    """The folder of a fold; the digest tells folds of several configurations in one parent apart."""
+    return parent / "-".join(filter(None, (f"fold-{fold}-seed-{seed}", digest)))
+
+
+def folds_of_trial(
+    config: TrainConfig, splits: Sequence[Split], seeds: Sequence[int], folder: Path
+) -> list[Fold]:
+    """The folds of a trial: all with the first seed, then all with the next. None of them is tested.
+
+    Args:
+        config: of the trial.
+        splits: of the folds, in their order.
+        seeds: of the runs of each fold.
+        folder: of the trial.
+    """
+    return [
+        Fold(
+            f"fold {number}, seed {seed}",
+            config.model_copy(update={"seed": seed}),
+            split,
+            number,
+            fold_folder(folder, number, seed),
+            is_tested=False,
+        )
+        for seed in seeds
+        for number, split in enumerate(splits, 1)
+    ]
+
+
+class Epoch(NamedTuple):
+    """What an epoch of a fold did, and whether it was the fold's last."""
+
+    record: EpochRecord
+    is_last: bool
+
+
+class Run(Protocol):
+    """A fold in training, in this process or elsewhere."""
+
+    def next_epoch(self) -> Epoch:
+        """Train an epoch. Those of an earlier start come first, without training.
+
+        Raises:
+            PreemptedError: all runs were asked to stop; this one has saved itself.
+            RunLockedError: another process has held the fold for `LOST_LOCK_S`.
+        """
+
+    def close(self) -> None:
+        """End it where it is, for good."""
+
+    def release(self) -> None:
+        """End it where it is, so that another start can resume it."""
+
+
+class FoldRun:
+    """A fold in training in this process."""
+
+    def __init__(
+        self,
+        fold: Fold,
+        bags: BagSource,
+        cache: Path,
+        num_threads: int,
+        *,
+        workers: Workers | None = None,
+        saving: Saving | None = None,
+        stop: Callable[[], bool] = _never,
+    ) -> None:
+        """Prepare the run; the first epoch builds its networks or reads its last checkpoint.
+
+        Args:
+            fold: what to run.
+            bags: the data set.
+            cache: of first-stage networks.
+            num_threads: compute threads.
+            workers: the processes that share the run; by default this one alone.
+            saving: when checkpoints are made.
+            stop: whether the run is asked to stop.
+        """
+        self.fold = fold
+        self._bags, self._cache, self._num_threads = bags, cache, num_threads
+        self._workers, self._saving, self._stop = workers or Workers(), saving, stop
+        self._trainer: Trainer | None = None
+        self._epochs: Iterator[Epoch] | None = None
+
+    def next_epoch(self) -> Epoch:
+        """See `Run.next_epoch`."""
+        torch.set_num_threads(self._num_threads)
+        with self._workers.watched():
+            self._check_stop()
+            if self._epochs is None:
+                is_finished = self._workers.from_first(self.fold.is_finished)
+                self._epochs = self._found() if is_finished else self._trained()
+        return next(self._epochs)
+
+    def close(self) -> None:
+        """See `Run.close`; keeps history and best weights, but no checkpoint to resume from."""
+        trainer = self._trainer
+        self.release()
+        if trainer is not None and trainer.history:
+            _keep_best(self.fold, trainer.best_student().state_dict())
+            checkpoint.discard(self.fold.checkpoints)
+
+    def release(self) -> None:
+        """See `Run.release`; waits for the checkpoint that is being written."""
+        trainer, self._trainer, self._epochs = self._trainer, None, None
+        if trainer is not None and trainer.folder is not None:
+            trainer.folder.unlock()
+
+    def _check_stop(self) -> None:
+        if self._workers.any(self._stop())[0]:
+            self.release()
+            raise PreemptedError(f"{self.fold.name} was stopped; the same command resumes it")
+
+    def _found(self) -> Iterator[Epoch]:
+        if self._workers.rank == 0:
+            checkpoint.discard(self.fold.checkpoints)  # what a killed process had no time for
+        records = self.fold.records()
+        for number, record in enumerate(records, 1):
+            yield Epoch(record, number == len(records))
+
+    def _trained(self) -> Iterator[Epoch]:
+        self._trainer = trainer = self._open()
+        known = list(trainer.history)
+        for record in itertools.chain(known, trainer.epochs()):
+            is_last = trainer.is_finished and record.epoch + 1 == len(trainer.history)
+            if is_last:
+                self._end(trainer)
+            yield Epoch(record, is_last)
+
+    def _open(self) -> Trainer:
+        deadline = time.monotonic() + LOST_LOCK_S
+        while True:
+            try:
+                return open_trainer(
+                    self.fold.config,
+                    self._bags,
+                    self.fold.split,
+                    self.fold.folder,
+                    self._cache,
+                    workers=self._workers,
+                    saving=self._saving,
+                    stop=self._stop,
+                )
+            except RunLockedError:
+                # Several workers wait in the trainer, where all of them meet.
+                if self._workers.world_size > 1 or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+                self._check_stop()
+
+    def _end(self, trainer: Trainer) -> None:
+        if trainer.folder is not None:  # of several workers, the first one's
+            trainer.folder.flush()
+            _judge(self.fold, trainer.best_student(), trainer.best.epoch, trainer.history, self._bags)
+            trainer.folder.unlock()
+        self._trainer = None
+
+
+def run_fold(
+    fold: Fold,
+    bags: BagSource,
+    cache: Path,
+    num_threads: int,
+    *,
+    workers: Workers | None = None,
+    saving: Saving | None = None,
+    stop: Callable[[], bool] = _never,
+) -> None:
+    """Train a fold to its end and judge it; change nothing where that was done.
+
+    A plain fold that is tested is trained as a first stage, in the cache, so that folds that need it find it
+    there. One of a search is trained in its own folder, where the search follows it epoch by epoch.
+
+    Args:
+        fold, bags, cache, num_threads, workers, saving, stop: as in `FoldRun`.
+
+    Raises:
+        PreemptedError: it was asked to stop and is saved; the same call resumes it.
+        RunLockedError: another process has held the fold for `LOST_LOCK_S`.
+        MhimdistError: what training raises, such as `NonFiniteError`.
+    """
+    workers = workers or Workers()
+    if fold.is_plain and fold.is_tested and not workers.from_first(fold.is_finished):
+        torch.set_num_threads(num_threads)
+        stage = first_stage(fold.config, bags, fold.split, cache, workers=workers, saving=saving, stop=stop)
+        if workers.rank == 0:
+            _write_stage(fold, stage.history)
+            _judge(fold, stage.network, stage.best_epoch, stage.history, bags)
+        return
+    run = FoldRun(fold, bags, cache, num_threads, workers=workers, saving=saving, stop=stop)
+    while not run.next_epoch().is_last:
+        pass
+
+
+def keep_best_only(fold: Fold) -> None:
+    """End an unfinished fold for good: its best weights stay, its checkpoints go.
+
+    Raises:
+        CheckpointError: it has checkpoints, but none is whole.
+    """
+    latest = None if fold.is_finished else RunFolder(fold.folder, {}, Saving()).latest()
+    if latest is not None:
+        tensors, _ = latest
+        _keep_best(fold, tensors["best_student"])
+        checkpoint.discard(fold.checkpoints)
+
+
+def _write_stage(fold: Fold, history: Sequence[EpochRecord]) -> None:
+    """Describe a plain fold in its own folder; its training stands in the cache."""
+    fold.folder.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(fold.folder / "config.json", json.dumps(fold.config.recipe(), indent=1))
+    atomic.write_text(fold.folder / "split.json", json.dumps(asdict(fold.split), indent=1))
+    # Another run may have made the stage, which knows nothing of what is tested.
+    records = (replace(record, selects_on_test=fold.split.selects_on_test) for record in history)
+    lines = (json.dumps(asdict(record), allow_nan=False) + "\n" for record in records)
+    atomic.write_text(fold.folder / HISTORY, "".join(lines))
+
+
+def _judge(
+    fold: Fold, network: BagModel, best_epoch: int, history: Sequence[EpochRecord], bags: BagSource
+) -> None:
+    """Leave the best student and what it reaches, then what an unfinished fold needed goes."""
+    validation = predict(network, bags, fold.split.validation)
+    test = predict(network, bags, fold.split.test) if fold.is_tested else None
+    judged = judge(validation, test)
+    result = Result(
+        protocol="paper" if fold.split.selects_on_test else "strict",
+        seed=fold.config.seed,
+        fold=fold.fold,
+        config_digest=fold.config.digest(),
+        split_digest=fold.split.digest(),
+        data_digest=bags.digest,
+        num_epochs=len(history),
+        best_epoch=best_epoch,
+        epoch_s=median(record.epoch_s for record in history),
+        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
+        validation=judged["validation"],
+        test=judged.get("test", {}),
+        keys=test.keys if test else (),
+        cases=[bags.cases[row] for row in bags.rows_of(test.keys)] if test else (),
+        labels=test.labels_N.tolist() if test else (),
+        probabilities=test.probabilities_NC.tolist() if test else (),
+        note=OUTSIDE_WEIGHTS if fold.config.teacher.has_outside_weights else "",
+    )
+    _keep_best(fold, network.state_dict())
+    # In this order: killed before it has its end mark, a fold still has what to resume from.
+    atomic.write_text(fold.folder / RESULT_FILE, json.dumps(asdict(result), allow_nan=False))
+    checkpoint.discard(fold.checkpoints)
+
+
+def _keep_best(fold: Fold, weights: Mapping[str, Tensor]) -> None:
+    folder = fold.folder / "best_student"
+    checkpoint.discard(folder)
+    checkpoint.save(folder, {"student": weights}, {})
