@@ -8,11 +8,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.filesize import decimal
 
+from data_prep.command_line import add_options, chosen
 from data_prep.faults import Fault, verify
 from data_prep.parallel import num_cores
 from data_prep.progress import Count, bar
 from data_prep.repair import repair
-from data_prep.stated import add_options, stated_by
+from data_prep.stated import Stated
 from mhimdist.command import run
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import CorruptShard
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="write damaged and missing shards again from the features that they were made of, to the bytes "
         "that the manifest tells; the options below as they were given to data_prep.shard",
     )
-    add_options(parser)
+    add_options(parser, Stated)
     options = parser.parse_args(arguments)
     if options.workers < 1:
         parser.error(f"argument --workers: expected at least 1, got {options.workers}")
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _list(console, faults)
     if faults and options.repair is not None:
         repaired, faults = repair(
-            folder, faults, options.repair, stated=stated_by(options), workers=options.workers
+            folder, faults, options.repair, stated=chosen(Stated, options), workers=options.workers
         )
         console.print(f"written again: {', '.join(repaired) or 'nothing'}", style="green")
         _list(console, faults, "left: ")
