@@ -104,7 +104,11 @@ def stoppable(out: Path | str) -> Stopping:
 
 
 def whole(lowest: int | None = None) -> BeforeValidator:
-    """Let a field take whole numbers, also as text; where `lowest` is given, only from it on."""
+    """Let a field take whole numbers, also as text; where `lowest` is given, only from it on.
+
+    Raises:
+        ValueError: by the field, it was given something else; pydantic names the field.
+    """
     expected = "a whole number" if lowest is None else f"a whole number of at least {lowest}"
 
     def check(value: Any) -> int:

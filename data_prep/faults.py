@@ -138,7 +138,21 @@ def verify_shard(
     *,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> list[Fault]:
-    """Compare one shard with its rows of the manifest, as `verify` does with all."""
+    """Compare one shard with its rows of the manifest, as `verify` does with all.
+
+    Args:
+        path: the shard.
+        shard: what the manifest says of its file.
+        rows: what the manifest says of its bags, in their order.
+        classes: class names in the order of their indices.
+        on_bytes: called with the number of bytes read since the last call.
+
+    Returns:
+        The faults; none if the shard is as it was written.
+
+    Raises:
+        OSError: the shard is missing or cannot be read.
+    """
     with path.open("rb") as file:
         reader = _HashingReader(file, on_bytes)
         faults = list(_layout_faults(reader, shard.name, rows, classes))

@@ -22,7 +22,11 @@ MAX_LISTED = 20
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """The command.
+
+    Raises:
+        CorruptShard: something differs, and is listed.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.verify",
         description="Check every byte of a folder of shards against its manifest.",
