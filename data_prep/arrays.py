@@ -72,7 +72,13 @@ def native(array: np.ndarray) -> np.ndarray | RowReader:
 
 
 def as_a_whole(shape: tuple[int, ...], dtype: np.dtype, load: Callable[[], np.ndarray]) -> RowReader:
-    """An array that can only be read as a whole, which is done when its first rows are; a scalar has one."""
+    """An array that can only be read as a whole, which is done when its first rows are; a scalar has one.
+
+    Args:
+        shape: of the array; a leading axis of 1 is dropped where `has_batch_axis` says so.
+        dtype: of the array, in any byte order; rows are given in this machine's.
+        load: reads the array, at most once.
+    """
     shape, dtype = (shape[1:] if has_batch_axis(shape) else shape) or (1,), dtype.newbyteorder("=")
 
     @cache
@@ -84,6 +90,13 @@ def as_a_whole(shape: tuple[int, ...], dtype: np.dtype, load: Callable[[], np.nd
 
 def checked(array: np.ndarray | RowReader, path: Path, start: int, num_bytes: int, crc32: int) -> RowReader:
     """An array that is read only if the bytes of the file that hold it have this checksum.
+
+    Args:
+        array: the array.
+        path: the file that holds it.
+        start: the first of its bytes.
+        num_bytes: how many there are.
+        crc32: their checksum as it should be.
 
     Raises:
         CorruptShard: by `read`, they have another.
@@ -135,6 +148,11 @@ def map_npy(path: Path, start: int = 0, num_bytes: int | None = None) -> np.ndar
 
 def zipped_npy(path: Path, archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> RowReader:
     """A .npy record of a .npz file, whose header is read now and the rest when its first rows are.
+
+    Args:
+        path: the .npz file, for messages.
+        archive: the same file, open.
+        record: which of its records.
 
     Raises:
         DataError: as `map_npy`, or it claims to be far larger than it is stored.

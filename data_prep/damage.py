@@ -12,6 +12,9 @@ def named(what: str, *, why: bool = True) -> Iterator[None]:
     """Turn whatever a library raises into `DataError`: `what`, which names the file, and `why`, what it said.
 
     Out of memory, and a disk or network that fails, say nothing of the content and stay what they are.
+
+    Raises:
+        DataError: in place of what a library raised over the content.
     """
     try:
         yield

@@ -10,8 +10,6 @@ import argparse
 import csv
 import fcntl
 import json
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -22,7 +20,9 @@ from typing import Any
 import numpy as np
 from sklearn.datasets import load_digits
 
+from data_prep.command_line import stoppable
 from data_prep.shard import shard
+from data_prep.writer import appearing_whole
 from mhimdist.command import run
 from mhimdist.data.remote import Location, is_remote
 from mhimdist.errors import DataError
@@ -230,6 +230,8 @@ def write_features(
 ) -> None:
     """Write an embedded data set as a folder of features, the input of `data_prep.shard`.
 
+    The folder appears whole or not at all.
+
     A slide is `out/features/SLIDE.npy` (float16, N x D) and `SLIDE.instance_labels.npy` (uint8, N);
     `out/labels.csv` has the columns slide, label, case. Equal arguments write equal bytes.
 
@@ -253,9 +255,9 @@ def write_features(
         raise DataError(f"the number of bags of {name} must be at least 1, got {bags}")
     _refuse_to_overwrite(out)
 
-    features = out / "features"
-    features.mkdir(parents=True)
-    with (out / "labels.csv").open("w", newline="") as file:
+    with appearing_whole(out) as folder, (folder / "labels.csv").open("w", newline="") as file:
+        features = folder / "features"
+        features.mkdir()
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["slide", "label", "case"])
         for slide in islice(data_set.draw(np.random.Generator(np.random.PCG64(seed)), scale), bags):
@@ -331,7 +333,11 @@ def _refuse_to_overwrite(out: Path) -> None:
 
 
 def main() -> None:
-    """Command line: build one embedded data set."""
+    """Command line: build one embedded data set.
+
+    Raises:
+        PreemptedError: SIGTERM ended it, as of `ray job stop` and batch systems; nothing half-written stays.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.digits", description="Build an embedded data set as a folder of shards."
     )
@@ -358,19 +364,18 @@ def main() -> None:
         help="stop before sharding: OUT/features/*.npy and OUT/labels.csv, the input of data_prep.shard",
     )
     arguments = parser.parse_args()
-    # So that `ray job stop` and a batch system's end of time leave nothing half-written.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     options = {key: getattr(arguments, key) for key in ("seed", "scale", "bags")}
     options = {key: value for key, value in options.items() if value is not None}
     if arguments.out is None and (options or arguments.features_only):
         parser.error("--seed, --scale, --bags and --features-only need --out")
-    if arguments.out is None:
-        out = ensure(arguments.name, home())
-    elif arguments.features_only:
-        out = arguments.out
-        write_features(arguments.name, out, **options)
-    else:
-        out = build(arguments.name, arguments.out, **options)
+    with stoppable(arguments.out or arguments.name):
+        if arguments.out is None:
+            out = ensure(arguments.name, home())
+        elif arguments.features_only:
+            out = arguments.out
+            write_features(arguments.name, out, **options)
+        else:
+            out = build(arguments.name, arguments.out, **options)
     print(f"{arguments.name}: {out}")
 
 

@@ -18,7 +18,17 @@ CHECKSUM_BYTES = 64
 
 
 def refuse_inflation(where: str, what: str, num_bytes: int, stored_bytes: int) -> None:
-    """Raise `DataError` if an array claims to be far larger than what is stored of it."""
+    """Refuse an array that claims to be far larger than what is stored of it.
+
+    Args:
+        where: names the file.
+        what: names the array.
+        num_bytes: bytes that the array claims to have.
+        stored_bytes: bytes that are stored of it.
+
+    Raises:
+        DataError: it claims more than `MAX_INFLATION` times what is stored, and more than `SMALL_BYTES`.
+    """
     if num_bytes > max(MAX_INFLATION * stored_bytes, SMALL_BYTES):
         raise DataError(
             f"{where}: claims {num_bytes} bytes of {what}, but stores {stored_bytes}, less than 1 in "
@@ -27,13 +37,16 @@ def refuse_inflation(where: str, what: str, num_bytes: int, stored_bytes: int) -
 
 
 def refuse_bomb(where: str, codec: str, stored: bytes, limit: int) -> None:
-    """Raise `DataError` if compressed data become more than they should, whatever they claim.
+    """Refuse compressed data that become more than they should, whatever they claim.
 
     Args:
         where: names the data.
         codec: "zlib", "gzip", "zstd", or "blosc" and "lz4" as numcodecs writes them.
         stored: the compressed data.
         limit: bytes that they should become, which is all that this takes of memory.
+
+    Raises:
+        DataError: they become more than `limit` bytes, or they are damaged.
     """
     most = limit + CHECKSUM_BYTES
     try:

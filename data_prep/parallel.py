@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -92,6 +93,15 @@ def _in_threads(
             raise
 
 
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep what the command does at a SIGTERM; Ray would end it where it stands."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
+
+
 def _on_ray(
     function: Callable[..., Result], tasks: Sequence[tuple[Any, ...]], workers: int | None
 ) -> Iterator[Result]:
@@ -101,7 +111,8 @@ def _on_ray(
     from mhimdist.cluster import Nodes, connect
 
     refuse_open_cluster()
-    connect()
+    with _own_sigterm():
+        connect()
     limit = workers or max(1, sum(int(node.cpus) for node in Nodes().look()))
     remote = ray.remote(function)
     waiting = list(reversed(tasks))

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,10 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from data_prep.inspection import Inspection
 from mhimdist.errors import ConfigError
-
-if TYPE_CHECKING:
-    from data_prep.inspect import Inspection
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, less its yellow and its black.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7")
@@ -21,7 +18,7 @@ GREY, RED = "#8b939c", "#c00000"
 MAX_CLASSES = len(COLOURS)
 
 
-def draw(found: "Inspection", path: Path) -> None:
+def draw(found: Inspection, path: Path) -> None:
     """Draw bag sizes, classes, the values of bags and the mixture of shards.
 
     Raises:
@@ -43,7 +40,7 @@ def draw(found: "Inspection", path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def _groups(found: "Inspection") -> list[tuple[str, str, np.ndarray]]:
+def _groups(found: Inspection) -> list[tuple[str, str, np.ndarray]]:
     """Name, colour and rows of each class; the smallest classes are one if there are many."""
     label_N = found.manifest.rows["label"].to_numpy()
     classes = found.manifest.info.classes
@@ -58,7 +55,7 @@ def _groups(found: "Inspection") -> list[tuple[str, str, np.ndarray]]:
     return groups
 
 
-def _sizes(axis: Axes, found: "Inspection") -> None:
+def _sizes(axis: Axes, found: Inspection) -> None:
     size_N = found.manifest.rows["num_instances"].to_numpy()
     low, high = max(size_N.min(), 1), size_N.max()
     bins = np.geomspace(low * 0.95, high * 1.05, min(40, max(8, len(size_N) // 4))).tolist()
@@ -74,7 +71,7 @@ def _sizes(axis: Axes, found: "Inspection") -> None:
     axis.axvline(median, color="black", linewidth=1, linestyle="--")
 
 
-def _classes(axis: Axes, found: "Inspection") -> None:
+def _classes(axis: Axes, found: Inspection) -> None:
     case_N = np.array(found.manifest.rows["case"].to_pylist())
     groups = _groups(found)
     counts = [int(mask_N.sum()) for _, _, mask_N in groups]
@@ -88,7 +85,7 @@ def _classes(axis: Axes, found: "Inspection") -> None:
     axis.invert_yaxis()
 
 
-def _values(axis: Axes, found: "Inspection") -> None:
+def _values(axis: Axes, found: Inspection) -> None:
     axis.set(title="Values of a bag's features", xlabel="mean", ylabel="standard deviation")
     if not found.values:
         axis.set(xticks=[], yticks=[])
@@ -113,7 +110,7 @@ def _values(axis: Axes, found: "Inspection") -> None:
         axis.legend(frameon=False)
 
 
-def _shards(axis: Axes, found: "Inspection") -> None:
+def _shards(axis: Axes, found: Inspection) -> None:
     """Share of each class in each shard: every shard should be a mixture like the whole."""
     rows = found.manifest.rows
     names = [shard.name for shard in found.manifest.info.shards]

@@ -184,7 +184,17 @@ def _refusal(bad: Sequence[BadBag], num_slides: int) -> str:
 
 
 def plan_bag(row: SlideLabel, label: int, source: Source, dtype: str) -> PlannedBag:
-    """Plan one bag, from its source's headers."""
+    """Plan one bag, from its source's headers.
+
+    Args:
+        row: the slide, its case and its class.
+        label: index of the class.
+        source: where the features are.
+        dtype: how they will be stored, a key of `FEATURE_DTYPES`.
+
+    Raises:
+        DataError: the features cannot be used, as their headers tell.
+    """
     features = read_features(source)
     num_instances, num_features = features.num_instances, features.num_features
     description: dict[str, Any] = {
@@ -218,7 +228,13 @@ def plan_bag(row: SlideLabel, label: int, source: Source, dtype: str) -> Planned
 
 
 def plan_shards(bags: Iterable[PlannedBag], shard_bytes: int, *, first: int = 0) -> list[ShardPlan]:
-    """Fill shards with bags in order; one is closed when the next bag would make it exceed `shard_bytes`."""
+    """Fill shards with bags in order; one is closed when the next bag would make it exceed `shard_bytes`.
+
+    Args:
+        bags: in the order in which they are stored.
+        shard_bytes: the most that a shard of several bags takes.
+        first: number of the first shard.
+    """
     plans: list[ShardPlan] = []
     held: list[PlannedBag] = []
     num_bytes = 0

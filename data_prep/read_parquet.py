@@ -88,7 +88,16 @@ def bags_in(path: Path, arrays: Collection[str]) -> Iterator[tuple[str, Place, d
 
 
 def read(path: Path, place: Place, arrays: Collection[str]) -> dict[Any, Any]:
-    """The arrays of a bag by name. A row of a Parquet file cannot be read in part: a bag is in memory."""
+    """The arrays of a bag by name. A row of a Parquet file cannot be read in part: a bag is in memory.
+
+    Args:
+        path: the Parquet file.
+        place: row groups and rows of the bag, its numbers of instances and features, as `bags_in` tells them.
+        arrays: names of the arrays to read.
+
+    Raises:
+        DataError: the file is damaged, or holds something else than `bags_in` found.
+    """
     file = _open(path, arrays)
     pieces, N, D = place
     schema = file.parquet.schema_arrow

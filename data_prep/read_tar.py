@@ -70,6 +70,11 @@ def bags_of_ours(
 ) -> Iterator[tuple[str, Place, dict[str, Any]]]:
     """The bags of a shard of ours, given its rows of the manifest: as `bags_in`, with the checksums.
 
+    Args:
+        path: the shard.
+        rows: what the manifest says of its bags.
+        classes: class names in the order of their indices.
+
     Raises:
         CorruptShard: a JSON member is not what was written.
     """
@@ -81,7 +86,16 @@ def bags_of_ours(
 
 
 def read(path: Path, place: Place, arrays: Collection[str] = ()) -> dict[Any, Any]:
-    """The arrays of a bag by name: `x.npy` and `x.pt` hold x, a bare `npy` or `pt` the features."""
+    """The arrays of a bag by name: `x.npy` and `x.pt` hold x, a bare `npy` or `pt` the features.
+
+    Args:
+        path: the tar.
+        place: extension, offset, number of bytes and, if it is known, crc32 of each member of the bag.
+        arrays: taken as other readers take it; a tar's members are read when their rows are.
+
+    Raises:
+        DataError: a member is damaged.
+    """
     found: dict[Any, Any] = {}
     for extension, offset, num_bytes, crc32 in place:
         name, _, form = extension.rpartition(".")

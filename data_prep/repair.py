@@ -6,13 +6,13 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from data_prep.faults import Fault, verify_shard
 from data_prep.folders import find_features
 from data_prep.labels import SlideLabel
 from data_prep.parallel import one_torch_thread, results
 from data_prep.plan import ShardPlan, plan_bag, write_shard
 from data_prep.sources import Source, some
 from data_prep.stated import NOTHING_STATED, Stated
-from data_prep.verify import Fault, verify_shard
 from mhimdist import atomic
 from mhimdist.data.format import dali_index, index_name, members_of
 from mhimdist.data.manifest import Manifest, ShardFile

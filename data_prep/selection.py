@@ -16,7 +16,16 @@ from mhimdist.errors import DataError, LabelError
 def labels_of(
     sources: Mapping[str, Source], features: Path, class_map: Mapping[str, str]
 ) -> list[SlideLabel]:
-    """The labels that bundles of bags say of their bags."""
+    """The labels that bundles of bags say of their bags.
+
+    Args:
+        sources: the bags by slide.
+        features: where they are.
+        class_map: new names of classes.
+
+    Raises:
+        LabelError: a bag has no label.
+    """
     table = []
     for slide, source in sources.items():
         label, case = source.details.get("label"), source.details.get("case")
@@ -63,6 +72,9 @@ def class_names(
         given: by the user.
         before: the data set that is appended to.
         in_shards: their order where the labels come from, if nothing is given.
+
+    Raises:
+        LabelError: the given classes do not begin with the data set's, or a label is not among them.
     """
     if before is None:
         return class_order(table, given or in_shards)
@@ -77,7 +89,20 @@ def class_names(
 def not_in(
     table: Sequence[SlideLabel], sources: Mapping[str, Source], before: Manifest, classes: Sequence[str]
 ) -> tuple[list[SlideLabel], dict[str, Source]]:
-    """What a data set does not have yet; refuse what it has with another label or case."""
+    """What a data set does not have yet; refuse what it has with another label or case.
+
+    Args:
+        table: the labels.
+        sources: the features by slide.
+        before: the data set.
+        classes: class names in the order of their indices.
+
+    Returns:
+        Labels and features of the slides that are new.
+
+    Raises:
+        LabelError: the data set has a slide of the table with another label or case.
+    """
     rows = before.rows.select(["slide", "case", "label"]).to_pylist()
     had = {row["slide"]: SlideLabel(row["slide"], row["case"], classes[row["label"]]) for row in rows}
     for row in table:
@@ -93,7 +118,16 @@ def not_in(
 
 
 def refuse_another_encoder(bags: Sequence[PlannedBag], before: Manifest, out: Path) -> None:
-    """Refuse bags, alike among themselves, that are of another encoder than those of a data set."""
+    """Refuse bags, alike among themselves, that are of another encoder than those of a data set.
+
+    Args:
+        bags: the new bags.
+        before: the data set.
+        out: its folder.
+
+    Raises:
+        DataError: the encoders differ.
+    """
     named = ((bag.columns["slide"], json.loads(bag.json)["encoder"]) for bag in bags)
     slide, new = next(((slide, encoder) for slide, encoder in named if encoder), ("", None))
     if new and (old := encoder_of(out, before)) and old != new:
@@ -108,7 +142,22 @@ def next_number(before: Manifest | None) -> int:
 def matched(
     table: list[SlideLabel], sources: Mapping[str, Source], features: Path, labels: Path, *, skip: bool
 ) -> tuple[list[SlideLabel], tuple[str, ...]]:
-    """Slides with both features and label; refuse, or name, those with one of them."""
+    """Slides with both features and label; refuse, or name, those with one of them.
+
+    Args:
+        table: the labels.
+        sources: the features by slide.
+        features: where the features are, for messages.
+        labels: where the labels are, for messages.
+        skip: whether slides that have only one of them are passed over.
+
+    Returns:
+        The labels of slides that have both, and the slides that are passed over.
+
+    Raises:
+        DataError: a slide with a label has no features.
+        LabelError: a slide with features has no label.
+    """
     slides = {row.slide for row in table}
     missing = [row.slide for row in table if row.slide not in sources]
     unlabelled = sorted(sources.keys() - slides)

@@ -4,20 +4,21 @@ import contextlib
 import hashlib
 import json
 import os
-import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from rich.filesize import decimal
 
 from data_prep.cases import cases_of_barcodes, missing_cases
+from data_prep.command_line import stoppable
 from data_prep.folders import find_features
-from data_prep.labels import Columns, read_labels, without_suffixes
+from data_prep.labels import Columns, SlideLabel, read_labels, without_suffixes
 from data_prep.parallel import in_cluster, one_torch_thread, results
-from data_prep.plan import ShardPlan, SourceChangedError, plan_bags, plan_shards, write_shard
+from data_prep.plan import ShardPlan, SourceChangedError, WrittenShard, plan_bags, plan_shards, write_shard
 from data_prep.progress import Count, bar, doing
 from data_prep.selection import (
     class_names,
@@ -28,16 +29,14 @@ from data_prep.selection import (
     not_in,
     refuse_another_encoder,
 )
-from data_prep.shard_options import parser
+from data_prep.shard_options import ShardOptions
 from data_prep.skipped import SKIPPED_NAME, BadBag, named, read_skipped, write_skipped
-from data_prep.sources import some
-from data_prep.stated import NOTHING_STATED, Stated, stated_by
+from data_prep.sources import Source, some
 from data_prep.workplace import Workplace
 from data_prep.writer import naming
 from mhimdist.command import run
-from mhimdist.data.format import FEATURE_DTYPES
 from mhimdist.data.manifest import ROWS_SCHEMA, DatasetInfo, Manifest
-from mhimdist.errors import ConfigError, DataError
+from mhimdist.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -58,27 +57,7 @@ class Outcome:
 
 
 def shard(
-    features: Path,
-    labels: Path | None,
-    out: Path,
-    *,
-    name: str | None = None,
-    classes: Sequence[str] | None = None,
-    dtype: str | None = None,
-    shard_bytes: int = 2**30,
-    seed: int = 0,
-    description: str = "",
-    synthetic: bool = False,
-    columns: Columns | None = None,
-    slides: Path | None = None,
-    class_map: Mapping[str, str] | None = None,
-    case_from: str | None = None,
-    skip_unmatched: bool = False,
-    skip_bad: bool = False,
-    append: bool = False,
-    stated: Stated = NOTHING_STATED,
-    workers: int | None = None,
-    distributed: bool = False,
+    features: Path, labels: Path | None, out: Path, *, distributed: bool = False, **options: Any
 ) -> Outcome:
     """Write a data set of shards; the same input gives the same bytes, whatever the number of workers.
 
@@ -90,62 +69,82 @@ def shard(
         labels: table of slide, label and optionally case, see `labels.read_labels`; None takes them from
             bundles of bags that say theirs.
         out: folder to make; must not exist, unless it is appended to.
-        name: name of the data set, by default that of `out`.
-        classes: class names in the order of their indices, by default that of the shards of ours that say the
-            labels, else see `labels.class_order`.
-        dtype: how features are stored, a key of `FEATURE_DTYPES`; None is float16, or the data set's own.
-        shard_bytes: a shard is closed when the next bag would make it larger than this.
-        seed: of the order in which bags are spread over the shards.
-        description: free text for the manifest.
-        synthetic: whether the features were made up rather than computed from slides.
-        columns: see `labels.read_labels`, as `slides` and `class_map`.
-        slides: table of slide and case.
-        class_map: new names of classes.
-        case_from: "tcga" takes the case of a slide from its name, see `cases.cases_of_barcodes`.
-        skip_unmatched: pass over slides without features and features without a label.
-        skip_bad: leave out slides whose features cannot be used, and list them in `skipped.csv`.
-        append: add the slides that `out` does not have yet, as further shards.
-        stated: what the features' files do not say of them.
-        workers: shards that are written at a time, see `parallel.results`; None is as many as cores.
-        distributed: whether they are written by the workers of a Ray cluster.
+        distributed: whether the workers of a Ray cluster write the shards.
+        options: the other fields of `ShardOptions`, such as `classes=("normal", "tumor")` or `seed=1`.
 
     Raises:
-        ConfigError: `dtype` or `shard_bytes` is out of range.
+        ConfigError: an option is unknown or out of range.
         DataError: features that cannot be used, or `out` exists; `LabelError`: labels that cannot.
+        OSError: a file cannot be read or written.
     """
-    if dtype is not None and dtype not in FEATURE_DTYPES:
-        raise ConfigError(f"dtype: expected {' or '.join(FEATURE_DTYPES)}, got {dtype!r}")
-    if shard_bytes < 1:
-        raise ConfigError(f"shard_bytes: expected at least 1, got {shard_bytes}")
-    if case_from not in (None, "tcga"):
-        raise ConfigError(f"case_from: expected 'tcga', got {case_from!r}")
+    given = ShardOptions.of(features=features, labels=labels, out=out, **options)
+    return make_shards(given, distributed=distributed)
+
+
+def make_shards(options: ShardOptions, *, distributed: bool = False) -> Outcome:
+    """Do what `shard` does, as the command asks for it.
+
+    Raises:
+        DataError: features that cannot be used, or `out` exists; `LabelError`: labels that cannot.
+        OSError: a file cannot be read or written.
+    """
     # Absolute, because the workers of a cluster are elsewhere.
-    out, features = Path(os.path.abspath(out)), Path(os.path.abspath(features))
-    workplace = Workplace(out)
-    before = Manifest.open(out) if append else None
+    paths = {name: Path(os.path.abspath(getattr(options, name))) for name in ("features", "out")}
+    options = options.model_copy(update=paths)
+    workplace = Workplace(options.out)
+    before = Manifest.open(options.out) if options.append else None
     if before is None and not workplace.may_have_made():
-        _refuse_existing(out)
-    with doing(f"looking for features in {features}"):
-        sources = find_features(features, stated)
-    in_shards = None
-    if labels is None:
-        table = labels_of(sources, features, class_map or {})
-        in_shards = classes_of(sources, class_map or {}) if classes is None else None
-    else:
-        table = read_labels(labels, columns=columns, slides=slides, class_map=class_map)
-    table = without_suffixes(table, sources)
-    if case_from is not None:
-        table = cases_of_barcodes(table)
-    if (warning := missing_cases(table)) is not None:
-        print(f"warning: {warning}", file=sys.stderr)  # now, not after hours
-    classes = class_names(table, classes, before, in_shards)
+        _refuse_existing(options.out)
+    plan = _plan(options, before)
+    try:
+        with workplace:
+            if (outcome := _made_before(workplace, plan)) is not None:
+                return outcome
+            shards, num_reused = _write(workplace, plan, options, distributed=distributed)
+            return _finish(workplace, plan, shards, num_reused)
+    except OSError as error:
+        raise naming(options.out, error) from error
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """All that is decided before a byte is written.
+
+    Attributes:
+        shards: what each new shard will hold.
+        info: of the data set, but for its shards.
+        before: the data set that is appended to.
+        passed_over: slides without features, or features without a label.
+        bad: bags that cannot be used.
+    """
+
+    shards: Sequence[ShardPlan]
+    info: DatasetInfo
+    before: Manifest | None
+    passed_over: tuple[str, ...]
+    bad: Sequence[BadBag]
+
+    def digest(self, shards: Sequence[str]) -> str:
+        """Hash of all that decides what a new data set holds, given the digests of its shards' plans."""
+        document = [self.info.model_dump(), shards, [asdict(bag) for bag in self.bad]]
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+    def outcome(self, num_new: int, num_reused: int, worse: Sequence[BadBag]) -> Outcome:
+        """What was done, where `worse` are the bags that turned out bad while they were written."""
+        return Outcome(num_new, num_reused, self.passed_over, tuple(sorted([*self.bad, *worse])))
+
+
+def _plan(options: ShardOptions, before: Manifest | None) -> _Plan:
+    """Decide which bag goes into which shard."""
+    table, sources, classes = _labelled(options, before)
+    dtype = options.dtype
     if before is not None:
         table, sources = not_in(table, sources, before, classes)
         dtype = dtype or before.rows["dtype"][0].as_py()
-    table, passed_over = matched(table, sources, features, labels or features, skip=skip_unmatched)
+    labels = options.labels or options.features
+    table, passed_over = matched(table, sources, options.features, labels, skip=options.skip_unmatched)
     if not table and before is None:
-        raise DataError(f"no slide has both a label in {labels or features} and features in {features}")
-
+        raise DataError(f"no slide has both a label in {labels} and features in {options.features}")
     looked = Count()
     with bar(len(table), lambda: looked.total, "looking at the features of", unit="slides"):
         bags, bad = plan_bags(
@@ -153,36 +152,46 @@ def shard(
             sources,
             classes,
             dtype or "float16",
-            seed=seed,
+            seed=options.seed,
             width=before.rows["num_features"][0].as_py() if before else None,
-            skip_bad=skip_bad,
+            skip_bad=options.skip_bad,
             on_bag=looked.add,
         )
     if before is not None:
-        refuse_another_encoder(bags, before, out)
-    plans = plan_shards(bags, shard_bytes, first=next_number(before))
+        refuse_another_encoder(bags, before, options.out)
     info = DatasetInfo(
-        name=name or (before.info.name if before else out.name),
+        name=options.name or (before.info.name if before else options.out.name),
         classes=classes,
-        synthetic=synthetic or (before is not None and before.info.synthetic),
-        description=description or (before.info.description if before else ""),
+        synthetic=options.synthetic or (before is not None and before.info.synthetic),
+        description=options.description or (before.info.description if before else ""),
         shards=(),
     )
-    try:
-        with workplace:
-            num_new, num_reused, worse = _write(
-                workplace,
-                plans,
-                info,
-                before,
-                bad,
-                skip_bad=skip_bad,
-                workers=workers,
-                distributed=distributed,
-            )
-    except OSError as error:
-        raise naming(out, error) from error
-    return Outcome(num_new, num_reused, passed_over, tuple(sorted([*bad, *worse])))
+    shards = plan_shards(bags, options.shard_bytes, first=next_number(before))
+    return _Plan(shards, info, before, passed_over, bad)
+
+
+def _labelled(
+    options: ShardOptions, before: Manifest | None
+) -> tuple[list[SlideLabel], dict[str, Source], tuple[str, ...]]:
+    """The labels, the features by slide, and the classes in the order of their indices."""
+    with doing(f"looking for features in {options.features}"):
+        sources = find_features(options.features, options.stated)
+    in_shards = None
+    if options.labels is None:
+        renamed = options.class_map or {}
+        table = labels_of(sources, options.features, renamed)
+        in_shards = classes_of(sources, renamed) if options.classes is None else None
+    else:
+        columns = Columns(options.slide_column, options.label_column, options.case_column)
+        table = read_labels(
+            options.labels, columns=columns, slides=options.slides, class_map=options.class_map
+        )
+    table = without_suffixes(table, sources)
+    if options.case_from is not None:
+        table = cases_of_barcodes(table)
+    if (warning := missing_cases(table)) is not None:
+        print(f"warning: {warning}", file=sys.stderr)  # now, not after hours
+    return table, sources, class_names(table, options.classes, before, in_shards)
 
 
 def _refuse_existing(out: Path) -> None:
@@ -191,96 +200,82 @@ def _refuse_existing(out: Path) -> None:
         raise DataError(f"{out} exists already; give another --out, append to it, or remove it")
 
 
+def _made_before(workplace: Workplace, plan: _Plan) -> Outcome | None:
+    """What an earlier run did that was killed right after it had made just this; None if none was."""
+    if plan.before is not None:
+        return None
+    if not workplace.has_made(lambda: plan.digest([shard.digest() for shard in plan.shards])):
+        _refuse_existing(workplace.out)
+        return None
+    manifest = Manifest.read(workplace.out)
+    worse = [bag for bag in read_skipped(workplace.out) if bag not in plan.bad]
+    return plan.outcome(len(manifest.rows), len(manifest.info.shards), worse)
+
+
 def _write(
-    workplace: Workplace,
-    plans: Sequence[ShardPlan],
-    info: DatasetInfo,
-    before: Manifest | None,
-    bad: Sequence[BadBag],
-    *,
-    skip_bad: bool,
-    workers: int | None,
-    distributed: bool,
-) -> tuple[int, int, list[BadBag]]:
-    """Write the shards of the plans and then the manifest.
+    workplace: Workplace, plan: _Plan, options: ShardOptions, *, distributed: bool
+) -> tuple[list[WrittenShard], int]:
+    """Write the shards that no earlier run finished.
 
     Returns:
-        Bags that are new, shards that were finished already, and bags that could not be written.
+        All shards in the order of the plan, and how many of them an earlier run had finished.
     """
-    if before is None and workplace.has_made(lambda: _digest(info, [plan.digest() for plan in plans], bad)):
-        manifest = Manifest.read(workplace.out)
-        worse = [bag for bag in read_skipped(workplace.out) if bag not in bad]
-        return len(manifest.rows), len(manifest.info.shards), worse
-    if before is None:
-        _refuse_existing(workplace.out)
-    written = workplace.resume(plans, skip_bad=skip_bad)
+    written = workplace.resume(plan.shards, skip_bad=options.skip_bad)
     num_reused = len(written)
-    missing = [plan for plan in plans if plan.name not in written]
-    workplace.refuse_if_full(sum(plan.num_bytes for plan in missing))
-    total = sum(plan.num_bytes for plan in plans)
+    missing = [shard for shard in plan.shards if shard.name not in written]
+    workplace.refuse_if_full(sum(shard.num_bytes for shard in missing))
+    total = sum(shard.num_bytes for shard in plan.shards)
     try:
         with one_torch_thread(), bar(total, workplace.bytes_written, "sharding"):
-            tasks = [(plan, workplace.shards, skip_bad) for plan in missing]
-            for shard in results(write_shard, tasks, workers=workers, distributed=distributed):
-                workplace.record(shard)
-                written[shard.name] = shard
+            tasks = [(shard, workplace.shards, options.skip_bad) for shard in missing]
+            for made in results(write_shard, tasks, workers=options.workers, distributed=distributed):
+                workplace.record(made)
+                written[made.name] = made
     except BaseException as error:
-        if isinstance(error, DataError) and not isinstance(error, SourceChangedError) and not skip_bad:
+        if (
+            isinstance(error, DataError)
+            and not isinstance(error, SourceChangedError)
+            and not options.skip_bad
+        ):
             print("slides that cannot be used can be left out: --skip-bad", file=sys.stderr)
         if written:
-            say = f"{len(written)} of {len(plans)} shards are finished: the same command goes on with them"
-            print(say, file=sys.stderr)
+            finished = f"{len(written)} of {len(plan.shards)} shards are finished"
+            print(f"{finished}: the same command goes on with them", file=sys.stderr)
         raise
-    shards = [written[plan.name] for plan in plans]
+    return [written[shard.name] for shard in plan.shards], num_reused
+
+
+def _finish(workplace: Workplace, plan: _Plan, shards: Sequence[WrittenShard], num_reused: int) -> Outcome:
+    """Make the data set appear, or grow, with its manifest and its table of what was left out."""
     worse = [bag for shard in shards for bag in shard.bad]
+    bad = [*plan.bad, *worse]
     rows = pa.Table.from_pylist([row for shard in shards for row in shard.rows], ROWS_SCHEMA)
     listed = tuple(shard.shard for shard in shards if shard.shard is not None)
-    if before is None and not listed:
-        raise DataError(f"none of the slides can be used: {named([*bad, *worse])}")
+    if plan.before is None and not listed:
+        raise DataError(f"none of the slides can be used: {named(bad)}")
     num_new = len(rows)
-    if before is not None:
-        rows, listed = pa.concat_tables([before.rows, rows]), (*before.info.shards, *listed)
+    if plan.before is not None:
+        rows = pa.concat_tables([plan.before.rows, rows])
+        listed = (*plan.before.info.shards, *listed)
     else:
-        write_skipped(workplace.shards, [*bad, *worse], rows["slide"].to_pylist())
+        write_skipped(workplace.shards, bad, rows["slide"].to_pylist())
     if num_new:
-        made_of = _digest(info, [shard.plan for shard in shards], bad)
-        workplace.publish(Manifest(info.model_copy(update={"shards": listed}), rows), made_of)
-    if before is not None:
-        write_skipped(workplace.out, [*bad, *worse], rows["slide"].to_pylist())
-    return num_new, num_reused, worse
-
-
-def _digest(info: DatasetInfo, plans: Sequence[str], bad: Sequence[BadBag]) -> str:
-    """Hash of all that decides what a new data set holds, given the digests of its plans."""
-    document = [info.model_dump(), plans, [asdict(bag) for bag in bad]]
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+        made_of = plan.digest([shard.plan for shard in shards])
+        workplace.publish(Manifest(plan.info.model_copy(update={"shards": listed}), rows), made_of)
+    if plan.before is not None:
+        write_skipped(workplace.out, bad, rows["slide"].to_pylist())
+    return plan.outcome(num_new, num_reused, worse)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
-    options = parser().parse_args(arguments)
-    outcome = shard(
-        options.features,
-        options.labels,
-        options.out,
-        name=options.name,
-        classes=options.classes.split(",") if options.classes is not None else None,
-        dtype=options.dtype,
-        shard_bytes=options.shard_bytes,
-        seed=options.seed,
-        description=options.description,
-        synthetic=options.synthetic,
-        columns=Columns(options.slide_column, options.label_column, options.case_column),
-        slides=options.slides,
-        class_map=options.class_map,
-        case_from=options.case_from,
-        skip_unmatched=options.skip_unmatched,
-        skip_bad=options.skip_bad,
-        append=options.append,
-        stated=stated_by(options),
-        workers=options.workers,
-        distributed=in_cluster(),
-    )
+    """The command.
+
+    Raises:
+        PreemptedError: SIGTERM ended it, as of `ray job stop` and batch systems; what is finished stays.
+    """
+    options = ShardOptions.from_command_line(arguments)
+    with stoppable(options.out):
+        outcome = make_shards(options, distributed=in_cluster())
     if outcome.passed_over:
         slides = some(outcome.passed_over)
         print(f"passed over, without features or label: {len(outcome.passed_over)} ({slides})")
@@ -300,6 +295,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    # `ray job stop` and batch systems end a job so: clean up as after Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     run(main)

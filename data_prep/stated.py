@@ -1,27 +1,29 @@
 """What the user says of all features, where their files do not."""
 
-import argparse
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from data_prep.command_line import Metavar, Settings, whole
 from data_prep.fields import FEATURES, SIDE_ARRAYS
 
 
-@dataclass(frozen=True)
-class Stated:
-    """What the user says of all features.
+class Stated(Settings):
+    """What the user says of all features, whose files may not say it."""
 
-    Attributes:
-        feature_key: the array of features, where it has none of the names of `FEATURES`.
-        encoder: the network that computed them.
-        patch_size: edge of a patch in pixels.
-        level: of the slide's pyramid, from 0.
-    """
-
-    feature_key: str | None = None
-    encoder: str | None = None
-    patch_size: int | None = None
-    level: int | None = None
+    feature_key: Annotated[str | None, Metavar("NAME")] = Field(
+        None, description=f"array of the features in a file, if it is not called {', '.join(FEATURES)}"
+    )
+    encoder: Annotated[str | None, Metavar("NAME")] = Field(
+        None,
+        description="network that computed the features, if their files do not say (.pt, .npy, CLAM)",
+    )
+    patch_size: Annotated[Annotated[int, whole(0)] | None, Metavar("PIXELS")] = Field(
+        None, description="edge of a patch, if the files do not say"
+    )
+    level: Annotated[Annotated[int, whole(0)] | None, Metavar("N")] = Field(
+        None, description="level of the slide's pyramid, from 0, if the files do not say"
+    )
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -41,34 +43,3 @@ class Stated:
 
 
 NOTHING_STATED = Stated()
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `Stated` to a command."""
-    parser.add_argument(
-        "--feature-key",
-        metavar="NAME",
-        help=f"array of the features in a file, if it is not called {', '.join(FEATURES)}",
-    )
-    parser.add_argument(
-        "--encoder",
-        metavar="NAME",
-        help="network that computed the features, if their files do not say (.pt, .npy, CLAM)",
-    )
-    parser.add_argument(
-        "--patch-size", type=_whole, metavar="PIXELS", help="edge of a patch, if the files do not say"
-    )
-    parser.add_argument(
-        "--level", type=_whole, metavar="N", help="level of the slide's pyramid, if the files do not say"
-    )
-
-
-def stated_by(options: argparse.Namespace) -> Stated:
-    """What the options say."""
-    return Stated(options.feature_key, options.encoder, options.patch_size, options.level)
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
-    return int(text)

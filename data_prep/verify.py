@@ -1,317 +1,32 @@
-"""Check every byte of a data set against its manifest: `python -m data_prep.verify --help`."""
+"""The command that checks every byte of a data set and repairs it: `python -m data_prep.verify --help`."""
 
 import argparse
-import hashlib
-import json
-import os
 import time
-import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import zip_longest
+from collections.abc import Sequence
 from pathlib import Path
-from tarfile import (
-    BLKTYPE,
-    BLOCKSIZE,
-    CHRTYPE,
-    DIRTYPE,
-    FIFOTYPE,
-    LENGTH_NAME,
-    LNKTYPE,
-    RECORDSIZE,
-    REGTYPE,
-    SYMTYPE,
-    XHDTYPE,
-    HeaderError,
-    TarInfo,
-)
-from typing import Any, BinaryIO
 
 from rich.console import Console
 from rich.filesize import decimal
 
+from data_prep.command_line import add_options, chosen
+from data_prep.faults import Fault, verify
 from data_prep.parallel import num_cores
 from data_prep.progress import Count, bar
-from data_prep.stated import add_options, stated_by
+from data_prep.repair import repair
+from data_prep.stated import Stated
 from mhimdist.command import run
-from mhimdist.data.format import (
-    COORDS_DTYPE,
-    FEATURE_DTYPES,
-    INSTANCE_LABELS_DTYPE,
-    Member,
-    dali_index,
-    escape_key,
-    index_name,
-    members_of,
-    npy_header,
-    padded,
-    tar_header,
-)
-from mhimdist.data.manifest import Manifest, ShardFile, arriving
+from mhimdist.data.manifest import Manifest
 from mhimdist.errors import CorruptShard
 
-CHUNK_BYTES = 2**20
 MAX_LISTED = 20
-DATALESS_TYPES = {
-    SYMTYPE: "symbolic link",
-    LNKTYPE: "hard link",
-    DIRTYPE: "folder",
-    CHRTYPE: "device",
-    BLKTYPE: "device",
-    FIFOTYPE: "pipe",
-}
-TAR_TYPES = {REGTYPE: "file", XHDTYPE: "extended header", **DATALESS_TYPES}
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something in a data set that is not as its manifest says.
-
-    Attributes:
-        file: file name of the shard or index.
-        what: what was expected and what was got.
-        member: name of the member, where it is one's.
-        start, end: the bytes of the file in question, `end` excluded.
-    """
-
-    file: str
-    what: str
-    member: str | None = None
-    start: int | None = None
-    end: int | None = None
-
-    def __str__(self) -> str:
-        place = self.file
-        if self.member is not None:
-            place += f", member {self.member!r}"
-        if self.start is not None:
-            place += f", bytes {self.start} to {self.end}"
-        return f"{place}: {self.what}"
-
-
-def verify(
-    folder: Path, *, workers: int = 1, on_bytes: Callable[[int], None] = lambda _: None
-) -> list[Fault]:
-    """Compare a folder of shards with its manifest, byte for byte.
-
-    Nothing in a shard is executed or unpacked. Every byte is looked at twice: as part of a header, a payload
-    or padding, which tells where a fault is, and in the sha256 of the whole file.
-
-    Args:
-        folder: what `data_prep.shard` wrote.
-        workers: shards that are read at a time, by threads: hashing lets go of Python's lock.
-        on_bytes: called with the number of bytes read since the last call, for a progress bar, by any
-            of the threads.
-
-    Returns:
-        The faults, in the order of the shards; none if all is as it was written.
-
-    Raises:
-        ManifestError: the manifest itself cannot be trusted, so there is nothing to compare with.
-    """
-    manifest = Manifest.read(folder)
-    faults = [Fault(name, what) for name, what in manifest.file_faults(folder).items()]
-    what = (
-        "moved here by an append that has not finished; the next one, also with nothing to add, takes it away"
-    )
-    leftovers = arriving(folder) - {shard.name for shard in manifest.info.shards}
-    faults += [Fault(name, what) for name in sorted(leftovers) if (folder / name).exists()]
-    rows_of = manifest.rows_by_shard()
-
-    def check(shard: ShardFile) -> list[Fault]:
-        rows, path = rows_of[shard.name], folder / shard.name
-        found = list(_index_faults(folder / index_name(shard.name), rows))
-        try:
-            found += verify_shard(path, shard, rows, manifest.info.classes, on_bytes=on_bytes)
-        except FileNotFoundError:  # which is among the faults already
-            pass
-        except OSError as error:  # of the disk, say: the other shards are looked at all the same
-            found.append(Fault(shard.name, f"cannot be read: {error.strerror}"))
-        return found
-
-    with ThreadPoolExecutor(workers) as threads:
-        try:
-            for found in threads.map(check, manifest.info.shards):
-                faults += found
-        except BaseException:
-            threads.shutdown(cancel_futures=True)
-            raise
-    return faults
-
-
-def verify_shard(
-    path: Path,
-    shard: ShardFile,
-    rows: Sequence[Mapping[str, Any]],
-    classes: Sequence[str],
-    *,
-    on_bytes: Callable[[int], None] = lambda _: None,
-) -> list[Fault]:
-    """Compare one shard with its rows of the manifest, as `verify` does with all."""
-    with path.open("rb") as file:
-        reader = _HashingReader(file, on_bytes)
-        faults = list(_layout_faults(reader, shard.name, rows, classes))
-        reader.skip_to_end()
-        if faults:
-            members = [member for row in rows for member in members_of(row)]
-            faults = [*_foreign_members(file, shard.name, members), *faults]
-        elif (got := reader.sha256.hexdigest()) != shard.sha256:
-            faults.append(Fault(shard.name, f"expected sha256 {shard.sha256}, got {got}"))
-    return faults
-
-
-class _HashingReader:
-    """Reads a file once from front to back and hashes all of it on the way."""
-
-    def __init__(self, file: BinaryIO, on_bytes: Callable[[int], None]) -> None:
-        self._file = file
-        self._on_bytes = on_bytes
-        self.sha256 = hashlib.sha256()
-        self.position = 0
-
-    def take(self, num_bytes: int) -> bytes:
-        """The next bytes, fewer at the end of the file."""
-        data = self._file.read(num_bytes)
-        self.sha256.update(data)
-        self.position += len(data)
-        self._on_bytes(len(data))
-        return data
-
-    def take_payload(self, num_bytes: int) -> tuple[bytes, int]:
-        """Pass over the next bytes: the first `CHUNK_BYTES` of them, and the crc32 of all."""
-        first = self.take(min(num_bytes, CHUNK_BYTES))
-        crc32, left = zlib.crc32(first), num_bytes - len(first)
-        while left and (chunk := self.take(min(left, CHUNK_BYTES))):
-            crc32, left = zlib.crc32(chunk, crc32), left - len(chunk)
-        return first, crc32
-
-    def skip_to_end(self) -> None:
-        """Hash what is left."""
-        while self.take(CHUNK_BYTES):
-            pass
-
-
-def _layout_faults(
-    reader: _HashingReader, shard: str, rows: Sequence[Mapping[str, Any]], classes: Sequence[str]
-) -> Iterator[Fault]:
-    """Go through a shard as it must have been written; the faults."""
-    for number, row in enumerate(rows):
-        if row["key"] != (key := escape_key(row["slide"])):
-            yield Fault(shard, f"expected the key {key!r} for slide {row['slide']!r}, got {row['key']!r}")
-        for member in members_of(row):
-            start, header = reader.position, tar_header(member.name, member.num_bytes)
-            if (expected := start + len(header)) != member.offset:
-                what = f"expected at byte {expected}, but the manifest has it at {member.offset}"
-                yield Fault(shard, what, member.name, start, expected)
-                return
-            found = reader.take(len(header))
-            if found != header:
-                what = f"expected its tar header, found {_describe(found)}"
-                yield Fault(shard, what, member.name, start, member.offset)
-            end = member.offset + member.num_bytes
-            first, crc32 = reader.take_payload(member.num_bytes)
-            if reader.position < end:
-                what = f"cut off: the file ends here, and {len(rows) - number} of {len(rows)} bags are lost"
-                yield Fault(shard, what, member.name, reader.position, end)
-                return
-            if crc32 != member.crc32:
-                what = f"expected a payload of crc32 {member.crc32:08x}, got {crc32:08x}"
-                yield Fault(shard, what, member.name, member.offset, end)
-            elif wrong := _content_fault(first, member, row, classes):
-                yield Fault(shard, wrong, member.name, member.offset, end)
-            if any(reader.take(padded(end) - end)):
-                what = "expected zeros after its payload"
-                yield Fault(shard, what, member.name, end, padded(end))
-    start = reader.position
-    end = padded(start + 2 * BLOCKSIZE, RECORDSIZE)
-    tail = reader.take(end - start)
-    if any(tail):
-        what = f"expected zeros after the last member, found {_describe(tail)}"
-        yield Fault(shard, what, start=start, end=end)
-    elif len(tail) < end - start:
-        yield Fault(shard, "cut off in the zeros after the last member", start=reader.position, end=end)
-
-
-def _content_fault(
-    first: bytes, member: Member, row: Mapping[str, Any], classes: Sequence[str]
-) -> str | None:
-    """What is wrong with a payload whose crc32 is right, given its first bytes."""
-    if member.kind == "json":
-        expected = {"slide": row["slide"], "case": row["case"], "label": classes[row["label"]]}
-        try:
-            said = json.loads(first)
-            told = {field: said[field] for field in expected}
-        except (ValueError, LookupError, TypeError, RecursionError) as error:
-            return f"expected JSON with {expected}, got none: {error}"
-        return None if told == expected else f"expected {expected}, got {told}"
-    num_instances = row["num_instances"]
-    header = {
-        "coords": npy_header(COORDS_DTYPE, (num_instances, 2)),
-        "features": npy_header(FEATURE_DTYPES[row["dtype"]], (num_instances, row["num_features"])),
-        "instance_labels": npy_header(INSTANCE_LABELS_DTYPE, (num_instances,)),
-    }[member.kind]
-    got = first[: len(header)]
-    return None if got == header else f"expected the array header {header!r}, got {got!r}"
-
-
-def _describe(header: bytes) -> str:
-    """What a tar header says is behind it."""
-    try:
-        info = TarInfo.frombuf(header[:BLOCKSIZE], "utf-8", "surrogateescape")
-    except HeaderError as error:
-        return f"none ({error})"
-    kind = TAR_TYPES.get(info.type, f"of type {info.type!r}")
-    target = f" to {info.linkname!r}" if info.linkname else ""
-    return f"{info.name!r} ({kind}{target}, {info.size} bytes)"
-
-
-def _foreign_members(file: BinaryIO, shard: str, members: Sequence[Member]) -> Iterator[Fault]:
-    """Members that a reader of tars would find and that the manifest does not list, up to the first damage.
-
-    By hand: `tarfile` stops silently at a damaged header, and follows what extended headers tell it.
-    """
-    expected = Counter(member.name[:LENGTH_NAME] for member in members)
-    has_long_names = any(len(member.name) > LENGTH_NAME for member in members)
-    num_bytes, offset = os.fstat(file.fileno()).st_size, 0
-    while offset < num_bytes:
-        file.seek(offset)
-        header = file.read(BLOCKSIZE)
-        try:
-            info = TarInfo.frombuf(header, "utf-8", "surrogateescape")
-        except HeaderError:
-            return
-        end = offset + BLOCKSIZE + (padded(info.size) if info.type not in DATALESS_TYPES else 0)
-        if info.type == REGTYPE and expected[info.name]:
-            expected[info.name] -= 1
-        elif info.type != XHDTYPE or not has_long_names:
-            what = f"not in the manifest: {_describe(header)}"
-            yield Fault(shard, what, info.name, offset, end)
-        if end <= offset:  # a forged negative size
-            return
-        offset = end
-
-
-def _index_faults(path: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
-    expected = dali_index([members_of(row) for row in rows]).encode()
-    try:
-        with path.open("rb") as file:
-            got = file.read(len(expected) + 1)
-    except FileNotFoundError:
-        yield Fault(path.name, "missing")
-        return
-    except OSError as error:
-        yield Fault(path.name, f"cannot be read: {error.strerror}")
-        return
-    if got != expected:
-        lines = zip_longest(got.split(b"\n"), expected.split(b"\n"))
-        line, (found, wanted) = next(item for item in enumerate(lines, 1) if item[1][0] != item[1][1])
-        yield Fault(path.name, f"line {line}: expected {wanted!r}, got {found!r}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """The command.
+
+    Raises:
+        CorruptShard: something differs, and is listed.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.verify",
         description="Check every byte of a folder of shards against its manifest.",
@@ -332,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="write damaged and missing shards again from the features that they were made of, to the bytes "
         "that the manifest tells; the options below as they were given to data_prep.shard",
     )
-    add_options(parser)
+    add_options(parser, Stated)
     options = parser.parse_args(arguments)
     if options.workers < 1:
         parser.error(f"argument --workers: expected at least 1, got {options.workers}")
@@ -347,10 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         faults = verify(folder, workers=options.workers, on_bytes=counted.add)
     _list(console, faults)
     if faults and options.repair is not None:
-        from data_prep.repair import repair  # which imports this module
-
         repaired, faults = repair(
-            folder, faults, options.repair, stated=stated_by(options), workers=options.workers
+            folder, faults, options.repair, stated=chosen(Stated, options), workers=options.workers
         )
         console.print(f"written again: {', '.join(repaired) or 'nothing'}", style="green")
         _list(console, faults, "left: ")

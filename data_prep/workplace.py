@@ -128,7 +128,11 @@ class Workplace:
         return num_bytes
 
     def refuse_if_full(self, num_bytes: int) -> None:
-        """Raise `OSError` if this much more will not fit: now, not after hours."""
+        """Refuse to begin if this much more will not fit: now, not after hours.
+
+        Raises:
+            OSError: `ENOSPC`, with the number of bytes that are needed and that are free.
+        """
         free = shutil.disk_usage(self.folder).free
         if num_bytes > free:
             message = f"No space left on device ({num_bytes} bytes needed, {free} free)"

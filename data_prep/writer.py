@@ -174,6 +174,9 @@ def appearing_whole(out: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `out` at the end, or nothing after an exception.
 
     What a killed process has left of another one, beside `out`, is removed.
+
+    Raises:
+        OSError: the folder cannot be made or written; the error names `out`.
     """
     _remove_abandoned(out.parent)
     place = out.with_name(f".sharding-{uuid.uuid4().hex}")

@@ -2,15 +2,21 @@
 
 import csv
 import json
+import os
+import runpy
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
+from forked import fork, status_of
 
 from data_prep.digits import (
     DATA_SETS,
@@ -239,6 +245,24 @@ def test_command_line(tmp_path: Path):
     refused = subprocess.run([*command, "--seed", "1"], env=environment, capture_output=True, text=True)
     assert refused.returncode == 2
     assert "need --out" in refused.stderr
+
+
+@pytest.mark.parametrize("more", [[], ["--features-only"]])
+def test_sigterm_leaves_nothing(more: list[str], tmp_path: Path):
+    def stuck() -> None:
+        sys.argv = ["digits", "digits-c16", "--out", str(tmp_path / "mine/out"), *more]
+        with mock.patch("numpy.save", side_effect=lambda *_: time.sleep(100)):
+            runpy.run_module("data_prep.digits", run_name="__main__")
+
+    child = fork(stuck, tmp_path / "said")
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("mine/**/features")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(child, signal.SIGTERM)
+    assert status_of(child) == os.EX_TEMPFAIL
+    (line,) = (tmp_path / "said").read_text().splitlines()
+    assert line == f"{tmp_path}/mine/out is not finished; the same command finishes it"
+    assert not list((tmp_path / "mine").iterdir())
 
 
 def test_facts_are_camelyon16s():

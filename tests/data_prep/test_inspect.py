@@ -6,8 +6,9 @@ import pytest
 from feature_folders import forge_manifest, shard_folder, write_features
 from PIL import Image
 
-from data_prep import inspect as inspect_module
-from data_prep.inspect import BagValues, inspect, main
+from data_prep import inspection
+from data_prep.inspect import main
+from data_prep.inspection import BagValues, inspect
 from data_prep.shard import shard
 from mhimdist.command import run
 from mhimdist.errors import ManifestError
@@ -38,7 +39,7 @@ def shards(features: dict[str, np.ndarray], tmp_path: Path) -> Path:
 def test_values_are_those_of_the_features(
     block_bytes: int, shards: Path, features: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspect_module, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(inspection, "BLOCK_BYTES", block_bytes)
     read = []
     found = inspect(shards, workers=2, on_bytes=read.append)
     assert sum(read) == sum(found.manifest.rows["features_bytes"].to_pylist())
@@ -106,7 +107,7 @@ def test_the_command(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 def test_the_command_without_reading(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspect_module, "bag_values", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(inspection, "bag_values", lambda *_: pytest.fail("read"))
     run(partial(main, [str(shards), "--quick", "--picture", str(tmp_path / "p.svg")]))
     assert "1 (values not read)" in capsys.readouterr().out
     assert "<svg" in (tmp_path / "p.svg").read_text()

@@ -1,4 +1,5 @@
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -20,3 +21,15 @@ def test_cores_are_those_that_this_process_may_use(
     if limit is not None:
         (tmp_path / "cpu.max").write_text(f"{limit}\n")
     assert num_cores() == expected
+
+
+def test_what_a_command_does_at_sigterm_survives_the_cluster_that_it_joins() -> None:
+    def mine(*_: object) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        with parallel._own_sigterm():
+            signal.signal(signal.SIGTERM, lambda *_: None)  # as Ray does when it is joined
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)

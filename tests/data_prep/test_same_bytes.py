@@ -21,8 +21,8 @@ from forked import fork, status_of
 
 from data_prep import plan as plan_module
 from data_prep import shard as shard_module
+from data_prep.faults import verify
 from data_prep.shard import Outcome, main, shard
-from data_prep.verify import verify
 from data_prep.workplace import Workplace
 from mhimdist.command import run
 from mhimdist.data.loader import BagShards

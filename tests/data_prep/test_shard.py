@@ -25,8 +25,10 @@ from data_prep import plan as plan_module
 from data_prep import shard as shard_module
 from data_prep.plan import PlannedBag
 from data_prep.shard import main, shard
+from data_prep.shard_options import ShardOptions
+from data_prep.stated import Stated
 from mhimdist.command import run
-from mhimdist.data.format import escape_key, unescape_key
+from mhimdist.data.format import FEATURE_DTYPES, escape_key, unescape_key
 from mhimdist.data.loader import BagShards
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import ConfigError, DataError, LabelError
@@ -240,8 +242,12 @@ def test_slides_and_features_must_match(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"dtype": "int8"}, "dtype: expected float16 or bfloat16 or float32, got 'int8'"),
-        ({"shard_bytes": 0}, "shard_bytes: expected at least 1, got 0"),
+        ({"dtype": "int8"}, "dtype: expected 'float16', 'bfloat16' or 'float32', got 'int8'"),
+        ({"shard_bytes": 0}, "shard_bytes: expected a whole number of at least 1, got 0"),
+        ({"workers": 0}, "workers: expected a whole number of at least 1, got 0"),
+        ({"stated": {"level": -1}}, r"stated\.level: expected a whole number of at least 0, got -1"),
+        ({"class_map": "a=b,a=c"}, "class_map: expected OLD=NEW,OLD=NEW,..., got 'a=b,a=c'"),
+        ({"seeds": 1}, "no option seeds; expected one of features, labels, out, .* seed, "),
     ],
 )
 def test_options_out_of_range_are_refused(option: dict, message: str, tmp_path: Path) -> None:
@@ -284,7 +290,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert sorted(path.name for path in folder.iterdir()) == ["features", "labels.csv"]
 
 
-def test_sigterm_leaves_nothing(tmp_path: Path) -> None:
+def test_sigterm_leaves_nothing(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = write(tmp_path)
 
     def stuck() -> None:
@@ -292,12 +298,15 @@ def test_sigterm_leaves_nothing(tmp_path: Path) -> None:
         sys.argv = ["shard", *arguments(folder)]
         runpy.run_module("data_prep.shard", run_name="__main__")
 
-    child = fork(stuck)
+    said = tmp_path_factory.mktemp("said") / "said"
+    child = fork(stuck, said)
     deadline = time.monotonic() + 60
     while not list(folder.glob(".shards.sharding/shards/.*.part")) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(child, signal.SIGTERM)
-    assert status_of(child) == 128 + signal.SIGTERM
+    assert status_of(child) == os.EX_TEMPFAIL
+    *_, line = said.read_text().splitlines()
+    assert line == f"{folder / 'shards'} is not finished; the same command finishes it"
     assert sorted(path.name for path in folder.iterdir()) == ["features", "labels.csv"]
 
 
@@ -338,6 +347,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         (["--dtype", "int8"], 2, "argument --dtype: invalid choice: 'int8'"),
         (["--shard-bytes", "0"], 2, "argument --shard-bytes: expected a whole number of at least 1, got '0'"),
         (["--shard-bytes", "1.5"], 2, "argument --shard-bytes: expected a whole number"),
+        (["--level", "-1"], 2, "argument --level: expected a whole number of at least 0, got '-1'"),
+        (["--seed", "x"], 2, "argument --seed: expected a whole number, got 'x'"),
+        (["--class-map", "a=b,a=c"], 2, "argument --class-map: expected OLD=NEW,OLD=NEW,..., got 'a=b,a=c'"),
         (["--surprise"], 2, "unrecognized arguments: --surprise"),
     ],
 )
@@ -352,10 +364,58 @@ def test_the_command_refuses_in_a_line(
     assert not (folder / "shards").exists()
 
 
+def test_the_command_line_says_all_that_a_call_can() -> None:
+    line = [
+        *("--features", "f", "--labels", "l", "--out", "o", "--append", "--name", "None", "--seed", "-3"),
+        *("--classes", "first", "--classes", 'a [b],"c",,d', "--class-map", 'a=b,[c]=d=e,"x"=y'),
+        *("--slide-column", "1", "--label-column", "l", "--case-column", "c", "--slides", "s"),
+        *("--case-from", "tcga", "--skip-unmatched", "--skip-bad", "--feature-key", "k", "--encoder", "uni"),
+        *("--patch-size", "256", "--level", "0", "--dtype", "bfloat16", "--shard-bytes", "5"),
+        *("--workers", "2", "--description", 'a, "b" [c] 100%', "--synth"),
+    ]
+    assert ShardOptions.from_command_line(line) == ShardOptions(
+        features=Path("f"),
+        labels=Path("l"),
+        out=Path("o"),
+        append=True,
+        name="None",
+        classes=("a [b]", '"c"', "", "d"),
+        class_map={"a": "b", "[c]": "d=e", '"x"': "y"},
+        slide_column="1",
+        label_column="l",
+        case_column="c",
+        slides=Path("s"),
+        case_from="tcga",
+        skip_unmatched=True,
+        skip_bad=True,
+        stated=Stated(feature_key="k", encoder="uni", patch_size=256, level=0),
+        dtype="bfloat16",
+        shard_bytes=5,
+        seed=-3,
+        workers=2,
+        description='a, "b" [c] 100%',
+        synthetic=True,
+    )
+    least = ["--features", "f", "--out", "o"]
+    assert ShardOptions.from_command_line(least) == ShardOptions(features=Path("f"), out=Path("o"))
+
+
+def test_every_type_that_shards_can_hold_can_be_asked_for() -> None:
+    for dtype in FEATURE_DTYPES:
+        assert ShardOptions.of(features="f", out="o", dtype=dtype).dtype == dtype
+
+
+def test_every_option_is_described() -> None:
+    for settings_class in (ShardOptions, Stated):
+        for name, field in settings_class.model_fields.items():
+            assert field.description or name == "stated"
+
+
 def test_help_explains_every_option(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     text = capsys.readouterr().out
+    assert "(default: 1073741824)" in " ".join(text.split())
     for option in (
         "features",
         "labels",

@@ -12,10 +12,10 @@ from feature_folders import SLIDES, write_features
 from forked import fork, status_of
 
 from data_prep import plan as plan_module
+from data_prep.faults import verify
 from data_prep.repair import repair
 from data_prep.shard import main, shard
 from data_prep.skipped import BadBag, named, read_skipped
-from data_prep.verify import verify
 from mhimdist.command import run
 from mhimdist.data.loader import BagShards
 from mhimdist.errors import DataError

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from feature_folders import forge_manifest, shard_folder, write_features
 
+from data_prep import faults as faults_module
 from data_prep import verify as verify_module
+from data_prep.faults import Fault, verify
 from data_prep.repair import repair
-from data_prep.verify import Fault, main, verify
+from data_prep.verify import main
 from mhimdist.command import run
 from mhimdist.data.format import index_name
 from mhimdist.data.manifest import MANIFEST_NAME, Manifest
@@ -62,7 +64,7 @@ def test_what_was_written_has_no_faults(shards: Path) -> None:
 
 
 def test_payloads_are_read_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify_module, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(faults_module, "CHUNK_BYTES", 1000)
     (tmp_path / "features").mkdir()
     np.save(tmp_path / "features/a.npy", np.random.default_rng(0).random((321, 8)))
     (tmp_path / "labels.csv").write_text("slide,label\na,x\n")
@@ -416,13 +418,13 @@ def test_what_cannot_be_repaired_is_left_with_the_reason(
 def test_a_disk_that_fails_names_its_shards_and_the_rest_is_looked_at(
     workers: int, shards: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Failing(verify_module._HashingReader):
+    class Failing(faults_module._HashingReader):
         def take(self, num_bytes: int) -> bytes:
             if "shard-000001" in self._file.name and self.position > 5_000:
                 raise OSError(errno.EIO, "Input/output error")
             return super().take(num_bytes)
 
-    monkeypatch.setattr(verify_module, "_HashingReader", Failing)
+    monkeypatch.setattr(faults_module, "_HashingReader", Failing)
     content = bytearray((shards / "shard-000002.tar").read_bytes())
     content[700] ^= 1
     (shards / "shard-000002.tar").write_bytes(content)
