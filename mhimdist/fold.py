@@ -18,14 +18,13 @@ Nothing here knows Ray.
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
 
 from mhimdist import atomic, checkpoint
 from mhimdist.config import TrainConfig
@@ -38,6 +37,7 @@ from mhimdist.first_stage import first_stage, open_trainer
 from mhimdist.models import BagModel
 from mhimdist.result import OUTSIDE_WEIGHTS, Result
 from mhimdist.run_folder import HISTORY, LOST_LOCK_S, RunFolder, Saving
+from mhimdist.student import save_student
 from mhimdist.workers import Workers
 
 RESULT_FILE = "result.json"
@@ -221,7 +221,7 @@ class FoldRun:
         trainer = self._trainer
         self.release()
         if trainer is not None and trainer.history:
-            _keep_best(self.fold, trainer.best_student().state_dict())
+            save_student(self.fold.folder, trainer.best_student().state_dict(), self.fold.config, self._bags)
             checkpoint.discard(self.fold.checkpoints)
 
     def release(self) -> None:
@@ -316,8 +316,12 @@ def run_fold(
         pass
 
 
-def keep_best_only(fold: Fold) -> None:
+def keep_best_only(fold: Fold, bags: BagSource) -> None:
     """End an unfinished fold for good: its best weights stay, its checkpoints go.
+
+    Args:
+        fold: that no process trains any more.
+        bags: the data set.
 
     Raises:
         CheckpointError: it has checkpoints, but none is whole.
@@ -325,7 +329,7 @@ def keep_best_only(fold: Fold) -> None:
     latest = None if fold.is_finished else RunFolder(fold.folder, {}, Saving()).latest()
     if latest is not None:
         tensors, _ = latest
-        _keep_best(fold, tensors["best_student"])
+        save_student(fold.folder, tensors["best_student"], fold.config, bags)
         checkpoint.discard(fold.checkpoints)
 
 
@@ -366,13 +370,7 @@ def _judge(
         probabilities=test.probabilities_NC.tolist() if test else (),
         note=OUTSIDE_WEIGHTS if fold.config.teacher.has_outside_weights else "",
     )
-    _keep_best(fold, network.state_dict())
+    save_student(fold.folder, network.state_dict(), fold.config, bags)
     # In this order: killed before it has its end mark, a fold still has what to resume from.
     atomic.write_text(fold.folder / RESULT_FILE, json.dumps(asdict(result), allow_nan=False))
     checkpoint.discard(fold.checkpoints)
-
-
-def _keep_best(fold: Fold, weights: Mapping[str, Tensor]) -> None:
-    folder = fold.folder / "best_student"
-    checkpoint.discard(folder)
-    checkpoint.save(folder, {"student": weights}, {})

@@ -144,7 +144,7 @@ class GroupRun:
     def close(self) -> None:
         """See `Run.close`; the workers save the run first."""
         self.release()
-        keep_best_only(self.fold)
+        keep_best_only(self.fold, self._task.bags())
 
     def release(self) -> None:
         """See `Run.release`."""

@@ -4,15 +4,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from memory_bags import gaussian_bags
 
 from mhimdist import checkpoint, first_stage
 from mhimdist.config import load_config
 from mhimdist.data.splits import k_folds
 from mhimdist.engine import Trainer, load_run
+from mhimdist.errors import CheckpointError, PreemptedError
 from mhimdist.evaluation import predict
 from mhimdist.first_stage import open_trainer
 from mhimdist.fold import Fold, run_fold
 from mhimdist.models import build
+from mhimdist.student import load_student
 
 CONFIG = load_config(
     {
@@ -66,8 +69,7 @@ def test_a_fold_leaves_what_it_did_and_its_best_student(bags, tmp_path):
     assert (config, split, len(history)) == (CONFIG, fold.split, result.num_epochs)
     assert not (fold.folder / "checkpoints").exists()
 
-    network = build(CONFIG.model, num_features=8, num_classes=2, seed=0)
-    network.load_state_dict(checkpoint.load(fold.folder / "best_student")[0]["student"])
+    network = load_student(fold.folder)
     again = predict(network, bags, fold.split.test)
     assert np.array_equal(again.probabilities_NC, np.array(result.probabilities))
     assert result.test["auc"] == again.auc
@@ -166,3 +168,55 @@ def test_released_weights_of_another_width_are_refused(bags, tmp_path):
         first_stage.CheckpointError, match=r"is \(16, 9\); data of 8 features and 2 classes need"
     ):
         open_trainer(CONFIG.override({"teacher.weights": path}), bags, _split(bags), None, tmp_path / "cache")
+
+
+def test_a_student_is_loaded_from_a_whole_folder_of_this_release_only(bags, tmp_path):
+    with pytest.raises(CheckpointError, match="holds no best_student/: give the folder of a fold"):
+        load_student(tmp_path)
+    checkpoint.save(tmp_path / "best_student", {"student": {"weight": torch.zeros(1)}}, {})
+    with pytest.raises(CheckpointError, match="was written by an earlier release"):
+        load_student(tmp_path)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_stop_is_seen_within_16_steps_of_a_fold_and_of_its_first_stage(bags, tmp_path, number):
+    """The first agreement on a stop says yes: in the first stage (1), or in the fold itself (2)."""
+    many = gaussian_bags(num_bags=134)
+    config = CONFIG.override({"epochs": 1})
+    whole = _run(_fold(many, tmp_path / "whole", config), many, tmp_path / "whole-cache")
+    fold, asked = _fold(many, tmp_path / "cut", config), []
+    stages = sum(len(_split(many).train) // 16 for _ in range(number - 1))
+
+    def stop():
+        asked.append(True)
+        return len(asked) > 1 + stages
+
+    with pytest.raises(PreemptedError):
+        run_fold(fold, many, tmp_path / "cache", 1, stop=stop)
+    (cut,) = [path.name for path in tmp_path.glob("c*/**/checkpoints/epoch-*")]
+    assert cut.startswith("epoch-00000-step-0000")
+    assert not cut.endswith("step-000000")
+    assert replace(_run(fold, many, tmp_path / "cache"), epoch_s=0) == replace(whole, epoch_s=0)
+
+
+def test_a_result_of_another_release_is_named(bags, tmp_path):
+    fold = _fold(bags, tmp_path / "fold", CONFIG.first_stage())
+    _run(fold, bags, tmp_path / "cache")
+    (fold.folder / "result.json").write_text('{"protocol": "strict"}')
+    with pytest.raises(CheckpointError, match=r"result\.json is not a result of this release"):
+        fold.result()
+
+
+def test_a_fold_of_a_search_is_judged_without_its_test_bags(bags, tmp_path, monkeypatch):
+    tested = _fold(bags, tmp_path / "tested")
+    searched = replace(tested, folder=tmp_path / "searched", is_tested=False)
+    with_test = _run(tested, bags, tmp_path / "cache")
+    load, read = bags.load, []
+    monkeypatch.setattr(
+        bags, "load", lambda rows, *a, **k: read.extend(bags.keys[row] for row in rows) or load(rows, *a, **k)
+    )
+    result = _run(searched, bags, tmp_path / "cache")
+    assert read
+    assert not set(read) & set(tested.split.test)
+    assert (result.test, result.keys, result.probabilities) == ({}, [], [])
+    assert result.validation == with_test.validation

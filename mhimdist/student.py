@@ -1,0 +1,64 @@
+"""The selected student of a run on disk: its weights, and all that it takes to build it again."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from mhimdist import checkpoint
+from mhimdist.config import TrainConfig
+from mhimdist.data.bags import BagSource
+from mhimdist.errors import CheckpointError
+from mhimdist.models import BagModel, build
+
+BEST_STUDENT = "best_student"
+
+
+def save_student(folder: Path, weights: Mapping[str, Tensor], config: TrainConfig, bags: BagSource) -> None:
+    """Write the student of a run's selected epoch, in place of an older one.
+
+    Args:
+        folder: of the run.
+        weights: the network's `state_dict`.
+        config: of the run.
+        bags: the data set that it was trained on.
+    """
+    built_from = {
+        "config": config.recipe(),
+        "num_features": bags.num_features,
+        "classes": list(bags.classes),
+        "data_digest": bags.digest,
+    }
+    checkpoint.discard(folder / BEST_STUDENT)
+    checkpoint.save(folder / BEST_STUDENT, {"student": weights}, built_from)
+
+
+def load_student(folder: str | Path) -> BagModel:
+    """The student of a run's selected epoch, on the CPU and in evaluation mode.
+
+    Args:
+        folder: of a finished fold, `.../fold-1-seed-2021[-<digest>]`, of a cross-validation, of a trial or of a
+            sweep's final runs.
+
+    Raises:
+        CheckpointError: the folder holds no student, it is damaged, or an earlier release wrote it.
+
+    Example:
+        >>> student = load_student("runs/train_c16/folds/fold-1-seed-2021-0f3c")  # doctest: +SKIP
+        >>> student(bags.load([0])).logits_BC.softmax(1)  # doctest: +SKIP
+    """
+    path = Path(folder) / BEST_STUDENT
+    if not path.exists():
+        raise CheckpointError(f"{folder} holds no {BEST_STUDENT}/: give the folder of a fold that has ended")
+    tensors, state = checkpoint.load(path)
+    if "config" not in state:
+        raise CheckpointError(f"{path} was written by an earlier release: it does not say how it was built")
+    config = TrainConfig.model_validate(state["config"])
+    network = build(
+        config.model,
+        num_features=state["num_features"],
+        num_classes=len(state["classes"]),
+        seed=config.seed,
+    )
+    network.load_state_dict(tensors["student"])
+    return network.eval()
