@@ -21,7 +21,8 @@ import torch
 from rich import get_console
 
 from mhimdist import atomic, cluster
-from mhimdist.access import refuse_open_cluster
+from mhimdist.cluster import refuse_open_cluster
+from mhimdist.command import Stopping
 from mhimdist.config import TrainConfig
 from mhimdist.cost import Cost, measure
 from mhimdist.data.loader import BagShards, open_bags
@@ -34,7 +35,6 @@ from mhimdist.first_stage import made_with
 from mhimdist.report import formats
 from mhimdist.report.comparison import OUTSIDE_WEIGHTS, PAPER_WARNING, Comparison, Protocol, Result, Row
 from mhimdist.run_units import ERROR_FILE, run_units, why_lost
-from mhimdist.stopping import Stopping
 from mhimdist.unit import Unit, has_outside_weights
 
 

@@ -9,13 +9,13 @@ import ray
 from rich import get_console
 
 from mhimdist import atomic
+from mhimdist.calibration import Planning
 from mhimdist.config import TrainConfig
 from mhimdist.cross_validation import device_of_runs, make_unit, raise_failures_of
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.errors import SweepError
 from mhimdist.experiment import Candidate
-from mhimdist.planning import Planning
 from mhimdist.presets import PRESETS, preset
 from mhimdist.report import formats
 from mhimdist.report import summary as report

@@ -33,7 +33,9 @@ from ray.tune.logger import TBXLoggerCallback
 from rich import get_console
 
 from mhimdist import atomic, cluster, samplers
-from mhimdist.access import refuse_open_cluster
+from mhimdist.calibration import Planning
+from mhimdist.cluster import refuse_open_cluster
+from mhimdist.command import Stopping
 from mhimdist.data.loader import BagShards, open_bags
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.sampler import warn_of_larger_bags
@@ -41,13 +43,11 @@ from mhimdist.data.splits import Split
 from mhimdist.errors import DiskFullError, MhimdistError, SweepError
 from mhimdist.finals import finish
 from mhimdist.nodes import Share
-from mhimdist.planning import Planning
 from mhimdist.report import formats
 from mhimdist.report.live import Watch, say
 from mhimdist.room import Room
 from mhimdist.run_units import worker_group
 from mhimdist.space import SpaceFunction
-from mhimdist.stopping import Stopping
 from mhimdist.storage import hidden, network_filesystem
 from mhimdist.study import SweepStudy
 from mhimdist.sweep import Sweep
