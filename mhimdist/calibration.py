@@ -20,7 +20,7 @@ from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.errors import MhimdistError, SweepError
 from mhimdist.first_stage import RECIPE_VERSION
-from mhimdist.nodes import Node, Share
+from mhimdist.nodes import Share
 from mhimdist.planner import Calibration, Plan
 from mhimdist.report.live import say
 from mhimdist.room import is_out_of_memory
@@ -51,8 +51,8 @@ class Planning:
         sweep, nodes = self._task.sweep, self._nodes.look()
         takes_gpu = sweep.gpus_per_run != 0 and sweep.train.device != "cpu" and any(n.gpus for n in nodes)
         needs = Share(sweep.cpus_per_run, 1.0 if takes_gpu else 0.0)
-        if not planner.runs_on(needs, [node for node in nodes if node.is_there]):
-            coming = planner.runs_on(needs, nodes) > 0
+        if not planner.num_runs_on(needs, [node for node in nodes if node.is_there]):
+            coming = planner.num_runs_on(needs, nodes) > 0
             say(f"no node for a run is there{': the autoscaler is asked for one' if coming else ''}")
         for name in self._nodes.without_memory:
             say(
@@ -67,25 +67,21 @@ class Planning:
     @cached_property
     def share(self) -> Share:
         """What a run takes."""
-        return planner.share(self._task.sweep, self.calibration)
+        return planner.planned_share(self._task.sweep, self.calibration)
 
     def plan(self, num_trials: int) -> Plan:
         """How the sweep will use the cluster; see `planner.plan`."""
         return planner.plan(self._task.sweep, self.calibration, self._nodes.look(), num_trials)
 
-    def whole(self) -> Share:
-        """The most that a run can be given; see `planner.whole`."""
-        return planner.whole(self._task.sweep, self.share, self._nodes.look())
+    def largest_share(self) -> Share:
+        """The most that a run can be given; see `planner.largest_share`."""
+        return planner.largest_share(self._task.sweep, self.share, self._nodes.look())
 
-    def at_once(self) -> int:
+    def num_fitting(self) -> int:
         """Trials that fit on the cluster as it is now and may become, at least one."""
         sweep = self._task.sweep
-        fitting = planner.runs_on(self.share, self._nodes.look()) // planner.processes_of(sweep)
+        fitting = planner.num_runs_on(self.share, self._nodes.look()) // planner.shares_per_trial(sweep)
         return max(1, min(fitting, sweep.at_once or fitting))
-
-    def there(self) -> list[Node]:
-        """The nodes that are there."""
-        return [node for node in self._nodes.look() if node.is_there]
 
     def _measure_in_a_process(self, options: Mapping[str, float]) -> Calibration:
         # A process of its own, which ends: what it takes is what is measured.

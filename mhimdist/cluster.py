@@ -10,7 +10,7 @@ import ray
 import yaml
 
 from mhimdist.errors import ClusterError
-from mhimdist.nodes import Node, Share, may_come
+from mhimdist.nodes import Node, Share, addable_nodes
 
 _NODE_TYPE_LABEL = "ray.io/node-group"
 _HEAD_RESOURCE = "node:__internal_head__"
@@ -79,7 +79,7 @@ class Nodes:
             return found
         workers = [node for node in alive if _HEAD_RESOURCE not in node["Resources"]]
         config: dict[str, Any] = yaml.safe_load(self._file.read_text(encoding="utf-8"))
-        coming, self.without_memory = may_come(
+        coming, self.without_memory = addable_nodes(
             config, [(node["Labels"] or {}).get(_NODE_TYPE_LABEL, "") for node in workers]
         )
         return found + coming

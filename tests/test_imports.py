@@ -54,7 +54,7 @@ LAYERS = [
     },
     {"run_units", "cross_validation", "planner", "samplers", "pruning", "room", "paper_tables"},
     {"grid", "storage"},
-    {"study", "sweep_folder", "warm_start", "tune_trial", "tune_driver", "tune_hooks"},
+    {"study", "sweep_folder", "warm_start", "tune_trial", "live_trials", "tune_driver", "tune_hooks"},
     {"calibration", "finals"},
     {"tune"},
     {"ablation"},

@@ -55,17 +55,16 @@ class Watch:
     """
 
     def __init__(
-        self, console: Console, *, num_trials: int, at_once: int, clock: Callable[[], float] = time.monotonic
+        self, console: Console, *, num_trials: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Begin to watch.
 
         Args:
             console: a terminal gets a table that follows, anything else lines.
             num_trials: of the whole sweep.
-            at_once: trials that run at the same time.
             clock: seconds.
         """
-        self.num_trials, self.at_once = num_trials, at_once
+        self.num_trials = num_trials
         self.best: tuple[float, int] | None = None
         self._console, self._clock = console, clock
         self._running: dict[int, Running] = {}

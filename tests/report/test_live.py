@@ -15,7 +15,7 @@ class Clock:
 def _watch(is_terminal: bool) -> tuple[Watch, io.StringIO, Clock, Console]:
     text, clock = io.StringIO(), Clock()
     console = Console(file=text, force_terminal=is_terminal, width=100, color_system=None)
-    return Watch(console, num_trials=4, at_once=2, clock=clock), text, clock, console
+    return Watch(console, num_trials=4, clock=clock), text, clock, console
 
 
 def test_a_log_gets_a_line_for_every_trial_that_ends():
