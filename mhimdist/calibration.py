@@ -66,11 +66,19 @@ class Planning:
 
     @cached_property
     def share(self) -> Share:
-        """What a run takes."""
+        """What a run takes.
+
+        Raises:
+            MhimdistError: as `calibration`, or it does not fit on a GPU.
+        """
         return planner.planned_share(self._task.sweep, self.calibration)
 
     def plan(self, num_trials: int) -> Plan:
-        """How the sweep will use the cluster; see `planner.plan`."""
+        """How the sweep will use the cluster; see `planner.plan`.
+
+        Raises:
+            MhimdistError: as `calibration`, or no node can hold a trial.
+        """
         return planner.plan(self._task.sweep, self.calibration, self._nodes.look(), num_trials)
 
     def largest_share(self) -> Share:

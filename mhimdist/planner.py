@@ -103,7 +103,11 @@ def gpu_share(sweep: Sweep, calibration: Calibration) -> float:
 
 
 def planned_share(sweep: Sweep, calibration: Calibration) -> Share:
-    """What Ray keeps for a run."""
+    """What Ray keeps for a run.
+
+    Raises:
+        SweepError: a run does not fit on a GPU.
+    """
     return Share(
         sweep.cpus_per_run,
         gpu_share(sweep, calibration),
@@ -122,7 +126,13 @@ def shares_per_trial(sweep: Sweep) -> int:
 
 
 def largest_share(sweep: Sweep, share: Share, nodes: Sequence[Node]) -> Share:
-    """The most that each run of a trial can be given of a GPU and of memory."""
+    """The most that each run of a trial can be given of a GPU and of memory.
+
+    Args:
+        sweep: how many runs of a trial there are at the same time.
+        share: what a run takes.
+        nodes: of the cluster.
+    """
     if sweep.workers > 1:
         return share  # of the process that follows the workers
     count = sweep.parallel_folds
@@ -142,7 +152,7 @@ def plan(sweep: Sweep, calibration: Calibration, nodes: Sequence[Node], num_tria
         num_trials: trials to run.
 
     Raises:
-        SweepError: no node can hold a single run.
+        SweepError: a run does not fit on a GPU, or no node can hold a trial.
     """
     taken = planned_share(sweep, calibration)
     shares_each = shares_per_trial(sweep)

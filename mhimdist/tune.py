@@ -91,6 +91,8 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
         SweepError: the folder holds another sweep, the space is impossible, no trial was completed, or
             something kept the sweep from going on, such as its database or failures in a row.
         RunLockedError: another process drives this sweep.
+        ClusterError: Ray's authentication is turned off, and the sweep does not say that this is meant.
+        DataError: the data set cannot be read, or gives no such splits.
         PreemptedError: it was asked to stop; the same command goes on with it.
     """
     refuse_open_cluster(insecure=sweep.insecure)
@@ -100,7 +102,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
     facts = samplers.examine(space, sweep.train)
     samplers.check(sweep.sampler, facts)
     folder = SweepFolder(sweep)
-    first, notes = folder.first, list[str]()
+    first, notes = folder.first_params, list[str]()
     if first is None:
         case_of = dict(zip(bags.keys, bags.cases, strict=True))
         earlier = lent(sweep, splits, case_of) if sweep.warm_from else []
@@ -212,7 +214,7 @@ def _watch(study: SweepStudy, task: Task, folder: SweepFolder) -> Watch:
     for trial in study.trials:
         if trial.state.is_finished():
             summary = folder.summarise(trial, study.config(trial.number), task.splits)
-            watch.found(trial.number, summary.state, summary.value)
+            watch.count_ended(trial.number, summary.state, summary.value)
     return watch
 
 

@@ -158,7 +158,7 @@ class Driver:
         if error or result is None:
             self._endings.lost(trial)
         elif result.get("is_saved"):
-            self.watch.left(trial.number)
+            self.watch.set_aside(trial.number)
         elif "failed" in result:
             self._endings.failed(trial, result["failed"])
         elif result["is_finished"]:
@@ -175,7 +175,7 @@ class Driver:
         Args:
             running: trials in processes of theirs now.
         """
-        self.watch.beat(running)
+        self.watch.tick(running)
         if self.capacity.recount():
             fitting = formats.count(self.capacity.at_once, "trial")
             self.watch.say(f"the cluster's nodes have changed: {fitting} at once")

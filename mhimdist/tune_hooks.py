@@ -45,7 +45,13 @@ class StudySearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """See `Driver.ended`."""
+        """See `Driver.ended`.
+
+        Args:
+            trial_id: Ray's name for the trial.
+            result: its last report, if it made one.
+            error: its process was lost.
+        """
         self._driver.guarded(self._driver.ended, trial_id, result, error)
 
     def save(self, checkpoint_path: str) -> None:
@@ -63,7 +69,13 @@ class StudyScheduler(FIFOScheduler):
         self._driver = driver
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """See `Driver.decide`."""
+        """See `Driver.decide`.
+
+        Args:
+            tune_controller: not asked.
+            trial: which reports.
+            result: what it reports.
+        """
         if self._driver.guarded(self._driver.decide, trial.trial_id, result) is not None:
             return TrialScheduler.STOP
         return TrialScheduler.CONTINUE
