@@ -1,4 +1,4 @@
-"""How a job joins Ray, what nodes it finds there, and what a run takes of them."""
+"""Joining Ray, and never without its token; the nodes that it has, and what a run takes of them."""
 
 import logging
 import os
@@ -7,13 +7,30 @@ from typing import Any
 
 import psutil
 import ray
-import torch
 import yaml
 
-from mhimdist.nodes import Node, Share, may_come
+from mhimdist.errors import ClusterError
+from mhimdist.nodes import Node, Share, addable_nodes
 
 _NODE_TYPE_LABEL = "ray.io/node-group"
 _HEAD_RESOURCE = "node:__internal_head__"
+
+
+def refuse_open_cluster(*, insecure: bool = False) -> None:
+    """Refuse to use Ray without its token, by which whoever reaches a port runs commands on every node.
+
+    Args:
+        insecure: the user has said that this is meant, in a network that nobody else reaches.
+
+    Raises:
+        ClusterError: the environment turns Ray's authentication off.
+    """
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled" and not insecure:
+        raise ClusterError(
+            "RAY_AUTH_MODE is 'disabled', expected 'token': without a token whoever reaches a port of the "
+            "cluster runs commands on it. Make one by `ray get-auth-token --generate`, or give --insecure in "
+            "a network that nobody else reaches"
+        )
 
 
 def connect(*, dashboard: bool = False) -> None:
@@ -62,7 +79,7 @@ class Nodes:
             return found
         workers = [node for node in alive if _HEAD_RESOURCE not in node["Resources"]]
         config: dict[str, Any] = yaml.safe_load(self._file.read_text(encoding="utf-8"))
-        coming, self.without_memory = may_come(
+        coming, self.without_memory = addable_nodes(
             config, [(node["Labels"] or {}).get(_NODE_TYPE_LABEL, "") for node in workers]
         )
         return found + coming
@@ -103,6 +120,8 @@ def has_gpus() -> bool:
     Where no cluster has been started yet, those of this machine.
     """
     if not ray.is_initialized() and not _is_asked_to_join():
+        import torch  # it takes seconds, which a command that only submits a job does not
+
         return torch.cuda.is_available()
     connect()
     return any(node.gpus for node in Nodes().look())

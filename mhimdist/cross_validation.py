@@ -20,7 +20,8 @@ import torch
 from rich import get_console
 
 from mhimdist import atomic, cluster
-from mhimdist.access import refuse_open_cluster
+from mhimdist.cluster import refuse_open_cluster
+from mhimdist.command import Stopping
 from mhimdist.config import TrainConfig
 from mhimdist.cost import Cost, measure
 from mhimdist.data.loader import BagShards, open_bags
@@ -35,7 +36,6 @@ from mhimdist.report import formats
 from mhimdist.report.comparison import PAPER_WARNING, Comparison, Row
 from mhimdist.result import OUTSIDE_WEIGHTS, Protocol, Result
 from mhimdist.run_units import Outcome, run_folds, why_lost
-from mhimdist.stopping import Stopping
 
 
 def run_cross_validation(job: CrossValidation, *, data: Location) -> Comparison:

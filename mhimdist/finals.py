@@ -10,6 +10,8 @@ import ray
 from rich import get_console
 
 from mhimdist import atomic
+from mhimdist.calibration import Planning
+from mhimdist.command import Stopping
 from mhimdist.config import TrainConfig
 from mhimdist.cross_validation import FoldSet
 from mhimdist.data.loader import BagShards
@@ -18,7 +20,6 @@ from mhimdist.environment import environment
 from mhimdist.errors import SweepError
 from mhimdist.experiment import Candidate
 from mhimdist.fold import RESULT_FILE, Fold
-from mhimdist.planning import Planning
 from mhimdist.presets import PRESETS, preset
 from mhimdist.report import formats
 from mhimdist.report import summary as report
@@ -27,7 +28,6 @@ from mhimdist.report.sweep import write_sweep_report
 from mhimdist.report.table import print_summary
 from mhimdist.room import is_out_of_memory
 from mhimdist.run_units import run_folds
-from mhimdist.stopping import Stopping
 from mhimdist.storage import hidden
 from mhimdist.study import SweepStudy
 from mhimdist.sweep import COSTS, Sweep

@@ -48,15 +48,15 @@ class Share:
 
     def fits(self, node: Node) -> dict[str, int]:
         """How many such shares a node has, by each of what it lends."""
-        lent = {
+        amounts = {
             "CPU cores": (node.cpus, self.cpus),
             "memory": (node.memory_bytes, self.memory_bytes),
             "GPUs": (node.gpus, self.gpus),
         }
-        return {name: int(has / takes + 1e-9) for name, (has, takes) in lent.items() if takes}
+        return {name: int(has / takes + 1e-9) for name, (has, takes) in amounts.items() if takes}
 
 
-def may_come(config: Mapping[str, Any], there: Sequence[str]) -> tuple[list[Node], list[str]]:
+def addable_nodes(config: Mapping[str, Any], there: Sequence[str]) -> tuple[list[Node], list[str]]:
     """The nodes that an autoscaler may add to those that are there.
 
     Args:
@@ -83,7 +83,7 @@ def may_come(config: Mapping[str, Any], there: Sequence[str]) -> tuple[list[Node
     return nodes, without_memory
 
 
-def largest(amounts: Sequence[float], count: int) -> float:
+def largest_equal_part(amounts: Sequence[float], count: int) -> float:
     """The most that each of `count` runs can be given at the same time, each on one node.
 
     Args:

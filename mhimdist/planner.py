@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mhimdist.errors import SweepError
-from mhimdist.nodes import Node, Share, largest
+from mhimdist.nodes import Node, Share, largest_equal_part
 from mhimdist.report import formats
 from mhimdist.sweep import Sweep
 
-GPU_ROOM = 0.9
+USABLE_GPU_SHARE = 0.9
 """Share of a GPU's memory that trials may fill together."""
 
-MEMORY_ROOM = 1.25
+MEMORY_MARGIN = 1.25
 """What a run is given for each byte that the calibration took: configurations of a sweep differ."""
 
 
@@ -92,7 +92,7 @@ def gpu_share(sweep: Sweep, calibration: Calibration) -> float:
     asked = 1.0 if sweep.workers > 1 else sweep.gpus_per_run
     if calibration.device != "cuda":
         return sweep.gpus_per_run or 0.0
-    fitting = int(GPU_ROOM * calibration.gpu_total_bytes / (calibration.gpu_bytes * MEMORY_ROOM))
+    fitting = int(USABLE_GPU_SHARE * calibration.gpu_total_bytes / (calibration.gpu_bytes * MEMORY_MARGIN))
     if fitting < 1:
         raise SweepError(
             f"a run takes {calibration.gpu_bytes / 2**30:.1f} GiB of a GPU of "
@@ -102,33 +102,43 @@ def gpu_share(sweep: Sweep, calibration: Calibration) -> float:
     return asked if asked is not None else 1 / min(fitting, 16)
 
 
-def share(sweep: Sweep, calibration: Calibration) -> Share:
-    """What Ray keeps for a run."""
+def planned_share(sweep: Sweep, calibration: Calibration) -> Share:
+    """What Ray keeps for a run.
+
+    Raises:
+        SweepError: a run does not fit on a GPU.
+    """
     return Share(
         sweep.cpus_per_run,
         gpu_share(sweep, calibration),
-        int(calibration.memory_bytes * MEMORY_ROOM),
+        int(calibration.memory_bytes * MEMORY_MARGIN),
     )
 
 
-def runs_on(share: Share, nodes: Sequence[Node]) -> int:
+def num_runs_on(share: Share, nodes: Sequence[Node]) -> int:
     """How many runs fit on nodes at the same time."""
     return sum(min(share.fits(node).values()) for node in nodes)
 
 
-def processes_of(sweep: Sweep) -> int:
+def shares_per_trial(sweep: Sweep) -> int:
     """How many shares a trial takes."""
     return sweep.workers if sweep.workers > 1 else sweep.parallel_folds
 
 
-def whole(sweep: Sweep, share: Share, nodes: Sequence[Node]) -> Share:
-    """The most that each run of a trial can be given of a GPU and of memory."""
+def largest_share(sweep: Sweep, share: Share, nodes: Sequence[Node]) -> Share:
+    """The most that each run of a trial can be given of a GPU and of memory.
+
+    Args:
+        sweep: how many runs of a trial there are at the same time.
+        share: what a run takes.
+        nodes: of the cluster.
+    """
     if sweep.workers > 1:
         return share  # of the process that follows the workers
     count = sweep.parallel_folds
     fitting = [node for node in nodes if min(share.fits(node).values())]
-    gpus = min(1.0, largest([node.gpus for node in fitting], count)) if share.gpus else 0.0
-    memory = int(largest([node.memory_bytes for node in fitting], count))
+    gpus = min(1.0, largest_equal_part([node.gpus for node in fitting], count)) if share.gpus else 0.0
+    memory = int(largest_equal_part([node.memory_bytes for node in fitting], count))
     return Share(share.cpus, max(gpus, share.gpus), max(memory, share.memory_bytes))
 
 
@@ -142,16 +152,16 @@ def plan(sweep: Sweep, calibration: Calibration, nodes: Sequence[Node], num_tria
         num_trials: trials to run.
 
     Raises:
-        SweepError: no node can hold a single run.
+        SweepError: a run does not fit on a GPU, or no node can hold a trial.
     """
-    taken = share(sweep, calibration)
-    processes = processes_of(sweep)
-    runs = runs_on(taken, nodes)
-    at_once = runs // processes
+    taken = planned_share(sweep, calibration)
+    shares_each = shares_per_trial(sweep)
+    runs = num_runs_on(taken, nodes)
+    at_once = runs // shares_each
     if at_once < 1:
         needs = f"{taken.cpus:g} CPU" + (f", {taken.gpus:g} GPU" if taken.gpus else "")
         raise SweepError(
-            f"a trial takes {processes} x ({needs}, {formats.mib(taken.memory_bytes)} of memory), but the "
+            f"a trial takes {shares_each} x ({needs}, {formats.mib(taken.memory_bytes)} of memory), but the "
             f"cluster's {formats.count(len(nodes), 'node')} can hold {runs} such: "
             + "; ".join(
                 f"{node.cpus:g} CPU, {node.gpus:g} GPU, {formats.mib(node.memory_bytes)}" for node in nodes
@@ -169,18 +179,18 @@ def plan(sweep: Sweep, calibration: Calibration, nodes: Sequence[Node], num_tria
     per_step = epoch_s / at_once
     return Plan(
         at_once=at_once,
-        at_first=min(at_once, runs_on(taken, [node for node in nodes if node.is_there]) // processes),
+        at_first=min(at_once, num_runs_on(taken, [node for node in nodes if node.is_there]) // shares_each),
         nodes_to_come=sum(not node.is_there and min(taken.fits(node).values()) > 0 for node in nodes),
         limited_by=limited_by,
         share=taken,
-        gpu_bytes=int(calibration.gpu_bytes * MEMORY_ROOM),
+        gpu_bytes=int(calibration.gpu_bytes * MEMORY_MARGIN),
         likely_s=per_step * num_trials * likely_steps(sweep, num_steps),
         longest_s=per_step * num_trials * num_steps,
-        others_s=epoch_s * sweep.train.epochs * waves_of_others(sweep, runs),
+        others_s=epoch_s * sweep.train.epochs * num_waves_beside_trials(sweep, runs),
     )
 
 
-def waves_of_others(sweep: Sweep, runs: int) -> int:
+def num_waves_beside_trials(sweep: Sweep, runs: int) -> int:
     """First stages and final runs, in groups of those that follow each other.
 
     Args:

@@ -28,32 +28,27 @@ def is_of_a_gpu(error: BaseException | str) -> bool:
     return re.search(r"CUDA|CUBLAS|CUDNN|NCCL", str(error), re.IGNORECASE) is not None
 
 
-class Room:
-    """How many trials may run at once, and how much memory each of them is given.
+class TrialShares:
+    """What a run of each trial is given of the cluster: as planned, until its trial runs out of memory.
 
     A trial that runs out of memory is given more, and the others as much as before: they may be no larger.
-
-    Attributes:
-        at_once: trials that fit on the cluster.
     """
 
-    def __init__(self, at_once: int, share: Share, whole: Share) -> None:
+    def __init__(self, planned: Share, largest: Share) -> None:
         """Begin as planned.
 
         Args:
-            at_once: trials that fit.
-            share: what a run of a trial is given.
-            whole: the most that it can be given, which leaves no other trial beside it.
+            planned: what a run of a trial is given.
+            largest: the most that it can be given, which leaves no other trial beside it.
         """
-        self.at_once = at_once
-        self._planned, self._whole = share, whole
-        self._shares: dict[int, Share] = {}
+        self._planned, self._largest = planned, largest
+        self._enlarged: dict[int, Share] = {}
 
-    def share(self, number: int) -> Share | None:
-        """What a run of a trial is given that is given more than planned."""
-        return self._shares.get(number)
+    def enlarged(self, number: int) -> Share | None:
+        """What a run of a trial is given; None where that is as planned."""
+        return self._enlarged.get(number)
 
-    def give_more(self, number: int, *, of_a_gpu: bool) -> bool:
+    def enlarge(self, number: int, *, of_a_gpu: bool) -> bool:
         """Give a trial twice the memory, then all that there is; False where it had that.
 
         Args:
@@ -61,12 +56,12 @@ class Room:
             of_a_gpu: it was a GPU's that ran out.
         """
         field = "gpus" if of_a_gpu and self._planned.gpus else "memory_bytes"
-        share = self._shares.get(number, self._planned)
-        now, planned, most = (getattr(each, field) for each in (share, self._planned, self._whole))
+        share = self._enlarged.get(number, self._planned)
+        now, planned, most = (getattr(each, field) for each in (share, self._planned, self._largest))
         if now >= most:
             return False
         more = min(2 * planned, most) if now == planned else most
-        self._shares[number] = replace(share, **{field: more})
+        self._enlarged[number] = replace(share, **{field: more})
         return True
 
 

@@ -15,6 +15,7 @@ import ray
 from rich import get_console
 
 from mhimdist import atomic, cluster
+from mhimdist.command import Stopping
 from mhimdist.data.loader import open_bags
 from mhimdist.data.remote import Location
 from mhimdist.errors import MhimdistError, PreemptedError
@@ -23,7 +24,6 @@ from mhimdist.fold import ERROR_FILE, STOP_FILE, Fold, run_fold
 from mhimdist.nodes import Share
 from mhimdist.report import formats
 from mhimdist.result import Result
-from mhimdist.stopping import Stopping
 from mhimdist.train import Group, train
 
 Outcome = Result | str

@@ -37,8 +37,8 @@ def load_student(folder: str | Path) -> BagModel:
     """The student of a run's selected epoch, on the CPU and in evaluation mode.
 
     Args:
-        folder: of a finished fold, `.../fold-1-seed-2021[-<digest>]`, of a cross-validation, of a trial or of a
-            sweep's final runs.
+        folder: of a finished fold, `.../fold-1-seed-2021[-<digest>]`, of a cross-validation, a trial or
+            a sweep's final runs.
 
     Raises:
         CheckpointError: the folder holds no student, it is damaged, or an earlier release wrote it.

@@ -16,7 +16,7 @@ from pathlib import Path
 from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE
 from ray._private.runtime_env.packaging import create_package
 
-from mhimdist.access import refuse_open_cluster
+from mhimdist.cluster import refuse_open_cluster
 from mhimdist.command import run
 from mhimdist.errors import SubmitError
 

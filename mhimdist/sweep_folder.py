@@ -58,7 +58,7 @@ class SweepFolder:
         return self.sweep.storage or storage.sqlite_url(self.path / "study.db")
 
     @property
-    def first(self) -> list[Params] | None:
+    def first_params(self) -> list[Params] | None:
         """The parameters with which an earlier start began; None where this start begins the sweep."""
         file = self.path / IDENTITY_FILE
         if self.sweep.fresh or not file.exists():
@@ -171,7 +171,13 @@ class SweepFolder:
         return sum(len(file.read_text(encoding="utf-8").splitlines()) for file in histories)
 
     def folds(self, number: int, config: TrainConfig, splits: Sequence[Split]) -> list[Fold]:
-        """The runs of a trial."""
+        """The runs of a trial.
+
+        Args:
+            number: of the trial.
+            config: of the trial.
+            splits: of the sweep's folds.
+        """
         return folds_of_trial(config, splits, self.sweep.run_seeds, self.trial(number))
 
     def elapsed_s(self) -> float:
@@ -184,7 +190,13 @@ class SweepFolder:
         return Clock(self.path / _CLOCK_FILE, self.elapsed_s())
 
     def summarise(self, trial: FrozenTrial, config: TrainConfig, splits: Sequence[Split]) -> report.Trial:
-        """What a trial left, for the report."""
+        """What a trial left, for the report.
+
+        Args:
+            trial: as the study has it.
+            config: of the trial.
+            splits: of the sweep's folds.
+        """
         runs = [(fold, fold.records()) for fold in self.folds(trial.number, config, splits)]
         seen = [records for _, records in runs if records]
         in_training = [records for fold, records in runs if records and not fold.is_finished] or seen[-1:]

@@ -17,23 +17,23 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
-from ray.air.execution._internal import actor_manager
 from ray.tune import PlacementGroupFactory
-from ray.tune.execution import tune_controller
 from ray.tune.experiment import Trial
 from ray.tune.logger import TBXLoggerCallback
 from rich import get_console
 
 from mhimdist import atomic, cluster, samplers
-from mhimdist.access import refuse_open_cluster
+from mhimdist.calibration import Planning
+from mhimdist.cluster import refuse_open_cluster
+from mhimdist.command import Stopping
 from mhimdist.data.loader import BagShards, open_bags
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.sampler import warn_of_larger_bags
@@ -41,21 +41,27 @@ from mhimdist.data.splits import Split
 from mhimdist.errors import DiskFullError, MhimdistError, SweepError
 from mhimdist.finals import finish
 from mhimdist.fold import ERROR_FILE
+from mhimdist.live_trials import Capacity
 from mhimdist.nodes import Share
-from mhimdist.planning import Planning
 from mhimdist.report import formats
 from mhimdist.report.live import Watch, say
-from mhimdist.room import Room
+from mhimdist.room import TrialShares
 from mhimdist.run_units import worker_group
 from mhimdist.space import SpaceFunction
-from mhimdist.stopping import Stopping
 from mhimdist.storage import hidden, network_filesystem
 from mhimdist.study import SweepStudy
 from mhimdist.sweep import Sweep
 from mhimdist.sweep_folder import SweepFolder
 from mhimdist.task import Task
 from mhimdist.tune_driver import SHARE, Driver, one_line
-from mhimdist.tune_hooks import Following, StudyScheduler, StudySearcher, WhenAllAreSaved, guard
+from mhimdist.tune_hooks import (
+    DriverCallback,
+    StopOnceSaved,
+    StudyScheduler,
+    StudySearcher,
+    guard_callback,
+    surviving_the_memory_monitor,
+)
 from mhimdist.tune_trial import SweepTrial, make_first_stage
 from mhimdist.warm_start import lent
 
@@ -85,6 +91,8 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
         SweepError: the folder holds another sweep, the space is impossible, no trial was completed, or
             something kept the sweep from going on, such as its database or failures in a row.
         RunLockedError: another process drives this sweep.
+        ClusterError: Ray's authentication is turned off, and the sweep does not say that this is meant.
+        DataError: the data set cannot be read, or gives no such splits.
         PreemptedError: it was asked to stop; the same command goes on with it.
     """
     refuse_open_cluster(insecure=sweep.insecure)
@@ -94,7 +102,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
     facts = samplers.examine(space, sweep.train)
     samplers.check(sweep.sampler, facts)
     folder = SweepFolder(sweep)
-    first, notes = folder.first, list[str]()
+    first, notes = folder.first_params, list[str]()
     if first is None:
         case_of = dict(zip(bags.keys, bags.cases, strict=True))
         earlier = lent(sweep, splits, case_of) if sweep.warm_from else []
@@ -177,32 +185,56 @@ def _run_trials(
         return
     planned = planning.plan(num_left)
     say(planned.text(sweep))
-    share = planned.share
-    stages = _first_stages(task, share)  # which would slow down what is calibrated
-    watch = Watch(get_console(), num_trials=study.num_trials, at_once=planned.at_once)
-    for trial in study.trials:
-        if trial.state.is_finished():
-            summary = folder.summarise(trial, study.config(trial.number), task.splits)
-            watch.found(trial.number, summary.state, summary.value)
-    # Ray logs the traceback of a trial that fails; it is in the trial's folder and in the report.
-    for name in ("execution.tune_controller", "tune", "analysis.experiment_analysis"):
-        logging.getLogger(f"ray.tune.{name}").setLevel(logging.CRITICAL)
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it would end trials for good
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(num_left)  # how many wait for nodes is ours to say
+    stages = _begin_first_stages(task, planned.share)  # which would slow down what is calibrated
     driver = Driver(
         study,
         folder,
-        watch,
+        _watch(study, task, folder),
         clock,
         unfinished,
-        Room(planning.at_once(), share, planning.whole()),
+        capacity=Capacity(planning.num_fitting),
+        shares=TrialShares(planned.share, planning.largest_share()),
         sizes_N=bags.sizes_N[bags.rows_of(sorted({key for split in task.splits for key in split.train}))],
         is_asked_to_stop=lambda: stopping.is_asked,
-        fitting=planning.at_once,
     )
-    start = f"start-{time.time_ns()}"
-    tuner = tune.Tuner(
+    _mute_failed_trials()
+    _set_environment_of_ray_tune(num_left)
+    _fit(_tuner(driver, task, planned.share), driver, stopping)
+    if driver.error is not None:
+        raise _why_it_stopped(sweep, folder, driver.error) from driver.error
+    if stopping.is_asked:
+        say(f"stopped with {formats.count(driver.num_live, 'trial')} to go on with")
+        raise KeyboardInterrupt  # of a SIGTERM, `stopping` makes a PreemptedError
+    del stages  # until now, so that Ray did not end them
+
+
+def _watch(study: SweepStudy, task: Task, folder: SweepFolder) -> Watch:
+    """What shows the sweep's trials; it knows of those that an earlier start has ended."""
+    watch = Watch(get_console(), num_trials=study.num_trials)
+    for trial in study.trials:
+        if trial.state.is_finished():
+            summary = folder.summarise(trial, study.config(trial.number), task.splits)
+            watch.count_ended(trial.number, summary.state, summary.value)
+    return watch
+
+
+def _mute_failed_trials() -> None:
+    """Have Ray log no traceback of a trial that fails: it is in the trial's folder and in the report."""
+    for name in ("execution.tune_controller", "tune", "analysis.experiment_analysis"):
+        logging.getLogger(f"ray.tune.{name}").setLevel(logging.CRITICAL)
+
+
+def _set_environment_of_ray_tune(num_left: int) -> None:
+    """Leave it to us which loggers there are, what Ctrl-C does, and how many trials wait for nodes."""
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it would end trials for good
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(num_left)  # how many wait for nodes is ours to say
+
+
+def _tuner(driver: Driver, task: Task, share: Share) -> tune.Tuner:
+    """Ray Tune, whose every question and every report goes to the driver."""
+    sweep = task.sweep
+    return tune.Tuner(
         tune.with_resources(
             tune.with_parameters(SweepTrial, task=task), lambda config: _resources(sweep, share, config)
         ),
@@ -215,26 +247,27 @@ def _run_trials(
             trial_name_creator=_trial_name,
         ),
         run_config=tune.RunConfig(
-            storage_path=str(folder.path / "ray"),
-            name=start,
+            storage_path=str(driver.folder.path / "ray"),
+            name=f"start-{time.time_ns()}",
             verbose=0,
-            callbacks=[Following(driver), *(guard(tracker, driver) for tracker in trackers(sweep))],
-            stop=WhenAllAreSaved(driver),
+            callbacks=[
+                DriverCallback(driver),
+                *(guard_callback(tracker, driver) for tracker in trackers(sweep)),
+            ],
+            stop=StopOnceSaved(driver),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs make their own
         ),
     )
-    with watch, stopping.gently(), _surviving_the_memory_monitor():
+
+
+def _fit(tuner: tune.Tuner, driver: Driver, stopping: Stopping) -> None:
+    """Run trials until all have ended, or until a signal or an error has had all of them saved."""
+    with driver.watch, stopping.gently(), surviving_the_memory_monitor():
         try:
             driver.guarded(tuner.fit)
         finally:  # at a second Ctrl-C too
-            driver.guarded(driver.left)
-            driver.guarded(clock.save)
-    if driver.error is not None:
-        raise _why_it_stopped(sweep, folder, driver.error) from driver.error
-    if stopping.is_asked:
-        say(f"stopped with {formats.count(driver.num_live, 'trial')} to go on with")
-        raise KeyboardInterrupt  # of a SIGTERM, `stopping` makes a PreemptedError
-    del stages  # until now, so that Ray did not end them
+            driver.guarded(driver.end_in_order)
+            driver.guarded(driver.clock.save)
 
 
 def _why_it_stopped(sweep: Sweep, folder: SweepFolder, error: Exception) -> SweepError:
@@ -246,23 +279,6 @@ def _why_it_stopped(sweep: Sweep, folder: SweepFolder, error: Exception) -> Swee
         f"{sweep.name} was stopped, and the same command goes on with it: {what} (whole in "
         f"{folder.path / ERROR_FILE})"
     )
-
-
-@contextmanager
-def _surviving_the_memory_monitor() -> Iterator[None]:
-    """Have Ray Tune lose only the trial whose process Ray's memory monitor killed.
-
-    Tune of Ray 2.60 expects that an actor's task fails by one of two errors, and ends the whole sweep when it
-    is the third one, that of the monitor.
-    """
-    modules: tuple[Any, ...] = (actor_manager, tune_controller)
-    for module in modules:
-        module.RayActorError = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.RayActorError = ray.exceptions.RayActorError
 
 
 def _trial_name(trial: Trial) -> str:
@@ -277,7 +293,7 @@ def _resources(sweep: Sweep, share: Share, config: Mapping[str, Any]) -> Placeme
     return PlacementGroupFactory([taken.bundle] * sweep.parallel_folds)
 
 
-def _first_stages(task: Task, share: Share) -> list[ray.ObjectRef]:
+def _begin_first_stages(task: Task, share: Share) -> list[ray.ObjectRef]:
     """Begin to train the first stage of every fold and seed, all at the same time.
 
     A trial that comes to one of them waits for it. Trials whose network or optimiser differs from the base's

@@ -1,15 +1,34 @@
-"""What Ray Tune calls: searcher, scheduler, callback and stopper, which ask and tell the driver."""
+"""What Ray Tune calls: searcher, scheduler, callback and stopper, which ask and tell the driver.
 
+And what of Ray Tune is changed while it runs.
+"""
+
+import importlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from mhimdist.tune_driver import Driver
+
+LOST_ACTOR = "RayActorError"
+"""By this name of theirs, `JUDGES_OF_ERRORS` recognise the error of a trial whose process was lost."""
+
+JUDGES_OF_ERRORS = ("ray.air.execution._internal.actor_manager", "ray.tune.execution.tune_controller")
+"""The modules of Ray, private ones, that end a sweep at any error of a process that they do not recognise."""
+
+
+class RayChangedWarning(UserWarning):
+    """Ray is not as the release that this software was made with; the message names what is missing."""
 
 
 class StudySearcher(Searcher):
@@ -26,7 +45,13 @@ class StudySearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """See `Driver.ended`."""
+        """See `Driver.ended`.
+
+        Args:
+            trial_id: Ray's name for the trial.
+            result: its last report, if it made one.
+            error: its process was lost.
+        """
         self._driver.guarded(self._driver.ended, trial_id, result, error)
 
     def save(self, checkpoint_path: str) -> None:
@@ -44,30 +69,36 @@ class StudyScheduler(FIFOScheduler):
         self._driver = driver
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """See `Driver.decide`."""
+        """See `Driver.decide`.
+
+        Args:
+            tune_controller: not asked.
+            trial: which reports.
+            result: what it reports.
+        """
         if self._driver.guarded(self._driver.decide, trial.trial_id, result) is not None:
             return TrialScheduler.STOP
         return TrialScheduler.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """See `Driver.broke`."""
+        """See `Driver.note_error`."""
         error = Path(trial.error_file)  # `trial.get_error` looks where it is brought only later
-        self._driver.broke(trial.trial_id, error.read_text(encoding="utf-8") if error.exists() else "")
+        self._driver.note_error(trial.trial_id, error.read_text(encoding="utf-8") if error.exists() else "")
 
 
-class Following(tune.Callback):
+class DriverCallback(tune.Callback):
     """Tells the driver, some ten times a second, which trials run."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """See `Driver.stepped`."""
+        """See `Driver.tick`."""
         running = {trial.config["number"] for trial in trials if trial.status == Trial.RUNNING}
-        self._driver.guarded(self._driver.stepped, running)
+        self._driver.guarded(self._driver.tick, running)
 
 
-def guard(callback: tune.Callback, driver: Driver) -> tune.Callback:
+def guard_callback(callback: tune.Callback, driver: Driver) -> tune.Callback:
     """Have what fails in a logger stop the sweep in order."""
     for name in dir(tune.Callback):
         if name == "setup" or name.startswith("on_"):
@@ -75,7 +106,7 @@ def guard(callback: tune.Callback, driver: Driver) -> tune.Callback:
     return callback
 
 
-class WhenAllAreSaved(tune.Stopper):
+class StopOnceSaved(tune.Stopper):
     """Ends Ray Tune's loop once every trial that was asked to stop has saved itself."""
 
     def __init__(self, driver: Driver) -> None:
@@ -86,5 +117,47 @@ class WhenAllAreSaved(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """See `Driver.stepped`."""
+        """See `Driver.is_over`."""
         return self._driver.is_over
+
+
+@contextmanager
+def surviving_the_memory_monitor() -> Iterator[None]:
+    """Have Ray Tune lose only the trial whose process Ray's memory monitor killed.
+
+    Tune of Ray 2.60 expects that an actor's task fails by one of two errors, and ends the whole sweep when it
+    is the third one, that of the monitor. Where a release of Ray has no such names to change, a
+    `RayChangedWarning` says which, and the sweep runs without.
+    """
+    modules, missing = _judges_of_errors()
+    if missing:
+        warnings.warn(
+            f"Ray {ray.__version__} has no {' and no '.join(missing)}, which Ray 2.60 has: the sweep stops "
+            "where Ray's memory monitor kills a trial, and the same command resumes it",
+            RayChangedWarning,
+            stacklevel=3,
+        )
+        modules = []
+    for module in modules:
+        setattr(module, LOST_ACTOR, (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError))
+    try:
+        yield
+    finally:
+        for module in modules:
+            setattr(module, LOST_ACTOR, ray.exceptions.RayActorError)
+
+
+def _judges_of_errors() -> tuple[list[ModuleType], list[str]]:
+    """The modules that judge errors, and the names that this release of Ray lacks."""
+    modules, missing = [], []
+    for name in JUDGES_OF_ERRORS:
+        try:
+            module = importlib.import_module(name)
+        except ImportError:
+            missing.append(name)
+            continue
+        if getattr(module, LOST_ACTOR, None) is ray.exceptions.RayActorError:
+            modules.append(module)
+        else:
+            missing.append(f"{name}.{LOST_ACTOR}")
+    return modules, missing

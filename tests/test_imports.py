@@ -13,7 +13,6 @@ PACKAGE = Path(__file__).parent.parent / "mhimdist"
 LAYERS = [
     {
         "atomic",
-        "access",
         "errors",
         "command",
         "home",
@@ -24,7 +23,6 @@ LAYERS = [
         "draws",
         "options",
         "denormals",
-        "stopping",
         "ops",
     },
     {
@@ -56,15 +54,15 @@ LAYERS = [
     },
     {"run_units", "cross_validation", "planner", "samplers", "pruning", "room", "paper_tables"},
     {"grid", "storage"},
-    {"study", "sweep_folder", "warm_start", "tune_trial", "tune_driver", "tune_hooks"},
-    {"calibration", "planning", "finals"},
+    {"study", "sweep_folder", "warm_start", "tune_trial", "live_trials", "tune_driver", "tune_hooks"},
+    {"calibration", "finals"},
     {"tune"},
     {"ablation"},
 ]
 # The only modules that may import a heavy dependency.
 DOORS = {
     "ray": {
-        *("tune", "tune_trial", "tune_driver", "tune_hooks", "planning", "finals"),
+        *("tune", "tune_trial", "tune_driver", "tune_hooks", "calibration", "finals"),
         *("cluster", "submit", "train", "run_units", "cross_validation"),
     },
     "optuna": {"study", "samplers", "chance", "grid", "storage", "pruning", "sweep_folder", "warm_start"},

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mhimdist.nodes import Node, Share, largest, may_come
+from mhimdist.nodes import Node, Share, addable_nodes, largest_equal_part
 
 GIB = 2**30
 CONFIG = {
@@ -23,24 +23,24 @@ CPU = Node(8, 0, 20 * GIB, is_there=False)
 
 
 def test_what_may_come_is_what_each_type_and_all_together_leave():
-    assert may_come(CONFIG, []) == ([GPU] * 4 + [CPU], [])
-    assert may_come(CONFIG, ["gpu", "gpu"]) == ([GPU] * 2 + [CPU], [])
-    assert may_come(CONFIG, ["cpu"] * 4) == ([GPU], [])
-    assert may_come(CONFIG, [""] * 5) == ([], [])
+    assert addable_nodes(CONFIG, []) == ([GPU] * 4 + [CPU], [])
+    assert addable_nodes(CONFIG, ["gpu", "gpu"]) == ([GPU] * 2 + [CPU], [])
+    assert addable_nodes(CONFIG, ["cpu"] * 4) == ([GPU], [])
+    assert addable_nodes(CONFIG, [""] * 5) == ([], [])
 
 
 def test_a_type_that_declares_no_memory_does_not_come_for_runs_that_ask_for_some():
     kind = {"resources": {"CPU": 4}}
     config = {**CONFIG, "available_node_types": {**CONFIG["available_node_types"], "small": kind}}
-    assert may_come({**config, "max_workers": 6}, ["gpu"] * 4) == ([CPU] * 2, [])
+    assert addable_nodes({**config, "max_workers": 6}, ["gpu"] * 4) == ([CPU] * 2, [])
     del config["available_node_types"]["cpu"]
-    assert may_come(config, ["gpu"] * 4) == ([], ["small"])
+    assert addable_nodes(config, ["gpu"] * 4) == ([], ["small"])
 
 
 @pytest.mark.parametrize(("file", "num"), [("cluster.yaml", 8), ("cluster/gcp.yaml", 8)])
 def test_the_workers_of_our_clusters_may_come(file, num):
     config = yaml.safe_load((Path(__file__).parent.parent / file).read_text())
-    nodes, without_memory = may_come(config, [])
+    nodes, without_memory = addable_nodes(config, [])
     assert (len(nodes), without_memory) == (num, [])
     share = Share(1, 0.25, 2 * GIB)
     assert {min(share.fits(node).values()) for node in nodes} == {4}
@@ -55,8 +55,8 @@ def test_a_share_names_what_ray_keeps_and_nothing_that_it_does_not():
 
 
 def test_the_largest_share_fits_as_often_as_it_must():
-    assert largest([8, 3], 1) == 8
-    assert largest([8, 3], 2) == 4
-    assert largest([8, 3], 3) == 3
-    assert largest([8, 3], 4) == 8 / 3
-    assert largest([0, 0], 1) == 0
+    assert largest_equal_part([8, 3], 1) == 8
+    assert largest_equal_part([8, 3], 2) == 4
+    assert largest_equal_part([8, 3], 3) == 3
+    assert largest_equal_part([8, 3], 4) == 8 / 3
+    assert largest_equal_part([0, 0], 1) == 0

@@ -3,7 +3,7 @@ import pytest
 from mhimdist.config import TrainConfig
 from mhimdist.errors import SweepError
 from mhimdist.nodes import Node, Share
-from mhimdist.planner import Calibration, likely_steps, plan, waves_of_others, whole
+from mhimdist.planner import Calibration, largest_share, likely_steps, num_waves_beside_trials, plan
 from mhimdist.sweep import Sweep
 
 GIB = 2**30
@@ -61,10 +61,11 @@ def test_nodes_that_the_autoscaler_may_add_count_and_the_plan_says_so():
 def test_the_most_a_trial_can_be_given_leaves_no_other_beside_it():
     share = Share(1, 0.25, GIB)
     nodes = [Node(0, 0, 99 * GIB), Node(16, 4, 40 * GIB), Node(16, 1, 30 * GIB)]
-    assert whole(_sweep(), share, nodes) == Share(1, 1, 40 * GIB)  # the head, without a core, does not count
-    assert whole(_sweep(folds=2, parallel_folds=2), share, nodes) == Share(1, 1, 30 * GIB)
-    assert whole(_sweep(folds=3, parallel_folds=3), share, nodes) == Share(1, 1, 20 * GIB)
-    assert whole(_sweep(folds=3, parallel_folds=3), share, [Node(4, 1, 30 * GIB)]) == Share(
+    # The head, without a core, does not count.
+    assert largest_share(_sweep(), share, nodes) == Share(1, 1, 40 * GIB)
+    assert largest_share(_sweep(folds=2, parallel_folds=2), share, nodes) == Share(1, 1, 30 * GIB)
+    assert largest_share(_sweep(folds=3, parallel_folds=3), share, nodes) == Share(1, 1, 20 * GIB)
+    assert largest_share(_sweep(folds=3, parallel_folds=3), share, [Node(4, 1, 30 * GIB)]) == Share(
         1, pytest.approx(1 / 3), 10 * GIB
     )
 
@@ -72,10 +73,10 @@ def test_the_most_a_trial_can_be_given_leaves_no_other_beside_it():
 def test_first_stages_and_final_runs_take_their_time():
     train = TRAIN.override({"teacher.kind": "init"})
     sweep = _sweep(train=train, folds=3, final_seeds=2, final_top=2)
-    assert waves_of_others(sweep, 100) == 3  # first stages; those of the final seeds; final runs
-    assert waves_of_others(sweep, 4) == 1 + 2 + 3
+    assert num_waves_beside_trials(sweep, 100) == 3  # first stages; those of the final seeds; final runs
+    assert num_waves_beside_trials(sweep, 4) == 1 + 2 + 3
     assert plan(sweep, CPU, [Node(4, 0, 99 * GIB)], 10).others_s == 45 * 2 * 6
-    assert waves_of_others(_sweep(train=TRAIN.first_stage(), final_seeds=2), 1) == 2
+    assert num_waves_beside_trials(_sweep(train=TRAIN.first_stage(), final_seeds=2), 1) == 2
 
 
 def test_parallel_folds_and_workers_take_several_shares():

@@ -23,14 +23,14 @@ def _claim(home, made_of="a", first=FIRST, **options) -> SweepFolder:
 
 def test_a_folder_keeps_what_it_began_with(tmp_path):
     folder = SweepFolder(Sweep(home=tmp_path, name="test", train=BASE))
-    assert folder.first is None
+    assert folder.first_params is None
     begun = _claim(tmp_path)
-    assert begun.first == FIRST
+    assert begun.first_params == FIRST
     owner = begun.owner
     again = _claim(tmp_path, first=[])
-    assert again.first == FIRST
+    assert again.first_params == FIRST
     assert again.owner == owner
-    assert SweepFolder(Sweep(home=tmp_path, name="test", train=BASE, fresh=True)).first is None
+    assert SweepFolder(Sweep(home=tmp_path, name="test", train=BASE, fresh=True)).first_params is None
     with pytest.raises(SweepError, match="holds another sweep \\(space 'a', now 'b'\\)"):
         _claim(tmp_path, "b")
     assert _claim(tmp_path, "b", fresh=True).owner.id != owner.id

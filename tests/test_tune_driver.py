@@ -11,18 +11,19 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from rich.console import Console
 
-from mhimdist import samplers, storage, tune_driver
+from mhimdist import live_trials, samplers, storage
 from mhimdist.config import TrainConfig
+from mhimdist.live_trials import Capacity
 from mhimdist.nodes import Share
 from mhimdist.presets import preset
 from mhimdist.report.live import Watch
-from mhimdist.room import Room
+from mhimdist.room import TrialShares
 from mhimdist.space import Space
 from mhimdist.study import SweepStudy
 from mhimdist.sweep import Sweep
 from mhimdist.sweep_folder import SweepFolder
 from mhimdist.tune_driver import Driver
-from mhimdist.tune_hooks import Following, StudyScheduler, StudySearcher, WhenAllAreSaved, guard
+from mhimdist.tune_hooks import DriverCallback, StopOnceSaved, StudyScheduler, StudySearcher, guard_callback
 
 BASE = preset("c16", "abmil").override({"epochs": 3})
 SIZES_N = np.array([100, 400, 300, 50])
@@ -45,9 +46,20 @@ def driver(tmp_path, said) -> Driver:
     opened = SweepStudy(
         sweep, space, samplers.examine(space, BASE), storage.sqlite_url(tmp_path / "study.db")
     )
-    watch = Watch(Console(file=said, width=200), num_trials=4, at_once=3)
-    room = Room(3, Share(1, 0.25, 100), Share(1, 1, 350))
-    return Driver(opened, folder, watch, folder.clock(), [], room, sizes_N=SIZES_N)
+    return _drive(opened, folder, said)
+
+
+def _drive(study: SweepStudy, folder: SweepFolder, said: io.StringIO) -> Driver:
+    return Driver(
+        study,
+        folder,
+        Watch(Console(file=said, width=200), num_trials=4),
+        folder.clock(),
+        [],
+        capacity=Capacity(lambda: 3),
+        shares=TrialShares(Share(1, 0.25, 100), Share(1, 1, 350)),
+        sizes_N=SIZES_N,
+    )
 
 
 def _result(**changes) -> dict:
@@ -113,18 +125,18 @@ def test_a_gpu_that_is_full_makes_a_trial_share_it_with_fewer(driver, said):
 
 def test_nodes_that_come_and_go_change_how_many_run_at_once(driver, said, monkeypatch):
     fitting = [5]
-    driver._fitting = lambda: fitting[0]
+    driver.capacity.count = lambda: fitting[0]
     for name in "abc":
         driver.suggest(name)
     assert driver.suggest("d") is None
-    driver.stepped({0, 1, 2})
+    driver.tick({0, 1, 2})
     assert driver.suggest("d") is None  # it was looked at a moment ago
-    monkeypatch.setattr(tune_driver, "LOOK_S", 0.0)
-    driver.stepped({0, 1, 2})
+    monkeypatch.setattr(live_trials, "RECOUNT_S", 0.0)
+    driver.tick({0, 1, 2})
     assert driver.suggest("d")["number"] == 3
     assert "the cluster's nodes have changed: 5 trials at once" in said.getvalue()
     fitting[0] = 2
-    driver.stepped({0, 1, 2, 3})
+    driver.tick({0, 1, 2, 3})
     driver.ended("a", {"failed": "ValueError: no", "done": True}, error=False)
     driver.study.sweep = driver.study.sweep.model_copy(update={"num_trials": 9})
     assert driver.suggest("e") is None
@@ -150,7 +162,7 @@ def test_a_trial_that_is_alone_takes_smaller_steps_before_it_fails(driver, said)
 
 
 def _lose(driver, trial_id, reason="ActorDiedError: its worker process has died") -> None:
-    driver.broke(trial_id, reason)
+    driver.note_error(trial_id, reason)
     driver.ended(trial_id, None, error=True)
 
 
@@ -210,18 +222,18 @@ def test_a_process_that_is_lost_twice_is_taken_for_a_victim_of_the_kernel(driver
 def test_asked_to_stop_it_proposes_nothing_and_is_over_once_all_are_saved(driver, said):
     driver.suggest("a")
     driver.suggest("b")
-    driver.stepped({0, 1})
+    driver.tick({0, 1})
     assert not driver.folder.stop_file.exists()
     driver._is_asked_to_stop = lambda: True
     assert driver.suggest("c") is None
-    driver.stepped({0, 1})
+    driver.tick({0, 1})
     assert driver.folder.stop_file.exists()
     assert "asked to stop: 2 running trials to save" in said.getvalue()
     driver.ended("a", {"is_saved": True, "is_finished": False}, error=False)
-    driver.stepped({1})
+    driver.tick({1})
     assert not driver.is_over
     assert driver.suggest("d") is None
-    driver.stepped(set())
+    driver.tick(set())
     assert driver.is_over
     assert driver.num_live == 2  # the second was waiting for a process
     assert [trial.state for trial in driver.study.trials] == [TrialState.RUNNING] * 2
@@ -240,16 +252,16 @@ def test_what_fails_in_the_driver_stops_the_sweep_in_order(driver, said, monkeyp
     assert scheduler.on_trial_result(None, trial, _result(is_finished=False)) == TrialScheduler.CONTINUE
     searcher.on_trial_complete("a", _result())
     assert searcher.suggest("c") is None
-    Following(driver).on_step_end(1, [SimpleNamespace(status="RUNNING", config={"number": 0})])
+    DriverCallback(driver).on_step_end(1, [SimpleNamespace(status="RUNNING", config={"number": 0})])
     assert driver.folder.stop_file.exists()
     assert "cannot go on (ConnectionError: the database is away): 1 running trial to save" in said.getvalue()
     searcher.on_trial_complete("b", {"is_saved": True, "is_finished": False})
-    Following(driver).on_step_end(2, [])
+    DriverCallback(driver).on_step_end(2, [])
     assert driver.is_over
-    assert WhenAllAreSaved(driver).stop_all()
+    assert StopOnceSaved(driver).stop_all()
     assert [trial.state for trial in driver.study.trials] == [TrialState.RUNNING] * 2
     assert not list(driver.folder.path.glob("trials/*/ended"))
-    driver.left()
+    driver.end_in_order()
     assert [trial.user_attrs["starts"] for trial in driver.study.trials] == [0, 0]
 
 
@@ -257,8 +269,8 @@ def test_where_nobody_can_be_asked_to_stop_all_end_at_once(driver, monkeypatch):
     driver.suggest("a")
     driver.error = OSError(28, "No space left on device")
     shutil.rmtree(driver.folder.path)
-    driver.stepped({0})
-    driver.stepped({0})
+    driver.tick({0})
+    driver.tick({0})
     assert driver.is_over
 
 
@@ -271,7 +283,7 @@ def test_a_logger_that_fails_stops_the_sweep_in_order(driver):
             if self.seen == 2:
                 raise TimeoutError("the server of the logger")
 
-    logger = guard(Logger(), driver)
+    logger = guard_callback(Logger(), driver)
     trials = [SimpleNamespace(trial_id="a")]
     for iteration in range(3):
         logger.on_trial_result(iteration=iteration, trials=trials, trial=trials[0], result={})
@@ -321,7 +333,7 @@ def two(s: Space) -> None:
 def test_a_space_without_any_more_ends_the_sweep_and_says_so(driver, tmp_path, said):
     url = storage.sqlite_url(tmp_path / "small.db")
     sweep = driver.study.sweep.model_copy(update={"warm_presets": False})
-    driver.study = SweepStudy(sweep, two, samplers.examine(two, BASE), url)
+    driver = _drive(SweepStudy(sweep, two, samplers.examine(two, BASE), url), driver.folder, said)
     assert [driver.suggest(name)["number"] for name in "ab"] == [0, 1]
     assert driver.suggest("c") is None  # one of them may come back
     assert "the space has no more" in said.getvalue()

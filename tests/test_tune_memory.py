@@ -1,5 +1,6 @@
 """A sweep whose trials run out of memory: one only beside others, one for good, as real allocations do."""
 
+import importlib
 import os
 import time
 from pathlib import Path
@@ -9,16 +10,15 @@ import pytest
 import ray
 import torch
 from optuna.trial import TrialState
-from ray.air.execution._internal import actor_manager
-from ray.tune.execution import tune_controller
 
 from data_prep import digits
-from mhimdist import storage
+from mhimdist import storage, tune_hooks
 from mhimdist.presets import preset
 from mhimdist.space import Space
 from mhimdist.sweep import Sweep
 from mhimdist.trial import FoldRun
-from mhimdist.tune import _surviving_the_memory_monitor, run_sweep
+from mhimdist.tune import run_sweep
+from mhimdist.tune_hooks import LOST_ACTOR, RayChangedWarning, surviving_the_memory_monitor
 
 BASE = preset("c16", "abmil").override(
     {"model.hidden_dim": 16, "model.attention_dim": 8, "epochs": 3, "device": "cpu"}
@@ -58,28 +58,60 @@ def _starve_hungry(folder: Path) -> None:
     FoldRun.next_epoch = next_epoch
 
 
+def test_ray_has_the_private_names_that_are_changed_for_its_memory_monitor():
+    """Once it fails: look what this Ray makes of an `OutOfMemoryError`, and change or delete the patch."""
+    modules, missing = tune_hooks._judges_of_errors()
+    assert missing == [], f"Ray {ray.__version__} has changed: `surviving_the_memory_monitor` does nothing"
+    assert [module.__name__ for module in modules] == list(tune_hooks.JUDGES_OF_ERRORS)
+
+
 def test_what_rays_memory_monitor_kills_is_one_trial_and_not_the_sweep():
-    """Ray Tune ends the whole sweep by itself: once it does not, `_surviving_the_memory_monitor` can go."""
+    """Ray Tune ends the whole sweep by itself: once it does not, `surviving_the_memory_monitor` can go."""
+    actor_manager, tune_controller = map(importlib.import_module, tune_hooks.JUDGES_OF_ERRORS)
     killed = ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.")
-    told = []
+    errors = []
 
     def fail() -> None:
         manager = actor_manager.RayActorManager.__new__(actor_manager.RayActorManager)
         manager._failed_actor_ids, manager._cleanup_actor = set(), lambda tracked_actor: None
-        actor = SimpleNamespace(actor_id=7, _on_error=lambda actor, error: told.append(("actor", error)))
+        actor = SimpleNamespace(actor_id=7, _on_error=lambda actor, error: errors.append(("actor", error)))
         task = SimpleNamespace(
-            _tracked_actor=actor, _on_error=lambda actor, error: told.append(("task", error))
+            _tracked_actor=actor, _on_error=lambda actor, error: errors.append(("task", error))
         )
         manager._actor_task_failed(task, killed)
         assert manager._failed_actor_ids == {7}
 
+    def fail_after_its_actor_was_cleaned_up() -> None:
+        manager = SimpleNamespace(schedule_actor_task=lambda on_error, **named: on_error("actor", killed))
+        controller = SimpleNamespace(
+            _actor_manager=manager, _trial_to_actor={"trial": "actor"}, _actor_to_trial={}
+        )
+        tune_controller.TuneController._schedule_trial_task(
+            controller, "trial", "train", on_error=lambda trial, error: errors.append((trial, error))
+        )
+
     with pytest.raises(RuntimeError, match="Caught unexpected exception"):
         fail()
-    with _surviving_the_memory_monitor():
+    with pytest.raises(AssertionError, match="OutOfMemoryError"):
+        fail_after_its_actor_was_cleaned_up()
+    with surviving_the_memory_monitor():
         assert isinstance(killed, tune_controller.RayActorError)
         fail()
-    assert told == [("actor", killed), ("task", killed)]
+        fail_after_its_actor_was_cleaned_up()
+    assert errors == [("actor", killed), ("task", killed), ("trial", killed)]
     assert actor_manager.RayActorError is tune_controller.RayActorError is ray.exceptions.RayActorError
+
+
+@pytest.mark.parametrize("missing", ["ray.tune.execution.gone", f"ray.tune.stopper.{LOST_ACTOR}"])
+def test_with_a_ray_that_has_other_names_a_sweep_warns_of_them_and_goes_without(missing, monkeypatch):
+    here = tune_hooks.JUDGES_OF_ERRORS[0]
+    monkeypatch.setattr(tune_hooks, "JUDGES_OF_ERRORS", (here, missing.removesuffix(f".{LOST_ACTOR}")))
+    with (
+        pytest.warns(RayChangedWarning, match=f"^Ray {ray.__version__} has no {missing}, which") as warned,
+        surviving_the_memory_monitor(),
+    ):
+        assert importlib.import_module(here).RayActorError is ray.exceptions.RayActorError
+    assert len(warned) == 1
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from mhimdist.report import formats
 
-BEAT_S = 180.0
+STATUS_EVERY_S = 180.0
 """How often a job's log says what runs."""
 
 SILENT_EPOCHS, SILENT_S = 10, 60.0
@@ -32,7 +32,7 @@ class Running:
         step, num_steps: epochs done over all its folds, and of a complete trial.
         num_folds, all_folds: folds done, and of a complete trial.
         value: its mean validation AUC so far; None before the first epoch.
-        heard: when it reported last, or started.
+        last_report: when it reported last, or started.
         longest_s: the longest time between two of its reports; None before the second.
     """
 
@@ -43,7 +43,7 @@ class Running:
     num_folds: int
     all_folds: int
     value: float | None
-    heard: float
+    last_report: float
     longest_s: float | None
 
 
@@ -55,23 +55,22 @@ class Watch:
     """
 
     def __init__(
-        self, console: Console, *, num_trials: int, at_once: int, clock: Callable[[], float] = time.monotonic
+        self, console: Console, *, num_trials: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Begin to watch.
 
         Args:
             console: a terminal gets a table that follows, anything else lines.
             num_trials: of the whole sweep.
-            at_once: trials that run at the same time.
             clock: seconds.
         """
-        self.num_trials, self.at_once = num_trials, at_once
+        self.num_trials = num_trials
         self.best: tuple[float, int] | None = None
         self._console, self._clock = console, clock
         self._running: dict[int, Running] = {}
         self._counts = {"complete": 0, "pruned": 0, "failed": 0}
         self._num_found = 0
-        self._started = self._beaten = clock()
+        self._started = self._status_said = clock()
         self._silent: set[int] = set()
         self._live = (
             Live(self, console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
@@ -88,8 +87,14 @@ class Watch:
         if self._live:
             self._live.stop()
 
-    def found(self, number: int, state: str, value: float | None) -> None:
-        """Count a trial that an earlier start of the sweep has ended."""
+    def count_ended(self, number: int, state: str, value: float | None) -> None:
+        """Count a trial that an earlier start of the sweep has ended.
+
+        Args:
+            number: of the trial.
+            state: complete, pruned or failed.
+            value: mean validation AUC of its folds; None where there is none.
+        """
         self._num_found += 1
         self._count(number, state, value)
 
@@ -103,11 +108,18 @@ class Watch:
         all_folds: int,
         value: float | None = None,
     ) -> None:
-        """Note that a trial has started, or done another epoch."""
+        """Note that a trial has started, or done another epoch.
+
+        Args:
+            number: of the trial.
+            step, num_steps: epochs done over all its folds, and of a complete trial.
+            num_folds, all_folds: folds done, and of a complete trial.
+            value: its mean validation AUC so far; None before the first epoch.
+        """
         before, now = self._running.get(number), self._clock()
         longest_s = before.longest_s if before else None
         if before and before.step:
-            longest_s = max(longest_s or 0.0, now - before.heard)
+            longest_s = max(longest_s or 0.0, now - before.last_report)
         self._silent.discard(number)
         self._running[number] = Running(
             number,
@@ -142,19 +154,19 @@ class Watch:
             soft_wrap=True,
         )
 
-    def left(self, number: int) -> None:
+    def set_aside(self, number: int) -> None:
         """Note that a trial no longer runs, and has not ended."""
         self._running.pop(number, None)
 
-    def beat(self, running: Collection[int]) -> None:
+    def tick(self, running: Collection[int]) -> None:
         """Say what runs, every few minutes where no table shows it, and what has been silent for too long.
 
         Args:
-            running: trials that have a process; the others wait for room.
+            running: trials that have a process; the others wait for one.
         """
         now = self._clock()
         for each in self._running.values():
-            longest_s, silent_s = each.longest_s, now - each.heard
+            longest_s, silent_s = each.longest_s, now - each.last_report
             if each.number not in running or longest_s is None or each.number in self._silent:
                 continue
             if silent_s > max(SILENT_EPOCHS * longest_s, SILENT_S):
@@ -163,9 +175,9 @@ class Watch:
                     f"trial {each.number} has reported nothing for {formats.rounded(silent_s)}; no epoch of "
                     f"its took more than {formats.rounded(longest_s)}"
                 )
-        if self._live or now - self._beaten < BEAT_S:
+        if self._live or now - self._status_said < STATUS_EVERY_S:
             return
-        self._beaten = now
+        self._status_said = now
         shown = [self._running[number] for number in sorted(running) if number in self._running]
         texts = [
             f"trial {each.number} {each.step}/{each.num_steps} {formats.auc(each.value)}" for each in shown
@@ -191,7 +203,7 @@ class Watch:
         if state == "complete" and value is not None and (self.best is None or value > self.best[0]):
             self.best = (value, number)
 
-    def left_s(self) -> float | None:
+    def remaining_s(self) -> float | None:
         """Seconds until all trials are done, by how long they took so far; None before the first ended."""
         new = self._num_done - self._num_found
         if not new:
@@ -202,8 +214,8 @@ class Watch:
 
     def _summary(self) -> str:
         best = f"best {self.best[0]:.3f} (trial {self.best[1]})" if self.best else "none complete"
-        left = self.left_s()
-        more = f", about {formats.rounded(left)} left" if left else ""
+        remaining_s = self.remaining_s()
+        more = f", about {formats.rounded(remaining_s)} left" if remaining_s else ""
         return f"{best} | {formats.rounded(self._clock() - self._started)}{more}"
 
     def __rich__(self) -> Group:

@@ -15,13 +15,13 @@ class Clock:
 def _watch(is_terminal: bool) -> tuple[Watch, io.StringIO, Clock, Console]:
     text, clock = io.StringIO(), Clock()
     console = Console(file=text, force_terminal=is_terminal, width=100, color_system=None)
-    return Watch(console, num_trials=4, at_once=2, clock=clock), text, clock, console
+    return Watch(console, num_trials=4, clock=clock), text, clock, console
 
 
 def test_a_log_gets_a_line_for_every_trial_that_ends():
     watch, text, clock, _ = _watch(is_terminal=False)
     with watch:
-        watch.found(0, "complete", 0.8)
+        watch.count_ended(0, "complete", 0.8)
         watch.progressed(1, num_steps=10, all_folds=2)
         clock.now = 30.0
         watch.ended(1, "pruned", 0.9, "validation AUC 0.900 after   5 epochs")
@@ -51,16 +51,16 @@ def test_a_log_says_every_few_minutes_what_runs_and_what_waits_for_room():
         watch.progressed(number, num_steps=10, all_folds=1)
     clock.now = 100.0
     watch.progressed(1, step=4, num_steps=10, all_folds=1, value=0.75)
-    watch.beat({1, 2})
+    watch.tick({1, 2})
     assert text.getvalue() == ""
     for clock.now in (180.0, 190.0, 359.0):
-        watch.beat({1, 2})
+        watch.tick({1, 2})
     assert text.getvalue().splitlines() == [
         "[0/4] running (epochs, validation AUC): trial 1 4/10 0.750, trial 2 0/10 -, 1 trial waiting for "
         "room | none complete | 3 min 00 s"
     ]
     clock.now = 360.0
-    watch.beat({1, 2, 3})
+    watch.tick({1, 2, 3})
     assert "trial 3 0/10 - | none complete" in text.getvalue().splitlines()[1]
 
 
@@ -68,7 +68,7 @@ def test_a_terminal_has_its_table_and_gets_no_such_line():
     watch, text, clock, _ = _watch(is_terminal=True)
     watch.progressed(1, num_steps=10, all_folds=1)
     clock.now = 500.0
-    watch.beat({1})
+    watch.tick({1})
     assert text.getvalue() == ""
 
 
@@ -78,17 +78,17 @@ def test_a_trial_that_is_silent_for_ten_of_its_epochs_is_named_once():
     for step, clock.now in ((1, 50.0), (2, 60.0), (3, 67.0)):  # the first waited for its process
         watch.progressed(5, step=step, num_steps=10, all_folds=1, value=0.5)
     clock.now = 167.0
-    watch.beat({5})
+    watch.tick({5})
     assert text.getvalue() == ""
     clock.now = 168.0
-    watch.beat(set())  # it lost its process, and waits for another
+    watch.tick(set())  # it lost its process, and waits for another
     assert text.getvalue() == ""
     for clock.now in (168.0, 169.0):
-        watch.beat({5})
+        watch.tick({5})
     said = "trial 5 has reported nothing for 1 min 41 s; no epoch of its took more than 10 s"
     assert text.getvalue().splitlines() == [said]
     clock.now = 170.0
     watch.progressed(5, step=4, num_steps=10, all_folds=1, value=0.5)
     clock.now = 1300.0
-    watch.beat({5})
+    watch.tick({5})
     assert len(text.getvalue().splitlines()) == 2

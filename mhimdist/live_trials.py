@@ -1,0 +1,152 @@
+"""The trials of a sweep whose end the study does not have yet, and how many of them run at once."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from mhimdist.errors import SweepError
+from mhimdist.report import formats
+from mhimdist.study import Proposal
+
+RECOUNT_S = 10.0
+"""How often the cluster's nodes, which come and go, are counted again."""
+
+
+@dataclass
+class LiveTrial:
+    """A trial whose end the study does not have: it runs, waits for its first or next process, or is saved.
+
+    Attributes:
+        proposal: its number and its configuration.
+        is_begun: this start of the sweep has given it to Ray.
+        ray_id: Ray's name for it; None unless Ray has it now.
+        had_company: another trial was there beside it, since Ray has it.
+        stop_reason: why the study stops it early.
+        error: what Ray says of how its process was lost.
+        num_losses: processes that it lost since it last got on.
+        last_step: the most epochs that it has reported, over all its folds.
+        host: the node from which it last reported.
+    """
+
+    proposal: Proposal
+    is_begun: bool = False
+    ray_id: str | None = None
+    had_company: bool = False
+    stop_reason: str = "stopped"
+    error: str = ""
+    num_losses: int = 0
+    last_step: int = 0
+    host: str = ""
+
+    @property
+    def number(self) -> int:
+        """Its number in the study."""
+        return self.proposal.number
+
+    def got_to(self, step: int, host: str) -> None:
+        """Note a report: once it has got on, its lost processes are counted anew."""
+        self.host = host
+        if step > self.last_step:
+            self.last_step, self.num_losses = step, 0
+
+
+class LiveTrials:
+    """The live trials by number, and which of them waits to run next."""
+
+    def __init__(self, unfinished: Iterable[Proposal]) -> None:
+        """Begin with the trials that an earlier start of the sweep left; they wait."""
+        self._waiting = [LiveTrial(proposal) for proposal in unfinished]
+        self._trials = {trial.number: trial for trial in self._waiting}
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    def __iter__(self) -> Iterator[LiveTrial]:
+        return iter(self._trials.values())
+
+    @property
+    def with_ray(self) -> list[LiveTrial]:
+        """Those that Ray has now."""
+        return [trial for trial in self if trial.ray_id is not None]
+
+    def find(self, ray_id: str) -> LiveTrial | None:
+        """The trial that Ray has by this name."""
+        return next((trial for trial in self if trial.ray_id == ray_id), None)
+
+    def next_waiting(self) -> LiveTrial | None:
+        """Take the trial that has waited at the front, if one waits."""
+        return self._waiting.pop(0) if self._waiting else None
+
+    def wait(self, trial: LiveTrial) -> None:
+        """Have a trial that Ray gave back run again, before all others."""
+        self._waiting.insert(0, trial)
+
+    def give_to_ray(self, trial: LiveTrial, ray_id: str) -> None:
+        """Count a trial among those that Ray has.
+
+        Args:
+            trial: one that waited, or a new one.
+            ray_id: Ray's name for it, which no other run of it has.
+        """
+        self._trials[trial.number] = trial
+        trial.ray_id, trial.had_company, trial.stop_reason, trial.error = ray_id, False, "stopped", ""
+        with_ray = self.with_ray
+        for each in with_ray:
+            each.had_company = each.had_company or len(with_ray) > 1
+
+    def drop(self, trial: LiveTrial) -> None:
+        """Forget a trial whose end the study has."""
+        del self._trials[trial.number]
+
+
+class Capacity:
+    """How many trials run at once on a cluster whose nodes come and go.
+
+    Attributes:
+        at_once: trials that fit, as last counted.
+    """
+
+    def __init__(self, count: Callable[[], int]) -> None:
+        """Count; `count` says how many trials fit on the cluster as it is now."""
+        self.count = count
+        self.at_once, self._counted = count(), time.monotonic()
+
+    def recount(self) -> bool:
+        """Count again if it is time; returns whether the number has changed."""
+        if time.monotonic() - self._counted <= RECOUNT_S:
+            return False
+        self._counted, before = time.monotonic(), self.at_once
+        self.at_once = self.count()
+        return self.at_once != before
+
+
+class FailureStreak:
+    """The trials that failed in a row, by their nodes."""
+
+    def __init__(self) -> None:
+        self._hosts: list[str] = []
+
+    def end(self) -> None:
+        """Begin anew: a trial did not fail."""
+        self._hosts.clear()
+
+    def add(self, trial: LiveTrial, reason: str, limit: int) -> None:
+        """Count a trial that failed.
+
+        Args:
+            trial: which.
+            reason: why.
+            limit: how many in a row stop the sweep.
+
+        Raises:
+            SweepError: so many in a row have failed that it is no fault of theirs.
+        """
+        self._hosts.append(trial.host or "an unknown node")
+        if len(self._hosts) == limit:
+            by_node = ", ".join(f"{times} on {node}" for node, times in Counter(self._hosts).most_common())
+            raise SweepError(
+                f"{formats.count(limit, 'trial')} in a row failed ({by_node}), trial {trial.number} "
+                f"as the last: {reason}; mend it and add --retry-failed to the same command, or allow more "
+                "with --max-failures-in-a-row"
+            )
