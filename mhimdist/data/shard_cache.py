@@ -63,7 +63,7 @@ class ShardCache:
         """Where a shard lies if it is here."""
         return self.folder / f"{shard.sha256}.tar"
 
-    def room_bytes(self) -> int:
+    def capacity_bytes(self) -> int:
         """What shards can take here: the limit, or all that the disk has for them where that is less."""
         return min(
             self.limit_bytes, sum(size for *_, size in self._files()) + shutil.disk_usage(self.folder).free
