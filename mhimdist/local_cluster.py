@@ -214,8 +214,8 @@ def _log_tail(folder: Path) -> str:
 def _end_all_children() -> None:
     """End every descendant of this process; orphans among them have become its children.
 
-    Children are told, and what they started is left to them: the head stops its daemons in an order in
-    which none waits for another. Workers and jobs, deeper down, are told too, as the daemons wait for them.
+    Children get SIGTERM, and end what they started themselves: the head stops its daemons in an order in
+    which none waits for another. Workers and jobs, deeper down, get it too, as the daemons wait for them.
     """
     myself = psutil.Process()
     start = time.monotonic()

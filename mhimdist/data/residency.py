@@ -32,6 +32,12 @@ def resident(
 ) -> BagSource:
     """The data set, held where the configuration says; the last one asked for is kept by the process.
 
+    Args:
+        bags: the data set.
+        cache: "none" reads each batch from its shards, "ram" holds all bags in the node's shared memory,
+            "device" on the device.
+        device: of the run, for "device".
+
     Raises:
         ConfigError: it does not fit.
     """
