@@ -1,10 +1,14 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and the one lock by which processes take turns."""
 
 import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from filelock import FileLock, Timeout
 
 from mhimdist.errors import DiskFullError
 
@@ -52,3 +56,82 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class Lock:
+    """A file that one process at a time holds, until it releases the file or ends, however it ends.
+
+    The lock is an exclusive flock(2), so it also keeps out whatever takes one without this class. The kernel
+    releases it when a process is killed; an NFS server does when a lost client's lease has run out. A forked
+    child does not hold it. The file stays, as another process may be waiting for it. A file system without
+    flock is an error: the marker files that `filelock` would fall back to outlive a killed process.
+
+    Two objects exclude each other within a process, too. A dropped object releases its file.
+
+    Attributes:
+        path: of the file; made where it is missing, with its folder.
+    """
+
+    def __init__(self, path: Path, *, signed: bool = False) -> None:
+        """Take nothing yet.
+
+        Args:
+            path: of the file.
+            signed: whether to write into the file who holds it, for `holder`. Without it a lock needs no
+                block of a disk, and so works on a full one.
+        """
+        self.path = path
+        self._lock = FileLock(
+            path,
+            thread_local=False,  # a run is opened by one thread, and may be closed by another
+            fallback_to_soft=False,
+            preserve_lock_file=True,
+            on_acquired=_sign if signed else None,
+        )
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this very object holds the file."""
+        return self._lock.is_locked
+
+    @property
+    def holder(self) -> str:
+        """Who holds a signed lock, such as "process 4711"."""
+        return self.path.read_text(encoding="utf-8").strip() or "another process"
+
+    def acquire(self, wait_s: float | None = None) -> bool:
+        """Take the file, unless others hold it; returns whether this object holds it now.
+
+        A second call of an object that holds the file changes nothing: one `release` ends both.
+
+        Args:
+            wait_s: how long to wait for the others; None waits as long as it takes.
+
+        Raises:
+            OSError: the file cannot be opened, locked or signed.
+        """
+        if self.is_held:
+            return True
+        try:
+            self._lock.acquire(timeout=-1 if wait_s is None else wait_s)
+        except Timeout:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Let others have the file; does nothing where it is not held."""
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def _sign(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()}\n".encode())

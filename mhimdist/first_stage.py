@@ -4,12 +4,11 @@ It is made once for a configuration, split, seed and data set, and found again b
 it is read from a checkpoint that the authors released.
 """
 
-import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mhimdist import checkpoint
+from mhimdist import atomic, checkpoint
 from mhimdist.config import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
@@ -148,7 +147,7 @@ def first_stage(
         stage.model, num_features=bags.num_features, num_classes=len(bags.classes), seed=stage.seed
     )
     is_first = workers.rank == 0  # of several workers it alone holds the lock and writes
-    with _locked(folder) if is_first else nullcontext():
+    with atomic.Lock(folder.with_suffix(".lock")) if is_first else nullcontext():
         found = workers.from_first(_load(folder, text) if is_first else None)
         if found is None:
             unfinished = folder.with_suffix(".run")
@@ -177,11 +176,3 @@ def _load(folder: Path, made_of: str) -> tuple[dict[str, dict[str, Tensor]], dic
         checkpoint.discard(folder)
         return None
     return tensors, state
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

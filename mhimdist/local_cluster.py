@@ -10,7 +10,6 @@ clusters of others.
 
 import argparse
 import ctypes
-import json
 import os
 import secrets
 import shutil
@@ -25,8 +24,6 @@ import urllib.request
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import psutil
 
@@ -43,81 +40,18 @@ _TERMINATE_GRACE_S = 8.0  # from SIGTERM to SIGKILL; without a hitch all is gone
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
 
 
-class LocalCluster:
-    """A local cluster as a context manager, for programs that run several commands against one.
-
-    It is the command line in a process of its own, so that it is taken down even if this one is killed.
-
-    Attributes:
-        env: the environment for `subprocess` with which commands find the cluster; set on entry.
-    """
-
-    env: dict[str, str]
-
-    def __init__(self, *, num_cpus: int | None = None, start_timeout_s: float = START_TIMEOUT_S) -> None:
-        """Describe a cluster; entering the context starts it.
-
-        Args:
-            num_cpus: CPUs that Ray may hand out, by default as many as it finds.
-            start_timeout_s: how long it may take to get ready.
-        """
-        self._command = [sys.executable, "-m", "mhimdist.local_cluster", f"--start-timeout={start_timeout_s}"]
-        if num_cpus is not None:
-            self._command.append(f"--num-cpus={num_cpus}")
-        # Ends when its standard input does: on exit, and on whatever end this process may meet.
-        hold = "import json, os, sys; print(json.dumps(dict(os.environ)), flush=True); sys.stdin.read()"
-        self._command += ["--", sys.executable, "-c", hold]
-
-    def __enter__(self) -> Self:
-        """Start the cluster and wait until it takes jobs.
-
-        Raises:
-            ClusterError: it did not start.
-        """
-        # Its own session keeps a terminal's Ctrl-C from it: it ends when this process has left the context.
-        self._process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            assert self._process.stdout is not None
-            line = self._process.stdout.readline()
-        except BaseException:
-            self._end()
-            raise
-        if not line:
-            raise ClusterError(self._end().strip().removeprefix("error: "))
-        self.env = json.loads(line)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Take down all that was started, whatever it is doing."""
-        self._end()
-
-    def _end(self) -> str:
-        """Have all taken down and wait for it; what was printed to stderr."""
-        self._process.terminate()
-        _, printed = self._process.communicate()
-        return printed
-
-
 def run_with_cluster(
     command: Sequence[str], *, num_cpus: int | None = None, start_timeout_s: float = START_TIMEOUT_S
 ) -> int:
     """Start a cluster, run a command with it, and take down all that either started.
 
     It takes over this process's signals and makes it the parent of orphaned grandchildren: for a process
-    that does nothing else. `LocalCluster` is for all others.
+    that does nothing else.
 
     Args:
         command: program and arguments; it inherits standard input, output and error.
-        num_cpus, start_timeout_s: as in `LocalCluster`.
+        num_cpus: CPUs that Ray may hand out, by default as many as it finds.
+        start_timeout_s: seconds that the cluster may take to get ready.
 
     Returns:
         The command's exit status, 128 + n if signal n ended it.
@@ -280,12 +214,12 @@ def _log_tail(folder: Path) -> str:
 def _end_all_children() -> None:
     """End every descendant of this process; orphans among them have become its children.
 
-    Children are told, and what they started is left to them: the head stops its daemons in an order in
-    which none waits for another. Workers and jobs, deeper down, are told too, as the daemons wait for them.
+    Children get SIGTERM, and end what they started themselves: the head stops its daemons in an order in
+    which none waits for another. Workers and jobs, deeper down, get it too, as the daemons wait for them.
     """
     myself = psutil.Process()
     start = time.monotonic()
-    told: set[psutil.Process] = set()
+    terminated: set[psutil.Process] = set()
     while descendants := set(myself.children(recursive=True)):
         waited_s = time.monotonic() - start
         if waited_s > 2 * _TERMINATE_GRACE_S:
@@ -294,8 +228,8 @@ def _end_all_children() -> None:
             _send(signal.SIGKILL, descendants)
         else:
             left_to_parents = {each for child in myself.children() for each in _children(child)}
-            _send(signal.SIGTERM, descendants - left_to_parents - told)
-            told |= descendants - left_to_parents
+            _send(signal.SIGTERM, descendants - left_to_parents - terminated)
+            terminated |= descendants - left_to_parents
         with suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:  # a zombie counts as a child until it is waited for
                 pass

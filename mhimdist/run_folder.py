@@ -4,11 +4,8 @@ Checkpoints are written by a background thread from a copy of the weights, so th
 Each is complete in itself: the folder can lose all but one.
 """
 
-import fcntl
 import json
-import os
 import shutil
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -77,7 +74,7 @@ class RunFolder:
             CheckpointError: the folder holds another run.
         """
         self.path, self.saving = path, saving
-        self._lock: int | None = None
+        self._lock = atomic.Lock(path / ".lock", signed=True)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         path.mkdir(parents=True, exist_ok=True)
@@ -98,45 +95,25 @@ class RunFolder:
     def lock(self, wait_s: float = 0.0) -> None:
         """Make sure that no other process trains here, until `unlock` or the end of this process.
 
+        A run that was dropped half-way lets others in as well.
+
         Args:
             wait_s: seconds to wait for a process that is about to end.
 
         Raises:
             RunLockedError: another process holds the folder.
         """
-        if self._lock is not None:
-            return
-        lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        deadline = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    holder = os.read(lock, 99).decode().strip() or "another process"
-                    os.close(lock)
-                    raise RunLockedError(
-                        f"{self.path} is being trained by {holder}; wait for it, or use another folder"
-                    ) from None
-                time.sleep(0.1)
-        os.truncate(lock, 0)
-        os.write(lock, f"process {os.getpid()}\n".encode())
-        self._lock = lock
+        if not self._lock.acquire(wait_s):
+            raise RunLockedError(
+                f"{self.path} is being trained by {self._lock.holder}; wait for it, or use another folder"
+            )
 
     def unlock(self) -> None:
         """Wait for what is being written, and let other processes in; raises what `flush` does."""
         try:
             self.flush()
         finally:
-            if self._lock is not None:
-                os.close(self._lock)
-                self._lock = None
-
-    def __del__(self) -> None:
-        """A run that was dropped half-way lets others in."""
-        if getattr(self, "_lock", None) is not None:
-            os.close(self._lock)  # type: ignore[arg-type]
+            self._lock.release()
 
     def positions(self) -> list[Position]:
         """Where there are checkpoints, the newest last."""

@@ -77,7 +77,12 @@ def _mib(num_bytes: int) -> str:
 
 
 def main() -> None:
-    """Check the upload, then become `ray job submit`."""
+    """Check the upload, then become `ray job submit`.
+
+    Raises:
+        SubmitError: the script is missing, or as `check`.
+        ClusterError: as `refuse_open_cluster`.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m mhimdist.submit",
         description="Submit a job script to a Ray cluster, with the working directory, within Ray's limit.",

@@ -1,8 +1,6 @@
 """The folder of one sweep: what it is a sweep of, who drives it, and what its trials left."""
 
-import fcntl
 import json
-import os
 import shutil
 import time
 import uuid
@@ -80,20 +78,13 @@ class SweepFolder:
         Raises:
             RunLockedError: another one does.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                raise RunLockedError(
-                    f"{self.path} is being driven by {lock.read().strip() or 'another process'}; wait for "
-                    f"it, "
-                    "or give this sweep another --name"
-                ) from None
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()}\n")
-            lock.flush()
+        lock = atomic.Lock(self.path / ".lock", signed=True)
+        if not lock.acquire(wait_s=0):
+            raise RunLockedError(
+                f"{self.path} is being driven by {lock.holder}; wait for it, "
+                "or give this sweep another --name"
+            )
+        with lock:
             yield
 
     def claim(self, made_of: Mapping[str, Any], first: Sequence[Params]) -> bool:

@@ -1,4 +1,13 @@
+import errno
+import fcntl
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
+from forked import fork, status_of
 
 from mhimdist import atomic
 
@@ -18,3 +27,88 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
         atomic.write_text(path, "\ud800")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_lock_is_held_by_one_at_a_time_and_its_holder_is_named(tmp_path):
+    path = tmp_path / "new" / ".lock"
+    first, second = (atomic.Lock(path, signed=True) for _ in range(2))
+    assert first.acquire()
+    assert first.acquire()  # changes nothing: one release is enough
+    assert (first.is_held, second.is_held) == (True, False)
+    assert not second.acquire(wait_s=0)
+    assert second.holder == f"process {os.getpid()}"
+    first.release()
+    with second:
+        assert second.is_held
+        assert not first.acquire(wait_s=0.1)
+    assert not second.is_held
+    assert path.exists()  # others may be waiting for it
+
+
+def test_an_unsigned_lock_leaves_its_file_empty(tmp_path):
+    with atomic.Lock(tmp_path / ".lock") as lock:
+        assert lock.path.read_bytes() == b""
+        assert lock.holder == "another process"
+
+
+def test_a_lock_may_be_released_by_another_thread(tmp_path):
+    lock = atomic.Lock(tmp_path / ".lock")
+    lock.acquire()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lock.release).result()
+    assert atomic.Lock(tmp_path / ".lock").acquire(wait_s=0)
+
+
+def test_a_lock_that_is_dropped_is_released(tmp_path):
+    lock = atomic.Lock(tmp_path / ".lock")
+    lock.acquire()
+    del lock
+    assert atomic.Lock(tmp_path / ".lock").acquire(wait_s=0)
+
+
+def test_a_lock_and_a_bare_flock_keep_each_other_out(tmp_path):
+    lock = atomic.Lock(tmp_path / ".lock")
+    with lock.path.open("a") as file:  # as an older release takes it
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert not lock.acquire(wait_s=0)
+    with lock, lock.path.open("a") as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _hold(path: Path) -> None:
+    lock = atomic.Lock(path, signed=True)
+    lock.acquire()
+    time.sleep(60)
+
+
+def test_a_killed_process_releases_its_lock(tmp_path):
+    lock = atomic.Lock(tmp_path / ".lock")
+    child = fork(lambda: _hold(lock.path))
+    while not lock.path.exists() or lock.holder != f"process {child}":
+        time.sleep(0.01)
+    assert not lock.acquire(wait_s=0)
+    os.kill(child, signal.SIGKILL)
+    assert status_of(child) == -signal.SIGKILL
+    assert lock.acquire(wait_s=0)
+
+
+def test_a_forked_child_neither_holds_a_lock_nor_releases_it(tmp_path):
+    lock = atomic.Lock(tmp_path / ".lock")
+    with lock:
+        assert status_of(fork(lock.release)) == 0  # it ends, and has released nothing
+        assert not atomic.Lock(lock.path).acquire(wait_s=0)
+        child = fork(lambda: time.sleep(60))
+    try:
+        assert atomic.Lock(lock.path).acquire(wait_s=0)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        status_of(child)
+
+
+def test_a_file_system_without_flock_is_an_error(tmp_path, monkeypatch):
+    def missing(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSYS)):
+        atomic.Lock(tmp_path / ".lock").acquire()

@@ -10,8 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from job_scripts import ROOT, run_here
-
-from mhimdist.local_cluster import LocalCluster
+from local_cluster import LocalCluster
 
 QUICK = ["--num-trials", "2", "--final-seeds", "1", "--train.epochs", "2"]
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from local_cluster import LocalCluster
 
 from mhimdist.errors import ClusterError
-from mhimdist.local_cluster import LocalCluster
 
 CLI = [sys.executable, "-m", "mhimdist.local_cluster", "--num-cpus=1"]
 # Tells where the cluster is, and stays.
@@ -216,11 +216,14 @@ def test_sigterm_while_starting():
 @pytest.mark.slow
 def test_killing_the_owner_leaves_nothing():
     script = (
-        "import time; from mhimdist.local_cluster import LocalCluster\n"
+        "import time; from local_cluster import LocalCluster\n"
         "with LocalCluster(num_cpus=1) as cluster:\n"
         "    print(cluster.env['RAY_AUTH_TOKEN_PATH'], flush=True); time.sleep(600)"
     )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as owner:
+    # In this folder, where the script finds `local_cluster`.
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent
+    ) as owner:
         assert owner.stdout is not None
         folder = Path(owner.stdout.readline().strip()).parent
         processes = tree(psutil.Process(owner.pid))

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from local_cluster import LocalCluster
 from optuna.trial import TrialState
 
 from data_prep import digits
 from mhimdist import storage
-from mhimdist.local_cluster import LocalCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -46,7 +46,13 @@ class PackedBags:
     def from_list(
         cls, bags: Sequence[Tensor], labels: Sequence[int] | None = None, keys: Sequence[str] | None = None
     ) -> "PackedBags":
-        """Pack bags of shape N x D; labels default to 0 and keys to "0", "1", ..."""
+        """Pack bags.
+
+        Args:
+            bags: the features of each, N x D; at least one bag.
+            labels: class index of each; 0 by default.
+            keys: name of each; "0", "1", ... by default.
+        """
         keys = tuple(keys) if keys is not None else tuple(str(i) for i in range(len(bags)))
         labels = labels if labels is not None else [0] * len(bags)
         sizes = tuple(map(len, bags))
@@ -61,7 +67,13 @@ class PackedBags:
 
     @classmethod
     def of_rows(cls, source: "BagSource", rows_B: np.ndarray, features_TD: Tensor) -> "PackedBags":
-        """The bags of these rows of a data set, whose features are packed already."""
+        """The bags of these rows of a data set, whose features are packed already.
+
+        Args:
+            source: the data set.
+            rows_B: row number of each bag, int64.
+            features_TD: the features of all these bags, one after the other.
+        """
         sizes_B = torch.from_numpy(source.sizes_N[rows_B])
         return cls(
             features_TD=features_TD,
@@ -155,7 +167,10 @@ class BagSource(Protocol):
         *,
         out: Tensor | None = None,
     ) -> PackedBags:
-        """The bags of these rows, packed, their features in `dtype`; in `out` (T x D), if they are copied.
+        """The bags of these rows, packed in this order.
 
-        No rows give a batch of no bags.
+        Args:
+            rows: row numbers; none at all gives a batch of no bags.
+            dtype: floating dtype of the batch's features.
+            out: a buffer of `dtype`, at least T x D, for features that are converted or copied.
         """

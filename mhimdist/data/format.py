@@ -14,7 +14,7 @@ import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import numpy as np
 
@@ -46,17 +46,12 @@ TAR_OPTIONS: dict[str, Any] = {
 
 
 def escape_key(slide: str) -> str:
-    """The key of a slide: `[A-Za-z0-9_-]` as they are, all else percent-encoded UTF-8.
+    """The key of a slide: `[A-Za-z0-9_-]` as they are, all else percent-encoded UTF-8, as `unquote` reads it.
 
     `webdataset` and DALI cut a member's name at its first dot, a slash would make a folder, and a space
     ends a field of DALI's index.
     """
     return quote(slide, safe="").replace(".", "%2E").replace("~", "%7E")
-
-
-def unescape_key(key: str) -> str:
-    """The slide of a key, the inverse of `escape_key`."""
-    return unquote(key, errors="strict")
 
 
 def shard_name(index: int) -> str:

@@ -6,15 +6,12 @@ D features.
 
 import math
 import mmap
-import os
-import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
-from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -36,19 +33,13 @@ from mhimdist.data.manifest import (
     MANIFEST_NAME,
     MAX_BYTES,
     Manifest,
-    ShardFile,
     missing,
     settled,
 )
+from mhimdist.data.mapped_shards import MappedShards
 from mhimdist.data.remote import Location, RemoteFolder, absolute, is_remote
 from mhimdist.data.shard_cache import ShardCache
-from mhimdist.errors import ConfigError, CorruptShard, DataError, MhimdistError
-
-FETCHING_THREADS = 4
-"""Remote shards on their way at a time."""
-
-MAX_OPEN_SHARDS = 256
-"""Shards mapped at a time: each holds a file descriptor, of which a process may have 1,024 by default."""
+from mhimdist.errors import ConfigError, CorruptShard, DataError
 
 
 class BagShards:
@@ -97,10 +88,11 @@ class BagShards:
         if verify not in ("first_read", "never"):
             raise ConfigError(f"verify: expected 'first_read' or 'never', got {verify!r}")
         self.verify = verify
-        self._location, self._cache = absolute(folder), shard_cache
-        self._remote = RemoteFolder(self._location) if isinstance(self._location, str) else None
-        self.folder = self._remote.name if self._remote is not None else str(self._location)
-        manifest = self._manifest()
+        self._location = absolute(folder)
+        place = RemoteFolder(self._location) if isinstance(self._location, str) else self._location
+        manifest = _remote_manifest(place) if isinstance(place, RemoteFolder) else Manifest.open(place)
+        self._mapped = MappedShards(place, manifest.info.shards, shard_cache)
+        self.folder = self._mapped.folder
 
         rows = manifest.rows
         self.name = manifest.info.name
@@ -122,41 +114,19 @@ class BagShards:
         self._dtypes: list[str] = rows["dtype"].to_pylist()
         self._shards: list[str] = rows["shard"].to_pylist()
         self.shards = manifest.info.shards
-        self._files = {shard.name: shard for shard in self.shards}
         self._members = {
             kind: {
                 part: rows[f"{kind}_{part}"].fill_null(0).to_numpy() for part in ("offset", "bytes", "crc32")
             }
             for kind in ("features", "coords", "instance_labels")
         }
-        self._maps: dict[str, mmap.mmap] = {}
         self._verified: set[tuple[str, int]] = set()
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __reduce__(self) -> tuple[Callable[[], "BagShards"], tuple[()]]:
-        return partial(BagShards, self._location, verify=self.verify, shard_cache=self._cache), ()
-
-    def _manifest(self) -> Manifest:
-        if self._remote is None:
-            return Manifest.open(Path(self._location))
-        return settled(partial(self._look, self._remote), self.folder)
-
-    def _look(self, remote: RemoteFolder) -> tuple[Manifest, dict[str, str]]:
-        """A remote folder's manifest, and how the folder differs from it, where it can be listed."""
-        try:
-            content = remote.read(MANIFEST_NAME, MAX_BYTES)
-        except FileNotFoundError as error:
-            raise missing(str(error)) from None
-        manifest = Manifest.parse(content, f"{self.folder}/{MANIFEST_NAME}")
-        if (sizes := remote.sizes()) is None:
-            return manifest, {}
-        names: Sequence[str] = ()
-        if ARRIVING_NAME in sizes:
-            with suppress(FileNotFoundError):
-                names = remote.read(ARRIVING_NAME, MAX_BYTES).decode(errors="replace").splitlines()
-        return manifest, manifest.faults_of(sizes, names)
+        return partial(BagShards, self._location, verify=self.verify, shard_cache=self._mapped.cache), ()
 
     def rows_of(self, keys: Sequence[str]) -> np.ndarray:
         """Row numbers of bags, int64.
@@ -211,20 +181,7 @@ class BagShards:
         Nothing happens where the data set is larger than the node may keep: what is fetched too early would
         push out what is needed. An error is left for the reader to meet.
         """
-        if (remote := self._remote) is None:
-            return
-        cache = self._shard_cache()
-        if sum(shard.bytes for shard in self.shards) > cache.room_bytes():
-            return
-        waiting = iter(dict.fromkeys(self._shards[row] for row in rows))
-
-        def work() -> None:
-            with suppress(MhimdistError):
-                for name in waiting:
-                    cache.open(self._files[name], remote).close()
-
-        for number in range(FETCHING_THREADS):
-            threading.Thread(target=work, name=f"fetch-{number}", daemon=True).start()
+        self._mapped.fetch_ahead(self._shards[row] for row in rows)
 
     def payload(self, row: int) -> np.ndarray:
         """A bag's features as the .npy file that its shard holds, uint8, read-only.
@@ -288,7 +245,7 @@ class BagShards:
 
     def _array(self, row: int, kind: str, dtype: np.dtype, shape: tuple[int, ...]) -> tuple[mmap.mmap, int]:
         """The mapped shard of a member, and where its array data starts; checked if it is time to."""
-        mapped = self._map(self._shards[row])
+        mapped = self._mapped.map(self._shards[row])
         offset, num_bytes, crc32 = (int(values_N[row]) for values_N in self._members[kind].values())
         if self.verify == "first_read" and (kind, row) not in self._verified:
             where = f"{self.folder}/{self._shards[row]}: {self.keys[row]}.{EXTENSIONS[kind]}"
@@ -300,47 +257,6 @@ class BagShards:
                 raise CorruptShard(f"{where}: expected crc32 {crc32:08x}, got {got:08x}")
             self._verified.add((kind, row))
         return mapped, offset + NPY_HEADER_BYTES
-
-    def _map(self, shard: str) -> mmap.mmap:
-        """The shard's bytes, mapped on first use.
-
-        No lock: two threads may both map a shard, and one of the two maps is dropped.
-        """
-        mapped = self._maps.get(shard)
-        if mapped is None:
-            with self._open(self._files[shard]) as file:
-                # ACCESS_COPY, because torch warns of buffers that it could not write to.
-                try:
-                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-                except OSError as error:
-                    num_bytes = memory.gib(self._files[shard].bytes)
-                    raise DataError(
-                        f"{self.folder}/{shard}: its {num_bytes} cannot be mapped: {error.strerror}"
-                    ) from None
-            self._maps[shard] = mapped
-            for oldest in tuple(self._maps)[:-MAX_OPEN_SHARDS]:
-                self._maps.pop(oldest, None)
-        return mapped
-
-    def _open(self, shard: ShardFile) -> BinaryIO:
-        if self._remote is not None:
-            cache = self._shard_cache()
-            file = cache.open(shard, self._remote)
-            # What the cache has removed for this one would keep its disk space as long as it is mapped.
-            for name in [name for name in tuple(self._maps) if not cache.path(self._files[name]).exists()]:
-                self._maps.pop(name, None)
-            return file
-        path = Path(self._location) / shard.name
-        file = path.open("rb")
-        if (got := os.fstat(file.fileno()).st_size) != shard.bytes:
-            file.close()
-            raise CorruptShard(f"{path}: expected {shard.bytes} bytes, got {got}")
-        return file
-
-    def _shard_cache(self) -> ShardCache:
-        if self._cache is None:
-            self._cache = ShardCache()
-        return self._cache
 
 
 @lru_cache(maxsize=1)
@@ -364,10 +280,10 @@ def open_bags(location: Location, loading: Loading | None = None) -> BagShards:
         raise ConfigError(
             f"{bags.folder}: {largest.name} alone has {memory.gib(largest.bytes)}, above {limit}"
         )
-    room_bytes = cache.room_bytes()
-    if room_bytes < cache.limit_bytes:
-        limit = f"the {memory.gib(room_bytes)} that the disk of the shard cache {cache.folder} has for them"
-    if (total := sum(shard.bytes for shard in bags.shards)) > room_bytes:
+    capacity = cache.capacity_bytes()
+    if capacity < cache.limit_bytes:
+        limit = f"the {memory.gib(capacity)} that the disk of the shard cache {cache.folder} has for them"
+    if (total := sum(shard.bytes for shard in bags.shards)) > capacity:
         warnings.warn(
             f"{bags.folder}: its shards have {memory.gib(total)}, above {limit}: every epoch brings them "
             "again, a shard each time that one of its bags comes after others have pushed it out",
@@ -375,3 +291,23 @@ def open_bags(location: Location, loading: Loading | None = None) -> BagShards:
             stacklevel=2,
         )
     return bags
+
+
+def _remote_manifest(remote: RemoteFolder) -> Manifest:
+    return settled(partial(_look, remote), remote.name)
+
+
+def _look(remote: RemoteFolder) -> tuple[Manifest, dict[str, str]]:
+    """A remote folder's manifest, and how the folder differs from it, where it can be listed."""
+    try:
+        content = remote.read(MANIFEST_NAME, MAX_BYTES)
+    except FileNotFoundError as error:
+        raise missing(str(error)) from None
+    manifest = Manifest.parse(content, f"{remote.name}/{MANIFEST_NAME}")
+    if (sizes := remote.sizes()) is None:
+        return manifest, {}
+    names: Sequence[str] = ()
+    if ARRIVING_NAME in sizes:
+        with suppress(FileNotFoundError):
+            names = remote.read(ARRIVING_NAME, MAX_BYTES).decode(errors="replace").splitlines()
+    return manifest, manifest.faults_of(sizes, names)

@@ -39,11 +39,14 @@ def free_bytes() -> tuple[int, str]:
 
 
 def require(num_bytes: int, what: str) -> None:
-    """Raise `DataError` if so much memory is not there.
+    """Make sure that so much memory is there.
 
     Args:
         num_bytes: about to be allocated.
         what: needs them; begins the message.
+
+    Raises:
+        DataError: it is not; the message says what limits it.
     """
     if num_bytes < ASKED_FROM_BYTES:
         return
@@ -53,7 +56,13 @@ def require(num_bytes: int, what: str) -> None:
 
 
 def describe(bags: BagSource, rows: Sequence[int] | np.ndarray, dtype: object) -> str:
-    """A batch that is not empty in words: its largest bag, and how many more there are."""
+    """A batch in words: its largest bag, and how many more there are.
+
+    Args:
+        bags: the data set.
+        rows: of the batch's bags, at least one.
+        dtype: of the batch's features.
+    """
     rows_B = np.asarray(rows, np.int64)
     largest = int(rows_B[bags.sizes_N[rows_B].argmax()])
     more = f" and {len(rows_B) - 1} more in its batch" if len(rows_B) > 1 else ""

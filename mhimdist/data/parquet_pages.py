@@ -1,7 +1,16 @@
 """What the pages of a Parquet file claim to hold, by their own headers, which are what its readers go by.
 
-The footer of a forged file can say less than its pages. Headers are in Thrift's compact protocol:
+Headers are in Thrift's compact protocol:
 https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
+
+Why they are decoded here. pyarrow's metadata are the footer, and pyarrow goes by the pages: a file of 519
+bytes whose footer claims 1,024 numbers in 66 bytes becomes 264 MiB, and one of 8.6 kB whose footer claims
+1,000 bytes of text becomes 256 MiB. Nothing of pyarrow shows a page's header, and its memory pools have no
+limit. A process with a limited address space reads both files all the same with 16 MiB left, because
+pyarrow's allocator reserves its addresses beforehand. Only with the allocator of the system does the limit
+hold, and then every file costs a new process, .6 s for the import of pyarrow alone, and whatever exceeds the
+limit looks like a small machine. The headers of a manifest of 100,000 bags take 1.2 ms, and the error names
+the file and the column. (pyarrow 26, Linux.)
 """
 
 from collections.abc import Iterator

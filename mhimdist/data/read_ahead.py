@@ -80,6 +80,11 @@ class Unbuffered:
     """The batches made when they are asked for."""
 
     def __init__(self, bags: BagSource, steps: Steps, *, dtype: torch.dtype, device: torch.device) -> None:
+        """Read nothing yet.
+
+        Args:
+            bags, steps, dtype, device: as for `read_ahead`.
+        """
         self._batches = (bags.load(rows, dtype).to(device) for rows in steps)
 
     def __iter__(self) -> Iterator[PackedBags]:
@@ -259,8 +264,8 @@ class _Arena:
     """
 
     def __init__(self, bytes_S: Sequence[int], *, pinned: bool, what: str) -> None:
-        room_S = [-(-num_bytes // _ALIGNMENT) * _ALIGNMENT for num_bytes in bytes_S]
-        largest = max((sum(room_S[step : step + 2]) for step in range(len(room_S))), default=0)
+        aligned_S = [-(-num_bytes // _ALIGNMENT) * _ALIGNMENT for num_bytes in bytes_S]
+        largest = max((sum(aligned_S[step : step + 2]) for step in range(len(aligned_S))), default=0)
         self._pinned, self._is_closed = pinned, False
         self._buffer = _buffer(max(largest, _ALIGNMENT), pinned=pinned, what=what)
         self._leases: list[weakref.ref[np.ndarray] | None] = [None, None]

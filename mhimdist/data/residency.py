@@ -10,8 +10,8 @@ import subprocess
 import sys
 import uuid
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mhimdist.atomic import Lock
 from mhimdist.data import memory
 from mhimdist.data.bags import BagSource, PackedBags, bag_id
 from mhimdist.errors import ConfigError
@@ -30,6 +31,12 @@ def resident(
     bags: BagSource, cache: Literal["none", "ram", "device"], device: torch.device | str = "cpu"
 ) -> BagSource:
     """The data set, held where the configuration says; the last one asked for is kept by the process.
+
+    Args:
+        bags: the data set.
+        cache: "none" reads each batch from its shards, "ram" holds all bags in the node's shared memory,
+            "device" on the device.
+        device: of the run, for "device".
 
     Raises:
         ConfigError: it does not fit.
@@ -137,6 +144,10 @@ class RamBags(_ResidentBags):
     same pages. Each holds a lock of it that ends with the process, however it ends. When the last one has,
     the file is removed: by that process, or if it was killed, by a small one that waits for nothing else.
     What is left where that was killed, too, is removed by the next process that keeps a data set so.
+
+    That lock is a shared flock(2), taken by hand: any number of readers hold it at once, and whoever removes
+    the file takes it exclusively. `atomic.Lock` is exclusive only, and the shared lock of `filelock` keeps an
+    SQLite file beside each.
     """
 
     def __init__(self, bags: BagSource) -> None:
@@ -266,8 +277,5 @@ def _remove_if_unused(path: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_SH)
 
 
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.with_suffix(".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _lock(path: Path) -> Lock:
+    return Lock(path.with_suffix(".lock"))

@@ -71,7 +71,13 @@ class EpochPlan:
 
 
 def epoch_order(num_bags: int, *, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of `num_bags` bags, int64: a pure function of seed and epoch."""
+    """A permutation of all bags, int64: a pure function of seed and epoch.
+
+    Args:
+        num_bags: of the training set.
+        seed: of the run.
+        epoch: counted from 0.
+    """
     return _generator(seed, epoch, "order").permutation(num_bags)
 
 
@@ -142,7 +148,13 @@ def epoch_plan(
 def warn_of_larger_bags(
     bags: BagSource, max_instances: int | None, rows: np.ndarray | slice = slice(None)
 ) -> None:
-    """Warn if bags (of these rows) are larger than a step may be: what the limit is for, they void."""
+    """Warn if bags are larger than a step may be: the limit then bounds neither memory nor time.
+
+    Args:
+        bags: the data set.
+        max_instances: the limit of a step; None is no limit.
+        rows: the bags to look at; all by default.
+    """
     sizes_N = bags.sizes_N[rows]
     if max_instances is None or not (larger := int((sizes_N > max_instances).sum())):
         return

@@ -1,18 +1,17 @@
 """A node's copy of remote shards: whole, checked on arrival, and brought once for all its processes."""
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from mhimdist.atomic import Lock
 from mhimdist.data.manifest import ShardFile
 from mhimdist.data.remote import RemoteFolder
 from mhimdist.errors import ConfigError, CorruptShard, RemoteDataError
@@ -64,7 +63,7 @@ class ShardCache:
         """Where a shard lies if it is here."""
         return self.folder / f"{shard.sha256}.tar"
 
-    def room_bytes(self) -> int:
+    def capacity_bytes(self) -> int:
         """What shards can take here: the limit, or all that the disk has for them where that is less."""
         return min(
             self.limit_bytes, sum(size for *_, size in self._files()) + shutil.disk_usage(self.folder).free
@@ -85,7 +84,7 @@ class ShardCache:
                 f"shard cache {self.folder}: {shard.name} has {shard.bytes} bytes, above the limit of "
                 f"{self.limit_bytes} (loading.shard_cache_gib)"
             )
-        with _locked(self._lock_of(self.path(shard))):
+        with self._lock_of(self.path(shard)):
             if (file := self._found(shard)) is None:
                 self._bring(shard, source)
                 file = self.path(shard).open("rb")
@@ -128,7 +127,7 @@ class ShardCache:
         """Make room, and take it at once, so that what others make room for adds to it."""
         limit_bytes = self.limit_bytes
         while True:
-            with _locked(self.folder / ".lock"):
+            with Lock(self.folder / ".lock"):
                 part.unlink(missing_ok=True)
                 used = self._evict(limit_bytes - num_bytes)
                 if used + num_bytes <= limit_bytes:
@@ -157,8 +156,9 @@ class ShardCache:
         for _, _, path, size in sorted(files):
             if total <= kept_bytes:
                 break
-            with _tried(self._lock_of(path)) as is_ours:
-                if is_ours:
+            lock = self._lock_of(path)
+            if lock.acquire(wait_s=0):
+                with lock:
                     path.unlink(missing_ok=True)
                     total -= size
         return total
@@ -174,8 +174,8 @@ class ShardCache:
                     files.append((path.suffix == ".tar", stat.st_mtime_ns, path, stat.st_size))
         return files
 
-    def _lock_of(self, path: Path) -> Path:
-        return path.with_suffix(".lock")
+    def _lock_of(self, path: Path) -> Lock:
+        return Lock(path.with_suffix(".lock"))
 
 
 def _fetch(shard: ShardFile, source: RemoteFolder, part: Path) -> None:
@@ -194,22 +194,3 @@ def _fetch(shard: ShardFile, source: RemoteFolder, part: Path) -> None:
         raise CorruptShard(f"{where}: expected {shard.bytes} bytes, got {got}{more}")
     if digest.hexdigest() != shard.sha256:
         raise CorruptShard(f"{where}: expected sha256 {shard.sha256}, got {digest.hexdigest()}")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _tried(path: Path) -> Iterator[bool]:
-    """The lock of a file if nobody holds it."""
-    with path.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True

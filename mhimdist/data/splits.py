@@ -39,6 +39,9 @@ class Split:
 
         Only a split that says so (`selects_on_test`) may validate on its test bags, and then on all of them.
 
+        Args:
+            keys, cases, labels_N: of all bags of the data set.
+
         Raises:
             SplitError: a set is empty, a bag is unknown or used twice, a case stands in two sets, or the bags
                 of a set are all of one class.

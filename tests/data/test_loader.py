@@ -16,7 +16,7 @@ from feature_folders import (
     write_features,
 )
 
-from mhimdist.data import loader
+from mhimdist.data import loader, mapped_shards
 from mhimdist.data.bags import bag_id
 from mhimdist.data.format import escape_key
 from mhimdist.data.loader import BagShards
@@ -178,7 +178,7 @@ def test_a_forked_process_reads_on(shards: Path) -> None:
 
 
 def test_threads_read_together(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "MAX_OPEN_SHARDS", 1)
+    monkeypatch.setattr(mapped_shards, "MAX_OPEN_SHARDS", 1)
     bags = BagShards(shards)
     expected = [BagShards(shards).load([row]).features_TD for row in range(len(bags))]
     rows = np.random.default_rng(0).integers(len(bags), size=400)
@@ -188,10 +188,10 @@ def test_threads_read_together(shards: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_only_so_many_shards_stay_mapped(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "MAX_OPEN_SHARDS", 2)
+    monkeypatch.setattr(mapped_shards, "MAX_OPEN_SHARDS", 2)
     bags = BagShards(shards)
     kept = [bags.load([row], torch.float16).features_TD for row in range(len(bags))]
-    assert len(bags._maps) == 2
+    assert len(bags._mapped._maps) == 2
     # What was handed out outlives its map.
     fresh = BagShards(shards)
     assert all(

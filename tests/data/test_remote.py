@@ -277,7 +277,7 @@ def test_a_removed_shard_is_unmapped_and_brought_again(bucket: str, shards: Path
     bags = BagShards(bucket, shard_cache=ShardCache(shards.parent / "cache", largest))
     for _ in range(2):
         assert_same(bags, shards)
-        assert len(cached(shards)) == len(bags._maps) == 1
+        assert len(cached(shards)) == len(bags._mapped._maps) == 1
 
 
 def test_a_shard_above_the_limit_is_refused(bucket: str, shards: Path) -> None:
@@ -422,7 +422,7 @@ def test_passwords_are_refused_and_queries_are_not_shown(web: str, shards: Path)
     bags = BagShards(f"{web}?token=hunter2")
     assert_same(bags, shards)
     assert all(path.endswith("?token=hunter2") for path in Server.asked)
-    bags._maps.clear()
+    bags._mapped._maps.clear()
     for path in (*shards.iterdir(), *cached(shards)):
         path.unlink()
     with pytest.raises(RemoteDataError) as error_info:

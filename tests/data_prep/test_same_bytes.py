@@ -18,6 +18,7 @@ import pytest
 import torch
 from feature_folders import SLIDES, shard_folder, write_features
 from forked import fork, status_of
+from local_cluster import LocalCluster
 
 from data_prep import plan as plan_module
 from data_prep import shard as shard_module
@@ -28,7 +29,6 @@ from mhimdist.command import run
 from mhimdist.data.loader import BagShards
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import DataError, DiskFullError, LabelError, ManifestError, RunLockedError
-from mhimdist.local_cluster import LocalCluster
 
 ROOT = Path(__file__).parents[2]
 SAME = {"name": "x", "shard_bytes": 10_000, "workers": 1}

@@ -10,6 +10,7 @@ import tarfile
 import time
 from functools import partial
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from data_prep.shard import main, shard
 from data_prep.shard_options import ShardOptions
 from data_prep.stated import Stated
 from mhimdist.command import run
-from mhimdist.data.format import FEATURE_DTYPES, escape_key, unescape_key
+from mhimdist.data.format import FEATURE_DTYPES, escape_key
 from mhimdist.data.loader import BagShards
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import ConfigError, DataError, LabelError
@@ -160,7 +161,7 @@ def test_webdataset_reads_the_shards(num_workers: int, tmp_path: Path) -> None:
     gc.collect()
     assert [sample["__key__"] for sample in samples] == list(BagShards(out).keys)
     for sample in samples:
-        slide = unescape_key(sample["__key__"])
+        slide = unquote(sample["__key__"])
         number, size = SLIDES.index(slide), len(features[slide])
         assert sample["json"]["slide"] == slide
         assert sample["json"]["label"] == CLASSES[number % 2]
@@ -193,7 +194,7 @@ def test_dali_reads_the_shards_by_their_index(tmp_path: Path) -> None:
     built.build()
     for key in BagShards(out).keys:
         (bag,) = built.run()[0]
-        assert np.array_equal(np.array(bag), features[unescape_key(key)])
+        assert np.array_equal(np.array(bag), features[unquote(key)])
         assert bag.source_info().endswith(f":{key}.features.npy")
 
 
@@ -434,5 +435,5 @@ def test_names_of_slides_survive(tmp_path: Path) -> None:
     write_features(tmp_path)
     bags = BagShards(shard_folder(tmp_path))
     assert sorted(bags.slides) == sorted(SLIDES)
-    assert all(key.isascii() and escape_key(unescape_key(key)) == key for key in bags.keys)
+    assert all(key.isascii() and escape_key(unquote(key)) == key for key in bags.keys)
     assert bags.num_features == NUM_FEATURES

@@ -1,0 +1,115 @@
+"""`MappedShards`: the bytes of a data set's shards, local or remote, each mapped when it is first read."""
+
+import mmap
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from mhimdist.data import memory
+from mhimdist.data.manifest import ShardFile
+from mhimdist.data.remote import RemoteFolder
+from mhimdist.data.shard_cache import ShardCache
+from mhimdist.errors import CorruptShard, DataError, MhimdistError
+
+FETCHING_THREADS = 4
+"""Remote shards on their way at a time."""
+
+MAX_OPEN_SHARDS = 256
+"""Shards mapped at a time: each holds a file descriptor, of which a process may have 1,024 by default."""
+
+
+class MappedShards:
+    """The shards of a folder by name; remote ones are brought to this node's cache first.
+
+    Attributes:
+        cache: where remote shards are kept; None as long as no shard needed one.
+    """
+
+    def __init__(
+        self, folder: Path | RemoteFolder, shards: Sequence[ShardFile], cache: ShardCache | None = None
+    ) -> None:
+        """Open nothing yet.
+
+        Args:
+            folder: where the shards are.
+            shards: as the manifest lists them.
+            cache: for remote shards; by default a `ShardCache` as it comes.
+        """
+        self._folder, self.cache = folder, cache
+        self._files = {shard.name: shard for shard in shards}
+        self._maps: dict[str, mmap.mmap] = {}
+
+    def map(self, name: str) -> mmap.mmap:
+        """The bytes of a shard, mapped on first use.
+
+        No lock: two threads may both map a shard, and one of the two maps is dropped.
+
+        Raises:
+            CorruptShard: the file has another length than the manifest says.
+            DataError: it cannot be mapped.
+            ConfigError, RemoteDataError: as `ShardCache.open`.
+        """
+        mapped = self._maps.get(name)
+        if mapped is None:
+            with self._open(self._files[name]) as file:
+                # ACCESS_COPY, because torch warns of buffers that it could not write to.
+                try:
+                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+                except OSError as error:
+                    num_bytes = memory.gib(self._files[name].bytes)
+                    raise DataError(
+                        f"{self.folder}/{name}: its {num_bytes} cannot be mapped: {error.strerror}"
+                    ) from None
+            self._maps[name] = mapped
+            for oldest in tuple(self._maps)[:-MAX_OPEN_SHARDS]:
+                self._maps.pop(oldest, None)
+        return mapped
+
+    @property
+    def folder(self) -> str:
+        """Where the shards are, as messages name it."""
+        return self._folder.name if isinstance(self._folder, RemoteFolder) else str(self._folder)
+
+    def fetch_ahead(self, names: Iterable[str]) -> None:
+        """Start to bring remote shards in this order, several at a time.
+
+        Nothing happens where the data set is larger than the node may keep: what is fetched too early would
+        push out what is needed. An error is left for the reader to meet.
+        """
+        if not isinstance(remote := self._folder, RemoteFolder):
+            return
+        cache = self._shard_cache()
+        if sum(shard.bytes for shard in self._files.values()) > cache.capacity_bytes():
+            return
+        waiting = iter(dict.fromkeys(names))
+
+        def fetch() -> None:
+            with suppress(MhimdistError):
+                for name in waiting:
+                    cache.open(self._files[name], remote).close()
+
+        for number in range(FETCHING_THREADS):
+            threading.Thread(target=fetch, name=f"fetch-{number}", daemon=True).start()
+
+    def _open(self, shard: ShardFile) -> BinaryIO:
+        if isinstance(self._folder, RemoteFolder):
+            cache = self._shard_cache()
+            file = cache.open(shard, self._folder)
+            # What the cache has removed for this one would keep its disk space as long as it is mapped.
+            for name in [name for name in tuple(self._maps) if not cache.path(self._files[name]).exists()]:
+                self._maps.pop(name, None)
+            return file
+        path = self._folder / shard.name
+        file = path.open("rb")
+        if (got := os.fstat(file.fileno()).st_size) != shard.bytes:
+            file.close()
+            raise CorruptShard(f"{path}: expected {shard.bytes} bytes, got {got}")
+        return file
+
+    def _shard_cache(self) -> ShardCache:
+        if self.cache is None:
+            self.cache = ShardCache()
+        return self.cache
