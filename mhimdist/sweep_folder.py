@@ -20,9 +20,9 @@ from mhimdist.config import TrainConfig
 from mhimdist.data.splits import Split
 from mhimdist.engine import EpochRecord
 from mhimdist.errors import RunLockedError, SweepError
+from mhimdist.proposals import Params
 from mhimdist.report import summary as report
 from mhimdist.run_folder import HISTORY
-from mhimdist.samplers import Params
 from mhimdist.sweep import Sweep
 from mhimdist.trial import Fold, folds_of
 

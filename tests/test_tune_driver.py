@@ -11,7 +11,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from rich.console import Console
 
-from mhimdist import samplers, storage, tune_driver
+from mhimdist import proposals, storage, tune_driver
 from mhimdist.config import TrainConfig
 from mhimdist.nodes import Share
 from mhimdist.presets import preset
@@ -43,7 +43,7 @@ def driver(tmp_path, said) -> Driver:
     folder = SweepFolder(sweep)
     folder.path.mkdir(parents=True)
     opened = SweepStudy(
-        sweep, space, samplers.examine(space, BASE), storage.sqlite_url(tmp_path / "study.db")
+        sweep, space, proposals.examine(space, BASE), storage.sqlite_url(tmp_path / "study.db")
     )
     watch = Watch(Console(file=said, width=200), num_trials=4, at_once=3)
     room = Room(3, Share(1, 0.25, 100), Share(1, 1, 350))
@@ -321,7 +321,7 @@ def two(s: Space) -> None:
 def test_a_space_without_any_more_ends_the_sweep_and_says_so(driver, tmp_path, said):
     url = storage.sqlite_url(tmp_path / "small.db")
     sweep = driver.study.sweep.model_copy(update={"warm_presets": False})
-    driver.study = SweepStudy(sweep, two, samplers.examine(two, BASE), url)
+    driver.study = SweepStudy(sweep, two, proposals.examine(two, BASE), url)
     assert [driver.suggest(name)["number"] for name in "ab"] == [0, 1]
     assert driver.suggest("c") is None  # one of them may come back
     assert "the space has no more" in said.getvalue()
