@@ -120,6 +120,9 @@ class _DraftStorage(BaseStorage):
         place = self._place(trial_id)
         self.check_trial_is_updatable(trial_id, self._trials[place].state)
         changed = copy.copy(self._trials[place])
+        # `optuna.Trial` writes to these in place.
+        changed.params, changed.distributions = dict(changed.params), dict(changed.distributions)
+        changed.system_attrs = dict(changed.system_attrs)
         change(changed)
         self._trials[place] = changed
 
