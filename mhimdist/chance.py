@@ -13,7 +13,7 @@ from optuna.distributions import (
 )
 
 
-class Chance:
+class RandomAnswers:
     """Answers a space's questions at random, the same on every machine and by every version of Optuna.
 
     Attributes:
@@ -22,16 +22,16 @@ class Chance:
     """
 
     def __init__(
-        self, chance: random.Random, *, given: Mapping[str, Any] | None = None, is_at_ends: bool = False
+        self, rng: random.Random, *, given: Mapping[str, Any] | None = None, is_at_ends: bool = False
     ) -> None:
         """Begin.
 
         Args:
-            chance: draws the answers.
+            rng: draws the answers.
             given: answers that are not drawn.
             is_at_ends: whether ranges are answered by one of their ends.
         """
-        self._chance, self._given, self._is_at_ends = chance, given or {}, is_at_ends
+        self._rng, self._given, self._is_at_ends = rng, given or {}, is_at_ends
         self.params: dict[str, Any] = {}
         self.distributions: dict[str, BaseDistribution] = {}
 
@@ -57,13 +57,13 @@ class Chance:
 
     def _drawn(self, distribution: BaseDistribution) -> Any:
         if self._is_at_ends or isinstance(distribution, CategoricalDistribution):
-            return self._chance.choice(ends(distribution))
+            return self._rng.choice(ends(distribution))
         assert isinstance(distribution, FloatDistribution | IntDistribution)
         low, high = distribution.low, distribution.high
         if distribution.log:
-            value = math.exp(self._chance.uniform(math.log(low), math.log(high)))
+            value = math.exp(self._rng.uniform(math.log(low), math.log(high)))
         else:
-            value = self._chance.uniform(low, high)
+            value = self._rng.uniform(low, high)
         value = min(max(value, low), high)  # not a rounding error outside
         return round(value) if isinstance(distribution, IntDistribution) else value
 

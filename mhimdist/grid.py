@@ -17,7 +17,7 @@ from optuna.distributions import (
 from mhimdist.chance import holds
 from mhimdist.errors import SweepError
 from mhimdist.presets import PRESETS, preset
-from mhimdist.samplers import Facts, Params, distinct, draw, fixed
+from mhimdist.proposals import Facts, Params, distinct, draw, fixed
 from mhimdist.space import Space, SpaceFunction, value_at
 from mhimdist.sweep import Sweep
 

@@ -1,232 +1,32 @@
-"""Who proposes a sweep's configurations, and what is known of a space before any trial runs.
+"""Who proposes a sweep's configurations.
 
-A proposal is a pure function of the sweep's seed, the trial's number and the trials told so far: every trial
-has a sampler of its own, seeded by both, so that a sweep that was killed goes on with what it would have
-proposed.
+A proposal is a pure function of the sweep's seed, the trial's number and the study's trials so far: every
+trial has a sampler of its own, seeded by both, so that a sweep that was killed proposes what it would have.
 """
 
 import hashlib
-import json
-import random
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import CategoricalDistribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
-from mhimdist.chance import Chance, ends, holds
-from mhimdist.config import ConfigWarning, TrainConfig
-from mhimdist.errors import ConfigError, SweepError
-from mhimdist.presets import PRESETS, preset
-from mhimdist.space import BaseValues, Proposer, Space, SpaceFunction
+from mhimdist.drafts import drafts
+from mhimdist.errors import SweepError
+from mhimdist.proposals import Draw, Facts, ImpossibleDrawError, Params, draw
+from mhimdist.space import SpaceFunction
 from mhimdist.sweep import SamplerName, Sweep
 
-NUM_PROBES = 1024
-NUM_HASHED = 256
 MAX_INSISTENCE = 50
 
-Params = dict[str, Any]
-
-
-class ImpossibleDrawError(SweepError):
-    """A draw makes no valid configuration.
-
-    Attributes:
-        reason: why, without the draw's own numbers where possible.
-    """
-
-    def __init__(self, message: str, reason: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-class Chooser(Proposer, Protocol):
-    """Who chooses the values and remembers them, as Optuna's trials do."""
-
-    @property
-    def params(self) -> Params:
-        """What was chosen, by name."""
-
-    @property
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """From what, by name."""
-
-
-@dataclass(frozen=True)
-class Draw:
-    """What a space makes of one set of parameters.
-
-    Attributes:
-        params: what was chosen, by name.
-        distributions: from what, by name.
-        changes: of the base configuration.
-        config: the base with them.
-        requirements: what the space asks of it, in words.
-        unmet: what it fails to meet of the space's requirements; None where it may be tried.
-    """
-
-    params: Params
-    distributions: dict[str, BaseDistribution]
-    changes: dict[str, Any]
-    config: TrainConfig
-    requirements: tuple[str, ...]
-    unmet: str | None
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of a space before any trial runs.
-
-    Attributes:
-        distributions: of every parameter that was met, by name.
-        conditional: names of those that only some draws have.
-        feasible_share: of the draws, those that meet every requirement.
-        base_params: the parameters with which the space gives the base configuration.
-        digest: a hash, 16 hex digits, of all ranges and choices, and of what the space made of some draws:
-            what it fixes, requires and depends on.
-    """
-
-    distributions: dict[str, BaseDistribution]
-    conditional: frozenset[str]
-    feasible_share: float
-    base_params: Params
-    digest: str
-
-
-def draw(space: SpaceFunction, base: TrainConfig, trial: Chooser) -> Draw:
-    """One configuration of a space.
-
-    Raises:
-        ImpossibleDrawError: the space makes an invalid configuration, asks for a parameter in two ways, or
-            raises an error of its own.
-    """
-    collected = Space(trial)
-    try:
-        space(collected)
-    except Exception as error:
-        # Of Optuna a ValueError: other choices for a name, an empty range.
-        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise ImpossibleDrawError(f"the space is impossible: {reason}", reason) from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConfigWarning)  # said of the base, if it is so there
-            config = base.override(collected.changes)
-    except ConfigError as error:
-        raise ImpossibleDrawError(
-            f"the space makes an impossible configuration, {collected.changes}: {error}", str(error)
-        ) from None
-    return Draw(
-        dict(trial.params),
-        dict(trial.distributions),
-        collected.changes,
-        config,
-        tuple(requirement.text for requirement in collected.requirements),
-        collected.unmet(config),
-    )
-
-
-def fixed(params: Mapping[str, Any]) -> optuna.trial.FixedTrial:
-    """A trial that answers with given parameters."""
-    return optuna.trial.FixedTrial(dict(params))
-
-
-def examine(space: SpaceFunction, base: TrainConfig) -> Facts:
-    """Draw from a space before anything runs, so that an impossible one is refused at once.
-
-    Raises:
-        SweepError: the space does not hold the base, makes an invalid configuration, gives a parameter
-            several ranges, or its requirements are met by no draw or not by the base.
-    """
-    values = BaseValues(base)
-    space(Space(values))
-    first = draw(space, base, fixed(values.params))
-    if first.unmet is not None:
-        raise SweepError(f"the base configuration, which is the first trial, does not {first.unmet}")
-    chance = random.Random(0)
-    draws = [draw(space, base, Chance(chance)) for _ in range(NUM_PROBES)]
-    distributions: dict[str, BaseDistribution] = {}
-    _collect(distributions, [first, *draws])
-    if not distributions:
-        raise SweepError("the space searches nothing")
-    feasible = [each for each in draws if each.unmet is None]
-    if not feasible:
-        reasons = dict.fromkeys(each.unmet for each in draws)
-        raise SweepError(
-            f"none of {NUM_PROBES} draws from the space meets its requirements: "
-            f"{'; '.join(map(str, reasons))}"
-        )
-    ends = _draw_at_ends(space, base, values.params, distributions)
-    return Facts(
-        distributions=distributions,
-        conditional=frozenset(
-            name
-            for name in distributions
-            if any(name not in each.distributions for each in [first, *draws, *ends])
-        ),
-        feasible_share=len(feasible) / NUM_PROBES,
-        base_params=values.params,
-        digest=_digest(distributions, draws[:NUM_HASHED]),
-    )
-
-
-def _collect(distributions: dict[str, BaseDistribution], draws: Sequence[Draw]) -> None:
-    """Add the distributions of draws to those that are known.
-
-    Raises:
-        SweepError: a parameter has another one than before.
-    """
-    for each in draws:
-        for name, distribution in each.distributions.items():
-            if distributions.setdefault(name, distribution) != distribution:
-                raise SweepError(
-                    f"{name} is searched in two ways, {distributions[name]} and {distribution}: give it one "
-                    "range, and exclude what does not go together with require"
-                )
-
-
-def _draw_at_ends(
-    space: SpaceFunction, base: TrainConfig, base_params: Params, distributions: dict[str, BaseDistribution]
-) -> list[Draw]:
-    """Draws in which each parameter takes each of its choices or ends; what they find is added to
-    `distributions`.
-
-    The other parameters take the base's values once, and then ends too: what is impossible is there more
-    often than within, and a choice of many is met by few random draws.
-    """
-    chance = random.Random(0)
-    found: list[Draw] = []
-    seen: set[str] = set()
-    while new := [name for name in distributions if name not in seen]:
-        for name in new:
-            seen.add(name)
-            distribution = distributions[name]
-            for value in ends(distribution):
-                for given in (base_params | {name: value}, {name: value}, {name: value}):
-                    found.append(draw(space, base, Chance(chance, given=given, is_at_ends=True)))
-                    _collect(distributions, found[-1:])
-    return found
-
-
-def _digest(distributions: Mapping[str, BaseDistribution], draws: Sequence[Draw]) -> str:
-    made_of = {
-        "distributions": sorted((name, repr(each)) for name, each in distributions.items()),
-        # To 9 digits: the last ones of a logarithm are another machine's own.
-        "draws": [
-            [
-                {
-                    path: float(f"{value:.9g}") if isinstance(value, float) else value
-                    for path, value in each.changes.items()
-                },
-                each.requirements,
-                each.unmet,
-            ]
-            for each in draws
-        ],
-    }
-    text = json.dumps(made_of, sort_keys=True, default=repr)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+MAX_DRAWS = 500
+"""Draws that requirements, or earlier trials of the same configuration, may refuse before a space is given
+up."""
 
 
 def check(sampler: SamplerName, facts: Facts) -> None:
@@ -286,60 +86,58 @@ def make(sweep: Sweep, number: int, attempt: int) -> optuna.samplers.BaseSampler
     return optuna.samplers.RandomSampler(seed=seed)
 
 
-def first_params(
-    sweep: Sweep, space: SpaceFunction, facts: Facts, earlier: Sequence[Params] = ()
-) -> tuple[list[Params], list[str]]:
-    """The parameters of the trials that a sweep begins with, in their order, and what a user should know.
+@dataclass(frozen=True)
+class Sampled:
+    """What a sampler came to.
 
-    They are the base, the authors' settings and the best of an earlier sweep.
+    Attributes:
+        draw: new and as the space requires; None where so many draws were refused that there is none.
+        attributes: what the sampler wants to find with that trial later.
+        refused: how many draws were refused for each reason.
+    """
+
+    draw: Draw | None
+    attributes: Mapping[str, Any]
+    refused: Counter[str]
+
+
+def sample(
+    sweep: Sweep,
+    space: SpaceFunction,
+    trials: Sequence[FrozenTrial],
+    directions: Sequence[StudyDirection],
+    *,
+    is_tried: Callable[[Params], bool],
+    on_impossible: Callable[[ImpossibleDrawError], None],
+) -> Sampled:
+    """What the sweep's sampler proposes next that is new and meets the space's requirements.
+
+    Draws are made in `drafts`, so that refused ones leave no trace in the record. What a draw costs beyond
+    that is Optuna's own: TPE weighs every trial that has ended, and takes time in proportion to them.
 
     Args:
-        sweep: which of them are wanted.
+        sweep: which sampler, its seed, and the base configuration.
         space: what is searched.
-        facts: of the space.
-        earlier: parameters of an earlier sweep's best trials.
+        trials: all of the study, by number.
+        directions: of its objectives.
+        is_tried: whether a trial has these parameters.
+        on_impossible: is told of each draw that makes no valid configuration.
     """
-    found, notes = [facts.base_params], []
-    if sweep.warm_presets:
-        found += _authors_settings(space, sweep.train)
-    for params in earlier:
-        outside = [n for n, value in params.items() if not holds(facts.distributions.get(n), value)]
-        try:
-            if outside:
-                raise SweepError(f"{', '.join(outside)} outside of it")
-            drawn = draw(space, sweep.train, fixed(params))
-            if drawn.unmet is not None:
-                raise SweepError(f"it does not {drawn.unmet}")
-            found.append(drawn.params)
-        except SweepError as error:
-            notes.append(f"a trial of {sweep.warm_from} does not lie in this space: {error}")
-    found = [params for params in found if draw(space, sweep.train, fixed(params)).unmet is None]
-    return distinct(found), notes
-
-
-def _authors_settings(space: SpaceFunction, base: TrainConfig) -> list[Params]:
-    """The authors' presets of the base's model, as far as they lie in the space."""
-    found = []
-    for dataset, model in PRESETS:
-        if model != base.model.name:
-            continue
-        values = BaseValues(preset(dataset, model))
-        try:
-            space(Space(values))
-            found.append(draw(space, base, fixed(values.params)).params)
-        except SweepError:
-            continue  # that preset lies outside the space
-    return found
-
-
-def distinct(many: Iterable[Params]) -> list[Params]:
-    """Each set of parameters once, the first of its kind."""
-    found: dict[frozenset[tuple[str, Any]], Params] = {}
-    for params in many:
-        found.setdefault(key(params), params)
-    return list(found.values())
-
-
-def key(params: Params) -> frozenset[tuple[str, Any]]:
-    """What two equal sets of parameters share; choices are plain values, which can be hashed."""
-    return frozenset(params.items())
+    number, study, refused = len(trials), drafts(trials, directions), Counter[str]()
+    for attempt in range(MAX_DRAWS):
+        study.sampler = make(sweep, number, attempt)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            trial = study.ask()
+            try:
+                drawn = draw(space, sweep.train, trial)
+            except ImpossibleDrawError as error:
+                on_impossible(error)
+                refused["impossible"] += 1
+            else:
+                if drawn.unmet is None and not is_tried(drawn.params):
+                    attributes = study.get_trials(deepcopy=False)[trial.number].system_attrs
+                    return Sampled(drawn, attributes, refused)
+                refused["tried before" if drawn.unmet is None else f"not to {drawn.unmet}"] += 1
+        study.tell(trial, state=TrialState.FAIL)
+    return Sampled(None, {}, refused)

@@ -7,9 +7,8 @@ opens the study again, after a kill -9 too, goes on with it.
 
 import json
 import math
-import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +16,10 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from mhimdist import grid, pruning, samplers, storage
+from mhimdist import grid, proposals, pruning, samplers, storage
 from mhimdist.config import TrainConfig
+from mhimdist.proposals import Facts, Key, Params
 from mhimdist.report import formats
-from mhimdist.samplers import Facts, Params
 from mhimdist.space import SpaceFunction
 from mhimdist.sweep import Sweep
 
@@ -32,10 +31,6 @@ IMPOSSIBLE = "impossible"
 EXHAUSTED = "exhausted"
 EPOCHS = "epochs_at_start"
 RETRY_OF = "retry_of"
-
-MAX_DRAWS = 500
-"""Draws that requirements, or earlier trials of the same configuration, may refuse before a space is given
-up."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +75,14 @@ class SweepStudy:
         """
         self._retries: list[FrozenTrial] = []
         self.sweep, self.space, self.facts, self.url = sweep, space, facts, url
-        self._ahead = samplers.distinct([*first, *grid.points(sweep, space, facts)])
-        self._news: list[str] = []
+        self._unsampled = _Unsampled([*first, *grid.points(sweep, space, facts)])
         directions = [StudyDirection.MAXIMIZE]
         if sweep.against != "none":
             directions.append(StudyDirection.MINIMIZE)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = storage.create(url, sweep.name, owner, directions)
         self._study.pruner = pruning.within_folds(sweep)
+        self._refusals = _Refusals(self._study)
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -163,57 +158,63 @@ class SweepStudy:
         """Trials that the sweep will have: fewer than asked for where the space has no more, and one more for
         each that is run again.
         """
-        known = self._known()
+        return self._num_trials(self.trials)
+
+    def _num_trials(self, trials: Sequence[FrozenTrial]) -> int:
+        self._unsampled.look_at(trials)
         if self.sweep.is_grid:
-            left = sum(samplers.key(params) not in known for params in self._ahead)
+            left = self._unsampled.num_left
         else:
-            left = 0 if EXHAUSTED in self._study.user_attrs else self.sweep.num_trials
-        num_retries = sum(RETRY_OF in trial.user_attrs for trial in self.trials)
-        own = len(self.trials) - num_retries
-        return num_retries + len(self._retries) + max(own, min(self.sweep.num_trials, own + left))
+            left = 0 if self._refusals.is_exhausted else self.sweep.num_trials
+        own = len(trials) - self._unsampled.num_retries
+        num_wanted = max(own, min(self.sweep.num_trials, own + left))
+        return self._unsampled.num_retries + len(self._retries) + num_wanted
 
     def notes(self) -> list[str]:
         """What there is to say of the draws."""
-        attributes, notes = self._study.user_attrs, []
+        notes = []
         if self.sweep.is_grid:
-            num = len(self._ahead)
+            num = self._unsampled.num
             more = f"num_trials {self.sweep.num_trials} tries so many of them, in an order of the seed"
             notes.append(
                 f"the grid, with what is tried before it, has {num:,} points; "
                 + (more if num > self.sweep.num_trials else "all are tried")
             )
-        if EXHAUSTED in attributes:
-            notes.append(attributes[EXHAUSTED])
-        for reason, count in attributes.get(IMPOSSIBLE, {}).items():
-            notes.append(f"{formats.count(count, 'draw')} impossible and drawn again: {reason}")
-        return notes
+        return notes + self._refusals.notes()
 
     def take_news(self) -> list[str]:
         """What there is to say since this was asked last."""
-        news, self._news = self._news, []
-        return news
+        return self._refusals.take_news()
 
     def propose(self) -> Proposal | None:
         """The next trial, already in the database; None once there are enough or the space has no more."""
-        number = len(self.trials)
+        trials = self.trials
+        number = len(trials)
         marks: dict[str, Any] = {}
         attributes: Mapping[str, Any] = {}
         if self._retries:
             failed = self._retries.pop(0)
             params: Params | None = failed.params
             marks = {RETRY_OF: failed.number}
-        elif number >= self.num_trials:
+        elif number >= self._num_trials(trials):
             return None
         else:
-            known = self._known()
-            params = next((each for each in self._ahead if samplers.key(each) not in known), None)
+            params = self._unsampled.next
         if params is not None:
-            drawn = samplers.draw(self.space, self.sweep.train, samplers.fixed(params))
+            drawn = proposals.draw(self.space, self.sweep.train, proposals.fixed(params))
         else:
-            found = self._draw(number)
-            if found is None:
+            sampled = samplers.sample(
+                self.sweep,
+                self.space,
+                trials,
+                self._study.directions,
+                is_tried=self._unsampled.is_tried,
+                on_impossible=self._refusals.count,
+            )
+            if sampled.draw is None:
+                self._refusals.exhaust(number, self.sweep.num_trials, sampled.refused)
                 return None
-            drawn, attributes = found
+            drawn, attributes = sampled.draw, sampled.attributes
         self._study.add_trial(
             optuna.trial.create_trial(
                 state=TrialState.RUNNING,
@@ -224,49 +225,6 @@ class SweepStudy:
             )
         )
         return Proposal(number, drawn.config)
-
-    def _known(self) -> set[frozenset[tuple[str, Any]]]:
-        return {samplers.key(trial.params) for trial in self.trials}
-
-    def _draw(self, number: int) -> tuple[samplers.Draw, Mapping[str, Any]] | None:
-        """What the sampler proposes that is new and meets the space's requirements.
-
-        Draws are made in a copy of the study, so that refused ones leave no trace in the record.
-        """
-        copy = optuna.create_study(directions=self._study.directions, sampler=optuna.samplers.RandomSampler())
-        copy.add_trials(self.trials)
-        known, refused = self._known(), Counter[str]()
-        for attempt in range(MAX_DRAWS):
-            copy.sampler = samplers.make(self.sweep, number, attempt)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                trial = copy.ask()
-                try:
-                    drawn = samplers.draw(self.space, self.sweep.train, trial)
-                except samplers.ImpossibleDrawError as error:
-                    self._count_impossible(error)
-                    refused["impossible"] += 1
-                else:
-                    if drawn.unmet is None and samplers.key(drawn.params) not in known:
-                        return drawn, copy.get_trials(deepcopy=False)[trial.number].system_attrs
-                    refused["tried before" if drawn.unmet is None else f"not to {drawn.unmet}"] += 1
-            copy.tell(trial, state=TrialState.FAIL)
-        reasons = ", ".join(f"{count} {reason}" for reason, count in refused.most_common())
-        why = (
-            f"the space has no more: of {MAX_DRAWS} draws none was new and as required ({reasons}); the "
-            f"sweep ends with {formats.count(number, 'trial')} of {self.sweep.num_trials}"
-        )
-        self._study.set_user_attr(EXHAUSTED, why)
-        self._news.append(why)
-        return None
-
-    def _count_impossible(self, error: samplers.ImpossibleDrawError) -> None:
-        """A branch so rare that no probe before the start came to it must not end a sweep of a week."""
-        counts = dict(self._study.user_attrs.get(IMPOSSIBLE, {}))
-        if error.reason not in counts:
-            self._news.append(f"{error}; another one is drawn")
-        counts[error.reason] = counts.get(error.reason, 0) + 1
-        self._study.set_user_attr(IMPOSSIBLE, counts)
 
     def report(
         self, number: int, step: int, value: float, units: Mapping[str, float], *, may_stop: bool
@@ -334,6 +292,114 @@ class SweepStudy:
 
     def _live(self, trial: FrozenTrial) -> optuna.Trial:
         return optuna.Trial(self._study, trial._trial_id)
+
+
+class _Refusals:
+    """What there is to say of refused draws; it is kept in the study's attributes."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+        self._news: list[str] = []
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the space was found to have no more."""
+        return EXHAUSTED in self._study.user_attrs
+
+    def count(self, error: proposals.ImpossibleDrawError) -> None:
+        """Count an impossible draw.
+
+        A branch so rare that no probe before the start came to it must not end a sweep of a week.
+        """
+        counts = dict(self._study.user_attrs.get(IMPOSSIBLE, {}))
+        if error.reason not in counts:
+            self._news.append(f"{error}; another one is drawn")
+        counts[error.reason] = counts.get(error.reason, 0) + 1
+        self._study.set_user_attr(IMPOSSIBLE, counts)
+
+    def exhaust(self, num_trials: int, num_wanted: int, refused: Counter[str]) -> None:
+        """Note that the space has no more.
+
+        Args:
+            num_trials: trials that the sweep has come to.
+            num_wanted: trials that it was asked for.
+            refused: how many draws were refused for each reason.
+        """
+        reasons = ", ".join(f"{count} {reason}" for reason, count in refused.most_common())
+        why = (
+            f"the space has no more: of {samplers.MAX_DRAWS} draws none was new and as required ({reasons}); "
+            f"the sweep ends with {formats.count(num_trials, 'trial')} of {num_wanted}"
+        )
+        self._study.set_user_attr(EXHAUSTED, why)
+        self._news.append(why)
+
+    def notes(self) -> list[str]:
+        """All there is to say."""
+        attributes = self._study.user_attrs
+        notes = [attributes[EXHAUSTED]] if EXHAUSTED in attributes else []
+        for reason, count in attributes.get(IMPOSSIBLE, {}).items():
+            notes.append(f"{formats.count(count, 'draw')} impossible and drawn again: {reason}")
+        return notes
+
+    def take_news(self) -> list[str]:
+        """What there is to say since this was asked last."""
+        news, self._news = self._news, []
+        return news
+
+
+class _Unsampled:
+    """The trials that no sampler proposes, and which parameters a study has tried.
+
+    A trial that has ended is looked at once, so that a look costs what is new and what runs.
+
+    Attributes:
+        num: of these trials.
+        num_retries: trials of the study that run a failed one's configuration again.
+    """
+
+    def __init__(self, wanted: Iterable[Params]) -> None:
+        """Begin.
+
+        Args:
+            wanted: parameters of the trials, in their order; those that come again are left out.
+        """
+        self._left = {proposals.key(params): params for params in proposals.distinct(wanted)}
+        self.num = len(self._left)
+        self.num_retries = 0
+        self._num_seen = 0
+        self._unended: list[int] = []
+        self._ended_keys: set[Key] = set()
+        self._unended_keys: set[Key] = set()
+
+    def look_at(self, trials: Sequence[FrozenTrial]) -> None:
+        """Take in what is new of a study's trials, which stand in the order of their numbers."""
+        new = range(self._num_seen, len(trials))
+        self._num_seen = len(trials)
+        self.num_retries += sum(RETRY_OF in trials[number].user_attrs for number in new)
+        unended, self._unended, self._unended_keys = [*self._unended, *new], [], set()
+        for number in unended:
+            key = proposals.key(trials[number].params)
+            if trials[number].state.is_finished():
+                self._ended_keys.add(key)
+                self._left.pop(key, None)
+            else:  # its parameters may still change, where it is not of this software
+                self._unended.append(number)
+                self._unended_keys.add(key)
+
+    def is_tried(self, params: Params) -> bool:
+        """Whether a trial has these parameters."""
+        key = proposals.key(params)
+        return key in self._ended_keys or key in self._unended_keys
+
+    @property
+    def next(self) -> Params | None:
+        """Parameters of the next of these trials; None after the last."""
+        return next((params for key, params in self._left.items() if key not in self._unended_keys), None)
+
+    @property
+    def num_left(self) -> int:
+        """How many of these trials are still to be proposed."""
+        return len(self._left) - len(self._left.keys() & self._unended_keys)
 
 
 def importances(study: optuna.Study) -> dict[str, float]:

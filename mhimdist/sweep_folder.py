@@ -19,9 +19,9 @@ from mhimdist.data.splits import Split
 from mhimdist.engine import EpochRecord
 from mhimdist.errors import RunLockedError, SweepError
 from mhimdist.fold import STOP_FILE, Fold, folds_of_trial
+from mhimdist.proposals import Params
 from mhimdist.report import summary as report
 from mhimdist.run_folder import HISTORY
-from mhimdist.samplers import Params
 from mhimdist.sweep import Sweep
 
 IDENTITY_FILE = "sweep.json"

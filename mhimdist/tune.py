@@ -30,7 +30,7 @@ from ray.tune.experiment import Trial
 from ray.tune.logger import TBXLoggerCallback
 from rich import get_console
 
-from mhimdist import atomic, cluster, samplers
+from mhimdist import atomic, cluster, proposals, samplers, warm_start
 from mhimdist.calibration import Planning
 from mhimdist.cluster import refuse_open_cluster
 from mhimdist.command import Stopping
@@ -63,7 +63,6 @@ from mhimdist.tune_hooks import (
     surviving_the_memory_monitor,
 )
 from mhimdist.tune_trial import SweepTrial, make_first_stage
-from mhimdist.warm_start import lent
 
 __all__ = ["Sweep", "run_sweep"]
 
@@ -99,14 +98,14 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
     bags = open_bags(data, sweep.train.loading)
     warn_of_larger_bags(bags, sweep.train.max_instances)
     splits = sweep.splits(bags)
-    facts = samplers.examine(space, sweep.train)
+    facts = proposals.examine(space, sweep.train)
     samplers.check(sweep.sampler, facts)
     folder = SweepFolder(sweep)
     first, notes = folder.first_params, list[str]()
     if first is None:
         case_of = dict(zip(bags.keys, bags.cases, strict=True))
-        earlier = lent(sweep, splits, case_of) if sweep.warm_from else []
-        first, notes = samplers.first_params(sweep, space, facts, earlier)
+        earlier = warm_start.best_of_earlier(sweep, splits, case_of) if sweep.warm_from else []
+        first, notes = warm_start.first_params(sweep, space, facts, earlier)
     trackers(sweep)  # what is not installed is said before anything is written
     with folder.driving():
         for left in (folder.stop_file, folder.path / ERROR_FILE):

@@ -1,4 +1,4 @@
-"""What an earlier sweep lends to a new one: its best configurations, unless they have seen its test cases."""
+"""The trials that a sweep begins with: its base, the authors' settings, the best of an earlier sweep."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,16 +6,67 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
+from mhimdist.chance import holds
+from mhimdist.config import TrainConfig
 from mhimdist.data.splits import Split
 from mhimdist.errors import SplitError, SweepError
-from mhimdist.samplers import Params
+from mhimdist.presets import PRESETS, preset
+from mhimdist.proposals import Facts, Params, distinct, draw, fixed
+from mhimdist.space import BaseValues, Space, SpaceFunction
 from mhimdist.storage import hidden, read, sqlite_url
 from mhimdist.sweep import Sweep
 
-NUM_LENT = 3
+NUM_EARLIER = 3
+"""Best trials of an earlier sweep that a new one begins with."""
 
 
-def lent(sweep: Sweep, splits: Sequence[Split], case_of: Mapping[str, str]) -> list[Params]:
+def first_params(
+    sweep: Sweep, space: SpaceFunction, facts: Facts, earlier: Sequence[Params] = ()
+) -> tuple[list[Params], list[str]]:
+    """The parameters of the trials that a sweep begins with, in their order, and what a user should know.
+
+    They are the base, the authors' settings and the best of an earlier sweep.
+
+    Args:
+        sweep: which of them are wanted.
+        space: what is searched.
+        facts: of the space.
+        earlier: parameters of an earlier sweep's best trials.
+    """
+    found, notes = [facts.base_params], []
+    if sweep.warm_presets:
+        found += _authors_settings(space, sweep.train)
+    for params in earlier:
+        outside = [n for n, value in params.items() if not holds(facts.distributions.get(n), value)]
+        try:
+            if outside:
+                raise SweepError(f"{', '.join(outside)} outside of it")
+            drawn = draw(space, sweep.train, fixed(params))
+            if drawn.unmet is not None:
+                raise SweepError(f"it does not {drawn.unmet}")
+            found.append(drawn.params)
+        except SweepError as error:
+            notes.append(f"a trial of {sweep.warm_from} does not lie in this space: {error}")
+    found = [params for params in found if draw(space, sweep.train, fixed(params)).unmet is None]
+    return distinct(found), notes
+
+
+def _authors_settings(space: SpaceFunction, base: TrainConfig) -> list[Params]:
+    """The authors' presets of the base's model, as far as they lie in the space."""
+    found = []
+    for dataset, model in PRESETS:
+        if model != base.model.name:
+            continue
+        values = BaseValues(preset(dataset, model))
+        try:
+            space(Space(values))
+            found.append(draw(space, base, fixed(values.params)).params)
+        except SweepError:
+            continue  # that preset lies outside the space
+    return found
+
+
+def best_of_earlier(sweep: Sweep, splits: Sequence[Split], case_of: Mapping[str, str]) -> list[Params]:
     """The parameters of the best complete trials of the sweep in `sweep.warm_from`, the best first.
 
     Args:
@@ -49,7 +100,7 @@ def lent(sweep: Sweep, splits: Sequence[Split], case_of: Mapping[str, str]) -> l
     if not complete:
         raise SweepError(f"{what}: none of its {len(trials)} trials is complete")
     complete.sort(key=lambda trial: -trial.values[0])
-    return [trial.params for trial in complete[:NUM_LENT]]
+    return [trial.params for trial in complete[:NUM_EARLIER]]
 
 
 def _check_cases(what: str, folder: Path, splits: Sequence[Split], case_of: Mapping[str, str]) -> None:

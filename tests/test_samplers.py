@@ -1,6 +1,6 @@
 import pytest
 
-from mhimdist import grid, samplers
+from mhimdist import grid, proposals, samplers, warm_start
 from mhimdist.errors import SweepError
 from mhimdist.presets import preset
 from mhimdist.space import Space, kept_share
@@ -24,11 +24,11 @@ def numbers(s: Space) -> None:
 
 def _first(space, **options):
     sweep = Sweep(train=BASE, **options)
-    return samplers.first_params(sweep, space, samplers.examine(space, BASE))
+    return warm_start.first_params(sweep, space, proposals.examine(space, BASE))
 
 
 def _grid(space, **options):
-    return grid.points(Sweep(train=BASE, **options), space, samplers.examine(space, BASE))
+    return grid.points(Sweep(train=BASE, **options), space, proposals.examine(space, BASE))
 
 
 def test_a_grid_walks_every_branch_once():
@@ -71,7 +71,7 @@ def test_the_authors_settings_come_first():
 
 def test_cmaes_is_refused_where_it_cannot_search():
     with pytest.raises(SweepError, match=r"cannot choose among values: masking\.high_pool_share, masking"):
-        samplers.check("cmaes", samplers.examine(conditional, BASE))
+        samplers.check("cmaes", proposals.examine(conditional, BASE))
 
     def branched(s: Space) -> None:
         numbers(s)
@@ -79,9 +79,9 @@ def test_cmaes_is_refused_where_it_cannot_search():
             s.uniform("loss.temperature", 0.05, 1.0)
 
     with pytest.raises(SweepError, match=r"every parameter in every trial, but loss\.temperature"):
-        samplers.check("cmaes", samplers.examine(branched, BASE))
-    samplers.check("cmaes", samplers.examine(numbers, BASE))
-    samplers.check("tpe", samplers.examine(conditional, BASE))
+        samplers.check("cmaes", proposals.examine(branched, BASE))
+    samplers.check("cmaes", proposals.examine(numbers, BASE))
+    samplers.check("tpe", proposals.examine(conditional, BASE))
 
 
 def _impossible(s: Space) -> None:
@@ -126,7 +126,7 @@ def _nothing(s: Space) -> None:
 )
 def test_an_impossible_space_is_refused(space, message):
     with pytest.raises(SweepError, match=message):
-        samplers.examine(space, BASE)
+        proposals.examine(space, BASE)
 
 
 def test_requirements_are_known_before_any_trial():
@@ -134,11 +134,11 @@ def test_requirements_are_known_before_any_trial():
         s.uniform("masking.random.start", 0.1, 0.9)
         s.keep_at_least(0.4)
 
-    facts = samplers.examine(at_least_half, BASE)
+    facts = proposals.examine(at_least_half, BASE)
     assert 0.5 < facts.feasible_share < 0.75  # random up to about 0.6
     points = _grid(at_least_half, sampler="grid")
     for point in points:
-        config = samplers.draw(at_least_half, BASE, samplers.fixed(point)).config
+        config = proposals.draw(at_least_half, BASE, proposals.fixed(point)).config
         assert kept_share(config.masking) >= 0.4
     assert sorted(point["masking.random.start"] for point in points) == [0.1, 0.5]  # 0.9 keeps too little
 
@@ -159,7 +159,7 @@ def _wrong_at_one_end(s: Space) -> None:
 )
 def test_every_choice_and_every_end_is_looked_at(space, message):
     with pytest.raises(SweepError, match=f"impossible configuration, .*{message}"):
-        samplers.examine(space, BASE)
+        proposals.examine(space, BASE)
 
 
 def _digest_of(floor=0.1, fixed=0.2, limit=0.9) -> str:
@@ -170,7 +170,7 @@ def _digest_of(floor=0.1, fixed=0.2, limit=0.9) -> str:
         s.require(lambda config: config.masking.random.start < limit, "mask at random less than the limit")
 
     base = BASE.override({"loss.alpha": fixed})
-    return samplers.examine(space, base).digest
+    return proposals.examine(space, base).digest
 
 
 def test_the_digest_tells_apart_what_a_space_fixes_and_requires():

@@ -5,7 +5,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from mhimdist import samplers, storage, study
+from mhimdist import proposals, storage, study, warm_start
 from mhimdist.errors import SweepError
 from mhimdist.presets import preset
 from mhimdist.space import Space
@@ -32,8 +32,8 @@ def _study(tmp_path, space=space, owner=None, **options) -> SweepStudy:
             | options
         )
     )
-    facts = samplers.examine(space, BASE)
-    first, _ = samplers.first_params(sweep, space, facts)
+    facts = proposals.examine(space, BASE)
+    first, _ = warm_start.first_params(sweep, space, facts)
     tmp_path.mkdir(exist_ok=True)
     return SweepStudy(sweep, space, facts, storage.sqlite_url(tmp_path / "study.db"), first, owner)
 

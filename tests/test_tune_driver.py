@@ -11,7 +11,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from rich.console import Console
 
-from mhimdist import live_trials, samplers, storage
+from mhimdist import live_trials, proposals, storage
 from mhimdist.config import TrainConfig
 from mhimdist.live_trials import Capacity
 from mhimdist.nodes import Share
@@ -44,7 +44,7 @@ def driver(tmp_path, said) -> Driver:
     folder = SweepFolder(sweep)
     folder.path.mkdir(parents=True)
     opened = SweepStudy(
-        sweep, space, samplers.examine(space, BASE), storage.sqlite_url(tmp_path / "study.db")
+        sweep, space, proposals.examine(space, BASE), storage.sqlite_url(tmp_path / "study.db")
     )
     return _drive(opened, folder, said)
 
@@ -333,7 +333,7 @@ def two(s: Space) -> None:
 def test_a_space_without_any_more_ends_the_sweep_and_says_so(driver, tmp_path, said):
     url = storage.sqlite_url(tmp_path / "small.db")
     sweep = driver.study.sweep.model_copy(update={"warm_presets": False})
-    driver = _drive(SweepStudy(sweep, two, samplers.examine(two, BASE), url), driver.folder, said)
+    driver = _drive(SweepStudy(sweep, two, proposals.examine(two, BASE), url), driver.folder, said)
     assert [driver.suggest(name)["number"] for name in "ab"] == [0, 1]
     assert driver.suggest("c") is None  # one of them may come back
     assert "the space has no more" in said.getvalue()

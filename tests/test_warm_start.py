@@ -2,14 +2,14 @@ import json
 
 import pytest
 
-from mhimdist import samplers, storage
+from mhimdist import proposals, storage
 from mhimdist.data.splits import Split
 from mhimdist.errors import SweepError
 from mhimdist.presets import preset
 from mhimdist.space import Space
 from mhimdist.study import SweepStudy
 from mhimdist.sweep import Sweep
-from mhimdist.warm_start import lent
+from mhimdist.warm_start import best_of_earlier
 
 BASE = preset("c16", "abmil")
 CASE_OF = {f"bag-{i}": f"case-{i // 2}" for i in range(12)}
@@ -26,7 +26,7 @@ def earlier(tmp_path):
     folder = tmp_path / "runs" / "earlier"
     folder.mkdir(parents=True)
     url = storage.sqlite_url(folder / "study.db")
-    opened = SweepStudy(Sweep(name="earlier", train=BASE), space, samplers.examine(space, BASE), url)
+    opened = SweepStudy(Sweep(name="earlier", train=BASE), space, proposals.examine(space, BASE), url)
     params = []
     for value in (0.1, 0.9, 0.5, 0.7, 0.3):
         opened.complete(opened.propose().number, value, None)
@@ -36,8 +36,8 @@ def earlier(tmp_path):
     return folder, params
 
 
-def _lent(tmp_path, split=SPLIT, warm_from="runs/earlier"):
-    return lent(Sweep(home=tmp_path, warm_from=warm_from), [split], CASE_OF)
+def _best_of_earlier(tmp_path, split=SPLIT, warm_from="runs/earlier"):
+    return best_of_earlier(Sweep(home=tmp_path, warm_from=warm_from), [split], CASE_OF)
 
 
 def test_an_earlier_sweep_lends_its_best_wherever_the_job_runs(tmp_path, earlier, monkeypatch):
@@ -45,27 +45,27 @@ def test_an_earlier_sweep_lends_its_best_wherever_the_job_runs(tmp_path, earlier
     (elsewhere := tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(elsewhere)
     best = [params[1], params[3], params[2]]
-    assert _lent(tmp_path) == best
-    assert _lent(elsewhere, warm_from=str(folder)) == best
+    assert _best_of_earlier(tmp_path) == best
+    assert _best_of_earlier(elsewhere, warm_from=str(folder)) == best
     folder.rename(tmp_path / "moved")
-    assert _lent(tmp_path, warm_from="moved") == best
+    assert _best_of_earlier(tmp_path, warm_from="moved") == best
 
 
-def test_what_was_trained_or_selected_on_test_cases_is_not_lent(tmp_path, earlier):
+def test_what_was_trained_or_selected_on_test_cases_is_not_best_of_earlier(tmp_path, earlier):
     # Not the bag itself, but another one of its case.
     for key, case in (("bag-1", "case-0"), ("bag-4", "case-2")):
         split = Split(("bag-10",), ("bag-11",), (key, "bag-8"))
         with pytest.raises(
             SweepError, match=f"on 1 of the 2 test cases of this sweep, the first is '{case}'"
         ):
-            _lent(tmp_path, split)
-    assert len(_lent(tmp_path, Split(("bag-0",), ("bag-4",), ("bag-6", "bag-10")))) == 3
+            _best_of_earlier(tmp_path, split)
+    assert len(_best_of_earlier(tmp_path, Split(("bag-0",), ("bag-4",), ("bag-6", "bag-10")))) == 3
 
 
 def test_a_folder_that_says_too_little_is_refused(tmp_path, earlier):
     with pytest.raises(SweepError, match=r"warm_from other \(/.*other\) is no sweep's folder"):
-        _lent(tmp_path, warm_from="other")
+        _best_of_earlier(tmp_path, warm_from="other")
     folder, _ = earlier
     (folder / "split-1.json").unlink()
     with pytest.raises(SweepError, match=r"has no split-1\.json: nothing says which cases"):
-        _lent(tmp_path)
+        _best_of_earlier(tmp_path)
