@@ -20,6 +20,7 @@ from mhimdist.sweep import Sweep
 from mhimdist.trial import FoldRun
 from mhimdist.tune import _surviving_the_memory_monitor, run_sweep
 
+pytestmark = pytest.mark.ray
 BASE = preset("c16", "abmil").override(
     {"model.hidden_dim": 16, "model.attention_dim": 8, "epochs": 3, "device": "cpu"}
 )
@@ -83,7 +84,6 @@ def test_what_rays_memory_monitor_kills_is_one_trial_and_not_the_sweep():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_what_fits_beside_fewer_is_completed_and_what_fits_nowhere_fails_alone(tmp_path, capsys):
     data = digits.build("digits-c16", tmp_path / "digits-c16", scale=0.01)
     active = tmp_path / "active"

@@ -13,10 +13,11 @@ from mhimdist.engine import load_run
 from mhimdist.sweep import Sweep
 from mhimdist.tune import run_sweep
 
+pytestmark = pytest.mark.ray
+
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
-@pytest.mark.timeout(600)
 def test_two_workers_train_each_run_of_a_sweep(tmp_path, capsys):
     data = digits.build("digits-c16", tmp_path / "digits-c16", scale=0.01)
     sweep = Sweep(
