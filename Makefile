@@ -6,7 +6,12 @@ BIN := .venv/bin
 # Where the demo's data/, runs/ and cache/ appear.
 MHIMDIST_HOME ?= $(CURDIR)
 
-.PHONY: help venv demo test test-all lint clean
+# How many processes share the tests, and what else pytest is told: `make test JOBS=4 PYTEST=--durations=20`.
+JOBS ?= 2
+PYTEST ?=
+SHARED := -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(PYTEST)
+
+.PHONY: help venv demo test test-all test-isa lint clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -28,11 +33,16 @@ demo: venv  ## sweep MHIM-MIL on real handwritten digits with a local Ray cluste
 		ray job submit --log-color false --working-dir . -- python jobs/tune_c16.py --name demo --fresh
 	@cat "$$MHIMDIST_HOME/runs/demo/result.json"
 
+test: export OMP_NUM_THREADS := 1
 test: venv  ## run the tests, without the slow ones
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(SHARED)
 
-test-all: venv  ## run all tests; those that need a GPU are skipped where there is none
-	@$(BIN)/python -m pytest -m ''
+test-all: venv test-isa  ## run all tests; those that need a GPU are skipped where there is none
+	@$(BIN)/python -m pytest -m '' $(PYTEST)
+
+test-isa: export OMP_NUM_THREADS := 1
+test-isa: venv  ## run the tests of numbers with fewer instructions than this CPU has
+	@$(BIN)/python tests/capped.py $(BIN)/python -m pytest -m 'numeric and not slow and not gpu' $(SHARED)
 
 lint: venv  ## check style and types
 	@$(BIN)/ruff check

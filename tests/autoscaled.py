@@ -137,7 +137,7 @@ def autoscaled(folder: Path, worker: dict[str, float], *, most: int) -> Iterator
             stderr=log,
         )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while not (folder / "ray" / "ray_current_cluster").exists():
             assert head.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < deadline, (folder / "log").read_text()
@@ -148,8 +148,8 @@ def autoscaled(folder: Path, worker: dict[str, float], *, most: int) -> Iterator
         for process in processes:
             if process.is_running():
                 process.terminate()
-        _, left = psutil.wait_procs(processes, timeout=20)
+        _, left = psutil.wait_procs(processes, timeout=120)
         for process in left:
             process.kill()
-        psutil.wait_procs(left, timeout=20)
+        psutil.wait_procs(left, timeout=120)
         head.wait()  # psutil has; this lets go of it

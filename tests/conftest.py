@@ -14,6 +14,28 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a CUDA device")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where processes share the tests, keep those that start Ray together, and each module's others.
+
+    Two Rays at a time would contend for the cores that each believes to have; and a module's tests share what
+    they set up. The tests with Ray take longest: they go first.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    groups = {item: _group(item) for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: groups[item] != "ray")
+
+
+def _group(item: pytest.Item) -> str:
+    if item.get_closest_marker("ray") is not None or "cluster" in getattr(item, "fixturenames", ()):
+        return "ray"
+    module = item.getparent(pytest.Module)
+    return module.name if module is not None else item.name
+
+
 @pytest.fixture
 def bags() -> MemoryBags:
     return gaussian_bags()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from memory_bags import MemoryBags
 
 from data_prep.shard import shard
 from mhimdist.data.manifest import ROWS_SCHEMA, DatasetInfo, Manifest
@@ -50,6 +51,17 @@ def shard_folder(folder: Path, **options: Any) -> Path:
     out = folder / "shards"
     shard(folder / "features", folder / "labels.csv", out, **{"shard_bytes": 10_000, **options})
     return out
+
+
+def shards_of(bags: MemoryBags, folder: Path) -> Path:
+    """Shard bags that are held in memory, in float32, into `<folder>/shards`."""
+    (folder / "features").mkdir(parents=True)
+    lines = ["slide,label,case"]
+    for row, (key, case) in enumerate(zip(bags.keys, bags.cases, strict=True)):
+        np.save(folder / "features" / f"{key}.npy", bags.features[row].numpy())
+        lines.append(f"{key},{bags.classes[bags.labels_N[row]]},{case}")
+    (folder / "labels.csv").write_text("\n".join(lines))
+    return shard_folder(folder, dtype="float32", shard_bytes=10**6)
 
 
 def forge_manifest(

@@ -1,6 +1,7 @@
 """Forks of the tests' process, for what ends or limits a process: imports in a new one take seconds."""
 
 import contextlib
+import ctypes
 import os
 import resource
 import traceback
@@ -16,7 +17,11 @@ def fork(function: Callable[[], object], said: Path | None = None) -> int:
         function: what to run; its end, or that by `SystemExit`, is the child's.
         said: a file for what it prints, on stdout and stderr.
     """
-    if child := os.fork():
+    with warnings.catch_warnings():
+        # Python 3.12 warns where libraries have threads; what runs here takes none of their locks.
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        child = os.fork()
+    if child:
         return child
     status = 1
     try:
@@ -46,3 +51,22 @@ def limit_addresses(room: int) -> None:
     """Let this process take so many bytes of addresses more."""
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (in_use + room,) * 2)
+
+
+CAP_DAC_OVERRIDE = 1
+CAPABILITIES_VERSION_3 = 0x20080522
+
+
+def give_up_override() -> None:
+    """Let permissions bind this process also where it is root's; in all else it stays what it is.
+
+    Another user could not read a checkout below a folder that only its owner may enter.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(CAPABILITIES_VERSION_3, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; again for capabilities from 32 on
+    for call in (libc.capget, libc.capset):
+        if call(header, sets):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        sets[0] &= ~(1 << CAP_DAC_OVERRIDE)

@@ -8,6 +8,7 @@ import torch
 from mhimdist import checkpoint
 from mhimdist.errors import CheckpointError
 
+pytestmark = pytest.mark.numeric
 TENSORS = {"student": {"w": torch.arange(6.0).reshape(2, 3)}, "optimizer": {"step.w": torch.tensor(3.0)}}
 
 

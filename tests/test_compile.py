@@ -15,6 +15,7 @@ from mhimdist.step import TrainingStep
 from mhimdist.teacher import Teacher
 
 pytestmark = [
+    pytest.mark.numeric,
     # What torch itself hides while it compiles.
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
 ]

@@ -1,8 +1,11 @@
 import sys
 
+import pytest
 import torch
 
 from mhimdist.denormals import flushed
+
+pytestmark = pytest.mark.numeric
 
 
 def test_denormals_are_zero_inside_and_numbers_again_outside():

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,6 +7,7 @@ from hypothesis import strategies as st
 from mhimdist.data.bags import bag_id
 from mhimdist.draws import Draws, instance_words, mix
 
+pytestmark = pytest.mark.numeric
 _MASK = (1 << 64) - 1
 
 

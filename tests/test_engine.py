@@ -14,6 +14,7 @@ from mhimdist.evaluation import evaluate, predict
 from mhimdist.models import build
 from mhimdist.run_folder import CheckpointWarning, Position, Saving
 
+pytestmark = pytest.mark.numeric
 SETTINGS = {
     "model": {"name": "abmil", "hidden_dim": 16, "attention_dim": 8},
     "masking": {"high": {"start": 0.1, "kind": "cosine"}, "high_pool_share": 0.5, "random": 0.3, "low": 0.1},

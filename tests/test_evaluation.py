@@ -1,8 +1,11 @@
+import pytest
 import torch
 
 from mhimdist.evaluation import predict
 from mhimdist.model_settings import AttentionMIL
 from mhimdist.models import build
+
+pytestmark = pytest.mark.numeric
 
 
 def test_denormals_are_flushed_while_bags_are_predicted(bags):

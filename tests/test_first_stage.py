@@ -9,6 +9,7 @@ from mhimdist.config import load_config
 from mhimdist.engine import Trainer
 from mhimdist.first_stage import first_stage, open_trainer
 
+pytestmark = pytest.mark.numeric
 CONFIG = load_config(
     {
         "model": {"name": "abmil", "hidden_dim": 16, "attention_dim": 8},

@@ -2,11 +2,10 @@
 
 import os
 import resource
-import tempfile
 from pathlib import Path
 
 import pytest
-from forked import fork, status_of
+from forked import fork, give_up_override, status_of
 from memory_bags import MemoryBags
 
 from data_prep import digits
@@ -54,27 +53,38 @@ def test_a_disk_that_fills_up_ends_a_run_with_its_checkpoint_intact_and_it_goes_
 
 
 @pytest.fixture
-def read_only():
-    """A folder that the children of a test, who are nobody, can read and not write."""
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
-        Path(name).chmod(0o755)
+def closed(tmp_path):
+    """A folder for a test to close to writers; it is opened again at the end, so that it can be removed."""
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    yield folder
+    folder.chmod(0o755)
 
 
-def _as_nobody(main) -> None:
-    if os.getuid() == 0:
-        os.setuid(65534)
+class Reached(Exception):
+    """The run would go beyond its checks now."""
+
+
+def _reach(*_: object, **__: object) -> None:
+    raise Reached
+
+
+def _bound(main) -> None:
+    """Run a command whom permissions bind even where this is root's process."""
+    give_up_override()
     command.run(main)
 
 
-def test_a_run_that_cannot_write_says_so_before_it_trains(bags, read_only, tmp_path, monkeypatch):
-    monkeypatch.setattr(Trainer, "_run_epoch", lambda self: os._exit(99))
-    Trainer(CONFIG, bags, bags.holdout())  # imports what nobody may not read
-    read_only.chmod(0o555)
-    child = fork(lambda: _as_nobody(lambda: _run(bags, read_only / "run")), tmp_path / "said")
+def test_a_run_that_cannot_write_says_so_before_it_trains(bags, closed, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "_run_epoch", _reach)
+    # So what follows is the folder's doing. All is imported now: root without its override may not read a
+    # checkout that another user owns.
+    with pytest.raises(Reached):
+        _run(bags, tmp_path / "open")
+    closed.chmod(0o555)
+    child = fork(lambda: _bound(lambda: _run(bags, closed / "run")), tmp_path / "said")
     assert status_of(child) == 1
-    assert (tmp_path / "said").read_text() == f"error: Permission denied: {read_only / 'run'}\n"
+    assert (tmp_path / "said").read_text() == f"error: Permission denied: {closed / 'run'}\n"
 
 
 def test_a_name_that_is_too_long_is_said_before_training(bags, tmp_path):
@@ -89,25 +99,28 @@ def space(s: Space) -> None:
 
 
 @pytest.mark.parametrize("kind", ["read-only", "full"])
-def test_a_sweep_that_cannot_write_says_so_before_it_trains(read_only, tmp_path, monkeypatch, kind):
-    data = digits.build("digits-c16", read_only / "digits-c16", scale=0.01)
-    monkeypatch.setattr("mhimdist.cluster.connect", lambda: os._exit(99))
-    home = read_only / "home"
-    home.mkdir()
+def test_a_sweep_that_cannot_write_says_so_before_it_trains(closed, tmp_path, monkeypatch, kind):
+    data = digits.build("digits-c16", tmp_path / "digits-c16", scale=0.01)
+    monkeypatch.setattr("mhimdist.cluster.connect", _reach)
 
-    def main() -> None:
-        if kind == "full":
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+    def main(home: Path = closed) -> None:
         run_sweep(Sweep(home=home, train=CONFIG), space, data=data)
 
-    home.chmod(0o777 if kind == "full" else 0o555)
-    for each in (data, *data.rglob("*")):
-        each.chmod(0o755)
-    child = fork(lambda: _as_nobody(main), tmp_path / "said")
-    said = (tmp_path / "said").read_text() if status_of(child) == 1 else None
+    with pytest.raises(Reached):  # as above
+        main(tmp_path / "open")
+    size = (tmp_path / "open" / "runs" / "sweep" / "sweep.json").stat().st_size
+
+    def limited() -> None:
+        if kind == "full":  # short of a byte; what the child says is shorter
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, size - 1))
+        main()
+
+    closed.chmod(0o755 if kind == "full" else 0o555)
+    child = fork(lambda: _bound(limited), tmp_path / "said")
+    status, said = status_of(child), (tmp_path / "said").read_text()
     expected = {
-        "read-only": f"error: Permission denied: {home / 'runs'}\n",
-        "full": f"error: disk full: {home / 'runs' / 'sweep' / 'sweep.json'} cannot be written",
+        "read-only": f"error: Permission denied: {closed / 'runs'}\n",
+        "full": f"error: disk full: {closed / 'runs' / 'sweep' / 'sweep.json'} cannot be written",
     }
-    assert said is not None
+    assert status == 1, said
     assert said.startswith(expected[kind]), said

@@ -11,7 +11,7 @@ import torch
 from mhimdist import ops
 from mhimdist.draws import Draws
 
-pytestmark = pytest.mark.kernels
+pytestmark = [pytest.mark.numeric, pytest.mark.kernels]
 pytest.importorskip("triton", reason="the kernels' tests want triton, of the extra dev")
 
 ROOT = Path(__file__).parent.parent

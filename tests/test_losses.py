@@ -1,7 +1,10 @@
 import numpy as np
+import pytest
 import torch
 
 from mhimdist.losses import consistency
+
+pytestmark = pytest.mark.numeric
 
 
 def test_consistency_is_equation_9_with_the_temperature_on_the_teacher():

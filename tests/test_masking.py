@@ -12,6 +12,8 @@ from mhimdist.ops.reference import share_of
 from mhimdist.presets import preset
 from mhimdist.step_numbers import StepNumbers
 
+pytestmark = pytest.mark.numeric
+
 
 def _bag(size: int, key: str = "a") -> PackedBags:
     return PackedBags.from_list([torch.arange(float(size))[:, None]], keys=[key])

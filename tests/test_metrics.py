@@ -5,6 +5,8 @@ import pytest
 
 from mhimdist import metrics
 
+pytestmark = pytest.mark.numeric
+
 
 def _binary(scores):
     scores = np.array(scores)

@@ -10,6 +10,7 @@ from mhimdist.models import build
 from mhimdist.step import TrainingStep
 from mhimdist.teacher import Teacher
 
+pytestmark = pytest.mark.numeric
 GOLDEN_MODELS = {
     "attn": {"name": "abmil", "dropout": 0},
     "attn_gated": {"name": "abmil", "gated": True, "dropout": 0},

@@ -9,6 +9,7 @@ from mhimdist.model_settings import CLAM, DSMIL, AttentionMIL, TransMIL
 from mhimdist.models import build
 from mhimdist.official import load_official
 
+pytestmark = pytest.mark.numeric
 SETTINGS = {
     "attn": AttentionMIL(),
     "attn_gated": AttentionMIL(gated=True),

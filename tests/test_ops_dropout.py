@@ -4,6 +4,8 @@ import torch
 from mhimdist.draws import Draws
 from mhimdist.ops import keyed_dropout, reference, relu_dropout
 
+pytestmark = pytest.mark.numeric
+
 
 def _dropped(share: float, seed: int = 0, sizes=(500,)) -> torch.Tensor:
     offsets = torch.tensor([0, *sizes]).cumsum(0)

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from mhimdist import ops
 from mhimdist.ops import reference
 
+pytestmark = pytest.mark.numeric
+
 
 def _problem(sizes, columns, width, dtype=torch.float32, padding=0):
     generator = torch.Generator().manual_seed(sum(sizes))

@@ -9,6 +9,8 @@ from mhimdist import ops
 from mhimdist.draws import Draws
 from mhimdist.ops import _select_cpu, reference
 
+pytestmark = pytest.mark.numeric
+
 
 def mask_keys(num_bags: int, seed: int = 0) -> ops.MaskKeys:
     ids = torch.arange(num_bags)

@@ -1,10 +1,13 @@
 import copy
 
+import pytest
 import torch
 from torch import nn
 
 from mhimdist.models.linear import Linear
 from mhimdist.optimizer import ALIGNMENT, flat
+
+pytestmark = pytest.mark.numeric
 
 
 def _network():

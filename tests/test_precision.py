@@ -6,6 +6,8 @@ from mhimdist.config import load_config
 from mhimdist.engine import Trainer
 from mhimdist.precision import tensor_float32
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize("before", ["highest", "high", "medium"])
 @pytest.mark.parametrize(("allowed", "inside"), [(True, "high"), (False, "highest")])

@@ -148,6 +148,7 @@ def test_a_run_can_be_stepped_through(workplace):
     assert "'auc'" in tested
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_the_sweep_of_ones_own_slides_runs(workplace, shards):
     quick = ["--num-trials", "1", "--final-seeds", "1", "--train.epochs", "1"]

@@ -15,6 +15,7 @@ from mhimdist.presets import preset
 from mhimdist.step import TrainingStep
 from mhimdist.teacher import Teacher
 
+pytestmark = pytest.mark.numeric
 SIZES = (300, 40, 1)
 
 

@@ -31,7 +31,6 @@ def _submit(project, *arguments, **environment):
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
-        timeout=120,
     )
 
 

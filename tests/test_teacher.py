@@ -8,6 +8,7 @@ from mhimdist.model_settings import AttentionMIL
 from mhimdist.models import build
 from mhimdist.teacher import Teacher
 
+pytestmark = pytest.mark.numeric
 MODEL = AttentionMIL(hidden_dim=8, attention_dim=4)
 
 

@@ -9,8 +9,9 @@ import warnings
 import psutil
 import pytest
 import ray
+from feature_folders import shards_of
+from memory_bags import gaussian_bags
 
-from data_prep import digits
 from mhimdist import checkpoint
 from mhimdist.config import load_config
 from mhimdist.data.loader import BagShards
@@ -22,6 +23,7 @@ from mhimdist.fold import Fold
 from mhimdist.run_folder import Saving
 from mhimdist.train import Group, train
 
+pytestmark = [pytest.mark.ray, pytest.mark.numeric]
 CONFIG = load_config(
     {
         "model": {"name": "abmil", "hidden_dim": 16, "attention_dim": 8},
@@ -38,7 +40,8 @@ TWO = Group(num_workers=(2, 2), timeout_s=60, saving=Saving(every_s=0.05))
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return digits.build("digits-c16", tmp_path_factory.mktemp("data") / "digits-c16", scale=0.01)
+    # No instance is repeated: scores that tie but for their last bit would be masked by how a CPU rounds.
+    return shards_of(gaussian_bags(num_bags=400), tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +91,9 @@ def test_two_workers_learn_what_one_process_learns(undisturbed, data, split, cac
     alone = open_trainer(CONFIG, BagShards(data), split, None, cache)
     records = list(alone.epochs())
     for mine, theirs in zip(records, _records(undisturbed), strict=True):
-        # Digits repeat within a bag, so that scores tie but for their last bit and a mask can differ by an
-        # equal instance; without ties the curves are within 1e-4 (test_workers.py).
-        assert mine.loss == pytest.approx(theirs.loss, abs=2e-3)
-        assert mine.kept_ratio == pytest.approx(theirs.kept_ratio, abs=1e-3)
+        # Gradients are summed in another order: noise of 1e-5 in each moves these losses by less than 1e-7.
+        assert mine.loss == pytest.approx(theirs.loss, abs=1e-4)
+        assert mine.kept_ratio == theirs.kept_ratio
 
 
 @pytest.mark.slow
@@ -151,6 +153,6 @@ def test_a_stop_saves_and_the_same_call_resumes(undisturbed, data, split, cache,
 def test_what_a_worker_cannot_do_is_said_in_our_words(data, split, cache, tmp_path):
     config = CONFIG.override({"optimizer.learning_rate": 1e30, "teacher": {"kind": "momentum"}})
     group = dataclasses.replace(TWO, max_failures=1, timeout_s=10)
-    with pytest.raises(NonFiniteError, match=r"the loss became .* at bag\(s\) slide_\d+"):
+    with pytest.raises(NonFiniteError, match=r"the loss became .* at bag\(s\) slide-\d+"):
         train(_fold(split, tmp_path / "run", config), data, cache, group)
     assert json.loads((tmp_path / "run" / "error.json").read_text())["type"] == "NonFiniteError"

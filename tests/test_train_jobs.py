@@ -13,6 +13,8 @@ from job_scripts import ROOT, run_here
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split
 
+pytestmark = pytest.mark.ray
+
 
 def _run(script: str, *arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

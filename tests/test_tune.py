@@ -25,6 +25,7 @@ from mhimdist.sweep import Sweep
 from mhimdist.sweep_folder import SweepFolder
 from mhimdist.tune import run_sweep, trackers
 
+pytestmark = pytest.mark.ray
 BASE = preset("c16", "abmil").override(
     {
         "model.hidden_dim": 16,

@@ -13,6 +13,7 @@ from autoscaled import autoscaled
 
 from data_prep import digits
 
+pytestmark = pytest.mark.ray
 WORKER = {"CPU": 1, "GPU": 1, "memory": 3 * 2**30}
 
 
@@ -24,7 +25,6 @@ def short_folder():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_trials_bring_the_nodes_they_need_and_run_on_all_of_them(short_folder, tmp_path):
     data = digits.build("digits-c16", tmp_path / "digits-c16", scale=0.01)
     home = tmp_path / "home"
@@ -37,7 +37,6 @@ def test_trials_bring_the_nodes_they_need_and_run_on_all_of_them(short_folder, t
             env=env,
             capture_output=True,
             text=True,
-            timeout=550,
         )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no node for a run is there: the autoscaler is asked for one" in done.stdout

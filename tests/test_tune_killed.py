@@ -20,6 +20,7 @@ from mhimdist.sweep import Sweep
 from mhimdist.trial import FoldRun
 from mhimdist.tune import run_sweep
 
+pytestmark = pytest.mark.ray
 EPOCHS = 8
 BASE = preset("c16", "abmil").override(
     {"model.hidden_dim": 16, "model.attention_dim": 8, "epochs": EPOCHS, "device": "cpu"}
@@ -61,7 +62,6 @@ def _kill_once(folder: Path, title: str, before: dict[str, list[str]]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("num_parallel", "victim"), [(1, "Trainable"), (2, "FoldServer")])
 def test_a_driver_that_fails_a_killed_process_and_a_stop_in_the_middle(
     tmp_path, monkeypatch, capsys, num_parallel, victim

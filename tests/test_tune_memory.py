@@ -20,6 +20,7 @@ from mhimdist.trial import FoldRun
 from mhimdist.tune import run_sweep
 from mhimdist.tune_hooks import LOST_ACTOR, RayChangedWarning, surviving_the_memory_monitor
 
+pytestmark = pytest.mark.ray
 BASE = preset("c16", "abmil").override(
     {"model.hidden_dim": 16, "model.attention_dim": 8, "epochs": 3, "device": "cpu"}
 )
@@ -115,7 +116,6 @@ def test_with_a_ray_that_has_other_names_a_sweep_warns_of_them_and_goes_without(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_what_fits_beside_fewer_is_completed_and_what_fits_nowhere_fails_alone(tmp_path, capsys):
     data = digits.build("digits-c16", tmp_path / "digits-c16", scale=0.01)
     active = tmp_path / "active"

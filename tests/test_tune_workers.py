@@ -16,6 +16,8 @@ from mhimdist.engine import load_run
 from mhimdist.sweep import Sweep
 from mhimdist.tune import run_sweep
 
+pytestmark = pytest.mark.ray
+
 
 def _count_workers(folder: Path, found: set[int], is_over: threading.Event) -> None:
     """How many workers have trained what lies in the checkpoints."""
@@ -27,7 +29,6 @@ def _count_workers(folder: Path, found: set[int], is_over: threading.Event) -> N
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
-@pytest.mark.timeout(600)
 def test_two_workers_train_each_run_of_a_sweep(tmp_path, capsys):
     data = digits.build("digits-c16", tmp_path / "digits-c16", scale=0.01)
     sweep = Sweep(

@@ -1,8 +1,11 @@
 """A small run as a program of its own, one process a worker, for tests that kill it.
 
-python tests/train_once.py FOLDER RANK WORLD_SIZE
+python tests/train_once.py FOLDER RANK WORLD_SIZE [SIGNAL STEP]
+
+It sends itself the signal after so many steps: on a busy machine another process could come too late.
 """
 
+import itertools
 import os
 import signal
 import sys
@@ -55,6 +58,8 @@ def main() -> None:
     trainer = Trainer(
         CONFIG, bags, bags.holdout(), folder, workers=workers, saving=saving, stop=lambda: bool(asked)
     )
+    if len(sys.argv) > 4:
+        _send_itself(trainer, int(sys.argv[4]), int(sys.argv[5]))
     print("started", flush=True)
     try:
         for _ in trainer.epochs():
@@ -64,6 +69,17 @@ def main() -> None:
         raise
     print("finished", flush=True)
     _leave(world_size)
+
+
+def _send_itself(trainer: Trainer, number: int, step: int) -> None:
+    train_on, steps = trainer._train_on, itertools.count(1)
+
+    def counted(*arguments, **named) -> None:
+        train_on(*arguments, **named)
+        if next(steps) == step:
+            os.kill(os.getpid(), number)
+
+    trainer._train_on = counted
 
 
 def _leave(world_size: int) -> None:

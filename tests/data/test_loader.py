@@ -23,6 +23,8 @@ from mhimdist.data.loader import BagShards
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import ConfigError, CorruptShard, DataError, ManifestError
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture
 def features(tmp_path: Path) -> dict[str, np.ndarray]:
@@ -171,9 +173,9 @@ def test_a_forked_process_reads_on(shards: Path) -> None:
     here, there = fork.Pipe()
     child = fork.Process(target=_sum_in_child, args=(bags, there))
     child.start()
-    assert here.poll(60)
+    assert here.poll(300)
     assert here.recv() == expected
-    child.join(60)
+    child.join(300)
     assert child.exitcode == 0
 
 

@@ -18,6 +18,7 @@ from mhimdist.data.manifest import Manifest
 from mhimdist.data.read_ahead import ReadAhead, read_ahead
 from mhimdist.errors import ConfigError, CorruptShard, DataError
 
+pytestmark = pytest.mark.numeric
 STEPS = [[4, 0], [5], [], [0], [1, 2, 3], [5, 5], [2]]
 READERS = [Loading(), Loading(read_ahead=False), Loading(reader="dali")]
 
@@ -88,10 +89,10 @@ def test_the_next_batch_is_made_while_one_is_used() -> None:
     bags.load = lambda rows, *args, **kw: (load(rows, *args, **kw), loaded[rows[0]].set())[0]  # type: ignore
     with ReadAhead(bags, [[0], [1], [2], [3]], dtype=torch.float32, device="cpu") as batches:
         next(batches)
-        assert loaded[1].wait(10)
+        assert loaded[1].wait(300)
         assert not loaded[2].wait(0.05)  # but not more than one: memory is bounded
         next(batches)
-        assert loaded[2].wait(10)
+        assert loaded[2].wait(300)
 
 
 def test_leaving_early_ends_the_thread(shards: Path) -> None:

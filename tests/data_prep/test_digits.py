@@ -33,6 +33,8 @@ from mhimdist.data.loader import BagShards
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import DataError
 
+pytestmark = pytest.mark.numeric
+
 
 def drawn(name: str, seed: int = 0, bags: int | None = None, scale: float | None = None) -> list[Slide]:
     data_set = DATA_SETS[name]

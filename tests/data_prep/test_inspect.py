@@ -13,6 +13,8 @@ from data_prep.shard import shard
 from mhimdist.command import run
 from mhimdist.errors import ManifestError
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture
 def features() -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ from mhimdist.model_settings import AttentionMIL
 from mhimdist.models import build
 from mhimdist.models.abmil import Attention
 
+pytestmark = pytest.mark.numeric
 BASELINES = {"attn": AttentionMIL(), "attn_gated": AttentionMIL(gated=True)}
 
 

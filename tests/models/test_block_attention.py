@@ -4,6 +4,8 @@ import torch
 from mhimdist.models import block_attention
 from mhimdist.models.block_attention import attend, attend_both, attend_weighted
 
+pytestmark = pytest.mark.numeric
+
 
 def _problem(dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
     """Weights, queries, keys and values; the latter three are views as heads of tokens are."""

@@ -9,6 +9,8 @@ from mhimdist.model_settings import CLAM
 from mhimdist.models import build
 from mhimdist.models.clam import smooth_top1_svm
 
+pytestmark = pytest.mark.numeric
+
 
 def _network(num_classes: int = 3, **settings):
     return build(

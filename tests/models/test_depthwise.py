@@ -4,6 +4,8 @@ from torch.nn import functional
 
 from mhimdist.models.depthwise import depthwise
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize(("height", "width", "kernel"), [(9, 8, (7, 7)), (2, 3, (5, 3)), (12, 1, (33, 1))])
 def test_it_is_torchs_convolution_with_its_gradients(height, width, kernel):

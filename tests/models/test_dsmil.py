@@ -8,6 +8,8 @@ from mhimdist.data.bags import PackedBags
 from mhimdist.model_settings import DSMIL
 from mhimdist.models import build
 
+pytestmark = pytest.mark.numeric
+
 
 def test_parameter_count_is_the_papers_without_the_unused_predictor():
     network = build(DSMIL(), num_features=1024, num_classes=2, seed=0)

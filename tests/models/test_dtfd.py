@@ -10,6 +10,7 @@ from mhimdist.model_settings import DTFD
 from mhimdist.models import build
 from mhimdist.models.dtfd import cut
 
+pytestmark = pytest.mark.numeric
 DISTILLATIONS = ["MaxS", "MaxMinS", "AFS"]
 
 

@@ -6,6 +6,8 @@ from test_models import SETTINGS, _bags, _build
 
 from mhimdist.draws import Draws
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("sizes", [[30], [1], [7, 1, 12]])

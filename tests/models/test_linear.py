@@ -6,6 +6,7 @@ from mhimdist.data.bags import PackedBags
 from mhimdist.models.blocks import BagPool, blocks
 from mhimdist.models.linear import Linear, linear, linear_relu, projection
 
+pytestmark = pytest.mark.numeric
 MIN_ROWS = 256
 
 

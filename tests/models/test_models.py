@@ -12,6 +12,7 @@ from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
 from mhimdist.models import build
 
+pytestmark = pytest.mark.numeric
 SETTINGS = {
     "abmil": model_settings.AttentionMIL(hidden_dim=20, attention_dim=8),
     "abmil gated": model_settings.AttentionMIL(hidden_dim=20, attention_dim=8, gated=True, activation="tanh"),

@@ -3,6 +3,8 @@ import torch
 
 from mhimdist.models.nystrom import NystromAttention
 
+pytestmark = pytest.mark.numeric
+
 
 def _attention(num_landmarks: int = 4, iterations: int = 6) -> NystromAttention:
     torch.manual_seed(0)

@@ -8,6 +8,8 @@ from mhimdist.data.bags import PackedBags
 from mhimdist.model_settings import Pooling
 from mhimdist.models import build
 
+pytestmark = pytest.mark.numeric
+
 
 def _derived(name, x_ND, label, projection, projection_bias, head, head_bias):
     """Logits, loss and the gradients of the four parameters for one bag."""

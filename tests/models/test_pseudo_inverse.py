@@ -4,6 +4,8 @@ from torch import Tensor
 
 from mhimdist.models.pseudo_inverse import PseudoInverse, inverse_times, times_inverse
 
+pytestmark = pytest.mark.numeric
+
 
 def _authors_inverse(matrix: Tensor, num_iterations: int) -> Tensor:
     """The iteration as the authors write it."""

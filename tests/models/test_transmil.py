@@ -7,6 +7,7 @@ from mhimdist.model_settings import TransMIL
 from mhimdist.models import build, transmil
 from mhimdist.models.transmil import PositionEncoding
 
+pytestmark = pytest.mark.numeric
 SMALL = TransMIL(hidden_dim=8, num_heads=2, num_landmarks=4)
 
 

@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 
 from mhimdist.ops import reference
 
+pytestmark = pytest.mark.numeric
+
 
 def _counts(pool, high, low, random):
     return reference.MaskCounts(*(torch.tensor([v]) for v in (pool, high, low, random)))
