@@ -22,7 +22,7 @@ from mhimdist.errors import ConfigError
 from mhimdist.masking import most_kept
 from mhimdist.mhim import StepLoss
 from mhimdist.models import BagModel
-from mhimdist.optimizer import flat
+from mhimdist.optimizer import flatten_parameters
 from mhimdist.step import TrainingStep, where
 from mhimdist.step_numbers import StepNumbers
 from mhimdist.teacher import Teacher
@@ -129,7 +129,7 @@ class GraphedStep(TrainingStep):
             ConfigError: the networks are not on a CUDA device, or several workers share a step.
         """
         super().__init__(config, student, teacher, workers)
-        device = flat(student).values.device
+        device = flatten_parameters(student).values.device
         if device.type == "cpu":
             raise ConfigError(f"cuda_graphs: expected a CUDA device, got {device.type}")
         if self.workers.world_size > 1:

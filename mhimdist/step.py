@@ -18,7 +18,7 @@ from mhimdist.draws import Draws
 from mhimdist.errors import NonFiniteError
 from mhimdist.mhim import MHIM, StepLoss, Student
 from mhimdist.models import BagModel
-from mhimdist.optimizer import adam, flat
+from mhimdist.optimizer import NamedAdam, flatten_parameters
 from mhimdist.teacher import Teacher
 from mhimdist.workers import Workers
 
@@ -51,9 +51,9 @@ class TrainingStep:
         """
         self.config, self.student, self.teacher, self._lap = config, student, teacher, lap
         self.workers = workers or Workers()
-        device = flat(student).values.device
+        device = flatten_parameters(student).values.device
         self.dtype = precision.compute_dtype(config.precision, device)
-        self.optimizer = adam(student.parameters(), config.optimizer)
+        self.optimizer = NamedAdam(student, config.optimizer)
         self.method = MHIM(config, student, teacher, self.workers.parallel(Student(student)), lap)
         self._clip_groups = [list(group) for group in student.clip_groups()]
         self.momentum: float | None = None
@@ -137,7 +137,7 @@ class TrainingStep:
         self._lap("backward")
         unless = is_bad if is_bad is None or is_rehearsal is None else torch.maximum(is_bad, is_rehearsal)
         # Fused Adam leaves weights and moments alone where it is 1.
-        self.optimizer.found_inf = unless  # type: ignore[attr-defined]
+        self.optimizer.found_inf = unless
         self.optimizer.step()
         self._lap("optimiser")
         if self.teacher is not None and self.teacher.is_own_network:

@@ -18,8 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 from mhimdist import atomic, storage, study
 from mhimdist.config import TrainConfig
 from mhimdist.data.splits import Split
-from mhimdist.engine import EpochRecord
 from mhimdist.errors import RunLockedError, SweepError
+from mhimdist.history import EpochRecord
 from mhimdist.report import summary as report
 from mhimdist.run_folder import HISTORY
 from mhimdist.samplers import Params

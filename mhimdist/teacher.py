@@ -8,7 +8,7 @@ from torch import Tensor
 from mhimdist import config, precision
 from mhimdist.data.bags import PackedBags
 from mhimdist.models import BagModel, BagOutput
-from mhimdist.optimizer import flat
+from mhimdist.optimizer import flatten_parameters
 
 
 class Teacher:
@@ -66,4 +66,4 @@ class Teacher:
             share: as a number, or as a float32 scalar on the device.
         """
         if self.settings.has_momentum:
-            flat(self.network).values.lerp_(flat(student).values, share)
+            flatten_parameters(self.network).values.lerp_(flatten_parameters(student).values, share)

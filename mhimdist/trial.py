@@ -25,9 +25,10 @@ from mhimdist import atomic, checkpoint
 from mhimdist.config import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
-from mhimdist.engine import EpochRecord, Trainer
+from mhimdist.engine import Trainer
 from mhimdist.errors import PreemptedError, RunLockedError
 from mhimdist.first_stage import open_trainer
+from mhimdist.history import EpochRecord
 from mhimdist.run_folder import HISTORY, LOST_LOCK_S, Saving
 
 DONE_FILE = "done.json"

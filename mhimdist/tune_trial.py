@@ -30,9 +30,9 @@ from mhimdist.config import TrainConfig
 from mhimdist.data.loader import BagShards, open_bags
 from mhimdist.data.remote import Location
 from mhimdist.data.splits import Split
-from mhimdist.engine import EpochRecord
 from mhimdist.errors import DiskFullError, PreemptedError, RunLockedError
 from mhimdist.first_stage import first_stage
+from mhimdist.history import EpochRecord
 from mhimdist.room import is_out_of_memory
 from mhimdist.run_folder import Saving
 from mhimdist.sweep import Sweep

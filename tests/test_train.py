@@ -12,12 +12,12 @@ import psutil
 import pytest
 import ray
 import torch
+from trained_run import load_run
 
 from data_prep import digits
 from mhimdist.config import load_config
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import holdout
-from mhimdist.engine import load_run
 from mhimdist.errors import NonFiniteError, PreemptedError
 from mhimdist.first_stage import open_trainer
 from mhimdist.run_folder import RunFolder, Saving

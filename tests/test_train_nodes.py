@@ -10,11 +10,11 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 from test_train import CONFIG
+from trained_run import load_run
 
 from data_prep import digits
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import holdout
-from mhimdist.engine import load_run
 from mhimdist.first_stage import open_trainer
 from mhimdist.run_folder import Saving
 from mhimdist.train import Group, train

@@ -13,8 +13,9 @@ from memory_bags import MemoryBags
 from mhimdist import __version__, atomic, checkpoint, trial
 from mhimdist.config import load_config
 from mhimdist.data.splits import Split
-from mhimdist.engine import EpochRecord, Trainer
+from mhimdist.engine import Trainer
 from mhimdist.errors import PreemptedError, RunLockedError
+from mhimdist.history import EpochRecord
 from mhimdist.run_folder import Saving
 from mhimdist.trial import (
     DONE_FILE,
