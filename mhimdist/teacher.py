@@ -19,7 +19,13 @@ class Teacher:
     """
 
     def __init__(self, settings: config.Teacher, student: BagModel, pretrained: BagModel | None) -> None:
-        """Start from the pre-trained network, from a copy of the student, or as the student itself."""
+        """Start from the pre-trained network, from a copy of the student, or as the student itself.
+
+        Args:
+            settings: which of them, and how the teacher moves.
+            student: the network as training begins with it, on its device.
+            pretrained: the first stage's network, needed where the settings start from it.
+        """
         self.settings = settings
         if settings.kind == "student_copy":
             self.network = student
