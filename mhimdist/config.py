@@ -145,7 +145,13 @@ class Optimizer(Settings):
     )
 
     def rate(self, epoch: int, epochs: int, bags_per_step: int) -> float:
-        """The learning rate of an epoch, counted from 0."""
+        """The learning rate of an epoch.
+
+        Args:
+            epoch: counted from 0.
+            epochs: of the whole run.
+            bags_per_step: scales the rate as `rate_rule` says.
+        """
         peak = (
             self.learning_rate
             * {"none": 1, "sqrt": bags_per_step**0.5, "linear": bags_per_step}[self.rate_rule]

@@ -4,30 +4,28 @@ It knows nothing of Ray: a caller steps through `Trainer.epochs()` and reports w
 workers is several processes that step through the same loop, each with its share of every step's bags.
 """
 
-import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
 
 import torch
-from torch import Tensor
 
 from mhimdist import denormals, precision
 from mhimdist.config import TrainConfig
 from mhimdist.data.bags import BagSource, PackedBags
 from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.residency import resident
-from mhimdist.data.sampler import epoch_plan, warn_of_larger_bags
+from mhimdist.data.sampler import EpochPlan, epoch_plan, warn_of_larger_bags
 from mhimdist.data.splits import Split
 from mhimdist.draws import Draws
-from mhimdist.errors import CheckpointError, ConfigError, PreemptedError
+from mhimdist.errors import ConfigError, PreemptedError
 from mhimdist.evaluation import Predictions, predict
 from mhimdist.graphs import GraphedStep
-from mhimdist.mhim import StepLoss
+from mhimdist.history import EpochRecord
 from mhimdist.models import BagModel, build
-from mhimdist.run_folder import HISTORY, LOST_LOCK_S, Position, RunFolder, Saving
+from mhimdist.run_folder import LOST_LOCK_S, RunFolder, Saving
+from mhimdist.run_state import RunState, Totals
 from mhimdist.step import TrainingStep
 from mhimdist.teacher import Teacher
 from mhimdist.workers import Workers
@@ -36,60 +34,12 @@ AGREE_EVERY_STEPS = 16
 """Steps between two agreements of the workers on whether to stop or to save."""
 
 
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch did: a line of `history.jsonl`. Ratios are shares of the epoch's instances.
-
-    `train_s` is the time of its training steps, `epoch_s` that and the validation's; of an epoch that was
-    resumed, since then. Where it `selects_on_test`, "validation" is the test bags: the authors' protocol.
-    """
-
-    epoch: int
-    loss: float
-    classification_loss: float
-    consistency_loss: float
-    learning_rate: float
-    momentum: float | None
-    kept_ratio: float
-    masked_high_ratio: float
-    masked_low_ratio: float
-    masked_random_ratio: float
-    student_validation_auc: float
-    student_validation_loss: float
-    teacher_validation_auc: float | None
-    selects_on_test: bool
-    best_epoch: int
-    best_validation_auc: float
-    train_s: float
-    epoch_s: float
-
-    @classmethod
-    def read(cls, record: Mapping[str, Any], folder: Path) -> Self:
-        """A record of the history in a run's folder.
-
-        Raises:
-            CheckpointError: a release with other records wrote it.
-        """
-        expected = {field.name for field in fields(cls)}
-        if difference := expected ^ record.keys():
-            raise CheckpointError(
-                f"{folder}: its history is of another release, whose records differ in "
-                f"{', '.join(sorted(difference))}; give the run another folder"
-            )
-        return cls(**record)
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """What an epoch is selected by: the highest student validation AUC, then the lowest loss."""
-        return self.student_validation_auc, -self.student_validation_loss
-
-
 class Trainer:
     """One run of a configuration on a split, resumed from its folder where that holds a checkpoint.
 
     Attributes:
         student, teacher: the networks; the teacher is None where the configuration has none.
-        history: a record for every epoch done.
+        run: what the run is in the middle of.
     """
 
     def __init__(
@@ -123,42 +73,34 @@ class Trainer:
             SplitError: the split does not fit the data.
         """
         split.check(bags.keys, bags.cases, bags.labels_N)
-        weights = config.loss.class_weights
-        if weights is not None and len(weights) != len(bags.classes):
-            raise ConfigError(
-                f"loss.class_weights: expected {len(bags.classes)} weights, of {', '.join(bags.classes)}; "
-                f"got {len(weights)}"
-            )
+        _check_class_weights(config, bags.classes)
         self.device = device_of(config.device)
         self.config, self.split = config, split
         self.bags: BagSource = resident(bags, config.loading.cache, self.device)
         self.workers, self.saving, self._stop = workers or Workers(), saving or Saving(), stop
-        self.history: list[EpochRecord] = []
-        self._step = 0
-        self._totals = _Totals()
-
-        self.student = self._build()
-        if pretrained is not None and config.student_init == "projection":
-            self.student.projection.load_state_dict(pretrained.projection.state_dict())
-        elif pretrained is not None and config.student_init == "all":
-            self.student.load_state_dict(pretrained.state_dict())
+        self.student = _first_student(config, bags, pretrained).to(self.device)
         self.teacher = (
             Teacher(config.teacher, self.student, pretrained) if config.teacher.kind != "none" else None
         )
         self._train_rows = bags.rows_of(split.train)
         if self.workers.rank == 0:
             warn_of_larger_bags(bags, config.max_instances, self._train_rows)
-        self._best_weights = _copy(self.student)
         # On several workers this copies worker 0's weights to all others, before a checkpoint is loaded.
         step = GraphedStep if config.cuda_graphs else TrainingStep
         self.train_step = step(config, self.student, self.teacher, self.workers)
         self.optimizer = self.train_step.optimizer
+        self.run = RunState(self.student, self.teacher, self.optimizer, self.workers)
         self.folder = self._open(folder) if folder is not None else None
 
     @property
+    def history(self) -> list[EpochRecord]:
+        """A record for every epoch done."""
+        return self.run.history
+
+    @property
     def best(self) -> EpochRecord:
-        """The selected epoch; of equals the first."""
-        return max(self.history, key=lambda record: record.rank)
+        """The selected epoch, the first of equals."""
+        return self.run.best
 
     @property
     def is_finished(self) -> bool:
@@ -193,27 +135,28 @@ class Trainer:
 
     def best_student(self) -> BagModel:
         """The student as it was after the selected epoch."""
-        network = self._build()
-        network.load_state_dict(self._best_weights)
+        network = _build(self.config, self.bags).to(self.device)
+        network.load_state_dict(self.run.best_weights)
         return network
-
-    def _build(self) -> BagModel:
-        return build(
-            self.config.model,
-            num_features=self.bags.num_features,
-            num_classes=len(self.bags.classes),
-            seed=self.config.seed,
-        ).to(self.device)
 
     def _run_epoch(self) -> EpochRecord:
         """Train the rest of the current epoch, which is all of it unless the run was resumed within."""
-        started = last_saved = time.perf_counter()
+        started = time.perf_counter()
         config, epoch = self.config, len(self.history)
         learning_rate = config.optimizer.rate(epoch, config.epochs, config.bags_per_step)
         self.train_step.set_learning_rate(learning_rate)
-        draws = Draws(config.seed, epoch)
-        rows_N = self._train_rows
-        plan = epoch_plan(
+        self._take_steps(epoch)
+        self.train_step.check(wait=True)
+        totals = Totals(self.workers.sum(self.run.totals.values))
+        record = self._record(totals.means(), learning_rate, self.train_step.momentum, started)
+        self.run.end_epoch(record)
+        self._save()
+        return record
+
+    def _plan(self, epoch: int) -> EpochPlan:
+        """Which bags each step of an epoch has, on each worker."""
+        config, rows_N = self.config, self._train_rows
+        return epoch_plan(
             self.bags.sizes_N[rows_N],
             seed=config.seed,
             epoch=epoch,
@@ -222,16 +165,26 @@ class Trainer:
             world_size=self.workers.world_size,
             balance_labels=self.bags.labels_N[rows_N] if config.sampling == "class_balanced" else None,
         )
-        mine = [rows_N[positions] for positions in plan.of_rank(self.workers.rank, self._step)]
+
+    def _take_steps(self, epoch: int) -> None:
+        """Take the steps of an epoch that are not done yet.
+
+        Raises:
+            PreemptedError: the run was asked to stop; it is saved.
+        """
+        config, rows_N, run = self.config, self._train_rows, self.run
+        last_saved = time.perf_counter()
+        plan, draws = self._plan(epoch), Draws(config.seed, epoch)
+        mine = [rows_N[positions] for positions in plan.of_rank(self.workers.rank, run.step)]
         with read_ahead(
             self.bags, mine, dtype=self.train_step.dtype, device=self.device, loading=config.loading
         ) as batches:
-            while self._step < len(plan):
-                progress = (epoch + plan.num_bags_before(self._step) / len(rows_N)) / config.epochs
+            while run.step < len(plan):
+                progress = (epoch + plan.num_bags_before(run.step) / len(rows_N)) / config.epochs
                 # Not held here, so that its memory is free for the batch after the next.
-                self._train_on(next(batches), plan.num_bags(self._step), draws, progress)
-                self._step += 1
-                if self._step % AGREE_EVERY_STEPS == 0 and self._step < len(plan):
+                self._train_on(next(batches), plan.num_bags(run.step), draws, progress)
+                run.step += 1
+                if run.step % AGREE_EVERY_STEPS == 0 and run.step < len(plan):
                     every_s = self.saving.every_s
                     is_due = every_s is not None and time.perf_counter() - last_saved >= every_s
                     stop, save = self.workers.any(self._stop(), is_due)
@@ -240,26 +193,16 @@ class Trainer:
                         last_saved = time.perf_counter()
                     if stop:
                         raise PreemptedError(
-                            f"stopped as asked in epoch {epoch} after step {self._step} of {len(plan)}; "
+                            f"stopped as asked in epoch {epoch} after step {run.step} of {len(plan)}; "
                             "the same command goes on from there"
                         )
-
-        self.train_step.check(wait=True)
-        totals = self.workers.sum(self._totals.values)
-        record = self._record(_Totals(totals).means(), learning_rate, self.train_step.momentum, started)
-        self.history.append(record)
-        self._step, self._totals = 0, _Totals()
-        if record.best_epoch == epoch:
-            self._best_weights = _copy(self.student)
-        self._save()
-        return record
 
     def _train_on(self, packed: PackedBags, num_bags: int, draws: Draws, progress: float) -> None:
         """One optimiser step on the bags of all workers, `num_bags`, of which this one has `packed`."""
         mine = packed if len(packed) else None
         step_loss = self.train_step(mine, draws, progress=progress, num_bags=num_bags)
         if step_loss is not None:
-            self._totals.add(step_loss)
+            self.run.totals.add(step_loss)
 
     def _record(
         self, means: dict[str, float], learning_rate: float, momentum: float | None, started: float
@@ -269,12 +212,9 @@ class Trainer:
         validation = self._predict(self.student)
         auc = validation.auc
         assert auc is not None, "the split's check wants several classes in validation"
-        epoch = best_epoch = len(self.history)
-        best_auc = auc
-        if self.history and (auc, -validation.loss) <= self.best.rank:
-            best_epoch, best_auc = self.best.epoch, self.best.student_validation_auc
+        best_epoch, best_auc = self.run.best_with(auc, validation.loss)
         return EpochRecord(
-            epoch=epoch,
+            epoch=len(self.history),
             **means,
             learning_rate=learning_rate,
             momentum=momentum,
@@ -316,108 +256,48 @@ class Trainer:
             latest = folder.latest()
         latest = self.workers.from_first(latest)
         if latest is not None:
-            self._load(path, *latest)
+            self.run.load(*latest, folder=path)
         if folder is not None and self.is_finished:
             folder.unlock()
         return folder
 
     def _save(self) -> None:
-        """Checkpoint where the run is; the sums of an unfinished epoch are those of each worker."""
+        """Checkpoint where the run is; all workers have to."""
         self.train_step.check(wait=True)
-        totals = self.workers.gather(self._totals.values.tolist())
-        if self.folder is None:
-            return
-        history = [asdict(record) for record in self.history]
-        ranked = sorted(self.history, key=lambda record: record.rank, reverse=True)
-        self.folder.save(
-            Position(len(self.history), self._step),
-            self._tensors(),
-            {"step": self._step, "totals": totals, "history": history},
-            history=history,
-            best_epochs=[record.epoch + 1 for record in ranked],
+        tensors, state = self.run.state()
+        if self.folder is not None:
+            self.folder.save(
+                self.run.position,
+                tensors,
+                state,
+                history=state["history"],
+                best_epochs=self.run.best_epochs,
+            )
+
+
+def _check_class_weights(config: TrainConfig, classes: Sequence[str]) -> None:
+    weights = config.loss.class_weights
+    if weights is not None and len(weights) != len(classes):
+        raise ConfigError(
+            f"loss.class_weights: expected {len(classes)} weights, of {', '.join(classes)}; "
+            f"got {len(weights)}"
         )
 
-    def _load(self, folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-        self.history = [EpochRecord.read(record, folder) for record in state["history"]]
-        self._step = state["step"]
-        self._totals = _Totals(self._share_of_totals(state["totals"]))
-        self._load_tensors(tensors)
 
-    def _share_of_totals(self, totals: list[list[float]]) -> Tensor:
-        """The sums of this worker; after a change of the number of workers the first one takes all."""
-        by_rank = torch.tensor(totals, dtype=torch.float64)
-        if len(totals) == self.workers.world_size:
-            return by_rank[self.workers.rank]
-        return by_rank.sum(0) if self.workers.rank == 0 else torch.zeros_like(by_rank[0])
-
-    def _tensors(self) -> dict[str, dict[str, Tensor]]:
-        tensors = {"student": dict(self.student.state_dict()), "best_student": self._best_weights}
-        if self.teacher is not None and self.teacher.is_own_network:
-            tensors["teacher"] = dict(self.teacher.network.state_dict())
-        tensors["optimizer"] = {
-            f"{kind}.{name}": value
-            for name, parameter in self.student.named_parameters()
-            for kind, value in self.optimizer.state[parameter].items()
-        }
-        return tensors
-
-    def _load_tensors(self, tensors: dict[str, dict[str, Tensor]]) -> None:
-        self.student.load_state_dict(tensors["student"])
-        self._best_weights = tensors["best_student"]
-        if self.teacher is not None and self.teacher.is_own_network:
-            self.teacher.network.load_state_dict(tensors["teacher"])
-        for name, parameter in self.student.named_parameters():
-            saved = {kind: tensors["optimizer"][f"{kind}.{name}"] for kind in ("exp_avg", "exp_avg_sq")}
-            self.optimizer.state[parameter] = {
-                "step": tensors["optimizer"][f"step.{name}"].to(self.device),
-                **{kind: value.to(self.device) for kind, value in saved.items()},
-            }
-
-
-def load_run(folder: Path) -> tuple[TrainConfig, Split, list[EpochRecord]]:
-    """What a run's folder says of it: configuration, split and history."""
-    config = TrainConfig.model_validate_json((folder / "config.json").read_text())
-    lines = (folder / HISTORY).read_text().splitlines()
-    records = [EpochRecord.read(json.loads(line), folder) for line in lines]
-    return config, Split.load(folder / "split.json"), records
-
-
-class _Totals:
-    """Sums over an epoch's steps of one worker, kept on the device until the epoch is over."""
-
-    NAMES = (
-        "num_bags",
-        "num_instances",
-        "num_kept",
-        "loss",
-        "classification_loss",
-        "consistency_loss",
-        "masked_high_ratio",
-        "masked_low_ratio",
-        "masked_random_ratio",
+def _build(config: TrainConfig, bags: BagSource) -> BagModel:
+    return build(
+        config.model, num_features=bags.num_features, num_classes=len(bags.classes), seed=config.seed
     )
 
-    def __init__(self, values: Tensor | None = None) -> None:
-        self.values = torch.zeros(len(self.NAMES), dtype=torch.float64) if values is None else values
 
-    def add(self, step: StepLoss) -> None:
-        counts = (len(step.total_B), step.num_instances)
-        self.values = self.values.to(step.sums_7.device)
-        for place, count in enumerate(counts):  # no copy from the host, which would wait for the device
-            self.values[place] += count
-        self.values[len(counts) :] += step.sums_7
-
-    def means(self) -> dict[str, float]:
-        totals = dict(zip(self.NAMES, self.values.tolist(), strict=True))
-        per_bag, per_instance = totals.pop("num_bags"), totals.pop("num_instances")
-        means = {"kept_ratio": totals.pop("num_kept") / per_instance}
-        for name, total in totals.items():
-            means[name] = total / (per_bag if name.endswith("loss") else per_instance)
-        return means
-
-
-def _copy(network: BagModel) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in network.state_dict().items()}
+def _first_student(config: TrainConfig, bags: BagSource, pretrained: BagModel | None) -> BagModel:
+    """The student as training begins with it."""
+    student = _build(config, bags)
+    if pretrained is not None and config.student_init == "projection":
+        student.projection.load_state_dict(pretrained.projection.state_dict())
+    elif pretrained is not None and config.student_init == "all":
+        student.load_state_dict(pretrained.state_dict())
+    return student
 
 
 def device_of(name: str) -> torch.device:

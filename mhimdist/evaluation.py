@@ -61,6 +61,11 @@ class Predictions:
 def predict(network: BagModel, bags: BagSource, keys: Sequence[str]) -> Predictions:
     """Predict whole bags, one at a time, without dropout.
 
+    Args:
+        network: predicts on the device where it is.
+        bags: the data set.
+        keys: of the bags to predict, at least one.
+
     Raises:
         NonFiniteError: a bag's probabilities are not finite; the message names it.
     """
@@ -85,7 +90,16 @@ def predict(network: BagModel, bags: BagSource, keys: Sequence[str]) -> Predicti
 
 
 def evaluate(network: BagModel, bags: BagSource, split: Split) -> dict[str, dict[str, float | None]]:
-    """Metrics of the validation and the test bags, both at the Youden threshold of the validation scores."""
+    """Metrics of the validation and the test bags, both at the Youden threshold of the validation scores.
+
+    Args:
+        network: predicts on the device where it is.
+        bags: the data set.
+        split: says which bags validate and which test.
+
+    Raises:
+        NonFiniteError: a bag's probabilities are not finite; the message names it.
+    """
     return judge(predict(network, bags, split.validation), predict(network, bags, split.test))
 
 

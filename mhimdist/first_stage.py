@@ -20,8 +20,9 @@ from mhimdist import atomic, checkpoint
 from mhimdist.config import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
-from mhimdist.engine import EpochRecord, Trainer, device_of
+from mhimdist.engine import Trainer, device_of
 from mhimdist.errors import CheckpointError
+from mhimdist.history import EpochRecord
 from mhimdist.models import BagModel, build
 from mhimdist.official import load_official
 from mhimdist.precision import compute_dtype

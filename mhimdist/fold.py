@@ -30,10 +30,11 @@ from mhimdist import atomic, checkpoint
 from mhimdist.config import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
-from mhimdist.engine import EpochRecord, Trainer
+from mhimdist.engine import Trainer
 from mhimdist.errors import CheckpointError, PreemptedError, RunLockedError
 from mhimdist.evaluation import judge, predict
 from mhimdist.first_stage import first_stage, open_trainer
+from mhimdist.history import EpochRecord
 from mhimdist.models import BagModel
 from mhimdist.result import OUTSIDE_WEIGHTS, Result
 from mhimdist.run_folder import HISTORY, LOST_LOCK_S, RunFolder, Saving

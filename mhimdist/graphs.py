@@ -22,8 +22,8 @@ from mhimdist.errors import ConfigError
 from mhimdist.masking import most_kept
 from mhimdist.mhim import StepLoss
 from mhimdist.models import BagModel
-from mhimdist.optimizer import flat
-from mhimdist.step import TrainingStep, where
+from mhimdist.optimizer import flatten_parameters
+from mhimdist.step import TrainingStep, place_of
 from mhimdist.step_numbers import StepNumbers
 from mhimdist.teacher import Teacher
 from mhimdist.workers import Workers
@@ -67,8 +67,8 @@ class CudaGraphs:
         graph = torch.cuda.CUDAGraph()
         # Another thread may be reading the next batch: what it does is no part of the graph.
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            found = work()
-        return found, graph.replay
+            outputs = work()
+        return outputs, graph.replay
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class _Graph:
 
     bags: PackedBags
     replay: Callable[[], None]
-    found: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
 
 
 class GraphedStep(TrainingStep):
@@ -129,7 +129,7 @@ class GraphedStep(TrainingStep):
             ConfigError: the networks are not on a CUDA device, or several workers share a step.
         """
         super().__init__(config, student, teacher, workers)
-        device = flat(student).values.device
+        device = flatten_parameters(student).values.device
         if device.type == "cpu":
             raise ConfigError(f"cuda_graphs: expected a CUDA device, got {device.type}")
         if self.workers.world_size > 1:
@@ -153,24 +153,31 @@ class GraphedStep(TrainingStep):
     def __call__(
         self, bags: PackedBags | None, draws: Draws, *, progress: float, num_bags: int
     ) -> StepLoss | None:
-        """See `TrainingStep.__call__`."""
+        """Train on the bags of a step, all of which a single worker has; gives their losses.
+
+        Args:
+            bags, draws, progress, num_bags: see `TrainingStep.__call__`.
+
+        Raises:
+            NonFiniteError: the loss or a gradient of an earlier step is not finite.
+        """
         assert bags is not None, "a single worker has all bags of a step"
         assert len(bags) == num_bags
-        follow = self._share(progress, num_bags)
+        teacher_share = self._teacher_share(progress, num_bags)
         bucket = self._bucket(bags, progress)
         graph = self._graphs.get(bucket)
         if graph is None:
-            self._set_numbers(draws, progress, follow, is_rehearsal=True)
+            self._set_numbers(draws, progress, teacher_share, is_rehearsal=True)
             graph = self._graphs[bucket] = self._record(bucket, bags)
             if len(self._graphs) > self._most_graphs:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(bucket)
         _copy(bags, graph.bags)
-        self._set_numbers(draws, progress, follow)
+        self._set_numbers(draws, progress, teacher_share)
         graph.replay()
-        found_2, *found = graph.found
-        self._read_later(found_2, where(bags, draws))
-        losses_3B, counts_4, sums_7 = (tensor.clone() for tensor in found)  # the next step writes there
+        verdict_2, *results = graph.outputs
+        self._read_later(verdict_2, place_of(bags, draws))
+        losses_3B, counts_4, sums_7 = (tensor.clone() for tensor in results)  # the next step writes there
         total_B, classification_B, consistency_B = losses_3B.unbind()
         num_kept, high, low, random = counts_4.unbind()
         return StepLoss(
@@ -186,7 +193,7 @@ class GraphedStep(TrainingStep):
         )
 
     def _set_numbers(
-        self, draws: Draws, progress: float, follow: float, *, is_rehearsal: bool = False
+        self, draws: Draws, progress: float, teacher_share: float, *, is_rehearsal: bool = False
     ) -> None:
         self._numbers.fill(
             StepNumbers.of(
@@ -194,7 +201,7 @@ class GraphedStep(TrainingStep):
                 draws,
                 progress,
                 learning_rate=self._learning_rate,
-                follow=follow,
+                teacher_share=teacher_share,
                 is_rehearsal=is_rehearsal,
             )
         )
@@ -213,31 +220,31 @@ class GraphedStep(TrainingStep):
             self._graphs.clear()
             self._recorder = self._make_recorder()
             self._features_TD = bags.features_TD.new_zeros(bucket.rows, bags.features_TD.shape[1])
-        lasting = PackedBags(
+        static_bags = PackedBags(
             features_TD=self._features_TD[: bucket.rows],
             offsets_B1=torch.empty_like(bags.offsets_B1),
             labels_B=torch.empty_like(bags.labels_B),
             ids_B=torch.empty_like(bags.ids_B),
             keys=bags.keys,
         )
-        _copy(bags, lasting)
+        _copy(bags, static_bags)
 
         def work() -> tuple[Tensor, ...]:
-            loss = self.method.loss_by(lasting, self._numbers, capacity=bucket.capacity)
+            loss = self.method.loss_by(static_bags, self._numbers, capacity=bucket.capacity)
             mean = self._mean(loss.total_B, bucket.num_bags)
-            found_2 = self._learn(mean, self._numbers.follow, self._numbers.is_rehearsal)
-            assert found_2 is not None
+            verdict_2 = self._learn(mean, self._numbers.teacher_share, self._numbers.is_rehearsal)
+            assert verdict_2 is not None
             losses = (loss.total_B.detach(), loss.classification_B, loss.consistency_B)
             counts = (loss.num_kept, loss.masked_high, loss.masked_low, loss.masked_random)
-            return found_2, torch.stack(losses), torch.stack(counts), loss.sums_7
+            return verdict_2, torch.stack(losses), torch.stack(counts), loss.sums_7
 
-        found, replay = self._recorder.record(work)
-        return _Graph(lasting, replay, found)
+        outputs, replay = self._recorder.record(work)
+        return _Graph(static_bags, replay, outputs)
 
 
-def _copy(bags: PackedBags, lasting: PackedBags) -> None:
+def _copy(bags: PackedBags, static_bags: PackedBags) -> None:
     """Copy bags to where a graph reads them; what lies behind them stays, and is ignored."""
-    lasting.features_TD[: len(bags.features_TD)].copy_(bags.features_TD)
-    lasting.offsets_B1.copy_(bags.offsets_B1)
-    lasting.labels_B.copy_(bags.labels_B)
-    lasting.ids_B.copy_(bags.ids_B)
+    static_bags.features_TD[: len(bags.features_TD)].copy_(bags.features_TD)
+    static_bags.offsets_B1.copy_(bags.offsets_B1)
+    static_bags.labels_B.copy_(bags.labels_B)
+    static_bags.ids_B.copy_(bags.ids_B)

@@ -10,8 +10,8 @@ import ray
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from mhimdist.engine import EpochRecord
 from mhimdist.fold import Epoch, Fold, Run, keep_best_only
+from mhimdist.history import EpochRecord
 from mhimdist.task import Task
 from mhimdist.train import Group, train
 from mhimdist.trial import Launcher

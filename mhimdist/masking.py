@@ -23,7 +23,14 @@ def ratios_at(masking: Masking, progress: float) -> tuple[float, float, float, f
 
 
 def most_kept(masking: Masking, num_instances: int, num_bags: int, progress: float) -> int:
-    """How many instances of bags can stay at most: what the host knows without waiting for the device."""
+    """How many instances of bags can stay at most: what the host knows without waiting for the device.
+
+    Args:
+        masking: the ratios and their schedules.
+        num_instances: of all bags together.
+        num_bags: among which they are.
+        progress: share of the run's bags already seen, in [0, 1].
+    """
     masked = max(ratio.at(progress) for ratio in (masking.high, masking.low, masking.random))
     # Of each bag at least the largest ratio is gone, but for the one instance that always stays.
     return min(num_instances, int(num_instances * (1 - masked)) + num_bags)

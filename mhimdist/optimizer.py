@@ -5,7 +5,7 @@ number. The parameters themselves stay what they were, views with names and shap
 and everything else that looks at a network sees no difference.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -52,16 +52,54 @@ class FlatParameters:
         )
 
 
-def flat(network: nn.Module) -> FlatParameters:
-    """The network's parameters in one buffer, moved there where they are not yet."""
+def flatten_parameters(network: nn.Module) -> FlatParameters:
+    """Move the network's parameters into one buffer, where they are not in one yet.
+
+    They stay the same parameters at another place in memory, so that a CUDA graph or a view made before no
+    longer sees them.
+    """
     found = network.__dict__.get("_flat_parameters")
     if found is None or next(network.parameters()) is not found.masters[0] or not found.is_current():
         found = network.__dict__["_flat_parameters"] = FlatParameters(network)
     return found
 
 
-def adam(parameters: Iterable[nn.Parameter], settings: config.Optimizer) -> torch.optim.Adam:
-    """Adam as the settings ask for it, in one pass over parameters, gradients and moments."""
-    return torch.optim.Adam(
-        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
+class NamedAdam(torch.optim.Adam):
+    """Adam in one pass over parameters, gradients and moments; its state goes by the parameters' names.
+
+    Attributes:
+        found_inf: on a device, not 0 where the next step may change neither weights nor moments.
+    """
+
+    found_inf: Tensor | None
+
+    def __init__(self, network: nn.Module, settings: config.Optimizer) -> None:
+        """Take all parameters of a network, to be trained as the settings ask for it."""
+        super().__init__(
+            network.named_parameters(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+
+    def named_state(self) -> dict[str, Tensor]:
+        """What is kept for each parameter, the kind of it before the parameter's name: "KIND.NAME"."""
+        return {
+            f"{kind}.{name}": value
+            for name, parameter in self._named_parameters()
+            for kind, value in self.state[parameter].items()
+        }
+
+    def load_named_state(self, saved: Mapping[str, Tensor]) -> None:
+        """Take over what `named_state` gave; rates and other settings stay as they are.
+
+        Raises:
+            KeyError: some parameter lacks what others have.
+        """
+        kinds = dict.fromkeys(key.split(".", 1)[0] for key in saved)
+        for name, parameter in self._named_parameters():
+            self.state[parameter] = {kind: saved[f"{kind}.{name}"].to(parameter.device) for kind in kinds}
+
+    def _named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for group in self.param_groups:
+            yield from zip(group["param_names"], group["params"], strict=True)

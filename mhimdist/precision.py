@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mhimdist.optimizer import FlatParameters, flat
+from mhimdist.optimizer import FlatParameters, flatten_parameters
 
 Precision = Literal["auto", "float32", "bf16"]
 
@@ -54,7 +54,7 @@ class _Cast(torch.autograd.Function):
 
 def cast(network: nn.Module, dtype: torch.dtype) -> Mapping[str, Tensor]:
     """The parameters by name, in `dtype`; gradients reach the float32 ones."""
-    parameters = flat(network)
+    parameters = flatten_parameters(network)
     copies = _Cast.apply(parameters, dtype, *parameters.masters)
     return dict(zip(parameters.names, copies, strict=True))
 

@@ -109,7 +109,11 @@ class RunFolder:
             )
 
     def unlock(self) -> None:
-        """Wait for what is being written, and let other processes in; raises what `flush` does."""
+        """Wait for what is being written, and let other processes in.
+
+        Raises:
+            DiskFullError: what was being written does not fit.
+        """
         try:
             self.flush()
         finally:
@@ -156,6 +160,9 @@ class RunFolder:
             state: what JSON can hold.
             history: a row for every epoch done.
             best_epochs: number of epochs done at the best ends of epochs, the best first.
+
+        Raises:
+            DiskFullError: the checkpoint before this one did not fit.
         """
         self.flush()
         copies = {
@@ -167,7 +174,11 @@ class RunFolder:
         self._pending = self._writer.submit(self._write, position, copies, dict(state), rows, keep_best)
 
     def flush(self) -> None:
-        """Wait until everything is on disk; raises what went wrong in the background."""
+        """Wait until everything is on disk.
+
+        Raises:
+            DiskFullError: it does not fit; any other error of the background writer is raised as it is.
+        """
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()

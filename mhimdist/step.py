@@ -18,7 +18,7 @@ from mhimdist.draws import Draws
 from mhimdist.errors import NonFiniteError
 from mhimdist.mhim import MHIM, StepLoss, Student
 from mhimdist.models import BagModel
-from mhimdist.optimizer import adam, flat
+from mhimdist.optimizer import NamedAdam, flatten_parameters
 from mhimdist.teacher import Teacher
 from mhimdist.workers import Workers
 
@@ -51,9 +51,9 @@ class TrainingStep:
         """
         self.config, self.student, self.teacher, self._lap = config, student, teacher, lap
         self.workers = workers or Workers()
-        device = flat(student).values.device
+        device = flatten_parameters(student).values.device
         self.dtype = precision.compute_dtype(config.precision, device)
-        self.optimizer = adam(student.parameters(), config.optimizer)
+        self.optimizer = NamedAdam(student, config.optimizer)
         self.method = MHIM(config, student, teacher, self.workers.parallel(Student(student)), lap)
         self._clip_groups = [list(group) for group in student.clip_groups()]
         self.momentum: float | None = None
@@ -84,12 +84,12 @@ class TrainingStep:
             step_loss = self.method.loss(bags, draws, progress)
             loss = self._mean(step_loss.total_B, num_bags)
         self._lap("student")
-        place = where(bags, draws)
+        place = place_of(bags, draws)
         if loss.device.type == "cpu" and not torch.isfinite(loss):
             raise _not_finite(loss.item(), place)
-        found_2 = self._learn(loss, self._share(progress, num_bags), place=place)
-        if found_2 is not None:
-            self._read_later(found_2, place)
+        verdict_2 = self._learn(loss, self._teacher_share(progress, num_bags), place=place)
+        if verdict_2 is not None:
+            self._read_later(verdict_2, place)
         return step_loss
 
     def set_learning_rate(self, rate: float) -> None:
@@ -102,7 +102,7 @@ class TrainingStep:
         weight = self.workers.world_size / num_bags
         return total_B.sum() if weight == 1 else total_B.sum() * weight
 
-    def _share(self, progress: float, num_bags: int) -> float:
+    def _teacher_share(self, progress: float, num_bags: int) -> float:
         """How far the teacher moves after the step; notes its momentum."""
         if self.teacher is None or not self.teacher.is_own_network:
             return 0.0
@@ -129,19 +129,21 @@ class TrainingStep:
         """
         self.optimizer.zero_grad()
         loss.backward()
-        found = loss.detach() + self._gradient_norm()
+        loss_and_norm = loss.detach() + self._gradient_norm()
         # inf - inf is NaN, too; `isfinite` takes twice the launches.
-        is_bad = None if loss.device.type == "cpu" else (found - found != 0).float()
-        if is_bad is None and not math.isfinite(found):
+        is_bad = None if loss.device.type == "cpu" else (loss_and_norm - loss_and_norm != 0).float()
+        if is_bad is None and not math.isfinite(loss_and_norm):
             raise _not_finite(loss.item(), place)
         self._lap("backward")
-        unless = is_bad if is_bad is None or is_rehearsal is None else torch.maximum(is_bad, is_rehearsal)
+        skips_update = (
+            is_bad if is_bad is None or is_rehearsal is None else torch.maximum(is_bad, is_rehearsal)
+        )
         # Fused Adam leaves weights and moments alone where it is 1.
-        self.optimizer.found_inf = unless  # type: ignore[attr-defined]
+        self.optimizer.found_inf = skips_update
         self.optimizer.step()
         self._lap("optimiser")
         if self.teacher is not None and self.teacher.is_own_network:
-            self.teacher.follow(self.student, share if unless is None else (1 - unless) * share)
+            self.teacher.follow(self.student, share if skips_update is None else (1 - skips_update) * share)
         self._lap("average")
         return None if is_bad is None else torch.stack([is_bad, loss.detach()])
 
@@ -154,14 +156,14 @@ class TrainingStep:
         norms = [torch.nn.utils.clip_grad_norm_(group, clip_norm) for group in self._clip_groups]
         return norms[0] if len(norms) == 1 else torch.stack(norms).sum()
 
-    def _read_later(self, found_2: Tensor, where: str) -> None:
+    def _read_later(self, verdict_2: Tensor, place: str) -> None:
         """Send a verdict and the loss to the host, which does not wait for them."""
         self.check()
         on_host_2 = torch.empty(2, pin_memory=True)
-        on_host_2.copy_(found_2, non_blocking=True)
+        on_host_2.copy_(verdict_2, non_blocking=True)
         copied = torch.cuda.Event()
         copied.record()
-        self._unread.append((on_host_2, copied, where))
+        self._unread.append((on_host_2, copied, place))
 
     def check(self, *, wait: bool = False) -> None:
         """Raise for an earlier step whose loss or gradient was not finite.
@@ -173,21 +175,21 @@ class TrainingStep:
             NonFiniteError: its message names the bags.
         """
         while self._unread and (wait or self._unread[0][1].query()):
-            on_host_2, copied, where = self._unread.popleft()
+            on_host_2, copied, place = self._unread.popleft()
             copied.synchronize()
             is_bad, loss = on_host_2.tolist()
             if is_bad:
-                raise _not_finite(loss, where)
+                raise _not_finite(loss, place)
 
 
-def where(bags: PackedBags | None, draws: Draws) -> str:
+def place_of(bags: PackedBags | None, draws: Draws) -> str:
     """A step's place, for messages."""
     return f"in epoch {draws.epoch} at bag(s) {', '.join(bags.keys) if bags else 'of another worker'}"
 
 
-def _not_finite(loss: float, where: str) -> NonFiniteError:
+def _not_finite(loss: float, place: str) -> NonFiniteError:
     what = "a gradient is not finite" if math.isfinite(loss) else f"the loss became {loss}"
     return NonFiniteError(
-        f"{what} {where}; no weight was changed by them: look for NaN or huge features, or lower the "
+        f"{what} {place}; no weight was changed by them: look for NaN or huge features, or lower the "
         "learning rate"
     )

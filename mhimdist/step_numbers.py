@@ -40,7 +40,7 @@ class StepNumbers:
         progress: float,
         *,
         learning_rate: float = 0.0,
-        follow: float = 0.0,
+        teacher_share: float = 0.0,
         is_rehearsal: bool = False,
     ) -> Self:
         """The numbers on the CPU.
@@ -49,11 +49,11 @@ class StepNumbers:
             masking: the ratios and their schedules.
             draws: the epoch's random streams.
             progress: share of the run's bags already seen, in [0, 1].
-            learning_rate, follow, is_rehearsal: see the properties; only recorded work needs them.
+            learning_rate, teacher_share, is_rehearsal: see the properties; only recorded work needs them.
         """
         streams = (draws.stream(purpose) for purpose in ops.STREAMS)
         packed = _LAYOUT.pack(
-            *ratios_at(masking, progress), *streams, learning_rate, follow, float(is_rehearsal)
+            *ratios_at(masking, progress), *streams, learning_rate, teacher_share, float(is_rehearsal)
         )
         return cls(torch.frombuffer(bytearray(packed), dtype=torch.int64))
 
@@ -85,7 +85,7 @@ class StepNumbers:
         return self._rate(0)
 
     @property
-    def follow(self) -> Tensor:
+    def teacher_share(self) -> Tensor:
         """How far the teacher moves towards the student, 1 - momentum, a float32 scalar."""
         return self._rate(1)
 

@@ -16,9 +16,9 @@ from optuna.trial import FrozenTrial, TrialState
 from mhimdist import atomic, storage, study
 from mhimdist.config import TrainConfig
 from mhimdist.data.splits import Split
-from mhimdist.engine import EpochRecord
 from mhimdist.errors import RunLockedError, SweepError
 from mhimdist.fold import STOP_FILE, Fold, folds_of_trial
+from mhimdist.history import EpochRecord
 from mhimdist.proposals import Params
 from mhimdist.report import summary as report
 from mhimdist.run_folder import HISTORY

@@ -8,7 +8,7 @@ from torch import Tensor
 from mhimdist import config, precision
 from mhimdist.data.bags import PackedBags
 from mhimdist.models import BagModel, BagOutput
-from mhimdist.optimizer import flat
+from mhimdist.optimizer import flatten_parameters
 
 
 class Teacher:
@@ -19,7 +19,13 @@ class Teacher:
     """
 
     def __init__(self, settings: config.Teacher, student: BagModel, pretrained: BagModel | None) -> None:
-        """Start from the pre-trained network, from a copy of the student, or as the student itself."""
+        """Start from the pre-trained network, from a copy of the student, or as the student itself.
+
+        Args:
+            settings: which of them, and how the teacher moves.
+            student: the network as training begins with it, on its device.
+            pretrained: the first stage's network, needed where the settings start from it.
+        """
         self.settings = settings
         if settings.kind == "student_copy":
             self.network = student
@@ -66,4 +72,4 @@ class Teacher:
             share: as a number, or as a float32 scalar on the device.
         """
         if self.settings.has_momentum:
-            flat(self.network).values.lerp_(flat(student).values, share)
+            flatten_parameters(self.network).values.lerp_(flatten_parameters(student).values, share)

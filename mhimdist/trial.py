@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import mean
 
 from mhimdist.data.bags import BagSource
-from mhimdist.engine import EpochRecord
 from mhimdist.fold import Epoch, Fold, FoldRun, Run
+from mhimdist.history import EpochRecord
 from mhimdist.run_folder import Saving
 
 

@@ -5,10 +5,11 @@ import os
 import pytest
 import torch
 from memory_bags import gaussian_bags
+from trained_run import load_run
 
 from mhimdist.config import load_config
 from mhimdist.data.bags import PackedBags
-from mhimdist.engine import Trainer, load_run
+from mhimdist.engine import Trainer
 from mhimdist.errors import CheckpointError, ConfigError, NonFiniteError, PreemptedError, RunLockedError
 from mhimdist.evaluation import evaluate, predict
 from mhimdist.models import build

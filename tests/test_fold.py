@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 from memory_bags import gaussian_bags
+from trained_run import load_run
 
 from mhimdist import checkpoint, first_stage
 from mhimdist.config import load_config
 from mhimdist.data.splits import k_folds
-from mhimdist.engine import Trainer, load_run
+from mhimdist.engine import Trainer
 from mhimdist.errors import CheckpointError, PreemptedError
 from mhimdist.evaluation import predict
 from mhimdist.first_stage import open_trainer

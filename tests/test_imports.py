@@ -37,7 +37,20 @@ LAYERS = [
         "precision",
         "step_numbers",
     },
-    {"teacher", "mhim", "evaluation", "checkpoint", "run_folder", "workers", "official", "step", "graphs"},
+    {
+        *(
+            "teacher",
+            "mhim",
+            "evaluation",
+            "checkpoint",
+            "run_folder",
+            "workers",
+            "official",
+            "step",
+            "graphs",
+        ),
+        *("history", "run_state"),
+    },
     {"engine", "first_stage", "report"},
     {
         "local_cluster",

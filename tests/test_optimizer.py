@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mhimdist.models.linear import Linear
-from mhimdist.optimizer import ALIGNMENT, flat
+from mhimdist.optimizer import ALIGNMENT, flatten_parameters
 
 pytestmark = pytest.mark.numeric
 
@@ -17,7 +17,7 @@ def _network():
 def test_parameters_become_views_with_their_values():
     network = _network()
     before = copy.deepcopy(network.state_dict())
-    parameters = flat(network)
+    parameters = flatten_parameters(network)
     for name, parameter in network.named_parameters():
         assert torch.equal(parameter, before[name])
         assert parameter.storage_offset() % ALIGNMENT == 0
@@ -28,19 +28,19 @@ def test_parameters_become_views_with_their_values():
 
 def test_the_buffer_is_made_once_and_anew_where_parameters_have_moved():
     network = _network()
-    first = flat(network)
-    assert flat(network) is first
+    first = flatten_parameters(network)
+    assert flatten_parameters(network) is first
     twin = copy.deepcopy(network)
-    flat(twin).values.zero_()
+    flatten_parameters(twin).values.zero_()
     assert all((parameter == 0).all() for parameter in twin.parameters())
     assert not any((parameter == 0).all() for parameter in network.parameters())
     network[0].weight.data = network[0].weight.data.clone()
-    assert flat(network) is not first
+    assert flatten_parameters(network) is not first
 
 
 def test_loading_a_state_dict_reaches_the_buffer():
     network, other = _network(), _network()
-    values = flat(network).values
+    values = flatten_parameters(network).values
     network.load_state_dict(other.state_dict())
     assert torch.equal(values[: other[0].weight.numel()], other[0].weight.flatten())
 
@@ -48,7 +48,7 @@ def test_loading_a_state_dict_reaches_the_buffer():
 def test_the_buffer_can_be_asked_for_first_in_inference_mode():
     network = _network()
     with torch.inference_mode():
-        flat(network)
-    flat(network).values.add_(1.0)
+        flatten_parameters(network)
+    flatten_parameters(network).values.add_(1.0)
     network[0](torch.ones(1, 5)).sum().backward()
     assert network[0].weight.grad is not None

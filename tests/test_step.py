@@ -7,11 +7,11 @@ from memory_bags import gaussian_bags
 from mhimdist.config import load_config
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
-from mhimdist.engine import _Totals
 from mhimdist.errors import NonFiniteError
 from mhimdist.models import build
 from mhimdist.precision import cast
 from mhimdist.presets import preset
+from mhimdist.run_state import Totals
 from mhimdist.step import TrainingStep
 from mhimdist.teacher import Teacher
 
@@ -202,7 +202,7 @@ def test_nothing_of_the_step_waits_for_the_device(
     verdicts = []
     monkeypatch.setattr(step, "_read_later", lambda found_2, where: verdicts.append((found_2, where)))
     bags = _bags(sizes, step.dtype).to("meta")
-    totals = _Totals()
+    totals = Totals()
     for epoch in range(2):
         totals.add(step(bags, Draws(0, epoch), progress=0.5, num_bags=len(bags)))
     assert [found_2.device.type for found_2, _ in verdicts] == ["meta"] * 2

@@ -11,12 +11,12 @@ import pytest
 import ray
 from feature_folders import shards_of
 from memory_bags import gaussian_bags
+from trained_run import load_run
 
 from mhimdist import checkpoint
 from mhimdist.config import load_config
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import holdout
-from mhimdist.engine import load_run
 from mhimdist.errors import NonFiniteError, PreemptedError
 from mhimdist.first_stage import open_trainer
 from mhimdist.fold import Fold

@@ -12,10 +12,10 @@ from feature_folders import shards_of
 from memory_bags import gaussian_bags
 from ray.cluster_utils import Cluster
 from test_train import CONFIG
+from trained_run import load_run
 
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import holdout
-from mhimdist.engine import load_run
 from mhimdist.first_stage import open_trainer
 from mhimdist.fold import Fold
 from mhimdist.run_folder import Saving

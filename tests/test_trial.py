@@ -14,9 +14,10 @@ from mhimdist import __version__, atomic, checkpoint, environment
 from mhimdist import fold as fold_module
 from mhimdist.config import load_config
 from mhimdist.data.splits import Split
-from mhimdist.engine import EpochRecord, Trainer
+from mhimdist.engine import Trainer
 from mhimdist.errors import PreemptedError, RunLockedError
 from mhimdist.fold import RESULT_FILE, Epoch, FoldRun, folds_of_trial
+from mhimdist.history import EpochRecord
 from mhimdist.run_folder import Saving
 from mhimdist.trial import Launcher, TrialRun
 

@@ -12,12 +12,12 @@ import optuna
 import pytest
 import ray
 from optuna.trial import TrialState
+from trained_run import load_run
 
 from data_prep import digits
 from mhimdist import storage, study
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split
-from mhimdist.engine import load_run
 from mhimdist.errors import RunLockedError, SweepError
 from mhimdist.presets import preset
 from mhimdist.space import Space

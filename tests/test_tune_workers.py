@@ -9,10 +9,10 @@ import pytest
 import ray
 from optuna.trial import TrialState
 from test_tune import BASE, numbers
+from trained_run import load_run
 
 from data_prep import digits
 from mhimdist import storage
-from mhimdist.engine import load_run
 from mhimdist.sweep import Sweep
 from mhimdist.tune import run_sweep
 

@@ -1,0 +1,56 @@
+"""The history of a run: one record per epoch, one line of `history.jsonl` each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from mhimdist.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch did: a line of `history.jsonl`. Ratios are shares of the epoch's instances.
+
+    `train_s` is the time of its training steps, `epoch_s` that and the validation's; of an epoch that was
+    resumed, since then. Where it `selects_on_test`, "validation" is the test bags: the authors' protocol.
+    """
+
+    epoch: int
+    loss: float
+    classification_loss: float
+    consistency_loss: float
+    learning_rate: float
+    momentum: float | None
+    kept_ratio: float
+    masked_high_ratio: float
+    masked_low_ratio: float
+    masked_random_ratio: float
+    student_validation_auc: float
+    student_validation_loss: float
+    teacher_validation_auc: float | None
+    selects_on_test: bool
+    best_epoch: int
+    best_validation_auc: float
+    train_s: float
+    epoch_s: float
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any], folder: Path) -> Self:
+        """A record of the history in a run's folder.
+
+        Raises:
+            CheckpointError: a release with other records wrote it.
+        """
+        expected = {field.name for field in fields(cls)}
+        if difference := expected ^ record.keys():
+            raise CheckpointError(
+                f"{folder}: its history is of another release, whose records differ in "
+                f"{', '.join(sorted(difference))}; give the run another folder"
+            )
+        return cls(**record)
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """What an epoch is selected by: the highest student validation AUC, then the lowest loss."""
+        return self.student_validation_auc, -self.student_validation_loss

@@ -1,0 +1,17 @@
+"""What the folder of a trained run says, for tests that look at one."""
+
+import json
+from pathlib import Path
+
+from mhimdist.config import TrainConfig
+from mhimdist.data.splits import Split
+from mhimdist.history import EpochRecord
+from mhimdist.run_folder import HISTORY
+
+
+def load_run(folder: Path) -> tuple[TrainConfig, Split, list[EpochRecord]]:
+    """The configuration, the split and the history in a run's folder."""
+    config = TrainConfig.model_validate_json((folder / "config.json").read_text())
+    lines = (folder / HISTORY).read_text().splitlines()
+    records = [EpochRecord.read(json.loads(line), folder) for line in lines]
+    return config, Split.load(folder / "split.json"), records
