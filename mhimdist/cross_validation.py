@@ -160,6 +160,7 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
 
     Raises:
         CrossValidationError: two candidates have one name, or the folder is of an earlier release.
+        RunLockedError: another process drives this cross-validation.
         PreemptedError: a SIGTERM stopped it; every run is saved, and the same call resumes them.
     """
     refuse_open_cluster(insecure=experiment.insecure)
@@ -183,7 +184,7 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
     if any(candidate.config.teacher.has_outside_weights for candidate in candidates):
         get_console().print(f"WARNING: {OUTSIDE_WEIGHTS}", style="bold", highlight=False)
     if missing := planned.missing():
-        with stoppable(experiment) as stopping:
+        with experiment.driving(), stoppable(experiment) as stopping:
             outcomes |= run_folds(experiment, missing, absolute(data), stopping)
     return Comparison(
         name=experiment.name,

@@ -1,16 +1,19 @@
 """What a cross-validation can be asked for: data, folds, seeds, protocol, resources, configurations."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from mhimdist import atomic
 from mhimdist.config import TrainConfig
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split, from_file, holdout, k_folds
+from mhimdist.errors import RunLockedError
 from mhimdist.home import home
 from mhimdist.options import Options
 from mhimdist.presets import departures
@@ -87,6 +90,22 @@ class Execution(Options):
     def folder(self) -> Path:
         """Where results go."""
         return (self.home / "runs" / self.name).resolve()
+
+    @contextmanager
+    def driving(self) -> Iterator[None]:
+        """Make sure that no other process drives what lies in `folder`.
+
+        Raises:
+            RunLockedError: another one does.
+        """
+        lock = atomic.Lock(self.folder / ".lock", signed=True)
+        if not lock.acquire(wait_s=0):
+            raise RunLockedError(
+                f"{self.folder} is being driven by {lock.holder}; wait for it, or give this command another "
+                "--name"
+            )
+        with lock:
+            yield
 
     @property
     def first_stages(self) -> Path:

@@ -4,8 +4,7 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
@@ -16,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mhimdist import atomic, storage, study
 from mhimdist.config import TrainConfig
 from mhimdist.data.splits import Split
-from mhimdist.errors import RunLockedError, SweepError
+from mhimdist.errors import SweepError
 from mhimdist.fold import STOP_FILE, Fold, folds_of_trial
 from mhimdist.history import EpochRecord
 from mhimdist.proposals import Params
@@ -70,22 +69,6 @@ class SweepFolder:
 
     def _read(self) -> dict[str, Any]:
         return json.loads((self.path / IDENTITY_FILE).read_text(encoding="utf-8"))
-
-    @contextmanager
-    def driving(self) -> Iterator[None]:
-        """Make sure that no other process drives this sweep.
-
-        Raises:
-            RunLockedError: another one does.
-        """
-        lock = atomic.Lock(self.path / ".lock", signed=True)
-        if not lock.acquire(wait_s=0):
-            raise RunLockedError(
-                f"{self.path} is being driven by {lock.holder}; wait for it, "
-                "or give this sweep another --name"
-            )
-        with lock:
-            yield
 
     def claim(self, made_of: Mapping[str, Any], first: Sequence[Params]) -> bool:
         """Begin the sweep's folder, or find that it holds this sweep; returns whether it did.

@@ -107,7 +107,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
         earlier = warm_start.best_of_earlier(sweep, splits, case_of) if sweep.warm_from else []
         first, notes = warm_start.first_params(sweep, space, facts, earlier)
     trackers(sweep)  # what is not installed is said before anything is written
-    with folder.driving():
+    with sweep.driving():
         for left in (folder.stop_file, folder.path / ERROR_FILE):
             left.unlink(missing_ok=True)
         is_found = folder.claim(

@@ -15,7 +15,7 @@ from mhimdist.config import TrainConfig
 from mhimdist.cross_validation import compare, measure_costs, run_cross_validation
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split
-from mhimdist.errors import ConfigError, CrossValidationError
+from mhimdist.errors import ConfigError, CrossValidationError, RunLockedError
 from mhimdist.experiment import Candidate, CrossValidation, Experiment
 from mhimdist.models import build
 from mhimdist.presets import preset
@@ -148,6 +148,19 @@ def test_a_process_that_dies_is_a_failure_of_its_fold_alone(job, data, monkeypat
     assert [result.fold for result in row.results] == [2]
     assert list(row.failures) == ["plain, strict, seed 1, fold 1"]
     assert row.failures["plain, strict, seed 1, fold 1"].startswith("its process was lost")
+
+
+def test_two_commands_do_not_drive_one_cross_validation(job, data):
+    experiment = Experiment(home=job.home, name="driven", folds=2, run_folds=1, seeds=(1,))
+    with experiment.driving(), pytest.raises(RunLockedError, match=r"driven is being driven by process \d+"):
+        compare(experiment, [Candidate("plain", BASE.first_stage())], data=data)
+
+
+def test_folders_of_an_earlier_release_are_refused_by_name(job, data):
+    experiment = Experiment(home=job.home, name="old", folds=2, run_folds=1, seeds=(1,))
+    (experiment.folder / "units" / "0123").mkdir(parents=True)
+    with pytest.raises(CrossValidationError, match=r"old/units was written by an earlier release"):
+        compare(experiment, [Candidate("plain", BASE.first_stage())], data=data)
 
 
 def test_costs_are_measured_once_and_one_that_fails_keeps_no_other_from_it(job, data, monkeypatch):

@@ -16,7 +16,7 @@ FIRST = [{"loss.alpha": 0.1}, {"loss.alpha": 1 / 3}]
 
 def _claim(home, made_of="a", first=FIRST, **options) -> SweepFolder:
     folder = SweepFolder(Sweep(home=home, name="test", train=BASE, **options))
-    with folder.driving():
+    with folder.sweep.driving():
         folder.claim({"space": made_of}, first)
     return folder
 
@@ -34,6 +34,16 @@ def test_a_folder_keeps_what_it_began_with(tmp_path):
     with pytest.raises(SweepError, match="holds another sweep \\(space 'a', now 'b'\\)"):
         _claim(tmp_path, "b")
     assert _claim(tmp_path, "b", fresh=True).owner.id != owner.id
+
+
+def test_a_sweep_of_an_earlier_release_is_refused_by_name(tmp_path):
+    file = _claim(tmp_path).path / "sweep.json"
+    old = json.loads(file.read_text())
+    del old["layout"]
+    file.write_text(json.dumps(old))
+    with pytest.raises(SweepError, match=r"test was written by an earlier release, .*--name, or --fresh"):
+        _claim(tmp_path)
+    assert _claim(tmp_path, fresh=True).owner.id != old["id"]
 
 
 def test_a_password_is_kept_nowhere_and_may_be_another_one_later(tmp_path, monkeypatch):

@@ -22,7 +22,6 @@ from mhimdist.errors import RunLockedError, SweepError
 from mhimdist.presets import preset
 from mhimdist.space import Space
 from mhimdist.sweep import Sweep
-from mhimdist.sweep_folder import SweepFolder
 from mhimdist.tune import run_sweep, trackers
 
 pytestmark = pytest.mark.ray
@@ -212,7 +211,7 @@ def test_another_sweep_does_not_go_on_in_its_folder(folder, sweep, data):
         run_sweep(sweep.model_copy(update={"seed": 4}), space, data=data)
     with pytest.raises(SweepError, match=r"holds another sweep \(space '"):
         run_sweep(sweep, lambda s: s.uniform("loss.alpha", 0, 1), data=data)
-    with SweepFolder(sweep).driving(), pytest.raises(RunLockedError, match=r"being driven by process \d+"):
+    with sweep.driving(), pytest.raises(RunLockedError, match=r"being driven by process \d+"):
         run_sweep(sweep, space, data=data)
     other = folder.parent / "other"
     other.mkdir()
