@@ -200,7 +200,7 @@ def _split_sizes(bags: BagShards, splits: list[Split]) -> dict[str, dict[str, in
 
 def _environment(sweep: Sweep, folder: SweepFolder) -> dict[str, str]:
     found: dict[str, str] = {"sampler": sweep.sampler, "scheduler": sweep.scheduler}
-    if sweep.num_units > 1:
+    if sweep.folds_per_trial > 1:
         found["folds x seeds"] = f"{sweep.folds} x {len(sweep.run_seeds)}"
     resources = ray.cluster_resources()
     return found | {

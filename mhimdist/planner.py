@@ -201,7 +201,7 @@ def num_waves_beside_trials(sweep: Sweep, runs: int) -> int:
         runs = 1  # they follow each other
     teacher = sweep.train.teacher
     # Several workers make a first stage where the first trial needs it.
-    stages = sweep.num_units if teacher.is_pretrained and teacher.weights is None else 0
+    stages = sweep.folds_per_trial if teacher.is_pretrained and teacher.weights is None else 0
     each = sweep.final_seeds * sweep.folds
     finals, plain = sweep.final_top * each, each if teacher.kind != "none" else 0
     # A plain run is the first stage that final runs wait for.

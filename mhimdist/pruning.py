@@ -62,23 +62,25 @@ def _value_at(trial: optuna.trial.FrozenTrial, step: int) -> float | None:
 
 
 def between_folds(
-    mine: Mapping[str, float], others: Sequence[Mapping[str, float]], num_units: int
+    mine: Mapping[str, float], others: Sequence[Mapping[str, float]], folds_per_trial: int
 ) -> str | None:
     """Why a trial is hopeless after its first folds; None if it is not, or is done.
 
     Args:
         mine: the value of each of its finished folds.
         others: those of every other trial.
-        num_units: folds of a complete trial.
+        folds_per_trial: folds of a complete trial.
     """
-    if not 0 < len(mine) < num_units:
+    if not 0 < len(mine) < folds_per_trial:
         return None
     value = mean(mine.values())
     same = [mean(each[name] for name in mine) for each in others if mine.keys() <= each.keys()]
     if len(same) >= MIN_OTHERS and value < median(same):
-        return f"after {len(mine)} of {num_units} folds {value:.3f}, below the median of {median(same):.3f}"
-    complete = [mean(each.values()) for each in others if len(each) == num_units]
-    bound = (sum(mine.values()) + num_units - len(mine)) / num_units
+        done = f"after {len(mine)} of {folds_per_trial} folds"
+        return f"{done} {value:.3f}, below the median of {median(same):.3f}"
+    complete = [mean(each.values()) for each in others if len(each) == folds_per_trial]
+    bound = (sum(mine.values()) + folds_per_trial - len(mine)) / folds_per_trial
     if complete and bound < max(complete):
-        return f"after {len(mine)} of {num_units} folds it cannot reach the best trial's {max(complete):.3f}"
+        done = f"after {len(mine)} of {folds_per_trial} folds"
+        return f"{done} it cannot reach the best trial's {max(complete):.3f}"
     return None

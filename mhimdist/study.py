@@ -24,7 +24,7 @@ from mhimdist.space import SpaceFunction
 from mhimdist.sweep import Sweep
 
 CHANGES = "changes"
-UNITS = "units"
+FOLDS = "folds"
 REASON = "reason"
 STARTS = "starts"
 IMPOSSIBLE = "impossible"
@@ -227,7 +227,7 @@ class SweepStudy:
         return Proposal(number, drawn.config)
 
     def report(
-        self, number: int, step: int, value: float, units: Mapping[str, float], *, may_stop: bool
+        self, number: int, step: int, value: float, folds: Mapping[str, float], *, may_stop: bool
     ) -> str | None:
         """Record a trial's value after an epoch; returns why it should be stopped, or None.
 
@@ -235,14 +235,14 @@ class SweepStudy:
             number: of the trial.
             step: epochs done over all its folds, from 1.
             value: mean validation AUC of its folds so far.
-            units: values of its finished folds, by name.
+            folds: values of its finished folds, by name.
             may_stop: whether it may be stopped at all.
         """
         trial = self.trials[number]
         if self.sweep.against == "none" and step not in trial.intermediate_values:
             self._live(trial).report(value, step)
-        if dict(units) != trial.user_attrs.get(UNITS, {}):
-            self._live(trial).set_user_attr(UNITS, dict(units))
+        if dict(folds) != trial.user_attrs.get(FOLDS, {}):
+            self._live(trial).set_user_attr(FOLDS, dict(folds))
         if not self.sweep.is_pruning:
             return None
         reason = None
@@ -253,8 +253,8 @@ class SweepStudy:
         if is_behind:
             reason = f"{value:.3f} after {step} epochs (scheduler {self.sweep.scheduler})"
         elif self.sweep.between_folds:
-            others = [t.user_attrs.get(UNITS, {}) for t in self.trials if t.number != number]
-            reason = pruning.between_folds(units, others, self.sweep.num_units)
+            others = [t.user_attrs.get(FOLDS, {}) for t in self.trials if t.number != number]
+            reason = pruning.between_folds(folds, others, self.sweep.folds_per_trial)
         return reason
 
     def complete(self, number: int, value: float, cost: float | None) -> None:

@@ -130,9 +130,9 @@ class Sweep(Execution):
             )
         if self.against != "none" and self.sampler == "cmaes":
             raise ValueError("sampler cmaes moves towards one optimum and knows no second objective: use tpe")
-        if self.parallel_folds > self.num_units:
+        if self.parallel_folds > self.folds_per_trial:
             raise ValueError(
-                f"parallel_folds is {self.parallel_folds}, but a trial has only {self.num_units} runs "
+                f"parallel_folds is {self.parallel_folds}, but a trial has only {self.folds_per_trial} runs "
                 f"({self.folds} folds x {len(self.run_seeds)} seeds)"
             )
         if self.parallel_folds > 1 and self.workers > 1:
@@ -150,14 +150,14 @@ class Sweep(Execution):
         return self.sampler in ("grid", "authors_grid")
 
     @property
-    def num_units(self) -> int:
+    def folds_per_trial(self) -> int:
         """Runs of a complete trial."""
         return self.folds * len(self.run_seeds)
 
     @property
     def num_waves(self) -> int:
         """Groups of runs of a trial that follow each other."""
-        return -(-self.num_units // self.parallel_folds)
+        return -(-self.folds_per_trial // self.parallel_folds)
 
     @property
     def is_pruning(self) -> bool:

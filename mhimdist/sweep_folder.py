@@ -191,7 +191,7 @@ class SweepFolder:
             duration_s=sum(record.epoch_s for records in seen for record in records),
             reason=trial.user_attrs.get(study.REASON, ""),
             num_epochs=sum(map(len, seen)),
-            folds=trial.user_attrs.get(study.UNITS, {}),
+            folds=trial.user_attrs.get(study.FOLDS, {}),
             cost=trial.values[1] if state == "complete" and len(trial.values) > 1 else None,
             last_epoch=max(map(len, in_training), default=0) - 1 if state == "pruned" and seen else None,
         )

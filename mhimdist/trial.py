@@ -23,7 +23,7 @@ class Progress:
     Attributes:
         step: epochs done over all folds; an early stop counts as all of its fold's epochs.
         value: mean over the folds so far of the best validation AUC.
-        units: value of every fold that is done, by name.
+        folds: value of every fold that is done, by name.
         train_s: mean seconds of training of the folds so far.
         kept_share: mean share of the instances that the student saw in them.
         num_epochs: epochs trained in all folds so far.
@@ -32,7 +32,7 @@ class Progress:
 
     step: int
     value: float
-    units: dict[str, float]
+    folds: dict[str, float]
     train_s: float
     kept_share: float
     num_epochs: int
@@ -102,7 +102,7 @@ class TrialRun:
         return Progress(
             step=step,
             value=mean(records[-1].best_validation_auc for records in seen),
-            units={
+            folds={
                 name: state.records[-1].best_validation_auc for name, state in states.items() if state.is_done
             },
             train_s=mean(sum(record.epoch_s for record in records) for records in seen),

@@ -144,7 +144,7 @@ def _announce(
     is_found: bool,
 ) -> None:
     sweep = study.sweep
-    runs = f" x {formats.count(sweep.num_units, 'run')}" if sweep.num_units > 1 else ""
+    runs = f" x {formats.count(sweep.folds_per_trial, 'run')}" if sweep.folds_per_trial > 1 else ""
     sizes = " / ".join(dict.fromkeys(f"{len(s.train)} train, {len(s.validation)} validate" for s in splits))
     say(
         f"{sweep.name}: {formats.count(study.num_trials, 'trial')}{runs} on {bags.name}, {sizes}, "

@@ -120,16 +120,16 @@ class Driver:
     def decide(self, ray_id: str, result: Mapping[str, Any]) -> str | None:
         """Record what a trial reports; returns why it is to be stopped, or None."""
         trial = self._trials.find(ray_id)
-        if "units" not in result or trial is None:
+        if "folds" not in result or trial is None:
             return None
         trial.got_to(result["epoch"], result.get("hostname", ""))
-        units = json.loads(result["units"])
-        self._show(trial, step=result["epoch"], num_folds=len(units), value=result[OBJECTIVE])
+        folds = json.loads(result["folds"])
+        self._show(trial, step=result["epoch"], num_folds=len(folds), value=result[OBJECTIVE])
         reason = self.study.report(
             trial.number,
             result["epoch"],
             result[OBJECTIVE],
-            units,
+            folds,
             # The base is what the others are compared with.
             may_stop=not result["is_finished"] and trial.number > 0,
         )
@@ -221,7 +221,7 @@ class Driver:
     def _show(self, trial: LiveTrial, **progress: Any) -> None:
         sweep = self.study.sweep
         num_steps = sweep.num_waves * sweep.train.epochs
-        self.watch.progressed(trial.number, num_steps=num_steps, all_folds=sweep.num_units, **progress)
+        self.watch.progressed(trial.number, num_steps=num_steps, all_folds=sweep.folds_per_trial, **progress)
 
 
 class Endings:
@@ -260,7 +260,7 @@ class Endings:
         """
         number, study, value = trial.number, self.study, result[OBJECTIVE]
         # Ray does not ask its scheduler about a trial's last report.
-        study.report(number, result["epoch"], value, json.loads(result["units"]), may_stop=False)
+        study.report(number, result["epoch"], value, json.loads(result["folds"]), may_stop=False)
         cost = COSTS.get(study.sweep.against)
         study.complete(number, value, result[cost.field] if cost else None)
         text = _score(result) + (f", {cost.text} {result[cost.field]:.3g}" if cost else "")

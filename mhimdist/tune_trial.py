@@ -73,7 +73,7 @@ class SweepTrial(tune.Trainable):
             "number": self.number,
             "epoch": progress.step,
             "validation_auc": progress.value,
-            "units": json.dumps(progress.units),  # as text, which loggers do not take apart
+            "folds": json.dumps(progress.folds),  # as text, which loggers do not take apart
             "train_s": progress.train_s,
             "kept_share": progress.kept_share,
             "num_epochs": progress.num_epochs,

@@ -33,7 +33,7 @@ def test_the_default_base_is_a_valid_first_trial():
 
 def test_units_and_waves():
     sweep = Sweep(folds=3, seeds=(1, 2), parallel_folds=4)
-    assert (sweep.num_units, sweep.num_waves) == (6, 2)
+    assert (sweep.folds_per_trial, sweep.num_waves) == (6, 2)
     assert Sweep().run_seeds == (TrainConfig().seed,)
 
 

@@ -55,8 +55,8 @@ def test_a_trial_runs_its_folds_and_its_value_is_their_mean(bags, splits, tmp_pa
     assert [progress.step for progress in steps] == list(range(1, 17))
     best = [fold.records()[-1].best_validation_auc for fold in folds]
     assert steps[-1].value == pytest.approx(sum(best) / 4)
-    assert list(steps[-1].units.values()) == best
-    assert steps[7].units == dict(zip([fold.name for fold in folds[:2]], best[:2], strict=True))
+    assert list(steps[-1].folds.values()) == best
+    assert steps[7].folds == dict(zip([fold.name for fold in folds[:2]], best[:2], strict=True))
     assert steps[3].value == best[0]
     assert [(fold.config.seed, fold.fold) for fold in folds] == [(1, 1), (1, 2), (2, 1), (2, 2)]
 
@@ -69,7 +69,7 @@ def test_folds_at_once_give_the_same_values_in_fewer_steps(bags, splits, tmp_pat
         TrialRun(folds_of_trial(CONFIG, splits, (1,), tmp_path / "both"), 2, _launcher(bags, tmp_path))
     )
     assert [progress.step for progress in both] == [1, 2, 3, 4]
-    assert both[-1].units == one[-1].units
+    assert both[-1].folds == one[-1].folds
     assert both[-1].num_epochs == one[-1].num_epochs == 8
 
 
@@ -196,7 +196,7 @@ def test_a_fold_that_stops_early_waits_for_its_wave(bags, splits, tmp_path):
     steps = _steps(TrialRun(folds, 2, launcher))
     assert [progress.step for progress in steps] == [1, 4, 8]
     assert [progress.value for progress in steps] == pytest.approx([0.55, 0.65, 0.8])
-    assert [len(progress.units) for progress in steps] == [1, 2, 4]
+    assert [len(progress.folds) for progress in steps] == [1, 2, 4]
 
 
 def test_the_environment_says_where_and_what_was_run():

@@ -135,7 +135,7 @@ def test_every_trial_is_recorded_in_its_true_state_with_its_reason(folder):
         if trial.state == TrialState.COMPLETE:
             assert [len(history) for history in histories] == [3, 3]
             assert trial.value == pytest.approx(sum(best) / 2)
-            assert list(trial.user_attrs["units"].values()) == best
+            assert list(trial.user_attrs["folds"].values()) == best
             assert sorted(trial.intermediate_values) == [1, 2, 3, 4, 5, 6]
             assert (runs[0] / "best_student" / "student.safetensors").exists()
         else:

@@ -63,8 +63,8 @@ def _drive(study: SweepStudy, folder: SweepFolder, said: io.StringIO) -> Driver:
 
 
 def _result(**changes) -> dict:
-    units = json.dumps({"fold 1": 0.8})
-    result = {"epoch": 3, "validation_auc": 0.8, "units": units, "num_epochs": 3, "is_finished": True}
+    folds = json.dumps({"fold 1": 0.8})
+    result = {"epoch": 3, "validation_auc": 0.8, "folds": folds, "num_epochs": 3, "is_finished": True}
     return result | changes
 
 
