@@ -16,6 +16,8 @@ from optuna.distributions import (
 class RandomAnswers:
     """Answers a space's questions at random, the same on every machine and by every version of Optuna.
 
+    A question that comes again with another range or other choices raises a ValueError.
+
     Attributes:
         params: the answers so far.
         distributions: what was asked for.

@@ -31,19 +31,19 @@ def drafts(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) 
 class _DraftStorage(BaseStorage):
     """Shows trials that it does not own, followed by drafts, and puts a changed copy in place of any trial
     that is written to.
+
+    Drafts have negative ids, so that they never meet those of the record.
     """
 
     def __init__(self, trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> None:
         self._trials = list(trials)
-        self._num_recorded = len(trials)
-        self._first_id = 1 + max((trial._trial_id for trial in trials), default=-1)
         self._directions = list(directions)
         self._distributions: dict[str, BaseDistribution] = {}
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         assert template_trial is None, "a draft begins empty"
         number = len(self._trials)
-        trial_id = self._first_id + number - self._num_recorded
+        trial_id = -1 - number
         self._trials.append(
             FrozenTrial(
                 trial_id=trial_id,
@@ -111,8 +111,8 @@ class _DraftStorage(BaseStorage):
         self._change(trial_id, set_attribute)
 
     def _place(self, trial_id: int) -> int:
-        if trial_id >= self._first_id:
-            return self._num_recorded + trial_id - self._first_id
+        if trial_id < 0:
+            return -1 - trial_id
         # A trial of the record, which only somebody else's request (`Study.enqueue_trial`) is drawn for.
         return next(place for place, trial in enumerate(self._trials) if trial._trial_id == trial_id)
 

@@ -92,6 +92,11 @@ class Facts:
 def draw(space: SpaceFunction, base: TrainConfig, trial: Chooser) -> Draw:
     """One configuration of a space.
 
+    Args:
+        space: what is searched.
+        base: the configuration that it changes.
+        trial: chooses the values.
+
     Raises:
         ImpossibleDrawError: the space makes an invalid configuration, asks for a parameter in two ways, or
             raises an error of its own.

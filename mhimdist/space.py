@@ -56,12 +56,24 @@ class Space:
         self.requirements: list[Requirement] = []
 
     def uniform(self, path: str, low: float, high: float, *, log: bool = False) -> float:
-        """Search a number in [low, high], evenly or, with `log`, evenly in its logarithm."""
+        """Search a number.
+
+        Args:
+            path: of the setting.
+            low, high: ends of its range, both included.
+            log: whether it is searched evenly in its logarithm.
+        """
         self.changes[path] = self._proposer.suggest_float(path, low, high, log=log)
         return self.changes[path]
 
     def integer(self, path: str, low: int, high: int, *, log: bool = False) -> int:
-        """Search a whole number in [low, high]."""
+        """Search a whole number.
+
+        Args:
+            path: of the setting.
+            low, high: ends of its range, both included.
+            log: whether it is searched evenly in its logarithm.
+        """
         self.changes[path] = self._proposer.suggest_int(path, low, high, log=log)
         return self.changes[path]
 
@@ -73,7 +85,14 @@ class Space:
     def schedule(
         self, path: str, low: float, high: float, *, log: bool = False, kinds: Sequence[str] = SCHEDULE_KINDS
     ) -> None:
-        """Search a schedule's value at the start and the way it goes to its end."""
+        """Search a schedule's value at the start and the way it goes to its end.
+
+        Args:
+            path: of the schedule.
+            low, high: ends of the range of its value at the start.
+            log: whether that is searched evenly in its logarithm.
+            kinds: the ways to choose among.
+        """
         self.uniform(f"{path}.start", low, high, log=log)
         self.choice(f"{path}.kind", kinds)
 

@@ -120,8 +120,13 @@ def _check_owner(study: optuna.Study, owner_id: str, url: str) -> None:
 def delete(url: str, name: str, owner_id: str) -> None:
     """Delete a study, if there is one.
 
+    Args:
+        url: of the database.
+        name: of the study.
+        owner_id: id of the sweep that may delete it.
+
     Raises:
-        SweepError: it belongs to another sweep.
+        SweepError: no database answers, or the study belongs to another sweep.
     """
     storage = open_storage(url)
     if name in optuna.get_all_study_names(storage):
@@ -130,7 +135,12 @@ def delete(url: str, name: str, owner_id: str) -> None:
 
 
 def read(url: str, name: str) -> list[FrozenTrial]:
-    """The trials of a study, by number."""
+    """The trials of a study, by number.
+
+    Raises:
+        SweepError: no database answers.
+        KeyError: it has no study of that name.
+    """
     return optuna.load_study(study_name=name, storage=open_storage(url)).trials
 
 

@@ -105,7 +105,7 @@ class SweepStudy:
                 continue
             if CHANGES not in trial.user_attrs:
                 self.fail(trial.number, "an orphan: nothing says which configuration it ran")
-            elif (starts := self._starts(trial, num_epochs(trial.number))) >= max_starts:
+            elif (starts := _starts(trial, num_epochs(trial.number))) >= max_starts:
                 reason = (
                     f"the sweep was killed {starts} times in a row while it ran, and it did no epoch more"
                 )
@@ -130,19 +130,13 @@ class SweepStudy:
         """
         trial = self.trials[number]
         live = self._live(trial)
-        live.set_user_attr(STARTS, self._starts(trial, num_epochs) + 1)
+        live.set_user_attr(STARTS, _starts(trial, num_epochs) + 1)
         live.set_user_attr(EPOCHS, num_epochs)
 
     def outlived(self, number: int) -> None:
         """Take back what `started` has noted: this start ends in order, so no trial has ended it."""
         trial = self.trials[number]
         self._live(trial).set_user_attr(STARTS, trial.user_attrs[STARTS] - 1)
-
-    @staticmethod
-    def _starts(trial: FrozenTrial, num_epochs: int) -> int:
-        """Starts that were killed while a trial ran, since it last got on."""
-        has_got_on = num_epochs > trial.user_attrs.get(EPOCHS, 0)
-        return 0 if has_got_on else trial.user_attrs.get(STARTS, 0)
 
     def retry_failed(self) -> None:
         """Have the configurations of trials that failed proposed again, each as a trial of its own, once."""
@@ -187,7 +181,11 @@ class SweepStudy:
         return self._refusals.take_news()
 
     def propose(self) -> Proposal | None:
-        """The next trial, already in the database; None once there are enough or the space has no more."""
+        """The next trial, already in the database; None once there are enough or the space has no more.
+
+        Raises:
+            ImpossibleDrawError: one of the trials that no sampler proposes makes no valid configuration.
+        """
         trials = self.trials
         number = len(trials)
         marks: dict[str, Any] = {}
@@ -258,7 +256,13 @@ class SweepStudy:
         return reason
 
     def complete(self, number: int, value: float, cost: float | None) -> None:
-        """Record a finished trial; one whose value is not finite has failed."""
+        """Record a finished trial; one whose value is not finite has failed.
+
+        Args:
+            number: of the trial.
+            value: of the objective.
+            cost: of the second objective; None where there is none.
+        """
         values = [value] if cost is None else [value, cost]
         if not all(map(math.isfinite, values)):
             self.fail(number, f"its value is not finite: {values}")
@@ -292,6 +296,12 @@ class SweepStudy:
 
     def _live(self, trial: FrozenTrial) -> optuna.Trial:
         return optuna.Trial(self._study, trial._trial_id)
+
+
+def _starts(trial: FrozenTrial, num_epochs: int) -> int:
+    """Starts that were killed while a trial ran, since it last got on."""
+    has_got_on = num_epochs > trial.user_attrs.get(EPOCHS, 0)
+    return 0 if has_got_on else trial.user_attrs.get(STARTS, 0)
 
 
 class _Refusals:
