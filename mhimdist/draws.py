@@ -75,6 +75,12 @@ def instance_words(keys_B: Tensor, offsets_B1: Tensor, num_instances: int, width
 
     Word j of the i-th instance of a bag is output i * width + j of the bag's stream, wherever the bag lies
     in the batch. Rows behind the last bag get words without meaning.
+
+    Args:
+        keys_B: int64 keys of the bags' streams (`Draws.keys`).
+        offsets_B1: int64 offsets of the bags.
+        num_instances: T, the padding behind the last bag included.
+        width: words per instance.
     """
     if keys_B.device.type == "cpu":
         words_TW = np.empty((num_instances, width), np.int64)
@@ -137,7 +143,12 @@ def stream_words(
 
     The words are uint64 in one dimension. They lie in `out` if there is one, which has room for all, else in
     one reused buffer of a size that stays in cache, so that a consumer need never hold all of them. A row
-    wider than a block has a block of its own. With `rows` only theirs are made.
+    wider than a block has its own block.
+
+    Args:
+        keys_B, offsets_B1, width: see `instance_words`.
+        out: uint64, of one dimension; None for the reused buffer.
+        rows: the rows whose words are made; by default all.
     """
     rows_a_block = max((_BLOCK if out is None else 2 * _BLOCK) // width, 1)
     edges, keys = offsets_B1.tolist(), keys_B.tolist()

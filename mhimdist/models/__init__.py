@@ -18,7 +18,14 @@ __all__ = ["BagModel", "BagOutput", "build"]
 def build(
     settings: model_settings.ModelSettings, *, num_features: int, num_classes: int, seed: int
 ) -> BagModel:
-    """A model with weights drawn from `seed`, in float32 on the CPU; no global generator is touched."""
+    """A model with weights drawn from `seed`, in float32 on the CPU; no global generator is touched.
+
+    Args:
+        settings: their type says which model.
+        num_features: width of an instance's features.
+        num_classes: of the bags' labels.
+        seed: of the run.
+    """
     with torch.device("meta"):
         match settings:
             case model_settings.AttentionMIL():

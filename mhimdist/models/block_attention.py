@@ -4,6 +4,10 @@ Nystrom attention multiplies two factors of H x N x P, softmax(Q K~^T) and softm
 of them is H * P / E times as large as the tokens. Here a block of some heads and rows is formed, used and
 dropped; the backward pass forms it again.
 
+`scaled_dot_product_attention` gives no rows added by weights, which `attend_both` and `attend_weighted` need:
+the blocks stay for them. In place of `attend` it makes TransMIL's step take .95 to 1.00 times as long in
+float32 and 1.04 times in bfloat16 (an AMD CPU; `benchmarks/RESULTS.md`).
+
 Dimensions: H heads, R rows (queries), S columns (keys), K width of a head.
 """
 
@@ -20,19 +24,34 @@ BLOCK_VALUES = {"cpu": 1 << 21, "gpu": 1 << 26}
 
 
 def attend(queries_HRK: Tensor, keys_HSK: Tensor, values_HSK: Tensor) -> Tensor:
-    """softmax(Q K^T) V, in memory laid out as R x H x K; the caller scales the queries or the keys."""
+    """softmax(Q K^T) V, in memory laid out as R x H x K.
+
+    Args:
+        queries_HRK, keys_HSK: one of the two is scaled by the caller.
+        values_HSK: what the rows of the softmax average.
+    """
     return _Attention.apply(queries_HRK, keys_HSK, values_HSK)
 
 
 def attend_weighted(weights_HR: Tensor, queries_HRK: Tensor, keys_HSK: Tensor) -> Tensor:
-    """The rows of softmax(Q K^T) added up by weights, H x S in the dtype of the weights."""
+    """The rows of softmax(Q K^T) added up by weights, H x S in the dtype of the weights.
+
+    Args:
+        weights_HR: in float32 at least; the softmax is computed in their dtype.
+        queries_HRK, keys_HSK: see `attend`.
+    """
     return _WeightedRows.apply(weights_HR, queries_HRK, keys_HSK)
 
 
 def attend_both(
     weights_HR: Tensor, queries_HRK: Tensor, keys_HSK: Tensor, values_HSK: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`attend` and `attend_weighted` from one look at the matrix; without gradients."""
+    """`attend` and `attend_weighted` from one look at the matrix; without gradients.
+
+    Args:
+        weights_HR: see `attend_weighted`.
+        queries_HRK, keys_HSK, values_HSK: see `attend`.
+    """
     assert not torch.is_grad_enabled(), "the two have gradients one by one"
     gathered_HRK, rows_HS = _empty_rows(queries_HRK, values_HSK), weights_HR.new_zeros(keys_HSK.shape[:2])
     blocks = _Blocks(queries_HRK, keys_HSK, weights_HR.dtype)

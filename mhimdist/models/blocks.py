@@ -40,7 +40,13 @@ class BagPool:
         self._sum_CE, self._weight_C1, self._top_C1 = (torch.empty(0) for _ in range(3))
 
     def add(self, rows: slice, scores_RC: Tensor, values_RE: Tensor) -> None:
-        """Add a block, float32 scores and values of any dtype; the blocks come in order."""
+        """Add a block; the blocks come in order.
+
+        Args:
+            rows: where the block lies among the rows of all bags.
+            scores_RC: before the softmax, float32.
+            values_RE: of any dtype.
+        """
         scores_CR = scores_RC.T
         top_C1 = scores_CR.amax(1, keepdim=True)
         if rows.start in self.starts:

@@ -24,7 +24,13 @@ class GatedAttention(nn.Module):
         self.dropout = dropout
 
     def forward(self, hidden_TE: Tensor, offsets_B1: Tensor, dropout_keys_B: Tensor | None = None) -> Tensor:
-        """Scores before the softmax, T x H in float32; with dropout on both branches if keys are given."""
+        """Scores before the softmax, T x H in float32.
+
+        Args:
+            hidden_TE: packed instances.
+            offsets_B1: int64 offsets of the bags.
+            dropout_keys_B: keys of the bags' dropout streams, for dropout on both branches; None for none.
+        """
         branch, gate = torch.tanh(self.branch(hidden_TE)), torch.sigmoid(self.gate(hidden_TE))
         branch = keyed_dropout(branch, self.dropout, offsets_B1, dropout_keys_B, site=1)
         gate = keyed_dropout(gate, self.dropout, offsets_B1, dropout_keys_B, site=2)

@@ -45,7 +45,13 @@ class BagModel(nn.Module, ABC):
     def classification_loss(
         self, output: BagOutput, labels_B: Tensor, class_weights_C: Tensor | None = None
     ) -> Tensor:
-        """The loss of each bag (paper, equation 8), shape B; a bag's class weight multiplies it."""
+        """The loss of each bag (paper, equation 8), shape B.
+
+        Args:
+            output: what the model made of the bags.
+            labels_B: int64 class of each bag.
+            class_weights_C: a bag's loss is multiplied by the weight of its class; None for 1.
+        """
         return functional.cross_entropy(output.logits_BC, labels_B, class_weights_C, reduction="none")
 
     def probabilities(self, output: BagOutput) -> Tensor:

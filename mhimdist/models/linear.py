@@ -19,13 +19,17 @@ BLOCK_ROWS = 2048
 """Rows whose products are added up for a weight's gradient."""
 
 
-def _by_onednn(rows_RD: Tensor, num_columns: int, *dtypes: torch.dtype) -> bool:
-    """Whether oneDNN's product is to be called: in float32 1.1 to 1.3 times MKL's on AMD, equal on Intel."""
+def _by_onednn(rows_RD: Tensor, num_columns: int) -> bool:
+    """Whether to call oneDNN's product in place of MKL's, which torch calls in float32.
+
+    On an AMD CPU with AVX-512 it makes a step of AB-MIL or DSMIL 1.1 times as fast, one of TransMIL 1.03
+    times; with AVX2 alone it makes none faster (`benchmarks/RESULTS.md`). In bf16 torch calls oneDNN itself.
+    """
     # Whole blocks come again and again, and so does their kernel.
     at_least = MIN_PRODUCTS // 4 if len(rows_RD) == BLOCK_ROWS else MIN_PRODUCTS
     return (
         rows_RD.device.type == "cpu"
-        and rows_RD.dtype in dtypes
+        and rows_RD.dtype == torch.float32
         and rows_RD.dim() == 2
         and rows_RD.numel() * num_columns >= at_least
         and torch.backends.mkldnn.is_available()
@@ -42,7 +46,7 @@ def _weight_gradient(grad_RE: Tensor, rows_RD: Tensor, total_ED: Tensor | None =
 
     A sum in 16 bits would lose more with every block; autograd rounds the total once, to the weight's dtype.
     """
-    by_onednn = _by_onednn(rows_RD, grad_RE.shape[1], torch.float32)
+    by_onednn = _by_onednn(rows_RD, grad_RE.shape[1])
     # Of the two factors in the wrong order oneDNN copies one itself, the other more slowly than this.
     product_ED = _product(grad_RE.T.contiguous(), rows_RD.T) if by_onednn else grad_RE.T @ rows_RD
     return product_ED.to(_total_dtype(product_ED)) if total_ED is None else total_ED.add_(product_ED)
@@ -151,10 +155,15 @@ def projection(bags: PackedBags, layer: nn.Linear, share: float, keys_B: Tensor 
 
 
 def linear(rows_RD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None) -> Tensor:
-    """`rows @ weight.T + bias`, R x E, in the dtype of the rows."""
+    """`rows @ weight.T + bias`, R x E, in the dtype of the rows.
+
+    Args:
+        rows_RD: what is multiplied.
+        weight_ED, bias_E: cast to the dtype of the rows.
+    """
     weight_ED = weight_ED.to(rows_RD.dtype)
     bias_E = bias_E.to(rows_RD.dtype) if bias_E is not None else None
-    if not _by_onednn(rows_RD, len(weight_ED), torch.float32):
+    if not _by_onednn(rows_RD, len(weight_ED)):
         return functional.linear(rows_RD, weight_ED, bias_E)
     if torch.is_grad_enabled():
         return _Linear.apply(rows_RD, weight_ED, bias_E)
@@ -162,8 +171,12 @@ def linear(rows_RD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None) -> 
 
 
 def linear_relu(rows_RD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None) -> Tensor:
-    """`relu(linear(...))`, in one pass where no gradient is asked for."""
-    if not torch.is_grad_enabled() and _by_onednn(rows_RD, len(weight_ED), torch.float32, torch.bfloat16):
+    """`relu(linear(...))`, in float32 in one pass where no gradient is asked for.
+
+    Args:
+        rows_RD, weight_ED, bias_E: see `linear`.
+    """
+    if not torch.is_grad_enabled() and _by_onednn(rows_RD, len(weight_ED)):
         return _product(rows_RD, weight_ED, bias_E, "relu")
     return torch.relu_(linear(rows_RD, weight_ED, bias_E))
 

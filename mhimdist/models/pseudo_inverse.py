@@ -33,7 +33,12 @@ def inverse_times(matrix_HPP: Tensor, right_HPW: Tensor, num_iterations: int) ->
 
 
 def times_inverse(left_HWP: Tensor, matrix_HPP: Tensor, num_iterations: int) -> Tensor:
-    """Rows times Z, H x W x P: the inverse of the transposed is the transposed inverse."""
+    """Rows times Z, H x W x P: the inverse of the transposed is the transposed inverse.
+
+    Args:
+        left_HWP: the rows, of A's dtype.
+        matrix_HPP, num_iterations: see `inverse_times`.
+    """
     return inverse_times(matrix_HPP.mT, left_HWP.mT, num_iterations).mT
 
 

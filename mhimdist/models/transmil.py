@@ -100,6 +100,11 @@ class Layer(nn.Module):
         """The class token and the instances after the layer, and the attention of `NystromAttention`.
 
         Where gradients are off and nothing is dropped, the instances are changed in place, part by part.
+
+        Args:
+            token_1E: the class token.
+            instances_NE: the bag's other tokens.
+            dropout_key_1: key of the bag's dropout stream; None for no dropout.
         """
         in_place = not torch.is_grad_enabled() and dropout_key_1 is None
         tokens = self._normalised(token_1E, instances_NE.split(ROWS) if in_place else [instances_NE])
@@ -120,7 +125,13 @@ class Layer(nn.Module):
     def class_token(
         self, token_1E: Tensor, num_instances: int, instances: Iterable[Tensor], dropout_key_1: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """The class token alone after the layer, 1 x E, and its attention, H x L; the instances in parts."""
+        """The class token alone after the layer, 1 x E, and its attention, H x L.
+
+        Args:
+            token_1E, dropout_key_1: see `forward`.
+            num_instances: N.
+            instances: the bag's other tokens in parts, of any size.
+        """
         tokens = self._normalised(token_1E, instances)
         gathered_1E, attention_HL = self.attention.class_token_of(1 + num_instances, tokens)
         return token_1E + self._drop(gathered_1E, dropout_key_1), attention_HL

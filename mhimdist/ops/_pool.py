@@ -132,6 +132,35 @@ def _join_parts(
         tl.store(logsumexp + out, base + tl.log(total))
 
 
+@triton.jit
+def _part_or_padding(offsets, bag, part, num_bags, num_parts, num_rows):
+    """As `_part`; for the bag behind the last one, a part of the rows that belong to no bag."""
+    if bag < num_bags:
+        first, stop = _part(offsets, bag, part, num_parts)
+    else:
+        start = tl.load(offsets + num_bags)
+        rows_a_part = tl.cdiv(num_rows - start, num_parts)
+        first = start + part * rows_a_part
+        stop = tl.minimum(first + rows_a_part, num_rows)
+    return first, stop
+
+
+@triton.jit
+def _products(left_rows, right_rows, at, is_row, width, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """The scalar product of rows `at` of two matrices of that width, zero where `is_row` is false."""
+    product = tl.zeros([ROWS], tl.float32)
+    for left in range(0, width, WIDTH):
+        across = left + tl.arange(0, WIDTH)
+        there = at[:, None] * width + across[None, :]
+        inside = is_row[:, None] & (across < width)[None, :]
+        product += tl.sum(
+            tl.load(left_rows + there, mask=inside, other=0.0)
+            * tl.load(right_rows + there, mask=inside, other=0.0),
+            1,
+        )
+    return product
+
+
 @triton.jit(do_not_specialize=["num_parts"])
 def _pool_backward(
     scores,
@@ -157,24 +186,11 @@ def _pool_backward(
     bag, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     column = tl.arange(0, PADDED_COLUMNS)
     is_column = column < COLUMNS
-    if bag < num_bags:
-        first, stop = _part(offsets, bag, part, num_parts)
-    else:  # the rows behind the last bag
-        start = tl.load(offsets + num_bags)
-        rows_a_part = tl.cdiv(num_rows - start, num_parts)
-        first = start + part * rows_a_part
-        stop = tl.minimum(first + rows_a_part, num_rows)
+    first, stop = _part_or_padding(offsets, bag, part, num_bags, num_parts, num_rows)
     is_bag = bag < num_bags
     at = bag * COLUMNS + column
     log_total = tl.load(logsumexp + at, mask=is_column & is_bag, other=float("inf"))
-    share = tl.zeros([PADDED_COLUMNS], tl.float32)
-    for left in range(0, width, WIDTH):
-        across = left + tl.arange(0, WIDTH)
-        there = at[:, None] * width + across[None, :]
-        inside = is_bag & is_column[:, None] & (across < width)[None, :]
-        share += tl.sum(
-            tl.load(pooled + there, mask=inside, other=0.0) * tl.load(grad + there, mask=inside, other=0.0), 1
-        )
+    share = _products(pooled, grad, at, is_column & is_bag, width, PADDED_COLUMNS, WIDTH)
     for row in range(first, stop, ROWS):
         rows = row + tl.arange(0, ROWS)
         is_row = rows < stop

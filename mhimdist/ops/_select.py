@@ -121,6 +121,34 @@ def _vote(keys, limits, size, total, count, votes, HEADS: tl.constexpr, BLOCK: t
 
 
 @triton.jit
+def _draw(pool_keys, pool_limit, words, key, size, count, BLOCK: tl.constexpr):
+    """Random words of the pool's rows, all bits set for others, and the limit of the `count` smallest."""
+    if count > 0:
+        for first in range(0, size, BLOCK):
+            index = first + tl.arange(0, BLOCK)
+            inside = index < size
+            pool_key = tl.load(pool_keys + index, mask=inside, other=0).to(tl.uint64)
+            word = tl.where(pool_key <= pool_limit, _signed_words(key, index.to(tl.int64)), _ALL)
+            tl.store(words + index, word.to(tl.int64), mask=inside)
+        tl.debug_barrier()
+    return _limit(words, size, count, 56, BLOCK)
+
+
+@triton.jit
+def _first_word(key, size, BLOCK: tl.constexpr):
+    """The index of the smallest of a stream's first `size` words."""
+    smallest = (size * 0).to(tl.uint64) | _ALL
+    found = size * 0
+    for first in range(0, size, BLOCK):
+        index = first + tl.arange(0, BLOCK)
+        word = tl.where(index < size, _signed_words(key, index.to(tl.int64)), _ALL)
+        least = tl.min(word, 0)
+        found = tl.where(least < smallest, tl.max(tl.where(word == least, index, 0), 0), found)
+        smallest = tl.minimum(least, smallest)
+    return found
+
+
+@triton.jit
 def _mask(
     offsets,
     pool_counts,
@@ -166,15 +194,7 @@ def _mask(
     random_limit = tl.load(limits + 2 * HEADS).to(tl.uint64)
 
     draws = tl.where(high < pool, high, 0)
-    if draws > 0:
-        for first in range(0, size, BLOCK):
-            index = first + tl.arange(0, BLOCK)
-            inside = index < size
-            key = tl.load(pool_keys + index, mask=inside, other=0).to(tl.uint64)
-            word = tl.where(key <= pool_limit, _signed_words(high_key, index.to(tl.int64)), _ALL)
-            tl.store(pool_words + index, word.to(tl.int64), mask=inside)
-        tl.debug_barrier()
-    word_limit = _limit(pool_words, size, draws, 56, BLOCK)
+    word_limit = _draw(pool_keys, pool_limit, pool_words, high_key, size, draws, BLOCK)
 
     kept = 0
     for first in range(0, size, BLOCK):
@@ -193,17 +213,7 @@ def _mask(
         kept += tl.sum(stays, 0)
 
     if (kept == 0) & (size > 0):
-        keep_key = tl.load(keep_keys + bag)
-        smallest = (size * 0).to(tl.uint64) | _ALL
-        row = start
-        for first in range(0, size, BLOCK):
-            index = first + tl.arange(0, BLOCK)
-            word = tl.where(index < size, _signed_words(keep_key, index.to(tl.int64)), _ALL)
-            least = tl.min(word, 0)
-            here = start + tl.max(tl.where(word == least, index, 0), 0)
-            row = tl.where(least < smallest, here, row)
-            smallest = tl.minimum(least, smallest)
-        tl.store(kept_rows + start, row)
+        tl.store(kept_rows + start, start + _first_word(tl.load(keep_keys + bag), size, BLOCK))
         kept = 1
     tl.store(num_kept + bag, kept)
 
@@ -270,10 +280,7 @@ def _gather(
             tl.store(masked + 2, tl.sum(random, 0))
 
 
-@torch.library.custom_op("mhimdist::select_and_gather", mutates_args=())
-@on_its_device
-def select_and_gather(
-    features_TD: Tensor,
+def _kept(
     scores_TH: Tensor,
     offsets_B1: Tensor,
     pool_counts_B: Tensor,
@@ -283,23 +290,13 @@ def select_and_gather(
     high_keys_B: Tensor,
     random_keys_B: Tensor,
     keep_keys_B: Tensor,
-    capacity: int,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See `ops.select_and_gather`: rows K x D, their ids K, new offsets B1, masked by each mask 3."""
-    require_float(features_TD=features_TD, scores_TH=scores_TH)
+) -> tuple[Tensor, Tensor]:
+    """The first two launches: each bag's kept rows from its first place of T on, and their number, B."""
     num_bags, (total, num_heads) = len(offsets_B1) - 1, scores_TH.shape
-    if features_TD.stride(1) != 1:
-        features_TD = features_TD.contiguous()
-    width = features_TD.shape[1]
     rankings = 2 * num_heads + 1
     keys = offsets_B1.new_empty((rankings + 3, total))
     limits = offsets_B1.new_empty((num_bags, rankings))
     kept_rows_T, num_kept_B = offsets_B1.new_empty(total), offsets_B1.new_empty(num_bags, dtype=torch.int32)
-    rows_KD = features_TD.new_empty((capacity, width), dtype=dtype)
-    kept_K, new_offsets_B1 = offsets_B1.new_empty(capacity), torch.empty_like(offsets_B1)
-    masked_3 = offsets_B1.new_empty(3)
-
     _find_limits[num_bags, rankings](
         scores_TH,
         offsets_B1,
@@ -332,6 +329,44 @@ def select_and_gather(
         BLOCK=BLOCK,
         num_warps=16,
     )
+    return kept_rows_T, num_kept_B
+
+
+@torch.library.custom_op("mhimdist::select_and_gather", mutates_args=())
+@on_its_device
+def select_and_gather(
+    features_TD: Tensor,
+    scores_TH: Tensor,
+    offsets_B1: Tensor,
+    pool_counts_B: Tensor,
+    high_counts_B: Tensor,
+    low_counts_B: Tensor,
+    random_counts_B: Tensor,
+    high_keys_B: Tensor,
+    random_keys_B: Tensor,
+    keep_keys_B: Tensor,
+    capacity: int,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `ops.select_and_gather`: rows K x D, their ids K, new offsets B1, masked by each mask 3."""
+    require_float(features_TD=features_TD, scores_TH=scores_TH)
+    if features_TD.stride(1) != 1:
+        features_TD = features_TD.contiguous()
+    width = features_TD.shape[1]
+    kept_rows_T, num_kept_B = _kept(
+        scores_TH,
+        offsets_B1,
+        pool_counts_B,
+        high_counts_B,
+        low_counts_B,
+        random_counts_B,
+        high_keys_B,
+        random_keys_B,
+        keep_keys_B,
+    )
+    rows_KD = features_TD.new_empty((capacity, width), dtype=dtype)
+    kept_K, new_offsets_B1 = offsets_B1.new_empty(capacity), torch.empty_like(offsets_B1)
+    masked_3 = offsets_B1.new_empty(3)
     rows, columns = 4, min(triton.next_power_of_2(max(width, 16)), 1024)
     _gather[triton.cdiv(capacity, rows), triton.cdiv(max(width, 1), columns)](
         features_TD,
@@ -345,7 +380,7 @@ def select_and_gather(
         kept_K,
         new_offsets_B1,
         masked_3,
-        num_bags,
+        len(offsets_B1) - 1,
         capacity,
         width,
         features_TD.stride(0),

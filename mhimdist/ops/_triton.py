@@ -19,7 +19,11 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def require_float(**tensors: Tensor) -> None:
-    """Raise where a kernel does not know a tensor's type."""
+    """Raise where a kernel does not know a tensor's type.
+
+    Raises:
+        TypeError: a tensor is not in one of `FLOATS`.
+    """
     for name, tensor in tensors.items():
         if tensor.dtype not in FLOATS:
             expected = ", ".join(str(dtype) for dtype in FLOATS)

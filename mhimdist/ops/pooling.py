@@ -22,6 +22,9 @@ def segment_softmax_pool(scores_TC: Tensor, values_TE: Tensor, offsets_B1: Tenso
 
     Returns:
         B x C x E; B x E for scores without columns.
+
+    Raises:
+        TypeError: scores or values on CUDA are not in float32, fp16 or bf16.
     """
     if scores_TC.dim() == 1:
         return segment_softmax_pool(scores_TC[:, None], values_TE, offsets_B1)[:, 0]
@@ -63,6 +66,15 @@ def segment_top_k(values_TC: Tensor, k: int, offsets_B1: Tensor, *, largest: boo
 
     Subnormal values count as zero and NaN as the largest. Ties go to the row that comes first. A bag of fewer
     than k rows is padded with -1.
+
+    Args:
+        values_TC: packed rows, each column ranked by itself.
+        k: ranks of each bag and column.
+        offsets_B1: int64 offsets of the bags.
+        largest: rank the largest first, otherwise the smallest.
+
+    Raises:
+        TypeError: values on CUDA are not in float32, fp16 or bf16.
     """
     values_TC = values_TC.detach()
     if values_TC.device.type != "cpu":

@@ -40,6 +40,17 @@ def test_masking():
     assert found["ratio_naive"] is found["ratio_naive_heads"] is None  # no bag of 9,000
 
 
+def test_layers():
+    found = _json("layers", "--instances", "300", "--dtype", "bfloat16", "--rounds", "1")
+    assert len({race["layer"] for race in found["races"]}) == len(found["races"]) == 7
+    for race in found["races"]:
+        assert (race["instances"], race["dtype"]) == (300, "bfloat16")
+        assert set(race["ms"]) == {"ours", "torch"}
+        assert race["ratio"] > 0
+    assert [each["layer"] for each in found["memory"]] == ["landmarks gather", "tokens gather"]
+    assert all(set(each["peak_mb"]) == {"ours", "torch", "plain"} for each in found["memory"])
+
+
 def test_memory():
     found = _json("memory", "--instances", "300")
     assert set(found["peak_mb"]) == {"naive", "ours float32", "ours bfloat16"}
