@@ -73,14 +73,12 @@ def between_folds(
     """
     if not 0 < len(mine) < folds_per_trial:
         return None
-    value = mean(mine.values())
+    value, done = mean(mine.values()), f"after {len(mine)} of {folds_per_trial} folds"
     same = [mean(each[name] for name in mine) for each in others if mine.keys() <= each.keys()]
     if len(same) >= MIN_OTHERS and value < median(same):
-        done = f"after {len(mine)} of {folds_per_trial} folds"
         return f"{done} {value:.3f}, below the median of {median(same):.3f}"
     complete = [mean(each.values()) for each in others if len(each) == folds_per_trial]
     bound = (sum(mine.values()) + folds_per_trial - len(mine)) / folds_per_trial
     if complete and bound < max(complete):
-        done = f"after {len(mine)} of {folds_per_trial} folds"
         return f"{done} it cannot reach the best trial's {max(complete):.3f}"
     return None
