@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from mhimdist import atomic
 from mhimdist.config import TrainConfig
 from mhimdist.data.loader import BagShards
-from mhimdist.data.splits import Split, from_file, holdout, k_folds
+from mhimdist.data.splits import Split, splits_of
 from mhimdist.errors import RunLockedError
 from mhimdist.home import home
 from mhimdist.options import Options
@@ -173,39 +173,15 @@ class Experiment(Execution):
         """The splits of a seed, one for each fold that is run."""
         paper = protocol == "paper"
         share = self.paper_validation_share if paper else self.validation_share
-        if self.split_file is not None:
-            splits = from_file(
-                self.split_file,
-                bags.keys,
-                bags.slides,
-                bags.cases,
-                bags.labels_N,
-                validation_share=share,
-                selects_on_test=paper,
-                seed=seed,
-            )
-        elif self.test_share is not None:
-            splits = [
-                holdout(
-                    bags.keys,
-                    bags.cases,
-                    bags.labels_N,
-                    test_share=self.test_share,
-                    validation_share=share * (1 - self.test_share),
-                    selects_on_test=paper,
-                    seed=seed,
-                )
-            ]
-        else:
-            splits = k_folds(
-                bags.keys,
-                bags.cases,
-                bags.labels_N,
-                num_folds=self.folds,
-                validation_share=share,
-                selects_on_test=paper,
-                seed=seed,
-            )
+        splits = splits_of(
+            bags,
+            split_file=self.split_file,
+            test_share=self.test_share,
+            num_folds=self.folds,
+            validation_share=share * (1 - (self.test_share or 0)),
+            selects_on_test=paper,
+            seed=seed,
+        )
         return splits[: self.run_folds]
 
     def num_splits(self, bags: BagShards) -> int:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from mhimdist.config import TrainConfig
 from mhimdist.data.loader import BagShards
-from mhimdist.data.splits import Split, from_file, holdout, k_folds
+from mhimdist.data.splits import Split, k_folds, splits_of
 from mhimdist.errors import SplitError
 from mhimdist.experiment import Execution
 
@@ -170,30 +170,17 @@ class Sweep(Execution):
         Raises:
             SplitError: there are too few cases, or the file holds several splits.
         """
-        if self.split_file is not None:
-            found = from_file(
-                self.split_file,
-                bags.keys,
-                bags.slides,
-                bags.cases,
-                bags.labels_N,
-                validation_share=self.validation_share,
-                seed=self.split_seed,
-            )
-            if len(found) > 1:
-                raise SplitError(
-                    f"{self.split_file} holds {len(found)} splits; a sweep needs one test set that no fold "
-                    "of it trains on: give a file of one split, and --folds for the rest"
-                )
-            (outer,) = found
-        else:
-            outer = holdout(
-                bags.keys,
-                bags.cases,
-                bags.labels_N,
-                test_share=self.test_share,
-                validation_share=self.validation_share,
-                seed=self.split_seed,
+        outer, *others = splits_of(
+            bags,
+            split_file=self.split_file,
+            test_share=self.test_share,
+            validation_share=self.validation_share,
+            seed=self.split_seed,
+        )
+        if others:
+            raise SplitError(
+                f"{self.split_file} holds {len(others) + 1} splits; a sweep needs one test set that no fold "
+                "of it trains on: give a file of one split, and --folds for the rest"
             )
         if self.folds == 1:
             return [outer]

@@ -6,12 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
 
 from mhimdist.errors import SplitError
+
+if TYPE_CHECKING:
+    from mhimdist.data.loader import BagShards
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,44 @@ class Split:
 
 
 _FLAG = "selects_on_test"
+
+
+def splits_of(
+    bags: "BagShards",
+    *,
+    validation_share: float,
+    seed: int,
+    split_file: Path | None = None,
+    test_share: float | None = None,
+    num_folds: int = 3,
+    selects_on_test: bool = False,
+) -> list[Split]:
+    """Splits of a data set: those of a file; otherwise one holdout; otherwise folds of whole cases.
+
+    Args:
+        bags: the data set.
+        validation_share: share of the cases that validate, in [0, 1): of all cases for a holdout, of those
+            that do not test otherwise.
+        seed: of what is drawn.
+        split_file: CSV (slide,set[,fold]) or JSON; it wins over the other two.
+        test_share: share of the cases that one holdout tests on.
+        num_folds: folds, where neither of these is given.
+        selects_on_test: the authors' protocol, see `Split`.
+
+    Raises:
+        SplitError: the file does not fit the data, or there are too few cases.
+    """
+    cases, labels_N = bags.cases, bags.labels_N
+    drawn: dict[str, Any] = {
+        "validation_share": validation_share,
+        "selects_on_test": selects_on_test,
+        "seed": seed,
+    }
+    if split_file is not None:
+        return from_file(split_file, bags.keys, bags.slides, cases, labels_N, **drawn)
+    if test_share is not None:
+        return [holdout(bags.keys, cases, labels_N, test_share=test_share, **drawn)]
+    return k_folds(bags.keys, cases, labels_N, num_folds=num_folds, **drawn)
 
 
 def holdout(
