@@ -40,6 +40,7 @@ def test_masking():
     assert found["ratio_naive"] is found["ratio_naive_heads"] is None  # no bag of 9,000
 
 
+@pytest.mark.slow
 def test_memory():
     found = _json("memory", "--instances", "300")
     assert set(found["peak_mb"]) == {"naive", "ours float32", "ours bfloat16"}
