@@ -52,7 +52,9 @@ def test_launches_do_not_grow_with_the_number_of_bags(num_bags):
     assert _names(bag_on_gpu.ranking(num_bags=num_bags)) == ["_top_k"]
 
 
-@pytest.mark.parametrize("architecture", [80, 90, 100])
+@pytest.mark.parametrize(
+    "architecture", [pytest.param(80, marks=pytest.mark.slow), 90, pytest.param(100, marks=pytest.mark.slow)]
+)
 def test_nothing_spills(architecture, tmp_path, monkeypatch, record_property):
     """Compiled ahead of time to machine code, which says what it takes."""
     from benchmarks import bag_on_gpu

@@ -51,6 +51,7 @@ def test_layers():
     assert all(set(each["peak_mb"]) == {"ours", "torch", "plain"} for each in found["memory"])
 
 
+@pytest.mark.slow
 def test_memory():
     found = _json("memory", "--instances", "300")
     assert set(found["peak_mb"]) == {"naive", "ours float32", "ours bfloat16"}

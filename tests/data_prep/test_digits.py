@@ -27,6 +27,7 @@ from data_prep.digits import (
     c16_facts,
     digit_images,
     ensure,
+    main,
     write_features,
 )
 from mhimdist.data.loader import BagShards
@@ -238,15 +239,23 @@ def test_an_existing_folder_is_not_touched(tmp_path: Path):
     assert (tmp_path / "mine").read_text() == "mine"
 
 
+@pytest.mark.slow  # the jobs' tests make the same set at the same place
 def test_command_line(tmp_path: Path):
     command = [sys.executable, "-m", "data_prep.digits", "digits-c16"]
     environment = {"MHIMDIST_HOME": str(tmp_path), "PATH": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == f"digits-c16: {tmp_path}/data/digits-c16\n"
     assert len(BagShards(tmp_path / "data/digits-c16")) == 398
-    refused = subprocess.run([*command, "--seed", "1"], env=environment, capture_output=True, text=True)
-    assert refused.returncode == 2
-    assert "need --out" in refused.stderr
+
+
+def test_a_set_of_ones_own_needs_a_place(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setenv("MHIMDIST_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["digits", "digits-c16", "--seed", "1"])
+    with pytest.raises(SystemExit) as refused:
+        main()
+    assert refused.value.code == 2
+    assert "need --out" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("more", [[], ["--features-only"]])
