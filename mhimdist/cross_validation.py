@@ -7,8 +7,7 @@ finished fold is only read, and the same command resumes one that was cut off fr
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
@@ -21,7 +20,6 @@ from rich import get_console
 
 from mhimdist import atomic, cluster
 from mhimdist.cluster import refuse_open_cluster
-from mhimdist.command import Stopping
 from mhimdist.config import TrainConfig
 from mhimdist.cost import Cost, measure
 from mhimdist.data.loader import BagShards, open_bags
@@ -35,7 +33,7 @@ from mhimdist.fold import ERROR_FILE, Fold, fold_folder
 from mhimdist.report import formats
 from mhimdist.report.comparison import PAPER_WARNING, Comparison, Row
 from mhimdist.result import OUTSIDE_WEIGHTS, Protocol, Result
-from mhimdist.run_units import Outcome, run_folds, why_lost
+from mhimdist.run_units import Outcome, run_folds, stoppable, why_lost
 
 
 def run_cross_validation(job: CrossValidation, *, data: Location) -> Comparison:
@@ -76,10 +74,20 @@ def raise_failures(
     Raises:
         CrossValidationError: something failed.
     """
-    _raise(f" of {comparison.name}", comparison.failures | dict(more), folder / "folds")
+    raise_failed(f" of {comparison.name}", comparison.failures | dict(more), folder / "folds")
 
 
-def _raise(of: str, failures: Mapping[str, str], folder: Path) -> None:
+def raise_failed(of: str, failures: Mapping[str, str], folder: Path) -> None:
+    """Name what failed, and say where whole reasons are.
+
+    Args:
+        of: what the runs are of, behind "3 runs".
+        failures: the last line of each reason, by name.
+        folder: holds the folds' folders.
+
+    Raises:
+        CrossValidationError: something failed.
+    """
     if failures:
         listing = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
         raise CrossValidationError(
@@ -147,7 +155,7 @@ class FoldSet:
         Raises:
             CrossValidationError: some failed.
         """
-        _raise("", self.failures(outcomes, self.folds), self.folder)
+        raise_failed("", self.failures(outcomes, self.folds), self.folder)
 
 
 def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Location) -> Comparison:
@@ -214,14 +222,6 @@ def _rows(planned: FoldSet, candidates: Sequence[Candidate], outcomes: Mapping[s
     return rows
 
 
-@contextmanager
-def stoppable(execution: Execution) -> Iterator[Stopping]:
-    """Have a SIGTERM, as of `ray job stop`, end a command by a `PreemptedError`; Ray would abort it."""
-    cluster.connect()  # which sets its own handlers
-    with Stopping(f"{execution.name} was stopped; the same command resumes it") as stopping:
-        yield stopping
-
-
 def measure_costs(
     experiment: Experiment, configs: Mapping[str, TrainConfig], *, data: Location
 ) -> dict[str, Cost | str]:
@@ -249,7 +249,7 @@ def measure_costs(
             bags.digest,
             num_threads,
         )
-        file = folder / f"{_hash(made_of)}.json"
+        file = folder / f"{digest_of(made_of)}.json"
         if not file.exists():
             cluster.connect()
             share = cluster.share_of(experiment.cpus_per_run, experiment.gpus_per_run)
@@ -310,7 +310,7 @@ def make_fold(
         bags.digest,
         hashlib.blake2b(weights.read_bytes()).hexdigest() if weights is not None else None,
     )
-    digest = _hash(made_of)
+    digest = digest_of(made_of)
     name = f"{candidate.name}, {protocol}, seed {seed}, fold {fold}"
     return digest, Fold(name, config, split, fold, fold_folder(folder, fold, seed, digest), is_tested=True)
 
@@ -325,7 +325,8 @@ def device_of_runs(execution: Execution, config: TrainConfig) -> torch.device:
     return torch.device("cuda" if share.gpus else "cpu")
 
 
-def _hash(made_of: Any) -> str:
+def digest_of(made_of: Any) -> str:
+    """16 hex digits that tell apart what JSON can hold."""
     text = json.dumps(made_of, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 

@@ -8,6 +8,7 @@ import logging
 import time
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,14 @@ from mhimdist.train import Group, train
 
 Outcome = Result | str
 """What a fold reached, or the last line of why it failed."""
+
+
+@contextmanager
+def stoppable(execution: Execution) -> Iterator[Stopping]:
+    """Have a SIGTERM, as of `ray job stop`, end a command by a `PreemptedError`; Ray would abort it."""
+    cluster.connect()  # which sets its own handlers
+    with Stopping(f"{execution.name} was stopped; the same command resumes it") as stopping:
+        yield stopping
 
 
 def run_folds(
