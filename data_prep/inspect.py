@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from data_prep.inspection import Inspection, inspect
+from data_prep.checks.inspection import Inspection, inspect
 from data_prep.parallel import num_cores
 from data_prep.progress import bar
 from mhimdist.command import run
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console(highlight=False, markup=False)
     for table in tables(found):
         console.print(table)
-    from data_prep.pictures import draw  # matplotlib takes a second to import
+    from data_prep.checks.pictures import draw  # matplotlib takes a second to import
 
     picture = options.picture or Path(f"{options.folder.absolute().name}.png")
     draw(found, picture)

@@ -8,11 +8,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.filesize import decimal
 
+from data_prep.checks.faults import Fault, verify
+from data_prep.checks.repair import repair
 from data_prep.command_line import add_options, chosen
-from data_prep.faults import Fault, verify
 from data_prep.parallel import num_cores
 from data_prep.progress import Count, bar
-from data_prep.repair import repair
 from data_prep.stated import Stated
 from mhimdist.command import run
 from mhimdist.data.manifest import Manifest

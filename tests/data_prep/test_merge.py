@@ -7,9 +7,9 @@ import torch
 from feature_folders import CLASSES, SLIDES, shard_folder, write_features
 
 from data_prep import merge as merge_module
-from data_prep.faults import verify
+from data_prep.checks.faults import verify
+from data_prep.checks.repair import repair
 from data_prep.merge import main, merge
-from data_prep.repair import repair
 from data_prep.shard import shard
 from mhimdist.command import run
 from mhimdist.data.loader import BagShards

@@ -22,7 +22,7 @@ from local_cluster import LocalCluster
 
 from data_prep import plan as plan_module
 from data_prep import shard as shard_module
-from data_prep.faults import verify
+from data_prep.checks.faults import verify
 from data_prep.shard import Outcome, main, shard
 from data_prep.workplace import Workplace
 from mhimdist.command import run

@@ -12,8 +12,8 @@ from feature_folders import SLIDES, write_features
 from forked import fork, status_of
 
 from data_prep import plan as plan_module
-from data_prep.faults import verify
-from data_prep.repair import repair
+from data_prep.checks.faults import verify
+from data_prep.checks.repair import repair
 from data_prep.shard import main, shard
 from data_prep.skipped import BadBag, named, read_skipped
 from mhimdist.command import run

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from feature_folders import forge_manifest, shard_folder, write_features
 
-from data_prep import faults as faults_module
 from data_prep import verify as verify_module
-from data_prep.faults import Fault, verify
-from data_prep.repair import repair
+from data_prep.checks import faults as faults_module
+from data_prep.checks.faults import Fault, verify
+from data_prep.checks.repair import repair
 from data_prep.verify import main
 from mhimdist.command import run
 from mhimdist.data.format import index_name

@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from data_prep.faults import Fault, verify_shard
+from data_prep.checks.faults import Fault, verify_shard
 from data_prep.folders import find_features
 from data_prep.labels import SlideLabel
 from data_prep.parallel import one_torch_thread, results

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from data_prep.inspection import Inspection
+from data_prep.checks.inspection import Inspection
 from mhimdist.errors import ConfigError
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, less its yellow and its black.

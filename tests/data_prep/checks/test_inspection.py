@@ -6,9 +6,9 @@ import pytest
 from feature_folders import forge_manifest, shard_folder, write_features
 from PIL import Image
 
-from data_prep import inspection
+from data_prep.checks import inspection
+from data_prep.checks.inspection import BagValues, inspect
 from data_prep.inspect import main
-from data_prep.inspection import BagValues, inspect
 from data_prep.shard import shard
 from mhimdist.command import run
 from mhimdist.errors import ManifestError
