@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 from rich.filesize import decimal
 
-from data_prep.members import encoder_of
-from data_prep.sources import some
+from data_prep.readers.members import encoder_of
+from data_prep.readers.sources import some
 from data_prep.writer import appearing_whole
 from mhimdist.command import run
 from mhimdist.data.format import index_name, shard_name

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_prep.labels import SlideLabel, class_order, is_missing
-from data_prep.members import encoder_of
 from data_prep.plan import PlannedBag
-from data_prep.sources import Source, some
+from data_prep.readers.members import encoder_of
+from data_prep.readers.sources import Source, some
 from mhimdist.data.format import shard_number
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import DataError, LabelError

@@ -15,11 +15,12 @@ from rich.filesize import decimal
 
 from data_prep.cases import cases_of_barcodes, missing_cases
 from data_prep.command_line import stoppable
-from data_prep.folders import find_features
 from data_prep.labels import Columns, SlideLabel, read_labels, without_suffixes
 from data_prep.parallel import in_cluster, one_torch_thread, results
 from data_prep.plan import ShardPlan, SourceChangedError, WrittenShard, plan_bags, plan_shards, write_shard
 from data_prep.progress import Count, bar, doing
+from data_prep.readers.folders import find_features
+from data_prep.readers.sources import Source, some
 from data_prep.selection import (
     class_names,
     classes_of,
@@ -31,7 +32,6 @@ from data_prep.selection import (
 )
 from data_prep.shard_options import ShardOptions
 from data_prep.skipped import SKIPPED_NAME, BadBag, named, read_skipped, write_skipped
-from data_prep.sources import Source, some
 from data_prep.workplace import Workplace
 from data_prep.writer import naming
 from mhimdist.command import run

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field
 
 from data_prep.command_line import Metavar, Settings, add_options, chosen, whole
+from data_prep.readers.stated import NOTHING_STATED, Stated
 from data_prep.skipped import SKIPPED_NAME
-from data_prep.stated import NOTHING_STATED, Stated
 
 
 def _names(value: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_prep.members import describe_bag
+from data_prep.readers.members import describe_bag
 from mhimdist.data.manifest import Manifest
 
 BLOCK_BYTES = 2**22

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep import damage
-from data_prep.fields import FEATURES
+from data_prep.readers import damage
+from data_prep.readers.fields import FEATURES
 from mhimdist.errors import DataError
 
 # torch.save before 1.6 began a file with this pickled number; whatever else is not a zip, it did not write.

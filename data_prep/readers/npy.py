@@ -5,9 +5,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from data_prep import damage
-from data_prep.arrays import map_npy, zipped_npy
-from data_prep.fields import FEATURES, SIDE_ARRAYS
+from data_prep.readers import damage
+from data_prep.readers.arrays import map_npy, zipped_npy
+from data_prep.readers.fields import FEATURES, SIDE_ARRAYS
 
 UNNAMED = "arr_0"
 """The array of `np.savez(path, array)`."""

@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep import damage, read_torch
-from data_prep.arrays import checked, map_npy
-from data_prep.fields import FEATURES
-from data_prep.members import describe_bag
+from data_prep.readers import damage, pt
+from data_prep.readers.arrays import checked, map_npy
+from data_prep.readers.fields import FEATURES
+from data_prep.readers.members import describe_bag
 from mhimdist.data.format import EXTENSIONS, members_of
 from mhimdist.errors import DataError
 
@@ -105,7 +105,7 @@ def read(path: Path, place: Place, arrays: Collection[str] = ()) -> dict[Any, An
                 array if crc32 is None else checked(array, path, offset, num_bytes, crc32)
             )
         elif form in ("pt", "pth"):
-            content = read_torch.read_bytes(_content(path, offset, num_bytes), f"{path}: {extension}")
+            content = pt.read_bytes(_content(path, offset, num_bytes), f"{path}: {extension}")
             found |= content if not name else {name: content.get(FEATURES[0])}
     return found
 

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep import read_hdf5, read_numpy, read_parquet, read_tar, read_torch, read_zarr
-from data_prep.arrays import RowReader, by_rows, has_batch_axis
-from data_prep.fields import DETAILS, describe
-from data_prep.stated import NOTHING_STATED, Stated
+from data_prep.readers import hdf5, npy, parquet, pt, tar, zarr_store
+from data_prep.readers.arrays import RowReader, by_rows, has_batch_axis
+from data_prep.readers.fields import DETAILS, describe
+from data_prep.readers.stated import NOTHING_STATED, Stated
 from mhimdist.data.format import COORDS_DTYPE, INSTANCE_LABELS_DTYPE
 from mhimdist.errors import DataError
 
@@ -40,20 +40,20 @@ SUFFIXES = {
 """Files that are looked at, and what they are taken for if their content does not tell."""
 
 READERS: dict[str, Callable[..., dict[Any, Any]]] = {
-    "torch": read_torch.read,
-    "npy": read_numpy.read,
-    "npz": read_numpy.read_npz,
-    "hdf5": read_hdf5.read,
-    "zarr": read_zarr.read,
-    "tar": read_tar.read,
-    "parquet": read_parquet.read,
+    "torch": pt.read,
+    "npy": npy.read,
+    "npz": npy.read_npz,
+    "hdf5": hdf5.read,
+    "zarr": zarr_store.read,
+    "tar": tar.read,
+    "parquet": parquet.read,
 }
 """By family: what turns a file, for bundles a place in it, and the names of the arrays that are wanted into
 arrays and details by name."""
 
 BUNDLES: dict[str, Callable[..., Iterator[tuple[str, tuple, dict[str, Any]]]]] = {
-    "tar": read_tar.bags_in,
-    "parquet": read_parquet.bags_in,
+    "tar": tar.bags_in,
+    "parquet": parquet.bags_in,
 }
 """Families whose files hold many bags."""
 
@@ -87,7 +87,7 @@ class Source:
         """Files on which the bag depends, for telling whether it changed."""
         if self.path.is_dir():
             return sorted(path for path in self.path.rglob("*") if path.is_file())
-        more = read_numpy.sidecars(self.path).values() if self.family == "npy" else ()
+        more = npy.sidecars(self.path).values() if self.family == "npy" else ()
         return [self.path, *more, *([self.coords] if self.coords else [])]
 
 
@@ -247,7 +247,7 @@ def read_features(source: Source) -> SlideFeatures:
     found = READERS[source.family](path, *place, stated.arrays)
     details = {name: said[name] for name in DETAILS if said.get(name) is not None} | describe(found)
     if source.coords is not None:
-        beside = read_hdf5.read(source.coords, ("coords",))
+        beside = hdf5.read(source.coords, ("coords",))
         found, details = {"coords": beside.get("coords"), **found}, describe(beside) | details
     for name, value in stated.details.items():
         if details.setdefault(name, value) != value:
@@ -267,7 +267,7 @@ def read_features(source: Source) -> SlideFeatures:
 def family_of(path: Path) -> str | None:
     """What a file or folder is by its first bytes, a key of `READERS`; None if they do not tell."""
     if path.is_dir():
-        return "zarr" if read_zarr.is_store(path) else None
+        return "zarr" if zarr_store.is_store(path) else None
     with path.open("rb") as file:
         head = file.read(512)
     if head.startswith(b"PK\x03\x04"):
@@ -282,7 +282,7 @@ def family_of(path: Path) -> str | None:
     if head[257:262] == b"ustar":
         return "tar"
     signs = {
-        read_torch.LEGACY_MAGIC: "torch",
+        pt.LEGACY_MAGIC: "torch",
         b"\x93NUMPY": "npy",
         b"\x89HDF\r\n\x1a\n": "hdf5",
         b"PAR1": "parquet",

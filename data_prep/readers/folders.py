@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_prep import read_numpy, read_tar
-from data_prep.sources import BUNDLES, SUFFIXES, Source, family_of, some
-from data_prep.stated import NOTHING_STATED, Stated
+from data_prep.readers import npy, tar
+from data_prep.readers.sources import BUNDLES, SUFFIXES, Source, family_of, some
+from data_prep.readers.stated import NOTHING_STATED, Stated
 from mhimdist.data.manifest import MANIFEST_NAME, Manifest, arriving
 from mhimdist.errors import DataError
 
@@ -97,8 +97,8 @@ def _is_candidate(path: Path) -> bool:
 
 def _collect(folder: Path, paths: list[Path], stated: Stated) -> dict[str, Source]:
     found: dict[str, Source] = {}
-    sidecars = [path for path in paths if read_numpy.sidecar_of(path)]
-    bags = [path for path in paths if not read_numpy.sidecar_of(path)]
+    sidecars = [path for path in paths if npy.sidecar_of(path)]
+    bags = [path for path in paths if not npy.sidecar_of(path)]
     ours = _bags_of_ours({path.parent for path in bags})
 
     def sources_of(path: Path) -> list[tuple[str, Source]]:
@@ -123,7 +123,7 @@ def _collect(folder: Path, paths: list[Path], stated: Stated) -> dict[str, Sourc
                     )
                 found[slide] = source
     for path in sidecars:
-        owner = path.with_name(f"{read_numpy.sidecar_of(path)}{path.suffix}")
+        owner = path.with_name(f"{npy.sidecar_of(path)}{path.suffix}")
         if owner not in bags:
             raise DataError(f"{path.name} belongs to no {owner.name} in {path.parent}")
     return found
@@ -144,7 +144,7 @@ def _bags_of_ours(folders: set[Path]) -> dict[Path, Iterator[Bag]]:
         bags |= {folder / name: iter(()) for name in arriving(folder)}  # not in the data set yet
         manifest = Manifest.open(folder)
         for name, rows in manifest.rows_by_shard().items():
-            bags[folder / name] = read_tar.bags_of_ours(folder / name, rows, manifest.info.classes)
+            bags[folder / name] = tar.bags_of_ours(folder / name, rows, manifest.info.classes)
     return bags
 
 

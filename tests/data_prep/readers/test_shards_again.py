@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from feature_folders import CLASSES, SLIDES, shard_folder, write_features
 
-from data_prep.folders import find_features
+from data_prep.readers.folders import find_features
+from data_prep.readers.sources import read_features
 from data_prep.shard import shard
-from data_prep.sources import read_features
 from mhimdist.data.manifest import ARRIVING_NAME, Manifest
 from mhimdist.errors import CorruptShard, DataError, LabelError, ManifestError
 

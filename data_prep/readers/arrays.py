@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_prep import damage
-from data_prep.inflation import refuse_inflation
+from data_prep.readers import damage
+from data_prep.readers.inflation import refuse_inflation
 from mhimdist.errors import CorruptShard, DataError
 
 MAX_HEADER_BYTES = 2**14

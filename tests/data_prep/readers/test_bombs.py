@@ -21,9 +21,9 @@ import torch
 import zarr
 from forked import fork, limit_addresses, status_of
 
-from data_prep.folders import find_features
-from data_prep.inflation import SMALL_BYTES, refuse_inflation
-from data_prep.sources import read_features
+from data_prep.readers.folders import find_features
+from data_prep.readers.inflation import SMALL_BYTES, refuse_inflation
+from data_prep.readers.sources import read_features
 from mhimdist.errors import DataError
 
 ROOM = 64 * 2**20

@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep import damage
-from data_prep.arrays import RowReader, as_a_whole
-from data_prep.fields import DETAILS, SIDE_ARRAYS
-from data_prep.inflation import refuse_inflation
+from data_prep.readers import damage
+from data_prep.readers.arrays import RowReader, as_a_whole
+from data_prep.readers.fields import DETAILS, SIDE_ARRAYS
+from data_prep.readers.inflation import refuse_inflation
 from mhimdist.data.parquet_pages import claims_of
 from mhimdist.errors import DataError
 

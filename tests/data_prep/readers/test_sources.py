@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep import sources
-from data_prep.sources import SUFFIXES, SlideFeatures, Source, family_of, some
+from data_prep.readers import sources
+from data_prep.readers.sources import SUFFIXES, SlideFeatures, Source, family_of, some
 from mhimdist.errors import DataError
 
 FEATURES = np.arange(12, dtype=np.float32).reshape(3, 4)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import damage
-from data_prep.arrays import RowReader, by_rows, has_batch_axis
-from data_prep.inflation import refuse_bomb, refuse_inflation
+from data_prep.readers import damage
+from data_prep.readers.arrays import RowReader, by_rows, has_batch_axis
+from data_prep.readers.inflation import refuse_bomb, refuse_inflation
 from mhimdist.errors import DataError
 
 MARKS = ("zarr.json", ".zgroup", ".zarray")
@@ -26,7 +26,7 @@ def is_store(path: Path) -> bool:
 
 
 def read(path: Path, arrays: Collection[str]) -> dict[Any, Any]:
-    """The arrays of a zarr store that are wanted, and its attributes, as `read_hdf5.read`.
+    """The arrays of a zarr store that are wanted, and its attributes, as `hdf5.read`.
 
     Raises:
         DataError: damaged, arrays of anything but numbers, or chunks that were never written.

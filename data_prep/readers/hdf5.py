@@ -17,9 +17,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from data_prep import damage
-from data_prep.arrays import RowReader, by_rows, has_batch_axis, native
-from data_prep.inflation import refuse_bomb, refuse_inflation
+from data_prep.readers import damage
+from data_prep.readers.arrays import RowReader, by_rows, has_batch_axis, native
+from data_prep.readers.inflation import refuse_bomb, refuse_inflation
 from mhimdist.errors import DataError
 
 _DEFLATE, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from data_prep.command_line import Metavar, Settings, whole
-from data_prep.fields import FEATURES, SIDE_ARRAYS
+from data_prep.readers.fields import FEATURES, SIDE_ARRAYS
 
 
 class Stated(Settings):

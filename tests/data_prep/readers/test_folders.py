@@ -12,8 +12,8 @@ import pytest
 import torch
 import zarr
 
-from data_prep.folders import find_features
-from data_prep.sources import Source, read_features
+from data_prep.readers.folders import find_features
+from data_prep.readers.sources import Source, read_features
 from mhimdist.errors import DataError
 
 
