@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_prep.labels import SlideLabel
 from data_prep.parallel import StoppedError
 from data_prep.readers.folders import THREADS
 from data_prep.readers.sources import Source, read_features
 from data_prep.skipped import BadBag, named
+from data_prep.tables.labels import SlideLabel
 from data_prep.writer import CHUNK_BYTES, Bag, Payload, ShardWriter
 from mhimdist.data.format import (
     COORDS_DTYPE,

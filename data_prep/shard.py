@@ -13,9 +13,7 @@ from typing import Any
 import pyarrow as pa
 from rich.filesize import decimal
 
-from data_prep.cases import cases_of_barcodes, missing_cases
 from data_prep.command_line import stoppable
-from data_prep.labels import Columns, SlideLabel, read_labels, without_suffixes
 from data_prep.parallel import in_cluster, one_torch_thread, results
 from data_prep.plan import ShardPlan, SourceChangedError, WrittenShard, plan_bags, plan_shards, write_shard
 from data_prep.progress import Count, bar, doing
@@ -32,6 +30,8 @@ from data_prep.selection import (
 )
 from data_prep.shard_options import ShardOptions
 from data_prep.skipped import SKIPPED_NAME, BadBag, named, read_skipped, write_skipped
+from data_prep.tables.cases import cases_of_barcodes, missing_cases
+from data_prep.tables.labels import Columns, SlideLabel, read_labels, without_suffixes
 from data_prep.workplace import Workplace
 from data_prep.writer import naming
 from mhimdist.command import run

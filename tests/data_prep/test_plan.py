@@ -7,11 +7,11 @@ import pytest
 import torch
 from forked import fork, limit_addresses, status_of
 
-from data_prep.labels import SlideLabel
 from data_prep.plan import PlannedBag, plan_bags, plan_shards, write_shard
 from data_prep.readers.folders import find_features
 from data_prep.readers.sources import Source
 from data_prep.shard import shard
+from data_prep.tables.labels import SlideLabel
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import DataError
 

@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.cases import cases_of_barcodes, missing_cases
-from data_prep.labels import SlideLabel
 from data_prep.shard import main, shard
+from data_prep.tables.cases import cases_of_barcodes, missing_cases
+from data_prep.tables.labels import SlideLabel
 from mhimdist.data.loader import BagShards
 from mhimdist.errors import ConfigError, LabelError
 

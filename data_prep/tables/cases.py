@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from data_prep.labels import SlideLabel
+from data_prep.tables.labels import SlideLabel
 from mhimdist.errors import LabelError
 
 _BARCODE = re.compile(r"(TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})(?![A-Z0-9])")

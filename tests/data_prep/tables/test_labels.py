@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.labels import Columns, SlideLabel, class_order, read_labels, without_suffixes
+from data_prep.tables.labels import Columns, SlideLabel, class_order, read_labels, without_suffixes
 from mhimdist.errors import LabelError
 
 
