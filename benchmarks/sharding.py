@@ -36,8 +36,8 @@ import numpy as np
 import torch
 
 from data_prep.digits import c16_facts
-from data_prep.parallel import num_cores
 from data_prep.shard import shard
+from data_prep.writing.parallel import num_cores
 
 NUM_FEATURES = 1024
 

@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 
 from data_prep.command_line import stoppable
 from data_prep.shard import shard
-from data_prep.writer import appearing_whole
+from data_prep.writing.writer import appearing_whole
 from mhimdist.command import run
 from mhimdist.data.remote import Location, is_remote
 from mhimdist.errors import DataError

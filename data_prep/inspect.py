@@ -12,8 +12,8 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from data_prep.checks.inspection import Inspection, inspect
-from data_prep.parallel import num_cores
-from data_prep.progress import bar
+from data_prep.writing.parallel import num_cores
+from data_prep.writing.progress import bar
 from mhimdist.command import run
 from mhimdist.data.manifest import Manifest
 

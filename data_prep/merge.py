@@ -13,7 +13,7 @@ from rich.filesize import decimal
 
 from data_prep.readers.members import encoder_of
 from data_prep.readers.sources import some
-from data_prep.writer import appearing_whole
+from data_prep.writing.writer import appearing_whole
 from mhimdist.command import run
 from mhimdist.data.format import index_name, shard_name
 from mhimdist.data.manifest import ROWS_SCHEMA, DatasetInfo, Manifest, ShardFile

@@ -14,12 +14,22 @@ import pyarrow as pa
 from rich.filesize import decimal
 
 from data_prep.command_line import stoppable
-from data_prep.parallel import in_cluster, one_torch_thread, results
-from data_prep.plan import ShardPlan, SourceChangedError, WrittenShard, plan_bags, plan_shards, write_shard
-from data_prep.progress import Count, bar, doing
 from data_prep.readers.folders import find_features
 from data_prep.readers.sources import Source, some
-from data_prep.selection import (
+from data_prep.shard_options import ShardOptions
+from data_prep.tables.cases import cases_of_barcodes, missing_cases
+from data_prep.tables.labels import Columns, SlideLabel, read_labels, without_suffixes
+from data_prep.writing.parallel import in_cluster, one_torch_thread, results
+from data_prep.writing.plan import (
+    ShardPlan,
+    SourceChangedError,
+    WrittenShard,
+    plan_bags,
+    plan_shards,
+    write_shard,
+)
+from data_prep.writing.progress import Count, bar, doing
+from data_prep.writing.selection import (
     class_names,
     classes_of,
     labels_of,
@@ -28,12 +38,9 @@ from data_prep.selection import (
     not_in,
     refuse_another_encoder,
 )
-from data_prep.shard_options import ShardOptions
-from data_prep.skipped import SKIPPED_NAME, BadBag, named, read_skipped, write_skipped
-from data_prep.tables.cases import cases_of_barcodes, missing_cases
-from data_prep.tables.labels import Columns, SlideLabel, read_labels, without_suffixes
-from data_prep.workplace import Workplace
-from data_prep.writer import naming
+from data_prep.writing.skipped import SKIPPED_NAME, BadBag, named, read_skipped, write_skipped
+from data_prep.writing.workplace import Workplace
+from data_prep.writing.writer import naming
 from mhimdist.command import run
 from mhimdist.data.manifest import ROWS_SCHEMA, DatasetInfo, Manifest
 from mhimdist.errors import DataError

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from data_prep.command_line import Metavar, Settings, add_options, chosen, whole
 from data_prep.readers.stated import NOTHING_STATED, Stated
-from data_prep.skipped import SKIPPED_NAME
+from data_prep.writing.skipped import SKIPPED_NAME
 
 
 def _names(value: Any) -> Any:

@@ -11,9 +11,9 @@ from rich.filesize import decimal
 from data_prep.checks.faults import Fault, verify
 from data_prep.checks.repair import repair
 from data_prep.command_line import add_options, chosen
-from data_prep.parallel import num_cores
-from data_prep.progress import Count, bar
 from data_prep.readers.stated import Stated
+from data_prep.writing.parallel import num_cores
+from data_prep.writing.progress import Count, bar
 from mhimdist.command import run
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import CorruptShard

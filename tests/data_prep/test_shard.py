@@ -22,12 +22,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from data_prep import plan as plan_module
 from data_prep import shard as shard_module
-from data_prep.plan import PlannedBag
 from data_prep.readers.stated import Stated
 from data_prep.shard import main, shard
 from data_prep.shard_options import ShardOptions
+from data_prep.writing import plan as plan_module
+from data_prep.writing.plan import PlannedBag
 from mhimdist.command import run
 from mhimdist.data.format import FEATURE_DTYPES, escape_key
 from mhimdist.data.loader import BagShards

@@ -11,12 +11,12 @@ import zarr
 
 from data_prep import shard as shard_module
 from data_prep import verify as verify_module
-from data_prep.plan import plan_bags, plan_shards
 from data_prep.readers.folders import find_features
 from data_prep.readers.members import describe_bag
 from data_prep.readers.sources import Source, read_features
 from data_prep.readers.stated import NOTHING_STATED, Stated
 from data_prep.tables.labels import SlideLabel
+from data_prep.writing.plan import plan_bags, plan_shards
 from mhimdist.data.loader import BagShards
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import CorruptShard, DataError

@@ -4,10 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data_prep.plan import PlannedBag
 from data_prep.readers.members import encoder_of
 from data_prep.readers.sources import Source, some
 from data_prep.tables.labels import SlideLabel, class_order, is_missing
+from data_prep.writing.plan import PlannedBag
 from mhimdist.data.format import shard_number
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import DataError, LabelError

@@ -7,11 +7,11 @@ import pytest
 import torch
 from forked import fork, limit_addresses, status_of
 
-from data_prep.plan import PlannedBag, plan_bags, plan_shards, write_shard
 from data_prep.readers.folders import find_features
 from data_prep.readers.sources import Source
 from data_prep.shard import shard
 from data_prep.tables.labels import SlideLabel
+from data_prep.writing.plan import PlannedBag, plan_bags, plan_shards, write_shard
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import DataError
 
@@ -87,7 +87,7 @@ def test_a_plan_depends_on_the_sources(tmp_path: Path) -> None:
 def test_bad_values_are_found_in_any_block(
     place: int, dtype: str, value: float, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data_prep.plan.CHUNK_BYTES", 256)
+    monkeypatch.setattr("data_prep.writing.plan.CHUNK_BYTES", 256)
     features = np.ones((300, 4), np.float32)
     features[place, 3] = value
     np.save(tmp_path / "a.npy", features)

@@ -20,17 +20,17 @@ from feature_folders import SLIDES, shard_folder, write_features
 from forked import fork, status_of
 from local_cluster import LocalCluster
 
-from data_prep import plan as plan_module
 from data_prep import shard as shard_module
 from data_prep.checks.faults import verify
 from data_prep.shard import Outcome, main, shard
-from data_prep.workplace import Workplace
+from data_prep.writing import plan as plan_module
+from data_prep.writing.workplace import Workplace
 from mhimdist.command import run
 from mhimdist.data.loader import BagShards
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import DataError, DiskFullError, LabelError, ManifestError, RunLockedError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SAME = {"name": "x", "shard_bytes": 10_000, "workers": 1}
 
 

@@ -11,11 +11,11 @@ import pytest
 from feature_folders import SLIDES, write_features
 from forked import fork, status_of
 
-from data_prep import plan as plan_module
 from data_prep.checks.faults import verify
 from data_prep.checks.repair import repair
 from data_prep.shard import main, shard
-from data_prep.skipped import BadBag, named, read_skipped
+from data_prep.writing import plan as plan_module
+from data_prep.writing.skipped import BadBag, named, read_skipped
 from mhimdist.command import run
 from mhimdist.data.loader import BagShards
 from mhimdist.errors import DataError
@@ -127,7 +127,7 @@ def test_shards_without_bad_slides_do_not_serve_who_wants_all(
     add(folder, nan=NAN)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "data_prep.workplace.Workplace.publish", lambda *_: (_ for _ in ()).throw(OSError(5, "x"))
+            "data_prep.writing.workplace.Workplace.publish", lambda *_: (_ for _ in ()).throw(OSError(5, "x"))
         )
         with pytest.raises(OSError, match="x"):
             make(folder, skip_bad=True)

@@ -5,8 +5,8 @@ import time
 import pytest
 from rich.console import Console
 
-from data_prep import progress
-from data_prep.progress import Count, bar, doing
+from data_prep.writing import progress
+from data_prep.writing.progress import Count, bar, doing
 
 
 def test_a_log_gets_lines_with_rate_and_time_left(

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_prep.parallel import StoppedError
 from data_prep.readers.folders import THREADS
 from data_prep.readers.sources import Source, read_features
-from data_prep.skipped import BadBag, named
 from data_prep.tables.labels import SlideLabel
-from data_prep.writer import CHUNK_BYTES, Bag, Payload, ShardWriter
+from data_prep.writing.parallel import StoppedError
+from data_prep.writing.skipped import BadBag, named
+from data_prep.writing.writer import CHUNK_BYTES, Bag, Payload, ShardWriter
 from mhimdist.data.format import (
     COORDS_DTYPE,
     EXTENSIONS,

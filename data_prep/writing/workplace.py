@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from data_prep.plan import ShardPlan, WrittenShard
-from data_prep.skipped import BadBag
+from data_prep.writing.plan import ShardPlan, WrittenShard
+from data_prep.writing.skipped import BadBag
 from mhimdist import atomic
 from mhimdist.data.format import index_name
 from mhimdist.data.manifest import ARRIVING_NAME, MANIFEST_NAME, Manifest, ShardFile, arriving

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import parallel
-from data_prep.parallel import num_cores
+from data_prep.writing import parallel
+from data_prep.writing.parallel import num_cores
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 import webdataset
 from forked import fork, status_of
 
-from data_prep import writer
-from data_prep.writer import Bag, Payload, ShardWriter, appearing_whole
+from data_prep.writing import writer
+from data_prep.writing.writer import Bag, Payload, ShardWriter, appearing_whole
 from mhimdist.data.format import TAR_OPTIONS, dali_index, members_of, tar_header
 
 
