@@ -25,8 +25,8 @@ from data_prep import digits
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import k_folds
 from mhimdist.evaluation import evaluate
+from mhimdist.files import home
 from mhimdist.first_stage import open_trainer
-from mhimdist.home import home
 from mhimdist.presets import preset
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.

@@ -27,8 +27,8 @@ from jobs.tune_c16 import BASE, space
 from mhimdist.config import TrainConfig
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split
+from mhimdist.files import home
 from mhimdist.first_stage import first_stage, open_trainer
-from mhimdist.home import home
 from mhimdist.space import Space
 from mhimdist.storage import read, sqlite_url
 from mhimdist.sweep import Sweep

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, get_args,
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from mhimdist.command import Stopping
 from mhimdist.errors import ConfigError
+from mhimdist.process import Stopping
 
 
 class Settings(BaseModel):

@@ -23,10 +23,10 @@ from sklearn.datasets import load_digits
 from data_prep.command_line import stoppable
 from data_prep.shard import shard
 from data_prep.writing.writer import appearing_whole
-from mhimdist.command import run
 from mhimdist.data.remote import Location, is_remote
 from mhimdist.errors import DataError
-from mhimdist.home import home
+from mhimdist.files import home
+from mhimdist.process import run
 
 HARD_DIGIT, SALIENT_DIGIT = 8, 9
 SUBTYPE_DIGITS = (1, 8)  # the two digits that 4 x 4 pixels tell apart worst
@@ -303,7 +303,7 @@ def ensure(name_or_path: str, home: Path) -> Location:
     Args:
         name_or_path: a key of `DATA_SETS`, kept in `home/data/<name>`, or the path or URL of a folder of
             shards; a URL is returned as it is.
-        home: see `mhimdist.home.home`.
+        home: see `mhimdist.files.home`.
 
     Raises:
         DataError: neither an embedded data set nor an existing folder.

@@ -14,8 +14,8 @@ from rich.table import Table
 from data_prep.checks.inspection import Inspection, inspect
 from data_prep.writing.parallel import num_cores
 from data_prep.writing.progress import bar
-from mhimdist.command import run
 from mhimdist.data.manifest import Manifest
+from mhimdist.process import run
 
 
 def tables(found: Inspection) -> list[Table]:

@@ -14,10 +14,10 @@ from rich.filesize import decimal
 from data_prep.readers.members import encoder_of
 from data_prep.readers.sources import some
 from data_prep.writing.writer import appearing_whole
-from mhimdist.command import run
 from mhimdist.data.format import index_name, shard_name
 from mhimdist.data.manifest import ROWS_SCHEMA, DatasetInfo, Manifest, ShardFile
 from mhimdist.errors import DataError, LabelError
+from mhimdist.process import run
 
 
 def merge(folders: Sequence[Path], out: Path, *, name: str | None = None, copy: bool = False) -> Manifest:

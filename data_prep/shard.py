@@ -41,9 +41,9 @@ from data_prep.writing.selection import (
 from data_prep.writing.skipped import SKIPPED_NAME, BadBag, named, read_skipped, write_skipped
 from data_prep.writing.workplace import Workplace
 from data_prep.writing.writer import naming
-from mhimdist.command import run
 from mhimdist.data.manifest import ROWS_SCHEMA, DatasetInfo, Manifest
 from mhimdist.errors import DataError
+from mhimdist.process import run
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from data_prep.command_line import add_options, chosen
 from data_prep.readers.stated import Stated
 from data_prep.writing.parallel import num_cores
 from data_prep.writing.progress import Count, bar
-from mhimdist.command import run
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import CorruptShard
+from mhimdist.process import run
 
 MAX_LISTED = 20
 

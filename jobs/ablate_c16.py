@@ -5,9 +5,9 @@ from functools import partial
 
 from data_prep.digits import DATA_SETS, ensure
 from mhimdist.ablation import Ablation, run_ablation
-from mhimdist.command import run
 from mhimdist.config import TrainConfig
 from mhimdist.presets import preset
+from mhimdist.process import run
 
 # The authors' settings, sized for the embedded digits: their bags are 1/20 of CAMELYON16's.
 DIGITS = {"model.hidden_dim": 128, "optimizer.learning_rate": 5e-4, "epochs": 25}

@@ -2,10 +2,10 @@
 """Cross-validate MHIM-MIL on CAMELYON16 as the paper does: stratified 3-fold by case, 3 seeds."""
 
 from data_prep.digits import DATA_SETS, ensure
-from mhimdist.command import run
 from mhimdist.config import TrainConfig
 from mhimdist.cross_validation import CrossValidation, run_cross_validation
 from mhimdist.presets import preset
+from mhimdist.process import run
 
 # The authors' settings, sized for the embedded digits: their bags are 1/20 of CAMELYON16's.
 DIGITS = {"model.hidden_dim": 128, "optimizer.learning_rate": 5e-4, "epochs": 25}

@@ -2,10 +2,10 @@
 """Cross-validate MHIM-MIL on TCGA as the paper does: 4-fold by patient, 65 : 10 : 25, one seed."""
 
 from data_prep.digits import DATA_SETS, ensure
-from mhimdist.command import run
 from mhimdist.config import TrainConfig
 from mhimdist.cross_validation import CrossValidation, run_cross_validation
 from mhimdist.presets import preset
+from mhimdist.process import run
 
 # The authors' settings, sized for the embedded digits: their bags are 1/20 of a slide's.
 DIGITS = {"model.hidden_dim": 128, "optimizer.learning_rate": 5e-4, "epochs": 25}

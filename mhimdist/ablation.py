@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PlainSerializer, WrapValidator, field_validator, model_validator
 from rich import get_console
 
-from mhimdist import atomic
+from mhimdist import files
 from mhimdist.config import TrainConfig
 from mhimdist.cost import Cost
 from mhimdist.cross_validation import compare, measure_costs, raise_failures
@@ -217,4 +217,4 @@ def _write(
         ("csv", records_csv(records)),
         ("json", json.dumps(body, indent=1, allow_nan=False) + "\n"),
     ):
-        atomic.write_text(job.folder / f"tables.{suffix}", content)
+        files.write_text(job.folder / f"tables.{suffix}", content)

@@ -12,7 +12,7 @@ import psutil
 import ray
 import torch
 
-from mhimdist import atomic, planner
+from mhimdist import files, planner
 from mhimdist.cluster import Nodes
 from mhimdist.config import TrainConfig
 from mhimdist.cost import measure
@@ -133,7 +133,7 @@ def calibrate(task: Task) -> Calibration:
         return Calibration(**json.loads(file.read_text()))
     found = _measure(sweep, bags, task.splits[0])
     file.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write_text(file, json.dumps(asdict(found)))
+    files.write_text(file, json.dumps(asdict(found)))
     return found
 
 

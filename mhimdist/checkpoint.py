@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mhimdist import atomic
+from mhimdist import files
 from mhimdist.errors import CheckpointError
 
 SCHEMA_VERSION = 1
@@ -47,7 +47,7 @@ def save(folder: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     _crash_if_asked("before")
     try:
-        with atomic.full_disk(folder):
+        with files.full_disk(folder):
             temporary.mkdir(parents=True)
             digests = {}
             for name, group in tensors.items():
@@ -55,15 +55,15 @@ def save(folder: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
                 _save_file(group, file)
                 digests[file.name] = _sha256(file)
                 _crash_if_asked("between_files")
-                atomic.sync(file)
+                files.sync(file)
             body = {"schema_version": SCHEMA_VERSION, "sha256": digests, "state": dict(state)}
             _crash_if_asked("before_state")
-            atomic.write_text(temporary / "state.json", json.dumps(body, indent=1))
-            atomic.sync(temporary)
+            files.write_text(temporary / "state.json", json.dumps(body, indent=1))
+            files.sync(temporary)
             _crash_if_asked("before_rename")
             temporary.rename(folder)
             _crash_if_asked("after_rename")
-            atomic.sync(folder.parent)
+            files.sync(folder.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -18,7 +18,7 @@ import ray
 import torch
 from rich import get_console
 
-from mhimdist import atomic, cluster
+from mhimdist import cluster, files
 from mhimdist.cluster import refuse_open_cluster
 from mhimdist.config import TrainConfig
 from mhimdist.cost import Cost, measure
@@ -52,7 +52,7 @@ def run_cross_validation(job: CrossValidation, *, data: Location) -> Comparison:
         ("csv", comparison.csv()),
         ("json", comparison.json()),
     ):
-        atomic.write_text(job.folder / f"table.{suffix}", text)
+        files.write_text(job.folder / f"table.{suffix}", text)
     console = get_console()
     for grid in comparison.grids():
         grid.print(console)
@@ -185,7 +185,7 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
             for fold, split in enumerate(splits, 1):
                 planned.add(split, fold, seed, protocol, bags)
                 _save_split(split, folder / "splits" / f"{protocol}-seed-{seed}-fold-{fold}.json")
-    atomic.write_text(folder / "options.json", experiment.model_dump_json(indent=1))
+    files.write_text(folder / "options.json", experiment.model_dump_json(indent=1))
     outcomes = planned.found()
     num_found = len(outcomes)
     _announce(experiment, bags, len(candidates), len(planned.folds), num_found)
@@ -268,7 +268,7 @@ def measure_costs(
                 get_console().print(f"cost of {name}: FAILED {cost}", highlight=False, markup=False)
                 costs[name] = cost
                 continue
-            atomic.write_text(file, json.dumps(asdict(cost), allow_nan=False))
+            files.write_text(file, json.dumps(asdict(cost), allow_nan=False))
             get_console().print(f"cost of {name}: {cost.train_s:.1f} s an epoch", highlight=False)
         costs[name] = Cost(**json.loads(file.read_text()))
     return costs

@@ -9,12 +9,12 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mhimdist import atomic
+from mhimdist import files
 from mhimdist.config import TrainConfig
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split, splits_of
 from mhimdist.errors import RunLockedError
-from mhimdist.home import home
+from mhimdist.files import home
 from mhimdist.options import Options
 from mhimdist.presets import departures
 from mhimdist.report import formats
@@ -98,7 +98,7 @@ class Execution(Options):
         Raises:
             RunLockedError: another one does.
         """
-        lock = atomic.Lock(self.folder / ".lock", signed=True)
+        lock = files.Lock(self.folder / ".lock", signed=True)
         if not lock.acquire(wait_s=0):
             raise RunLockedError(
                 f"{self.folder} is being driven by {lock.holder}; wait for it, or give this command another "

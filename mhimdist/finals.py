@@ -9,9 +9,8 @@ from pathlib import Path
 import ray
 from rich import get_console
 
-from mhimdist import atomic
+from mhimdist import files
 from mhimdist.calibration import Planning
-from mhimdist.command import Stopping
 from mhimdist.config import TrainConfig
 from mhimdist.cross_validation import FoldSet
 from mhimdist.data.loader import BagShards
@@ -21,6 +20,7 @@ from mhimdist.errors import SweepError
 from mhimdist.experiment import Candidate
 from mhimdist.fold import RESULT_FILE, Fold
 from mhimdist.presets import PRESETS, preset
+from mhimdist.process import Stopping
 from mhimdist.report import formats
 from mhimdist.report import summary as report
 from mhimdist.report.live import say
@@ -95,7 +95,7 @@ def finish(
         "sweep_s": round(summary.sweep_s, 1),
         "report": str(folder.path / "report.html"),
     }
-    atomic.write_text(folder.path / "result.json", json.dumps(result) + "\n")
+    files.write_text(folder.path / "result.json", json.dumps(result) + "\n")
     return folder.path
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mhimdist import atomic, checkpoint
+from mhimdist import checkpoint, files
 from mhimdist.config import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
@@ -148,7 +148,7 @@ def first_stage(
         stage.model, num_features=bags.num_features, num_classes=len(bags.classes), seed=stage.seed
     )
     is_first = workers.rank == 0  # of several workers it alone holds the lock and writes
-    with atomic.Lock(folder.with_suffix(".lock")) if is_first else nullcontext():
+    with files.Lock(folder.with_suffix(".lock")) if is_first else nullcontext():
         found = workers.from_first(_load(folder, text) if is_first else None)
         if found is None:
             unfinished = folder.with_suffix(".run")

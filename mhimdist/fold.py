@@ -26,7 +26,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from mhimdist import atomic, checkpoint
+from mhimdist import checkpoint, files
 from mhimdist.config import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
@@ -337,12 +337,12 @@ def keep_best_only(fold: Fold, bags: BagSource) -> None:
 def _write_stage(fold: Fold, history: Sequence[EpochRecord]) -> None:
     """Describe a plain fold in its own folder; its training stands in the cache."""
     fold.folder.mkdir(parents=True, exist_ok=True)
-    atomic.write_text(fold.folder / "config.json", json.dumps(fold.config.recipe(), indent=1))
-    atomic.write_text(fold.folder / "split.json", json.dumps(asdict(fold.split), indent=1))
+    files.write_text(fold.folder / "config.json", json.dumps(fold.config.recipe(), indent=1))
+    files.write_text(fold.folder / "split.json", json.dumps(asdict(fold.split), indent=1))
     # Another run may have made the stage, which knows nothing of what is tested.
     records = (replace(record, selects_on_test=fold.split.selects_on_test) for record in history)
     lines = (json.dumps(asdict(record), allow_nan=False) + "\n" for record in records)
-    atomic.write_text(fold.folder / HISTORY, "".join(lines))
+    files.write_text(fold.folder / HISTORY, "".join(lines))
 
 
 def _judge(
@@ -373,5 +373,5 @@ def _judge(
     )
     save_student(fold.folder, network.state_dict(), fold.config, bags)
     # In this order: killed before it has its end mark, a fold still has what to resume from.
-    atomic.write_text(fold.folder / RESULT_FILE, json.dumps(asdict(result), allow_nan=False))
+    files.write_text(fold.folder / RESULT_FILE, json.dumps(asdict(result), allow_nan=False))
     checkpoint.discard(fold.checkpoints)

@@ -27,8 +27,8 @@ from pathlib import Path
 
 import psutil
 
-from mhimdist.command import run
 from mhimdist.errors import ClusterError
+from mhimdist.process import run
 
 START_TIMEOUT_S = 120.0
 

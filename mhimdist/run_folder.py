@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from mhimdist import atomic, checkpoint
+from mhimdist import checkpoint, files
 from mhimdist.errors import CheckpointError, RunLockedError
 
 HISTORY = "history.jsonl"
@@ -74,14 +74,14 @@ class RunFolder:
             CheckpointError: the folder holds another run.
         """
         self.path, self.saving = path, saving
-        self._lock = atomic.Lock(path / ".lock", signed=True)
+        self._lock = files.Lock(path / ".lock", signed=True)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         path.mkdir(parents=True, exist_ok=True)
         for name, content in identity.items():
             file, text = path / name, json.dumps(content, indent=1)
             if not file.exists():
-                atomic.write_text(file, text)
+                files.write_text(file, text)
             elif file.read_text(encoding="utf-8") != text:
                 raise CheckpointError(
                     f"{file} is of another run than this one; give this run a folder of its own"
@@ -194,7 +194,7 @@ class RunFolder:
         folder = self.checkpoints / position.name
         checkpoint.discard(folder)  # a damaged one that was passed over
         checkpoint.save(folder, tensors, state)
-        atomic.write_text(self.path / HISTORY, rows)
+        files.write_text(self.path / HISTORY, rows)
         newest = self.positions()
         # Parts of a checkpoint that a killed process left are nobody's once this one holds the lock.
         for part in self.checkpoints.glob(".*.part"):

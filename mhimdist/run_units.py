@@ -15,14 +15,14 @@ from pathlib import Path
 import ray
 from rich import get_console
 
-from mhimdist import atomic, cluster
-from mhimdist.command import Stopping
+from mhimdist import cluster, files
 from mhimdist.data.loader import open_bags
 from mhimdist.data.remote import Location
 from mhimdist.errors import MhimdistError, PreemptedError
 from mhimdist.experiment import Execution
 from mhimdist.fold import ERROR_FILE, STOP_FILE, Fold, run_fold
 from mhimdist.nodes import Share
+from mhimdist.process import Stopping
 from mhimdist.report import formats
 from mhimdist.result import Result
 from mhimdist.train import Group, train
@@ -113,7 +113,7 @@ def _outcome(task: ray.ObjectRef, fold: Fold) -> Outcome | None:
         return ray.get(task)
     except ray.exceptions.RayError as error:
         fold.folder.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(fold.folder / ERROR_FILE, str(error))
+        files.write_text(fold.folder / ERROR_FILE, str(error))
         return why_lost(error)
 
 
@@ -181,7 +181,7 @@ def _task(fold: Fold, data: Location, execution: Execution, stop_file: Path) -> 
         return None
     except Exception as error:
         fold.folder.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(fold.folder / ERROR_FILE, traceback.format_exc())
+        files.write_text(fold.folder / ERROR_FILE, traceback.format_exc())
         return _in_a_line(error)
     (fold.folder / ERROR_FILE).unlink(missing_ok=True)
     return result

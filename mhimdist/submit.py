@@ -17,8 +17,8 @@ from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE
 from ray._private.runtime_env.packaging import create_package
 
 from mhimdist.cluster import refuse_open_cluster
-from mhimdist.command import run
 from mhimdist.errors import SubmitError
+from mhimdist.process import run
 
 NAMED_FILES = 5
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from mhimdist import atomic, storage, study
+from mhimdist import files, storage, study
 from mhimdist.config import TrainConfig
 from mhimdist.data.splits import Split
 from mhimdist.errors import SweepError
@@ -103,7 +103,7 @@ class SweepFolder:
                 "url": storage.hidden(self.url),
                 "first": list(first),
             }
-            atomic.write_text(file, json.dumps(own | identity, indent=1))
+            files.write_text(file, json.dumps(own | identity, indent=1))
             return False
         if not file.exists():
             raise SweepError(f"{self.path} holds something else than a sweep: give another --name")
@@ -206,7 +206,7 @@ class Clock:
     def save(self) -> float:
         """Write the seconds down, so that a killed sweep loses few of them; returns them."""
         elapsed_s = self._before_s + time.monotonic() - self._started
-        atomic.write_text(self._file, json.dumps({"elapsed_s": elapsed_s}))
+        files.write_text(self._file, json.dumps({"elapsed_s": elapsed_s}))
         return elapsed_s
 
 

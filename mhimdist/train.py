@@ -18,7 +18,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from rich import get_console
 
-from mhimdist import atomic, errors
+from mhimdist import errors, files
 from mhimdist.data.loader import open_bags
 from mhimdist.data.remote import Location, absolute
 from mhimdist.fold import STOP_FILE, Fold, run_fold
@@ -149,7 +149,7 @@ def _train_in_worker(loop_config: dict[str, _WorkerTask]) -> None:
         raise
     except errors.MhimdistError as error:
         said = {"type": type(error).__name__, "message": str(error)}
-        atomic.write_text(fold.folder / _WORKER_ERROR_FILE, json.dumps(said))
+        files.write_text(fold.folder / _WORKER_ERROR_FILE, json.dumps(said))
         raise
 
 

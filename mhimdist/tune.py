@@ -30,10 +30,9 @@ from ray.tune.experiment import Trial
 from ray.tune.logger import TBXLoggerCallback
 from rich import get_console
 
-from mhimdist import atomic, cluster, proposals, samplers, warm_start
+from mhimdist import cluster, files, proposals, samplers, warm_start
 from mhimdist.calibration import Planning
 from mhimdist.cluster import refuse_open_cluster
-from mhimdist.command import Stopping
 from mhimdist.data.loader import BagShards, open_bags
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.sampler import warn_of_larger_bags
@@ -43,6 +42,7 @@ from mhimdist.finals import finish
 from mhimdist.fold import ERROR_FILE
 from mhimdist.live_trials import Capacity
 from mhimdist.nodes import Share
+from mhimdist.process import Stopping
 from mhimdist.report import formats
 from mhimdist.report.live import Watch, say
 from mhimdist.room import TrialShares
@@ -272,7 +272,7 @@ def _fit(tuner: tune.Tuner, driver: Driver, stopping: Stopping) -> None:
 def _why_it_stopped(sweep: Sweep, folder: SweepFolder, error: Exception) -> SweepError:
     with suppress(OSError, DiskFullError):
         details = "".join(traceback.format_exception(error))
-        atomic.write_text(folder.path / ERROR_FILE, details)
+        files.write_text(folder.path / ERROR_FILE, details)
     what = str(error) if isinstance(error, MhimdistError) else one_line(error)
     return SweepError(
         f"{sweep.name} was stopped, and the same command goes on with it: {what} (whole in "

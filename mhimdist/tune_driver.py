@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from ray.tune.search import Searcher
 
-from mhimdist import atomic
+from mhimdist import files
 from mhimdist.fold import ERROR_FILE
 from mhimdist.live_trials import Capacity, FailureStreak, LiveTrial, LiveTrials
 from mhimdist.report import formats
@@ -211,7 +211,7 @@ class Driver:
         """Leave a trial's process its configuration, and count it among those that Ray has."""
         folder = self.folder.trial(trial.number)
         folder.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(folder / "config.json", trial.proposal.config.model_dump_json(indent=1))
+        files.write_text(folder / "config.json", trial.proposal.config.model_dump_json(indent=1))
         if not trial.is_begun:
             trial.is_begun = True
             self.study.started(trial.number, self.folder.num_epochs(trial.number))
@@ -359,7 +359,7 @@ class Endings:
     def _note_end(self, trial: LiveTrial, state: str) -> None:
         """Let a trial's process know that the study has its end, so that nobody will resume it."""
         self._trials.drop(trial)
-        atomic.write_text(self.folder.trial(trial.number) / ENDED_FILE, f"{state}\n")
+        files.write_text(self.folder.trial(trial.number) / ENDED_FILE, f"{state}\n")
         if state != "failed":
             self._failures.end()
 

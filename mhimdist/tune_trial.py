@@ -19,7 +19,7 @@ import ray
 import torch
 from ray import tune
 
-from mhimdist import atomic
+from mhimdist import files
 from mhimdist.config import TrainConfig
 from mhimdist.data.splits import Split
 from mhimdist.environment import environment
@@ -113,7 +113,7 @@ class SweepTrial(tune.Trainable):
         with suppress(DiskFullError):  # what is to be told is the first error
             if is_out_of_memory(cause):
                 self.cleanup()  # it may run again, with fewer beside it
-            atomic.write_text(self.folder / ERROR_FILE, details)
+            files.write_text(self.folder / ERROR_FILE, details)
         gc.collect()
         torch.cuda.empty_cache()
         return {
@@ -128,7 +128,7 @@ def _write_once(path: Path, content: Any) -> None:
     """Write JSON unless an earlier start of the trial has."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(path, json.dumps(content, indent=1))
+        files.write_text(path, json.dumps(content, indent=1))
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from mhimdist.command import run
 from mhimdist.presets import preset
+from mhimdist.process import run
 from mhimdist.space import Space
 from mhimdist.sweep import Sweep
 from mhimdist.tune import run_sweep

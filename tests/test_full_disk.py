@@ -9,7 +9,7 @@ from forked import fork, give_up_override, status_of
 from memory_bags import MemoryBags
 
 from data_prep import digits
-from mhimdist import command
+from mhimdist import process
 from mhimdist.config import load_config
 from mhimdist.engine import Trainer
 from mhimdist.run_folder import RunFolder, Saving
@@ -41,7 +41,7 @@ def test_a_disk_that_fills_up_ends_a_run_with_its_checkpoint_intact_and_it_goes_
     folder, said = tmp_path / "a run, of \u00b5", tmp_path / "said"
     with said.open("w") as file:
         file.write(" " * 4000)  # what the child says must not be what does not fit
-    child = fork(lambda: command.run(lambda: _run(bags, folder, limit_after=1)), tmp_path / "said")
+    child = fork(lambda: process.run(lambda: _run(bags, folder, limit_after=1)), tmp_path / "said")
     assert status_of(child) == 1
     assert (tmp_path / "said").read_text().startswith(f"error: disk full: {folder / 'checkpoints'}")
     assert "Traceback" not in (tmp_path / "said").read_text()
@@ -72,7 +72,7 @@ def _reach(*_: object, **__: object) -> None:
 def _bound(main) -> None:
     """Run a command whom permissions bind even where this is root's process."""
     give_up_override()
-    command.run(main)
+    process.run(main)
 
 
 def test_a_run_that_cannot_write_says_so_before_it_trains(bags, closed, tmp_path, monkeypatch):
@@ -89,7 +89,7 @@ def test_a_run_that_cannot_write_says_so_before_it_trains(bags, closed, tmp_path
 
 def test_a_name_that_is_too_long_is_said_before_training(bags, tmp_path):
     folder = tmp_path / ("x" * 256)
-    child = fork(lambda: command.run(lambda: _run(bags, folder)), tmp_path / "said")
+    child = fork(lambda: process.run(lambda: _run(bags, folder)), tmp_path / "said")
     assert status_of(child) == 1
     assert (tmp_path / "said").read_text() == f"error: File name too long: {folder}\n"
 

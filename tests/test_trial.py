@@ -10,7 +10,7 @@ import torch
 from forked import fork, status_of
 from memory_bags import MemoryBags
 
-from mhimdist import __version__, atomic, checkpoint, environment
+from mhimdist import __version__, checkpoint, environment, files
 from mhimdist import fold as fold_module
 from mhimdist.config import load_config
 from mhimdist.data.splits import Split
@@ -105,7 +105,7 @@ def test_a_fold_that_was_stopped_keeps_its_weights_and_nothing_to_go_on_with(bag
 
 def _kill_at(stage: str) -> None:
     """Have this process kill itself at a stage of a fold's end."""
-    discard, write_text = checkpoint.discard, atomic.write_text
+    discard, write_text = checkpoint.discard, files.write_text
 
     def kill() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -123,7 +123,7 @@ def _kill_at(stage: str) -> None:
             kill()
         write_text(path, text)
 
-    checkpoint.discard, atomic.write_text = killing_discard, killing_write
+    checkpoint.discard, files.write_text = killing_discard, killing_write
 
 
 @pytest.mark.parametrize("stage", ["before it is done", "before checkpoints go", "while checkpoints go"])

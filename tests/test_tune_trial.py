@@ -8,7 +8,7 @@ import ray
 from forked import fork, status_of
 from memory_bags import MemoryBags
 
-from mhimdist import atomic, fold
+from mhimdist import files, fold
 from mhimdist.config import load_config
 from mhimdist.data.splits import Split
 from mhimdist.engine import Trainer
@@ -50,7 +50,7 @@ def begin(bags: MemoryBags, tmp_path, monkeypatch):
     def begun(number: int = 0) -> SweepTrial:
         folder = task.trials / f"{number:04d}"
         folder.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(folder / "config.json", CONFIG.model_dump_json())
+        files.write_text(folder / "config.json", CONFIG.model_dump_json())
         made = SweepTrial.__new__(SweepTrial)  # Ray's own part wants a cluster
         made.setup({"number": number}, task)
         return made
@@ -97,7 +97,7 @@ def test_a_full_disk_is_the_reason_that_is_told_and_keeps_the_checkpoints(begin,
         def full(path: Path, text: str) -> None:
             raise DiskFullError(f"disk full: {path}")
 
-        atomic.write_text = full
+        files.write_text = full
         while "failed" not in (result := begun.step()):  # a checkpoint is written beside the training
             pass
         assert result["failed"].startswith("DiskFullError: disk full: "), result

@@ -13,7 +13,7 @@ from data_prep.readers.stated import NOTHING_STATED, Stated
 from data_prep.tables.labels import SlideLabel
 from data_prep.writing.parallel import one_torch_thread, results
 from data_prep.writing.plan import ShardPlan, plan_bag, write_shard
-from mhimdist import atomic
+from mhimdist import files as files_module
 from mhimdist.data.format import dali_index, index_name, members_of
 from mhimdist.data.manifest import Manifest, ShardFile
 from mhimdist.errors import DataError
@@ -64,7 +64,7 @@ def repair(
         hopeless = {name: reason for name, reason in reasons.items() if reason is not None}
     for name, rows in rows_of.items():
         if (index := index_name(name)) in files:
-            atomic.write_text(folder / index, dali_index([list(members_of(row)) for row in rows]))
+            files_module.write_text(folder / index, dali_index([list(members_of(row)) for row in rows]))
             repaired.append(index)
     left = [fault for fault in faults if fault.file not in repaired and fault.file not in hopeless]
     return repaired, [*left, *(Fault(name, hopeless[name]) for name in sorted(hopeless))]
@@ -113,4 +113,4 @@ def _replace(
             faults = verify_shard(Path(name) / shard.name, shard, rows, classes)
             raise DataError(f"{features} gives other bytes than it had: {faults[0]}")
         (Path(name) / shard.name).replace(folder / shard.name)
-    atomic.sync(folder)
+    files_module.sync(folder)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mhimdist import atomic
+from mhimdist import files
 
 SKIPPED_NAME = "skipped.csv"
 MAX_NAMED = 10
@@ -51,4 +51,4 @@ def write_skipped(folder: Path, bad: Iterable[BadBag], slides: Collection[str]) 
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerows([("slide", "reason"), *((bag.slide, bag.reason) for bag in left)])
-    atomic.write_text(folder / SKIPPED_NAME, text.getvalue())
+    files.write_text(folder / SKIPPED_NAME, text.getvalue())

@@ -14,7 +14,7 @@ from typing import Self
 
 from data_prep.writing.plan import ShardPlan, WrittenShard
 from data_prep.writing.skipped import BadBag
-from mhimdist import atomic
+from mhimdist import files
 from mhimdist.data.format import index_name
 from mhimdist.data.manifest import ARRIVING_NAME, MANIFEST_NAME, Manifest, ShardFile, arriving
 from mhimdist.errors import RunLockedError
@@ -115,7 +115,7 @@ class Workplace:
             "plan": written.plan,
             "bad": [asdict(bag) for bag in written.bad],
         }
-        atomic.write_text(self._records / written.name, json.dumps(record))
+        files.write_text(self._records / written.name, json.dumps(record))
 
     def bytes_written(self) -> int:
         """Length of all shards that are here, finished or not."""
@@ -150,26 +150,26 @@ class Workplace:
         """
         manifest.write(self.shards)
         if not self.out.exists():
-            atomic.sync(self.shards)
+            files.sync(self.shards)
             self._put(self._made_of, made_of)
             self.shards.rename(self.out)
-            atomic.sync(self.out.parent)
+            files.sync(self.out.parent)
             return
         names = sorted(path.name for path in self.shards.glob("*.tar"))
         self._put(self.out / ARRIVING_NAME, "".join(f"{name}\n" for name in names))
-        atomic.sync(self.out)
+        files.sync(self.out)
         for name in names:
             for file in (index_name(name), name):
                 (self.shards / file).rename(self.out / file)
-        atomic.sync(self.out)
+        files.sync(self.out)
         (self.shards / MANIFEST_NAME).rename(self.out / MANIFEST_NAME)
-        atomic.sync(self.out)
+        files.sync(self.out)
         (self.out / ARRIVING_NAME).unlink()
 
     def _put(self, path: Path, text: str) -> None:
         """Make a file by a rename from here, so that whatever happens, no part of it is left there."""
         part = self.folder / "part"
-        atomic.write_text(part, text)
+        files.write_text(part, text)
         part.rename(path)
 
     def _take_back(self) -> None:
@@ -181,7 +181,7 @@ class Workplace:
             for file in (index_name(name), name):
                 with suppress(FileNotFoundError):
                     (self.out / file).rename(self.shards / file)
-        atomic.sync(self.out)
+        files.sync(self.out)
         (self.out / ARRIVING_NAME).unlink()
 
     def _remove_parts(self) -> None:

@@ -18,7 +18,7 @@ from tarfile import BLOCKSIZE, RECORDSIZE
 from types import TracebackType
 from typing import Any, Self
 
-from mhimdist import atomic
+from mhimdist import files
 from mhimdist.data.format import (
     EXTENSIONS,
     NPY_HEADER_BYTES,
@@ -80,9 +80,9 @@ class ShardWriter:
                     self._file.force()
             if error is None:
                 index = self._path.with_name(index_name(self._path.name))
-                atomic.write_text(index, dali_index(self._bags))
+                files.write_text(index, dali_index(self._bags))
                 self._part.rename(self._path)
-                atomic.sync(self._path.parent)
+                files.sync(self._path.parent)
         finally:
             self._part.unlink(missing_ok=True)
 
@@ -187,14 +187,14 @@ def appearing_whole(out: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX)
             (place / "taken").rename(place / _LOCK)  # who finds it under this name finds it locked
             yield folder
-            atomic.sync(folder)
+            files.sync(folder)
             folder.rename(out)
     except OSError as error:
         raise naming(out, error) from error
     finally:
         with contextlib.suppress(OSError):
             _remove(place)
-    atomic.sync(out.parent)
+    files.sync(out.parent)
 
 
 def _remove_abandoned(parent: Path) -> None:

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mhimdist.atomic import Lock
 from mhimdist.data import memory
 from mhimdist.data.bags import BagSource, PackedBags, bag_id
 from mhimdist.errors import ConfigError
+from mhimdist.files import Lock
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -146,7 +146,7 @@ class RamBags(_ResidentBags):
     What is left where that was killed, too, is removed by the next process that keeps a data set so.
 
     That lock is a shared flock(2), taken by hand: any number of readers hold it at once, and whoever removes
-    the file takes it exclusively. `atomic.Lock` is exclusive only, and the shared lock of `filelock` keeps an
+    the file takes it exclusively. `files.Lock` is exclusive only, and the shared lock of `filelock` keeps an
     SQLite file beside each.
     """
 

@@ -11,10 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from mhimdist.atomic import Lock
 from mhimdist.data.manifest import ShardFile
 from mhimdist.data.remote import RemoteFolder
 from mhimdist.errors import ConfigError, CorruptShard, RemoteDataError
+from mhimdist.files import Lock
 
 ATTEMPTS = 3
 """How often a shard is fetched before its last error counts."""

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from mhimdist import atomic
+from mhimdist import files
 from mhimdist.report import formats, plots
 from mhimdist.report.summary import (
     FinalRun,
@@ -64,7 +64,7 @@ class FinalRow(NamedTuple):
 def write_sweep_report(summary: SweepSummary, path: Path) -> None:
     """Write the report; a reader sees the old file or the whole new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write_text(path, render_sweep_report(summary))
+    files.write_text(path, render_sweep_report(summary))
 
 
 def render_sweep_report(summary: SweepSummary) -> str:

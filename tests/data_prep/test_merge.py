@@ -11,10 +11,10 @@ from data_prep.checks.faults import verify
 from data_prep.checks.repair import repair
 from data_prep.merge import main, merge
 from data_prep.shard import shard
-from mhimdist.command import run
 from mhimdist.data.loader import BagShards
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import DataError, LabelError, ManifestError
+from mhimdist.process import run
 
 
 def make(

@@ -17,10 +17,10 @@ from data_prep.checks import faults as faults_module
 from data_prep.checks.faults import Fault, verify
 from data_prep.checks.repair import repair
 from data_prep.verify import main
-from mhimdist.command import run
 from mhimdist.data.format import index_name
 from mhimdist.data.manifest import MANIFEST_NAME, Manifest
 from mhimdist.errors import ManifestError
+from mhimdist.process import run
 
 
 @pytest.fixture(scope="module")

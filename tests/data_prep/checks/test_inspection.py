@@ -10,8 +10,8 @@ from data_prep.checks import inspection
 from data_prep.checks.inspection import BagValues, inspect
 from data_prep.inspect import main
 from data_prep.shard import shard
-from mhimdist.command import run
 from mhimdist.errors import ManifestError
+from mhimdist.process import run
 
 pytestmark = pytest.mark.numeric
 

@@ -25,10 +25,10 @@ from data_prep.checks.faults import verify
 from data_prep.shard import Outcome, main, shard
 from data_prep.writing import plan as plan_module
 from data_prep.writing.workplace import Workplace
-from mhimdist.command import run
 from mhimdist.data.loader import BagShards
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import DataError, DiskFullError, LabelError, ManifestError, RunLockedError
+from mhimdist.process import run
 
 ROOT = Path(__file__).parents[3]
 SAME = {"name": "x", "shard_bytes": 10_000, "workers": 1}

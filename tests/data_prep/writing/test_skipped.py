@@ -16,9 +16,9 @@ from data_prep.checks.repair import repair
 from data_prep.shard import main, shard
 from data_prep.writing import plan as plan_module
 from data_prep.writing.skipped import BadBag, named, read_skipped
-from mhimdist.command import run
 from mhimdist.data.loader import BagShards
 from mhimdist.errors import DataError
+from mhimdist.process import run
 
 EMPTY = np.ones((0, 8), np.float32)
 NARROW = np.ones((3, 5), np.float32)

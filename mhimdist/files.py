@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and the one lock by which processes take turns."""
+"""Files that are there whole or not at all, and the folder that a user's files live in."""
 
 import errno
 import os
@@ -135,3 +135,13 @@ class Lock:
 def _sign(descriptor: int) -> None:
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"process {os.getpid()}\n".encode())
+
+
+def home() -> Path:
+    """The folder named by MHIMDIST_HOME, or `~/mhimdist`, as an absolute path; it need not exist yet.
+
+    Everything a command makes without being told where lives below it: `data/` (data sets), `runs/`
+    (checkpoints, histories, reports) and `cache/` (what can be made again). On a cluster it must be on
+    storage that every node sees under the same path.
+    """
+    return Path(os.environ.get("MHIMDIST_HOME") or "~/mhimdist").expanduser().absolute()

@@ -9,29 +9,30 @@ from pathlib import Path
 import pytest
 from forked import fork, status_of
 
-from mhimdist import atomic
+from mhimdist import files
+from mhimdist.files import home
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
     path = tmp_path / "a.txt"
-    atomic.write_text(path, "old")
-    atomic.write_text(path, "neu · µ")
+    files.write_text(path, "old")
+    files.write_text(path, "neu · µ")
     assert path.read_text(encoding="utf-8") == "neu · µ"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
-    atomic.write_text(path, "old")
+    files.write_text(path, "old")
     with pytest.raises(UnicodeEncodeError):
-        atomic.write_text(path, "\ud800")
+        files.write_text(path, "\ud800")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_lock_is_held_by_one_at_a_time_and_its_holder_is_named(tmp_path):
     path = tmp_path / "new" / ".lock"
-    first, second = (atomic.Lock(path, signed=True) for _ in range(2))
+    first, second = (files.Lock(path, signed=True) for _ in range(2))
     assert first.acquire()
     assert first.acquire()  # changes nothing: one release is enough
     assert (first.is_held, second.is_held) == (True, False)
@@ -46,28 +47,28 @@ def test_a_lock_is_held_by_one_at_a_time_and_its_holder_is_named(tmp_path):
 
 
 def test_an_unsigned_lock_leaves_its_file_empty(tmp_path):
-    with atomic.Lock(tmp_path / ".lock") as lock:
+    with files.Lock(tmp_path / ".lock") as lock:
         assert lock.path.read_bytes() == b""
         assert lock.holder == "another process"
 
 
 def test_a_lock_may_be_released_by_another_thread(tmp_path):
-    lock = atomic.Lock(tmp_path / ".lock")
+    lock = files.Lock(tmp_path / ".lock")
     lock.acquire()
     with ThreadPoolExecutor(1) as pool:
         pool.submit(lock.release).result()
-    assert atomic.Lock(tmp_path / ".lock").acquire(wait_s=0)
+    assert files.Lock(tmp_path / ".lock").acquire(wait_s=0)
 
 
 def test_a_lock_that_is_dropped_is_released(tmp_path):
-    lock = atomic.Lock(tmp_path / ".lock")
+    lock = files.Lock(tmp_path / ".lock")
     lock.acquire()
     del lock
-    assert atomic.Lock(tmp_path / ".lock").acquire(wait_s=0)
+    assert files.Lock(tmp_path / ".lock").acquire(wait_s=0)
 
 
 def test_a_lock_and_a_bare_flock_keep_each_other_out(tmp_path):
-    lock = atomic.Lock(tmp_path / ".lock")
+    lock = files.Lock(tmp_path / ".lock")
     with lock.path.open("a") as file:  # as an older release takes it
         fcntl.flock(file, fcntl.LOCK_EX)
         assert not lock.acquire(wait_s=0)
@@ -76,13 +77,13 @@ def test_a_lock_and_a_bare_flock_keep_each_other_out(tmp_path):
 
 
 def _hold(path: Path) -> None:
-    lock = atomic.Lock(path, signed=True)
+    lock = files.Lock(path, signed=True)
     lock.acquire()
     time.sleep(60)
 
 
 def test_a_killed_process_releases_its_lock(tmp_path):
-    lock = atomic.Lock(tmp_path / ".lock")
+    lock = files.Lock(tmp_path / ".lock")
     child = fork(lambda: _hold(lock.path))
     while not lock.path.exists() or lock.holder != f"process {child}":
         time.sleep(0.01)
@@ -93,13 +94,13 @@ def test_a_killed_process_releases_its_lock(tmp_path):
 
 
 def test_a_forked_child_neither_holds_a_lock_nor_releases_it(tmp_path):
-    lock = atomic.Lock(tmp_path / ".lock")
+    lock = files.Lock(tmp_path / ".lock")
     with lock:
         assert status_of(fork(lock.release)) == 0  # it ends, and has released nothing
-        assert not atomic.Lock(lock.path).acquire(wait_s=0)
+        assert not files.Lock(lock.path).acquire(wait_s=0)
         child = fork(lambda: time.sleep(60))
     try:
-        assert atomic.Lock(lock.path).acquire(wait_s=0)
+        assert files.Lock(lock.path).acquire(wait_s=0)
     finally:
         os.kill(child, signal.SIGKILL)
         status_of(child)
@@ -111,4 +112,19 @@ def test_a_file_system_without_flock_is_an_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", missing)
     with pytest.raises(OSError, match=os.strerror(errno.ENOSYS)):
-        atomic.Lock(tmp_path / ".lock").acquire()
+        files.Lock(tmp_path / ".lock").acquire()
+
+
+def test_home_is_the_variable_or_below_the_users_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    for value, expected in (
+        ("/storage/mhimdist", Path("/storage/mhimdist")),
+        ("~/elsewhere", tmp_path / "user/elsewhere"),
+        ("relative", tmp_path / "relative"),
+        ("", tmp_path / "user/mhimdist"),
+    ):
+        monkeypatch.setenv("MHIMDIST_HOME", value)
+        assert home() == expected
+    monkeypatch.delenv("MHIMDIST_HOME")
+    assert home() == tmp_path / "user/mhimdist"

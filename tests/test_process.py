@@ -2,8 +2,8 @@ import errno
 
 import pytest
 
-from mhimdist.command import run
 from mhimdist.errors import DataError
+from mhimdist.process import run
 
 
 def _raising(error: BaseException):
