@@ -29,7 +29,7 @@ venv: .venv/installed  ## make the environment: .venv with the versions of const
 demo: export MHIMDIST_HOME := $(abspath $(MHIMDIST_HOME))
 demo: venv  ## sweep MHIM-MIL on real handwritten digits with a local Ray cluster; the last line is JSON
 	@$(BIN)/python -m data_prep.digits digits-c16
-	@$(BIN)/python -m mhimdist.local_cluster -- \
+	@$(BIN)/python -m mhimdist.cluster.local -- \
 		ray job submit --log-color false --working-dir . -- python jobs/tune_c16.py --name demo --fresh
 	@cat "$$MHIMDIST_HOME/runs/demo/result.json"
 

@@ -13,14 +13,14 @@ import ray
 import torch
 
 from mhimdist import files, planner
-from mhimdist.cluster import Nodes
+from mhimdist.cluster.connect import Nodes
+from mhimdist.cluster.nodes import Share
 from mhimdist.config import TrainConfig
 from mhimdist.cost import measure
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.errors import MhimdistError, SweepError
 from mhimdist.first_stage import RECIPE_VERSION
-from mhimdist.nodes import Share
 from mhimdist.planner import Calibration, Plan
 from mhimdist.report.live import say
 from mhimdist.room import is_out_of_memory

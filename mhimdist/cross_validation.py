@@ -18,8 +18,8 @@ import ray
 import torch
 from rich import get_console
 
-from mhimdist import cluster, files
-from mhimdist.cluster import refuse_open_cluster
+from mhimdist import files
+from mhimdist.cluster.connect import connect, refuse_open_cluster, share_of
 from mhimdist.config import TrainConfig
 from mhimdist.cost import Cost, measure
 from mhimdist.data.loader import BagShards, open_bags
@@ -251,8 +251,8 @@ def measure_costs(
         )
         file = folder / f"{digest_of(made_of)}.json"
         if not file.exists():
-            cluster.connect()
-            share = cluster.share_of(experiment.cpus_per_run, experiment.gpus_per_run)
+            connect()
+            share = share_of(experiment.cpus_per_run, experiment.gpus_per_run)
             # A process that has trained another network would hold that one's memory: an environment of its
             # own makes Ray start a new one.
             task = ray.remote(max_calls=1)(_measure).options(
@@ -319,9 +319,7 @@ def device_of_runs(execution: Execution, config: TrainConfig) -> torch.device:
     """The device that a run will be trained on, which need not be one that this process has."""
     if config.device != "auto":
         return torch.device(config.device)
-    share = cluster.share_of(
-        execution.cpus_per_run, execution.gpus_per_run if execution.workers == 1 else None
-    )
+    share = share_of(execution.cpus_per_run, execution.gpus_per_run if execution.workers == 1 else None)
     return torch.device("cuda" if share.gpus else "cpu")
 
 

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mhimdist.cluster.nodes import Node, Share, largest_equal_part
 from mhimdist.errors import SweepError
-from mhimdist.nodes import Node, Share, largest_equal_part
 from mhimdist.report import formats
 from mhimdist.sweep import Sweep
 

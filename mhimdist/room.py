@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from mhimdist.cluster.nodes import Share
 from mhimdist.config import TrainConfig
-from mhimdist.nodes import Share
 
 _SIGNS = re.compile(
     r"OutOfMemory|\bMemoryError|out of memory|running low on memory|ALLOC_FAILED"

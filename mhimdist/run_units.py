@@ -15,13 +15,14 @@ from pathlib import Path
 import ray
 from rich import get_console
 
-from mhimdist import cluster, files
+from mhimdist import files
+from mhimdist.cluster.connect import connect, has_gpus, share_of
+from mhimdist.cluster.nodes import Share
 from mhimdist.data.loader import open_bags
 from mhimdist.data.remote import Location
 from mhimdist.errors import MhimdistError, PreemptedError
 from mhimdist.experiment import Execution
 from mhimdist.fold import ERROR_FILE, STOP_FILE, Fold, run_fold
-from mhimdist.nodes import Share
 from mhimdist.process import Stopping
 from mhimdist.report import formats
 from mhimdist.result import Result
@@ -34,7 +35,7 @@ Outcome = Result | str
 @contextmanager
 def stoppable(execution: Execution) -> Iterator[Stopping]:
     """Have a SIGTERM, as of `ray job stop`, end a command by a `PreemptedError`; Ray would abort it."""
-    cluster.connect()  # which sets its own handlers
+    connect()  # which sets its own handlers
     with Stopping(f"{execution.name} was stopped; the same command resumes it") as stopping:
         yield stopping
 
@@ -61,7 +62,7 @@ def run_folds(
     """
     if not folds:
         return {}
-    cluster.connect()
+    connect()
     stop_file = execution.folder / STOP_FILE
     stop_file.unlink(missing_ok=True)
     with stopping.gently():
@@ -84,7 +85,7 @@ def _as_tasks(
 ) -> dict[str, Outcome]:
     """One Ray task per fold."""
     logging.getLogger("ray").setLevel(logging.ERROR)  # a failed fold is named in its line
-    share = share or cluster.share_of(execution.cpus_per_run, execution.gpus_per_run)
+    share = share or share_of(execution.cpus_per_run, execution.gpus_per_run)
     task = ray.remote(_task).options(**share.options)
     queue, progress = Queue(folds), Progress(len(folds))
     outcomes: dict[str, Outcome] = {}
@@ -130,7 +131,7 @@ def worker_group(execution: Execution) -> Group:
     return Group(
         num_workers=(execution.min_workers or execution.workers, execution.workers),
         cpus=execution.cpus_per_run,
-        gpus=1.0 if execution.gpus_per_run != 0 and cluster.has_gpus() else 0.0,
+        gpus=1.0 if execution.gpus_per_run != 0 and has_gpus() else 0.0,
         max_failures=execution.max_failures,
         timeout_s=execution.worker_timeout_s,
         saving=execution.saving,

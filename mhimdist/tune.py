@@ -30,9 +30,10 @@ from ray.tune.experiment import Trial
 from ray.tune.logger import TBXLoggerCallback
 from rich import get_console
 
-from mhimdist import cluster, files, proposals, samplers, warm_start
+from mhimdist import files, proposals, samplers, warm_start
 from mhimdist.calibration import Planning
-from mhimdist.cluster import refuse_open_cluster
+from mhimdist.cluster.connect import connect, refuse_open_cluster
+from mhimdist.cluster.nodes import Share
 from mhimdist.data.loader import BagShards, open_bags
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.sampler import warn_of_larger_bags
@@ -41,7 +42,6 @@ from mhimdist.errors import DiskFullError, MhimdistError, SweepError
 from mhimdist.finals import finish
 from mhimdist.fold import ERROR_FILE
 from mhimdist.live_trials import Capacity
-from mhimdist.nodes import Share
 from mhimdist.process import Stopping
 from mhimdist.report import formats
 from mhimdist.report.live import Watch, say
@@ -126,7 +126,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
             folder.stop_file,
         )
         _announce(bags, splits, study, folder, notes, is_found)
-        cluster.connect(dashboard=sweep.workers > 1)
+        connect(dashboard=sweep.workers > 1)
         with Stopping(f"{sweep.name} was stopped; the same command goes on with it") as stopping:
             if sweep.workers > 1:
                 task = replace(task, group=worker_group(sweep))

@@ -6,12 +6,12 @@ import sys
 from types import TracebackType
 from typing import Self
 
+from mhimdist.cluster.local import START_TIMEOUT_S
 from mhimdist.errors import ClusterError
-from mhimdist.local_cluster import START_TIMEOUT_S
 
 
 class LocalCluster:
-    """`python -m mhimdist.local_cluster` in a process of its own: taken down even if this one is killed.
+    """`python -m mhimdist.cluster.local` in a process of its own: taken down even if this one is killed.
 
     Attributes:
         env: the environment for `subprocess` with which commands find the cluster; set on entry.
@@ -26,7 +26,7 @@ class LocalCluster:
             num_cpus: CPUs that Ray may hand out, by default as many as it finds.
             start_timeout_s: how long it may take to get ready.
         """
-        self._command = [sys.executable, "-m", "mhimdist.local_cluster", f"--start-timeout={start_timeout_s}"]
+        self._command = [sys.executable, "-m", "mhimdist.cluster.local", f"--start-timeout={start_timeout_s}"]
         if num_cpus is not None:
             self._command.append(f"--num-cpus={num_cpus}")
         # Ends when its standard input does: on exit, and on whatever end this process may meet.

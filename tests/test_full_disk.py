@@ -101,7 +101,7 @@ def space(s: Space) -> None:
 @pytest.mark.parametrize("kind", ["read-only", "full"])
 def test_a_sweep_that_cannot_write_says_so_before_it_trains(closed, tmp_path, monkeypatch, kind):
     data = digits.build("digits-c16", tmp_path / "digits-c16", scale=0.01)
-    monkeypatch.setattr("mhimdist.cluster.connect", _reach)
+    monkeypatch.setattr("mhimdist.tune.connect", _reach)
 
     def main(home: Path = closed) -> None:
         run_sweep(Sweep(home=home, train=CONFIG), space, data=data)

@@ -1,8 +1,8 @@
 import pytest
 
+from mhimdist.cluster.nodes import Node, Share
 from mhimdist.config import TrainConfig
 from mhimdist.errors import SweepError
-from mhimdist.nodes import Node, Share
 from mhimdist.planner import Calibration, largest_share, likely_steps, num_waves_beside_trials, plan
 from mhimdist.sweep import Sweep
 

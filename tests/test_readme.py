@@ -157,6 +157,6 @@ def test_the_sweep_of_ones_own_slides_runs(workplace, shards):
 
 
 def test_the_job_that_is_submitted_to_a_cluster_fits_its_upload():
-    _, module, job, *options = _command("python -m mhimdist.submit").split("#")[0].split()[1:]
+    _, module, job, *options = _command("python -m mhimdist.cluster.submit").split("#")[0].split()[1:]
     assert options == ["--data", "/shared/shards/c16"]
     assert "to upload" in _run([sys.executable, "-m", module, "--check", job], ROOT)

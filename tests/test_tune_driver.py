@@ -12,9 +12,9 @@ from ray.tune.search import Searcher
 from rich.console import Console
 
 from mhimdist import live_trials, proposals, storage
+from mhimdist.cluster.nodes import Share
 from mhimdist.config import TrainConfig
 from mhimdist.live_trials import Capacity
-from mhimdist.nodes import Share
 from mhimdist.presets import preset
 from mhimdist.report.live import Watch
 from mhimdist.room import TrialShares

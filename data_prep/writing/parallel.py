@@ -107,7 +107,7 @@ def _on_ray(
 ) -> Iterator[Result]:
     import ray  # it takes seconds, which a small folder does not
 
-    from mhimdist.cluster import Nodes, connect, refuse_open_cluster
+    from mhimdist.cluster.connect import Nodes, connect, refuse_open_cluster
 
     refuse_open_cluster()
     with _own_sigterm():

@@ -9,8 +9,8 @@ import psutil
 import ray
 import yaml
 
+from mhimdist.cluster.nodes import Node, Share, addable_nodes
 from mhimdist.errors import ClusterError
-from mhimdist.nodes import Node, Share, addable_nodes
 
 _NODE_TYPE_LABEL = "ray.io/node-group"
 _HEAD_RESOURCE = "node:__internal_head__"

@@ -1,6 +1,6 @@
 """A private Ray cluster of one node, for as long as a command runs.
 
-    python -m mhimdist.local_cluster -- ray job submit --working-dir . -- python jobs/tune_c16.py
+    python -m mhimdist.cluster.local -- ray job submit --working-dir . -- python jobs/tune_c16.py
 
 The cluster listens on the loopback interface only and asks every client for a token that it makes for
 itself. The command finds both in its environment. When the command ends, or on Ctrl-C, SIGTERM or SIGHUP,
@@ -262,7 +262,7 @@ def _prctl(option: int, value: int) -> None:
 def main() -> None:
     """Command line: run one command with a cluster of its own."""
     parser = argparse.ArgumentParser(
-        prog="python -m mhimdist.local_cluster",
+        prog="python -m mhimdist.cluster.local",
         description="Run a command with a private Ray cluster on this machine, and end the cluster with it. "
         "The command finds it by RAY_ADDRESS (ray.init) and RAY_API_SERVER_ADDRESS (ray job submit); its "
         "exit status is passed on.",

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FILES = ["cluster.yaml", "cluster/gcp.yaml", "cluster/on-premise.yaml"]
 RENTED = FILES[:2]
 

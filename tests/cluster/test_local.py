@@ -20,7 +20,7 @@ from local_cluster import LocalCluster
 from mhimdist.errors import ClusterError
 
 pytestmark = pytest.mark.ray
-CLI = [sys.executable, "-m", "mhimdist.local_cluster", "--num-cpus=1"]
+CLI = [sys.executable, "-m", "mhimdist.cluster.local", "--num-cpus=1"]
 # Tells where the cluster is, and stays.
 WAIT = [
     sys.executable,
@@ -221,9 +221,9 @@ def test_killing_the_owner_leaves_nothing():
         "with LocalCluster(num_cpus=1) as cluster:\n"
         "    print(cluster.env['RAY_AUTH_TOKEN_PATH'], flush=True); time.sleep(600)"
     )
-    # In this folder, where the script finds `local_cluster`.
+    # In the folder of all tests, where the script finds `local_cluster`.
     with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
     ) as owner:
         assert owner.stdout is not None
         folder = Path(owner.stdout.readline().strip()).parent

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mhimdist.nodes import Node, Share, addable_nodes, largest_equal_part
+from mhimdist.cluster.nodes import Node, Share, addable_nodes, largest_equal_part
 
 GIB = 2**30
 CONFIG = {
@@ -39,7 +39,7 @@ def test_a_type_that_declares_no_memory_does_not_come_for_runs_that_ask_for_some
 
 @pytest.mark.parametrize(("file", "num"), [("cluster.yaml", 8), ("cluster/gcp.yaml", 8)])
 def test_the_workers_of_our_clusters_may_come(file, num):
-    config = yaml.safe_load((Path(__file__).parent.parent / file).read_text())
+    config = yaml.safe_load((Path(__file__).parents[2] / file).read_text())
     nodes, without_memory = addable_nodes(config, [])
     assert (len(nodes), without_memory) == (num, [])
     share = Share(1, 0.25, 2 * GIB)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from mhimdist.cluster.submit import check, measure
 from mhimdist.errors import SubmitError
-from mhimdist.submit import check, measure
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def project(tmp_path):
 
 def _submit(project, *arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "mhimdist.submit", *arguments],
+        [sys.executable, "-m", "mhimdist.cluster.submit", *arguments],
         cwd=project,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,

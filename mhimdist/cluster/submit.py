@@ -1,4 +1,4 @@
-"""Submit a job script to a Ray cluster: `python -m mhimdist.submit jobs/tune_c16.py --data /shared/shards`.
+"""Submit a job script to Ray: `python -m mhimdist.cluster.submit jobs/tune_c16.py --data /shared/shards`.
 
 It is `ray job submit --working-dir . -- python jobs/tune_c16.py ...`, after a look at what would be uploaded:
 Ray takes 100 MiB at most and finds that out only when it has packed and sent them.
@@ -16,7 +16,7 @@ from pathlib import Path
 from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE
 from ray._private.runtime_env.packaging import create_package
 
-from mhimdist.cluster import refuse_open_cluster
+from mhimdist.cluster.connect import refuse_open_cluster
 from mhimdist.errors import SubmitError
 from mhimdist.process import run
 
@@ -84,7 +84,7 @@ def main() -> None:
         ClusterError: as `refuse_open_cluster`.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m mhimdist.submit",
+        prog="python -m mhimdist.cluster.submit",
         description="Submit a job script to a Ray cluster, with the working directory, within Ray's limit.",
     )
     parser.add_argument(
