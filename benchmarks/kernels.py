@@ -26,12 +26,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks import bag_on_gpu
 from benchmarks.ahead_of_time import ARCHITECTURES, Launch, compiled
+from mhimdist.config.presets import preset
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
 from mhimdist.graphs import GraphedStep
 from mhimdist.masking import most_kept
 from mhimdist.models import build
-from mhimdist.presets import preset
 from mhimdist.step import TrainingStep
 from mhimdist.teacher import Teacher
 

@@ -28,7 +28,7 @@ from rich.table import Table
 from torch import Tensor
 
 from data_prep.shard import shard
-from mhimdist.config import Loading
+from mhimdist.config.train import Loading
 from mhimdist.data.loader import BagShards
 from mhimdist.data.read_ahead import read_ahead
 

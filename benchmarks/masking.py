@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.peers import naive_kept
 from benchmarks.train_step import ratio
 from mhimdist import ops
-from mhimdist.config import Masking
+from mhimdist.config.train import Masking
 from mhimdist.draws import Draws
 from mhimdist.step_numbers import StepNumbers
 

@@ -29,8 +29,8 @@ def peak_mb(kind: str, instances: int) -> float:
 
     from benchmarks.peers import NaiveStep
     from benchmarks.train_step import OurStep
+    from mhimdist.config.presets import preset
     from mhimdist.data.bags import PackedBags
-    from mhimdist.presets import preset
 
     torch.set_num_threads(1)
     dtype = torch.bfloat16 if kind.endswith("bfloat16") else torch.float32

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mhimdist.config import Masking, TrainConfig
+from mhimdist.config.train import Masking, TrainConfig
 
 
 class Laps:

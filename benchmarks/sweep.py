@@ -24,7 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data_prep.digits import ensure
 from jobs.tune_c16 import BASE, space
-from mhimdist.config import TrainConfig
+from mhimdist.config.train import TrainConfig
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.files import home

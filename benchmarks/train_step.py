@@ -27,10 +27,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.peers import Laps, NaiveStep, TorchmilStep
 from mhimdist import denormals
+from mhimdist.config.presets import preset
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
 from mhimdist.models import build
-from mhimdist.presets import preset
 from mhimdist.step import TrainingStep
 from mhimdist.teacher import Teacher
 

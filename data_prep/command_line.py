@@ -1,8 +1,9 @@
 """Settings classes of this package, and the options that a command makes of their fields.
 
 A field is described once: `Settings.of` checks it for a call from Python, `add_options` shows and checks it
-on a command line. `mhimdist.options.Options` does the same for jobs, whose options are nested settings and
-nothing else. It makes the whole parser, so that a command could not put a positional argument or a `--repair`
+on a command line. `mhimdist.config.options.Options` does the same for jobs, whose options are nested
+settings and nothing else.
+It makes the whole parser, so that a command could not put a positional argument or a `--repair`
 of its own beside the settings, name a value `TABLE` in place of `Path`, or end with argparse's status 2.
 """
 

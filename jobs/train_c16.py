@@ -2,9 +2,9 @@
 """Cross-validate MHIM-MIL on CAMELYON16 as the paper does: stratified 3-fold by case, 3 seeds."""
 
 from data_prep.digits import DATA_SETS, ensure
-from mhimdist.config import TrainConfig
+from mhimdist.config.presets import preset
+from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation import CrossValidation, run_cross_validation
-from mhimdist.presets import preset
 from mhimdist.process import run
 
 # The authors' settings, sized for the embedded digits: their bags are 1/20 of CAMELYON16's.

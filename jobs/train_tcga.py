@@ -2,9 +2,9 @@
 """Cross-validate MHIM-MIL on TCGA as the paper does: 4-fold by patient, 65 : 10 : 25, one seed."""
 
 from data_prep.digits import DATA_SETS, ensure
-from mhimdist.config import TrainConfig
+from mhimdist.config.presets import preset
+from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation import CrossValidation, run_cross_validation
-from mhimdist.presets import preset
 from mhimdist.process import run
 
 # The authors' settings, sized for the embedded digits: their bags are 1/20 of a slide's.

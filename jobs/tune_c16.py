@@ -2,7 +2,7 @@
 """Search MHIM-MIL's mask ratios, their decay, temperature and EMA momentum on CAMELYON16-like bags."""
 
 from data_prep.digits import ensure
-from mhimdist.presets import preset
+from mhimdist.config.presets import preset
 from mhimdist.process import run
 from mhimdist.space import Space
 from mhimdist.tune import Sweep, run_sweep

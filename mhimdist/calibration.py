@@ -15,7 +15,7 @@ import torch
 from mhimdist import files, planner
 from mhimdist.cluster.connect import Nodes
 from mhimdist.cluster.nodes import Share
-from mhimdist.config import TrainConfig
+from mhimdist.config.train import TrainConfig
 from mhimdist.cost import measure
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from mhimdist.config import Loss, Teacher, TrainConfig
+from mhimdist.config.models import Pooling
+from mhimdist.config.train import Loss, Teacher, TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
 from mhimdist.engine import Trainer
-from mhimdist.model_settings import Pooling
 from mhimdist.models import build
 
 _SAMPLE_EVERY_S = 0.005

@@ -20,14 +20,15 @@ from rich import get_console
 
 from mhimdist import files
 from mhimdist.cluster.connect import connect, refuse_open_cluster, share_of
-from mhimdist.config import TrainConfig
+from mhimdist.config.execution import Execution
+from mhimdist.config.train import TrainConfig
 from mhimdist.cost import Cost, measure
 from mhimdist.data.loader import BagShards, open_bags
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.sampler import warn_of_larger_bags
 from mhimdist.data.splits import Split
 from mhimdist.errors import CrossValidationError
-from mhimdist.experiment import Candidate, CrossValidation, Execution, Experiment
+from mhimdist.experiment import Candidate, CrossValidation, Experiment
 from mhimdist.first_stage import made_with
 from mhimdist.fold import ERROR_FILE, Fold, fold_folder
 from mhimdist.report import formats

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from mhimdist import denormals, precision
-from mhimdist.config import TrainConfig
+from mhimdist.config.execution import Saving
+from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import BagSource, PackedBags
 from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.residency import resident
@@ -24,7 +25,7 @@ from mhimdist.evaluation import Predictions, predict
 from mhimdist.graphs import GraphedStep
 from mhimdist.history import EpochRecord
 from mhimdist.models import BagModel, build
-from mhimdist.run_folder import LOST_LOCK_S, RunFolder, Saving
+from mhimdist.run_folder import LOST_LOCK_S, RunFolder
 from mhimdist.run_state import RunState, Totals
 from mhimdist.step import TrainingStep
 from mhimdist.teacher import Teacher

@@ -11,7 +11,8 @@ from rich import get_console
 
 from mhimdist import files
 from mhimdist.calibration import Planning
-from mhimdist.config import TrainConfig
+from mhimdist.config.presets import PRESETS, preset
+from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation import FoldSet
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split
@@ -19,7 +20,6 @@ from mhimdist.environment import environment
 from mhimdist.errors import SweepError
 from mhimdist.experiment import Candidate
 from mhimdist.fold import RESULT_FILE, Fold
-from mhimdist.presets import PRESETS, preset
 from mhimdist.process import Stopping
 from mhimdist.report import formats
 from mhimdist.report import summary as report

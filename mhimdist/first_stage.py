@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from mhimdist import checkpoint, files
-from mhimdist.config import TrainConfig
+from mhimdist.config.execution import Saving
+from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
 from mhimdist.engine import Trainer, device_of
@@ -26,7 +27,6 @@ from mhimdist.history import EpochRecord
 from mhimdist.models import BagModel, build
 from mhimdist.official import load_official
 from mhimdist.precision import compute_dtype
-from mhimdist.run_folder import Saving
 from mhimdist.workers import Workers
 
 RECIPE_VERSION = 4

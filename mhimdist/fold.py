@@ -27,7 +27,8 @@ from typing import NamedTuple, Protocol
 import torch
 
 from mhimdist import checkpoint, files
-from mhimdist.config import TrainConfig
+from mhimdist.config.execution import Saving
+from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
 from mhimdist.engine import Trainer
@@ -37,7 +38,7 @@ from mhimdist.first_stage import first_stage, open_trainer
 from mhimdist.history import EpochRecord
 from mhimdist.models import BagModel
 from mhimdist.result import OUTSIDE_WEIGHTS, Result
-from mhimdist.run_folder import HISTORY, LOST_LOCK_S, RunFolder, Saving
+from mhimdist.run_folder import HISTORY, LOST_LOCK_S, RunFolder
 from mhimdist.student import save_student
 from mhimdist.workers import Workers
 

@@ -15,8 +15,8 @@ from optuna.distributions import (
 )
 
 from mhimdist.chance import holds
+from mhimdist.config.presets import PRESETS, preset
 from mhimdist.errors import SweepError
-from mhimdist.presets import PRESETS, preset
 from mhimdist.proposals import Facts, Params, distinct, draw, fixed
 from mhimdist.space import Space, SpaceFunction, value_at
 from mhimdist.sweep import Sweep

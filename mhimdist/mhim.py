@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mhimdist import ops, precision
-from mhimdist.config import TrainConfig
+from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
 from mhimdist.losses import consistency

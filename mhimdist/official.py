@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mhimdist import model_settings
+from mhimdist.config import models as model_settings
 from mhimdist.errors import CheckpointError, ConfigError
 from mhimdist.models import build
 

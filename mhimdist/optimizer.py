@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from mhimdist import config
+from mhimdist.config import train as config
 
 ALIGNMENT = 64
 """Each parameter starts at a multiple of so many values: matrix products want aligned factors."""

@@ -6,9 +6,9 @@ Where the authors' preset leaves a strategy without a ratio, it is ours; see `LO
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mhimdist.config import Masking, Momentum, Teacher, TeacherKind, TrainConfig
+from mhimdist.config.schedules import Schedule
+from mhimdist.config.train import Masking, Momentum, Teacher, TeacherKind, TrainConfig
 from mhimdist.experiment import Candidate
-from mhimdist.schedules import Schedule
 
 Base = Callable[[str], TrainConfig]
 

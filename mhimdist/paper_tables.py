@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from mhimdist.config.presets import departures
 from mhimdist.cost import Cost
 from mhimdist.paper_rows import COLUMNS, LOW_RATIO, RANDOM_RATIO, TITLES, Cell
-from mhimdist.presets import departures
 from mhimdist.report import formats
 from mhimdist.report.comparison import (
     PAPER_WARNING,

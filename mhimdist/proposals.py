@@ -12,7 +12,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 
 from mhimdist.chance import RandomAnswers, ends
-from mhimdist.config import ConfigWarning, TrainConfig
+from mhimdist.config.train import ConfigWarning, TrainConfig
 from mhimdist.errors import ConfigError, SweepError
 from mhimdist.space import BaseValues, Proposer, Space, SpaceFunction
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from mhimdist.cluster.nodes import Share
-from mhimdist.config import TrainConfig
+from mhimdist.config.train import TrainConfig
 
 _SIGNS = re.compile(
     r"OutOfMemory|\bMemoryError|out of memory|running low on memory|ALLOC_FAILED"

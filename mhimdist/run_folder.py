@@ -9,13 +9,13 @@ import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from mhimdist import checkpoint, files
+from mhimdist.config.execution import Saving
 from mhimdist.errors import CheckpointError, RunLockedError
 
 HISTORY = "history.jsonl"
@@ -26,21 +26,6 @@ of a dead client for a lease, typically 90 s."""
 
 class CheckpointWarning(UserWarning):
     """A damaged checkpoint was passed over for an older one."""
-
-
-@dataclass(frozen=True)
-class Saving:
-    """When checkpoints are made and which are kept; it changes nothing of what is trained.
-
-    Attributes:
-        keep_last: the newest ones to keep, at least 1.
-        keep_best: of the ends of epochs, those of highest validation AUC to keep.
-        every_s: seconds between checkpoints within an epoch; None saves at the ends of epochs only.
-    """
-
-    keep_last: int = 2
-    keep_best: int = 1
-    every_s: float | None = None
 
 
 class Position(NamedTuple):

@@ -18,10 +18,10 @@ from rich import get_console
 from mhimdist import files
 from mhimdist.cluster.connect import connect, has_gpus, share_of
 from mhimdist.cluster.nodes import Share
+from mhimdist.config.execution import Execution
 from mhimdist.data.loader import open_bags
 from mhimdist.data.remote import Location
 from mhimdist.errors import MhimdistError, PreemptedError
-from mhimdist.experiment import Execution
 from mhimdist.fold import ERROR_FILE, STOP_FILE, Fold, run_fold
 from mhimdist.process import Stopping
 from mhimdist.report import formats

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mhimdist import precision
-from mhimdist.config import TrainConfig
+from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
 from mhimdist.errors import NonFiniteError

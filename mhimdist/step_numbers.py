@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mhimdist import ops
-from mhimdist.config import Masking
+from mhimdist.config.train import Masking
 from mhimdist.draws import Draws
 from mhimdist.masking import ratios_at
 

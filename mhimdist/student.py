@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mhimdist import checkpoint
-from mhimdist.config import TrainConfig
+from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.errors import CheckpointError
 from mhimdist.models import BagModel, build

@@ -17,7 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from mhimdist import grid, proposals, pruning, samplers, storage
-from mhimdist.config import TrainConfig
+from mhimdist.config.train import TrainConfig
 from mhimdist.proposals import Facts, Key, Params
 from mhimdist.report import formats
 from mhimdist.space import SpaceFunction

@@ -6,11 +6,11 @@ from typing import Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from mhimdist.config import TrainConfig
+from mhimdist.config.execution import Execution
+from mhimdist.config.train import TrainConfig
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split, k_folds, splits_of
 from mhimdist.errors import SplitError
-from mhimdist.experiment import Execution
 
 OBJECTIVE = "validation_auc"
 STORAGE_VARIABLE = "MHIMDIST_STORAGE"

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mhimdist.config.execution import Saving
 from mhimdist.data.loader import BagShards, open_bags
 from mhimdist.data.remote import Location
 from mhimdist.data.splits import Split
-from mhimdist.run_folder import Saving
 from mhimdist.sweep import Sweep
 from mhimdist.train import Group
 from mhimdist.trial import Launcher

@@ -5,7 +5,8 @@ import copy
 import torch
 from torch import Tensor
 
-from mhimdist import config, precision
+from mhimdist import precision
+from mhimdist.config import train as config
 from mhimdist.data.bags import PackedBags
 from mhimdist.models import BagModel, BagOutput
 from mhimdist.optimizer import flatten_parameters

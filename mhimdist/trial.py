@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
+from mhimdist.config.execution import Saving
 from mhimdist.data.bags import BagSource
 from mhimdist.fold import Epoch, Fold, FoldRun, Run
 from mhimdist.history import EpochRecord
-from mhimdist.run_folder import Saving
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import torch
 from ray import tune
 
 from mhimdist import files
-from mhimdist.config import TrainConfig
+from mhimdist.config.train import TrainConfig
 from mhimdist.data.splits import Split
 from mhimdist.environment import environment
 from mhimdist.errors import DiskFullError, PreemptedError, RunLockedError

@@ -7,10 +7,10 @@ from pathlib import Path
 from optuna.trial import TrialState
 
 from mhimdist.chance import holds
-from mhimdist.config import TrainConfig
+from mhimdist.config.presets import PRESETS, preset
+from mhimdist.config.train import TrainConfig
 from mhimdist.data.splits import Split
 from mhimdist.errors import SplitError, SweepError
-from mhimdist.presets import PRESETS, preset
 from mhimdist.proposals import Facts, Params, distinct, draw, fixed
 from mhimdist.space import BaseValues, Space, SpaceFunction
 from mhimdist.storage import hidden, read, sqlite_url

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from mhimdist.presets import preset
+from mhimdist.config.presets import preset
 from mhimdist.process import run
 from mhimdist.space import Space
 from mhimdist.sweep import Sweep

@@ -8,10 +8,10 @@ from rich.console import Console
 
 from mhimdist import ablation, paper_rows
 from mhimdist.ablation import Ablation, run_ablation, select
+from mhimdist.config.presets import preset
 from mhimdist.cost import Cost
 from mhimdist.errors import ConfigError, CrossValidationError
 from mhimdist.paper_tables import common, grid
-from mhimdist.presets import preset
 from mhimdist.report.comparison import Comparison, Row
 from mhimdist.result import Result
 

@@ -5,10 +5,10 @@ import pytest
 
 from data_prep import digits
 from mhimdist import metrics
+from mhimdist.config.presets import preset
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import k_folds
 from mhimdist.fold import Fold, run_fold
-from mhimdist.presets import preset
 
 CONFIG = preset("c16", "abmil").override(
     {"model.hidden_dim": 64, "optimizer.learning_rate": 5e-4, "epochs": 10, "device": "cpu"}

@@ -7,7 +7,7 @@ import torch
 import torch._dynamo.testing
 from memory_bags import gaussian_bags
 
-from mhimdist.config import TrainConfig, load_config
+from mhimdist.config.train import TrainConfig, load_config
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
 from mhimdist.models import build

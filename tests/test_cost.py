@@ -3,7 +3,7 @@
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
-from mhimdist.config import load_config
+from mhimdist.config.train import load_config
 from mhimdist.cost import measure
 
 

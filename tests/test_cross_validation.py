@@ -11,14 +11,14 @@ import torch
 
 from data_prep import digits
 from mhimdist import cross_validation, first_stage, run_units
-from mhimdist.config import TrainConfig
+from mhimdist.config.presets import preset
+from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation import compare, measure_costs, run_cross_validation
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.errors import ConfigError, CrossValidationError, RunLockedError
 from mhimdist.experiment import Candidate, CrossValidation, Experiment
 from mhimdist.models import build
-from mhimdist.presets import preset
 from mhimdist.report.comparison import PAPER_WARNING
 from mhimdist.result import OUTSIDE_WEIGHTS
 

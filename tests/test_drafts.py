@@ -9,8 +9,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from mhimdist import proposals, samplers, storage, study
+from mhimdist.config.presets import preset
 from mhimdist.drafts import drafts
-from mhimdist.presets import preset
 from mhimdist.space import Space
 from mhimdist.study import SweepStudy
 from mhimdist.sweep import Sweep

@@ -7,13 +7,14 @@ import torch
 from memory_bags import gaussian_bags
 from trained_run import load_run
 
-from mhimdist.config import load_config
+from mhimdist.config.execution import Saving
+from mhimdist.config.train import load_config
 from mhimdist.data.bags import PackedBags
 from mhimdist.engine import Trainer
 from mhimdist.errors import CheckpointError, ConfigError, NonFiniteError, PreemptedError, RunLockedError
 from mhimdist.evaluation import evaluate, predict
 from mhimdist.models import build
-from mhimdist.run_folder import CheckpointWarning, Position, Saving
+from mhimdist.run_folder import CheckpointWarning, Position
 
 pytestmark = pytest.mark.numeric
 SETTINGS = {

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from mhimdist.config.models import AttentionMIL
 from mhimdist.evaluation import predict
-from mhimdist.model_settings import AttentionMIL
 from mhimdist.models import build
 
 pytestmark = pytest.mark.numeric

@@ -1,8 +1,8 @@
 import json
 
-from mhimdist.config import TrainConfig
+from mhimdist.config.presets import preset
+from mhimdist.config.train import TrainConfig
 from mhimdist.finals import _num_tested, _text_of, final_seeds
-from mhimdist.presets import preset
 from mhimdist.sweep import Sweep
 from mhimdist.sweep_folder import SweepFolder
 

@@ -5,7 +5,7 @@ import torch
 
 from mhimdist import checkpoint
 from mhimdist import first_stage as module
-from mhimdist.config import load_config
+from mhimdist.config.train import load_config
 from mhimdist.engine import Trainer
 from mhimdist.first_stage import first_stage, open_trainer
 

@@ -8,7 +8,7 @@ from memory_bags import gaussian_bags
 from trained_run import load_run
 
 from mhimdist import checkpoint, first_stage
-from mhimdist.config import load_config
+from mhimdist.config.train import load_config
 from mhimdist.data.splits import k_folds
 from mhimdist.engine import Trainer
 from mhimdist.errors import CheckpointError, PreemptedError

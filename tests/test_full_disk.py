@@ -10,9 +10,10 @@ from memory_bags import MemoryBags
 
 from data_prep import digits
 from mhimdist import process
-from mhimdist.config import load_config
+from mhimdist.config.execution import Saving
+from mhimdist.config.train import load_config
 from mhimdist.engine import Trainer
-from mhimdist.run_folder import RunFolder, Saving
+from mhimdist.run_folder import RunFolder
 from mhimdist.space import Space
 from mhimdist.sweep import Sweep
 from mhimdist.tune import run_sweep

@@ -14,7 +14,7 @@ from as_on_a_gpu import AsOnAGpu, Recorder, Recording, kernels_as_specified
 from memory_bags import gaussian_bags
 
 from mhimdist import graphs
-from mhimdist.config import TrainConfig, load_config
+from mhimdist.config.train import TrainConfig, load_config
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
 from mhimdist.errors import ConfigError, NonFiniteError

@@ -9,7 +9,7 @@ import torch
 from feature_folders import SLIDES, shard_folder, write_features
 from memory_bags import MemoryBags
 
-from mhimdist.config import ConfigWarning, TrainConfig, load_config
+from mhimdist.config.train import ConfigWarning, TrainConfig, load_config
 from mhimdist.data import residency
 from mhimdist.data.bags import PackedBags
 from mhimdist.data.loader import BagShards

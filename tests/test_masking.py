@@ -3,13 +3,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mhimdist.config import Masking
+from mhimdist.config.presets import preset
+from mhimdist.config.train import Masking
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
 from mhimdist.masking import mask_bags, most_kept
 from mhimdist.ops import BagNumbers, bag_numbers
 from mhimdist.ops.reference import share_of
-from mhimdist.presets import preset
 from mhimdist.step_numbers import StepNumbers
 
 pytestmark = pytest.mark.numeric

@@ -2,7 +2,7 @@ import golden_values
 import pytest
 import torch
 
-from mhimdist.config import load_config
+from mhimdist.config.train import load_config
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
 from mhimdist.mhim import MHIM

@@ -4,8 +4,8 @@ import golden_values
 import pytest
 import torch
 
+from mhimdist.config.models import CLAM, DSMIL, AttentionMIL, TransMIL
 from mhimdist.errors import CheckpointError, ConfigError
-from mhimdist.model_settings import CLAM, DSMIL, AttentionMIL, TransMIL
 from mhimdist.models import build
 from mhimdist.official import load_official
 

@@ -1,7 +1,7 @@
 import pytest
 
 from mhimdist.cluster.nodes import Node, Share
-from mhimdist.config import TrainConfig
+from mhimdist.config.train import TrainConfig
 from mhimdist.errors import SweepError
 from mhimdist.planner import Calibration, largest_share, likely_steps, num_waves_beside_trials, plan
 from mhimdist.sweep import Sweep

@@ -2,7 +2,7 @@ import pytest
 import torch
 from memory_bags import gaussian_bags
 
-from mhimdist.config import load_config
+from mhimdist.config.train import load_config
 from mhimdist.engine import Trainer
 from mhimdist.precision import tensor_float32
 

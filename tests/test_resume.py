@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mhimdist.run_folder import RunFolder, Saving
+from mhimdist.config.execution import Saving
+from mhimdist.run_folder import RunFolder
 
 pytestmark = pytest.mark.numeric
 PROGRAM = Path(__file__).parent / "train_once.py"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from memory_bags import gaussian_bags
 
-from mhimdist.config import load_config
+from mhimdist.config.train import load_config
 from mhimdist.engine import Trainer
 from mhimdist.run_state import RunState, Totals
 from mhimdist.workers import Workers

@@ -1,8 +1,8 @@
 import pytest
 
 from mhimdist import grid, proposals, samplers, warm_start
+from mhimdist.config.presets import preset
 from mhimdist.errors import SweepError
-from mhimdist.presets import preset
 from mhimdist.space import Space, kept_share
 from mhimdist.sweep import Sweep
 

@@ -1,8 +1,8 @@
 import optuna
 import pytest
 
+from mhimdist.config.presets import preset
 from mhimdist.errors import SweepError
-from mhimdist.presets import preset
 from mhimdist.space import BaseValues, Space
 
 BASE = preset("c16", "abmil")

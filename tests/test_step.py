@@ -4,13 +4,13 @@ import pytest
 import torch
 from memory_bags import gaussian_bags
 
-from mhimdist.config import load_config
+from mhimdist.config.presets import preset
+from mhimdist.config.train import load_config
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
 from mhimdist.errors import NonFiniteError
 from mhimdist.models import build
 from mhimdist.precision import cast
-from mhimdist.presets import preset
 from mhimdist.run_state import Totals
 from mhimdist.step import TrainingStep
 from mhimdist.teacher import Teacher

@@ -6,8 +6,8 @@ import pytest
 from optuna.trial import TrialState
 
 from mhimdist import proposals, storage, study, warm_start
+from mhimdist.config.presets import preset
 from mhimdist.errors import SweepError
-from mhimdist.presets import preset
 from mhimdist.space import Space
 from mhimdist.study import SweepStudy
 from mhimdist.sweep import Sweep

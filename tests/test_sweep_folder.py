@@ -4,8 +4,8 @@ import optuna
 import pytest
 
 from mhimdist import storage
+from mhimdist.config.presets import preset
 from mhimdist.errors import SweepError
-from mhimdist.presets import preset
 from mhimdist.sweep import STORAGE_VARIABLE, Sweep
 from mhimdist.sweep_folder import SweepFolder
 

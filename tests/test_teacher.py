@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from mhimdist.config import Teacher as Settings
+from mhimdist.config.models import AttentionMIL
+from mhimdist.config.train import Teacher as Settings
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
-from mhimdist.model_settings import AttentionMIL
 from mhimdist.models import build
 from mhimdist.teacher import Teacher
 

@@ -14,13 +14,13 @@ from memory_bags import gaussian_bags
 from trained_run import load_run
 
 from mhimdist import checkpoint
-from mhimdist.config import load_config
+from mhimdist.config.execution import Saving
+from mhimdist.config.train import load_config
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import holdout
 from mhimdist.errors import NonFiniteError, PreemptedError
 from mhimdist.first_stage import open_trainer
 from mhimdist.fold import Fold
-from mhimdist.run_folder import Saving
 from mhimdist.train import Group, train
 
 pytestmark = [pytest.mark.ray, pytest.mark.numeric]

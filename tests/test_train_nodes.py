@@ -14,11 +14,11 @@ from ray.cluster_utils import Cluster
 from test_train import CONFIG
 from trained_run import load_run
 
+from mhimdist.config.execution import Saving
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import holdout
 from mhimdist.first_stage import open_trainer
 from mhimdist.fold import Fold
-from mhimdist.run_folder import Saving
 from mhimdist.train import Group, train
 
 pytestmark = pytest.mark.ray

@@ -12,13 +12,13 @@ from memory_bags import MemoryBags
 
 from mhimdist import __version__, checkpoint, environment, files
 from mhimdist import fold as fold_module
-from mhimdist.config import load_config
+from mhimdist.config.execution import Saving
+from mhimdist.config.train import load_config
 from mhimdist.data.splits import Split
 from mhimdist.engine import Trainer
 from mhimdist.errors import PreemptedError, RunLockedError
 from mhimdist.fold import RESULT_FILE, Epoch, FoldRun, folds_of_trial
 from mhimdist.history import EpochRecord
-from mhimdist.run_folder import Saving
 from mhimdist.trial import Launcher, TrialRun
 
 CONFIG = load_config(

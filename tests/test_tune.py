@@ -16,10 +16,10 @@ from trained_run import load_run
 
 from data_prep import digits
 from mhimdist import storage, study
+from mhimdist.config.presets import preset
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.errors import RunLockedError, SweepError
-from mhimdist.presets import preset
 from mhimdist.space import Space
 from mhimdist.sweep import Sweep
 from mhimdist.tune import run_sweep, trackers

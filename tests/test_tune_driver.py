@@ -13,9 +13,9 @@ from rich.console import Console
 
 from mhimdist import live_trials, proposals, storage
 from mhimdist.cluster.nodes import Share
-from mhimdist.config import TrainConfig
+from mhimdist.config.presets import preset
+from mhimdist.config.train import TrainConfig
 from mhimdist.live_trials import Capacity
-from mhimdist.presets import preset
 from mhimdist.report.live import Watch
 from mhimdist.room import TrialShares
 from mhimdist.space import Space

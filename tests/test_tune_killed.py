@@ -12,8 +12,8 @@ from optuna.trial import TrialState
 
 from data_prep import digits
 from mhimdist import storage
+from mhimdist.config.presets import preset
 from mhimdist.errors import SweepError
-from mhimdist.presets import preset
 from mhimdist.space import Space
 from mhimdist.study import SweepStudy
 from mhimdist.sweep import Sweep

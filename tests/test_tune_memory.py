@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from data_prep import digits
 from mhimdist import storage, tune_hooks
-from mhimdist.presets import preset
+from mhimdist.config.presets import preset
 from mhimdist.space import Space
 from mhimdist.sweep import Sweep
 from mhimdist.trial import FoldRun

@@ -9,7 +9,7 @@ from forked import fork, status_of
 from memory_bags import MemoryBags
 
 from mhimdist import files, fold
-from mhimdist.config import load_config
+from mhimdist.config.train import load_config
 from mhimdist.data.splits import Split
 from mhimdist.engine import Trainer
 from mhimdist.errors import DiskFullError, RunLockedError

@@ -3,9 +3,9 @@ import json
 import pytest
 
 from mhimdist import proposals, storage
+from mhimdist.config.presets import preset
 from mhimdist.data.splits import Split
 from mhimdist.errors import SweepError
-from mhimdist.presets import preset
 from mhimdist.space import Space
 from mhimdist.study import SweepStudy
 from mhimdist.sweep import Sweep

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from memory_bags import MemoryBags, gaussian_bags
 
-from mhimdist.config import TrainConfig, load_config
+from mhimdist.config.train import TrainConfig, load_config
 from mhimdist.draws import Draws
 from mhimdist.engine import Trainer
 from mhimdist.errors import WorkerLostError

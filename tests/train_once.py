@@ -17,11 +17,11 @@ import torch
 import torch.distributed as dist
 from memory_bags import gaussian_bags
 
-from mhimdist.config import load_config
+from mhimdist.config.execution import Saving
+from mhimdist.config.train import load_config
 from mhimdist.engine import Trainer
 from mhimdist.errors import PreemptedError
 from mhimdist.process import run
-from mhimdist.run_folder import Saving
 from mhimdist.workers import DistributedWorkers, Workers
 
 CONFIG = load_config(

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from mhimdist.config import TrainConfig
+from mhimdist.config.train import TrainConfig
 from mhimdist.data.splits import Split
 from mhimdist.history import EpochRecord
 from mhimdist.run_folder import HISTORY

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mhimdist.config import ConfigWarning, Loading
+from mhimdist.config.train import ConfigWarning, Loading
 from mhimdist.data import memory
 from mhimdist.data.bags import PackedBags, bag_id
 from mhimdist.data.format import (

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mhimdist.config import Loading
+from mhimdist.config.train import Loading
 from mhimdist.data import memory
 from mhimdist.data.bags import BagSource, PackedBags
 from mhimdist.data.loader import BagShards

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from mhimdist.config import ConfigWarning
+from mhimdist.config.train import ConfigWarning
 from mhimdist.data.bags import BagSource
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from mhimdist import model_settings
+from mhimdist.config import models as model_settings
 from mhimdist.draws import weight_seed
 from mhimdist.models.abmil import AttentionMIL
 from mhimdist.models.clam import CLAM

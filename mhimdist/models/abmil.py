@@ -6,7 +6,8 @@ Dimensions: T instances of a batch, R of a block, B bags, E embedding width.
 import torch
 from torch import Tensor, nn
 
-from mhimdist import model_settings, ops
+from mhimdist import ops
+from mhimdist.config import models as model_settings
 from mhimdist.data.bags import PackedBags
 from mhimdist.models.blocks import BagPool, runs_in_blocks
 from mhimdist.models.interface import BagModel, BagOutput, Projection

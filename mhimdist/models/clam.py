@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mhimdist import model_settings, ops
+from mhimdist import ops
+from mhimdist.config import models as model_settings
 from mhimdist.data.bags import PackedBags
 from mhimdist.models.gated_attention import GatedAttention
 from mhimdist.models.interface import BagModel, BagOutput, Projection

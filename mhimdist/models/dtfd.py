@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mhimdist import model_settings, ops
+from mhimdist import ops
+from mhimdist.config import models as model_settings
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws, instance_words, mix
 from mhimdist.models.gated_attention import GatedAttention

@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from mhimdist import model_settings, ops
+from mhimdist import ops
+from mhimdist.config import models as model_settings
 from mhimdist.data.bags import PackedBags
 from mhimdist.models.interface import BagModel, BagOutput, Projection
 from mhimdist.models.linear import Linear, wide

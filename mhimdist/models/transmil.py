@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mhimdist import model_settings
+from mhimdist.config import models as model_settings
 from mhimdist.data.bags import PackedBags
 from mhimdist.models.depthwise import depthwise
 from mhimdist.models.interface import BagModel, BagOutput, Projection

@@ -7,7 +7,7 @@ import pytest
 import torch
 from feature_folders import shard_folder, write_features
 
-from mhimdist.config import Loading
+from mhimdist.config.train import Loading
 from mhimdist.data import read_ahead as module
 from mhimdist.data import residency
 from mhimdist.data.bags import PackedBags

@@ -10,7 +10,7 @@ import torch
 from feature_folders import NUM_FEATURES, shard_folder, write_features
 from memory_bags import MemoryBags, gaussian_bags
 
-from mhimdist.config import Loading
+from mhimdist.config.train import Loading
 from mhimdist.data import memory
 from mhimdist.data import read_ahead as module
 from mhimdist.data.loader import BagShards

@@ -25,7 +25,7 @@ from moto.server import ThreadedMotoServer
 from remote_reader import read_all
 
 from data_prep.digits import ensure
-from mhimdist.config import ConfigWarning, Loading
+from mhimdist.config.train import ConfigWarning, Loading
 from mhimdist.data import shard_cache
 from mhimdist.data.loader import BagShards, open_bags
 from mhimdist.data.manifest import Manifest

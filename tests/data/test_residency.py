@@ -11,7 +11,7 @@ import torch
 from feature_folders import shard_folder, write_features
 from forked import fork, status_of
 
-from mhimdist.config import Loading
+from mhimdist.config.train import Loading
 from mhimdist.data import residency
 from mhimdist.data.loader import BagShards
 from mhimdist.data.read_ahead import read_ahead

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mhimdist.config import ConfigWarning
+from mhimdist.config.train import ConfigWarning
 from mhimdist.data.sampler import balanced_order, epoch_plan, warn_of_larger_bags
 
 FACTS = Path(__file__).parents[2] / "data_prep" / "c16_facts.json"

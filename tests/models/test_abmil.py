@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mhimdist import ops
-from mhimdist.model_settings import AttentionMIL
+from mhimdist.config.models import AttentionMIL
 from mhimdist.models import build
 from mhimdist.models.abmil import Attention
 

@@ -4,8 +4,8 @@ import math
 import pytest
 import torch
 
+from mhimdist.config.models import CLAM
 from mhimdist.data.bags import PackedBags
-from mhimdist.model_settings import CLAM
 from mhimdist.models import build
 from mhimdist.models.clam import smooth_top1_svm
 

@@ -4,8 +4,8 @@ import golden_values
 import pytest
 import torch
 
+from mhimdist.config.models import DSMIL
 from mhimdist.data.bags import PackedBags
-from mhimdist.model_settings import DSMIL
 from mhimdist.models import build
 
 pytestmark = pytest.mark.numeric

@@ -4,9 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mhimdist.config.models import DTFD
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
-from mhimdist.model_settings import DTFD
 from mhimdist.models import build
 from mhimdist.models.dtfd import cut
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mhimdist import model_settings
+from mhimdist.config import models as model_settings
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
 from mhimdist.models import build

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from mhimdist.config.models import Pooling
 from mhimdist.data.bags import PackedBags
-from mhimdist.model_settings import Pooling
 from mhimdist.models import build
 
 pytestmark = pytest.mark.numeric

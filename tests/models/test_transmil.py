@@ -2,8 +2,8 @@ import golden_values
 import pytest
 import torch
 
+from mhimdist.config.models import TransMIL
 from mhimdist.data.bags import PackedBags
-from mhimdist.model_settings import TransMIL
 from mhimdist.models import build, transmil
 from mhimdist.models.transmil import PositionEncoding
 

@@ -6,7 +6,7 @@ decayed along a cosine, the teacher from the fold's own pre-training.
 
 from typing import Any
 
-from mhimdist.config import TrainConfig, load_config
+from mhimdist.config.train import TrainConfig, load_config
 from mhimdist.errors import ConfigError
 
 

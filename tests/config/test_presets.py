@@ -1,8 +1,8 @@
 import pytest
 
+from mhimdist.config.models import MODEL_NAMES
+from mhimdist.config.presets import preset
 from mhimdist.errors import ConfigError
-from mhimdist.model_settings import MODEL_NAMES
-from mhimdist.presets import preset
 
 
 def test_c16_abmil_is_the_authors():

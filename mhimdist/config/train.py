@@ -15,8 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from mhimdist.errors import ConfigError
-from mhimdist.model_settings import (
+from mhimdist.config.models import (
     CLAM,
     DSMIL,
     DTFD,
@@ -26,7 +25,8 @@ from mhimdist.model_settings import (
     Pooling,
     Settings,
 )
-from mhimdist.schedules import Schedule
+from mhimdist.config.schedules import Schedule
+from mhimdist.errors import ConfigError
 
 TeacherKind = Literal["none", "student_copy", "init", "momentum", "init_momentum"]
 

@@ -1,10 +1,10 @@
 import pytest
 from pydantic import Field
 
-from mhimdist.config import TrainConfig
+from mhimdist.config.options import Options
+from mhimdist.config.presets import preset
+from mhimdist.config.train import TrainConfig
 from mhimdist.errors import ConfigError
-from mhimdist.options import Options
-from mhimdist.presets import preset
 
 
 class Job(Options):

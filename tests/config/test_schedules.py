@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mhimdist.schedules import Schedule
+from mhimdist.config.schedules import Schedule
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@ import warnings
 
 import pytest
 
-from mhimdist.config import ConfigWarning, TrainConfig, load_config
+from mhimdist.config.presets import preset
+from mhimdist.config.train import ConfigWarning, TrainConfig, load_config
 from mhimdist.errors import ConfigError
-from mhimdist.presets import preset
 
 
 @pytest.mark.parametrize(

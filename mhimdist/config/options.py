@@ -8,7 +8,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_settings import CliSettingsSource
 
-from mhimdist.config import TrainConfig, explain
+from mhimdist.config.train import TrainConfig, explain
 from mhimdist.errors import ConfigError
 
 
