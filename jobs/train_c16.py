@@ -4,7 +4,8 @@
 from data_prep.digits import DATA_SETS, ensure
 from mhimdist.config.presets import preset
 from mhimdist.config.train import TrainConfig
-from mhimdist.cross_validation import CrossValidation, run_cross_validation
+from mhimdist.cross_validation.compare import run_cross_validation
+from mhimdist.cross_validation.options import CrossValidation
 from mhimdist.process import run
 
 # The authors' settings, sized for the embedded digits: their bags are 1/20 of CAMELYON16's.

@@ -13,12 +13,12 @@ from mhimdist import files
 from mhimdist.calibration import Planning
 from mhimdist.config.presets import PRESETS, preset
 from mhimdist.config.train import TrainConfig
-from mhimdist.cross_validation import FoldSet
+from mhimdist.cross_validation.folds import FoldSet
+from mhimdist.cross_validation.options import Candidate
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.environment import environment
 from mhimdist.errors import SweepError
-from mhimdist.experiment import Candidate
 from mhimdist.fold import RESULT_FILE, Fold
 from mhimdist.process import Stopping
 from mhimdist.report import formats

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mhimdist.config.schedules import Schedule
 from mhimdist.config.train import Masking, Momentum, Teacher, TeacherKind, TrainConfig
-from mhimdist.experiment import Candidate
+from mhimdist.cross_validation.options import Candidate
 
 Base = Callable[[str], TrainConfig]
 

@@ -16,7 +16,7 @@ import pytest
 from data_prep import digits
 from data_prep.shard import shard
 from data_prep.shard_options import parser
-from mhimdist import cross_validation
+from mhimdist.cross_validation import compare
 from mhimdist.data.manifest import Manifest
 
 ROOT = Path(__file__).parent.parent
@@ -133,7 +133,7 @@ def test_sharding_on_a_cluster_is_a_command_that_is_understood():
 
 def test_the_settings_of_remote_data_reach_a_job(monkeypatch):
     jobs = []
-    monkeypatch.setattr(cross_validation, "run_cross_validation", lambda job, data: jobs.append((job, data)))
+    monkeypatch.setattr(compare, "run_cross_validation", lambda job, data: jobs.append((job, data)))
     monkeypatch.setattr(sys, "argv", _command("python jobs/train_c16.py --data s3:").split()[1:])
     runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
     ((job, data),) = jobs

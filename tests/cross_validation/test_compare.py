@@ -10,14 +10,16 @@ import ray
 import torch
 
 from data_prep import digits
-from mhimdist import cross_validation, first_stage, run_units
+from mhimdist import first_stage, run_units
 from mhimdist.config.presets import preset
 from mhimdist.config.train import TrainConfig
-from mhimdist.cross_validation import compare, measure_costs, run_cross_validation
+from mhimdist.cross_validation import compare as compare_module
+from mhimdist.cross_validation import folds as folds_module
+from mhimdist.cross_validation.compare import compare, measure_costs, run_cross_validation
+from mhimdist.cross_validation.options import Candidate, CrossValidation, Experiment
 from mhimdist.data.loader import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.errors import ConfigError, CrossValidationError, RunLockedError
-from mhimdist.experiment import Candidate, CrossValidation, Experiment
 from mhimdist.models import build
 from mhimdist.report.comparison import PAPER_WARNING
 from mhimdist.result import OUTSIDE_WEIGHTS
@@ -127,7 +129,7 @@ def test_identical_configurations_run_once_and_failures_are_named(job, data, cap
     with pytest.raises(
         CrossValidationError, match=r"2 runs of failing failed.* bad, strict, seed 1, fold 1: "
     ):
-        cross_validation.raise_failures(comparison, experiment.folder)
+        compare_module.raise_failures(comparison, experiment.folder)
 
 
 def test_a_process_that_dies_is_a_failure_of_its_fold_alone(job, data, monkeypatch):
@@ -168,7 +170,7 @@ def test_costs_are_measured_once_and_one_that_fails_keeps_no_other_from_it(job, 
     made = measure_costs(job, configs, data=data)
     assert made["plain"].num_parameters == 16 * 16 + 16 + 16 * 8 + 8 + 16 * 2 + 2
     assert made["bad"].startswith("NonFiniteError: the loss became")
-    monkeypatch.setattr(cross_validation, "_measure", lambda *_: "measured again")
+    monkeypatch.setattr(compare_module, "_measure", lambda *_: "measured again")
     assert measure_costs(job, configs, data=data) == {"plain": made["plain"], "bad": "measured again"}
     monkeypatch.setattr(first_stage, "RECIPE_VERSION", first_stage.RECIPE_VERSION + 1)
     assert measure_costs(job, configs, data=data) == dict.fromkeys(configs, "measured again")
@@ -234,7 +236,7 @@ def test_folds_wait_for_the_first_stage_that_another_one_is(job, data):
     bags = BagShards(data)
     (split, *_) = job.splits(bags, "strict", 1)
     folds = {
-        name: cross_validation.make_fold(
+        name: folds_module.make_fold(
             Candidate(name, config), split, 1, 1, "strict", bags, job.folder, torch.device("cpu")
         )[1]
         for name, config in (

@@ -16,7 +16,7 @@ from mhimdist import checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SLOW = ["--train.model.hidden-dim", "512", "--train.epochs", "2", "--save-every-s", "0.2"]
 
 

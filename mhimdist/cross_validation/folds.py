@@ -1,0 +1,151 @@
+"""Candidates, folds and seeds: every run of a cross-validation, each once."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mhimdist.cluster.connect import share_of
+from mhimdist.config.execution import Execution
+from mhimdist.config.train import TrainConfig
+from mhimdist.cross_validation.options import Candidate
+from mhimdist.data.loader import BagShards
+from mhimdist.data.splits import Split
+from mhimdist.errors import CrossValidationError
+from mhimdist.first_stage import made_with
+from mhimdist.fold import ERROR_FILE, Fold, fold_folder
+from mhimdist.report import formats
+from mhimdist.result import Protocol
+from mhimdist.run_units import Outcome
+
+
+def raise_failed(of: str, failures: Mapping[str, str], folder: Path) -> None:
+    """Name what failed, and say where whole reasons are.
+
+    Args:
+        of: what the runs are of, behind "3 runs".
+        failures: the last line of each reason, by name.
+        folder: holds the folds' folders.
+
+    Raises:
+        CrossValidationError: something failed.
+    """
+    if failures:
+        listing = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        raise CrossValidationError(
+            f"{formats.count(len(failures), 'run')}{of} failed, the same command tries them again; whole "
+            f"reasons are in {folder}/*/{ERROR_FILE}. {listing}"
+        )
+
+
+class FoldSet:
+    """Candidates x folds x seeds, in which what is the same is one fold.
+
+    Attributes:
+        folds: by the digest of all that each is made of.
+        members: digests of each candidate's folds under each protocol, by seed and fold.
+    """
+
+    def __init__(self, execution: Execution, candidates: Sequence[Candidate], folder: Path) -> None:
+        """Begin an empty set.
+
+        Args:
+            execution: what a run takes of the cluster.
+            candidates: what runs on each fold.
+            folder: holds the folds' folders.
+
+        Raises:
+            CrossValidationError: two candidates have one name, or an earlier release wrote the folder.
+        """
+        names = [candidate.name for candidate in candidates]
+        if len(set(names)) < len(names):
+            raise CrossValidationError(f"two candidates have one name: {', '.join(sorted(names))}")
+        if (old := folder.parent / "units").exists() or (old := folder / "units").exists():
+            raise CrossValidationError(
+                f"{old} was written by an earlier release, whose folders have another layout: give this "
+                "command another --name, or remove the folder"
+            )
+        self.folder, self._candidates = folder, candidates
+        self._devices = [device_of_runs(execution, candidate.config) for candidate in candidates]
+        self.folds: dict[str, Fold] = {}
+        self.members: dict[tuple[str, Protocol], list[str]] = {}
+
+    def add(self, split: Split, fold: int, seed: int, protocol: Protocol, bags: BagShards) -> None:
+        """Add every candidate on a fold with a seed, as far as the candidate has so many folds."""
+        for candidate, device in zip(self._candidates, self._devices, strict=True):
+            if fold > (candidate.num_folds or fold):
+                continue
+            digest, made = make_fold(candidate, split, fold, seed, protocol, bags, self.folder, device)
+            self.folds.setdefault(digest, made)
+            self.members.setdefault((candidate.name, protocol), []).append(digest)
+
+    def found(self) -> dict[str, Outcome]:
+        """Results of the finished folds, by digest."""
+        return {digest: left for digest, fold in self.folds.items() if (left := fold.result()) is not None}
+
+    def missing(self) -> dict[str, Fold]:
+        """The folds that are left to run."""
+        return {digest: fold for digest, fold in self.folds.items() if not fold.is_finished}
+
+    def failures(self, outcomes: Mapping[str, Outcome], digests: Iterable[str]) -> dict[str, str]:
+        """Why folds failed, by their names."""
+        return {self.folds[d].name: reason for d in digests if isinstance(reason := outcomes.get(d), str)}
+
+    def raise_failures(self, outcomes: Mapping[str, Outcome]) -> None:
+        """Name the folds that failed.
+
+        Raises:
+            CrossValidationError: some failed.
+        """
+        raise_failed("", self.failures(outcomes, self.folds), self.folder)
+
+
+def make_fold(
+    candidate: Candidate,
+    split: Split,
+    fold: int,
+    seed: int,
+    protocol: Protocol,
+    bags: BagShards,
+    folder: Path,
+    device: torch.device,
+) -> tuple[str, Fold]:
+    """A candidate on a fold with a seed, and the digest of all that it is made of.
+
+    Args:
+        candidate, split, fold, seed, protocol, bags: what it is made of.
+        folder: holds the folds' folders.
+        device: that it will be trained on, see `device_of_runs`.
+    """
+    config = candidate.config.model_copy(update={"seed": seed})
+    weights = config.teacher.weights
+    if weights is not None:
+        weights = Path(str(weights).replace("{fold}", str(fold)).replace("{seed}", str(seed)))
+        teacher = config.teacher.model_copy(update={"weights": weights})
+        config = config.model_copy(update={"teacher": teacher})
+    made_of = (
+        made_with(config, device),
+        split.digest(),
+        bags.digest,
+        hashlib.blake2b(weights.read_bytes()).hexdigest() if weights is not None else None,
+    )
+    digest = digest_of(made_of)
+    name = f"{candidate.name}, {protocol}, seed {seed}, fold {fold}"
+    return digest, Fold(name, config, split, fold, fold_folder(folder, fold, seed, digest), is_tested=True)
+
+
+def device_of_runs(execution: Execution, config: TrainConfig) -> torch.device:
+    """The device that a run will be trained on, which need not be one that this process has."""
+    if config.device != "auto":
+        return torch.device(config.device)
+    share = share_of(execution.cpus_per_run, execution.gpus_per_run if execution.workers == 1 else None)
+    return torch.device("cuda" if share.gpus else "cpu")
+
+
+def digest_of(made_of: Any) -> str:
+    """16 hex digits that tell apart what JSON can hold."""
+    text = json.dumps(made_of, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
