@@ -29,8 +29,8 @@ from torch import Tensor
 
 from data_prep.shard import shard
 from mhimdist.config.train import Loading
-from mhimdist.data.loader import BagShards
 from mhimdist.data.read_ahead import read_ahead
+from mhimdist.data.shards import BagShards
 
 FACTS = Path(__file__).parent.parent / "data_prep" / "c16_facts.json"
 NUM_FEATURES = 1024

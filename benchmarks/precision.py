@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from data_prep import digits
 from mhimdist.config.presets import preset
-from mhimdist.data.loader import BagShards
+from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import k_folds
 from mhimdist.evaluation import evaluate
 from mhimdist.files import home

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from data_prep.digits import ensure
 from jobs.tune_c16 import BASE, space
 from mhimdist.config.train import TrainConfig
-from mhimdist.data.loader import BagShards
+from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.files import home
 from mhimdist.first_stage import first_stage, open_trainer

@@ -17,7 +17,7 @@ from mhimdist.cluster.connect import Nodes
 from mhimdist.cluster.nodes import Share
 from mhimdist.config.train import TrainConfig
 from mhimdist.cost import measure
-from mhimdist.data.loader import BagShards
+from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.errors import MhimdistError, SweepError
 from mhimdist.first_stage import RECIPE_VERSION

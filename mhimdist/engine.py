@@ -16,7 +16,7 @@ from mhimdist.config.execution import Saving
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import BagSource, PackedBags
 from mhimdist.data.read_ahead import read_ahead
-from mhimdist.data.residency import resident
+from mhimdist.data.resident import resident
 from mhimdist.data.sampler import EpochPlan, epoch_plan, warn_of_larger_bags
 from mhimdist.data.splits import Split
 from mhimdist.draws import Draws

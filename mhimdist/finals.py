@@ -15,7 +15,7 @@ from mhimdist.config.presets import PRESETS, preset
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.folds import FoldSet
 from mhimdist.cross_validation.options import Candidate
-from mhimdist.data.loader import BagShards
+from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.environment import environment
 from mhimdist.errors import SweepError

@@ -19,8 +19,8 @@ from mhimdist import files
 from mhimdist.cluster.connect import connect, has_gpus, share_of
 from mhimdist.cluster.nodes import Share
 from mhimdist.config.execution import Execution
-from mhimdist.data.loader import open_bags
 from mhimdist.data.remote import Location
+from mhimdist.data.shards import open_bags
 from mhimdist.errors import MhimdistError, PreemptedError
 from mhimdist.fold import ERROR_FILE, STOP_FILE, Fold, run_fold
 from mhimdist.process import Stopping

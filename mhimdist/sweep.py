@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from mhimdist.config.execution import Execution
 from mhimdist.config.train import TrainConfig
-from mhimdist.data.loader import BagShards
+from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split, k_folds, splits_of
 from mhimdist.errors import SplitError
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mhimdist.config.execution import Saving
-from mhimdist.data.loader import BagShards, open_bags
 from mhimdist.data.remote import Location
+from mhimdist.data.shards import BagShards, open_bags
 from mhimdist.data.splits import Split
 from mhimdist.sweep import Sweep
 from mhimdist.train import Group

@@ -20,8 +20,8 @@ from rich import get_console
 
 from mhimdist import errors, files
 from mhimdist.config.execution import Saving
-from mhimdist.data.loader import open_bags
 from mhimdist.data.remote import Location, absolute
+from mhimdist.data.shards import open_bags
 from mhimdist.fold import STOP_FILE, Fold, run_fold
 from mhimdist.run_folder import HISTORY
 from mhimdist.workers import DistributedWorkers, Workers

@@ -34,9 +34,9 @@ from mhimdist import files, proposals, samplers, warm_start
 from mhimdist.calibration import Planning
 from mhimdist.cluster.connect import connect, refuse_open_cluster
 from mhimdist.cluster.nodes import Share
-from mhimdist.data.loader import BagShards, open_bags
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.sampler import warn_of_larger_bags
+from mhimdist.data.shards import BagShards, open_bags
 from mhimdist.data.splits import Split
 from mhimdist.errors import DiskFullError, MhimdistError, SweepError
 from mhimdist.finals import finish

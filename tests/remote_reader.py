@@ -4,8 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-from mhimdist.data.loader import BagShards
 from mhimdist.data.shard_cache import ShardCache
+from mhimdist.data.shards import BagShards
 
 
 def read_all(url: str, cache: Path, limit_bytes: int) -> list[float]:

@@ -6,7 +6,7 @@ import pytest
 from data_prep import digits
 from mhimdist import metrics
 from mhimdist.config.presets import preset
-from mhimdist.data.loader import BagShards
+from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import k_folds
 from mhimdist.fold import Fold, run_fold
 

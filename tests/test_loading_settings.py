@@ -10,11 +10,11 @@ from feature_folders import SLIDES, shard_folder, write_features
 from memory_bags import MemoryBags
 
 from mhimdist.config.train import ConfigWarning, TrainConfig, load_config
-from mhimdist.data import residency
+from mhimdist.data import resident as resident_module
 from mhimdist.data.bags import PackedBags
-from mhimdist.data.loader import BagShards
 from mhimdist.data.read_ahead import read_ahead
-from mhimdist.data.residency import resident
+from mhimdist.data.resident import resident
+from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.engine import Trainer
 from mhimdist.errors import PreemptedError
@@ -36,8 +36,8 @@ SMALL = {
 def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shared = tmp_path / "shm"
     shared.mkdir()
-    monkeypatch.setattr(residency, "SHARED_MEMORY", shared)
-    monkeypatch.setattr(residency, "_last", None)
+    monkeypatch.setattr(resident_module, "SHARED_MEMORY", shared)
+    monkeypatch.setattr(resident_module, "_last", None)
     write_features(tmp_path)
     return shard_folder(tmp_path)
 

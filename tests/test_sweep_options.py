@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mhimdist.config.train import TrainConfig
-from mhimdist.data.loader import BagShards
+from mhimdist.data.shards import BagShards
 from mhimdist.errors import ConfigError, SplitError
 from mhimdist.sweep import Sweep
 

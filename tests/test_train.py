@@ -16,7 +16,7 @@ from trained_run import load_run
 from mhimdist import checkpoint
 from mhimdist.config.execution import Saving
 from mhimdist.config.train import load_config
-from mhimdist.data.loader import BagShards
+from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import holdout
 from mhimdist.errors import NonFiniteError, PreemptedError
 from mhimdist.first_stage import open_trainer

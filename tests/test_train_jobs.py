@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from job_scripts import ROOT, run_here
 
-from mhimdist.data.loader import BagShards
+from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 
 pytestmark = pytest.mark.ray

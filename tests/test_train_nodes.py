@@ -15,7 +15,7 @@ from test_train import CONFIG
 from trained_run import load_run
 
 from mhimdist.config.execution import Saving
-from mhimdist.data.loader import BagShards
+from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import holdout
 from mhimdist.first_stage import open_trainer
 from mhimdist.fold import Fold

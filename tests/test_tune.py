@@ -17,7 +17,7 @@ from trained_run import load_run
 from data_prep import digits
 from mhimdist import storage, study
 from mhimdist.config.presets import preset
-from mhimdist.data.loader import BagShards
+from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.errors import RunLockedError, SweepError
 from mhimdist.space import Space

@@ -21,9 +21,9 @@ from mhimdist.config.train import TrainConfig
 from mhimdist.cost import Cost, measure
 from mhimdist.cross_validation.folds import FoldSet, device_of_runs, digest_of, raise_failed
 from mhimdist.cross_validation.options import Candidate, CrossValidation, Experiment
-from mhimdist.data.loader import BagShards, open_bags
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.sampler import warn_of_larger_bags
+from mhimdist.data.shards import BagShards, open_bags
 from mhimdist.data.splits import Split
 from mhimdist.first_stage import made_with
 from mhimdist.report import formats

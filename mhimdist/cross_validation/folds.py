@@ -12,7 +12,7 @@ from mhimdist.cluster.connect import share_of
 from mhimdist.config.execution import Execution
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.options import Candidate
-from mhimdist.data.loader import BagShards
+from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.errors import CrossValidationError
 from mhimdist.first_stage import made_with

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from mhimdist.config.execution import Execution
 from mhimdist.config.presets import departures
 from mhimdist.config.train import TrainConfig
-from mhimdist.data.loader import BagShards
+from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split, splits_of
 from mhimdist.report import formats
 from mhimdist.result import Protocol

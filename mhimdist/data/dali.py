@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mhimdist.data import memory
 from mhimdist.data.bags import BagSource, PackedBags
-from mhimdist.data.loader import BagShards
+from mhimdist.data.shards import BagShards
 from mhimdist.errors import ConfigError, MhimdistError
 
 NUM_THREADS = 2

@@ -17,8 +17,8 @@ from torch import Tensor
 from mhimdist.config.train import Loading
 from mhimdist.data import memory
 from mhimdist.data.bags import BagSource, PackedBags
-from mhimdist.data.loader import BagShards
-from mhimdist.data.residency import DeviceBags, RamBags
+from mhimdist.data.resident import DeviceBags, RamBags
+from mhimdist.data.shards import BagShards
 
 Steps = Sequence[Sequence[int] | np.ndarray]
 

@@ -14,7 +14,7 @@ from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
 from mhimdist.errors import SplitError
 
 if TYPE_CHECKING:
-    from mhimdist.data.loader import BagShards
+    from mhimdist.data.shards import BagShards
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from mhimdist.cross_validation import compare as compare_module
 from mhimdist.cross_validation import folds as folds_module
 from mhimdist.cross_validation.compare import compare, measure_costs, run_cross_validation
 from mhimdist.cross_validation.options import Candidate, CrossValidation, Experiment
-from mhimdist.data.loader import BagShards
+from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.errors import ConfigError, CrossValidationError, RunLockedError
 from mhimdist.models import build

@@ -9,11 +9,11 @@ from feature_folders import shard_folder, write_features
 
 from mhimdist.config.train import Loading
 from mhimdist.data import read_ahead as module
-from mhimdist.data import residency
+from mhimdist.data import resident as resident_module
 from mhimdist.data.bags import PackedBags
-from mhimdist.data.loader import BagShards
 from mhimdist.data.read_ahead import ReadAhead, read_ahead
-from mhimdist.data.residency import DeviceBags, RamBags, resident
+from mhimdist.data.resident import DeviceBags, RamBags, resident
+from mhimdist.data.shards import BagShards
 from mhimdist.errors import ConfigError
 
 pytestmark = pytest.mark.gpu
@@ -89,8 +89,8 @@ def test_batches_stay_as_they_are_while_the_next_ones_are_copied(tmp_path: Path)
 
 
 def test_what_ram_holds_is_brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(residency, "SHARED_MEMORY", tmp_path)
-    monkeypatch.setattr(residency, "_last", None)
+    monkeypatch.setattr(resident_module, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(resident_module, "_last", None)
     bags = sharded(tmp_path / "data", "float16")
     held = resident(bags, "ram", DEVICE)
     assert isinstance(held, RamBags)
@@ -104,7 +104,7 @@ def test_what_ram_holds_is_brought(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_data_set_is_held_on_the_device(
     stored: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(residency, "_last", None)
+    monkeypatch.setattr(resident_module, "_last", None)
     bags = sharded(tmp_path, stored)
     held = resident(bags, "device", DEVICE)
     assert isinstance(held, DeviceBags)

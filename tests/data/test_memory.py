@@ -10,8 +10,8 @@ from forked import fork, limit_addresses, status_of
 
 from data_prep.shard import shard
 from mhimdist.data import memory
-from mhimdist.data.loader import BagShards
 from mhimdist.data.read_ahead import read_ahead
+from mhimdist.data.shards import BagShards
 from mhimdist.errors import DataError
 
 LARGEST, GIANT, WIDTH = 44_402, 444_020, 1024  # CAMELYON16's largest bag, and one ten times as large

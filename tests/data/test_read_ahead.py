@@ -13,9 +13,9 @@ from memory_bags import MemoryBags, gaussian_bags
 from mhimdist.config.train import Loading
 from mhimdist.data import memory
 from mhimdist.data import read_ahead as module
-from mhimdist.data.loader import BagShards
 from mhimdist.data.manifest import Manifest
 from mhimdist.data.read_ahead import ReadAhead, read_ahead
+from mhimdist.data.shards import BagShards
 from mhimdist.errors import ConfigError, CorruptShard, DataError
 
 pytestmark = pytest.mark.numeric

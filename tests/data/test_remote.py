@@ -27,11 +27,11 @@ from remote_reader import read_all
 from data_prep.digits import ensure
 from mhimdist.config.train import ConfigWarning, Loading
 from mhimdist.data import shard_cache
-from mhimdist.data.loader import BagShards, open_bags
 from mhimdist.data.manifest import Manifest
 from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.remote import RemoteFolder, absolute, is_remote
 from mhimdist.data.shard_cache import ShardCache
+from mhimdist.data.shards import BagShards, open_bags
 from mhimdist.errors import ConfigError, CorruptShard, ManifestError, RemoteDataError
 
 TESTS = Path(__file__).parents[1]
@@ -150,7 +150,7 @@ def test_a_manifest_without_end_is_not_read_to_it(
     )
     monkeypatch.setattr("mhimdist.data.remote.CHUNK_BYTES", 100)
     assert len(RemoteFolder(web).read("manifest.parquet", 250)) == 300
-    monkeypatch.setattr("mhimdist.data.loader.MAX_BYTES", 250)
+    monkeypatch.setattr("mhimdist.data.shards.MAX_BYTES", 250)
     monkeypatch.setattr("mhimdist.data.manifest.MAX_BYTES", 250)
     with pytest.raises(ManifestError, match="has more than 250 bytes, too many for a manifest"):
         BagShards(web)

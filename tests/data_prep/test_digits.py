@@ -30,8 +30,8 @@ from data_prep.digits import (
     main,
     write_features,
 )
-from mhimdist.data.loader import BagShards
 from mhimdist.data.manifest import Manifest
+from mhimdist.data.shards import BagShards
 from mhimdist.errors import DataError
 
 pytestmark = pytest.mark.numeric

@@ -11,8 +11,8 @@ from data_prep.checks.faults import verify
 from data_prep.checks.repair import repair
 from data_prep.merge import main, merge
 from data_prep.shard import shard
-from mhimdist.data.loader import BagShards
 from mhimdist.data.manifest import Manifest
+from mhimdist.data.shards import BagShards
 from mhimdist.errors import DataError, LabelError, ManifestError
 from mhimdist.process import run
 

@@ -29,8 +29,8 @@ from data_prep.shard_options import ShardOptions
 from data_prep.writing import plan as plan_module
 from data_prep.writing.plan import PlannedBag
 from mhimdist.data.format import FEATURE_DTYPES, escape_key
-from mhimdist.data.loader import BagShards
 from mhimdist.data.manifest import Manifest
+from mhimdist.data.shards import BagShards
 from mhimdist.errors import ConfigError, DataError, LabelError
 from mhimdist.process import run
 

@@ -17,8 +17,8 @@ from data_prep.readers.sources import Source, read_features
 from data_prep.readers.stated import NOTHING_STATED, Stated
 from data_prep.tables.labels import SlideLabel
 from data_prep.writing.plan import plan_bags, plan_shards
-from mhimdist.data.loader import BagShards
 from mhimdist.data.manifest import Manifest
+from mhimdist.data.shards import BagShards
 from mhimdist.errors import CorruptShard, DataError
 
 FEATURES = np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)

@@ -6,7 +6,7 @@ import pytest
 from data_prep.shard import main, shard
 from data_prep.tables.cases import cases_of_barcodes, missing_cases
 from data_prep.tables.labels import SlideLabel
-from mhimdist.data.loader import BagShards
+from mhimdist.data.shards import BagShards
 from mhimdist.errors import ConfigError, LabelError
 
 TCGA = ("TCGA-A1-A0SB-01Z-00-DX1", "TCGA-A1-A0SB-01Z-00-DX2.0123", "TCGA-A1-A0SD-01Z-00-DX1")

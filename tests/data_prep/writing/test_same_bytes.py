@@ -25,8 +25,8 @@ from data_prep.checks.faults import verify
 from data_prep.shard import Outcome, main, shard
 from data_prep.writing import plan as plan_module
 from data_prep.writing.workplace import Workplace
-from mhimdist.data.loader import BagShards
 from mhimdist.data.manifest import Manifest
+from mhimdist.data.shards import BagShards
 from mhimdist.errors import DataError, DiskFullError, LabelError, ManifestError, RunLockedError
 from mhimdist.process import run
 

@@ -16,7 +16,7 @@ from data_prep.checks.repair import repair
 from data_prep.shard import main, shard
 from data_prep.writing import plan as plan_module
 from data_prep.writing.skipped import BadBag, named, read_skipped
-from mhimdist.data.loader import BagShards
+from mhimdist.data.shards import BagShards
 from mhimdist.errors import DataError
 from mhimdist.process import run
 

@@ -16,11 +16,12 @@ from feature_folders import (
     write_features,
 )
 
-from mhimdist.data import loader, mapped_shards
+from mhimdist.data import mapped_shards
+from mhimdist.data import shards as shards_module
 from mhimdist.data.bags import bag_id
 from mhimdist.data.format import escape_key
-from mhimdist.data.loader import BagShards
 from mhimdist.data.manifest import Manifest
+from mhimdist.data.shards import BagShards
 from mhimdist.errors import ConfigError, CorruptShard, DataError, ManifestError
 
 pytestmark = pytest.mark.numeric
@@ -238,7 +239,7 @@ def test_an_array_header_that_disagrees_is_caught_where_the_crc32_does_not(shard
     content = bytearray(path.read_bytes())
     content[payload] = content[payload].replace(b"'<f2'", b"'|O2'")
     path.write_bytes(content)
-    crc32 = loader.zlib.crc32(content[payload])
+    crc32 = shards_module.zlib.crc32(content[payload])
     forge_manifest(shards, rows=lambda rows: rows[0].update(features_crc32=crc32))
     with pytest.raises(CorruptShard, match=r"its header is not that of an array of \(\d+, 8\) float16"):
         BagShards(shards).load([0])

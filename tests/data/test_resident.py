@@ -12,10 +12,10 @@ from feature_folders import shard_folder, write_features
 from forked import fork, status_of
 
 from mhimdist.config.train import Loading
-from mhimdist.data import residency
-from mhimdist.data.loader import BagShards
+from mhimdist.data import resident as resident_module
 from mhimdist.data.read_ahead import read_ahead
-from mhimdist.data.residency import DeviceBags, RamBags, resident
+from mhimdist.data.resident import DeviceBags, RamBags, resident
+from mhimdist.data.shards import BagShards
 from mhimdist.errors import ConfigError
 
 STEPS = [[4, 0], [5], [], [0], [1, 2, 3]]
@@ -32,8 +32,8 @@ def shards(tmp_path: Path) -> Path:
 def shared_memory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that stands for /dev/shm, and nothing kept from test to test."""
     folder = tmp_path_factory.mktemp("shm")
-    monkeypatch.setattr(residency, "SHARED_MEMORY", folder)
-    monkeypatch.setattr(residency, "_last", None)
+    monkeypatch.setattr(resident_module, "SHARED_MEMORY", folder)
+    monkeypatch.setattr(resident_module, "_last", None)
     return folder
 
 
@@ -71,7 +71,7 @@ def test_none_is_the_data_set_itself(shards: Path) -> None:
 
 
 def _read(shared: Path, shards: Path, connection) -> None:
-    residency.SHARED_MEMORY = shared
+    resident_module.SHARED_MEMORY = shared
     bags = RamBags(BagShards(shards))
     total = float(bags.load([0, 1, 2]).features_TD.sum())
     connection.send((total, [(p.name, p.stat().st_ino) for p in files(shared)]))
@@ -122,8 +122,8 @@ def test_what_is_left_all_the_same_is_used_or_removed(
     shards: Path, shared_memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:  # as if all processes had been killed at once
-        patch.setattr(residency, "_release", lambda _, file: file.close())
-        patch.setattr(residency, "_remove_after_use", lambda *_: None)
+        patch.setattr(resident_module, "_release", lambda _, file: file.close())
+        patch.setattr(resident_module, "_remove_after_use", lambda *_: None)
         total = float(RamBags(BagShards(shards)).load([0, 1, 2]).features_TD.sum())
     (file,) = files(shared_memory)
     left = file.stat().st_ino
@@ -141,7 +141,7 @@ def test_what_is_left_all_the_same_is_used_or_removed(
 
 
 def test_what_does_not_fit_is_said_with_numbers(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(residency.memory, "free_bytes", lambda: (300, "left"))
+    monkeypatch.setattr(resident_module.memory, "free_bytes", lambda: (300, "left"))
     bags = BagShards(shards)
     with pytest.raises(ConfigError, match=r"loading\.cache=device: the features are .* MiB, cpu has .* free"):
         DeviceBags(bags, "cpu")
