@@ -17,6 +17,7 @@ from mhimdist.cross_validation.folds import FoldSet
 from mhimdist.cross_validation.options import Candidate
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
+from mhimdist.distributed.fold_tasks import run_folds
 from mhimdist.environment import environment
 from mhimdist.errors import SweepError
 from mhimdist.fold import RESULT_FILE, Fold
@@ -27,7 +28,6 @@ from mhimdist.report.live import say
 from mhimdist.report.sweep import write_sweep_report
 from mhimdist.report.table import print_summary
 from mhimdist.room import is_out_of_memory
-from mhimdist.run_units import run_folds
 from mhimdist.storage import hidden
 from mhimdist.study import SweepStudy
 from mhimdist.sweep import COSTS, Sweep

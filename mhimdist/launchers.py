@@ -10,10 +10,10 @@ import ray
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from mhimdist.distributed.worker_group import Group, train
 from mhimdist.fold import Epoch, Fold, Run, keep_best_only
 from mhimdist.history import EpochRecord
 from mhimdist.task import Task
-from mhimdist.train import Group, train
 from mhimdist.trial import Launcher
 
 _LOST = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)  # what Ray says of a killed process

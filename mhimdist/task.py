@@ -8,8 +8,8 @@ from mhimdist.config.execution import Saving
 from mhimdist.data.remote import Location
 from mhimdist.data.shards import BagShards, open_bags
 from mhimdist.data.splits import Split
+from mhimdist.distributed.worker_group import Group
 from mhimdist.sweep import Sweep
-from mhimdist.train import Group
 from mhimdist.trial import Launcher
 
 

@@ -38,6 +38,7 @@ from mhimdist.data.remote import Location, absolute
 from mhimdist.data.sampler import warn_of_larger_bags
 from mhimdist.data.shards import BagShards, open_bags
 from mhimdist.data.splits import Split
+from mhimdist.distributed.worker_group import worker_group
 from mhimdist.errors import DiskFullError, MhimdistError, SweepError
 from mhimdist.finals import finish
 from mhimdist.fold import ERROR_FILE
@@ -46,7 +47,6 @@ from mhimdist.process import Stopping
 from mhimdist.report import formats
 from mhimdist.report.live import Watch, say
 from mhimdist.room import TrialShares
-from mhimdist.run_units import worker_group
 from mhimdist.space import SpaceFunction
 from mhimdist.storage import hidden, network_filesystem
 from mhimdist.study import SweepStudy

@@ -25,11 +25,11 @@ from mhimdist.data.remote import Location, absolute
 from mhimdist.data.sampler import warn_of_larger_bags
 from mhimdist.data.shards import BagShards, open_bags
 from mhimdist.data.splits import Split
+from mhimdist.distributed.fold_tasks import Outcome, run_folds, stoppable, why_lost
 from mhimdist.first_stage import made_with
 from mhimdist.report import formats
 from mhimdist.report.comparison import PAPER_WARNING, Comparison, Row
 from mhimdist.result import OUTSIDE_WEIGHTS, Protocol, Result
-from mhimdist.run_units import Outcome, run_folds, stoppable, why_lost
 
 
 def run_cross_validation(job: CrossValidation, *, data: Location) -> Comparison:

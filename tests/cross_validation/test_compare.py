@@ -10,7 +10,7 @@ import ray
 import torch
 
 from data_prep import digits
-from mhimdist import first_stage, run_units
+from mhimdist import first_stage
 from mhimdist.config.presets import preset
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation import compare as compare_module
@@ -19,6 +19,7 @@ from mhimdist.cross_validation.compare import compare, measure_costs, run_cross_
 from mhimdist.cross_validation.options import Candidate, CrossValidation, Experiment
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
+from mhimdist.distributed import fold_tasks
 from mhimdist.errors import ConfigError, CrossValidationError, RunLockedError
 from mhimdist.models import build
 from mhimdist.report.comparison import PAPER_WARNING
@@ -135,7 +136,7 @@ def test_identical_configurations_run_once_and_failures_are_named(job, data, cap
 def test_a_process_that_dies_is_a_failure_of_its_fold_alone(job, data, monkeypatch):
     experiment = Experiment(home=job.home, name="dying", folds=2, seeds=(1,))
 
-    task = run_units._task
+    task = fold_tasks._task
 
     def dies_on_fold_1(fold, *given):
         import os
@@ -144,7 +145,7 @@ def test_a_process_that_dies_is_a_failure_of_its_fold_alone(job, data, monkeypat
             os._exit(1)
         return task(fold, *given)
 
-    monkeypatch.setattr(run_units, "_task", dies_on_fold_1)
+    monkeypatch.setattr(fold_tasks, "_task", dies_on_fold_1)
     comparison = compare(experiment, [Candidate("plain", BASE.first_stage())], data=data)
     (row,) = comparison.rows
     assert [result.fold for result in row.results] == [2]
@@ -246,7 +247,7 @@ def test_folds_wait_for_the_first_stage_that_another_one_is(job, data):
             ("longer", BASE.override({"epochs": 3})),
         )
     }
-    queue = run_units.Queue(folds)
+    queue = fold_tasks.Queue(folds)
     assert list(queue.ready()) == ["plain", "copy", "longer"]
     assert list(queue.ready()) == []
     queue.done("copy")

@@ -11,15 +11,15 @@ import ray
 from feature_folders import shards_of
 from memory_bags import gaussian_bags
 from ray.cluster_utils import Cluster
-from test_train import CONFIG
+from test_worker_group import CONFIG
 from trained_run import load_run
 
 from mhimdist.config.execution import Saving
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import holdout
+from mhimdist.distributed.worker_group import Group, train
 from mhimdist.first_stage import open_trainer
 from mhimdist.fold import Fold
-from mhimdist.train import Group, train
 
 pytestmark = pytest.mark.ray
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import ray
 import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -19,7 +20,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from rich import get_console
 
 from mhimdist import errors, files
-from mhimdist.config.execution import Saving
+from mhimdist.cluster.connect import has_gpus
+from mhimdist.config.execution import Execution, Saving
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.shards import open_bags
 from mhimdist.fold import STOP_FILE, Fold, run_fold
@@ -194,3 +196,15 @@ def _watching(fold: Fold, stop: Callable[[], bool]) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+def worker_group(execution: Execution) -> Group:
+    """The workers that train one run together."""
+    return Group(
+        num_workers=(execution.min_workers or execution.workers, execution.workers),
+        cpus=execution.cpus_per_run,
+        gpus=1.0 if execution.gpus_per_run != 0 and has_gpus() else 0.0,
+        max_failures=execution.max_failures,
+        timeout_s=execution.worker_timeout_s,
+        saving=execution.saving,
+    )

@@ -16,17 +16,17 @@ import ray
 from rich import get_console
 
 from mhimdist import files
-from mhimdist.cluster.connect import connect, has_gpus, share_of
+from mhimdist.cluster.connect import connect, share_of
 from mhimdist.cluster.nodes import Share
 from mhimdist.config.execution import Execution
 from mhimdist.data.remote import Location
 from mhimdist.data.shards import open_bags
+from mhimdist.distributed.worker_group import train, worker_group
 from mhimdist.errors import MhimdistError, PreemptedError
 from mhimdist.fold import ERROR_FILE, STOP_FILE, Fold, run_fold
 from mhimdist.process import Stopping
 from mhimdist.report import formats
 from mhimdist.result import Result
-from mhimdist.train import Group, train
 
 Outcome = Result | str
 """What a fold reached, or the last line of why it failed."""
@@ -124,18 +124,6 @@ def why_lost(error: ray.exceptions.RayError) -> str:
     if isinstance(error, ray.exceptions.RayTaskError):  # such as an import that fails there
         return f"its process could not run it: {lines[-1]}"
     return f"its process was lost: {lines[0]}"
-
-
-def worker_group(execution: Execution) -> Group:
-    """The workers that train one run together."""
-    return Group(
-        num_workers=(execution.min_workers or execution.workers, execution.workers),
-        cpus=execution.cpus_per_run,
-        gpus=1.0 if execution.gpus_per_run != 0 and has_gpus() else 0.0,
-        max_failures=execution.max_failures,
-        timeout_s=execution.worker_timeout_s,
-        saving=execution.saving,
-    )
 
 
 def _by_worker_groups(

@@ -18,10 +18,10 @@ from mhimdist.config.execution import Saving
 from mhimdist.config.train import load_config
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import holdout
+from mhimdist.distributed.worker_group import Group, train
 from mhimdist.errors import NonFiniteError, PreemptedError
 from mhimdist.first_stage import open_trainer
 from mhimdist.fold import Fold
-from mhimdist.train import Group, train
 
 pytestmark = [pytest.mark.ray, pytest.mark.numeric]
 CONFIG = load_config(
