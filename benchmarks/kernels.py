@@ -30,10 +30,10 @@ from mhimdist.config.presets import preset
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
 from mhimdist.graphs import GraphedStep
-from mhimdist.masking import most_kept
+from mhimdist.method.masking import most_kept
+from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
 from mhimdist.step import TrainingStep
-from mhimdist.teacher import Teacher
 
 BYTES_A_S, FLOPS_A_S, PAPER_BAGS_A_S = 3.35e12, 800e12, 62
 # Assumed, in microseconds: a launch of a CUDA graph, one of PyTorch's eager mode, and what a program takes to

@@ -35,9 +35,9 @@ from mhimdist import denormals
 from mhimdist.config.presets import preset
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
+from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
 from mhimdist.step import TrainingStep
-from mhimdist.teacher import Teacher
 from mhimdist.workers import DistributedWorkers, Workers
 
 BAGS = (1, 2, 4, 8, 16)

@@ -30,9 +30,9 @@ from mhimdist import denormals
 from mhimdist.config.presets import preset
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
+from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
 from mhimdist.step import TrainingStep
-from mhimdist.teacher import Teacher
 
 
 class OurStep:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from mhimdist import denormals, precision
+from mhimdist import denormals
 from mhimdist.config.execution import Saving
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import BagSource, PackedBags
@@ -24,11 +24,12 @@ from mhimdist.errors import ConfigError, PreemptedError
 from mhimdist.evaluation import Predictions, predict
 from mhimdist.graphs import GraphedStep
 from mhimdist.history import EpochRecord
+from mhimdist.method import precision
+from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel, build
 from mhimdist.run_folder import LOST_LOCK_S, RunFolder
 from mhimdist.run_state import RunState, Totals
 from mhimdist.step import TrainingStep
-from mhimdist.teacher import Teacher
 from mhimdist.workers import Workers
 
 AGREE_EVERY_STEPS = 16

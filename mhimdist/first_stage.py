@@ -24,9 +24,9 @@ from mhimdist.data.splits import Split
 from mhimdist.engine import Trainer, device_of
 from mhimdist.errors import CheckpointError
 from mhimdist.history import EpochRecord
+from mhimdist.method.precision import compute_dtype
 from mhimdist.models import BagModel, build
 from mhimdist.official import load_official
-from mhimdist.precision import compute_dtype
 from mhimdist.workers import Workers
 
 RECIPE_VERSION = 4

@@ -19,13 +19,13 @@ from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
 from mhimdist.errors import ConfigError
-from mhimdist.masking import most_kept
-from mhimdist.mhim import StepLoss
+from mhimdist.method.flat_parameters import flatten_parameters
+from mhimdist.method.masking import most_kept
+from mhimdist.method.mhim import StepLoss
+from mhimdist.method.step_numbers import StepNumbers
+from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel
-from mhimdist.optimizer import flatten_parameters
 from mhimdist.step import TrainingStep, place_of
-from mhimdist.step_numbers import StepNumbers
-from mhimdist.teacher import Teacher
 from mhimdist.workers import Workers
 
 MOST_GRAPHS = 64

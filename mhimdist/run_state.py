@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from mhimdist.history import EpochRecord
-from mhimdist.mhim import StepLoss
+from mhimdist.method.flat_parameters import NamedAdam
+from mhimdist.method.mhim import StepLoss
+from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel
-from mhimdist.optimizer import NamedAdam
 from mhimdist.run_folder import Position
-from mhimdist.teacher import Teacher
 from mhimdist.workers import Workers
 
 

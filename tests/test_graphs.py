@@ -19,9 +19,9 @@ from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
 from mhimdist.errors import ConfigError, NonFiniteError
 from mhimdist.graphs import Bucket, CudaGraphs, GraphedStep, rounded
+from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
 from mhimdist.step import TrainingStep
-from mhimdist.teacher import Teacher
 from mhimdist.workers import Workers
 
 pytest.importorskip("triton", reason="the kernels' operators want triton, of the extra dev")

@@ -18,7 +18,7 @@ from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.engine import Trainer
 from mhimdist.errors import PreemptedError
-from mhimdist.mhim import StepLoss
+from mhimdist.method.mhim import StepLoss
 
 SMALL = {
     "model.name": "abmil",

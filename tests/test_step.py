@@ -9,11 +9,11 @@ from mhimdist.config.train import load_config
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
 from mhimdist.errors import NonFiniteError
+from mhimdist.method.precision import cast
+from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
-from mhimdist.precision import cast
 from mhimdist.run_state import Totals
 from mhimdist.step import TrainingStep
-from mhimdist.teacher import Teacher
 
 pytestmark = pytest.mark.numeric
 SIZES = (300, 40, 1)

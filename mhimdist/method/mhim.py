@@ -9,15 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mhimdist import ops, precision
+from mhimdist import ops
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
-from mhimdist.losses import consistency
-from mhimdist.masking import mask_bags, most_kept
+from mhimdist.method import precision
+from mhimdist.method.losses import consistency
+from mhimdist.method.masking import mask_bags, most_kept
+from mhimdist.method.step_numbers import StepNumbers
+from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel, BagOutput
-from mhimdist.step_numbers import StepNumbers
-from mhimdist.teacher import Teacher
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from memory_bags import gaussian_bags
 
 from mhimdist.config.train import load_config
 from mhimdist.engine import Trainer
-from mhimdist.precision import tensor_float32
+from mhimdist.method.precision import tensor_float32
 
 pytestmark = pytest.mark.numeric
 

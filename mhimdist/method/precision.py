@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mhimdist.optimizer import FlatParameters, flatten_parameters
+from mhimdist.method.flat_parameters import FlatParameters, flatten_parameters
 
 Precision = Literal["auto", "float32", "bf16"]
 

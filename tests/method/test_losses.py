@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from mhimdist.losses import consistency
+from mhimdist.method.losses import consistency
 
 pytestmark = pytest.mark.numeric
 

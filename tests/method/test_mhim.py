@@ -5,10 +5,10 @@ import torch
 from mhimdist.config.train import load_config
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws
-from mhimdist.mhim import MHIM
+from mhimdist.method.mhim import MHIM
+from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
 from mhimdist.step import TrainingStep
-from mhimdist.teacher import Teacher
 
 pytestmark = pytest.mark.numeric
 GOLDEN_MODELS = {

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from mhimdist.method.flat_parameters import ALIGNMENT, flatten_parameters
 from mhimdist.models.linear import Linear
-from mhimdist.optimizer import ALIGNMENT, flatten_parameters
 
 pytestmark = pytest.mark.numeric
 

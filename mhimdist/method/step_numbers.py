@@ -16,7 +16,7 @@ from torch import Tensor
 from mhimdist import ops
 from mhimdist.config.train import Masking
 from mhimdist.draws import Draws
-from mhimdist.masking import ratios_at
+from mhimdist.method.masking import ratios_at
 
 _LAYOUT = struct.Struct(f"=4d{len(ops.STREAMS)}q3f4x")
 _RATES = _LAYOUT.size // 4 - 4  # where they start, in float32

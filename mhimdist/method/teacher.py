@@ -5,11 +5,11 @@ import copy
 import torch
 from torch import Tensor
 
-from mhimdist import precision
 from mhimdist.config import train as config
 from mhimdist.data.bags import PackedBags
+from mhimdist.method import precision
+from mhimdist.method.flat_parameters import flatten_parameters
 from mhimdist.models import BagModel, BagOutput
-from mhimdist.optimizer import flatten_parameters
 
 
 class Teacher:
