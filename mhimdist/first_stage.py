@@ -26,7 +26,7 @@ from mhimdist.errors import CheckpointError
 from mhimdist.history import EpochRecord
 from mhimdist.method.precision import compute_dtype
 from mhimdist.models import BagModel, build
-from mhimdist.official import load_official
+from mhimdist.models.official import load_official
 from mhimdist.workers import Workers
 
 RECIPE_VERSION = 4

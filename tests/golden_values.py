@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mhimdist import official
 from mhimdist.data.bags import PackedBags
-from mhimdist.models import BagModel
+from mhimdist.models import BagModel, official
 
 FOLDER = Path(__file__).parent / "golden"
 FACTS = json.loads((FOLDER / "golden.json").read_text())

@@ -7,7 +7,7 @@ import torch
 from mhimdist.config.models import CLAM, DSMIL, AttentionMIL, TransMIL
 from mhimdist.errors import CheckpointError, ConfigError
 from mhimdist.models import build
-from mhimdist.official import load_official
+from mhimdist.models.official import load_official
 
 pytestmark = pytest.mark.numeric
 SETTINGS = {
