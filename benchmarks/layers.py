@@ -37,8 +37,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.train_step import ratio
 from mhimdist import ops
 from mhimdist.data.bags import PackedBags
-from mhimdist.models.block_attention import attend
-from mhimdist.models.linear import linear, linear_relu, projection
+from mhimdist.models.layers.block_attention import attend
+from mhimdist.models.layers.linear import linear, linear_relu, projection
 
 Call = Callable[[int], object]
 """One side of a race, of a bag with so many instances."""

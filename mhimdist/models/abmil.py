@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from mhimdist import ops
 from mhimdist.config import models as model_settings
 from mhimdist.data.bags import PackedBags
-from mhimdist.models.blocks import BagPool, runs_in_blocks
 from mhimdist.models.interface import BagModel, BagOutput, Projection
-from mhimdist.models.linear import Linear, wide
+from mhimdist.models.layers.blocks import BagPool, runs_in_blocks
+from mhimdist.models.layers.linear import Linear, wide
 
 
 class Attention(nn.Module):

@@ -13,9 +13,9 @@ from torch.nn import functional
 from mhimdist import ops
 from mhimdist.config import models as model_settings
 from mhimdist.data.bags import PackedBags
-from mhimdist.models.gated_attention import GatedAttention
 from mhimdist.models.interface import BagModel, BagOutput, Projection
-from mhimdist.models.linear import Linear, wide
+from mhimdist.models.layers.gated_attention import GatedAttention
+from mhimdist.models.layers.linear import Linear, wide
 
 
 @dataclass(frozen=True)

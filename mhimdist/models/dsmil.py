@@ -12,9 +12,9 @@ from torch.nn import functional
 from mhimdist import ops
 from mhimdist.config import models as model_settings
 from mhimdist.data.bags import PackedBags
-from mhimdist.models.blocks import ROWS, runs_in_blocks
 from mhimdist.models.interface import BagModel, BagOutput, Projection
-from mhimdist.models.linear import Linear, linear, wide
+from mhimdist.models.layers.blocks import ROWS, runs_in_blocks
+from mhimdist.models.layers.linear import Linear, linear, wide
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from mhimdist import ops
 from mhimdist.config import models as model_settings
 from mhimdist.data.bags import PackedBags
 from mhimdist.draws import Draws, instance_words, mix
-from mhimdist.models.gated_attention import GatedAttention
 from mhimdist.models.interface import BagModel, BagOutput, Projection
-from mhimdist.models.linear import Linear, linear
+from mhimdist.models.layers.gated_attention import GatedAttention
+from mhimdist.models.layers.linear import Linear, linear
 
 CUT_SITE = 3
 

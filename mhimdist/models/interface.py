@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mhimdist.data.bags import PackedBags
-from mhimdist.models.blocks import blocks
-from mhimdist.models.linear import Linear, projection
+from mhimdist.models.layers.blocks import blocks
+from mhimdist.models.layers.linear import Linear, projection
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from mhimdist import ops
 from mhimdist.config import models as model_settings
 from mhimdist.data.bags import PackedBags
 from mhimdist.models.interface import BagModel, BagOutput, Projection
-from mhimdist.models.linear import Linear, wide
+from mhimdist.models.layers.linear import Linear, wide
 
 
 class PoolingMIL(BagModel):

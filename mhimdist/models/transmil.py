@@ -14,10 +14,10 @@ from torch.nn import functional
 
 from mhimdist.config import models as model_settings
 from mhimdist.data.bags import PackedBags
-from mhimdist.models.depthwise import depthwise
 from mhimdist.models.interface import BagModel, BagOutput, Projection
-from mhimdist.models.linear import Linear, wide
-from mhimdist.models.nystrom import NystromAttention
+from mhimdist.models.layers.depthwise import depthwise
+from mhimdist.models.layers.linear import Linear, wide
+from mhimdist.models.layers.nystrom import NystromAttention
 from mhimdist.ops import keyed_dropout
 
 LARGEST_KERNEL = 7

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mhimdist.method.flat_parameters import ALIGNMENT, flatten_parameters
-from mhimdist.models.linear import Linear
+from mhimdist.models.layers.linear import Linear
 
 pytestmark = pytest.mark.numeric
 

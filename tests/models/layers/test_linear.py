@@ -3,8 +3,8 @@ import torch
 from torch.nn import functional
 
 from mhimdist.data.bags import PackedBags
-from mhimdist.models.blocks import BagPool, blocks
-from mhimdist.models.linear import Linear, linear, linear_relu, projection
+from mhimdist.models.layers.blocks import BagPool, blocks
+from mhimdist.models.layers.linear import Linear, linear, linear_relu, projection
 
 pytestmark = pytest.mark.numeric
 MIN_ROWS = 256
@@ -12,7 +12,7 @@ MIN_ROWS = 256
 
 @pytest.fixture(autouse=True)
 def _small_products_take_both_ways(monkeypatch):
-    monkeypatch.setattr("mhimdist.models.linear.MIN_PRODUCTS", MIN_ROWS * 40 * 24)
+    monkeypatch.setattr("mhimdist.models.layers.linear.MIN_PRODUCTS", MIN_ROWS * 40 * 24)
 
 
 def _tensors(rows, dtype=torch.float32):
@@ -50,7 +50,7 @@ def test_the_relu_is_the_same_with_and_without_gradient(dtype):
 @pytest.mark.parametrize("num_blocks", [1, 8, 64])
 def test_the_error_of_16_bit_gradients_does_not_grow_with_the_number_of_blocks(monkeypatch, num_blocks):
     """Each block's product is rounded, and the total once more; nothing cancels, so that errors show."""
-    monkeypatch.setattr("mhimdist.models.linear.BLOCK_ROWS", 16)
+    monkeypatch.setattr("mhimdist.models.layers.linear.BLOCK_ROWS", 16)
     generator = torch.Generator().manual_seed(0)
     features = torch.rand(16 * num_blocks, 40, generator=generator).bfloat16()
     grad = torch.rand(len(features), 24, generator=generator).bfloat16()
@@ -71,7 +71,7 @@ def test_parameters_follow_the_rows():
 
 @pytest.mark.parametrize("rows", [4, 7, 100])
 def test_pooling_in_blocks_is_the_softmax_of_the_whole_bag(monkeypatch, rows):
-    monkeypatch.setattr("mhimdist.models.blocks.ROWS", rows)
+    monkeypatch.setattr("mhimdist.models.layers.blocks.ROWS", rows)
     generator = torch.Generator().manual_seed(0)
     values = [torch.randn(size, 5, generator=generator) for size in (1, 30, 7)]
     scores = [torch.randn(len(bag), 2, generator=generator) * 30 for bag in values]

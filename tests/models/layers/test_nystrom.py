@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mhimdist.models.nystrom import NystromAttention
+from mhimdist.models.layers.nystrom import NystromAttention
 
 pytestmark = pytest.mark.numeric
 

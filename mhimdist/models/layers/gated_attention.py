@@ -6,7 +6,7 @@ Dimensions: T instances of a batch, B1 = B + 1 offsets of B bags, E embedding wi
 import torch
 from torch import Tensor, nn
 
-from mhimdist.models.linear import Linear, wide
+from mhimdist.models.layers.linear import Linear, wide
 from mhimdist.ops import keyed_dropout
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mhimdist.models.depthwise import depthwise
+from mhimdist.models.layers.depthwise import depthwise
 
 pytestmark = pytest.mark.numeric
 

@@ -12,10 +12,10 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from mhimdist.models.block_attention import attend, attend_both, attend_weighted
-from mhimdist.models.depthwise import depthwise
-from mhimdist.models.linear import linear
-from mhimdist.models.pseudo_inverse import PseudoInverse, inverse_times, times_inverse
+from mhimdist.models.layers.block_attention import attend, attend_both, attend_weighted
+from mhimdist.models.layers.depthwise import depthwise
+from mhimdist.models.layers.linear import linear
+from mhimdist.models.layers.pseudo_inverse import PseudoInverse, inverse_times, times_inverse
 
 RESIDUAL_TAPS = 33
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from mhimdist.models import block_attention
-from mhimdist.models.block_attention import attend, attend_both, attend_weighted
+from mhimdist.models.layers import block_attention
+from mhimdist.models.layers.block_attention import attend, attend_both, attend_weighted
 
 pytestmark = pytest.mark.numeric
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mhimdist.models.pseudo_inverse import PseudoInverse, inverse_times, times_inverse
+from mhimdist.models.layers.pseudo_inverse import PseudoInverse, inverse_times, times_inverse
 
 pytestmark = pytest.mark.numeric
 
