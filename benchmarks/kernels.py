@@ -28,11 +28,11 @@ from benchmarks import bag_on_gpu
 from benchmarks.ahead_of_time import ARCHITECTURES, Launch, compiled
 from mhimdist.config.presets import preset
 from mhimdist.data.bags import PackedBags
-from mhimdist.draws import Draws
 from mhimdist.graphs import GraphedStep
 from mhimdist.method.masking import most_kept
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
+from mhimdist.ops.draws import Draws
 from mhimdist.step import TrainingStep
 
 BYTES_A_S, FLOPS_A_S, PAPER_BAGS_A_S = 3.35e12, 800e12, 62

@@ -28,8 +28,8 @@ from benchmarks.peers import naive_kept
 from benchmarks.train_step import ratio
 from mhimdist import ops
 from mhimdist.config.train import Masking
-from mhimdist.draws import Draws
 from mhimdist.method.step_numbers import StepNumbers
+from mhimdist.ops.draws import Draws
 
 # The masks of the C16 preset, with a low one beside them: every kind of mask is drawn.
 MASKING = Masking.model_validate({"high": 0.01, "high_pool_share": 0.5, "low": 0.2, "random": 0.5})

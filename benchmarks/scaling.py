@@ -34,9 +34,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from mhimdist import denormals
 from mhimdist.config.presets import preset
 from mhimdist.data.bags import PackedBags
-from mhimdist.draws import Draws
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
+from mhimdist.ops.draws import Draws
 from mhimdist.step import TrainingStep
 from mhimdist.workers import DistributedWorkers, Workers
 

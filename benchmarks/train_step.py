@@ -29,9 +29,9 @@ from benchmarks.peers import Laps, NaiveStep, TorchmilStep
 from mhimdist import denormals
 from mhimdist.config.presets import preset
 from mhimdist.data.bags import PackedBags
-from mhimdist.draws import Draws
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
+from mhimdist.ops.draws import Draws
 from mhimdist.step import TrainingStep
 
 

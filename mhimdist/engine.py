@@ -19,7 +19,6 @@ from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.resident import resident
 from mhimdist.data.sampler import EpochPlan, epoch_plan, warn_of_larger_bags
 from mhimdist.data.splits import Split
-from mhimdist.draws import Draws
 from mhimdist.errors import ConfigError, PreemptedError
 from mhimdist.evaluation import Predictions, predict
 from mhimdist.graphs import GraphedStep
@@ -27,6 +26,7 @@ from mhimdist.history import EpochRecord
 from mhimdist.method import precision
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel, build
+from mhimdist.ops.draws import Draws
 from mhimdist.run_folder import LOST_LOCK_S, RunFolder
 from mhimdist.run_state import RunState, Totals
 from mhimdist.step import TrainingStep

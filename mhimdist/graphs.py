@@ -17,7 +17,6 @@ from torch import Tensor
 
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import PackedBags
-from mhimdist.draws import Draws
 from mhimdist.errors import ConfigError
 from mhimdist.method.flat_parameters import flatten_parameters
 from mhimdist.method.masking import most_kept
@@ -25,6 +24,7 @@ from mhimdist.method.mhim import StepLoss
 from mhimdist.method.step_numbers import StepNumbers
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel
+from mhimdist.ops.draws import Draws
 from mhimdist.step import TrainingStep, place_of
 from mhimdist.workers import Workers
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import PackedBags
-from mhimdist.draws import Draws
 from mhimdist.errors import NonFiniteError
 from mhimdist.method import precision
 from mhimdist.method.flat_parameters import NamedAdam, flatten_parameters
 from mhimdist.method.mhim import MHIM, StepLoss, Student
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel
+from mhimdist.ops.draws import Draws
 from mhimdist.workers import Workers
 
 

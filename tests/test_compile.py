@@ -9,9 +9,9 @@ from memory_bags import gaussian_bags
 
 from mhimdist.config.train import TrainConfig, load_config
 from mhimdist.data.bags import PackedBags
-from mhimdist.draws import Draws
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
+from mhimdist.ops.draws import Draws
 from mhimdist.step import TrainingStep
 
 pytestmark = [

@@ -252,7 +252,7 @@ def test_the_global_generator_plays_no_part(bags):
 
 def test_a_step_of_two_bags_is_the_mean_of_their_gradients(bags):
     """The same two bags in one step, and their losses averaged by hand."""
-    from mhimdist.draws import Draws
+    from mhimdist.ops.draws import Draws
 
     trainer = Trainer(_config(bags_per_step=2), bags, bags.holdout())
     packed = bags.load([0, 1])

@@ -16,11 +16,11 @@ from memory_bags import gaussian_bags
 from mhimdist import graphs
 from mhimdist.config.train import TrainConfig, load_config
 from mhimdist.data.bags import PackedBags
-from mhimdist.draws import Draws
 from mhimdist.errors import ConfigError, NonFiniteError
 from mhimdist.graphs import Bucket, CudaGraphs, GraphedStep, rounded
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
+from mhimdist.ops.draws import Draws
 from mhimdist.step import TrainingStep
 from mhimdist.workers import Workers
 

@@ -7,11 +7,11 @@ from memory_bags import gaussian_bags
 from mhimdist.config.presets import preset
 from mhimdist.config.train import load_config
 from mhimdist.data.bags import PackedBags
-from mhimdist.draws import Draws
 from mhimdist.errors import NonFiniteError
 from mhimdist.method.precision import cast
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
+from mhimdist.ops.draws import Draws
 from mhimdist.run_state import Totals
 from mhimdist.step import TrainingStep
 

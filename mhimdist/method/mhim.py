@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from mhimdist import ops
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import PackedBags
-from mhimdist.draws import Draws
 from mhimdist.method import precision
 from mhimdist.method.losses import consistency
 from mhimdist.method.masking import mask_bags, most_kept
 from mhimdist.method.step_numbers import StepNumbers
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel, BagOutput
+from mhimdist.ops.draws import Draws
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from mhimdist import ops
 from mhimdist.config.train import Masking
-from mhimdist.draws import Draws
 from mhimdist.method.masking import ratios_at
+from mhimdist.ops.draws import Draws
 
 _LAYOUT = struct.Struct(f"=4d{len(ops.STREAMS)}q3f4x")
 _RATES = _LAYOUT.size // 4 - 4  # where they start, in float32

@@ -3,7 +3,6 @@
 import torch
 
 from mhimdist.config import models as model_settings
-from mhimdist.draws import weight_seed
 from mhimdist.models.abmil import AttentionMIL
 from mhimdist.models.clam import CLAM
 from mhimdist.models.dsmil import DSMIL
@@ -11,6 +10,7 @@ from mhimdist.models.dtfd import DTFD
 from mhimdist.models.interface import BagModel, BagOutput
 from mhimdist.models.pooling import PoolingMIL
 from mhimdist.models.transmil import TransMIL
+from mhimdist.ops.draws import weight_seed
 
 __all__ = ["BagModel", "BagOutput", "build"]
 

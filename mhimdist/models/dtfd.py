@@ -15,10 +15,10 @@ from torch.nn import functional
 from mhimdist import ops
 from mhimdist.config import models as model_settings
 from mhimdist.data.bags import PackedBags
-from mhimdist.draws import Draws, instance_words, mix
 from mhimdist.models.interface import BagModel, BagOutput, Projection
 from mhimdist.models.layers.gated_attention import GatedAttention
 from mhimdist.models.layers.linear import Linear, linear
+from mhimdist.ops.draws import Draws, instance_words, mix
 
 CUT_SITE = 3
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mhimdist.draws import stream_words
+from mhimdist.ops.draws import stream_words
 
 # Integers as wide as a value: times 0 or 1 they give zero or the value, bit for bit, and fast.
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}

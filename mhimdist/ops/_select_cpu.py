@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mhimdist.draws import stream_words, words_at
+from mhimdist.ops.draws import stream_words, words_at
 from mhimdist.ops.masks import MaskCounts, MaskKeys, Selection
 
 # Bags of at most this size are sorted together, padded to the largest: a call for each would cost more.

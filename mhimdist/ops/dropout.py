@@ -6,8 +6,8 @@ Dimensions: T instances of a batch, B bags, B1 = B + 1 offsets, E embedding widt
 import torch
 from torch import Tensor
 
-from mhimdist.draws import mix
 from mhimdist.ops import _dropout_cpu
+from mhimdist.ops.draws import mix
 
 
 def keyed_dropout(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mhimdist.draws import Purpose, mix_
+from mhimdist.ops.draws import Purpose, mix_
 from mhimdist.ops.masks import MaskCounts, MaskKeys
 
 STREAMS: tuple[Purpose, ...] = (

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mhimdist.draws import instance_words, mix
+from mhimdist.ops.draws import instance_words, mix
 from mhimdist.ops.masks import Gathered, MaskCounts, MaskKeys, Selection
 
 

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from mhimdist.config.presets import preset
 from mhimdist.config.train import Masking
 from mhimdist.data.bags import PackedBags
-from mhimdist.draws import Draws
 from mhimdist.method.masking import mask_bags, most_kept
 from mhimdist.method.step_numbers import StepNumbers
 from mhimdist.ops import BagNumbers, bag_numbers
+from mhimdist.ops.draws import Draws
 from mhimdist.ops.reference import share_of
 
 pytestmark = pytest.mark.numeric

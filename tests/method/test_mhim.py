@@ -4,10 +4,10 @@ import torch
 
 from mhimdist.config.train import load_config
 from mhimdist.data.bags import PackedBags
-from mhimdist.draws import Draws
 from mhimdist.method.mhim import MHIM
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
+from mhimdist.ops.draws import Draws
 from mhimdist.step import TrainingStep
 
 pytestmark = pytest.mark.numeric

@@ -4,9 +4,9 @@ import torch
 from mhimdist.config.models import AttentionMIL
 from mhimdist.config.train import Teacher as Settings
 from mhimdist.data.bags import PackedBags
-from mhimdist.draws import Draws
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
+from mhimdist.ops.draws import Draws
 
 pytestmark = pytest.mark.numeric
 MODEL = AttentionMIL(hidden_dim=8, attention_dim=4)

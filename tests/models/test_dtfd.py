@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from mhimdist.config.models import DTFD
 from mhimdist.data.bags import PackedBags
-from mhimdist.draws import Draws
 from mhimdist.models import build
 from mhimdist.models.dtfd import cut
+from mhimdist.ops.draws import Draws
 
 pytestmark = pytest.mark.numeric
 DISTILLATIONS = ["MaxS", "MaxMinS", "AFS"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_models import SETTINGS, _bags, _build
 
-from mhimdist.draws import Draws
+from mhimdist.ops.draws import Draws
 
 pytestmark = pytest.mark.numeric
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from mhimdist.config import models as model_settings
 from mhimdist.data.bags import PackedBags
-from mhimdist.draws import Draws
 from mhimdist.models import build
+from mhimdist.ops.draws import Draws
 
 pytestmark = pytest.mark.numeric
 SETTINGS = {

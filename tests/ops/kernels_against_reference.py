@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from mhimdist import ops
-from mhimdist.draws import Draws, mix
 from mhimdist.ops import _dropout, _numbers, _pool, _select, reference
+from mhimdist.ops.draws import Draws, mix
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mhimdist.data.bags import bag_id
-from mhimdist.draws import Draws, instance_words, mix
+from mhimdist.ops.draws import Draws, instance_words, mix
 
 pytestmark = pytest.mark.numeric
 _MASK = (1 << 64) - 1

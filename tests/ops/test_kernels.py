@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from mhimdist import ops
-from mhimdist.draws import Draws
+from mhimdist.ops.draws import Draws
 
 pytestmark = [pytest.mark.numeric, pytest.mark.kernels]
 pytest.importorskip("triton", reason="the kernels' tests want triton, of the extra dev")
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def _compare(environment: dict[str, str]) -> None:
     """Run the comparisons in a process of their own: whether triton interprets is settled by its import."""
-    command = [sys.executable, "-m", "pytest", "-x", "-m", "", "tests/kernels_against_reference.py"]
+    command = [sys.executable, "-m", "pytest", "-x", "-m", "", "tests/ops/kernels_against_reference.py"]
     variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     variables |= {"PYTHONPATH": str(ROOT), **environment}
     run = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)

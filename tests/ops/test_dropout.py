@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from mhimdist.draws import Draws
 from mhimdist.ops import keyed_dropout, reference, relu_dropout
+from mhimdist.ops.draws import Draws
 
 pytestmark = pytest.mark.numeric
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mhimdist import ops
-from mhimdist.draws import Draws
 from mhimdist.ops import _select_cpu, reference
+from mhimdist.ops.draws import Draws
 
 pytestmark = pytest.mark.numeric
 
