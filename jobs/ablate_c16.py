@@ -4,9 +4,9 @@
 from functools import partial
 
 from data_prep.digits import DATA_SETS, ensure
-from mhimdist.ablation import Ablation, run_ablation
 from mhimdist.config.presets import preset
 from mhimdist.config.train import TrainConfig
+from mhimdist.paper.ablation import Ablation, run_ablation
 from mhimdist.process import run
 
 # The authors' settings, sized for the embedded digits: their bags are 1/20 of CAMELYON16's.

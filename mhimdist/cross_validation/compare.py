@@ -4,29 +4,23 @@ A fold's folder is named by a hash of what the fold is made of, so that it runs 
 finished fold is only read, and the same command resumes one that was cut off from its last checkpoint.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from types import MappingProxyType
 
-import ray
 from rich import get_console
 
 from mhimdist import files
-from mhimdist.cluster.connect import connect, refuse_open_cluster, share_of
-from mhimdist.config.train import TrainConfig
-from mhimdist.cost import Cost, measure
-from mhimdist.cross_validation.folds import FoldSet, device_of_runs, digest_of, raise_failed
+from mhimdist.cluster.connect import refuse_open_cluster
+from mhimdist.cross_validation.folds import FoldSet, raise_failed
 from mhimdist.cross_validation.options import Candidate, CrossValidation, Experiment
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.sampler import warn_of_larger_bags
 from mhimdist.data.shards import BagShards, open_bags
 from mhimdist.data.splits import Split
-from mhimdist.distributed.fold_tasks import Outcome, run_folds, stoppable, why_lost
-from mhimdist.first_stage import made_with
+from mhimdist.distributed.fold_tasks import Outcome, run_folds, stoppable
 from mhimdist.report import formats
 from mhimdist.report.comparison import PAPER_WARNING, Comparison, Row
 from mhimdist.result import OUTSIDE_WEIGHTS, Protocol, Result
@@ -135,65 +129,6 @@ def _rows(planned: FoldSet, candidates: Sequence[Candidate], outcomes: Mapping[s
         note = "; ".join(filter(None, (outside, by_name[name].note)))
         rows.append(Row(name, protocol, results, len(digests), planned.failures(outcomes, digests), note))
     return rows
-
-
-def measure_costs(
-    experiment: Experiment, configs: Mapping[str, TrainConfig], *, data: Location
-) -> dict[str, Cost | str]:
-    """What each configuration costs on the first fold: one after the other, each in a process of its own.
-
-    One that cannot be measured gives the reason in place of its cost, and keeps no other from being measured.
-
-    Args:
-        experiment: data and resources.
-        configs: what to measure, by name.
-        data: folder of shards, on storage that every node sees, or its URL.
-    """
-    if not configs:
-        return {}
-    folder = experiment.folder / "costs"
-    bags = open_bags(data, next(iter(configs.values())).loading)
-    split = experiment.splits(bags, experiment.protocols[0], experiment.seeds[0])[0]
-    folder.mkdir(parents=True, exist_ok=True)
-    num_threads = max(1, int(experiment.cpus_per_run))
-    costs: dict[str, Cost | str] = {}
-    for name, config in configs.items():
-        made_of = (
-            made_with(config, device_of_runs(experiment, config)),
-            split.digest(),
-            bags.digest,
-            num_threads,
-        )
-        file = folder / f"{digest_of(made_of)}.json"
-        if not file.exists():
-            connect()
-            share = share_of(experiment.cpus_per_run, experiment.gpus_per_run)
-            # A process that has trained another network would hold that one's memory: an environment of its
-            # own makes Ray start a new one.
-            task = ray.remote(max_calls=1)(_measure).options(
-                **share.options,
-                runtime_env={"env_vars": {"MHIMDIST_MEASURED": file.stem}},
-            )
-            try:
-                with stoppable(experiment):
-                    cost = ray.get(task.remote(config, split, absolute(data), num_threads))
-            except ray.exceptions.RayError as error:
-                cost = why_lost(error)
-            if isinstance(cost, str):
-                get_console().print(f"cost of {name}: FAILED {cost}", highlight=False, markup=False)
-                costs[name] = cost
-                continue
-            files.write_text(file, json.dumps(asdict(cost), allow_nan=False))
-            get_console().print(f"cost of {name}: {cost.train_s:.1f} s an epoch", highlight=False)
-        costs[name] = Cost(**json.loads(file.read_text()))
-    return costs
-
-
-def _measure(config: TrainConfig, split: Split, data: Location, num_threads: int) -> Cost | str:
-    try:
-        return measure(config, open_bags(data, config.loading), split, num_threads)
-    except Exception as error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _save_split(split: Split, path: Path) -> None:

@@ -15,13 +15,15 @@ from mhimdist.config.presets import preset
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation import compare as compare_module
 from mhimdist.cross_validation import folds as folds_module
-from mhimdist.cross_validation.compare import compare, measure_costs, run_cross_validation
+from mhimdist.cross_validation.compare import compare, run_cross_validation
 from mhimdist.cross_validation.options import Candidate, CrossValidation, Experiment
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.distributed import fold_tasks
 from mhimdist.errors import ConfigError, CrossValidationError, RunLockedError
 from mhimdist.models import build
+from mhimdist.paper import costs
+from mhimdist.paper.costs import measure_costs
 from mhimdist.report.comparison import PAPER_WARNING
 from mhimdist.result import OUTSIDE_WEIGHTS
 
@@ -171,7 +173,7 @@ def test_costs_are_measured_once_and_one_that_fails_keeps_no_other_from_it(job, 
     made = measure_costs(job, configs, data=data)
     assert made["plain"].num_parameters == 16 * 16 + 16 + 16 * 8 + 8 + 16 * 2 + 2
     assert made["bad"].startswith("NonFiniteError: the loss became")
-    monkeypatch.setattr(compare_module, "_measure", lambda *_: "measured again")
+    monkeypatch.setattr(costs, "_measure", lambda *_: "measured again")
     assert measure_costs(job, configs, data=data) == {"plain": made["plain"], "bad": "measured again"}
     monkeypatch.setattr(first_stage, "RECIPE_VERSION", first_stage.RECIPE_VERSION + 1)
     assert measure_costs(job, configs, data=data) == dict.fromkeys(configs, "measured again")

@@ -6,12 +6,13 @@ import warnings
 import pytest
 from rich.console import Console
 
-from mhimdist import ablation, paper_rows
-from mhimdist.ablation import Ablation, run_ablation, select
 from mhimdist.config.presets import preset
 from mhimdist.cost import Cost
 from mhimdist.errors import ConfigError, CrossValidationError
-from mhimdist.paper_tables import common, grid
+from mhimdist.paper import ablation
+from mhimdist.paper import rows as rows_module
+from mhimdist.paper.ablation import Ablation, run_ablation, select
+from mhimdist.paper.tables import common, grid
 from mhimdist.report.comparison import Comparison, Row
 from mhimdist.result import Result
 
@@ -160,7 +161,7 @@ def test_a_cell_with_failed_runs_says_so():
         r"^DSMIL( +90\.00 \+- 0\.00 \(-1\)| +[78]0\.00 \+- 0\.00 \(-1\)){3}$", out.getvalue(), re.MULTILINE
     )
     assert "so many" not in grid(1, "paper", cells, _comparison(cells), {}).caption
-    assert paper_rows.TITLES[1] in made.title
+    assert rows_module.TITLES[1] in made.title
 
 
 def test_a_cost_that_could_not_be_measured_leaves_a_gap_and_its_reason():
@@ -198,7 +199,7 @@ def test_tables_are_written_before_costs_are_measured_and_say_why_one_is_missing
 
 def test_configurations_of_the_same_name_are_all_run(monkeypatch):
     short = _base("abmil").first_stage().override({"epochs": 3})
-    monkeypatch.setitem(paper_rows.SYSTEMS, "Short", "short")
+    monkeypatch.setitem(rows_module.SYSTEMS, "Short", "short")
     cells = select(
         Ablation(tables=(1,), rows=("AB-MIL", "Short")),
         lambda model: short if model == "short" else _base(model),

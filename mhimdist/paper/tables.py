@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from mhimdist.config.presets import departures
 from mhimdist.cost import Cost
-from mhimdist.paper_rows import COLUMNS, LOW_RATIO, RANDOM_RATIO, TITLES, Cell
+from mhimdist.paper.rows import COLUMNS, LOW_RATIO, RANDOM_RATIO, TITLES, Cell
 from mhimdist.report import formats
 from mhimdist.report.comparison import (
     PAPER_WARNING,

@@ -18,12 +18,13 @@ from mhimdist import files
 from mhimdist.config.options import leaves
 from mhimdist.config.train import TrainConfig
 from mhimdist.cost import Cost
-from mhimdist.cross_validation.compare import compare, measure_costs, raise_failures
+from mhimdist.cross_validation.compare import compare, raise_failures
 from mhimdist.cross_validation.options import Candidate, Experiment
 from mhimdist.data.remote import Location
 from mhimdist.errors import ConfigError
-from mhimdist.paper_rows import ROWS, TITLES, Base, Cell
-from mhimdist.paper_tables import common, cost_failures, grids
+from mhimdist.paper.costs import measure_costs
+from mhimdist.paper.rows import ROWS, TITLES, Base, Cell
+from mhimdist.paper.tables import common, cost_failures, grids
 from mhimdist.report.comparison import PAPER_WARNING, Comparison, records_csv
 
 _VARIED = ("model.name", "masking", "teacher.kind", "student_init", "loss.alpha")
