@@ -25,8 +25,8 @@ from mhimdist.process import Stopping
 from mhimdist.report import formats
 from mhimdist.report import summary as report
 from mhimdist.report.live import say
-from mhimdist.report.sweep import write_sweep_report
-from mhimdist.report.table import print_summary
+from mhimdist.report.sweep_page import write_sweep_report
+from mhimdist.report.sweep_tables import print_summary
 from mhimdist.room import is_out_of_memory
 from mhimdist.storage import hidden
 from mhimdist.study import SweepStudy

@@ -19,8 +19,8 @@ from mhimdist import files
 from mhimdist.fold import ERROR_FILE
 from mhimdist.live_trials import Capacity, FailureStreak, LiveTrial, LiveTrials
 from mhimdist.report import formats
+from mhimdist.report.formats import last_line
 from mhimdist.report.live import Watch
-from mhimdist.report.sweep import last_line
 from mhimdist.room import TrialShares, is_of_a_gpu, is_out_of_memory, smaller_step
 from mhimdist.study import Proposal, SweepStudy
 from mhimdist.sweep import COSTS, OBJECTIVE

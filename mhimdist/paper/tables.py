@@ -14,7 +14,7 @@ from mhimdist.report.comparison import (
     notes_text,
     spread_text,
 )
-from mhimdist.report.grid import Grid
+from mhimdist.report.text_table import Grid
 from mhimdist.result import Protocol
 
 

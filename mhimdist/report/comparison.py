@@ -15,7 +15,7 @@ import numpy as np
 
 from mhimdist import metrics
 from mhimdist.report import formats
-from mhimdist.report.grid import Grid
+from mhimdist.report.text_table import Grid
 from mhimdist.result import Protocol, Result
 
 METRICS = ("auc", "accuracy", "f1", "precision", "recall")

@@ -74,3 +74,9 @@ def rounded(seconds: float) -> str:
 def count(number: int, noun: str) -> str:
     """A number with its noun, in the plural where it should be."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def last_line(text: str) -> str:
+    """What a traceback ends in, cut to a length that fits a table."""
+    line = next(reversed(text.strip().splitlines()), "")
+    return line if len(line) <= 200 else f"{line[:199]}…"

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from mhimdist.report.grid import Grid
+from mhimdist.report.text_table import Grid
 
 GRID = Grid(
     title="Numbers",

@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from mhimdist import files
 from mhimdist.report import formats, plots
+from mhimdist.report.formats import last_line
 from mhimdist.report.summary import (
     FinalRun,
     Metrics,
@@ -171,12 +172,6 @@ def failures(trials: Sequence[Trial]) -> list[Failure]:
         details = trial.reason.strip()[-MAX_REASON_CHARACTERS:] or reason
         by_reason.setdefault(reason, Failure(reason, details, [])).numbers.append(trial.number)
     return sorted(by_reason.values(), key=lambda failure: -len(failure.numbers))
-
-
-def last_line(text: str) -> str:
-    """What a traceback ends in, cut to a length that fits a table."""
-    line = next(reversed(text.strip().splitlines()), "")
-    return line if len(line) <= 200 else f"{line[:199]}…"
 
 
 def final_rows(runs: Sequence[FinalRun]) -> list[FinalRow]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mhimdist.report import sweep
+from mhimdist.report import sweep_page
 from mhimdist.report.summary import State, SweepSummary, Trial
-from mhimdist.report.sweep import render_sweep_report, write_sweep_report
+from mhimdist.report.sweep_page import render_sweep_report, write_sweep_report
 
 MakeSweep = Callable[..., SweepSummary]
 HOSTILE = "</script><script>alert('x')</script>&amp;<b>"
@@ -68,7 +68,7 @@ class Page(HTMLParser):
 @pytest.fixture(autouse=True)
 def without_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests read the page, and plotly.js is 4.8 MB of it."""
-    monkeypatch.setattr(sweep, "get_plotlyjs", lambda: "")
+    monkeypatch.setattr(sweep_page, "get_plotlyjs", lambda: "")
 
 
 def page(summary: SweepSummary) -> Page:
@@ -266,14 +266,14 @@ def test_failures_with_the_same_end_are_one_row(make_sweep: MakeSweep) -> None:
     reasons = ["Traceback 1\nOutOfMemoryError: 8 GB", "", "Traceback 2\nOutOfMemoryError: 8 GB", "x" * 10_000]
     failed = [Trial(number, "failed", None, {}, reason=text) for number, text in enumerate(reasons, start=1)]
     summary = make_sweep(trials=[Trial(0, "complete", 0.7, {}), *failed])
-    rows = sweep.failures(summary.in_state("failed"))
+    rows = sweep_page.failures(summary.in_state("failed"))
     assert [(row.reason[:20], row.numbers) for row in rows] == [
         ("OutOfMemoryError: 8 ", [1, 3]),
         ("no reason was record", [2]),
         ("x" * 20, [4]),
     ]
     assert len(rows[2].reason) == 200
-    assert len(rows[2].details) == sweep.MAX_REASON_CHARACTERS
+    assert len(rows[2].details) == sweep_page.MAX_REASON_CHARACTERS
     assert page(summary).rows["failures"][1][1] == "1, 3"
 
 

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from mhimdist.report.summary import SweepSummary, Trial
-from mhimdist.report.table import configuration_table, final_table, print_summary, trials_table
+from mhimdist.report.sweep_tables import configuration_table, final_table, print_summary, trials_table
 
 MakeSweep = Callable[..., SweepSummary]
 
