@@ -29,9 +29,9 @@ from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.files import home
 from mhimdist.first_stage import first_stage, open_trainer
-from mhimdist.space import Space
-from mhimdist.storage import read, sqlite_url
-from mhimdist.sweep import Sweep
+from mhimdist.search.options import Sweep
+from mhimdist.search.space import Space
+from mhimdist.search.storage import read, sqlite_url
 from mhimdist.tune import run_sweep
 
 

@@ -24,7 +24,7 @@ from mhimdist.first_stage import RECIPE_VERSION
 from mhimdist.planner import Calibration, Plan
 from mhimdist.report.live import say
 from mhimdist.room import is_out_of_memory
-from mhimdist.sweep import Sweep
+from mhimdist.search.options import Sweep
 from mhimdist.task import Task
 
 CALIBRATION_VERSION = 2

@@ -28,9 +28,9 @@ from mhimdist.report.live import say
 from mhimdist.report.sweep_page import write_sweep_report
 from mhimdist.report.sweep_tables import print_summary
 from mhimdist.room import is_out_of_memory
-from mhimdist.storage import hidden
-from mhimdist.study import SweepStudy
-from mhimdist.sweep import COSTS, Sweep
+from mhimdist.search.options import COSTS, Sweep
+from mhimdist.search.storage import hidden
+from mhimdist.search.study import SweepStudy
 from mhimdist.sweep_folder import SweepFolder
 from mhimdist.task import Task
 

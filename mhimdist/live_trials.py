@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mhimdist.errors import SweepError
 from mhimdist.report import formats
-from mhimdist.study import Proposal
+from mhimdist.search.study import Proposal
 
 RECOUNT_S = 10.0
 """How often the cluster's nodes, which come and go, are counted again."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mhimdist.cluster.nodes import Node, Share, largest_equal_part
 from mhimdist.errors import SweepError
 from mhimdist.report import formats
-from mhimdist.sweep import Sweep
+from mhimdist.search.options import Sweep
 
 USABLE_GPU_SHARE = 0.9
 """Share of a GPU's memory that trials may fill together."""

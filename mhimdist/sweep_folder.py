@@ -12,16 +12,17 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from mhimdist import files, storage, study
+from mhimdist import files
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.splits import Split
 from mhimdist.errors import SweepError
 from mhimdist.fold import STOP_FILE, Fold, folds_of_trial
 from mhimdist.history import EpochRecord
-from mhimdist.proposals import Params
 from mhimdist.report import summary as report
 from mhimdist.run_folder import HISTORY
-from mhimdist.sweep import Sweep
+from mhimdist.search import storage, study
+from mhimdist.search.options import Sweep
+from mhimdist.search.proposals import Params
 
 IDENTITY_FILE = "sweep.json"
 _CLOCK_FILE = "clock.json"

@@ -9,7 +9,7 @@ from mhimdist.data.remote import Location
 from mhimdist.data.shards import BagShards, open_bags
 from mhimdist.data.splits import Split
 from mhimdist.distributed.worker_group import Group
-from mhimdist.sweep import Sweep
+from mhimdist.search.options import Sweep
 from mhimdist.trial import Launcher
 
 

@@ -30,7 +30,7 @@ from ray.tune.experiment import Trial
 from ray.tune.logger import TBXLoggerCallback
 from rich import get_console
 
-from mhimdist import files, proposals, samplers, warm_start
+from mhimdist import files
 from mhimdist.calibration import Planning
 from mhimdist.cluster.connect import connect, refuse_open_cluster
 from mhimdist.cluster.nodes import Share
@@ -47,10 +47,11 @@ from mhimdist.process import Stopping
 from mhimdist.report import formats
 from mhimdist.report.live import Watch, say
 from mhimdist.room import TrialShares
-from mhimdist.space import SpaceFunction
-from mhimdist.storage import hidden, network_filesystem
-from mhimdist.study import SweepStudy
-from mhimdist.sweep import Sweep
+from mhimdist.search import first_trials, proposals, samplers
+from mhimdist.search.options import Sweep
+from mhimdist.search.space import SpaceFunction
+from mhimdist.search.storage import hidden, network_filesystem
+from mhimdist.search.study import SweepStudy
 from mhimdist.sweep_folder import SweepFolder
 from mhimdist.task import Task
 from mhimdist.tune_driver import SHARE, Driver, one_line
@@ -104,8 +105,8 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
     first, notes = folder.first_params, list[str]()
     if first is None:
         case_of = dict(zip(bags.keys, bags.cases, strict=True))
-        earlier = warm_start.best_of_earlier(sweep, splits, case_of) if sweep.warm_from else []
-        first, notes = warm_start.first_params(sweep, space, facts, earlier)
+        earlier = first_trials.best_of_earlier(sweep, splits, case_of) if sweep.warm_from else []
+        first, notes = first_trials.first_params(sweep, space, facts, earlier)
     trackers(sweep)  # what is not installed is said before anything is written
     with sweep.driving():
         for left in (folder.stop_file, folder.path / ERROR_FILE):

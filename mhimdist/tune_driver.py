@@ -22,8 +22,8 @@ from mhimdist.report import formats
 from mhimdist.report.formats import last_line
 from mhimdist.report.live import Watch
 from mhimdist.room import TrialShares, is_of_a_gpu, is_out_of_memory, smaller_step
-from mhimdist.study import Proposal, SweepStudy
-from mhimdist.sweep import COSTS, OBJECTIVE
+from mhimdist.search.options import COSTS, OBJECTIVE
+from mhimdist.search.study import Proposal, SweepStudy
 from mhimdist.sweep_folder import Clock, SweepFolder
 from mhimdist.tune_trial import ENDED_FILE
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from mhimdist.config.presets import preset
 from mhimdist.process import run
-from mhimdist.space import Space
-from mhimdist.sweep import Sweep
+from mhimdist.search.options import Sweep
+from mhimdist.search.space import Space
 from mhimdist.tune import run_sweep
 
 BASE = preset("c16", "abmil").override(

@@ -3,7 +3,7 @@ import json
 from mhimdist.config.presets import preset
 from mhimdist.config.train import TrainConfig
 from mhimdist.finals import _num_tested, _text_of, final_seeds
-from mhimdist.sweep import Sweep
+from mhimdist.search.options import Sweep
 from mhimdist.sweep_folder import SweepFolder
 
 BASE = preset("c16", "abmil")

@@ -14,8 +14,8 @@ from mhimdist.config.execution import Saving
 from mhimdist.config.train import load_config
 from mhimdist.engine import Trainer
 from mhimdist.run_folder import RunFolder
-from mhimdist.space import Space
-from mhimdist.sweep import Sweep
+from mhimdist.search.options import Sweep
+from mhimdist.search.space import Space
 from mhimdist.tune import run_sweep
 
 CONFIG = load_config(

@@ -3,10 +3,10 @@ import json
 import optuna
 import pytest
 
-from mhimdist import storage
 from mhimdist.config.presets import preset
 from mhimdist.errors import SweepError
-from mhimdist.sweep import STORAGE_VARIABLE, Sweep
+from mhimdist.search import storage
+from mhimdist.search.options import STORAGE_VARIABLE, Sweep
 from mhimdist.sweep_folder import SweepFolder
 
 BASE = preset("c16", "abmil")

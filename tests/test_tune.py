@@ -15,13 +15,13 @@ from optuna.trial import TrialState
 from trained_run import load_run
 
 from data_prep import digits
-from mhimdist import storage, study
 from mhimdist.config.presets import preset
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.errors import RunLockedError, SweepError
-from mhimdist.space import Space
-from mhimdist.sweep import Sweep
+from mhimdist.search import storage, study
+from mhimdist.search.options import Sweep
+from mhimdist.search.space import Space
 from mhimdist.tune import run_sweep, trackers
 
 pytestmark = pytest.mark.ray

@@ -11,12 +11,12 @@ import ray
 from optuna.trial import TrialState
 
 from data_prep import digits
-from mhimdist import storage
 from mhimdist.config.presets import preset
 from mhimdist.errors import SweepError
-from mhimdist.space import Space
-from mhimdist.study import SweepStudy
-from mhimdist.sweep import Sweep
+from mhimdist.search import storage
+from mhimdist.search.options import Sweep
+from mhimdist.search.space import Space
+from mhimdist.search.study import SweepStudy
 from mhimdist.trial import FoldRun
 from mhimdist.tune import run_sweep
 

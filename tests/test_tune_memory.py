@@ -12,10 +12,11 @@ import torch
 from optuna.trial import TrialState
 
 from data_prep import digits
-from mhimdist import storage, tune_hooks
+from mhimdist import tune_hooks
 from mhimdist.config.presets import preset
-from mhimdist.space import Space
-from mhimdist.sweep import Sweep
+from mhimdist.search import storage
+from mhimdist.search.options import Sweep
+from mhimdist.search.space import Space
 from mhimdist.trial import FoldRun
 from mhimdist.tune import run_sweep
 from mhimdist.tune_hooks import LOST_ACTOR, RayChangedWarning, surviving_the_memory_monitor

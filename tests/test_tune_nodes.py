@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from ray.cluster_utils import Cluster
 
 from data_prep import digits
-from mhimdist import storage
+from mhimdist.search import storage
 
 pytestmark = pytest.mark.ray
 NUM_TRIALS = 8

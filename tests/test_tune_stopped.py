@@ -13,7 +13,7 @@ from local_cluster import LocalCluster
 from optuna.trial import TrialState
 
 from data_prep import digits
-from mhimdist import storage
+from mhimdist.search import storage
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

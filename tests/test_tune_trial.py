@@ -14,7 +14,7 @@ from mhimdist.data.splits import Split
 from mhimdist.engine import Trainer
 from mhimdist.errors import DiskFullError, RunLockedError
 from mhimdist.fold import FoldRun
-from mhimdist.sweep import Sweep
+from mhimdist.search.options import Sweep
 from mhimdist.task import Task
 from mhimdist.tune_trial import ENDED_FILE, SweepTrial
 

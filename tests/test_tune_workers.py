@@ -12,8 +12,8 @@ from test_tune import BASE, numbers
 from trained_run import load_run
 
 from data_prep import digits
-from mhimdist import storage
-from mhimdist.sweep import Sweep
+from mhimdist.search import storage
+from mhimdist.search.options import Sweep
 from mhimdist.tune import run_sweep
 
 pytestmark = pytest.mark.ray

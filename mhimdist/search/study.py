@@ -16,12 +16,12 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from mhimdist import grid, proposals, pruning, samplers, storage
 from mhimdist.config.train import TrainConfig
-from mhimdist.proposals import Facts, Key, Params
 from mhimdist.report import formats
-from mhimdist.space import SpaceFunction
-from mhimdist.sweep import Sweep
+from mhimdist.search import grid, proposals, pruning, samplers, storage
+from mhimdist.search.options import Sweep
+from mhimdist.search.proposals import Facts, Key, Params
+from mhimdist.search.space import SpaceFunction
 
 CHANGES = "changes"
 FOLDS = "folds"

@@ -5,12 +5,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from mhimdist import proposals, storage, study, warm_start
 from mhimdist.config.presets import preset
 from mhimdist.errors import SweepError
-from mhimdist.space import Space
-from mhimdist.study import SweepStudy
-from mhimdist.sweep import Sweep
+from mhimdist.search import first_trials, proposals, storage, study
+from mhimdist.search.options import Sweep
+from mhimdist.search.space import Space
+from mhimdist.search.study import SweepStudy
 
 BASE = preset("c16", "abmil").override({"epochs": 3})
 
@@ -33,7 +33,7 @@ def _study(tmp_path, space=space, owner=None, **options) -> SweepStudy:
         )
     )
     facts = proposals.examine(space, BASE)
-    first, _ = warm_start.first_params(sweep, space, facts)
+    first, _ = first_trials.first_params(sweep, space, facts)
     tmp_path.mkdir(exist_ok=True)
     return SweepStudy(sweep, space, facts, storage.sqlite_url(tmp_path / "study.db"), first, owner)
 

@@ -4,7 +4,7 @@ import pytest
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.shards import BagShards
 from mhimdist.errors import ConfigError, SplitError
-from mhimdist.sweep import Sweep
+from mhimdist.search.options import Sweep
 
 
 @pytest.mark.parametrize(

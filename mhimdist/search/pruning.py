@@ -9,7 +9,7 @@ from statistics import mean, median
 
 import optuna
 
-from mhimdist.sweep import Sweep
+from mhimdist.search.options import Sweep
 
 MIN_OTHERS = 4
 """Trials that must have finished the same folds before a trial is measured against their median."""

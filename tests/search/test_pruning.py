@@ -1,8 +1,8 @@
 import optuna
 import pytest
 
-from mhimdist.pruning import between_folds, within_folds
-from mhimdist.sweep import Sweep
+from mhimdist.search.options import Sweep
+from mhimdist.search.pruning import between_folds, within_folds
 
 
 @pytest.mark.parametrize(

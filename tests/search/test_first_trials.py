@@ -2,14 +2,14 @@ import json
 
 import pytest
 
-from mhimdist import proposals, storage
 from mhimdist.config.presets import preset
 from mhimdist.data.splits import Split
 from mhimdist.errors import SweepError
-from mhimdist.space import Space
-from mhimdist.study import SweepStudy
-from mhimdist.sweep import Sweep
-from mhimdist.warm_start import best_of_earlier
+from mhimdist.search import proposals, storage
+from mhimdist.search.first_trials import best_of_earlier
+from mhimdist.search.options import Sweep
+from mhimdist.search.space import Space
+from mhimdist.search.study import SweepStudy
 
 BASE = preset("c16", "abmil")
 CASE_OF = {f"bag-{i}": f"case-{i // 2}" for i in range(12)}

@@ -16,11 +16,11 @@ from optuna.distributions import CategoricalDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from mhimdist.drafts import drafts
 from mhimdist.errors import SweepError
-from mhimdist.proposals import Draw, Facts, ImpossibleDrawError, Params, draw
-from mhimdist.space import SpaceFunction
-from mhimdist.sweep import SamplerName, Sweep
+from mhimdist.search.drafts import drafts
+from mhimdist.search.options import SamplerName, Sweep
+from mhimdist.search.proposals import Draw, Facts, ImpossibleDrawError, Params, draw
+from mhimdist.search.space import SpaceFunction
 
 MAX_INSISTENCE = 50
 

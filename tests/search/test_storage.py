@@ -4,8 +4,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from mhimdist import storage
 from mhimdist.errors import SweepError
+from mhimdist.search import storage
 
 SECRET = "tok3n"
 

@@ -14,12 +14,12 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from mhimdist.chance import holds
 from mhimdist.config.presets import PRESETS, preset
 from mhimdist.errors import SweepError
-from mhimdist.proposals import Facts, Params, distinct, draw, fixed
-from mhimdist.space import Space, SpaceFunction, value_at
-from mhimdist.sweep import Sweep
+from mhimdist.search.chance import holds
+from mhimdist.search.options import Sweep
+from mhimdist.search.proposals import Facts, Params, distinct, draw, fixed
+from mhimdist.search.space import Space, SpaceFunction, value_at
 
 MAX_GRID = 100_000
 

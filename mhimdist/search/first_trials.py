@@ -6,15 +6,15 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
-from mhimdist.chance import holds
 from mhimdist.config.presets import PRESETS, preset
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.splits import Split
 from mhimdist.errors import SplitError, SweepError
-from mhimdist.proposals import Facts, Params, distinct, draw, fixed
-from mhimdist.space import BaseValues, Space, SpaceFunction
-from mhimdist.storage import hidden, read, sqlite_url
-from mhimdist.sweep import Sweep
+from mhimdist.search.chance import holds
+from mhimdist.search.options import Sweep
+from mhimdist.search.proposals import Facts, Params, distinct, draw, fixed
+from mhimdist.search.space import BaseValues, Space, SpaceFunction
+from mhimdist.search.storage import hidden, read, sqlite_url
 
 NUM_EARLIER = 3
 """Best trials of an earlier sweep that a new one begins with."""

@@ -3,7 +3,7 @@ import pytest
 
 from mhimdist.config.presets import preset
 from mhimdist.errors import SweepError
-from mhimdist.space import BaseValues, Space
+from mhimdist.search.space import BaseValues, Space
 
 BASE = preset("c16", "abmil")
 

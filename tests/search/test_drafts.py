@@ -8,12 +8,12 @@ import pytest
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from mhimdist import proposals, samplers, storage, study
 from mhimdist.config.presets import preset
-from mhimdist.drafts import drafts
-from mhimdist.space import Space
-from mhimdist.study import SweepStudy
-from mhimdist.sweep import Sweep
+from mhimdist.search import proposals, samplers, storage, study
+from mhimdist.search.drafts import drafts
+from mhimdist.search.options import Sweep
+from mhimdist.search.space import Space
+from mhimdist.search.study import SweepStudy
 
 BASE = preset("c16", "abmil").override({"epochs": 3})
 

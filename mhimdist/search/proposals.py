@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import optuna
 from optuna.distributions import BaseDistribution
 
-from mhimdist.chance import RandomAnswers, ends
 from mhimdist.config.train import ConfigWarning, TrainConfig
 from mhimdist.errors import ConfigError, SweepError
-from mhimdist.space import BaseValues, Proposer, Space, SpaceFunction
+from mhimdist.search.chance import RandomAnswers, ends
+from mhimdist.search.space import BaseValues, Proposer, Space, SpaceFunction
 
 NUM_PROBES = 1024
 NUM_HASHED = 256

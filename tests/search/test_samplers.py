@@ -1,10 +1,10 @@
 import pytest
 
-from mhimdist import grid, proposals, samplers, warm_start
 from mhimdist.config.presets import preset
 from mhimdist.errors import SweepError
-from mhimdist.space import Space, kept_share
-from mhimdist.sweep import Sweep
+from mhimdist.search import first_trials, grid, proposals, samplers
+from mhimdist.search.options import Sweep
+from mhimdist.search.space import Space, kept_share
 
 BASE = preset("c16", "abmil")
 
@@ -24,7 +24,7 @@ def numbers(s: Space) -> None:
 
 def _first(space, **options):
     sweep = Sweep(train=BASE, **options)
-    return warm_start.first_params(sweep, space, proposals.examine(space, BASE))
+    return first_trials.first_params(sweep, space, proposals.examine(space, BASE))
 
 
 def _grid(space, **options):
