@@ -32,7 +32,7 @@ from mhimdist.first_stage import first_stage, open_trainer
 from mhimdist.search.options import Sweep
 from mhimdist.search.space import Space
 from mhimdist.search.storage import read, sqlite_url
-from mhimdist.tune import run_sweep
+from mhimdist.sweep.run import run_sweep
 
 
 def plain_loop(

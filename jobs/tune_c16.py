@@ -5,7 +5,7 @@ from data_prep.digits import ensure
 from mhimdist.config.presets import preset
 from mhimdist.process import run
 from mhimdist.search.space import Space
-from mhimdist.tune import Sweep, run_sweep
+from mhimdist.sweep.run import Sweep, run_sweep
 
 # The authors' settings, sized for the embedded digits; for real slides keep preset("c16", "abmil").
 BASE = preset("c16", "abmil").override(

@@ -7,7 +7,7 @@ from mhimdist.config.presets import preset
 from mhimdist.process import run
 from mhimdist.search.options import Sweep
 from mhimdist.search.space import Space
-from mhimdist.tune import run_sweep
+from mhimdist.sweep.run import run_sweep
 
 BASE = preset("c16", "abmil").override(
     {

@@ -16,7 +16,7 @@ from mhimdist.engine import Trainer
 from mhimdist.run_folder import RunFolder
 from mhimdist.search.options import Sweep
 from mhimdist.search.space import Space
-from mhimdist.tune import run_sweep
+from mhimdist.sweep.run import run_sweep
 
 CONFIG = load_config(
     {
@@ -102,7 +102,7 @@ def space(s: Space) -> None:
 @pytest.mark.parametrize("kind", ["read-only", "full"])
 def test_a_sweep_that_cannot_write_says_so_before_it_trains(closed, tmp_path, monkeypatch, kind):
     data = digits.build("digits-c16", tmp_path / "digits-c16", scale=0.01)
-    monkeypatch.setattr("mhimdist.tune.connect", _reach)
+    monkeypatch.setattr("mhimdist.sweep.run.connect", _reach)
 
     def main(home: Path = closed) -> None:
         run_sweep(Sweep(home=home, train=CONFIG), space, data=data)

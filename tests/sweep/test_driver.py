@@ -11,20 +11,26 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from rich.console import Console
 
-from mhimdist import live_trials
 from mhimdist.cluster.nodes import Share
 from mhimdist.config.presets import preset
 from mhimdist.config.train import TrainConfig
-from mhimdist.live_trials import Capacity
-from mhimdist.report.live import Watch
-from mhimdist.room import TrialShares
 from mhimdist.search import proposals, storage
 from mhimdist.search.options import Sweep
 from mhimdist.search.space import Space
 from mhimdist.search.study import SweepStudy
-from mhimdist.sweep_folder import SweepFolder
-from mhimdist.tune_driver import Driver
-from mhimdist.tune_hooks import DriverCallback, StopOnceSaved, StudyScheduler, StudySearcher, guard_callback
+from mhimdist.sweep import live_trials
+from mhimdist.sweep.driver import Driver
+from mhimdist.sweep.folder import SweepFolder
+from mhimdist.sweep.live_trials import Capacity
+from mhimdist.sweep.memory import TrialShares
+from mhimdist.sweep.ray_hooks import (
+    DriverCallback,
+    StopOnceSaved,
+    StudyScheduler,
+    StudySearcher,
+    guard_callback,
+)
+from mhimdist.sweep.watch import Watch
 
 BASE = preset("c16", "abmil").override({"epochs": 3})
 SIZES_N = np.array([100, 400, 300, 50])

@@ -12,20 +12,20 @@ import torch
 from optuna.trial import TrialState
 
 from data_prep import digits
-from mhimdist import tune_hooks
 from mhimdist.config.presets import preset
 from mhimdist.search import storage
 from mhimdist.search.options import Sweep
 from mhimdist.search.space import Space
-from mhimdist.trial import FoldRun
-from mhimdist.tune import run_sweep
-from mhimdist.tune_hooks import LOST_ACTOR, RayChangedWarning, surviving_the_memory_monitor
+from mhimdist.sweep import ray_hooks
+from mhimdist.sweep.ray_hooks import LOST_ACTOR, RayChangedWarning, surviving_the_memory_monitor
+from mhimdist.sweep.run import run_sweep
+from mhimdist.sweep.trial import FoldRun
 
 pytestmark = pytest.mark.ray
 BASE = preset("c16", "abmil").override(
     {"model.hidden_dim": 16, "model.attention_dim": 8, "epochs": 3, "device": "cpu"}
 )
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 TOO_WIDE = 10**10  # its weights alone are 640 GB
 HUNGRY = 0.25
 OTHERS = (0.5, 0.75)
@@ -62,14 +62,14 @@ def _starve_hungry(folder: Path) -> None:
 
 def test_ray_has_the_private_names_that_are_changed_for_its_memory_monitor():
     """Once it fails: look what this Ray makes of an `OutOfMemoryError`, and change or delete the patch."""
-    modules, missing = tune_hooks._judges_of_errors()
+    modules, missing = ray_hooks._judges_of_errors()
     assert missing == [], f"Ray {ray.__version__} has changed: `surviving_the_memory_monitor` does nothing"
-    assert [module.__name__ for module in modules] == list(tune_hooks.JUDGES_OF_ERRORS)
+    assert [module.__name__ for module in modules] == list(ray_hooks.JUDGES_OF_ERRORS)
 
 
 def test_what_rays_memory_monitor_kills_is_one_trial_and_not_the_sweep():
     """Ray Tune ends the whole sweep by itself: once it does not, `surviving_the_memory_monitor` can go."""
-    actor_manager, tune_controller = map(importlib.import_module, tune_hooks.JUDGES_OF_ERRORS)
+    actor_manager, tune_controller = map(importlib.import_module, ray_hooks.JUDGES_OF_ERRORS)
     killed = ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.")
     errors = []
 
@@ -106,8 +106,8 @@ def test_what_rays_memory_monitor_kills_is_one_trial_and_not_the_sweep():
 
 @pytest.mark.parametrize("missing", ["ray.tune.execution.gone", f"ray.tune.stopper.{LOST_ACTOR}"])
 def test_with_a_ray_that_has_other_names_a_sweep_warns_of_them_and_goes_without(missing, monkeypatch):
-    here = tune_hooks.JUDGES_OF_ERRORS[0]
-    monkeypatch.setattr(tune_hooks, "JUDGES_OF_ERRORS", (here, missing.removesuffix(f".{LOST_ACTOR}")))
+    here = ray_hooks.JUDGES_OF_ERRORS[0]
+    monkeypatch.setattr(ray_hooks, "JUDGES_OF_ERRORS", (here, missing.removesuffix(f".{LOST_ACTOR}")))
     with (
         pytest.warns(RayChangedWarning, match=f"^Ray {ray.__version__} has no {missing}, which") as warned,
         surviving_the_memory_monitor(),
@@ -141,7 +141,9 @@ def test_what_fits_beside_fewer_is_completed_and_what_fits_nowhere_fails_alone(t
         log_to_driver=False,
         runtime_env={
             "worker_process_setup_hook": lambda: _starve_hungry(active),
-            "env_vars": {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
+            "env_vars": {
+                "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(TESTS), str(TESTS.parent)])
+            },
         },
     )
     try:

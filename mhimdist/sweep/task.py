@@ -10,7 +10,7 @@ from mhimdist.data.shards import BagShards, open_bags
 from mhimdist.data.splits import Split
 from mhimdist.distributed.worker_group import Group
 from mhimdist.search.options import Sweep
-from mhimdist.trial import Launcher
+from mhimdist.sweep.trial import Launcher
 
 
 @dataclass(frozen=True)

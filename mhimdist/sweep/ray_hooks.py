@@ -18,7 +18,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from mhimdist.tune_driver import Driver
+from mhimdist.sweep.driver import Driver
 
 LOST_ACTOR = "RayActorError"
 """By this name of theirs, `JUDGES_OF_ERRORS` recognise the error of a trial whose process was lost."""

@@ -15,8 +15,8 @@ from mhimdist.engine import Trainer
 from mhimdist.errors import DiskFullError, RunLockedError
 from mhimdist.fold import FoldRun
 from mhimdist.search.options import Sweep
-from mhimdist.task import Task
-from mhimdist.tune_trial import ENDED_FILE, SweepTrial
+from mhimdist.sweep.task import Task
+from mhimdist.sweep.trainable import ENDED_FILE, SweepTrial
 
 CONFIG = load_config(
     {

@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from mhimdist.report.live import Watch
+from mhimdist.sweep.watch import Watch
 
 
 class Clock:

@@ -26,10 +26,10 @@ from mhimdist.environment import environment
 from mhimdist.errors import DiskFullError, PreemptedError, RunLockedError
 from mhimdist.first_stage import first_stage
 from mhimdist.fold import ERROR_FILE, folds_of_trial
-from mhimdist.launchers import ActorLauncher, GroupLauncher
-from mhimdist.room import is_out_of_memory
-from mhimdist.task import Task
-from mhimdist.trial import Launcher, TrialRun
+from mhimdist.sweep.launchers import ActorLauncher, GroupLauncher
+from mhimdist.sweep.memory import is_out_of_memory
+from mhimdist.sweep.task import Task
+from mhimdist.sweep.trial import Launcher, TrialRun
 
 ENDED_FILE = "ended"
 """In a trial's folder once the study has it that the trial has ended."""

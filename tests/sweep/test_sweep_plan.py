@@ -3,8 +3,8 @@ import pytest
 from mhimdist.cluster.nodes import Node, Share
 from mhimdist.config.train import TrainConfig
 from mhimdist.errors import SweepError
-from mhimdist.planner import Calibration, largest_share, likely_steps, num_waves_beside_trials, plan
 from mhimdist.search.options import Sweep
+from mhimdist.sweep.plan import Calibration, largest_share, likely_steps, num_waves_beside_trials, plan
 
 GIB = 2**30
 CPU = Calibration(epoch_s=2.0, memory_bytes=GIB, gpu_bytes=0, gpu_total_bytes=0, device="cpu")

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import ray
 from optuna.trial import TrialState
-from test_tune import BASE, numbers
+from test_run import BASE, numbers
 from trained_run import load_run
 
 from data_prep import digits
 from mhimdist.search import storage
 from mhimdist.search.options import Sweep
-from mhimdist.tune import run_sweep
+from mhimdist.sweep.run import run_sweep
 
 pytestmark = pytest.mark.ray
 

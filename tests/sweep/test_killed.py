@@ -17,15 +17,15 @@ from mhimdist.search import storage
 from mhimdist.search.options import Sweep
 from mhimdist.search.space import Space
 from mhimdist.search.study import SweepStudy
-from mhimdist.trial import FoldRun
-from mhimdist.tune import run_sweep
+from mhimdist.sweep.run import run_sweep
+from mhimdist.sweep.trial import FoldRun
 
 pytestmark = pytest.mark.ray
 EPOCHS = 8
 BASE = preset("c16", "abmil").override(
     {"model.hidden_dim": 16, "model.attention_dim": 8, "epochs": EPOCHS, "device": "cpu"}
 )
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 def space(s: Space) -> None:
@@ -98,7 +98,9 @@ def test_a_driver_that_fails_a_killed_process_and_a_stop_in_the_middle(
         log_to_driver=False,
         runtime_env={
             "worker_process_setup_hook": _slow_down,
-            "env_vars": {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
+            "env_vars": {
+                "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(TESTS), str(TESTS.parent)])
+            },
         },
     )
     try:

@@ -2,7 +2,7 @@
 
 Ray Tune is what starts trials where there is room, notices when their process or node is lost, keeps
 processes for the next trial, stops trials, and feeds loggers. It decides nothing and remembers
-nothing: its searcher and its scheduler are two thin classes of `tune_hooks`, which pass everything to
+nothing: its searcher and its scheduler are two thin classes of `ray_hooks`, which pass everything to
 `study.SweepStudy`, and that has it in a database before it is acted upon. So there is one record, and one
 way to go on after anything was killed: open the study, run the trials that it says are unfinished, which find
 their own folds' checkpoints, then propose the rest. `Tuner.restore` would be a second record, some seconds
@@ -31,7 +31,6 @@ from ray.tune.logger import TBXLoggerCallback
 from rich import get_console
 
 from mhimdist import files
-from mhimdist.calibration import Planning
 from mhimdist.cluster.connect import connect, refuse_open_cluster
 from mhimdist.cluster.nodes import Share
 from mhimdist.data.remote import Location, absolute
@@ -40,22 +39,21 @@ from mhimdist.data.shards import BagShards, open_bags
 from mhimdist.data.splits import Split
 from mhimdist.distributed.worker_group import worker_group
 from mhimdist.errors import DiskFullError, MhimdistError, SweepError
-from mhimdist.finals import finish
 from mhimdist.fold import ERROR_FILE
-from mhimdist.live_trials import Capacity
 from mhimdist.process import Stopping
 from mhimdist.report import formats
-from mhimdist.report.live import Watch, say
-from mhimdist.room import TrialShares
 from mhimdist.search import first_trials, proposals, samplers
 from mhimdist.search.options import Sweep
 from mhimdist.search.space import SpaceFunction
 from mhimdist.search.storage import hidden, network_filesystem
 from mhimdist.search.study import SweepStudy
-from mhimdist.sweep_folder import SweepFolder
-from mhimdist.task import Task
-from mhimdist.tune_driver import SHARE, Driver, one_line
-from mhimdist.tune_hooks import (
+from mhimdist.sweep.calibration import Planning
+from mhimdist.sweep.driver import SHARE, Driver, one_line
+from mhimdist.sweep.finals import finish
+from mhimdist.sweep.folder import SweepFolder
+from mhimdist.sweep.live_trials import Capacity
+from mhimdist.sweep.memory import TrialShares
+from mhimdist.sweep.ray_hooks import (
     DriverCallback,
     StopOnceSaved,
     StudyScheduler,
@@ -63,7 +61,9 @@ from mhimdist.tune_hooks import (
     guard_callback,
     surviving_the_memory_monitor,
 )
-from mhimdist.tune_trial import SweepTrial, make_first_stage
+from mhimdist.sweep.task import Task
+from mhimdist.sweep.trainable import SweepTrial, make_first_stage
+from mhimdist.sweep.watch import Watch, say
 
 __all__ = ["Sweep", "run_sweep"]
 

@@ -7,7 +7,7 @@ from mhimdist.config.presets import preset
 from mhimdist.errors import SweepError
 from mhimdist.search import storage
 from mhimdist.search.options import STORAGE_VARIABLE, Sweep
-from mhimdist.sweep_folder import SweepFolder
+from mhimdist.sweep.folder import SweepFolder
 
 BASE = preset("c16", "abmil")
 SECRET = "tok3n"

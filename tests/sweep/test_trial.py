@@ -19,7 +19,7 @@ from mhimdist.engine import Trainer
 from mhimdist.errors import PreemptedError, RunLockedError
 from mhimdist.fold import RESULT_FILE, Epoch, FoldRun, folds_of_trial
 from mhimdist.history import EpochRecord
-from mhimdist.trial import Launcher, TrialRun
+from mhimdist.sweep.trial import Launcher, TrialRun
 
 CONFIG = load_config(
     {

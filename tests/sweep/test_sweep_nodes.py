@@ -58,7 +58,13 @@ def test_a_sweep_survives_a_node_and_its_driver(cluster, tmp_path):
         "none",
         "--no-between-folds",
     ]
-    command = [sys.executable, str(Path(__file__).parent / "sweep_once.py"), str(data), str(home), *options]
+    command = [
+        sys.executable,
+        str(Path(__file__).parents[1] / "sweep_once.py"),
+        str(data),
+        str(home),
+        *options,
+    ]
     env = os.environ | {"RAY_ADDRESS": running.address}
     before = {process.pid for process in psutil.process_iter()}
 

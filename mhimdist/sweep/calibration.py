@@ -12,7 +12,7 @@ import psutil
 import ray
 import torch
 
-from mhimdist import files, planner
+from mhimdist import files
 from mhimdist.cluster.connect import Nodes
 from mhimdist.cluster.nodes import Share
 from mhimdist.config.train import TrainConfig
@@ -21,11 +21,12 @@ from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.errors import MhimdistError, SweepError
 from mhimdist.first_stage import RECIPE_VERSION
-from mhimdist.planner import Calibration, Plan
-from mhimdist.report.live import say
-from mhimdist.room import is_out_of_memory
 from mhimdist.search.options import Sweep
-from mhimdist.task import Task
+from mhimdist.sweep import plan as planner
+from mhimdist.sweep.memory import is_out_of_memory
+from mhimdist.sweep.plan import Calibration, Plan
+from mhimdist.sweep.task import Task
+from mhimdist.sweep.watch import say
 
 CALIBRATION_VERSION = 2
 """Raised when something else is measured, so that what an older release measured is not taken for it."""
@@ -74,7 +75,7 @@ class Planning:
         return planner.planned_share(self._task.sweep, self.calibration)
 
     def plan(self, num_trials: int) -> Plan:
-        """How the sweep will use the cluster; see `planner.plan`.
+        """How the sweep will use the cluster; see `plan.plan`.
 
         Raises:
             MhimdistError: as `calibration`, or no node can hold a trial.
@@ -82,7 +83,7 @@ class Planning:
         return planner.plan(self._task.sweep, self.calibration, self._nodes.look(), num_trials)
 
     def largest_share(self) -> Share:
-        """The most that a run can be given; see `planner.largest_share`."""
+        """The most that a run can be given; see `plan.largest_share`."""
         return planner.largest_share(self._task.sweep, self.share, self._nodes.look())
 
     def num_fitting(self) -> int:

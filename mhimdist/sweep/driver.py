@@ -17,15 +17,15 @@ from ray.tune.search import Searcher
 
 from mhimdist import files
 from mhimdist.fold import ERROR_FILE
-from mhimdist.live_trials import Capacity, FailureStreak, LiveTrial, LiveTrials
 from mhimdist.report import formats
 from mhimdist.report.formats import last_line
-from mhimdist.report.live import Watch
-from mhimdist.room import TrialShares, is_of_a_gpu, is_out_of_memory, smaller_step
 from mhimdist.search.options import COSTS, OBJECTIVE
 from mhimdist.search.study import Proposal, SweepStudy
-from mhimdist.sweep_folder import Clock, SweepFolder
-from mhimdist.tune_trial import ENDED_FILE
+from mhimdist.sweep.folder import Clock, SweepFolder
+from mhimdist.sweep.live_trials import Capacity, FailureStreak, LiveTrial, LiveTrials
+from mhimdist.sweep.memory import TrialShares, is_of_a_gpu, is_out_of_memory, smaller_step
+from mhimdist.sweep.trainable import ENDED_FILE
+from mhimdist.sweep.watch import Watch
 
 SAVING_S = 60.0
 """How long trials that were asked to stop may take to save themselves."""

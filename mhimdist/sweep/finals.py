@@ -10,7 +10,6 @@ import ray
 from rich import get_console
 
 from mhimdist import files
-from mhimdist.calibration import Planning
 from mhimdist.config.presets import PRESETS, preset
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.folds import FoldSet
@@ -24,15 +23,16 @@ from mhimdist.fold import RESULT_FILE, Fold
 from mhimdist.process import Stopping
 from mhimdist.report import formats
 from mhimdist.report import summary as report
-from mhimdist.report.live import say
 from mhimdist.report.sweep_page import write_sweep_report
 from mhimdist.report.sweep_tables import print_summary
-from mhimdist.room import is_out_of_memory
 from mhimdist.search.options import COSTS, Sweep
 from mhimdist.search.storage import hidden
 from mhimdist.search.study import SweepStudy
-from mhimdist.sweep_folder import SweepFolder
-from mhimdist.task import Task
+from mhimdist.sweep.calibration import Planning
+from mhimdist.sweep.folder import SweepFolder
+from mhimdist.sweep.memory import is_out_of_memory
+from mhimdist.sweep.task import Task
+from mhimdist.sweep.watch import say
 
 
 def finish(

@@ -13,8 +13,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from mhimdist.distributed.worker_group import Group, train
 from mhimdist.fold import Epoch, Fold, Run, keep_best_only
 from mhimdist.history import EpochRecord
-from mhimdist.task import Task
-from mhimdist.trial import Launcher
+from mhimdist.sweep.task import Task
+from mhimdist.sweep.trial import Launcher
 
 _LOST = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)  # what Ray says of a killed process
 

@@ -22,7 +22,7 @@ from mhimdist.errors import RunLockedError, SweepError
 from mhimdist.search import storage, study
 from mhimdist.search.options import Sweep
 from mhimdist.search.space import Space
-from mhimdist.tune import run_sweep, trackers
+from mhimdist.sweep.run import run_sweep, trackers
 
 pytestmark = pytest.mark.ray
 BASE = preset("c16", "abmil").override(
@@ -35,7 +35,7 @@ BASE = preset("c16", "abmil").override(
     }
 )
 DIVERGES = 1e30
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 def space(s: Space) -> None:
@@ -94,7 +94,9 @@ def cluster(reads):
         log_to_driver=False,
         runtime_env={
             "worker_process_setup_hook": lambda: _note_reads(reads),
-            "env_vars": {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
+            "env_vars": {
+                "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(TESTS), str(TESTS.parent)])
+            },
         },
     )
     yield

@@ -2,9 +2,9 @@ import json
 
 from mhimdist.config.presets import preset
 from mhimdist.config.train import TrainConfig
-from mhimdist.finals import _num_tested, _text_of, final_seeds
 from mhimdist.search.options import Sweep
-from mhimdist.sweep_folder import SweepFolder
+from mhimdist.sweep.finals import _num_tested, _text_of, final_seeds
+from mhimdist.sweep.folder import SweepFolder
 
 BASE = preset("c16", "abmil")
 

@@ -17,7 +17,7 @@ from mhimdist.search import storage
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 EPOCHS = 12
 OPTIONS = [
     *("--num-trials", "3", "--scheduler", "none", "--no-between-folds", "--at-once", "2"),

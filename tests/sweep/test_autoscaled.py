@@ -28,7 +28,7 @@ def short_folder():
 def test_trials_bring_the_nodes_they_need_and_run_on_all_of_them(short_folder, tmp_path):
     data = digits.build("digits-c16", tmp_path / "digits-c16", scale=0.01)
     home = tmp_path / "home"
-    script = Path(__file__).parent / "sweep_once.py"
+    script = Path(__file__).parents[1] / "sweep_once.py"
     options = ["--name", "grown", "--num-trials", "4", "--scheduler", "none", "--gpus-per-run", "1"]
     options += ["--train.epochs", "60"]  # a trial lasts longer than a node takes to come
     with autoscaled(short_folder, WORKER, most=2) as env:
