@@ -28,12 +28,12 @@ from benchmarks import bag_on_gpu
 from benchmarks.ahead_of_time import ARCHITECTURES, Launch, compiled
 from mhimdist.config.presets import preset
 from mhimdist.data.bags import PackedBags
-from mhimdist.graphs import GraphedStep
 from mhimdist.method.masking import most_kept
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
 from mhimdist.ops.draws import Draws
-from mhimdist.step import TrainingStep
+from mhimdist.training.graphed_step import GraphedStep
+from mhimdist.training.step import TrainingStep
 
 BYTES_A_S, FLOPS_A_S, PAPER_BAGS_A_S = 3.35e12, 800e12, 62
 # Assumed, in microseconds: a launch of a CUDA graph, one of PyTorch's eager mode, and what a program takes to
@@ -151,7 +151,7 @@ class CountedGraph:
         self.nodes = Launches()
 
     def record(self, work: Callable[[], tuple[Tensor, ...]]) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
-        """See `graphs.Recorder`."""
+        """See `graphed_step.Recorder`."""
         work()  # makes Adam's states
         with self.nodes:
             found = work()

@@ -25,9 +25,9 @@ from data_prep import digits
 from mhimdist.config.presets import preset
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import k_folds
-from mhimdist.evaluation import evaluate
 from mhimdist.files import home
-from mhimdist.first_stage import open_trainer
+from mhimdist.training.evaluation import evaluate
+from mhimdist.training.first_stage import open_trainer
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
 T_95 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)

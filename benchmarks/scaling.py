@@ -31,14 +31,14 @@ import torch.multiprocessing as mp
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from mhimdist import denormals
 from mhimdist.config.presets import preset
 from mhimdist.data.bags import PackedBags
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
 from mhimdist.ops.draws import Draws
-from mhimdist.step import TrainingStep
-from mhimdist.workers import DistributedWorkers, Workers
+from mhimdist.training import denormals
+from mhimdist.training.step import TrainingStep
+from mhimdist.training.workers import DistributedWorkers, Workers
 
 BAGS = (1, 2, 4, 8, 16)
 PARAMETERS = 591_490

@@ -28,11 +28,11 @@ from mhimdist.config.train import TrainConfig
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.files import home
-from mhimdist.first_stage import first_stage, open_trainer
 from mhimdist.search.options import Sweep
 from mhimdist.search.space import Space
 from mhimdist.search.storage import read, sqlite_url
 from mhimdist.sweep.run import run_sweep
+from mhimdist.training.first_stage import first_stage, open_trainer
 
 
 def plain_loop(

@@ -26,13 +26,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.peers import Laps, NaiveStep, TorchmilStep
-from mhimdist import denormals
 from mhimdist.config.presets import preset
 from mhimdist.data.bags import PackedBags
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
 from mhimdist.ops.draws import Draws
-from mhimdist.step import TrainingStep
+from mhimdist.training import denormals
+from mhimdist.training.step import TrainingStep
 
 
 class OurStep:

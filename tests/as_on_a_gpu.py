@@ -69,7 +69,7 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 class Recorder:
-    """What `graphs.CudaGraphs` is on a GPU."""
+    """What `graphed_step.CudaGraphs` is on a GPU."""
 
     def __init__(self) -> None:
         self.recordings: list[Recording] = []

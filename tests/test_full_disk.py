@@ -12,11 +12,11 @@ from data_prep import digits
 from mhimdist import process
 from mhimdist.config.execution import Saving
 from mhimdist.config.train import load_config
-from mhimdist.engine import Trainer
-from mhimdist.run_folder import RunFolder
 from mhimdist.search.options import Sweep
 from mhimdist.search.space import Space
 from mhimdist.sweep.run import run_sweep
+from mhimdist.training.run_folder import RunFolder
+from mhimdist.training.trainer import Trainer
 
 CONFIG = load_config(
     {

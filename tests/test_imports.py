@@ -152,7 +152,7 @@ def test_importing_the_package_is_light():
 
 def test_the_engine_knows_no_ray_and_no_optuna():
     code = (
-        "import sys, mhimdist.engine, mhimdist.first_stage;"
+        "import sys, mhimdist.training.trainer, mhimdist.training.first_stage;"
         "heavy = {'ray', 'optuna', 'nvidia.dali', 'webdataset', 'plotly'} & set(sys.modules);"
         "assert not heavy, heavy"
     )

@@ -19,10 +19,10 @@ from memory_bags import gaussian_bags
 
 from mhimdist.config.execution import Saving
 from mhimdist.config.train import load_config
-from mhimdist.engine import Trainer
 from mhimdist.errors import PreemptedError
 from mhimdist.process import run
-from mhimdist.workers import DistributedWorkers, Workers
+from mhimdist.training.trainer import Trainer
+from mhimdist.training.workers import DistributedWorkers, Workers
 
 CONFIG = load_config(
     {

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.splits import Split
-from mhimdist.history import EpochRecord
-from mhimdist.run_folder import HISTORY
+from mhimdist.training.history import EpochRecord
+from mhimdist.training.run_folder import HISTORY
 
 
 def load_run(folder: Path) -> tuple[TrainConfig, Split, list[EpochRecord]]:

@@ -23,7 +23,7 @@ from mhimdist.data.splits import Split
 from mhimdist.distributed.fold_tasks import Outcome, run_folds, stoppable
 from mhimdist.report import formats
 from mhimdist.report.comparison import PAPER_WARNING, Comparison, Row
-from mhimdist.result import OUTSIDE_WEIGHTS, Protocol, Result
+from mhimdist.training.result import OUTSIDE_WEIGHTS, Protocol, Result
 
 
 def run_cross_validation(job: CrossValidation, *, data: Location) -> Comparison:

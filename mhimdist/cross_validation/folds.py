@@ -16,10 +16,10 @@ from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.distributed.fold_tasks import Outcome
 from mhimdist.errors import CrossValidationError
-from mhimdist.first_stage import made_with
-from mhimdist.fold import ERROR_FILE, Fold, fold_folder
 from mhimdist.report import formats
-from mhimdist.result import Protocol
+from mhimdist.training.first_stage import made_with
+from mhimdist.training.fold import ERROR_FILE, Fold, fold_folder
+from mhimdist.training.result import Protocol
 
 
 def raise_failed(of: str, failures: Mapping[str, str], folder: Path) -> None:

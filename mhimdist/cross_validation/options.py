@@ -14,7 +14,7 @@ from mhimdist.config.train import TrainConfig
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split, splits_of
 from mhimdist.report import formats
-from mhimdist.result import Protocol
+from mhimdist.training.result import Protocol
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from mhimdist.data.remote import Location
 from mhimdist.data.shards import open_bags
 from mhimdist.distributed.worker_group import train, worker_group
 from mhimdist.errors import MhimdistError, PreemptedError
-from mhimdist.fold import ERROR_FILE, STOP_FILE, Fold, run_fold
 from mhimdist.process import Stopping
 from mhimdist.report import formats
-from mhimdist.result import Result
+from mhimdist.training.fold import ERROR_FILE, STOP_FILE, Fold, run_fold
+from mhimdist.training.result import Result
 
 Outcome = Result | str
 """What a fold reached, or the last line of why it failed."""

@@ -24,9 +24,9 @@ from mhimdist.cluster.connect import has_gpus
 from mhimdist.config.execution import Execution, Saving
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.shards import open_bags
-from mhimdist.fold import STOP_FILE, Fold, run_fold
-from mhimdist.run_folder import HISTORY
-from mhimdist.workers import DistributedWorkers, Workers
+from mhimdist.training.fold import STOP_FILE, Fold, run_fold
+from mhimdist.training.run_folder import HISTORY
+from mhimdist.training.workers import DistributedWorkers, Workers
 
 _WORKER_ERROR_FILE = "error.json"
 

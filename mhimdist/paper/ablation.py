@@ -17,7 +17,6 @@ from rich import get_console
 from mhimdist import files
 from mhimdist.config.options import leaves
 from mhimdist.config.train import TrainConfig
-from mhimdist.cost import Cost
 from mhimdist.cross_validation.compare import compare, raise_failures
 from mhimdist.cross_validation.options import Candidate, Experiment
 from mhimdist.data.remote import Location
@@ -26,6 +25,7 @@ from mhimdist.paper.costs import measure_costs
 from mhimdist.paper.rows import ROWS, TITLES, Base, Cell
 from mhimdist.paper.tables import common, cost_failures, grids
 from mhimdist.report.comparison import PAPER_WARNING, Comparison, records_csv
+from mhimdist.training.cost import Cost
 
 _VARIED = ("model.name", "masking", "teacher.kind", "student_init", "loss.alpha")
 _METHOD = ("teacher.", "loss.temperature")

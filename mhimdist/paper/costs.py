@@ -10,14 +10,14 @@ from rich import get_console
 from mhimdist import files
 from mhimdist.cluster.connect import connect, share_of
 from mhimdist.config.train import TrainConfig
-from mhimdist.cost import Cost, measure
 from mhimdist.cross_validation.folds import device_of_runs, digest_of
 from mhimdist.cross_validation.options import Experiment
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.shards import open_bags
 from mhimdist.data.splits import Split
 from mhimdist.distributed.fold_tasks import stoppable, why_lost
-from mhimdist.first_stage import made_with
+from mhimdist.training.cost import Cost, measure
+from mhimdist.training.first_stage import made_with
 
 
 def measure_costs(

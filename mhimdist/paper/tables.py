@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 from mhimdist.config.presets import departures
-from mhimdist.cost import Cost
 from mhimdist.paper.rows import COLUMNS, LOW_RATIO, RANDOM_RATIO, TITLES, Cell
 from mhimdist.report import formats
 from mhimdist.report.comparison import (
@@ -15,7 +14,8 @@ from mhimdist.report.comparison import (
     spread_text,
 )
 from mhimdist.report.text_table import Grid
-from mhimdist.result import Protocol
+from mhimdist.training.cost import Cost
+from mhimdist.training.result import Protocol
 
 
 def grid(

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from mhimdist import metrics
 from mhimdist.report import formats
 from mhimdist.report.text_table import Grid
-from mhimdist.result import Protocol, Result
+from mhimdist.training import metrics
+from mhimdist.training.result import Protocol, Result
 
 METRICS = ("auc", "accuracy", "f1", "precision", "recall")
 INFLATED = ("auc", "accuracy", "f1")

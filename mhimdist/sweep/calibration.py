@@ -16,17 +16,17 @@ from mhimdist import files
 from mhimdist.cluster.connect import Nodes
 from mhimdist.cluster.nodes import Share
 from mhimdist.config.train import TrainConfig
-from mhimdist.cost import measure
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.errors import MhimdistError, SweepError
-from mhimdist.first_stage import RECIPE_VERSION
 from mhimdist.search.options import Sweep
 from mhimdist.sweep import plan as planner
 from mhimdist.sweep.memory import is_out_of_memory
 from mhimdist.sweep.plan import Calibration, Plan
 from mhimdist.sweep.task import Task
 from mhimdist.sweep.watch import say
+from mhimdist.training.cost import measure
+from mhimdist.training.first_stage import RECIPE_VERSION
 
 CALIBRATION_VERSION = 2
 """Raised when something else is measured, so that what an older release measured is not taken for it."""

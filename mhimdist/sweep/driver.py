@@ -16,7 +16,6 @@ import numpy as np
 from ray.tune.search import Searcher
 
 from mhimdist import files
-from mhimdist.fold import ERROR_FILE
 from mhimdist.report import formats
 from mhimdist.report.formats import last_line
 from mhimdist.search.options import COSTS, OBJECTIVE
@@ -26,6 +25,7 @@ from mhimdist.sweep.live_trials import Capacity, FailureStreak, LiveTrial, LiveT
 from mhimdist.sweep.memory import TrialShares, is_of_a_gpu, is_out_of_memory, smaller_step
 from mhimdist.sweep.trainable import ENDED_FILE
 from mhimdist.sweep.watch import Watch
+from mhimdist.training.fold import ERROR_FILE
 
 SAVING_S = 60.0
 """How long trials that were asked to stop may take to save themselves."""

@@ -17,9 +17,7 @@ from mhimdist.cross_validation.options import Candidate
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.distributed.fold_tasks import run_folds
-from mhimdist.environment import environment
 from mhimdist.errors import SweepError
-from mhimdist.fold import RESULT_FILE, Fold
 from mhimdist.process import Stopping
 from mhimdist.report import formats
 from mhimdist.report import summary as report
@@ -33,6 +31,8 @@ from mhimdist.sweep.folder import SweepFolder
 from mhimdist.sweep.memory import is_out_of_memory
 from mhimdist.sweep.task import Task
 from mhimdist.sweep.watch import say
+from mhimdist.training.environment import environment
+from mhimdist.training.fold import RESULT_FILE, Fold
 
 
 def finish(

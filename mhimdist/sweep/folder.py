@@ -16,13 +16,13 @@ from mhimdist import files
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.splits import Split
 from mhimdist.errors import SweepError
-from mhimdist.fold import STOP_FILE, Fold, folds_of_trial
-from mhimdist.history import EpochRecord
 from mhimdist.report import summary as report
-from mhimdist.run_folder import HISTORY
 from mhimdist.search import storage, study
 from mhimdist.search.options import Sweep
 from mhimdist.search.proposals import Params
+from mhimdist.training.fold import STOP_FILE, Fold, folds_of_trial
+from mhimdist.training.history import EpochRecord
+from mhimdist.training.run_folder import HISTORY
 
 IDENTITY_FILE = "sweep.json"
 _CLOCK_FILE = "clock.json"

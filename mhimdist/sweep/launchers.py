@@ -11,10 +11,10 @@ from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from mhimdist.distributed.worker_group import Group, train
-from mhimdist.fold import Epoch, Fold, Run, keep_best_only
-from mhimdist.history import EpochRecord
 from mhimdist.sweep.task import Task
 from mhimdist.sweep.trial import Launcher
+from mhimdist.training.fold import Epoch, Fold, Run, keep_best_only
+from mhimdist.training.history import EpochRecord
 
 _LOST = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)  # what Ray says of a killed process
 

@@ -39,7 +39,6 @@ from mhimdist.data.shards import BagShards, open_bags
 from mhimdist.data.splits import Split
 from mhimdist.distributed.worker_group import worker_group
 from mhimdist.errors import DiskFullError, MhimdistError, SweepError
-from mhimdist.fold import ERROR_FILE
 from mhimdist.process import Stopping
 from mhimdist.report import formats
 from mhimdist.search import first_trials, proposals, samplers
@@ -64,6 +63,7 @@ from mhimdist.sweep.ray_hooks import (
 from mhimdist.sweep.task import Task
 from mhimdist.sweep.trainable import SweepTrial, make_first_stage
 from mhimdist.sweep.watch import Watch, say
+from mhimdist.training.fold import ERROR_FILE
 
 __all__ = ["Sweep", "run_sweep"]
 

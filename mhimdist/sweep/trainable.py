@@ -22,14 +22,14 @@ from ray import tune
 from mhimdist import files
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.splits import Split
-from mhimdist.environment import environment
 from mhimdist.errors import DiskFullError, PreemptedError, RunLockedError
-from mhimdist.first_stage import first_stage
-from mhimdist.fold import ERROR_FILE, folds_of_trial
 from mhimdist.sweep.launchers import ActorLauncher, GroupLauncher
 from mhimdist.sweep.memory import is_out_of_memory
 from mhimdist.sweep.task import Task
 from mhimdist.sweep.trial import Launcher, TrialRun
+from mhimdist.training.environment import environment
+from mhimdist.training.first_stage import first_stage
+from mhimdist.training.fold import ERROR_FILE, folds_of_trial
 
 ENDED_FILE = "ended"
 """In a trial's folder once the study has it that the trial has ended."""

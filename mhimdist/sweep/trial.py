@@ -12,8 +12,8 @@ from statistics import mean
 
 from mhimdist.config.execution import Saving
 from mhimdist.data.bags import BagSource
-from mhimdist.fold import Epoch, Fold, FoldRun, Run
-from mhimdist.history import EpochRecord
+from mhimdist.training.fold import Epoch, Fold, FoldRun, Run
+from mhimdist.training.history import EpochRecord
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import ray
 import torch
 
 from data_prep import digits
-from mhimdist import first_stage
 from mhimdist.config.presets import preset
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation import compare as compare_module
@@ -25,7 +24,8 @@ from mhimdist.models import build
 from mhimdist.paper import costs
 from mhimdist.paper.costs import measure_costs
 from mhimdist.report.comparison import PAPER_WARNING
-from mhimdist.result import OUTSIDE_WEIGHTS
+from mhimdist.training import first_stage
+from mhimdist.training.result import OUTSIDE_WEIGHTS
 
 BASE = preset("c16", "abmil").override(
     {

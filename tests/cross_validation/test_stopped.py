@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from data_prep import digits
-from mhimdist import checkpoint
+from mhimdist.training import checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 

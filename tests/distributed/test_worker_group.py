@@ -13,15 +13,15 @@ from feature_folders import shards_of
 from memory_bags import gaussian_bags
 from trained_run import load_run
 
-from mhimdist import checkpoint
 from mhimdist.config.execution import Saving
 from mhimdist.config.train import load_config
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import holdout
 from mhimdist.distributed.worker_group import Group, train
 from mhimdist.errors import NonFiniteError, PreemptedError
-from mhimdist.first_stage import open_trainer
-from mhimdist.fold import Fold
+from mhimdist.training import checkpoint
+from mhimdist.training.first_stage import open_trainer
+from mhimdist.training.fold import Fold
 
 pytestmark = [pytest.mark.ray, pytest.mark.numeric]
 CONFIG = load_config(

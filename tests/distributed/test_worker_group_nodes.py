@@ -18,8 +18,8 @@ from mhimdist.config.execution import Saving
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import holdout
 from mhimdist.distributed.worker_group import Group, train
-from mhimdist.first_stage import open_trainer
-from mhimdist.fold import Fold
+from mhimdist.training.first_stage import open_trainer
+from mhimdist.training.fold import Fold
 
 pytestmark = pytest.mark.ray
 

@@ -8,7 +8,7 @@ from mhimdist.method.mhim import MHIM
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
 from mhimdist.ops.draws import Draws
-from mhimdist.step import TrainingStep
+from mhimdist.training.step import TrainingStep
 
 pytestmark = pytest.mark.numeric
 GOLDEN_MODELS = {

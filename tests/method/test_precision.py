@@ -3,8 +3,8 @@ import torch
 from memory_bags import gaussian_bags
 
 from mhimdist.config.train import load_config
-from mhimdist.engine import Trainer
 from mhimdist.method.precision import tensor_float32
+from mhimdist.training.trainer import Trainer
 
 pytestmark = pytest.mark.numeric
 

@@ -7,14 +7,14 @@ import pytest
 from rich.console import Console
 
 from mhimdist.config.presets import preset
-from mhimdist.cost import Cost
 from mhimdist.errors import ConfigError, CrossValidationError
 from mhimdist.paper import ablation
 from mhimdist.paper import rows as rows_module
 from mhimdist.paper.ablation import Ablation, run_ablation, select
 from mhimdist.paper.tables import common, grid
 from mhimdist.report.comparison import Comparison, Row
-from mhimdist.result import Result
+from mhimdist.training.cost import Cost
+from mhimdist.training.result import Result
 
 
 def _base(model):

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from mhimdist.report.comparison import PAPER_WARNING, Comparison, Row
-from mhimdist.result import Result
+from mhimdist.training.result import Result
 
 
 def _result(protocol="strict", seed=0, fold=1, auc=0.9, **changes):

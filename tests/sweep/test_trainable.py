@@ -8,15 +8,16 @@ import ray
 from forked import fork, status_of
 from memory_bags import MemoryBags
 
-from mhimdist import files, fold
+from mhimdist import files
 from mhimdist.config.train import load_config
 from mhimdist.data.splits import Split
-from mhimdist.engine import Trainer
 from mhimdist.errors import DiskFullError, RunLockedError
-from mhimdist.fold import FoldRun
 from mhimdist.search.options import Sweep
 from mhimdist.sweep.task import Task
 from mhimdist.sweep.trainable import ENDED_FILE, SweepTrial
+from mhimdist.training import fold
+from mhimdist.training.fold import FoldRun
+from mhimdist.training.trainer import Trainer
 
 CONFIG = load_config(
     {

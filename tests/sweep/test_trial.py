@@ -10,16 +10,17 @@ import torch
 from forked import fork, status_of
 from memory_bags import MemoryBags
 
-from mhimdist import __version__, checkpoint, environment, files
-from mhimdist import fold as fold_module
+from mhimdist import __version__, files
 from mhimdist.config.execution import Saving
 from mhimdist.config.train import load_config
 from mhimdist.data.splits import Split
-from mhimdist.engine import Trainer
 from mhimdist.errors import PreemptedError, RunLockedError
-from mhimdist.fold import RESULT_FILE, Epoch, FoldRun, folds_of_trial
-from mhimdist.history import EpochRecord
 from mhimdist.sweep.trial import Launcher, TrialRun
+from mhimdist.training import checkpoint, environment
+from mhimdist.training import fold as fold_module
+from mhimdist.training.fold import RESULT_FILE, Epoch, FoldRun, folds_of_trial
+from mhimdist.training.history import EpochRecord
+from mhimdist.training.trainer import Trainer
 
 CONFIG = load_config(
     {

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from mhimdist import denormals
 from mhimdist.config.execution import Saving
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import BagSource, PackedBags
@@ -20,17 +19,18 @@ from mhimdist.data.resident import resident
 from mhimdist.data.sampler import EpochPlan, epoch_plan, warn_of_larger_bags
 from mhimdist.data.splits import Split
 from mhimdist.errors import ConfigError, PreemptedError
-from mhimdist.evaluation import Predictions, predict
-from mhimdist.graphs import GraphedStep
-from mhimdist.history import EpochRecord
 from mhimdist.method import precision
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel, build
 from mhimdist.ops.draws import Draws
-from mhimdist.run_folder import LOST_LOCK_S, RunFolder
-from mhimdist.run_state import RunState, Totals
-from mhimdist.step import TrainingStep
-from mhimdist.workers import Workers
+from mhimdist.training import denormals
+from mhimdist.training.evaluation import Predictions, predict
+from mhimdist.training.graphed_step import GraphedStep
+from mhimdist.training.history import EpochRecord
+from mhimdist.training.run_folder import LOST_LOCK_S, RunFolder
+from mhimdist.training.run_state import RunState, Totals
+from mhimdist.training.step import TrainingStep
+from mhimdist.training.workers import Workers
 
 AGREE_EVERY_STEPS = 16
 """Steps between two agreements of the workers on whether to stop or to save."""

@@ -10,11 +10,11 @@ from trained_run import load_run
 from mhimdist.config.execution import Saving
 from mhimdist.config.train import load_config
 from mhimdist.data.bags import PackedBags
-from mhimdist.engine import Trainer
 from mhimdist.errors import CheckpointError, ConfigError, NonFiniteError, PreemptedError, RunLockedError
-from mhimdist.evaluation import evaluate, predict
 from mhimdist.models import build
-from mhimdist.run_folder import CheckpointWarning, Position
+from mhimdist.training.evaluation import evaluate, predict
+from mhimdist.training.run_folder import CheckpointWarning, Position
+from mhimdist.training.trainer import Trainer
 
 pytestmark = pytest.mark.numeric
 SETTINGS = {

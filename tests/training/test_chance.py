@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from data_prep import digits
-from mhimdist import metrics
 from mhimdist.config.presets import preset
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import k_folds
-from mhimdist.fold import Fold, run_fold
+from mhimdist.training import metrics
+from mhimdist.training.fold import Fold, run_fold
 
 CONFIG = preset("c16", "abmil").override(
     {"model.hidden_dim": 64, "optimizer.learning_rate": 5e-4, "epochs": 10, "device": "cpu"}

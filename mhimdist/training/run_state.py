@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mhimdist.history import EpochRecord
 from mhimdist.method.flat_parameters import NamedAdam
 from mhimdist.method.mhim import StepLoss
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel
-from mhimdist.run_folder import Position
-from mhimdist.workers import Workers
+from mhimdist.training.history import EpochRecord
+from mhimdist.training.run_folder import Position
+from mhimdist.training.workers import Workers
 
 
 class Totals:

@@ -5,8 +5,8 @@ import signal
 import pytest
 import torch
 
-from mhimdist import checkpoint
 from mhimdist.errors import CheckpointError
+from mhimdist.training import checkpoint
 
 pytestmark = pytest.mark.numeric
 TENSORS = {"student": {"w": torch.arange(6.0).reshape(2, 3)}, "optimizer": {"step.w": torch.tensor(3.0)}}

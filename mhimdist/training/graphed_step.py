@@ -25,8 +25,8 @@ from mhimdist.method.step_numbers import StepNumbers
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel
 from mhimdist.ops.draws import Draws
-from mhimdist.step import TrainingStep, place_of
-from mhimdist.workers import Workers
+from mhimdist.training.step import TrainingStep, place_of
+from mhimdist.training.workers import Workers
 
 MOST_GRAPHS = 64
 """Graphs that are kept; the one that was not used for longest goes first."""

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mhimdist import denormals, metrics
 from mhimdist.data.bags import BagSource
 from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.splits import Split
 from mhimdist.errors import NonFiniteError
 from mhimdist.models import BagModel
+from mhimdist.training import denormals, metrics
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from mhimdist.errors import CheckpointError
-from mhimdist.history import EpochRecord
+from mhimdist.training.history import EpochRecord
 
 
 def _row(**changes):

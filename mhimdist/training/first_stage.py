@@ -16,18 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mhimdist import checkpoint, files
+from mhimdist import files
 from mhimdist.config.execution import Saving
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
-from mhimdist.engine import Trainer, device_of
 from mhimdist.errors import CheckpointError
-from mhimdist.history import EpochRecord
 from mhimdist.method.precision import compute_dtype
 from mhimdist.models import BagModel, build
 from mhimdist.models.official import load_official
-from mhimdist.workers import Workers
+from mhimdist.training import checkpoint
+from mhimdist.training.history import EpochRecord
+from mhimdist.training.trainer import Trainer, device_of
+from mhimdist.training.workers import Workers
 
 RECIPE_VERSION = 4
 """Raised when training itself changes, so that networks of an older release are not taken for today's."""

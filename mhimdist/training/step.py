@@ -20,7 +20,7 @@ from mhimdist.method.mhim import MHIM, StepLoss, Student
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel
 from mhimdist.ops.draws import Draws
-from mhimdist.workers import Workers
+from mhimdist.training.workers import Workers
 
 
 class TrainingStep:

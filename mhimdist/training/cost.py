@@ -12,8 +12,8 @@ from mhimdist.config.models import Pooling
 from mhimdist.config.train import Loss, Teacher, TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
-from mhimdist.engine import Trainer
 from mhimdist.models import build
+from mhimdist.training.trainer import Trainer
 
 _SAMPLE_EVERY_S = 0.005
 

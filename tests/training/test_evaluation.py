@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from mhimdist.config.models import AttentionMIL
-from mhimdist.evaluation import predict
 from mhimdist.models import build
+from mhimdist.training.evaluation import predict
 
 pytestmark = pytest.mark.numeric
 

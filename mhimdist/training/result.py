@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from mhimdist.metrics import Scores
+from mhimdist.training.metrics import Scores
 
 Protocol = Literal["strict", "paper"]
 OUTSIDE_WEIGHTS = (

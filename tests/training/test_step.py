@@ -12,8 +12,8 @@ from mhimdist.method.precision import cast
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
 from mhimdist.ops.draws import Draws
-from mhimdist.run_state import Totals
-from mhimdist.step import TrainingStep
+from mhimdist.training.run_state import Totals
+from mhimdist.training.step import TrainingStep
 
 pytestmark = pytest.mark.numeric
 SIZES = (300, 40, 1)
@@ -279,7 +279,7 @@ def test_cuda_names_the_bag_of_a_loss_that_was_not_finite():
 
 
 def test_training_in_bf16_learns():
-    from mhimdist.engine import Trainer
+    from mhimdist.training.trainer import Trainer
 
     bags = gaussian_bags()
     config = load_config(

@@ -13,16 +13,16 @@ import torch
 from as_on_a_gpu import AsOnAGpu, Recorder, Recording, kernels_as_specified
 from memory_bags import gaussian_bags
 
-from mhimdist import graphs
 from mhimdist.config.train import TrainConfig, load_config
 from mhimdist.data.bags import PackedBags
 from mhimdist.errors import ConfigError, NonFiniteError
-from mhimdist.graphs import Bucket, CudaGraphs, GraphedStep, rounded
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
 from mhimdist.ops.draws import Draws
-from mhimdist.step import TrainingStep
-from mhimdist.workers import Workers
+from mhimdist.training import graphed_step
+from mhimdist.training.graphed_step import Bucket, CudaGraphs, GraphedStep, rounded
+from mhimdist.training.step import TrainingStep
+from mhimdist.training.workers import Workers
 
 pytest.importorskip("triton", reason="the kernels' operators want triton, of the extra dev")
 
@@ -62,7 +62,7 @@ def _config(model="abmil", **changes):
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request, monkeypatch):
-    monkeypatch.setattr(graphs, "SMALLEST_STEP", SMALLEST)
+    monkeypatch.setattr(graphed_step, "SMALLEST_STEP", SMALLEST)
     if request.param == "cuda":
         yield "cuda"
         return
@@ -276,11 +276,11 @@ def test_a_recording_keeps_numbers_and_memory_as_they_were():
 
 def test_a_run_by_graphs_is_the_run_without(device, monkeypatch):
     """A whole run, evaluation and averages of its epochs included."""
-    from mhimdist import engine
+    from mhimdist.training import trainer as trainer_module
 
     if device == "cpu":
         step = functools.partial(GraphedStep, recorder=Recorder)
-        monkeypatch.setattr(engine, "GraphedStep", step)
+        monkeypatch.setattr(trainer_module, "GraphedStep", step)
         monkeypatch.setattr(GraphedStep, "_read_later", lambda self, found_2, place: None)
         monkeypatch.setattr(TrainingStep, "_read_later", lambda self, found_2, place: None)
     bags = gaussian_bags()
@@ -288,7 +288,7 @@ def test_a_run_by_graphs_is_the_run_without(device, monkeypatch):
     config = _config(**changes)
     histories = []
     for by_graphs in (False, True):
-        trainer = engine.Trainer(config.override({"cuda_graphs": by_graphs}), bags, bags.holdout())
+        trainer = trainer_module.Trainer(config.override({"cuda_graphs": by_graphs}), bags, bags.holdout())
         assert isinstance(trainer.train_step, GraphedStep) == by_graphs
         histories.append([dataclasses.asdict(record) for record in trainer.epochs()])
     for ours, theirs in zip(*histories, strict=True):

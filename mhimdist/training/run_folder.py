@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from mhimdist import checkpoint, files
+from mhimdist import files
 from mhimdist.config.execution import Saving
 from mhimdist.errors import CheckpointError, RunLockedError
+from mhimdist.training import checkpoint
 
 HISTORY = "history.jsonl"
 LOST_LOCK_S = 180.0

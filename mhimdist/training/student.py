@@ -5,11 +5,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mhimdist import checkpoint
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.errors import CheckpointError
 from mhimdist.models import BagModel, build
+from mhimdist.training import checkpoint
 
 BEST_STUDENT = "best_student"
 

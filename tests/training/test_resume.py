@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from mhimdist.config.execution import Saving
-from mhimdist.run_folder import RunFolder
+from mhimdist.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.numeric
-PROGRAM = Path(__file__).parent / "train_once.py"
+PROGRAM = Path(__file__).parents[1] / "train_once.py"
 STEPS_OF_EPOCH = 56  # a bag a step
 
 

@@ -26,21 +26,22 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from mhimdist import checkpoint, files
+from mhimdist import files
 from mhimdist.config.execution import Saving
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
-from mhimdist.engine import Trainer
 from mhimdist.errors import CheckpointError, PreemptedError, RunLockedError
-from mhimdist.evaluation import judge, predict
-from mhimdist.first_stage import first_stage, open_trainer
-from mhimdist.history import EpochRecord
 from mhimdist.models import BagModel
-from mhimdist.result import OUTSIDE_WEIGHTS, Result
-from mhimdist.run_folder import HISTORY, LOST_LOCK_S, RunFolder
-from mhimdist.student import save_student
-from mhimdist.workers import Workers
+from mhimdist.training import checkpoint
+from mhimdist.training.evaluation import judge, predict
+from mhimdist.training.first_stage import first_stage, open_trainer
+from mhimdist.training.history import EpochRecord
+from mhimdist.training.result import OUTSIDE_WEIGHTS, Result
+from mhimdist.training.run_folder import HISTORY, LOST_LOCK_S, RunFolder
+from mhimdist.training.student import save_student
+from mhimdist.training.trainer import Trainer
+from mhimdist.training.workers import Workers
 
 RESULT_FILE = "result.json"
 ERROR_FILE = "error.txt"

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from mhimdist import metrics
+from mhimdist.training import metrics
 
 pytestmark = pytest.mark.numeric
 

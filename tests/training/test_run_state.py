@@ -5,9 +5,9 @@ import torch
 from memory_bags import gaussian_bags
 
 from mhimdist.config.train import load_config
-from mhimdist.engine import Trainer
-from mhimdist.run_state import RunState, Totals
-from mhimdist.workers import Workers
+from mhimdist.training.run_state import RunState, Totals
+from mhimdist.training.trainer import Trainer
+from mhimdist.training.workers import Workers
 
 
 def _trainer(epochs=2, seed=1):

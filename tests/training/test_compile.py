@@ -12,7 +12,7 @@ from mhimdist.data.bags import PackedBags
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
 from mhimdist.ops.draws import Draws
-from mhimdist.step import TrainingStep
+from mhimdist.training.step import TrainingStep
 
 pytestmark = [
     pytest.mark.numeric,
@@ -98,7 +98,7 @@ def test_generated_code_trains_as_the_plain_step(model):
 
 
 def test_a_run_is_compiled_where_its_settings_say_so(compilations):
-    from mhimdist.engine import Trainer
+    from mhimdist.training.trainer import Trainer
 
     bags = gaussian_bags()
     config = _config("abmil", MASKED).override({"compile": True, "epochs": 1})

@@ -3,11 +3,11 @@ import dataclasses
 import pytest
 import torch
 
-from mhimdist import checkpoint
-from mhimdist import first_stage as module
 from mhimdist.config.train import load_config
-from mhimdist.engine import Trainer
-from mhimdist.first_stage import first_stage, open_trainer
+from mhimdist.training import checkpoint
+from mhimdist.training import first_stage as module
+from mhimdist.training.first_stage import first_stage, open_trainer
+from mhimdist.training.trainer import Trainer
 
 pytestmark = pytest.mark.numeric
 CONFIG = load_config(

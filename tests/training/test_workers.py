@@ -13,10 +13,10 @@ import torch.distributed as dist
 from memory_bags import MemoryBags, gaussian_bags
 
 from mhimdist.config.train import TrainConfig, load_config
-from mhimdist.engine import Trainer
 from mhimdist.errors import WorkerLostError
 from mhimdist.ops.draws import Draws
-from mhimdist.workers import DistributedWorkers, Workers
+from mhimdist.training.trainer import Trainer
+from mhimdist.training.workers import DistributedWorkers, Workers
 
 pytestmark = pytest.mark.numeric
 

@@ -3,7 +3,7 @@ import sys
 import pytest
 import torch
 
-from mhimdist.denormals import flushed
+from mhimdist.training.denormals import flushed
 
 pytestmark = pytest.mark.numeric
 

@@ -16,9 +16,9 @@ from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.resident import resident
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
-from mhimdist.engine import Trainer
 from mhimdist.errors import PreemptedError
 from mhimdist.method.mhim import StepLoss
+from mhimdist.training.trainer import Trainer
 
 SMALL = {
     "model.name": "abmil",
@@ -79,7 +79,7 @@ def test_every_way_to_load_trains_the_same_bits(loading: dict, shards: Path) -> 
 def test_a_run_goes_on_within_an_epoch_with_another_reader(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mhimdist.engine.AGREE_EVERY_STEPS", 1)
+    monkeypatch.setattr("mhimdist.training.trainer.AGREE_EVERY_STEPS", 1)
     config = TrainConfig().override(SMALL)
     expected = weights_of(config, shards)
     bags = BagShards(shards)

@@ -7,16 +7,16 @@ import torch
 from memory_bags import gaussian_bags
 from trained_run import load_run
 
-from mhimdist import checkpoint, first_stage
 from mhimdist.config.train import load_config
 from mhimdist.data.splits import k_folds
-from mhimdist.engine import Trainer
 from mhimdist.errors import CheckpointError, PreemptedError
-from mhimdist.evaluation import predict
-from mhimdist.first_stage import open_trainer
-from mhimdist.fold import Fold, run_fold
 from mhimdist.models import build
-from mhimdist.student import load_student
+from mhimdist.training import checkpoint, first_stage
+from mhimdist.training.evaluation import predict
+from mhimdist.training.first_stage import open_trainer
+from mhimdist.training.fold import Fold, run_fold
+from mhimdist.training.student import load_student
+from mhimdist.training.trainer import Trainer
 
 CONFIG = load_config(
     {

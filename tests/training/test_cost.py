@@ -4,7 +4,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 from mhimdist.config.train import load_config
-from mhimdist.cost import measure
+from mhimdist.training.cost import measure
 
 
 def _config(**changes):
