@@ -1,6 +1,79 @@
 """Distributed, high-throughput training of MHIM-MIL.
 
-Nothing is imported here: ray, optuna, DALI and triton load only where they are used.
+`import mhimdist as mh` is enough for a notebook:
+
+    bags = mh.open_bags("data/digits-c16")
+    (split, *_) = mh.k_folds(bags.keys, bags.cases, bags.labels_N, num_folds=3, validation_share=0.15, seed=0)
+    trainer = mh.open_trainer(mh.preset("c16", "abmil"), bags, split)
+    for record in trainer.epochs():
+        print(record.epoch, record.loss, record.student_validation_auc)
+    mh.evaluate(trainer.best_student(), bags, split)
+
+Importing the package loads nothing else: torch, Ray and Optuna load with the first name that needs them.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mhimdist.config.presets import preset
+    from mhimdist.config.train import TrainConfig
+    from mhimdist.cross_validation.compare import run_cross_validation
+    from mhimdist.cross_validation.options import CrossValidation
+    from mhimdist.data.shards import open_bags
+    from mhimdist.data.splits import Split, holdout, k_folds
+    from mhimdist.search.options import Sweep
+    from mhimdist.search.space import Space
+    from mhimdist.sweep.run import run_sweep
+    from mhimdist.training.evaluation import evaluate
+    from mhimdist.training.first_stage import open_trainer
+    from mhimdist.training.student import load_student
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "CrossValidation",
+    "Space",
+    "Split",
+    "Sweep",
+    "TrainConfig",
+    "__version__",
+    "evaluate",
+    "holdout",
+    "k_folds",
+    "load_student",
+    "open_bags",
+    "open_trainer",
+    "preset",
+    "run_cross_validation",
+    "run_sweep",
+]
+
+_MODULES = {
+    "CrossValidation": "cross_validation.options",
+    "Space": "search.space",
+    "Split": "data.splits",
+    "Sweep": "search.options",
+    "TrainConfig": "config.train",
+    "evaluate": "training.evaluation",
+    "holdout": "data.splits",
+    "k_folds": "data.splits",
+    "load_student": "training.student",
+    "open_bags": "data.shards",
+    "open_trainer": "training.first_stage",
+    "preset": "config.presets",
+    "run_cross_validation": "cross_validation.compare",
+    "run_sweep": "sweep.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value  # the next access finds it without this function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -64,7 +64,12 @@ MODULES = {_name(path): path for root in ORDER for path in sorted((ROOT / root).
 def _imports(module: str) -> set[str]:
     """What a module imports: modules of ours, and the names of others."""
     found = set()
-    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+    tree = ast.parse(MODULES[module].read_text())
+    # The lazy exports of the package are imports for type checkers alone.
+    tree.body = [
+        node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node))
+    ]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -108,9 +113,9 @@ def test_no_modules_import_each_other():
 
 def test_importing_the_package_is_light():
     code = (
-        "import sys, time; t = time.perf_counter(); import mhimdist; s = time.perf_counter() - t;"
-        "heavy = {'ray', 'optuna', 'nvidia', 'triton', 'torch'} & set(sys.modules);"
-        "assert not heavy, heavy; assert s < 2, s"
+        "import sys, time; t = time.process_time(); import mhimdist; s = time.process_time() - t;"
+        "heavy = {'ray', 'optuna', 'nvidia', 'triton', 'torch', 'numpy', 'pydantic'} & set(sys.modules);"
+        "assert not heavy, heavy; assert s < 0.3, s"  # of the processor's time, which a busy machine keeps
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

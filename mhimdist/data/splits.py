@@ -6,15 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
 
+from mhimdist.data.shards import BagShards
 from mhimdist.errors import SplitError
-
-if TYPE_CHECKING:
-    from mhimdist.data.shards import BagShards
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ _FLAG = "selects_on_test"
 
 
 def splits_of(
-    bags: "BagShards",
+    bags: BagShards,
     *,
     validation_share: float,
     seed: int,
