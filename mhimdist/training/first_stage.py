@@ -22,6 +22,7 @@ from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
 from mhimdist.errors import CheckpointError
+from mhimdist.files import home
 from mhimdist.method.precision import compute_dtype
 from mhimdist.models import BagModel, build
 from mhimdist.models.official import load_official
@@ -65,23 +66,30 @@ def open_trainer(
     config: TrainConfig,
     bags: BagSource,
     split: Split,
-    folder: Path | None,
-    cache: Path,
+    folder: Path | None = None,
+    cache: Path | None = None,
     *,
     workers: Workers | None = None,
     saving: Saving | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Trainer:
-    """A trainer whose first stage, where the configuration needs one, has been made or found.
+    """A trainer whose first stage, if the configuration needs one, is trained now or found in the cache.
 
     Args:
         config: of the run.
         bags: the data set.
-        split: what trains, selects and tests.
-        folder: the run's own, as in `Trainer`.
-        cache: as in `first_stage`.
+        split: which bags train, select and test.
+        folder: receives the run, which a later call with the same arguments resumes; None writes nothing.
+        cache: folder of first-stage networks; None: `cache/first_stage` under `mhimdist.files.home()`.
         workers, saving, stop: as in `Trainer`, for both stages.
+
+    Raises:
+        ConfigError: the class weights are not one per class.
+        SplitError: the split does not fit the data.
+        CheckpointError: the folder belongs to another run or is damaged, or `teacher.weights` do not fit.
+        RunLockedError: another process trains in the folder.
     """
+    cache = cache or home() / "cache" / "first_stage"
     pretrained = None
     if config.teacher.is_pretrained and config.teacher.weights is not None:
         pretrained = _official(config, bags, config.teacher.weights)
