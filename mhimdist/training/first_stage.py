@@ -22,7 +22,6 @@ from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
 from mhimdist.errors import CheckpointError
-from mhimdist.files import home
 from mhimdist.method.precision import compute_dtype
 from mhimdist.models import BagModel, build
 from mhimdist.models.official import load_official
@@ -89,7 +88,7 @@ def open_trainer(
         CheckpointError: the folder belongs to another run or is damaged, or `teacher.weights` do not fit.
         RunLockedError: another process trains in the folder.
     """
-    cache = cache or home() / "cache" / "first_stage"
+    cache = cache or files.home() / "cache" / "first_stage"
     pretrained = None
     if config.teacher.is_pretrained and config.teacher.weights is not None:
         pretrained = _official(config, bags, config.teacher.weights)
