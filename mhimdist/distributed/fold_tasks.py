@@ -7,7 +7,7 @@ every fold that runs saves itself within 16 steps before the command ends.
 import logging
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,21 +57,30 @@ def run_folds(
         share: what a run was measured to take; None: what the execution says.
 
     Raises:
-        KeyboardInterrupt: the command was asked to stop; every fold is saved. `stopping` turns it into a
-            `PreemptedError` where the cause was a SIGTERM.
+        KeyboardInterrupt: a signal asked the command to stop; every fold is saved. `stopping` turns it into a
+            `PreemptedError` if the signal was a SIGTERM.
+        PreemptedError: somebody created the file `stop` in the command's folder; every fold is saved.
     """
     if not folds:
         return {}
     connect()
     stop_file = execution.folder / STOP_FILE
     stop_file.unlink(missing_ok=True)
+
+    def is_stopped() -> bool:
+        if stopping.is_asked:
+            stop_file.touch()
+        return stop_file.exists()
+
     with stopping.gently():
         if execution.workers > 1:
-            outcomes = _by_worker_groups(execution, folds, data, stopping)
+            outcomes = _by_worker_groups(execution, folds, data, is_stopped)
         else:
-            outcomes = _as_tasks(execution, folds, data, stopping, stop_file, share)
+            outcomes = _as_tasks(execution, folds, data, is_stopped, stop_file, share)
     if stopping.is_asked:
         raise KeyboardInterrupt
+    if len(outcomes) < len(folds):
+        raise PreemptedError(f"{execution.name} was stopped by {stop_file}; the same command resumes it")
     return outcomes
 
 
@@ -79,7 +88,7 @@ def _as_tasks(
     execution: Execution,
     folds: Mapping[str, Fold],
     data: Location,
-    stopping: Stopping,
+    is_stopped: Callable[[], bool],
     stop_file: Path,
     share: Share | None,
 ) -> dict[str, Outcome]:
@@ -90,17 +99,17 @@ def _as_tasks(
     queue, progress = Queue(folds), Progress(len(folds))
     outcomes: dict[str, Outcome] = {}
     running: dict[ray.ObjectRef, str] = {}
-    while running or (len(outcomes) < len(folds) and not stopping.is_asked):
-        if stopping.is_asked:
-            stop_file.touch()
-        else:
+    while len(outcomes) < len(folds):
+        if not is_stopped():
             for digest in queue.ready():
                 running[task.remote(folds[digest], data, execution, stop_file)] = digest
+        if not running:
+            break
         done, _ = ray.wait(list(running), num_returns=1, timeout=0.5)
         for ref in done:
             fold = folds[digest := running.pop(ref)]
             outcome = _outcome(ref, fold)
-            if outcome is None or (stopping.is_asked and isinstance(outcome, str)):
+            if outcome is None or (isinstance(outcome, str) and is_stopped()):
                 continue  # it was stopped, or its process was
             outcomes[digest] = outcome
             queue.done(digest)
@@ -127,7 +136,7 @@ def why_lost(error: ray.exceptions.RayError) -> str:
 
 
 def _by_worker_groups(
-    execution: Execution, folds: Mapping[str, Fold], data: Location, stopping: Stopping
+    execution: Execution, folds: Mapping[str, Fold], data: Location, is_stopped: Callable[[], bool]
 ) -> dict[str, Outcome]:
     """One fold after the other, each trained and judged by several workers."""
     group, cache = worker_group(execution), execution.first_stages
@@ -137,7 +146,7 @@ def _by_worker_groups(
         for digest in queue.ready():
             fold = folds[digest]
             try:
-                train(fold, data, cache, group, stop=lambda: stopping.is_asked)
+                train(fold, data, cache, group, stop=is_stopped)
                 result = fold.result()
                 assert result is not None, "its workers have ended without an error"
                 outcome: Outcome = result
@@ -148,7 +157,7 @@ def _by_worker_groups(
             outcomes[digest] = outcome
             queue.done(digest)
             progress.line(fold, outcome)
-            if stopping.is_asked:
+            if is_stopped():
                 return outcomes
     return outcomes
 

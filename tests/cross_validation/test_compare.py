@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import threading
+import time
 from dataclasses import asdict
 
 import pytest
@@ -19,7 +21,7 @@ from mhimdist.cross_validation.options import Candidate, CrossValidation, Experi
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.distributed import fold_tasks
-from mhimdist.errors import ConfigError, CrossValidationError, RunLockedError
+from mhimdist.errors import ConfigError, CrossValidationError, PreemptedError, RunLockedError
 from mhimdist.models import build
 from mhimdist.paper import costs
 from mhimdist.paper.costs import measure_costs
@@ -153,6 +155,26 @@ def test_a_process_that_dies_is_a_failure_of_its_fold_alone(job, data, monkeypat
     assert [result.fold for result in row.results] == [2]
     assert list(row.failures) == ["plain, strict, seed 1, fold 1"]
     assert row.failures["plain, strict, seed 1, fold 1"].startswith("its process was lost")
+
+
+def test_a_stop_file_by_hand_saves_the_runs_and_the_same_call_resumes_them(job, data):
+    experiment = Experiment(home=job.home, name="by_hand", folds=2, seeds=(1,))
+    candidate = Candidate("plain", BASE.first_stage().override({"epochs": 400}))
+    stop = experiment.folder / "stop"
+
+    def once_it_trains() -> None:
+        while not list((job.home / "cache").glob("first_stage/*.run/history.jsonl")):
+            time.sleep(0.01)
+        stop.touch()
+
+    thread = threading.Thread(target=once_it_trains)
+    thread.start()
+    with pytest.raises(PreemptedError, match=r"by_hand was stopped by .*stop; the same command resumes it"):
+        compare(experiment, [candidate], data=data)
+    thread.join()
+    saved = [path.name for path in (job.home / "cache").glob("first_stage/*.run/checkpoints/*")]
+    assert "epoch-00000-step-000000" < max(saved) < "epoch-00400"
+    assert not list(experiment.folder.glob("folds/*/result.json"))
 
 
 def test_two_commands_do_not_drive_one_cross_validation(job, data):
