@@ -44,7 +44,7 @@ DOORS = {
         "mhimdist.distributed",
         "mhimdist.sweep",
         "mhimdist.paper.costs",
-        "data_prep.writing",
+        "data_prep.writing.parallel",
     ),
     "optuna": ("mhimdist.search", "mhimdist.sweep.folder"),
     "triton": ("mhimdist.ops",),

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from local_cluster import LocalCluster
 from optuna.trial import TrialState
 
 from data_prep import digits
 from mhimdist.search import storage
+from mhimdist.training import checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -81,6 +83,50 @@ def test_stopped_by_ctrl_c_and_by_sigterm_it_saves_itself_and_the_same_command_g
     assert [len(lines) for lines in found.values()] == [EPOCHS] * 6
     for name, lines in before.items():
         assert found[name][: len(lines)] == lines
+
+
+def _finals(folder: Path) -> dict[str, tuple]:
+    """Every final run's result, but for its time, and its best weights."""
+    found = {}
+    for path in sorted(folder.glob("final/fold-*")):
+        result = json.loads((path / "result.json").read_text()) | {"epoch_s": 0}
+        found[path.name] = result, checkpoint.load(path / "best_student")[0]["student"]
+    return found
+
+
+def test_a_sigterm_in_a_final_run_loses_at_most_16_steps(data, tmp_path):
+    def command(home: Path) -> list[str]:
+        script = [sys.executable, str(ROOT / "tests" / "sweep_once.py"), str(data), str(home)]
+        return [*script, *OPTIONS, "--num-trials", "1", "--save-every-s", "0"]
+
+    whole, cut = (tmp_path / name / "runs" / "sweep" for name in ("whole", "cut"))
+    done = subprocess.run(command(tmp_path / "whole"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    def steps() -> list[int]:
+        names = [path.name for path in cut.glob("final/fold-*/checkpoints/epoch-*-step-*")]
+        return [int(name.split("-")[3]) for name in names]
+
+    driver = subprocess.Popen(
+        command(tmp_path / "cut"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not any(steps()):
+        assert driver.poll() is None, driver.communicate()
+        time.sleep(0.01)
+    driver.send_signal(signal.SIGTERM)
+    out, err = driver.communicate()
+    assert driver.returncode == 75, out + err
+    assert "Traceback" not in err
+    assert any(steps()), "a final run was saved within an epoch"
+
+    done = subprocess.run(command(tmp_path / "cut"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    expected, found = _finals(whole), _finals(cut)
+    assert {name: result for name, (result, _) in found.items()} == {
+        name: result for name, (result, _) in expected.items()
+    }
+    for name, (_, weights) in expected.items():
+        assert all(torch.equal(value, weights[key]) for key, value in found[name][1].items())
 
 
 def test_a_stopped_job_goes_on_when_it_is_submitted_again(data, tmp_path):
