@@ -21,7 +21,7 @@ def build(
     """Build a model in float32 on the CPU, with weights drawn from `seed`; no global generator is touched.
 
     Args:
-        settings: the settings of the model, whose type selects it.
+        settings: the settings of the model; their type selects the model.
         num_features: width of an instance's features.
         num_classes: number of classes of the bags' labels.
         seed: the run's seed.

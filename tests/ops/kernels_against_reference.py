@@ -211,7 +211,7 @@ def test_softmax_pool_and_its_gradients(sizes, columns, dtype):
     )
     for found, expected in zip(ours, theirs, strict=True):
         assert found.dtype == expected.dtype
-        # A 16-bit gradient may be rounded the other way where float32 sums differ in their last bits.
+        # A 16-bit gradient may round the other way if float32 sums differ in their last bits.
         tolerance = (
             {"rtol": 2 * torch.finfo(dtype).eps, "atol": 1e-5} if expected.dtype != torch.float32 else {}
         )

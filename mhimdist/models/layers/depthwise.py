@@ -1,6 +1,6 @@
 """Depth-wise convolution of tokens that are stored row by row, without transposing them.
 
-Dimensions: E width of a token, Y and X height and width of the tokens' grid, J and I those of the kernel.
+Dimensions: E width of a token, Y and X height and width of the tokens' grid, J and I of the kernel.
 """
 
 from typing import Any

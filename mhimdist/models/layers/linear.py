@@ -16,7 +16,7 @@ MIN_PRODUCTS = 1 << 28
 shape needs a kernel: with bags of all sizes, nearly every product does."""
 
 BLOCK_ROWS = 2048
-"""Most rows per block, whose products are added up for a weight's gradient."""
+"""Most rows per block: a weight's gradient adds up the products of blocks."""
 
 
 def _by_onednn(rows_RD: Tensor, num_columns: int) -> bool:
@@ -143,7 +143,7 @@ def projection(bags: PackedBags, layer: nn.Linear, share: float, keys_B: Tensor 
 
     Args:
         bags: whole or selected instances, with features in the dtype to compute in.
-        layer: the linear layer, whose parameters are cast to that dtype.
+        layer: the linear layer; its parameters are cast to that dtype.
         share, keys_B: see `ops.relu_dropout`.
     """
     features_TD = bags.features_TD
