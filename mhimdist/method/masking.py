@@ -14,39 +14,39 @@ from mhimdist.data.bags import PackedBags
 
 
 def ratios_at(masking: Masking, progress: float) -> tuple[float, float, float, float]:
-    """The ratios of the masks at `progress` in [0, 1] of the run, as `ops.bag_numbers` wants them."""
+    """The ratios of the masks at `progress` in [0, 1] of the run, in the order of `ops.bag_numbers`."""
     high = masking.high.at(progress)
-    # Where high / high_pool_share exceeds 1 the pool is the whole bag and the share of it is high itself.
+    # If high / high_pool_share exceeds 1, the pool is the whole bag and the share of it is `high` itself.
     pool = min(high / masking.high_pool_share, 1.0)
     share = masking.high_pool_share if high <= masking.high_pool_share else high
     return pool, share, masking.low.at(progress), masking.random.at(progress)
 
 
 def most_kept(masking: Masking, num_instances: int, num_bags: int, progress: float) -> int:
-    """How many instances of bags can stay at most: what the host knows without waiting for the device.
+    """The most instances of bags that can stay, which the host knows without waiting for the device.
 
     Args:
         masking: the ratios and their schedules.
-        num_instances: of all bags together.
-        num_bags: among which they are.
+        num_instances: number of instances of all bags together.
+        num_bags: number of bags.
         progress: share of the run's bags already seen, in [0, 1].
     """
     masked = max(ratio.at(progress) for ratio in (masking.high, masking.low, masking.random))
-    # Of each bag at least the largest ratio is gone, but for the one instance that always stays.
+    # Each bag loses at least the largest ratio, except for the one instance that always stays.
     return min(num_instances, int(num_instances * (1 - masked)) + num_bags)
 
 
 def mask_bags(
     bags: PackedBags, scores_TH: Tensor | None, numbers: ops.BagNumbers, *, capacity: int
 ) -> tuple[PackedBags, ops.Selection]:
-    """The bags without their masked instances, raw features as they are, and what was masked.
+    """Remove the masked instances from bags; returns the bags, raw features unchanged, and the selection.
 
-    On a CPU the rows that stay are gathered later, block by block as they are projected.
+    On a CPU the kept rows are gathered later, block by block as they are projected.
 
     Args:
         bags: whole bags.
-        scores_TH: the teacher's scores before the softmax; None where only random masking is asked for.
-        numbers: of the bags; a bag's mask depends on nothing else of the run.
+        scores_TH: the teacher's scores before the softmax; None if the settings ask only for random masking.
+        numbers: mask sizes and keys of the bags; with the scores, all that decides a bag's mask.
         capacity: `most_kept`, or more.
     """
     if scores_TH is None:

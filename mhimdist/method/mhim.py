@@ -23,17 +23,19 @@ from mhimdist.ops.draws import Draws
 
 @dataclass(frozen=True)
 class StepLoss:
-    """The losses of packed bags and what was masked; counts are of instances, scalars, all but the first on
-    the device, which nothing here waits for.
+    """The losses of packed bags, and how many instances were masked.
+
+    Counts are scalars. All of them except `num_instances` are on the device, and nothing here waits for them.
 
     Attributes:
-        total_B: what the optimiser minimises, one value a bag.
-        classification_B: the cross-entropy, without gradient.
-        consistency_B: the consistency loss before its weight, without gradient; 0 where alpha is 0.
-        num_instances: of the whole bags.
-        num_kept: of the masked bags.
-        masked_high, masked_low, masked_random: taken by each mask; masks overlap.
-        sums_7: float64: num_kept, the three losses summed over the bags, masked_high, _low and _random.
+        total_B: the loss that the optimiser minimises, one value per bag.
+        classification_B: the classification loss, without gradient.
+        consistency_B: the consistency loss before its weight, without gradient; 0 if alpha is 0.
+        num_instances: instances of the whole bags.
+        num_kept: instances of the masked bags.
+        masked_high, masked_low, masked_random: instances that each mask takes; masks overlap.
+        sums_7: float64: num_kept, the three losses summed over the bags, masked_high, masked_low and
+            masked_random.
     """
 
     total_B: Tensor
@@ -48,9 +50,9 @@ class StepLoss:
 
 
 class Student(nn.Module):
-    """The student as DDP wraps it: it also answers a worker that has no bag in a step.
+    """The student in the form that DDP wraps: a worker that has no bag in a step can call it, too.
 
-    It computes in the dtype of the features; its parameters, and their gradients, are float32.
+    It computes in the dtype of the features; its parameters and their gradients are float32.
     """
 
     def __init__(self, network: BagModel) -> None:
@@ -58,7 +60,7 @@ class Student(nn.Module):
         self.network = network
 
     def forward(self, bags: PackedBags | None, dropout_keys_B: Tensor | None) -> BagOutput | Tensor:
-        """The network's output, or without bags a 0 that every parameter has a (zero) gradient of."""
+        """The network's output; without bags a 0 that gives every parameter a gradient of zero."""
         if bags is None:
             return torch.stack([parameter.sum() for parameter in self.network.parameters()]).sum() * 0
         return precision.call(self.network, bags.features_TD.dtype, bags, dropout_keys_B)
@@ -79,9 +81,10 @@ class MHIM:
 
         Args:
             config: the run's settings.
-            student, teacher: the networks.
-            parallel: the `Student` that runs the network where several workers share a step.
-            lap: told the name of each part when it is over.
+            student: the network to train.
+            teacher: the teacher; None if the settings ask for none.
+            parallel: the wrapped `Student`, if more than one worker shares a step; None for a plain one.
+            lap: called with the name of each part of the forward pass when the part is over.
         """
         self.config = config
         self.student = student
@@ -95,11 +98,11 @@ class MHIM:
         )
 
     def no_loss(self) -> Tensor:
-        """The loss of a worker without bags in a step: 0, and a part of the step all the same."""
+        """The loss of a worker without bags in a step: 0, so that the worker still takes part in it."""
         return self.parallel(None, None)
 
     def loss(self, bags: PackedBags, draws: Draws, progress: float) -> StepLoss:
-        """Score and mask whole bags, run the student on what is kept, and form its losses.
+        """Score and mask whole bags, run the student on the kept instances, and form its losses.
 
         Args:
             bags: whole bags; the student's projection sees only the kept instances.
@@ -113,12 +116,12 @@ class MHIM:
         )
 
     def loss_by(self, bags: PackedBags, step: StepNumbers, *, capacity: int) -> StepLoss:
-        """`loss`, where all that the host knows of the step is on the device, but for shapes.
+        """`loss`, with the host's numbers of the step already on the device, except for shapes.
 
         Args:
-            bags: see `loss`; on CUDA there may be padding behind the last bag.
-            step: ratios and streams.
-            capacity: of the kept instances; `masking.most_kept`, or more.
+            bags: see `loss`; on CUDA padding may follow the last bag.
+            step: the ratios and the streams.
+            capacity: room for the kept instances: `masking.most_kept`, or more.
         """
         numbers = ops.bag_numbers(bags.offsets_B1, bags.ids_B, step.ratios_4, step.streams_S)
         seen_by_teacher = self.teacher.score(bags, numbers.teacher_dropout_B) if self.teacher else None
@@ -150,7 +153,7 @@ class MHIM:
     def _losses_of(
         self, output: BagOutput, labels_B: Tensor, teacher_BME: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss of each bag, and its two parts; no size here depends on that of the bags."""
+        """The loss of each bag, and its two parts; no shape here depends on the sizes of the bags."""
         classification_B = self.student.classification_loss(output, labels_B, self.class_weights_C)
         if teacher_BME is None or not self.config.loss.alpha:
             return classification_B, classification_B, torch.zeros_like(classification_B)

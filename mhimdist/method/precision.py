@@ -1,4 +1,4 @@
-"""The number format of the matrix products: float32, or bfloat16 beside float32 masters.
+"""The number format of the matrix products: float32, or bfloat16 with float32 masters.
 
 In bfloat16 a network's parameters stay in float32, where the optimiser and the moving average work; each
 step casts all of them at once into one 16-bit copy that the products use. Scores, softmaxes, pooled
@@ -19,7 +19,7 @@ Precision = Literal["auto", "float32", "bf16"]
 
 
 def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """What matrix products are computed in: `auto` is float32 on a CPU and bfloat16 on a GPU."""
+    """The dtype of matrix products: `auto` means float32 on a CPU and bfloat16 on a GPU."""
     if precision == "bf16" or (precision == "auto" and device.type == "cuda"):
         return torch.bfloat16
     return torch.float32
@@ -27,7 +27,7 @@ def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 @contextmanager
 def tensor_float32(allowed: bool) -> Iterator[None]:
-    """Whether float32 products on a GPU may round their factors to TF32, 10 bits; afterwards as before."""
+    """Allow or forbid that float32 products on a GPU round their factors to TF32, 10 bits; then restore."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     try:
@@ -37,7 +37,7 @@ def tensor_float32(allowed: bool) -> Iterator[None]:
 
 
 class _Cast(torch.autograd.Function):
-    """All parameters in another dtype by one copy; their gradients in float32 by one, too."""
+    """All parameters in another dtype by one copy, and their gradients in float32 by one copy."""
 
     @staticmethod
     def forward(ctx: Any, parameters: FlatParameters, dtype: torch.dtype, *masters: Tensor) -> Any:
@@ -53,14 +53,14 @@ class _Cast(torch.autograd.Function):
 
 
 def cast(network: nn.Module, dtype: torch.dtype) -> Mapping[str, Tensor]:
-    """The parameters by name, in `dtype`; gradients reach the float32 ones."""
+    """The parameters by name, in `dtype`; gradients reach the float32 masters."""
     parameters = flatten_parameters(network)
     copies = _Cast.apply(parameters, dtype, *parameters.masters)
     return dict(zip(parameters.names, copies, strict=True))
 
 
 def call(network: nn.Module, dtype: torch.dtype, *args: Any) -> Any:
-    """`network(*args)` with its matrix products in `dtype`, which the features among `args` are in."""
+    """`network(*args)` with its matrix products in `dtype`, which is the dtype of the features in `args`."""
     if dtype.itemsize >= 4:
         return network(*args)
     return torch.func.functional_call(network, dict(cast(network, dtype)), args)

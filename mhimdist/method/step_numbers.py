@@ -1,7 +1,7 @@
 """The numbers of a step that the host knows and the device works with: ratios, streams, rates.
 
 They travel in one small tensor, by one copy that nothing waits for. Work that was recorded once, as a CUDA
-graph, finds there what has changed since: none of it may be an argument of a kernel's launch.
+graph, reads the new numbers from there: none of them may be an argument of a kernel's launch.
 
 Dimensions: S streams, W words.
 """
@@ -19,15 +19,15 @@ from mhimdist.method.masking import ratios_at
 from mhimdist.ops.draws import Draws
 
 _LAYOUT = struct.Struct(f"=4d{len(ops.STREAMS)}q3f4x")
-_RATES = _LAYOUT.size // 4 - 4  # where they start, in float32
+_RATES = _LAYOUT.size // 4 - 4  # where the rates start, counted in float32 values
 
 
 @dataclass(frozen=True)
 class StepNumbers:
-    """The numbers, as views of one tensor.
+    """The numbers of a step, as views of one tensor.
 
     Attributes:
-        words_W: all of them, int64.
+        words_W: the tensor of all numbers, int64.
     """
 
     words_W: Tensor
@@ -43,7 +43,7 @@ class StepNumbers:
         teacher_share: float = 0.0,
         is_rehearsal: bool = False,
     ) -> Self:
-        """The numbers on the CPU.
+        """Pack the numbers on the CPU.
 
         Args:
             masking: the ratios and their schedules.
@@ -58,30 +58,30 @@ class StepNumbers:
         return cls(torch.frombuffer(bytearray(packed), dtype=torch.int64))
 
     def to(self, device: torch.device) -> Self:
-        """The numbers on a device, which need not have them yet when this returns."""
+        """The numbers on a device; the copy may still be under way when this returns."""
         if device.type == "cpu":
             return self
         return type(self)(torch.empty_like(self.words_W, device=device)).fill(self)
 
     def fill(self, numbers: Self) -> Self:
-        """Become other numbers, which are on the CPU, by a copy that nothing waits for."""
+        """Take over other numbers from the CPU, by a copy that nothing waits for."""
         is_cuda = self.words_W.device.type == "cuda"
         self.words_W.copy_(numbers.words_W.pin_memory() if is_cuda else numbers.words_W, non_blocking=True)
         return self
 
     @property
     def ratios_4(self) -> Tensor:
-        """The masks' ratios, float64, as `ops.bag_numbers` wants them."""
+        """The masks' ratios, float64, as `ops.bag_numbers` expects them."""
         return self.words_W[:4].view(torch.float64)
 
     @property
     def streams_S(self) -> Tensor:
-        """The streams' constants, int64, as `ops.bag_numbers` wants them."""
+        """The streams' constants, int64, as `ops.bag_numbers` expects them."""
         return self.words_W[4 : 4 + len(ops.STREAMS)]
 
     @property
     def learning_rate(self) -> Tensor:
-        """The optimiser's, a float32 scalar."""
+        """The optimiser's learning rate, a float32 scalar."""
         return self._rate(0)
 
     @property
@@ -91,7 +91,7 @@ class StepNumbers:
 
     @property
     def is_rehearsal(self) -> Tensor:
-        """1 where neither student nor teacher may change, else 0, a float32 scalar."""
+        """1 if neither student nor teacher may change, otherwise 0, a float32 scalar."""
         return self._rate(2)
 
     def _rate(self, place: int) -> Tensor:

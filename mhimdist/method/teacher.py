@@ -1,4 +1,4 @@
-"""The teacher: who scores the instances, and how it follows the student (paper, section 3.4, Table 5)."""
+"""The teacher, which scores the instances and follows the student (paper, section 3.4, Table 5)."""
 
 import copy
 
@@ -16,16 +16,16 @@ class Teacher:
     """A network that scores whole bags without gradients.
 
     Attributes:
-        network: the student itself for a student copy, else a network of the teacher's own.
+        network: the student itself if the settings' kind is "student_copy", otherwise a separate network.
     """
 
     def __init__(self, settings: config.Teacher, student: BagModel, pretrained: BagModel | None) -> None:
         """Start from the pre-trained network, from a copy of the student, or as the student itself.
 
         Args:
-            settings: which of them, and how the teacher moves.
-            student: the network as training begins with it, on its device.
-            pretrained: the first stage's network, needed where the settings start from it.
+            settings: which of these to start from, and how the teacher moves.
+            student: the network with which training begins, on its device.
+            pretrained: the first stage's network; required if the settings start from it.
         """
         self.settings = settings
         if settings.kind == "student_copy":
@@ -33,7 +33,7 @@ class Teacher:
             return
         self.network = copy.deepcopy(student)
         if settings.is_pretrained:
-            assert pretrained is not None, "the engine makes the first stage before the second"
+            assert pretrained is not None, "training makes the first stage before the second"
             self.network.load_state_dict(pretrained.state_dict())
         self.network.requires_grad_(False)
 
@@ -48,19 +48,19 @@ class Teacher:
 
         Args:
             bags: whole bags.
-            dropout_keys_B: the bags' keys, used where the settings ask the teacher for dropout.
+            dropout_keys_B: the bags' keys, used only if the settings ask for dropout in the teacher.
         """
         keys_B = dropout_keys_B if self.settings.dropout else None
         return precision.call(self.network, bags.features_TD.dtype, bags, keys_B)
 
     def momentum(self, *, progress: float, num_bags: int) -> float:
-        """The momentum of a step, m: that of a bag is raised to the number of bags.
+        """The momentum m of a step: the momentum of one bag, raised to the number of bags.
 
-        So the teacher moves as far in an epoch whatever the size of a step.
+        So the teacher moves equally far in an epoch, whatever the size of a step.
 
         Args:
             progress: share of the run's bags seen before the step, in [0, 1].
-            num_bags: bags of the step over all workers.
+            num_bags: bags of the step, over all workers.
         """
         return self.settings.momentum.at(progress) ** num_bags
 
@@ -70,7 +70,7 @@ class Teacher:
 
         Args:
             student: the network after its optimiser step.
-            share: as a number, or as a float32 scalar on the device.
+            share: a number, or a float32 scalar on the device.
         """
         if self.settings.has_momentum:
             flatten_parameters(self.network).values.lerp_(flatten_parameters(student).values, share)

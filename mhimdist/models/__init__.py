@@ -1,4 +1,4 @@
-"""The bag models; `build` makes the one that the settings name."""
+"""The bag models; `build` makes the model that the settings name."""
 
 import torch
 
@@ -18,13 +18,13 @@ __all__ = ["BagModel", "BagOutput", "build"]
 def build(
     settings: model_settings.ModelSettings, *, num_features: int, num_classes: int, seed: int
 ) -> BagModel:
-    """A model with weights drawn from `seed`, in float32 on the CPU; no global generator is touched.
+    """Build a model in float32 on the CPU, with weights drawn from `seed`; no global generator is touched.
 
     Args:
-        settings: their type says which model.
+        settings: the settings of the model; their type selects the model.
         num_features: width of an instance's features.
-        num_classes: of the bags' labels.
-        seed: of the run.
+        num_classes: number of classes of the bags' labels.
+        seed: the run's seed.
     """
     with torch.device("meta"):
         match settings:

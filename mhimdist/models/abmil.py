@@ -15,7 +15,7 @@ from mhimdist.models.layers.linear import Linear, wide
 
 
 class Attention(nn.Module):
-    """A score for each instance: w(act(V z)), or gated w(act(V z) * sigmoid(U z)); no biases."""
+    """One score per instance: w(act(V z)), or gated w(act(V z) * sigmoid(U z)); no biases."""
 
     def __init__(self, settings: model_settings.AttentionMIL) -> None:
         super().__init__()
@@ -26,14 +26,14 @@ class Attention(nn.Module):
         self.is_relu = settings.activation == "relu"
 
     def forward(self, hidden_TE: Tensor) -> Tensor:
-        """Scores before the softmax, T x 1, in float32 so that they rank the instances."""
+        """Scores before the softmax, T x 1, in float32 because they rank the instances."""
         attention = self.branch.relu(hidden_TE) if self.is_relu else torch.tanh(self.branch(hidden_TE))
         if self.gate is not None:
             attention = attention * torch.sigmoid(self.gate(hidden_TE))
         return self.score(wide(attention))
 
     def pool(self, hidden_TE: Tensor, offsets_B1: Tensor) -> tuple[Tensor, Tensor]:
-        """The bags' embeddings, B x 1 x E, and the scores by which the instances are weighted."""
+        """The bags' embeddings, B x 1 x E, and the scores that weight their instances, T x 1."""
         if hidden_TE.device.type != "cpu":
             scores_T1 = self(hidden_TE)
             return ops.segment_softmax_pool(scores_T1, hidden_TE, offsets_B1), scores_T1
@@ -51,17 +51,22 @@ class Attention(nn.Module):
 class AttentionMIL(BagModel):
     """Projection, attention, softmax over the bag, weighted mean, linear head.
 
-    With 1,024 features, width 512 and two classes it has 591,490 parameters, gated 657,026.
+    With 1,024 features, width 512 and two classes it has 591,490 parameters; the gated variant has 657,026.
     """
 
     def __init__(self, settings: model_settings.AttentionMIL, num_features: int, num_classes: int) -> None:
+        """Make the layers; `initialize` draws their weights.
+
+        Args:
+            settings, num_features, num_classes: see `models.build`.
+        """
         super().__init__()
         self.projection = Projection(num_features, settings.hidden_dim, settings.dropout)
         self.attention = Attention(settings)
         self.head = Linear(settings.hidden_dim, num_classes)
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> BagOutput:
-        """See `BagModel.forward`; one head of scores, one embedding a bag."""
+        """See `BagModel.forward`; one head of scores, one embedding per bag."""
         if runs_in_blocks(bags, dropout_keys_B):
             embedding_B1E, scores_T1 = self._in_blocks(bags)
         else:
@@ -70,7 +75,7 @@ class AttentionMIL(BagModel):
         return BagOutput(self.head(embedding_B1E[:, 0]), embedding_B1E, scores_T1)
 
     def _in_blocks(self, bags: PackedBags) -> tuple[Tensor, Tensor]:
-        """The embeddings and the scores, with no more than a block of projected instances at a time."""
+        """The embeddings and the scores, with at most one block of projected instances at a time."""
         pool, scores = BagPool(bags), []
         for rows, hidden_RE in self.projection.blocks(bags):
             scores.append(self.attention(hidden_RE))

@@ -1,4 +1,4 @@
-"""CLAM: attention pooling whose most and least attended instances are clustered (Lu et al. 2021).
+"""CLAM: attention pooling, with clustering of the most and least attended instances (Lu et al. 2021).
 
 Dimensions: T instances of a batch, B bags, B1 = B + 1 offsets, C classes, E embedding width, H attention
 branches (1, or C), I clustered instances of a bag, K = 2 clusters.
@@ -20,11 +20,13 @@ from mhimdist.models.layers.linear import Linear, wide
 
 @dataclass(frozen=True)
 class CLAMOutput(BagOutput):
-    """A bag's logits, and what the clustering would cost for every label it may have.
+    """The bags' logits, and their clustering losses for every label that a bag may have.
 
     Attributes:
-        inside_loss_BC: for a bag of class c: its attended instances are of c, the least attended are not.
-        outside_loss_BC: for a bag of another class: its most attended instances are not of class c.
+        inside_loss_BC: the loss of a bag of class c, whose most attended instances should be of class c and
+            whose least attended ones should not.
+        outside_loss_BC: the loss of a bag of another class, whose most attended instances should not be of
+            class c.
     """
 
     inside_loss_BC: Tensor
@@ -36,8 +38,9 @@ def smooth_top1_svm(
 ) -> Tensor:
     """The smooth top-1 SVM loss of each instance (Berrada et al. 2018, with k = 1), shape I.
 
-    The hinge loss is the largest of s_j + margin [j != y] over the classes j, less the true score s_y. Its
-    largest is smoothed to tau log sum_j exp(. / tau), which bounds it from above and tends to it with tau:
+    The hinge loss is the maximum of s_j + margin [j != y] over the classes j, minus the true score s_y. The
+    maximum is smoothed to tau log sum_j exp(. / tau), which bounds it from above and tends to it as tau tends
+    to 0:
 
         tau log sum_j exp((s_j + margin [j != y] - s_y) / tau)
 
@@ -47,7 +50,7 @@ def smooth_top1_svm(
         logits_IK: scores s of the K classes.
         targets_I: int64 true class y.
         temperature: tau, above 0.
-        margin: alpha, by which the true score has to lead.
+        margin: alpha, the lead that the true score should have.
     """
     wrong_IK = 1 - functional.one_hot(targets_I, logits_IK.shape[1])
     lead_IK = logits_IK - logits_IK.gather(1, targets_I[:, None]) + margin * wrong_IK
@@ -55,18 +58,23 @@ def smooth_top1_svm(
 
 
 class CLAM(BagModel):
-    """Gated attention with one branch (SB) or one for each class (MB), and an instance classifier a class.
+    """Gated attention with one branch (SB) or one per class (MB), and one instance classifier per class.
 
-    SB classifies one embedding; MB has an embedding for each class, which gives that class's logit. The k
-    highest-scored instances of the label's branch should be told from its k lowest-scored ones by the
-    label's instance classifier. With subtyping the k highest-scored ones of each other class's branch should
-    also be rejected by that class's classifier, and the loss is the mean over classes.
+    SB classifies one embedding; MB has one embedding per class, from which that class's logit follows. The
+    label's instance classifier should separate the k highest-scored instances of the label's branch from the
+    k lowest-scored ones. With subtyping, each other class's classifier should also reject the k
+    highest-scored instances of that class's branch, and the loss is the mean over classes.
 
-    With 1,024 features, widths 512 and 256 and two classes MB has 788,996 parameters and 2,052 more in the
+    With 1,024 features, widths 512 and 256 and two classes, MB has 788,996 parameters, plus 2,052 in the
     instance classifiers.
     """
 
     def __init__(self, settings: model_settings.CLAM, num_features: int, num_classes: int) -> None:
+        """Make the layers; `initialize` draws their weights.
+
+        Args:
+            settings, num_features, num_classes: see `models.build`.
+        """
         super().__init__()
         self.settings = settings
         self.num_branches = num_classes if settings.name == "clam_mb" else 1
@@ -79,7 +87,7 @@ class CLAM(BagModel):
         self.instance_heads = nn.ModuleList(Linear(width, 2) for _ in range(num_classes))
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> CLAMOutput:
-        """See `BagModel.forward`; no scores to mask by, one embedding for each branch."""
+        """See `BagModel.forward`; no scores to mask by, one embedding per branch."""
         hidden_TE = self.projection(bags, dropout_keys_B)
         scores_TH = self.attention(hidden_TE, bags.offsets_B1, dropout_keys_B)
         embeddings_BHE = ops.segment_softmax_pool(scores_TH, hidden_TE, bags.offsets_B1)
@@ -91,13 +99,13 @@ class CLAM(BagModel):
         return CLAMOutput(logits_BC, embeddings_BHE, None, inside_BC, outside_BC)
 
     def _cluster(self, hidden_TE: Tensor, scores_TH: Tensor, offsets_B1: Tensor) -> tuple[Tensor, Tensor]:
-        """The bags' clustering losses, inside and outside of each class, both B x C."""
+        """The bags' clustering losses inside and outside each class, both B x C."""
         count = self.settings.num_clustered
         extremes = [
             ops.segment_top_k(scores_TH, count, offsets_B1, largest=largest) for largest in (True, False)
         ]
         rows_BIH = torch.cat(extremes, dim=1)
-        there_BIH = rows_BIH >= 0  # a bag of fewer instances has fewer extremes
+        there_BIH = rows_BIH >= 0  # a bag with fewer instances has fewer extremes
         hidden_JE = hidden_TE.index_select(0, rows_BIH.clamp_min(0).flatten())  # J = B x I x H
         hidden_BIHE = wide(hidden_JE).unflatten(0, rows_BIH.shape)
         is_top_I = torch.arange(2 * count, device=hidden_TE.device) < count
@@ -111,7 +119,7 @@ class CLAM(BagModel):
         return torch.stack(inside, dim=1), torch.stack(outside, dim=1)
 
     def _mean_loss(self, logits_BIK: Tensor, targets_BI: Tensor, counts_BI: Tensor) -> Tensor:
-        """The mean loss of those instances of each bag that count, shape B."""
+        """The mean loss over the instances of each bag that count, shape B."""
         loss_J = self._instance_loss(logits_BIK.flatten(0, 1), targets_BI.flatten())
         loss_BI = torch.where(counts_BI, loss_J.unflatten(0, counts_BI.shape), 0)
         return loss_BI.sum(1) / counts_BI.sum(1)
@@ -124,7 +132,11 @@ class CLAM(BagModel):
     def classification_loss(
         self, output: BagOutput, labels_B: Tensor, class_weights_C: Tensor | None = None
     ) -> Tensor:
-        """0.7 x cross-entropy of the bag + 0.3 x clustering loss (the default weight), shape B."""
+        """0.7 x cross-entropy of the bag + 0.3 x clustering loss (the default weight), shape B.
+
+        Args:
+            output, labels_B, class_weights_C: see `BagModel.classification_loss`.
+        """
         assert isinstance(output, CLAMOutput)
         bag_loss_B = functional.cross_entropy(output.logits_BC, labels_B, class_weights_C, reduction="none")
         is_label_BC = functional.one_hot(labels_B, output.logits_BC.shape[1]).bool()

@@ -1,4 +1,4 @@
-"""DSMIL: an instance classifier beside attention to each class's top instance (Li et al. 2021).
+"""DSMIL: an instance classifier, and attention to each class's top instance (Li et al. 2021).
 
 Dimensions: T instances of a batch, R of a block, B bags, C classes, E embedding width, Q query width.
 """
@@ -19,10 +19,10 @@ from mhimdist.models.layers.linear import Linear, linear, wide
 
 @dataclass(frozen=True)
 class DSMILOutput(BagOutput):
-    """A bag's view by both streams; `logits_BC` are those of the bag embeddings.
+    """The results of both streams; `logits_BC` are the logits of the bag embeddings.
 
     Attributes:
-        instance_logits_BC: the largest logit that an instance of the bag has for each class.
+        instance_logits_BC: the largest logit per class over the bag's instances.
     """
 
     instance_logits_BC: Tensor
@@ -31,15 +31,20 @@ class DSMILOutput(BagOutput):
 class DSMIL(BagModel):
     """Two streams over the projected instances, both trained on the bag's label.
 
-    One classifies instances and takes the largest logit of each class. The other embeds the bag once for
-    every class c, F_c = sum_i a_ic v(z_i), by attention to the class's top instance t(c),
+    One stream classifies the instances and takes the largest logit per class. The other embeds the bag once
+    per class c, F_c = sum_i a_ic v(z_i), by attention to the class's top instance t(c),
     a_ic = softmax_i(q(z_i) . q(z_t(c)) / sqrt(Q)), and mixes the C embeddings into C logits.
 
-    Instances are masked by their largest logit, not by the attention, as in the authors' code. With 1,024
-    features, width 512 and two classes it has 872,708 parameters.
+    An instance's score for masking is its largest logit, not its attention, as in the authors' code. With
+    1,024 features, width 512 and two classes it has 872,708 parameters.
     """
 
     def __init__(self, settings: model_settings.DSMIL, num_features: int, num_classes: int) -> None:
+        """Make the layers; `initialize` draws their weights.
+
+        Args:
+            settings, num_features, num_classes: see `models.build`.
+        """
         super().__init__()
         width, query_dim = settings.hidden_dim, settings.query_dim
         self.projection = Projection(num_features, width, settings.dropout)
@@ -51,7 +56,7 @@ class DSMIL(BagModel):
         self.head = nn.Conv1d(num_classes, num_classes, kernel_size=width)
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> DSMILOutput:
-        """See `BagModel.forward`; one head of scores, one embedding for each class."""
+        """See `BagModel.forward`; one head of scores, one embedding per class."""
         if runs_in_blocks(bags, dropout_keys_B):
             values_TE, logits_TC, queries_TQ = self._in_blocks(bags)
             top_BC = ops.segment_argmax(logits_TC, bags.offsets_B1)
@@ -65,7 +70,7 @@ class DSMIL(BagModel):
         attention_TC = self._attention(queries_TQ, top_BC, bags)
         embeddings_BCE = ops.segment_softmax_pool(attention_TC, values_TE, bags.offsets_B1)
         return DSMILOutput(
-            # The convolution's kernel is as wide as the embeddings: it is a linear layer of all of them.
+            # The convolution's kernel is as wide as the embeddings, so it is a linear layer of all of them.
             logits_BC=linear(embeddings_BCE.flatten(1), self.head.weight.flatten(1), self.head.bias),
             embeddings_BME=embeddings_BCE,
             scores_TH=logits_TC.amax(1, keepdim=True),
@@ -73,19 +78,19 @@ class DSMIL(BagModel):
         )
 
     def _logits(self, hidden_TE: Tensor) -> Tensor:
-        """Each instance's logits, T x C, in float32 as they rank, and without gradient: few have one."""
+        """Each instance's logits, T x C, in float32 because they rank; without gradient: few need one."""
         with torch.no_grad():
             if hidden_TE.device.type != "cpu":
                 return self.instance_head(wide(hidden_TE))
             return torch.cat([self.instance_head(wide(hidden_RE)) for hidden_RE in hidden_TE.split(ROWS)])
 
     def _top_logits(self, hidden_TE: Tensor, top_BC: Tensor) -> Tensor:
-        """The logits of the top instances, B x C, each of its own class, with their gradients."""
+        """The logits of the top instances, each for its class, B x C, with their gradients."""
         top_BCE = wide(hidden_TE.index_select(0, top_BC.flatten())).unflatten(0, top_BC.shape)
         return (top_BCE * self.instance_head.weight).sum(2) + self.instance_head.bias
 
     def _in_blocks(self, bags: PackedBags) -> tuple[Tensor, Tensor, Tensor]:
-        """Values, logits and queries, made of each block while it is fresh in the cache."""
+        """Values, logits and queries, made from each block while it is in the cache."""
         values_TE = bags.features_TD.new_empty(bags.num_rows, self.value.out_features)
         logits, queries = [], []
         for rows, hidden_RE in self.projection.blocks(bags):
@@ -95,13 +100,13 @@ class DSMIL(BagModel):
         return values_TE, torch.cat(logits), torch.cat(queries)
 
     def _attention(self, queries_TQ: Tensor, top_BC: Tensor, bags: PackedBags) -> Tensor:
-        """Scaled products of every query with those of its bag's top instances, before the softmax, T x C."""
+        """Scaled products of each query with its bag's top instances' queries, before the softmax, T x C."""
         num_bags, num_classes = top_BC.shape
         tops_JQ = queries_TQ[top_BC.flatten()]  # J = B x C
         products_TJ = linear(queries_TQ, tops_JQ) * queries_TQ.shape[1] ** -0.5
         if num_bags == 1:
             return products_TJ
-        # The products with other bags' instances are few and thrown away: no loop, and nothing to wait for.
+        # Products with other bags' instances are few and discarded: this needs no loop and waits for nothing.
         row_T = torch.arange(len(queries_TQ), device=queries_TQ.device)
         bag_T = torch.bucketize(row_T, bags.offsets_B1[1:-1], right=True)
         column_TC = bag_T[:, None] * num_classes + torch.arange(num_classes, device=bag_T.device)
@@ -110,7 +115,11 @@ class DSMIL(BagModel):
     def classification_loss(
         self, output: BagOutput, labels_B: Tensor, class_weights_C: Tensor | None = None
     ) -> Tensor:
-        """The mean of the two streams' cross-entropies, shape B."""
+        """The mean of the two streams' cross-entropies, shape B.
+
+        Args:
+            output, labels_B, class_weights_C: see `BagModel.classification_loss`.
+        """
         assert isinstance(output, DSMILOutput)
         losses = [
             functional.cross_entropy(logits_BC, labels_B, class_weights_C, reduction="none")

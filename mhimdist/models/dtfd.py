@@ -1,4 +1,4 @@
-"""DTFD-MIL: random pseudo-bags are classified and distilled, the bag from what they give (Zhang et al. 2022).
+"""DTFD-MIL: classifies random pseudo-bags, then the bag by features distilled from them (Zhang et al. 2022).
 
 Dimensions: T instances of a batch, B bags, P pseudo-bags of all bags, B1 and P1 their offsets, G pseudo-bags
 of one bag, C classes, E embedding width, Z distilled features of all bags.
@@ -25,10 +25,10 @@ CUT_SITE = 3
 
 @dataclass(frozen=True)
 class DTFDOutput(BagOutput):
-    """The second tier's view of packed bags, and the first tier's of their pseudo-bags.
+    """The second tier's results for packed bags, and the first tier's for their pseudo-bags.
 
     Attributes:
-        pseudo_logits_PC: class logits of the pseudo-bags, those of a bag together.
+        pseudo_logits_PC: class logits of the pseudo-bags, grouped by bag.
         pseudo_offsets_B1: int64 offsets of the bags among the pseudo-bags.
     """
 
@@ -41,9 +41,9 @@ class Cut:
     """Bags cut into pseudo-bags.
 
     Attributes:
-        order_T: int64 rows of the batch, those of a pseudo-bag together.
+        order_T: int64 rows of the batch, grouped by pseudo-bag.
         sizes: number of instances of each pseudo-bag.
-        offsets_P1: int64 offsets of the pseudo-bags in that order.
+        offsets_P1: int64 offsets of the pseudo-bags in `order_T`.
         offsets_B1: int64 offsets of the bags among the pseudo-bags.
     """
 
@@ -54,12 +54,12 @@ class Cut:
 
 
 def cut(bags: PackedBags, num_pseudo_bags: int, keys_B: Tensor) -> Cut:
-    """Cut each bag at random into pseudo-bags of sizes as equal as can be, none of them empty.
+    """Cut each bag at random into pseudo-bags; their sizes differ by at most 1, and none is empty.
 
     Args:
-        bags: whole bags; one of fewer than `num_pseudo_bags` instances gives a pseudo-bag for each.
-        num_pseudo_bags: parts of a bag.
-        keys_B: int64 keys of the bags' streams, of which alone the cut is a function.
+        bags: whole bags; a bag of fewer than `num_pseudo_bags` instances has one pseudo-bag per instance.
+        num_pseudo_bags: pseudo-bags per bag.
+        keys_B: int64 keys of the bags' streams; a bag's cut depends on nothing else.
     """
     total = bags.num_rows
     words_T = instance_words(keys_B, bags.offsets_B1, total).squeeze(1)
@@ -82,16 +82,22 @@ def _offsets(sizes: Sequence[int]) -> Tensor:
 
 
 class DTFD(BagModel):
-    """Two tiers of gated attention: one over the instances of a pseudo-bag, one over what those distil.
+    """Two tiers of gated attention: the first over each pseudo-bag's instances, the second over the bag.
 
-    An instance's class activation is softmax(W a_i z_i), with the first tier's attention a and head W
-    (the head's bias left out); the last class's ranks the instances. The second tier's loss also reaches
-    the projection, by the distilled features.
+    The second tier sees the features that are distilled from the pseudo-bags. An instance's class activation
+    is softmax(W a_i z_i), with the first tier's attention a and head W (without the head's bias); the
+    activation of the last class ranks the instances. The second tier's loss also reaches the projection,
+    through the distilled features.
 
     With 1,024 features, widths 512 and 128 and two classes it has 789,254 parameters.
     """
 
     def __init__(self, settings: model_settings.DTFD, num_features: int, num_classes: int) -> None:
+        """Make the layers; `initialize` draws their weights.
+
+        Args:
+            settings, num_features, num_classes: see `models.build`.
+        """
         super().__init__()
         self.settings = settings
         width, attention_dim = settings.hidden_dim, settings.attention_dim
@@ -102,10 +108,10 @@ class DTFD(BagModel):
         self.head = Linear(width, num_classes)
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> DTFDOutput:
-        """See `BagModel.forward`; no scores to mask by, one embedding a bag.
+        """See `BagModel.forward`; no scores to mask by, one embedding per bag.
 
-        The cut into pseudo-bags comes from the dropout keys, and so is another one in every epoch; without
-        keys it is always the same one of a bag.
+        The dropout keys decide the cut into pseudo-bags, so it differs from epoch to epoch. Without keys a
+        bag is always cut in the same way.
         """
         bags = bags.without_padding()
         if dropout_keys_B is None:
@@ -133,7 +139,7 @@ class DTFD(BagModel):
         )
 
     def clip_groups(self) -> Sequence[Iterable[nn.Parameter]]:
-        """A group for each tier, as each has an optimiser of its own there; the projection is the first's."""
+        """One group per tier, as the authors give each its own optimiser; the projection is in the first."""
         first = (self.projection, self.pseudo_attention, self.pseudo_head)
         return [
             chain.from_iterable(part.parameters() for part in tier)
@@ -141,10 +147,10 @@ class DTFD(BagModel):
         ]
 
     def _distil(self, hidden_TE: Tensor, scores_T: Tensor, attended_PE: Tensor, pseudo: Cut) -> Tensor:
-        """What the pseudo-bags hand on to the second tier, Z x E, in their order."""
+        """The features that the second tier sees, Z x E, in the order of the pseudo-bags."""
         if self.settings.distillation == "AFS":
             return attended_PE
-        with torch.no_grad():  # it only ranks
+        with torch.no_grad():  # the activations only rank
             attention_T = torch.cat([torch.softmax(s, 0) for s in scores_T.split(pseudo.sizes)])
             activation_TC = linear(attention_T[:, None] * hidden_TE, self.pseudo_head.weight)
             last_T1 = torch.softmax(activation_TC, dim=1)[:, -1:]
@@ -156,7 +162,11 @@ class DTFD(BagModel):
     def classification_loss(
         self, output: BagOutput, labels_B: Tensor, class_weights_C: Tensor | None = None
     ) -> Tensor:
-        """The mean cross-entropy of a bag's pseudo-bags plus that of the bag itself, shape B."""
+        """The mean cross-entropy of a bag's pseudo-bags plus the cross-entropy of the bag itself, shape B.
+
+        Args:
+            output, labels_B, class_weights_C: see `BagModel.classification_loss`.
+        """
         assert isinstance(output, DTFDOutput)
         labels_P = labels_B.repeat_interleave(
             output.pseudo_offsets_B1.diff(), output_size=len(output.pseudo_logits_PC)

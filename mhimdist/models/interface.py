@@ -1,7 +1,7 @@
-"""What every bag model takes and gives.
+"""The interface of all bag models: `BagModel`, its `BagOutput`, and the `Projection` that they share.
 
 Dimensions: T instances of a batch, B bags, C classes, D input features, E embedding width, H heads of
-scores, M bag embeddings of a bag (1, or one for each class).
+scores, M embeddings per bag (1, or one per class).
 """
 
 from abc import ABC, abstractmethod
@@ -19,13 +19,14 @@ from mhimdist.models.layers.linear import Linear, projection
 
 @dataclass(frozen=True)
 class BagOutput:
-    """A model's view of packed bags.
+    """The results of a model for packed bags.
 
     Attributes:
         logits_BC: class logits of each bag.
         embeddings_BME: the bag embeddings that the consistency loss compares.
-        scores_TH: instance scores before the softmax, the higher the more salient; None where a model has
-            none to mask by, and of TransMIL while gradients are on, for only a teacher's are used.
+        scores_TH: instance scores before the softmax, the higher the more salient. None if the model has no
+            scores to mask by, and for TransMIL while gradients are on, because only a teacher's scores are
+            used.
     """
 
     logits_BC: Tensor
@@ -34,13 +35,13 @@ class BagOutput:
 
 
 class BagModel(nn.Module, ABC):
-    """A classifier of bags. Bags of a batch never influence each other."""
+    """A classifier of bags; the bags of a batch never influence each other."""
 
     projection: "Projection"
 
     @abstractmethod
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> BagOutput:
-        """Classify packed bags; with dropout if the bags' dropout keys are given."""
+        """Classify packed bags, with dropout if the bags' dropout keys are given."""
 
     def classification_loss(
         self, output: BagOutput, labels_B: Tensor, class_weights_C: Tensor | None = None
@@ -48,9 +49,9 @@ class BagModel(nn.Module, ABC):
         """The loss of each bag (paper, equation 8), shape B.
 
         Args:
-            output: what the model made of the bags.
+            output: the results of the model for the bags.
             labels_B: int64 class of each bag.
-            class_weights_C: a bag's loss is multiplied by the weight of its class; None for 1.
+            class_weights_C: a bag's loss is multiplied by the weight of the bag's class; None for 1.
         """
         return functional.cross_entropy(output.logits_BC, labels_B, class_weights_C, reduction="none")
 
@@ -59,13 +60,13 @@ class BagModel(nn.Module, ABC):
         return torch.softmax(output.logits_BC, dim=1)
 
     def clip_groups(self) -> Sequence[Iterable[nn.Parameter]]:
-        """All parameters, in the groups whose gradients are clipped to a norm each; by default one."""
+        """All parameters, in groups whose gradient norms are clipped separately; by default one group."""
         return [self.parameters()]
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Xavier-normal weights and zero biases, as the authors initialise every linear layer.
+        """Draw Xavier-normal weights and set biases to zero, as the authors initialise every linear layer.
 
-        Convolutions start as torch starts them, uniform in +-1/sqrt(fan-in), for the authors leave them.
+        Convolutions start as in torch, uniform in +-1/sqrt(fan-in), because the authors leave them so.
         """
         for module in self.modules():
             match module:
@@ -82,9 +83,17 @@ class BagModel(nn.Module, ABC):
 
 
 class Projection(nn.Module):
-    """Each instance's features to the model's width: linear, ReLU, dropout."""
+    """Projects each instance's features to the model's width: linear layer, ReLU, dropout."""
 
     def __init__(self, num_features: int, hidden_dim: int, dropout: float, *, bias: bool = True) -> None:
+        """Make the linear layer.
+
+        Args:
+            num_features: D.
+            hidden_dim: E.
+            dropout: share of the projected values that is dropped, in [0, 1).
+            bias: whether the linear layer has a bias.
+        """
         super().__init__()
         self.linear = Linear(num_features, hidden_dim, bias=bias)
         self.dropout = dropout
@@ -94,6 +103,6 @@ class Projection(nn.Module):
         return projection(bags, self.linear, self.dropout, dropout_keys_B)
 
     def blocks(self, bags: PackedBags) -> Iterator[tuple[slice, Tensor]]:
-        """The rows of one block after the other, and their projection without dropout."""
+        """The rows of each block, one block after the other, and their projection without dropout."""
         for rows in blocks(bags):
             yield rows, self.linear.relu(bags.block(rows))

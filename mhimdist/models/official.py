@@ -1,7 +1,7 @@
-"""Reads the checkpoints that the authors of MHIM-MIL released, as weights of our networks.
+"""The checkpoints that the authors of MHIM-MIL released, read as weights of our networks.
 
-Their files hold `{"model": weights, "teacher": weights}` or the weights alone. Nothing is unpickled but
-tensors and plain containers.
+A released file holds `{"model": weights, "teacher": weights}` or the weights alone. Only tensors and plain
+containers are unpickled.
 """
 
 from collections.abc import Mapping
@@ -76,32 +76,32 @@ OUR_NAMES: dict[str, dict[str, str]] = {
         },
     },
 }
-"""For each of the authors' baselines, their parameters' names and ours."""
+"""The parameters' names per baseline of the authors: theirs, and ours."""
 
-# DSMIL classifies inside its encoder: the authors' predictor behind it never gets a gradient.
+# DSMIL classifies inside its encoder: the authors' predictor after it never gets a gradient.
 UNUSED_NAMES = {"dsmil": set(_HEAD)}
 
 
 def load_official(
     path: Path, settings: model_settings.ModelSettings, which: Literal["model", "teacher"] = "model"
 ) -> dict[str, Tensor]:
-    """The weights of a released checkpoint, for `load_state_dict` of the model that `settings` describe.
+    """Read the weights of a released checkpoint, for `load_state_dict` of the model in `settings`.
 
-    Denormal weights, 8 to 47 % of those that were released, become zero: they count for nothing, and a
-    product with one is 30 times slower on x86.
+    Denormal weights, 8 to 47 % of the released ones, become zero: they count for nothing, and a product with
+    one is 30 times slower on x86.
 
     Args:
         path: the authors' file.
-        settings: of AB-MIL (gated for their TCGA runs), TransMIL or DSMIL; the widths must be the file's.
-        which: the student, or the teacher where the file has one.
+        settings: settings of AB-MIL (gated for their TCGA runs), TransMIL or DSMIL, with the file's widths.
+        which: the student ("model"), or the teacher if the file has one.
 
     Returns:
         Float32 tensors by our names; the input width and the number of classes are the file's.
 
     Raises:
-        CheckpointError: the file cannot be read, is of another model, or lacks what is asked for; the
-            message lists the parameters that do not match.
-        ConfigError: the authors released no such model.
+        CheckpointError: the file cannot be read, belongs to another model, or lacks the weights of `which`;
+            the message lists the parameters that do not match.
+        ConfigError: the authors released no checkpoint of this model.
     """
     baseline = _baseline(settings)
     weights = translate(_read(path, which), baseline)
@@ -110,14 +110,14 @@ def load_official(
 
 
 def translate(official: Mapping[str, Tensor], baseline: str) -> dict[str, Tensor]:
-    """The authors' weights by our names, float32, denormals zeroed; an unknown name stays as it is."""
+    """The authors' weights by our names, in float32, denormals zeroed; unknown names stay as they are."""
     names = OUR_NAMES[baseline]
     translated = {}
     for name, value in official.items():
         if name in UNUSED_NAMES.get(baseline, ()):
             continue
         if name == _CLASS_TOKEN and value.ndim == 3:
-            value = value[0]  # theirs has a batch dimension in front
+            value = value[0]  # the authors' token has a batch dimension in front
         value = value.float()
         is_denormal = value.abs() < torch.finfo(torch.float32).tiny
         translated[names.get(name, name)] = value.masked_fill(is_denormal, 0.0)
@@ -132,27 +132,29 @@ def _baseline(settings: model_settings.ModelSettings) -> str:
             return "selfattn"
         case model_settings.DSMIL():
             return "dsmil"
-    raise ConfigError(f"the authors released abmil, transmil and dsmil; got {settings.name}")
+    raise ConfigError(
+        f"expected a model that the authors released (abmil, transmil or dsmil), got {settings.name}"
+    )
 
 
 def _read(path: Path, which: str) -> Mapping[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's reader raises whatever the damage leads it into
-        raise CheckpointError(f"{path} cannot be read as weights: {error}") from None
+    except Exception as error:  # a damaged file can make torch's reader raise any error
+        raise CheckpointError(f"{path}: expected a checkpoint of torch, cannot read one: {error}") from None
     if isinstance(content, Mapping) and "model" in content:
         content = content.get(which)
     elif which == "teacher":
         content = None
     if content is None:
-        raise CheckpointError(f"{path} holds no {which}")
+        raise CheckpointError(f"{path}: expected the weights of the {which}, found none")
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{path}: expected named tensors, got {type(content).__name__}")
     return content
 
 
 def _check(weights: Mapping[str, Tensor], settings: model_settings.ModelSettings, path: Path) -> None:
-    """Compare names and shapes with those of the model, its input width and classes being the file's."""
+    """Compare names and shapes with the model's, for the file's input width and number of classes."""
     projection, head_bias = weights.get("projection.linear.weight"), weights.get("head.bias")
     expected = build(
         settings,
@@ -163,9 +165,9 @@ def _check(weights: Mapping[str, Tensor], settings: model_settings.ModelSettings
     faults = [f"{name} is missing" for name in expected.keys() - weights.keys()]
     faults += [f"{name} is unknown" for name in weights.keys() - expected.keys()]
     faults += [
-        f"{name} is {tuple(weights[name].shape)}, not {tuple(expected[name].shape)}"
+        f"{name}: expected shape {tuple(expected[name].shape)}, got {tuple(weights[name].shape)}"
         for name in expected.keys() & weights.keys()
         if weights[name].shape != expected[name].shape
     ]
     if faults:
-        raise CheckpointError(f"{path} does not fit {settings.name}: {'; '.join(sorted(faults))}")
+        raise CheckpointError(f"{path}: the weights do not fit {settings.name}: {'; '.join(sorted(faults))}")

@@ -1,4 +1,4 @@
-"""Max- and mean-pooling: the logits of a bag are the largest (the mean) of its instances' logits."""
+"""Max- and mean-pooling: a bag's logits are the maximum (or the mean) of its instances' logits."""
 
 from torch import Tensor
 
@@ -10,9 +10,14 @@ from mhimdist.models.layers.linear import Linear, wide
 
 
 class PoolingMIL(BagModel):
-    """Projection and a linear head on every instance, pooled class by class; nothing to mask by."""
+    """A projection and a linear head on every instance, pooled class by class; has no scores to mask by."""
 
     def __init__(self, settings: model_settings.Pooling, num_features: int, num_classes: int) -> None:
+        """Make the layers; `initialize` draws their weights.
+
+        Args:
+            settings, num_features, num_classes: see `models.build`.
+        """
         super().__init__()
         self.projection = Projection(num_features, settings.hidden_dim, settings.dropout)
         self.head = Linear(settings.hidden_dim, num_classes)

@@ -22,11 +22,11 @@ from mhimdist.ops import keyed_dropout
 
 LARGEST_KERNEL = 7
 ROWS = 1024
-"""Tokens of a part where no gradient is asked for: of what is formed on the way no more is held."""
+"""Tokens per part while gradients are off: intermediate results exist for no more tokens at a time."""
 
 
 class PositionEncoding(nn.Module):
-    """PPEG: three depth-wise convolutions over the instances laid out as a square, and the identity."""
+    """PPEG: three depth-wise convolutions over the instances laid out as a square, plus the identity."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -35,19 +35,19 @@ class PositionEncoding(nn.Module):
         self.conv3 = nn.Conv2d(width, width, 3, groups=width)
 
     def forward(self, tokens_NE: Tensor) -> Tensor:
-        """Instance tokens with their position in the square encoded, N x E.
+        """The instance tokens with their position in the square encoded, N x E.
 
-        The square has sides of ceil(sqrt(N)) and is completed by the first tokens again. One smaller than
-        7 x 7 is filled up with zero tokens to 49, which are then laid out as 7 x 7: its own layout is lost.
+        The square has sides of ceil(sqrt(N)); a repetition of the first tokens completes it. A square smaller
+        than 7 x 7 is filled with zero tokens to 49 tokens, which are laid out as 7 x 7: its layout is lost.
         """
         return torch.cat(list(self.in_blocks(tokens_NE)))
 
     def in_blocks(self, tokens_NE: Tensor, rows_at_once: int | None = None) -> Iterator[Tensor]:
-        """As `forward`, in parts of whole rows of the square.
+        """`forward`, in parts of whole rows of the square.
 
         Args:
-            tokens_NE: as they come.
-            rows_at_once: about so many tokens to a part; by default all.
+            tokens_NE: the instance tokens, in the order of the bag.
+            rows_at_once: approximate number of tokens per part; by default all.
         """
         num_tokens = len(tokens_NE)
         side = math.ceil(math.sqrt(num_tokens))
@@ -71,7 +71,7 @@ class PositionEncoding(nn.Module):
             yield encoded.flatten(0, 1)[: len(own_RE)] + own_RE
 
     def _merged(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The convolutions are linear: one of their summed kernels and biases does the work of all."""
+        """The summed kernels and biases: convolutions are linear, so one does the work of all three."""
         kernel_E1JI = (
             self.conv7.weight
             + functional.pad(self.conv5.weight, (1, 1, 1, 1))
@@ -83,7 +83,7 @@ class PositionEncoding(nn.Module):
 
 
 class Layer(nn.Module):
-    """Tokens plus what they gather by Nystrom attention, normalised before and with dropout after it."""
+    """A residual layer: layer normalisation, Nystrom attention, dropout, added to the tokens."""
 
     def __init__(self, settings: model_settings.TransMIL, site: int) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Layer(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """The class token and the instances after the layer, and the attention of `NystromAttention`.
 
-        Where gradients are off and nothing is dropped, the instances are changed in place, part by part.
+        If gradients are off and nothing is dropped, the instances are changed in place, part by part.
 
         Args:
             token_1E: the class token.
@@ -130,7 +130,7 @@ class Layer(nn.Module):
         Args:
             token_1E, dropout_key_1: see `forward`.
             num_instances: N.
-            instances: the bag's other tokens in parts, of any size.
+            instances: the bag's other tokens, in parts of any size.
         """
         tokens = self._normalised(token_1E, instances)
         gathered_1E, attention_HL = self.attention.class_token_of(1 + num_instances, tokens)
@@ -146,18 +146,23 @@ class Layer(nn.Module):
 
 
 class TransMIL(BagModel):
-    """Projection, two Nystrom layers with a position encoding between them, the class token's embedding.
+    """Projection, two Nystrom layers with a position encoding between them, and a head on the class token.
 
-    The MHIM variant: its class token starts from N(0, 1) (MHIM-MIL paper, equations 2 and 3), unless the
-    settings say 1e-6, which is the deviation of the authors' TransMIL that stands alone. Instances are scored
-    by the class token's attention in each head, the product of the Nystrom factors, which has no softmax of
-    its own and may be negative; they are formed where gradients are off, as a teacher's are. The result
-    depends on the order of the instances.
+    This is the MHIM variant: the class token starts from N(0, 1) (MHIM-MIL paper, equations 2 and 3), unless
+    the settings say 1e-6, the standard deviation in the authors' standalone TransMIL. The scores of the
+    instances are the class token's attention to them in each head. This attention is the product of the
+    Nystrom factors: it has no softmax of its own and may be negative. Scores are formed only while gradients
+    are off, as they are for a teacher. The result depends on the order of the instances.
 
-    Bags run one after the other. With 1,024 features, width 512 and two classes it has 2,672,146 parameters.
+    Bags run one at a time. With 1,024 features, width 512 and two classes it has 2,672,146 parameters.
     """
 
     def __init__(self, settings: model_settings.TransMIL, num_features: int, num_classes: int) -> None:
+        """Make the layers; `initialize` draws their weights.
+
+        Args:
+            settings, num_features, num_classes: see `models.build`.
+        """
         super().__init__()
         width = settings.hidden_dim
         self.score_layer, self.class_token_std = settings.score_layer, settings.class_token_std
@@ -170,13 +175,13 @@ class TransMIL(BagModel):
         self.head = Linear(width, num_classes)
 
     def initialize(self, generator: torch.Generator) -> None:
-        """As every model, and the class token from a normal distribution around 0."""
+        """Initialise as every model does, and draw the class token from a normal distribution around 0."""
         super().initialize(generator)
         nn.init.normal_(self.class_token, std=self.class_token_std, generator=generator)
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> BagOutput:
-        """See `BagModel.forward`; a head of scores for each of the attention's, one embedding a bag."""
-        bags = bags.without_padding()  # the layout in a square depends on the sizes: the one read of a step
+        """See `BagModel.forward`; one head of scores per attention head, one embedding per bag."""
+        bags = bags.without_padding()  # the square's layout needs the sizes: the only read of a step
         hidden_TE = self.projection(bags, dropout_keys_B)
         hidden = hidden_TE.split(bags.sizes())
         keys = dropout_keys_B.split(1) if dropout_keys_B is not None else [None] * len(bags)
@@ -198,7 +203,7 @@ class TransMIL(BagModel):
 
 
 def normalise(norm: nn.LayerNorm, tokens_LE: Tensor) -> Tensor:
-    """Layer normalisation in the tokens' dtype, its statistics in float32 at least."""
+    """Layer normalisation in the tokens' dtype, with statistics in at least float32."""
     dtype = tokens_LE.dtype
     return functional.layer_norm(
         tokens_LE, norm.normalized_shape, norm.weight.to(dtype), norm.bias.to(dtype), norm.eps

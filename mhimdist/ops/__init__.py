@@ -1,6 +1,6 @@
-"""The ragged operations of the method, by the fastest implementation there is for a tensor's device.
+"""The ragged operations of the method; each runs the fastest implementation for the device of its tensors.
 
-On the CPU that is NumPy and torch, anywhere else a kernel in Triton; `reference` specifies both.
+Tensors on the CPU use NumPy and torch, all others Triton kernels. `reference` specifies both.
 """
 
 from mhimdist.ops.dropout import keyed_dropout, relu_dropout, relu_dropout_block

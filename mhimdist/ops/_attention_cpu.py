@@ -1,7 +1,7 @@
 """Attention and softmax pooling on the CPU as one operation.
 
-One after the other they write two gradients of the instances, each as large as these, and add them up. Here a
-block of rows is read, and its gradient written, while it is in a core's cache.
+As two operations they would write two gradients of the instances, each as large as the instances, and add
+them. Here a block of rows is read, and its gradient is written, while the block is in a core's cache.
 
 Dimensions: T instances of a batch, R rows of a block, B bags, B1 = B + 1 offsets, E embedding width,
 A attention width.
@@ -17,12 +17,12 @@ from torch.nn import functional
 
 from mhimdist.ops import _pool_cpu
 
-# Rows of a block: of 512 float32 values 2 MB, where the small products are at their fastest.
+# Rows per block: with 512 float32 values it takes 2 MB, the size at which the small products are fastest.
 _ROWS = 1024
 
 
 def _parts(edges: list[int]) -> Iterator[tuple[slice, list[tuple[int, slice]]]]:
-    """Blocks of rows, and in each the rows of every bag that has some there."""
+    """Blocks of rows, each with the bags that have rows in it and with those rows."""
     bag = 0
     for start in range(0, edges[-1], _ROWS):
         stop, parts = min(start + _ROWS, edges[-1]), []

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def"
-"""Keyed dropout on CUDA, alone or with the ReLU before it, one launch each way.
+"""Keyed dropout on CUDA, alone or with the ReLU before it: one launch forward, one backward.
 
 Dimensions: T instances of a batch, B bags, B1 = B + 1 offsets, E embedding width.
 """
@@ -32,7 +32,7 @@ def _drop(
     WORDS: tl.constexpr,
     BAGS: tl.constexpr,
 ):
-    """A program makes `WORDS` words for each of `ROWS` rows; a word's bytes decide over eight columns."""
+    """Each program makes `WORDS` words for each of `ROWS` rows; a word's bytes decide over eight columns."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     words = tl.program_id(1) * WORDS + tl.arange(0, WORDS)
     bags = bag_of(rows, offsets, num_bags, BAGS)
@@ -72,7 +72,7 @@ def _relu_backward(grad, out, grad_values, scale, size, BLOCK: tl.constexpr):
 def keyed_dropout(
     values_TE: Tensor, threshold: int, offsets_B1: Tensor, keys_B: Tensor, site: int, relu: bool
 ) -> Tensor:
-    """See `ops.keyed_dropout`; a byte below the threshold drops its value."""
+    """See `ops.keyed_dropout`, or `ops.relu_dropout` if `relu`; a byte below `threshold` drops its value."""
     require_float(values_TE=values_TE)
     if values_TE.stride(1) != 1:
         values_TE = values_TE.contiguous()
@@ -110,7 +110,7 @@ def _(values_TE: Tensor, threshold: int, offsets_B1: Tensor, keys_B: Tensor, sit
 @torch.library.custom_op("mhimdist::relu_dropout_backward", mutates_args=())
 @on_its_device
 def relu_dropout_backward(grad_TE: Tensor, out_TE: Tensor, threshold: int) -> Tensor:
-    """The gradient of the values that `keyed_dropout` with ReLU made `out_TE` of."""
+    """The gradient of the values from which `keyed_dropout` with ReLU made `out_TE`."""
     grad_TE, out_TE = grad_TE.contiguous(), out_TE.contiguous()
     grad_values_TE = torch.empty_like(out_TE)
     size, block = out_TE.numel(), 2048

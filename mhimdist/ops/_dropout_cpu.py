@@ -1,4 +1,4 @@
-"""Keyed dropout on the CPU, block by block so that words, bytes and values stay in a core's cache.
+"""Keyed dropout on the CPU, block by block, so that words, bytes and values stay in a core's cache.
 
 Dimensions: T instances of a batch, R rows of a block, B bags, B1 = B + 1 offsets, E embedding width.
 """
@@ -13,20 +13,20 @@ from torch.autograd.function import once_differentiable
 
 from mhimdist.ops.draws import stream_words
 
-# Integers as wide as a value: times 0 or 1 they give zero or the value, bit for bit, and fast.
+# Integers as wide as a value: its bits times 0 or 1 are zero or the value, bit for bit, and fast to compute.
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _kept_blocks(
     values_TE: Tensor, threshold: int, offsets_B1: Tensor, keys_B: Tensor, first: int = 0
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Blocks of rows, and for each of their values 1 if it is kept, else 0, as an integer of its width.
+    """Blocks of rows, and per value an integer of the value's width: 1 if the value is kept, otherwise 0.
 
-    The values are those of the rows from `first` on; padding has no block.
+    `values_TE` are the rows from `first` on; padding has no block.
     """
     width = values_TE.shape[1]
     words = -(-width // 8)
-    # One buffer for all blocks: a new one each time would come from the system, page by page.
+    # One buffer for all blocks: the system would hand out a new one per block, page by page.
     bytes_, integers = np.empty(0, bool), torch.empty(0)
     rows = slice(first, first + len(values_TE))
     for start, stop, words_U in stream_words(keys_B, offsets_B1, words, rows=rows):
@@ -53,7 +53,7 @@ def _drop(values_TE: Tensor, threshold: int, offsets_B1: Tensor, keys_B: Tensor)
 
 
 class KeyedDropout(torch.autograd.Function):
-    """See `ops.keyed_dropout`; the keys are those of the site."""
+    """See `ops.keyed_dropout`; the keys already include the site."""
 
     @staticmethod
     def forward(ctx: Any, values_TE: Tensor, threshold: int, offsets_B1: Tensor, keys_B: Tensor) -> Tensor:
@@ -69,7 +69,16 @@ class KeyedDropout(torch.autograd.Function):
 def relu_drop(
     values_RE: Tensor, threshold: int, offsets_B1: Tensor, keys_B: Tensor, first: int, out_RE: Tensor
 ) -> None:
-    """`ReluDropout` of the rows from `first` on, into `out_RE`."""
+    """Write `ReluDropout` of some rows.
+
+    Args:
+        values_RE: consecutive rows of the packed instances, from row `first` on.
+        threshold: a value is dropped if its byte is below it.
+        offsets_B1: int64 offsets of the bags.
+        keys_B: int64 keys of the bags' streams, which already include the site.
+        first: number of the first row.
+        out_RE: receives the result; may be `values_RE` itself.
+    """
     bits_RE = out_RE.view(_INTEGERS[values_RE.element_size()])
     stop = 0
     for rows, kept_RE in _kept_blocks(values_RE, threshold, offsets_B1, keys_B, first):
@@ -82,7 +91,7 @@ def relu_drop(
 
 
 class ReluDropout(torch.autograd.Function):
-    """See `ops.relu_dropout`; the keys are those of the site."""
+    """See `ops.relu_dropout`; the keys already include the site."""
 
     @staticmethod
     def forward(

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def"
-"""Sizes of masks and keys of streams on CUDA: one launch for all bags of a step.
+"""Mask sizes and stream keys on CUDA: one launch for all bags of a step.
 
 Dimensions: B bags, B1 = B + 1 offsets, S streams, P padded bags.
 """
@@ -17,9 +17,9 @@ BAGS = 64
 
 @triton.jit
 def _share(sizes, ratio):
-    """`reference.share_of`, every operation rounded by itself: needs `enable_fp_fusion=False`."""
+    """`reference.share_of`; each operation must round separately, so launch with `enable_fp_fusion=False`."""
     scaled = sizes.to(tl.float64) * ratio * 1e9
-    # Adding 2^52 leaves no digit behind the point, rounded half to even.
+    # Adding 2^52 rounds to an integer, half to even: no digit after the point remains.
     integer = scaled + 4503599627370496.0 - 4503599627370496.0
     scaled = tl.where(scaled < 4503599627370496.0, integer, scaled)
     return tl.ceil(scaled / 1e9).to(tl.int64)
@@ -47,9 +47,9 @@ def _number(
 @torch.library.custom_op("mhimdist::bag_numbers", mutates_args=())
 @on_its_device
 def bag_numbers(offsets_B1: Tensor, ids_B: Tensor, ratios_4: Tensor, streams_S: Tensor) -> Tensor:
-    """Four rows of counts and one of keys for each stream, int64, (4 + S) x P; see `ops.bag_numbers`.
+    """See `ops.bag_numbers`; returns four rows of counts, then one of keys per stream: int64, (4 + S) x P.
 
-    P is even, so that every row starts where a kernel may read 16 bytes at a time.
+    P is even, so every row starts where a kernel can read 16 bytes at a time.
     """
     num_bags = len(ids_B)
     numbers_NP = offsets_B1.new_empty((4 + len(streams_S), num_bags + num_bags % 2))

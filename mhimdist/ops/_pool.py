@@ -1,10 +1,10 @@
 # mypy: disable-error-code="no-untyped-def"
 """Softmax pooling and ranking of ragged bags on CUDA.
 
-Pooling is two launches: `_pool_parts` splits every bag over several programs, so that one large bag fills
-the device, each with a running maximum and sum (online softmax); `_join_parts` weighs the parts. Its backward
-pass is one launch, which reads the values once and needs of the forward pass only the log of each softmax's
-sum and the result.
+Pooling takes two launches. `_pool_parts` splits every bag over several programs, so that one large bag fills
+the device; each program keeps a running maximum and sum (online softmax). `_join_parts` weighs the parts and
+adds them. The backward pass is one launch: it reads the values once, and from the forward pass it needs only
+the result and the log of each softmax's sum.
 
 Dimensions: T instances of a batch, B bags, B1 = B + 1 offsets, S parts of a bag, C columns of scores,
 E embedding width.
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mhimdist.ops._triton import on_its_device, rank, require_float
 
-# Programs to aim for over all bags and blocks of columns, and the most parts of a bag that are joined.
+# Target number of programs over all bags and blocks of columns, and the most parts of a bag that are joined.
 _PROGRAMS = 512
 MOST_PARTS = 128
 # Rows of a bag that a program ranks at a time.
@@ -28,7 +28,7 @@ BLOCK = 2048
 
 @triton.jit
 def _part(offsets, bag, part, num_parts):
-    """The rows of one of the parts of a bag."""
+    """The first row of one part of a bag, and its last row + 1."""
     start, stop = tl.load(offsets + bag), tl.load(offsets + bag + 1)
     rows = tl.cdiv(stop - start, num_parts)
     first = start + part * rows
@@ -74,7 +74,7 @@ def _pool_parts(
             other=0.0,
         ).to(tl.float32)
         larger = tl.maximum(largest, tl.max(score, 0))
-        # Where all scores so far are -inf, any finite number in its place keeps the weights at zero.
+        # If all scores so far are -inf, any finite base keeps the weights at zero.
         base = tl.where(larger == float("-inf"), 0.0, larger)
         weight = tl.exp(score - base[None, :])
         fade = tl.exp(largest - base)
@@ -134,7 +134,7 @@ def _join_parts(
 
 @triton.jit
 def _part_or_padding(offsets, bag, part, num_bags, num_parts, num_rows):
-    """As `_part`; for the bag behind the last one, a part of the rows that belong to no bag."""
+    """`_part`, and for bag number `num_bags` a part of the rows that belong to no bag."""
     if bag < num_bags:
         first, stop = _part(offsets, bag, part, num_parts)
     else:
@@ -147,7 +147,7 @@ def _part_or_padding(offsets, bag, part, num_bags, num_parts, num_rows):
 
 @triton.jit
 def _products(left_rows, right_rows, at, is_row, width, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    """The scalar product of rows `at` of two matrices of that width, zero where `is_row` is false."""
+    """The scalar products of rows `at` of two matrices of width `width`, zero where `is_row` is false."""
     product = tl.zeros([ROWS], tl.float32)
     for left in range(0, width, WIDTH):
         across = left + tl.arange(0, WIDTH)
@@ -240,7 +240,7 @@ def _top_k(
     LARGEST: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One rank after the other: the best key below the one before. For a k of a few."""
+    """Find one rank after the other, as the best key below the previous one: meant for a small k."""
     bag, column = tl.program_id(0).to(tl.int64), tl.program_id(1)
     start = tl.load(offsets + bag)
     size = (tl.load(offsets + bag + 1) - start).to(tl.int32)
@@ -275,7 +275,7 @@ def _rows(values_TE: Tensor) -> Tensor:
 @torch.library.custom_op("mhimdist::segment_softmax_pool", mutates_args=())
 @on_its_device
 def segment_softmax_pool(scores_TC: Tensor, values_TE: Tensor, offsets_B1: Tensor) -> tuple[Tensor, Tensor]:
-    """See `ops.segment_softmax_pool`: float32 B x C x E, and the log of each softmax's sum, B x C."""
+    """See `ops.segment_softmax_pool`; returns float32 B x C x E, and the log of each softmax's sum, B x C."""
     require_float(scores_TC=scores_TC, values_TE=values_TE)
     values_TE = _rows(values_TE)
     num_bags, columns, width = len(offsets_B1) - 1, scores_TC.shape[1], values_TE.shape[1]
@@ -338,7 +338,7 @@ def segment_softmax_pool_backward(
     log_BC: Tensor,
     grad_BCE: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the scores and of the values, zero for rows behind the last bag."""
+    """The gradients of the scores and of the values, zero for rows after the last bag."""
     values_TE, grad_BCE = _rows(values_TE), grad_BCE.contiguous()
     num_bags, columns, width = grad_BCE.shape
     padded = triton.next_power_of_2(columns)

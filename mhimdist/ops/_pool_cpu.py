@@ -1,4 +1,4 @@
-"""Softmax pooling of ragged bags on the CPU: one softmax for all bags, one matrix product for each.
+"""Softmax pooling of ragged bags on the CPU, bag by bag: a softmax, then a matrix product.
 
 Dimensions: T instances of a batch, N instances of one bag, B bags, B1 = B + 1 offsets, C columns of scores,
 E embedding width.
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Rows of 16-bit values made float32 at a time, so that they stay in cache.
+# Rows of 16-bit values converted to float32 at a time: few enough to stay in cache.
 _ROWS_A_BLOCK = 256
 
 
 def softmax(scores_TC: Tensor, offsets_B1: Tensor) -> Tensor:
-    """Softmax over each bag's rows, column by column; zero for rows behind the last bag."""
+    """Softmax over each bag's rows, column by column; zero for rows after the last bag."""
     if len(offsets_B1) == 2 and int(offsets_B1[1]) == len(scores_TC):
         return torch.softmax(scores_TC, dim=0)
     weights_TC = torch.zeros_like(scores_TC)
@@ -30,7 +30,13 @@ def _blocks(values_NE: Tensor, dtype: torch.dtype) -> list[Tensor]:
 
 
 def weighted_sums(weights_TC: Tensor, values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
-    """The sums of each bag's values by each column of weights, B x C x E in the dtype of the weights."""
+    """The sum of each bag's values weighted by each column of weights, B x C x E in the weights' dtype.
+
+    Args:
+        weights_TC: weights of the rows.
+        values_TE: packed rows.
+        offsets_B1: int64 offsets of the bags.
+    """
     pooled_BCE = weights_TC.new_zeros(len(offsets_B1) - 1, weights_TC.shape[1], values_TE.shape[1])
     for pooled_CE, (start, stop) in zip(pooled_BCE, pairwise(offsets_B1.tolist()), strict=True):
         blocks = _blocks(values_TE[start:stop], weights_TC.dtype)

@@ -1,12 +1,12 @@
 # mypy: disable-error-code="no-untyped-def"
-"""Masked selection on CUDA: three launches whatever the number and size of bags, and none is waited for.
+"""Masked selection on CUDA: three launches for any number and size of bags, none of which the host waits for.
 
-1. `_find_limits`, a program for each bag and ranking (a head's highest, its lowest, the random words): keys
-   of 64 bits, and the largest that is among the k smallest, by a radix select of 8 bits a pass. No two keys
-   of a bag are equal: a score's have the row in their lower half, so that ties go to the first row.
-2. `_mask`, a program for each bag: the votes of the heads, the words of the pool, the union of the masks, and
+1. `_find_limits`, one program per bag and ranking (a head's highest, its lowest, the random words): makes
+   64-bit keys and finds the largest of the k smallest, by a radix select of 8 bits per pass. No two keys of a
+   bag are equal: the key of a score has the row in its lower half, so ties go to the first row.
+2. `_mask`, one program per bag: the votes of the heads, the words of the pool, the union of the masks, and
    the kept rows, ascending.
-3. `_gather`, a program for each block of the result: new offsets by a sum over bags, and the rows themselves.
+3. `_gather`, one program per block of the result: the new offsets, by a sum over bags, and the rows.
 
 Dimensions: T instances of a batch, B bags, B1 = B + 1 offsets, D features, H heads of scores, K kept
 instances, R = 2 H + 1 rankings.
@@ -20,23 +20,25 @@ from torch import Tensor
 from mhimdist.ops._triton import on_its_device, rank, require_float, stream_words
 from mhimdist.ops.masks import Gathered, MaskCounts, MaskKeys
 
-# Rows of a bag that a program takes at a time.
+# Rows of a bag that a program processes at a time.
 BLOCK = 2048
 _ALL = tl.constexpr(0xFFFFFFFFFFFFFFFF)
 
 
 @triton.jit
 def _signed_words(key, index):
-    """A stream's words as unsigned integers in the order that they have as signed ones."""
+    """A stream's words as unsigned integers that have the order of the signed words."""
     return stream_words(key, index) ^ 0x8000000000000000
 
 
 @triton.jit
 def _limit(keys, size, count, first_shift, BLOCK: tl.constexpr):
-    """The largest of the `count` smallest of `size` keys, or one above it that no other key is below.
+    """A limit that the `count` smallest of `size` keys do not exceed, and all other keys do.
 
-    Each pass counts the digits of the keys that share what is known of the limit, and so finds the next
-    digit; it ends where all that share it belong to the smallest. All bits are set where all keys belong.
+    The limit is found digit by digit, from the highest. Each pass takes the keys that share the digits known
+    so far, counts their next digits, and so finds the limit's next digit. It ends when all keys that share
+    the known digits are among the `count` smallest. If all keys are, or `count` is 0, all bits of the limit
+    are set.
     """
     known = (size * 0).to(tl.uint64)
     limit = known | _ALL
@@ -107,7 +109,7 @@ def _find_limits(
 
 @triton.jit
 def _vote(keys, limits, size, total, count, votes, HEADS: tl.constexpr, BLOCK: tl.constexpr):
-    """Keys of a bag's rows in the order of the heads' votes, and the limit of the `count` first."""
+    """Write keys that order a bag's rows by the heads' votes; return the limit of the `count` first."""
     for first in range(0, size, BLOCK):
         index = first + tl.arange(0, BLOCK)
         inside = index < size
@@ -122,7 +124,7 @@ def _vote(keys, limits, size, total, count, votes, HEADS: tl.constexpr, BLOCK: t
 
 @triton.jit
 def _draw(pool_keys, pool_limit, words, key, size, count, BLOCK: tl.constexpr):
-    """Random words of the pool's rows, all bits set for others, and the limit of the `count` smallest."""
+    """Write the pool's random words, other rows all ones; return the limit of the `count` smallest."""
     if count > 0:
         for first in range(0, size, BLOCK):
             index = first + tl.arange(0, BLOCK)
@@ -136,7 +138,7 @@ def _draw(pool_keys, pool_limit, words, key, size, count, BLOCK: tl.constexpr):
 
 @triton.jit
 def _first_word(key, size, BLOCK: tl.constexpr):
-    """The index of the smallest of a stream's first `size` words."""
+    """The index of the smallest among the first `size` words of a stream."""
     smallest = (size * 0).to(tl.uint64) | _ALL
     found = size * 0
     for first in range(0, size, BLOCK):
@@ -174,8 +176,8 @@ def _mask(
     random = tl.load(random_counts + bag).to(tl.int32)
     high_key = tl.load(high_keys + bag)
 
-    # The rankings' keys lie one after the other, with three rows of scratch behind them; with many heads
-    # there may be more of them than 32 bits count.
+    # The keys of the rankings come one after the other, then three rows of scratch. With many heads there
+    # may be more keys than 32 bits can count, hence `total` in int64.
     total = start * 0 + total
     keys += start
     limits += bag * (2 * HEADS + 1)
@@ -291,7 +293,11 @@ def _kept(
     random_keys_B: Tensor,
     keep_keys_B: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The first two launches: each bag's kept rows from its first place of T on, and their number, B."""
+    """The first two launches.
+
+    Returns:
+        The kept rows, T, each bag's from the bag's first place on; and the number of kept rows per bag, B.
+    """
     num_bags, (total, num_heads) = len(offsets_B1) - 1, scores_TH.shape
     rankings = 2 * num_heads + 1
     keys = offsets_B1.new_empty((rankings + 3, total))
@@ -348,7 +354,7 @@ def select_and_gather(
     capacity: int,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See `ops.select_and_gather`: rows K x D, their ids K, new offsets B1, masked by each mask 3."""
+    """See `ops.select_and_gather`; returns rows K x D, their ids K, new offsets B1, totals of the 3 masks."""
     require_float(features_TD=features_TD, scores_TH=scores_TH)
     if features_TD.stride(1) != 1:
         features_TD = features_TD.contiguous()

@@ -1,7 +1,7 @@
-"""Mask selection and ranking on the CPU, by an order-preserving integer for every score and the k-th
-smallest of a bag.
+"""Mask selection and ranking on the CPU, by order-preserving integers and the k-th smallest of a bag.
 
-No bag is sorted: the k smallest are those below the k-th, and the first of its equals.
+Every score becomes an integer. A large bag is not sorted: its k smallest are the integers below the k-th
+smallest, and the first ones equal to it.
 
 Dimensions: T instances of a batch, N of one bag, B bags, B1 = B + 1 offsets, H heads of scores, P instances
 of all pools, S bags sorted together, K kept instances.
@@ -17,13 +17,13 @@ from torch import Tensor
 from mhimdist.ops.draws import stream_words, words_at
 from mhimdist.ops.masks import MaskCounts, MaskKeys, Selection
 
-# Bags of at most this size are sorted together, padded to the largest: a call for each would cost more.
+# Bags up to this size are padded to the largest and sorted together: one call per bag would cost more.
 _SORTED_TOGETHER = 256
 _UPPER_HALF = 1 if sys.byteorder == "little" else 0
 
 
 def _ranks(scores_TH: Tensor) -> np.ndarray:
-    """Integers in the order of the scores, head by head: int32, H x T.
+    """Integers that order the scores of each head: int32, H x T.
 
     Subnormals count as zero and NaN as the largest, as in the specification.
     """
@@ -37,7 +37,7 @@ def _ranks(scores_TH: Tensor) -> np.ndarray:
     is_nan_HT = ranks_HT > 0x7F800000 if ranks_HT.max(initial=0) > 0x7F800000 else None
     if ranks_HT.min(initial=0x00800000) < 0x00800000:
         ranks_HT[ranks_HT < 0x00800000] = 0
-    sign_HT = bits_HT >> 31  # -1 or 0: what follows negates where it is -1
+    sign_HT = bits_HT >> 31  # -1 or 0: the next two lines negate where it is -1
     np.bitwise_xor(ranks_HT, sign_HT, out=ranks_HT)
     np.subtract(ranks_HT, sign_HT, out=ranks_HT)
     if is_nan_HT is not None:
@@ -46,10 +46,15 @@ def _ranks(scores_TH: Tensor) -> np.ndarray:
 
 
 def top_k(values_TC: Tensor, k: int, edges: list[int], *, largest: bool) -> np.ndarray:
-    """See `ops.segment_top_k`."""
+    """See `ops.segment_top_k`.
+
+    Args:
+        values_TC, k, largest: as there.
+        edges: the bags' offsets.
+    """
     ranks_CT = _ranks(values_TC)
     rows_BKC = np.full((len(edges) - 1, k, len(ranks_CT)), -1)
-    # With the row in the lower half no two keys are equal, and the first of ties is the smallest.
+    # The row in the lower half makes all keys different, and the first of tied values the smallest.
     keys_CT = (~ranks_CT if largest else ranks_CT).astype(np.int64) << 32 | np.arange(ranks_CT.shape[1])
     for rows_KC, (start, stop) in zip(rows_BKC, pairwise(edges), strict=True):
         keys_CN, count = keys_CT[:, start:stop], min(k, stop - start)
@@ -59,13 +64,13 @@ def top_k(values_TC: Tensor, k: int, edges: list[int], *, largest: bool) -> np.n
 
 
 def _smallest(keys_N: np.ndarray, count: int) -> np.ndarray:
-    """Which keys are the `count` smallest, ties going to the first: boolean, N."""
+    """Whether each key is among the `count` smallest, ties going to the first: boolean, N."""
     if count >= len(keys_N):
         return np.ones(len(keys_N), bool)
-    # Of random words the upper half nearly always decides, and is selected in half the time.
+    # The upper half of random words nearly always decides, and selecting by it takes half the time.
     halves_N = keys_N.view(np.int32)[_UPPER_HALF::2].copy() if keys_N.dtype == np.int64 else keys_N
-    # Of keys of 16 to 64 bits NumPy partitions with the CPU's vectors; where it has none for it, as on ARM,
-    # this is the scalar quickselect that any other way would begin with.
+    # NumPy partitions keys of 16 to 64 bits by the CPU's vector instructions. Where it has no code for them,
+    # as on ARM, it runs the scalar quickselect with which any other way would begin, too.
     limit = np.partition(halves_N, count - 1)[count - 1]
     chosen_N = halves_N <= limit
     too_many = np.count_nonzero(chosen_N) - count
@@ -78,7 +83,7 @@ def _smallest(keys_N: np.ndarray, count: int) -> np.ndarray:
 
 
 def _smallest_of_bags(keys_T: np.ndarray, edges_B1: np.ndarray, counts_B: np.ndarray) -> np.ndarray:
-    """Which keys are among the `counts_B` smallest of their bag, ties going to the first: boolean, T."""
+    """Whether each key is among the `counts_B` smallest of its bag, ties going to the first: boolean, T."""
     if len(counts_B) == 1 and counts_B[0]:
         return _smallest(keys_T, int(counts_B[0]))
     chosen_T = np.zeros(len(keys_T), bool)
@@ -91,7 +96,7 @@ def _smallest_of_bags(keys_T: np.ndarray, edges_B1: np.ndarray, counts_B: np.nda
         inside_SN = column < sizes_B[small][:, None]
         keys_SN = np.full(rows_SN.shape, np.iinfo(np.int64).max)
         keys_SN[inside_SN] = keys_T[rows_SN[inside_SN]]
-        if keys_T.dtype != np.int64:  # with the column in the lower half no two are equal
+        if keys_T.dtype != np.int64:  # the column in the lower half makes all keys different
             keys_SN[inside_SN] <<= 32
             keys_SN |= column
         limits_S = np.sort(keys_SN, axis=1)[np.arange(len(small)), counts_B[small] - 1]
@@ -103,7 +108,7 @@ def _smallest_of_bags(keys_T: np.ndarray, edges_B1: np.ndarray, counts_B: np.nda
 
 
 def _most_voted(ranks_HT: np.ndarray, edges_B1: np.ndarray, counts_B: np.ndarray) -> np.ndarray:
-    """Which rows most heads have among the smallest ranks of a bag: boolean, T."""
+    """Whether each row is among the `counts_B` of its bag that most heads rank smallest: boolean, T."""
     among_HT = [_smallest_of_bags(ranks_T, edges_B1, counts_B) for ranks_T in ranks_HT]
     if len(among_HT) == 1:
         return among_HT[0]
@@ -114,7 +119,7 @@ def _most_voted(ranks_HT: np.ndarray, edges_B1: np.ndarray, counts_B: np.ndarray
 
 
 def _edges_among(rows_K: np.ndarray, edges_B1: np.ndarray) -> np.ndarray:
-    """Where the rows of each bag begin among some of the batch's, ascending."""
+    """The offsets of the bags among some rows of the batch, which are ascending."""
     if len(edges_B1) == 2:
         return np.array([0, len(rows_K)])
     return np.searchsorted(rows_K, edges_B1)
@@ -123,7 +128,7 @@ def _edges_among(rows_K: np.ndarray, edges_B1: np.ndarray) -> np.ndarray:
 def _words_of_rows(
     keys_B: Tensor, rows_P: np.ndarray, edges_P: np.ndarray, edges_B1: np.ndarray
 ) -> np.ndarray:
-    """The words that the bags' streams have for some rows of the batch: int64, P."""
+    """The words of the bags' streams for some rows of the batch: int64, P."""
     keys = keys_B.numpy()
     if len(keys) == 1:
         return words_at(keys, rows_P)

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def"
-"""What the kernels share: random words, the order of scores, and the bag that a row belongs to.
+"""Functions that the kernels share: random words, the order of scores, and the bag of a row.
 
 Dimensions: R rows of a block, B bags, B1 = B + 1 offsets.
 """
@@ -19,10 +19,10 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def require_float(**tensors: Tensor) -> None:
-    """Raise where a kernel does not know a tensor's type.
+    """Check that the kernels support the dtype of every tensor.
 
     Raises:
-        TypeError: a tensor is not in one of `FLOATS`.
+        TypeError: the dtype of a tensor is not one of `FLOATS`.
     """
     for name, tensor in tensors.items():
         if tensor.dtype not in FLOATS:
@@ -31,7 +31,7 @@ def require_float(**tensors: Tensor) -> None:
 
 
 def on_its_device(operator: _Operator) -> _Operator:
-    """An operator that launches where its first tensor is: Triton launches on the current device."""
+    """Make an operator launch on the device of its first tensor: Triton launches on the current device."""
 
     @wraps(operator)
     def guarded(*args: Any) -> Any:
@@ -43,7 +43,7 @@ def on_its_device(operator: _Operator) -> _Operator:
 
 @triton.jit
 def mix(words):
-    """`draws.mix` of uint64."""
+    """`draws.mix` for uint64."""
     words = (words ^ (words >> 30)) * 0xBF58476D1CE4E5B9
     words = (words ^ (words >> 27)) * 0x94D049BB133111EB
     return words ^ (words >> 31)
@@ -51,13 +51,13 @@ def mix(words):
 
 @triton.jit
 def stream_words(key, index):
-    """Output number `index` (from 0) of the streams of `key`, both int64: uint64."""
+    """Output number `index` (from 0) of the stream with `key`: uint64 from two int64."""
     return mix(key.to(tl.uint64) + (index + 1).to(tl.uint64) * 0x9E3779B97F4A7C15)
 
 
 @triton.jit
 def rank(scores):
-    """Integers in the order of the scores: int64 within 32 bits. Subnormals are zero, NaN is the largest."""
+    """Integers in the order of the scores: int64 within 32 bits. Subnormals rank as zero, NaN highest."""
     bits = scores.to(tl.float32).to(tl.int32, bitcast=True)
     size = bits & 0x7FFFFFFF
     ranks = tl.where(bits < 0, -size, size)
@@ -67,7 +67,14 @@ def rank(scores):
 
 @triton.jit
 def bag_of(rows, offsets, num_bags, BAGS: tl.constexpr):
-    """The bag of each row by the bags' offsets, int32; `num_bags` for a row behind the last bag."""
+    """The bag of each row, int32; `num_bags` for a row after the last bag.
+
+    Args:
+        rows: row numbers.
+        offsets: int64 offsets of the bags.
+        num_bags: number of bags.
+        BAGS: bags compared at a time.
+    """
     bags = tl.zeros(rows.shape, tl.int32)
     for first in range(0, num_bags, BAGS):
         bag = first + tl.arange(0, BAGS)

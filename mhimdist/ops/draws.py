@@ -1,9 +1,9 @@
 """Random numbers that belong to a bag: pure functions of (seed, epoch, bag, purpose, index).
 
-A mask or a dropout pattern must not depend on the step, the rank, the packing of a batch or what was drawn
-before: then batched training equals single bags, two workers equal one, and a resumed run an uninterrupted
-one, with no generator state to save. So nothing here has state: word i of a stream is SplitMix64's i-th
-output (Steele et al. 2014) for the stream's key, and the same integers come out on every device.
+A mask or a dropout pattern must not depend on the step, the rank, the packing of a batch or earlier draws.
+Then batched training equals single bags, two workers equal one, a resumed run equals an uninterrupted one,
+and no generator state needs saving. So nothing here has state: word i of a stream is the i-th output of
+SplitMix64 (Steele et al. 2014) for the stream's key, and every device computes the same integers.
 
 Dimensions: T instances, B bags, B1 = B + 1 offsets.
 """
@@ -22,7 +22,7 @@ Purpose = Literal["random_mask", "high_mask", "keep_one", "student_dropout", "te
 
 
 def _signed(value: int) -> int:
-    """The int64 with the bits of an unsigned 64-bit integer: torch has no full uint64 arithmetic."""
+    """The int64 with the same bits as an unsigned 64-bit integer: torch has no full uint64 arithmetic."""
     return value - (1 << 64) if value >> 63 else value
 
 
@@ -32,7 +32,7 @@ _MULTIPLY_2 = _signed(0x94D049BB133111EB)
 
 
 def _shift_right(words: Tensor, bits: int) -> Tensor:
-    """Logical shift: torch's `>>` on int64 copies the sign."""
+    """Logical shift to the right: torch's `>>` on int64 copies the sign."""
     return (words >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -56,7 +56,7 @@ class Draws:
     epoch: int
 
     def stream(self, purpose: Purpose) -> int:
-        """The constant, of 64 bits and signed, that the streams of all bags for one purpose start from."""
+        """The signed 64-bit constant from which the streams of all bags start, for one purpose."""
         return _stream(self.seed, self.epoch, purpose)
 
     def keys(self, ids_B: Tensor, purpose: Purpose) -> Tensor:
@@ -73,13 +73,13 @@ def _stream(seed: int, epoch: int, purpose: Purpose) -> int:
 def instance_words(keys_B: Tensor, offsets_B1: Tensor, num_instances: int, width: int = 1) -> Tensor:
     """`width` words for every instance of packed bags: int64 of shape T x width, uniform over all 64 bits.
 
-    Word j of the i-th instance of a bag is output i * width + j of the bag's stream, wherever the bag lies
-    in the batch. Rows behind the last bag get words without meaning.
+    Word j of the i-th instance of a bag is output i * width + j of the bag's stream, wherever the bag is in
+    the batch. Rows after the last bag get words without meaning.
 
     Args:
         keys_B: int64 keys of the bags' streams (`Draws.keys`).
         offsets_B1: int64 offsets of the bags.
-        num_instances: T, the padding behind the last bag included.
+        num_instances: T, including the padding after the last bag.
         width: words per instance.
     """
     if keys_B.device.type == "cpu":
@@ -99,7 +99,7 @@ def instance_words(keys_B: Tensor, offsets_B1: Tensor, num_instances: int, width
     return mix(key_T[:, None] + counter_TW * _GAMMA)
 
 
-# Words made at a time: with its scratch and what they decide over, a block of them fits a core's cache.
+# Words made at a time: a block, its scratch and the values that it decides on fit in a core's cache.
 _BLOCK = 16384
 _WORD = (1 << 64) - 1
 _STEPS = [(np.uint64(30), np.uint64(_MULTIPLY_1 & _WORD)), (np.uint64(27), np.uint64(_MULTIPLY_2 & _WORD))]
@@ -108,12 +108,12 @@ _LAST_SHIFT = np.uint64(31)
 
 @cache
 def _counters() -> np.ndarray:
-    """The first `_BLOCK` states of the stream of key 0."""
+    """The first `_BLOCK` states of the stream with key 0."""
     return np.arange(1, _BLOCK + 1, dtype=np.uint64) * np.uint64(_GAMMA & _WORD)
 
 
 def mix_(words: np.ndarray, scratch: np.ndarray) -> None:
-    """`mix` in place, of uint64 on the CPU; the scratch has the same shape."""
+    """`mix` in place, for uint64 on the CPU; `scratch` has the shape of `words`."""
     for shift, multiplier in _STEPS:
         np.right_shift(words, shift, out=scratch)
         np.bitwise_xor(words, scratch, out=words)
@@ -123,7 +123,7 @@ def mix_(words: np.ndarray, scratch: np.ndarray) -> None:
 
 
 def words_at(keys: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Output number `indices` (from 0, int64) of the streams of `keys` (int64): int64 words."""
+    """Outputs number `indices` (int64, from 0) of the streams with `keys` (int64): int64 words."""
     words = (indices + 1).view(np.uint64)
     np.multiply(words, np.uint64(_GAMMA & _WORD), out=words)
     np.add(words, keys.view(np.uint64), out=words)
@@ -139,16 +139,19 @@ def stream_words(
     out: np.ndarray | None = None,
     rows: slice = slice(None),
 ) -> Iterator[tuple[int, int, np.ndarray]]:
-    """The words of `instance_words` block by block, on the CPU: first row, last row + 1, and their words.
+    """Make the words of `instance_words` block by block, on the CPU.
 
-    The words are uint64 in one dimension. They lie in `out` if there is one, which has room for all, else in
-    one reused buffer of a size that stays in cache, so that a consumer need never hold all of them. A row
-    wider than a block has its own block.
+    The words are uint64 in one dimension. They are written to `out` if it is given, which must have room for
+    all rows, and otherwise to one reused buffer that stays in cache, so that you need not hold all words at
+    once. A row wider than a block has its own block.
 
     Args:
         keys_B, offsets_B1, width: see `instance_words`.
-        out: uint64, of one dimension; None for the reused buffer.
-        rows: the rows whose words are made; by default all.
+        out: uint64, one-dimensional; None for the reused buffer.
+        rows: the rows to make words for; by default all.
+
+    Yields:
+        The first row of a block, its last row + 1, and its words.
     """
     rows_a_block = max((_BLOCK if out is None else 2 * _BLOCK) // width, 1)
     edges, keys = offsets_B1.tolist(), keys_B.tolist()
@@ -173,12 +176,12 @@ def stream_words(
 
 
 def _write_states(states: np.ndarray, before: int) -> None:
-    """The states of a stream that follow `before`, an integer of any size."""
+    """Write the states of a stream that follow the state `before`, an integer of any size."""
     for first in range(0, len(states), _BLOCK):
         part = states[first : first + _BLOCK]
         np.add(_counters()[: len(part)], np.uint64((before + first * _GAMMA) & _WORD), out=part)
 
 
 def weight_seed(seed: int) -> int:
-    """The seed of the generator that draws a network's first weights, apart from every other stream."""
+    """The seed of the generator that draws a network's initial weights, separate from every other stream."""
     return int.from_bytes(hashlib.blake2b(f"{seed}/weights".encode(), digest_size=7).digest(), "little")

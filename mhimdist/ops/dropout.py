@@ -1,4 +1,4 @@
-"""Dropout whose pattern belongs to the bag, alone or together with the ReLU before it.
+"""Dropout whose pattern belongs to the bag, alone or in one pass with the ReLU before it.
 
 Dimensions: T instances of a batch, B bags, B1 = B + 1 offsets, E embedding width.
 """
@@ -15,15 +15,19 @@ def keyed_dropout(
 ) -> Tensor:
     """Dropout whose pattern is a function of the bag's key, the instance's place and the column.
 
-    One random byte decides for each value, so that the share is rounded to 1/256; the kept values are
-    scaled by the share truly kept. Without keys nothing is dropped. The backward pass makes the bytes anew.
+    One random byte decides each value, so the share is rounded to 1/256; kept values are divided by the
+    share that is kept after rounding. Without keys nothing is dropped. The backward pass makes the same bytes
+    again.
 
     Args:
-        values_TE: packed instances; rows behind the last bag are padding and come out as zero.
+        values_TE: packed instances; rows after the last bag are padding and become zero.
         share: share dropped, in [0, 1).
         offsets_B1: int64 offsets of the bags.
-        keys_B: int64 keys of the bags' streams.
-        site: tells the dropout layers of one model apart.
+        keys_B: int64 keys of the bags' streams; None for no dropout.
+        site: distinguishes the dropout layers of one model.
+
+    Raises:
+        TypeError: values on CUDA are not in float32, fp16 or bf16.
     """
     threshold = round(share * 256)
     if keys_B is None or threshold == 0:
@@ -44,12 +48,15 @@ def relu_dropout(
     *,
     inplace: bool = False,
 ) -> Tensor:
-    """`keyed_dropout(relu(values))` in one pass; the backward pass needs nothing but the result.
+    """`keyed_dropout(relu(values))` in one pass; the backward pass needs only the result.
 
     Args:
         values_TE, share, offsets_B1, keys_B, site: see `keyed_dropout`.
-        inplace: write the result over the values, on the CPU: where nothing else needs them, such as the
-            output of a linear layer.
+        inplace: let the result overwrite the values, as it always does on the CPU; for values that nothing
+            else needs, such as the output of a linear layer.
+
+    Raises:
+        TypeError: values on CUDA are not in float32, fp16 or bf16.
     """
     threshold = round(share * 256)
     if keys_B is None or threshold == 0:
@@ -64,13 +71,13 @@ def relu_dropout(
 def relu_dropout_block(
     values_RE: Tensor, share: float, offsets_B1: Tensor, keys_B: Tensor | None, start: int, out_RE: Tensor
 ) -> None:
-    """Some rows of `relu_dropout`, on the CPU and without gradient: what a block at a time is written by.
+    """`relu_dropout` of some rows, on the CPU and without gradient, for work that goes block by block.
 
     Args:
-        values_RE: the rows from row `start` of the packed instances on.
+        values_RE: consecutive rows of the packed instances, from row `start` on.
         share, offsets_B1, keys_B: see `keyed_dropout`.
         start: number of the first row.
-        out_RE: the result is written here; it may be the values.
+        out_RE: receives the result; may be `values_RE` itself.
     """
     threshold = round(share * 256)
     if keys_B is None or threshold == 0:

@@ -1,4 +1,4 @@
-"""What each bag of a step needs for its masks and its dropout: a few integers.
+"""The few integers that each bag of a step needs for its masks and its dropout.
 
 Dimensions: B bags, B1 = B + 1 offsets, S = 5 streams.
 """
@@ -19,7 +19,7 @@ STREAMS: tuple[Purpose, ...] = (
     "student_dropout",
     "teacher_dropout",
 )
-"""The streams of a training step in the order of their constants."""
+"""The streams of a training step, in the order of their constants."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class BagNumbers:
 
     Attributes:
         counts: sizes of the masks.
-        keys: of the masks' streams.
-        student_dropout_B, teacher_dropout_B: int64 keys of the dropout's streams.
+        keys: keys of the masks' streams.
+        student_dropout_B, teacher_dropout_B: int64 keys of the dropout streams.
     """
 
     counts: MaskCounts
@@ -39,13 +39,14 @@ class BagNumbers:
 
 
 def bag_numbers(offsets_B1: Tensor, ids_B: Tensor, ratios_4: Tensor, streams_S: Tensor) -> BagNumbers:
-    """Sizes of the masks and keys of the streams of all bags: on CUDA one launch, nothing read by the host.
+    """Mask sizes and stream keys of all bags; on CUDA this is one launch, and the host reads nothing.
 
     Args:
         offsets_B1: int64 offsets of the bags.
         ids_B: int64 `data.bags.bag_id` of the bags.
-        ratios_4: float64: of the bag, those in the high mask's pool; of the pool, those masked; of the bag,
-            those of the low and those of the random mask. A count is `reference.share_of` its ratio.
+        ratios_4: float64: the share of the bag in the high mask's pool, the share of the pool that is
+            masked, the share of the bag in the low mask, and the share of the bag in the random mask. A count
+            is `reference.share_of` its ratio.
         streams_S: int64 constants of the epoch's `STREAMS`; a bag's key is `draws.mix(id ^ constant)`.
     """
     if ids_B.device.type != "cpu":

@@ -1,4 +1,4 @@
-"""What is made of each bag's rows: softmax-weighted mean, mean, maximum, and where the largest values are.
+"""Reductions of each bag's rows: softmax-weighted mean, mean, maximum, and the rows of the largest values.
 
 Dimensions: T instances of a batch, B bags, B1 = B + 1 offsets, C columns, E embedding width.
 """
@@ -10,18 +10,17 @@ from mhimdist.ops import _attention_cpu, _pool_cpu, _select_cpu
 
 
 def segment_softmax_pool(scores_TC: Tensor, values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
-    """Each bag's values averaged by the softmax of each column of its scores (paper, equation 1).
+    """The mean of each bag's values, weighted by the softmax of each column of scores (paper, equation 1).
 
-    Softmax and sums are in float32, and so is the result, also where the values are in 16 bits; float64 stays
-    float64.
+    Softmax, sums and result are in float32, even for 16-bit values; float64 stays float64.
 
     Args:
-        scores_TC: scores before the softmax, any floating dtype; T without columns counts as one column.
-        values_TE: packed rows; those behind the last bag are padding, without weight and gradient.
+        scores_TC: scores before the softmax, any floating dtype; one-dimensional scores T are one column.
+        values_TE: packed rows; rows after the last bag are padding, without weight and gradient.
         offsets_B1: int64 offsets of the bags.
 
     Returns:
-        B x C x E; B x E for scores without columns.
+        B x C x E; B x E for one-dimensional scores.
 
     Raises:
         TypeError: scores or values on CUDA are not in float32, fp16 or bf16.
@@ -46,30 +45,30 @@ def attention_pool(
 ) -> tuple[Tensor, Tensor]:
     """Attention scores, w(act(V z)) or gated w(act(V z) * sigmoid(U z)), and the bags pooled by them.
 
-    On the CPU alone: `segment_softmax_pool` of the scores in one operation with them, whose backward pass
+    For the CPU only. The scores and their `segment_softmax_pool` are one operation here, whose backward pass
     writes the gradient of the instances once.
 
     Args:
         hidden_TE: packed instances z.
         offsets_B1: int64 offsets of the bags.
         branch_AE, gate_AE, score_1A: V, U and w; the first two in the dtype of the instances.
-        is_relu: act is ReLU, else tanh.
+        is_relu: act is ReLU, otherwise tanh.
 
     Returns:
-        B x 1 x E and T x 1, in float32, or float64 for such instances.
+        The pooled bags, B x 1 x E, and the scores, T x 1, in float32; in float64 for float64 instances.
     """
     return _attention_cpu.AttentionPool.apply(hidden_TE, offsets_B1, branch_AE, gate_AE, score_1A, is_relu)
 
 
 def segment_top_k(values_TC: Tensor, k: int, offsets_B1: Tensor, *, largest: bool = True) -> Tensor:
-    """The rows of each bag's k largest (or smallest) values of a column, best first, int64, B x k x C.
+    """The rows of the k largest (or smallest) values per bag and column, best first: int64, B x k x C.
 
-    Subnormal values count as zero and NaN as the largest. Ties go to the row that comes first. A bag of fewer
-    than k rows is padded with -1.
+    Subnormal values count as zero and NaN as the largest. Ties go to the earlier row. A bag with fewer than
+    k rows is padded with -1.
 
     Args:
-        values_TC: packed rows, each column ranked by itself.
-        k: ranks of each bag and column.
+        values_TC: packed rows; each column is ranked separately.
+        k: rows to return per bag and column.
         offsets_B1: int64 offsets of the bags.
         largest: rank the largest first, otherwise the smallest.
 
@@ -85,15 +84,15 @@ def segment_top_k(values_TC: Tensor, k: int, offsets_B1: Tensor, *, largest: boo
 
 
 def segment_argmax(values_TC: Tensor, offsets_B1: Tensor) -> Tensor:
-    """The row of each bag that holds a column's largest value, the first of equals: int64, B x C."""
+    """The row of the largest value per bag and column, the first of equal ones: int64, B x C."""
     return segment_top_k(values_TC, 1, offsets_B1).squeeze(1)
 
 
 def segment_mean(values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
-    """The mean of each bag's rows, B x E; rows behind the last bag are padding."""
+    """The mean of each bag's rows, B x E; rows after the last bag are padding."""
     return torch.segment_reduce(values_TE, "mean", offsets=offsets_B1)
 
 
 def segment_max(values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
-    """The largest of each bag's rows, column by column, B x E; rows behind the last bag are padding."""
+    """The maximum of each column over each bag's rows, B x E; rows after the last bag are padding."""
     return torch.segment_reduce(values_TE, "max", offsets=offsets_B1)

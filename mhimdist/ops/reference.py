@@ -14,19 +14,28 @@ from mhimdist.ops.masks import Gathered, MaskCounts, MaskKeys, Selection
 
 
 def _canonical(scores: Tensor) -> Tensor:
-    """Subnormal scores as zero: whether they compare as such would else depend on a flag of the CPU."""
+    """The scores with subnormals set to zero: otherwise a flag of the CPU would decide how these compare."""
     return torch.where(scores.abs() < torch.finfo(torch.float32).tiny, 0.0, scores)
 
 
 def share_of(sizes_B: Tensor, ratio: float) -> Tensor:
-    """`ceil(ratio * N)` of each bag, int64; 0.07 of 100 is 7, though as floats it is a little more."""
+    """`ceil(ratio * N)` per bag, int64.
+
+    The product is first rounded to 9 decimals: 0.07 of 100 is 7, though the float product is slightly larger.
+    """
     return (sizes_B.double() * ratio).mul(1e9).round().div(1e9).ceil().long()
 
 
 def most_voted(scores_NH: Tensor, count: int, *, highest: bool) -> Tensor:
-    """The `count` instances that most heads rank among their own `count` highest (or lowest), int64.
+    """The `count` instances that the most heads rank among their `count` highest (or lowest) scores, int64.
 
-    Ties, of a head's scores and of votes, go to the instance that comes first. NaN is above all numbers.
+    Ties between a head's scores and ties between votes go to the earlier instance. NaN ranks above all
+    numbers.
+
+    Args:
+        scores_NH: scores of one bag's instances.
+        count: instances to return.
+        highest: rank the highest scores first, otherwise the lowest.
     """
     order_NH = torch.sort(_canonical(scores_NH), dim=0, descending=highest, stable=True).indices
     if scores_NH.shape[1] == 1:
@@ -48,18 +57,19 @@ def select(
     random_words_T: Tensor,
     keep_words_T: Tensor,
 ) -> Selection:
-    """Mask the bags' most salient, least salient and some random instances (paper, section 3.3, equation 7).
+    """Mask each bag's most salient, least salient and some random instances (paper, section 3.3, equation 7).
 
-    The three masks are drawn from the whole bag, independently, and united. A bag that they cover entirely
-    keeps the instance whose `keep_words_T` is smallest, so that at least one always stays.
+    Each of the three masks is drawn from the whole bag, independently of the others; their union is masked.
+    If the union covers a bag entirely, the instance with the smallest `keep_words_T` stays, so every bag
+    keeps at least one instance.
 
     Args:
         scores_TH: the teacher's scores before any softmax (after it, small scores underflow into ties).
         offsets_B1: int64 offsets of the bags.
-        counts: sizes of the masks of each bag.
-        high_words_T: random int64; the smallest of the pool are masked.
-        random_words_T: random int64; the smallest of the bag are masked.
-        keep_words_T: random int64, used only where everything is masked.
+        counts: sizes of each bag's masks.
+        high_words_T: random int64; the high mask takes the pool's instances with the smallest words.
+        random_words_T: random int64; the random mask takes the bag's instances with the smallest words.
+        keep_words_T: random int64, used only in a bag that is masked entirely.
     """
     edges = offsets_B1.tolist()
     sizes_of_masks = zip(
@@ -98,7 +108,14 @@ def select_and_gather(
     *,
     dtype: torch.dtype | None = None,
 ) -> Gathered:
-    """`select` by the words of the keys' streams, and the kept rows, in `dtype` where one is given."""
+    """`select` by the words of the keys' streams, and the kept rows themselves.
+
+    Args:
+        features_TD: raw instances.
+        scores_TH, offsets_B1, counts: see `select`.
+        keys: keys of the bags' random streams, which supply the words.
+        dtype: of the gathered rows; None for the dtype of the features.
+    """
 
     def words_T(keys_B: Tensor) -> Tensor:
         return instance_words(keys_B, offsets_B1, len(scores_TH)).squeeze(1)
@@ -115,7 +132,15 @@ def select_and_gather(
 
 
 def keyed_dropout(values_TE: Tensor, share: float, offsets_B1: Tensor, keys_B: Tensor, site: int) -> Tensor:
-    """Each value dropped if its byte of the bag's stream is below the share in 256ths, else scaled."""
+    """Drop each value whose byte of the bag's stream is below the share in 256ths; scale the others.
+
+    Args:
+        values_TE: packed instances.
+        share: share dropped, in [0, 1), rounded to 1/256.
+        offsets_B1: int64 offsets of the bags.
+        keys_B: int64 keys of the bags' streams.
+        site: distinguishes the dropout layers of one model.
+    """
     threshold = round(share * 256)
     num_instances, width = values_TE.shape
     words_TW = instance_words(mix(keys_B + site), offsets_B1, num_instances, -(-width // 8))
@@ -124,7 +149,13 @@ def keyed_dropout(values_TE: Tensor, share: float, offsets_B1: Tensor, keys_B: T
 
 
 def segment_softmax_pool(scores_TC: Tensor, values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
-    """Each bag's values averaged by the softmax of each column of its scores (equation 1), B x C x E."""
+    """The mean of each bag's values, weighted by the softmax of each score column, B x C x E (equation 1).
+
+    Args:
+        scores_TC: scores before the softmax.
+        values_TE: packed rows.
+        offsets_B1: int64 offsets of the bags.
+    """
     wide = torch.promote_types(values_TE.dtype, torch.float32)
     pooled = [
         torch.softmax(scores_TC[start:stop].to(wide), dim=0).T @ values_TE[start:stop].to(wide)
@@ -134,9 +165,15 @@ def segment_softmax_pool(scores_TC: Tensor, values_TE: Tensor, offsets_B1: Tenso
 
 
 def segment_top_k(values_TC: Tensor, k: int, offsets_B1: Tensor, *, largest: bool = True) -> Tensor:
-    """The rows of each bag's k largest (or smallest) values of a column, best first, int64, B x k x C.
+    """The rows of the k largest (or smallest) values per bag and column, best first: int64, B x k x C.
 
-    Ties go to the row that comes first. A bag of fewer than k rows is padded with -1.
+    Ties go to the earlier row. A bag with fewer than k rows is padded with -1.
+
+    Args:
+        values_TC: packed rows; each column is ranked separately.
+        k: rows to return per bag and column.
+        offsets_B1: int64 offsets of the bags.
+        largest: rank the largest first, otherwise the smallest.
     """
     rows_BKC = values_TC.new_full((len(offsets_B1) - 1, k, values_TC.shape[1]), -1, dtype=torch.int64)
     for rows_KC, (start, stop) in zip(rows_BKC, pairwise(offsets_B1.tolist()), strict=True):
@@ -146,7 +183,7 @@ def segment_top_k(values_TC: Tensor, k: int, offsets_B1: Tensor, *, largest: boo
 
 
 def segment_argmax(values_TC: Tensor, offsets_B1: Tensor) -> Tensor:
-    """The row of each bag that holds a column's largest value, the first of equals: int64, B x C."""
+    """The row of the largest value per bag and column, the first of equal ones: int64, B x C."""
     return segment_top_k(values_TC, 1, offsets_B1)[:, 0]
 
 
@@ -156,5 +193,5 @@ def segment_mean(values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
 
 
 def segment_max(values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
-    """The largest of each bag's rows, column by column, B x E."""
+    """The maximum of each column over each bag's rows, B x E."""
     return torch.stack([values_TE[start:stop].amax(0) for start, stop in pairwise(offsets_B1.tolist())])

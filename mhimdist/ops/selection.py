@@ -1,4 +1,4 @@
-"""Masked selection of instances (paper, section 3.3): which rows of packed bags stay, and those rows.
+"""Masked selection of instances (paper, section 3.3): the rows of packed bags that stay.
 
 Dimensions: T instances of a batch, B bags, B1 = B + 1 offsets, D features, H heads of scores,
 K kept instances.
@@ -10,23 +10,24 @@ from torch import Tensor
 from mhimdist.ops import _select_cpu
 from mhimdist.ops.masks import Gathered, MaskCounts, MaskKeys, Selection
 
-# Rows converted at a time on the CPU, so that what was gathered is still in cache.
+# Rows converted at a time on the CPU: few enough to be still in cache after they are gathered.
 _ROWS_A_BLOCK = 128
 
 
 def select(scores_TH: Tensor, offsets_B1: Tensor, counts: MaskCounts, keys: MaskKeys) -> Selection:
-    """Mask the bags' most salient, least salient and some random instances (paper, equation 7), on the CPU.
+    """Mask each bag's most salient, least salient and some random instances (paper, equation 7), on the CPU.
 
-    The three masks are drawn from the whole bag, independently, and united. With several heads an instance
-    is as salient as the number of heads that have it among their own most salient. Ties go to the instance
-    that comes first. The bag's streams decide everything else, as `reference.select` specifies: which of the
-    pool and of the bag are masked, and which instance stays where everything would be.
+    Each of the three masks is drawn from the whole bag, independently of the others; their union is masked.
+    With several heads, the heads vote: an instance is as salient as the number of heads that rank it among
+    their most salient. Ties go to the earlier instance. The bag's random streams decide the rest, as
+    `reference.select` specifies: which instances of the pool and of the bag are masked, and which one stays
+    in a bag that would be masked entirely.
 
     Args:
         scores_TH: the teacher's scores before any softmax (after it, small scores underflow into ties).
         offsets_B1: int64 offsets of the bags.
-        counts: sizes of the masks of each bag.
-        keys: of the bags' random streams.
+        counts: sizes of each bag's masks.
+        keys: keys of the bags' random streams.
     """
     return _select_cpu.select(scores_TH, offsets_B1, counts, keys)
 
@@ -41,16 +42,16 @@ def select_and_gather(
     capacity: int,
     dtype: torch.dtype | None = None,
 ) -> Gathered:
-    """`select`, and the kept rows themselves, in `dtype` where one is given.
+    """`select`, and the kept rows themselves.
 
     Masks are bit-identical on the CPU, on CUDA and in `reference.select_and_gather`.
 
     Args:
-        features_TD: raw instances, without gradient; rows behind the last bag are padding.
+        features_TD: raw instances, without gradient; rows after the last bag are padding.
         scores_TH, offsets_B1, counts, keys: see `select`.
-        capacity: on CUDA, rows of the result; at least as many as can be kept. Nothing there waits for the
-            true number. Without effect on the CPU, where the result has exactly the kept rows.
-        dtype: of the gathered rows; None for that of the features.
+        capacity: rows of the result on CUDA, where nothing waits for the true number; at least as many as
+            can be kept. It has no effect on the CPU, where the result has exactly the kept rows.
+        dtype: of the gathered rows; None for the dtype of the features.
 
     Raises:
         TypeError: features or scores on CUDA are not in float32, fp16 or bf16.

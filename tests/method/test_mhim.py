@@ -35,7 +35,7 @@ def test_golden_trace_of_six_steps(baseline):
     golden_values.fill(student, baseline, base_seed=1000)
     teacher = Teacher(config.teacher, student, None)
     golden_values.fill(teacher.network, baseline, base_seed=2000)
-    train_step = TrainingStep(config, student, teacher)  # what training runs, on parameters in one buffer
+    train_step = TrainingStep(config, student, teacher)  # as training runs it, on parameters in one buffer
 
     for k, (size, label, kept, *losses) in enumerate(golden_values.FACTS[baseline]["trace"]):
         bag = golden_values.bag(size, seed=500 + k, label=label)

@@ -44,7 +44,7 @@ def test_golden_forward(baseline, size):
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
 def test_attention_and_pooling_in_one_are_the_two_in_float64(monkeypatch, gated, activation, dtype, error):
-    """Blocks of 16 rows end inside bags, and bags inside blocks."""
+    """Blocks of 16 rows end inside bags, and bags end inside blocks."""
     monkeypatch.setattr("mhimdist.ops._attention_cpu._ROWS", 16)
     generator = torch.Generator().manual_seed(0)
     settings = AttentionMIL(hidden_dim=12, attention_dim=6, gated=gated, activation=activation)

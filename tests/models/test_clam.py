@@ -61,7 +61,7 @@ def test_the_svm_loss_is_finite_for_huge_scores_and_has_the_right_gradient():
 
 
 def _by_the_formula(network, features, label: int, *, per_class: bool, loss: str, subtyping: bool):
-    """The loss of one bag, one instance and one class at a time."""
+    """The loss of one bag, computed one instance and one class at a time."""
     z = torch.relu(features @ network.projection.linear.weight.T + network.projection.linear.bias)
     branch = torch.tanh(z @ network.attention.branch.weight.T + network.attention.branch.bias)
     gate = torch.sigmoid(z @ network.attention.gate.weight.T + network.attention.gate.bias)
@@ -120,7 +120,7 @@ def test_loss_and_gradients_are_those_of_the_formula(name, loss, subtyping, size
 
 @pytest.mark.parametrize("name", ["clam_sb", "clam_mb"])
 def test_bags_of_a_batch_have_the_losses_that_they_have_alone(name):
-    """With padding behind them, and a bag of fewer instances than are clustered."""
+    """Padding follows the bags, and one bag has fewer instances than are clustered."""
     network, bags = _network(name=name, subtyping=True), [_bag(size, size % 3) for size in (9, 1, 3)]
     packed = PackedBags.from_list([bag.features_TD for bag in bags], [int(bag.labels_B) for bag in bags])
     padded = dataclasses.replace(packed, features_TD=torch.cat([packed.features_TD, torch.ones(4, 5)]))

@@ -81,7 +81,7 @@ def test_a_class_weight_multiplies_both_streams():
 
 
 def test_only_the_top_instances_logits_have_a_gradient_and_it_is_that_of_all():
-    """Two bags, of which one has the same top instance for both classes."""
+    """One of the two bags has the same top instance for both classes."""
     network = build(DSMIL(hidden_dim=6, query_dim=4), num_features=5, num_classes=2, seed=2).double()
     hidden = torch.randn(9, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     hidden.requires_grad_()

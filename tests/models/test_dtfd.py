@@ -62,7 +62,7 @@ def _gated(attention, z):
 
 
 def _by_the_formula(network, parts, label: int, distillation: str):
-    """The bag's logits and loss, from the features of its pseudo-bags."""
+    """The bag's logits and loss, computed from the features of its pseudo-bags."""
     pseudo_losses, distilled = [], []
     for features in parts:
         z = torch.relu(features @ network.projection.linear.weight.T)

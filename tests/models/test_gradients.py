@@ -1,4 +1,4 @@
-"""What DDP needs of every model: no parameter without a gradient in any step."""
+"""Every parameter of every model has a gradient in every step, as DDP needs it."""
 
 import pytest
 import torch

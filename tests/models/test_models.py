@@ -1,4 +1,4 @@
-"""What holds for every bag model."""
+"""Properties that every bag model has."""
 
 from dataclasses import replace
 
@@ -93,7 +93,7 @@ def test_padding_behind_the_last_bag_changes_nothing(name):
 @pytest.mark.parametrize(("name", "num_reads"), [("transmil", 1), ("clam_sb", 0)])
 def test_the_sizes_of_whole_bags_are_never_read_and_those_of_masked_ones_once(name, num_reads, monkeypatch):
     network, bags, reads = _build(name), _bags([5, 1, 7]), []
-    # What a GPU would have to be waited for; the CPU's paths read offsets freely, which a GPU's do not.
+    # Reads for which a GPU would have to be waited for; only the paths on a CPU read offsets freely.
     monkeypatch.setattr(
         PackedBags, "sizes_B", property(lambda self: reads.append(self) or self.offsets_B1.diff())
     )
@@ -130,7 +130,7 @@ def test_weights_follow_the_seed_and_leave_the_global_generator_alone(name):
     assert torch.equal(torch.get_rng_state(), before)
     for key, value in first.items():
         assert torch.equal(value, again[key])
-        if "norm" in key:  # normalisation starts as the identity, whatever the seed
+        if "norm" in key:  # normalisation starts as the identity for every seed
             assert torch.equal(value, torch.full_like(value, key.endswith("weight")))
         elif key.endswith("weight"):
             assert not torch.equal(value.float(), other[key])

@@ -1,4 +1,4 @@
-"""Max- and mean-pooling against their formulas and gradients, derived by hand in numpy."""
+"""Max- and mean-pooling against their formulas and gradients, derived by hand in NumPy."""
 
 import numpy as np
 import pytest
@@ -12,13 +12,13 @@ pytestmark = pytest.mark.numeric
 
 
 def _derived(name, x_ND, label, projection, projection_bias, head, head_bias):
-    """Logits, loss and the gradients of the four parameters for one bag."""
+    """The logits, the loss and the gradients of the four parameters for one bag."""
     hidden_NE = np.maximum(x_ND @ projection.T + projection_bias, 0)
     logits_NC = hidden_NE @ head.T + head_bias
     num_instances, num_classes = logits_NC.shape
     if name == "mean_pooling":
         share_NC = np.full((num_instances, num_classes), 1 / num_instances)
-    else:  # of each class, the instance of the highest logit has all of it
+    else:  # the instance with the highest logit of a class has all of its share
         share_NC = np.zeros((num_instances, num_classes))
         share_NC[logits_NC.argmax(0), np.arange(num_classes)] = 1
     logits_C = (share_NC * logits_NC).sum(0)

@@ -1,7 +1,7 @@
 """The Triton kernels against the specification and the CPU path; run by `test_kernels.py`.
 
-It is a process of its own: under TRITON_INTERPRET=1, which must be set before triton is imported, everything
-runs on the CPU; without it, on the CUDA device.
+It runs in a separate process, because TRITON_INTERPRET=1 must be set before triton is imported: with it
+everything runs on the CPU, without it on the CUDA device.
 
 Dimensions: T instances of a batch, B bags, B1 = B + 1 offsets, D features, H heads, C columns, E width.
 """
@@ -51,7 +51,7 @@ def _to_device(record):
 
 
 def _assert_same_masks(scores_TH, sizes, shares, *, padding=0, extra=3, dtype=None, features_TD=None):
-    """Kernels, CPU path and specification agree bit by bit, and what is behind the kept rows is padding."""
+    """Kernels, CPU path and specification agree bit by bit, and padding follows the kept rows."""
     counts, keys, offsets_B1 = _mask_counts(sizes, *shares), _mask_keys(len(sizes)), _offsets(sizes)
     total = sum(sizes)
     if features_TD is None:
@@ -84,7 +84,7 @@ def _assert_same_masks(scores_TH, sizes, shares, *, padding=0, extra=3, dtype=No
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """So that a bag of a few instances takes several blocks."""
+    """A bag of a few instances then takes several blocks."""
     monkeypatch.setattr(_select, "BLOCK", BLOCK)
     monkeypatch.setattr(_pool, "BLOCK", BLOCK)
 
@@ -103,7 +103,7 @@ SHARES = {
 @pytest.mark.parametrize("shares", SHARES.values(), ids=SHARES)
 @pytest.mark.parametrize("num_heads", [1, 3])
 def test_masks_of_ragged_bags(small_blocks, shares, num_heads):
-    """Sizes at the edges of a block; few levels of scores, so that many tie."""
+    """Bag sizes are at the edges of a block; scores have few levels, so that many tie."""
     sizes = [1, BLOCK - 1, 2 * BLOCK + 7, BLOCK, 2, BLOCK + 1]
     scores_TH = (_random(sum(sizes) + 4, num_heads, seed=num_heads) * 3).round() / 3
     _assert_same_masks(scores_TH, sizes, shares, padding=4)
@@ -153,7 +153,7 @@ def test_a_type_that_the_kernels_do_not_know_is_named(name):
 @pytest.mark.parametrize("num_bags", [1, 3, _numbers.BAGS + 1])
 @pytest.mark.parametrize("large", [False, True])
 def test_counts_and_keys_of_a_step(num_bags, large):
-    """Bit for bit `reference.share_of` and `Draws.keys`, which the path of the CPU gives, too."""
+    """Bit for bit equal to `reference.share_of` and `Draws.keys`, as is the result on the CPU."""
     generator = torch.Generator().manual_seed(num_bags)
     sizes = torch.randint(1, 1 << 33 if large else 300, (num_bags,), generator=generator)
     offsets_B1, ids_B = torch.nn.functional.pad(sizes.cumsum(0), (1, 0)), sizes * 0x123456789ABCDEF
@@ -211,7 +211,7 @@ def test_softmax_pool_and_its_gradients(sizes, columns, dtype):
     )
     for found, expected in zip(ours, theirs, strict=True):
         assert found.dtype == expected.dtype
-        # A 16-bit gradient may be rounded the other way where float32 sums differ in their last bits.
+        # A 16-bit gradient may round the other way if float32 sums differ in their last bits.
         tolerance = (
             {"rtol": 2 * torch.finfo(dtype).eps, "atol": 1e-5} if expected.dtype != torch.float32 else {}
         )
@@ -231,7 +231,7 @@ def test_softmax_pool_of_extreme_scores_and_of_strides():
 @pytest.mark.parametrize("largest", [True, False])
 @pytest.mark.parametrize("k", [1, 4])
 def test_top_k(small_blocks, k, largest):
-    """Bags of fewer than k rows, of ties over several blocks, and a NaN."""
+    """Some bags have fewer than k rows, some have ties across several blocks, and one value is NaN."""
     sizes = [1, BLOCK - 1, BLOCK, BLOCK + 1, 2, 50]
     values_TC = _random(sum(sizes) + 2, 3).round()
     values_TC[20, 0] = torch.nan
@@ -245,7 +245,7 @@ def test_top_k(small_blocks, k, largest):
 @pytest.mark.parametrize("width", [1, 7, 8, 515])
 @pytest.mark.parametrize("sizes", [[1], [3, 1, 6, 7, 8, 9]], ids=["one", "ragged"])
 def test_dropout_and_its_gradient(sizes, width, dtype):
-    """Bit for bit the specification's pattern; the gradient of relu dropout needs the result alone."""
+    """The pattern is the specification's, bit for bit; the gradient of ReLU dropout needs only the result."""
     share, padding = 0.25, 2
     offsets_B1, keys_B = _offsets(sizes), Draws(0, 0).keys(torch.arange(len(sizes)), "student_dropout")
     total = sum(sizes)
@@ -269,7 +269,7 @@ def test_dropout_and_its_gradient(sizes, width, dtype):
 
 
 def test_nan_goes_through_the_relu():
-    """The loss has to show it. A NaN that is dropped is gone, as every value is."""
+    """The loss must show a NaN. A NaN that is dropped is gone, like every dropped value."""
     values_TE = torch.full((40, 9), torch.nan)
     offsets_B1, keys_B = _offsets([40]), Draws(0, 0).keys(torch.arange(1), "student_dropout")
     arguments = (offsets_B1.to(DEVICE), keys_B.to(DEVICE))

@@ -12,7 +12,7 @@ _MASK = (1 << 64) - 1
 
 
 def _splitmix64(state: int) -> int:
-    """The published algorithm's finaliser, on Python's integers."""
+    """The finaliser of the published algorithm, in Python integers."""
     z = state & _MASK
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
@@ -25,7 +25,7 @@ def test_mix_is_splitmix64(value):
 
 
 def test_known_outputs_of_splitmix64():
-    """The first outputs for seed 1234567, as the reference implementation in C prints them."""
+    """The first outputs for seed 1234567 are those that the reference implementation in C prints."""
     words = instance_words(torch.tensor([1234567]), torch.tensor([0, 3]), 3).squeeze(1)
     assert [int(w) & _MASK for w in words] == [
         6457827717110365317,

@@ -1,4 +1,4 @@
-"""The Triton kernels: right, free of spills on every architecture, and few launches. No GPU is needed."""
+"""The Triton kernels are right, do not spill on any architecture, and need few launches. No GPU is needed."""
 
 import os
 import subprocess
@@ -12,13 +12,13 @@ from mhimdist import ops
 from mhimdist.ops.draws import Draws
 
 pytestmark = [pytest.mark.numeric, pytest.mark.kernels]
-pytest.importorskip("triton", reason="the kernels' tests want triton, of the extra dev")
+pytest.importorskip("triton", reason="the tests of the kernels need triton, from the extra dev")
 
 ROOT = Path(__file__).parents[2]
 
 
 def _compare(environment: dict[str, str]) -> None:
-    """Run the comparisons in a process of their own: whether triton interprets is settled by its import."""
+    """Run the comparisons in a separate process: importing triton fixes whether it interprets."""
     command = [sys.executable, "-m", "pytest", "-x", "-m", "", "tests/ops/kernels_against_reference.py"]
     variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     variables |= {"PYTHONPATH": str(ROOT), **environment}
@@ -56,14 +56,14 @@ def test_launches_do_not_grow_with_the_number_of_bags(num_bags):
     "architecture", [pytest.param(80, marks=pytest.mark.slow), 90, pytest.param(100, marks=pytest.mark.slow)]
 )
 def test_nothing_spills(architecture, tmp_path, monkeypatch, record_property):
-    """Compiled ahead of time to machine code, which says what it takes."""
+    """Machine code, compiled ahead of time, states the registers and stack that it takes."""
     from benchmarks import bag_on_gpu
     from benchmarks.ahead_of_time import compiled
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     launches = [
         *bag_on_gpu.selection(),
-        # Eight heads take the compiler long.
+        # The compiler takes long for eight heads.
         *(bag_on_gpu.selection(num_heads=8)[:2] if architecture == 90 else []),
         *bag_on_gpu.numbers(),
         *bag_on_gpu.pooling(),
@@ -80,7 +80,7 @@ def test_nothing_spills(architecture, tmp_path, monkeypatch, record_property):
 
 
 def test_sizes_of_masks_are_rounded_as_on_a_cpu(tmp_path, monkeypatch):
-    """Product by product: joined into one operation, some would be rounded to another integer."""
+    """Each product rounds separately: fused, some sizes would round to another integer."""
     from benchmarks import bag_on_gpu
     from benchmarks.ahead_of_time import built
 
@@ -95,7 +95,7 @@ def test_sizes_of_masks_are_rounded_as_on_a_cpu(tmp_path, monkeypatch):
 
 
 def test_the_relu_of_nan_is_nan_in_machine_code(tmp_path, monkeypatch):
-    """The plain maximum of a GPU gives the number of a number and NaN."""
+    """The plain maximum of a number and NaN is the number on a GPU."""
     from benchmarks import bag_on_gpu
     from benchmarks.ahead_of_time import built
 
@@ -106,7 +106,7 @@ def test_the_relu_of_nan_is_nan_in_machine_code(tmp_path, monkeypatch):
 
 
 def test_every_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch):
-    """Triton launches on the current device, which need not be theirs."""
+    """Triton launches on the current device, which need not be the device of the tensors."""
     from contextlib import contextmanager
 
     from triton.runtime.jit import JITFunction
@@ -145,7 +145,7 @@ def test_every_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch):
 
 
 def _forward() -> tuple[torch.Tensor, torch.Tensor]:
-    """Selection, dropout, pooling and ranking on the default device, by tensors without values."""
+    """Run selection, dropout, pooling and ranking on the default device, with tensors without values."""
     offsets_B1, each_B = torch.empty(3, dtype=torch.int64), torch.empty(2, dtype=torch.int64)
     gathered = ops.select_and_gather(
         torch.empty(100, 8, dtype=torch.float16),
@@ -167,7 +167,7 @@ def _forward() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_the_way_of_cuda_has_no_size_that_depends_on_data():
-    """Fake CUDA tensors: reading a value, or a size that depends on one, raises."""
+    """Fake CUDA tensors raise when a value, or a size that depends on one, is read."""
     from torch._subclasses import FakeTensorMode
 
     with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
@@ -177,7 +177,7 @@ def test_the_way_of_cuda_has_no_size_that_depends_on_data():
 
 
 def test_the_gradient_on_the_way_of_cuda_has_no_size_that_depends_on_data():
-    """Without CUDA, autograd takes no fake CUDA tensor; the meta device goes the same way."""
+    """Without CUDA, autograd accepts no fake CUDA tensor; the meta device takes the same path."""
     with torch.device("meta"):
         values_KE, pooled_BCE = _forward()
         pooled_BCE.sum().backward()
@@ -192,7 +192,7 @@ def test_nothing_waits_for_the_device():
     keys_B = Draws(0, 0).keys(torch.arange(2), "high_mask").cuda()
     features_TD = torch.randn(100, 8, device="cuda")
     counts, keys = ops.MaskCounts(each_B, each_B, each_B, each_B), ops.MaskKeys(keys_B, keys_B, keys_B)
-    for mode in ("default", "error"):  # the first time compiles
+    for mode in ("default", "error"):  # the first pass compiles
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode(mode)
         try:

@@ -79,7 +79,7 @@ def test_top_k_and_argmax_are_those_of_the_specification(sizes, k, levels, large
 
 
 def test_subnormal_and_special_values_are_ranked_as_specified():
-    """Whether a subnormal number compares as one depends on a flag of the CPU; here it is zero."""
+    """A flag of the CPU decides whether a subnormal number compares as zero; here it always does."""
     inf, nan = float("inf"), float("nan")
     values = torch.tensor([0.0, 1e-40, -1e-40, -0.0, -1.0, 2e-39, nan, inf, -nan, -inf, nan])[:, None]
     for offsets in (torch.tensor([0, 6]), torch.tensor([0, 6, 11])):

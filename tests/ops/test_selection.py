@@ -51,7 +51,7 @@ ratios = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1))
 )
 @settings(max_examples=150, deadline=None)
 def test_masks_are_those_of_the_specification(sizes, num_heads, shares, levels, dtype, seed):
-    """Few levels of scores make many ties."""
+    """The scores have few levels, so that many tie."""
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randint(-levels, levels + 1, (sum(sizes), num_heads), generator=generator) / levels
     assert_as_specified(scores.to(dtype), sizes, mask_counts(sizes, *shares), mask_keys(len(sizes), seed))

@@ -1,12 +1,12 @@
 """Softmax attention whose matrix exists one block at a time, in the forward and in the backward pass.
 
-Nystrom attention multiplies two factors of H x N x P, softmax(Q K~^T) and softmax(Q~ K^T). Held whole, each
-of them is H * P / E times as large as the tokens. Here a block of some heads and rows is formed, used and
-dropped; the backward pass forms it again.
+Nystrom attention multiplies two factors of H x N x P, softmax(Q K~^T) and softmax(Q~ K^T). As a whole, each
+factor is H * P / E times as large as the tokens. Here a block of some heads and rows is formed, used and
+discarded; the backward pass forms it again.
 
-`scaled_dot_product_attention` gives no rows added by weights, which `attend_both` and `attend_weighted` need:
-the blocks stay for them. In place of `attend` it makes TransMIL's step take .95 to 1.00 times as long in
-float32 and 1.04 times in bfloat16 (an AMD CPU; `benchmarks/RESULTS.md`).
+`scaled_dot_product_attention` cannot return the weighted sum of the matrix's rows, which `attend_both` and
+`attend_weighted` need: the blocks stay for them. In place of `attend` it makes TransMIL's step take .95 to
+1.00 times as long in float32 and 1.04 times in bfloat16 (an AMD CPU; `benchmarks/RESULTS.md`).
 
 Dimensions: H heads, R rows (queries), S columns (keys), K width of a head.
 """
@@ -20,24 +20,24 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 BLOCK_VALUES = {"cpu": 1 << 21, "gpu": 1 << 26}
-"""Values of the attention matrix held at a time: in a core's reach on a CPU, few launches on a GPU."""
+"""Values of the attention matrix held at a time: close to a core on a CPU, few launches on a GPU."""
 
 
 def attend(queries_HRK: Tensor, keys_HSK: Tensor, values_HSK: Tensor) -> Tensor:
-    """softmax(Q K^T) V, in memory laid out as R x H x K.
+    """softmax(Q K^T) V, laid out in memory as R x H x K.
 
     Args:
-        queries_HRK, keys_HSK: one of the two is scaled by the caller.
-        values_HSK: what the rows of the softmax average.
+        queries_HRK, keys_HSK: the caller scales one of the two.
+        values_HSK: the values, which the rows of the softmax average.
     """
     return _Attention.apply(queries_HRK, keys_HSK, values_HSK)
 
 
 def attend_weighted(weights_HR: Tensor, queries_HRK: Tensor, keys_HSK: Tensor) -> Tensor:
-    """The rows of softmax(Q K^T) added up by weights, H x S in the dtype of the weights.
+    """The weighted sum of the rows of softmax(Q K^T), H x S in the dtype of the weights.
 
     Args:
-        weights_HR: in float32 at least; the softmax is computed in their dtype.
+        weights_HR: in at least float32; the softmax is computed in their dtype.
         queries_HRK, keys_HSK: see `attend`.
     """
     return _WeightedRows.apply(weights_HR, queries_HRK, keys_HSK)
@@ -46,13 +46,13 @@ def attend_weighted(weights_HR: Tensor, queries_HRK: Tensor, keys_HSK: Tensor) -
 def attend_both(
     weights_HR: Tensor, queries_HRK: Tensor, keys_HSK: Tensor, values_HSK: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`attend` and `attend_weighted` from one look at the matrix; without gradients.
+    """`attend` and `attend_weighted` in one pass over the matrix; without gradients.
 
     Args:
         weights_HR: see `attend_weighted`.
         queries_HRK, keys_HSK, values_HSK: see `attend`.
     """
-    assert not torch.is_grad_enabled(), "the two have gradients one by one"
+    assert not torch.is_grad_enabled(), "for gradients call attend and attend_weighted separately"
     gathered_HRK, rows_HS = _empty_rows(queries_HRK, values_HSK), weights_HR.new_zeros(keys_HSK.shape[:2])
     blocks = _Blocks(queries_HRK, keys_HSK, weights_HR.dtype)
     for heads, rows, block_HRS in blocks:
@@ -62,27 +62,27 @@ def attend_both(
 
 
 class _Blocks:
-    """The blocks of softmax(Q K^T) one after the other, in the same memory.
+    """The blocks of softmax(Q K^T), one after the other, in the same memory.
 
-    Memory fresh from the system would cost more time than what is computed in it.
+    Memory fresh from the system would cost more time than the computation in it.
     """
 
     def __init__(self, queries_HRK: Tensor, keys_HSK: Tensor, dtype: torch.dtype) -> None:
-        """Take queries and keys; the softmax is given in `dtype`, computed in float32 at least."""
+        """Take queries and keys; the softmax is returned in `dtype` and computed in at least float32."""
         self.queries_HRK, self.keys_HSK, self.dtype = queries_HRK, keys_HSK, dtype
         self.num_heads, self.num_rows, self.num_columns = *queries_HRK.shape[:2], keys_HSK.shape[1]
         limit = BLOCK_VALUES["cpu" if queries_HRK.device.type == "cpu" else "gpu"]
-        # Of equal size, as far as can be: the last block of a head is no smaller than the others.
+        # Nearly equal sizes, so that the last block of a head is not much smaller than the others.
         num_blocks = -(-self.num_rows // max(1, limit // self.num_columns))
         self.rows_at_once = -(-self.num_rows // num_blocks)
         self.heads_at_once = min(max(1, limit // (self.num_rows * self.num_columns)), self.num_heads)
         self._memory: dict[tuple[str, torch.dtype], Tensor] = {}
 
     def __iter__(self) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Heads, rows and block: as many whole heads as fit, or of one head as many rows."""
+        """Heads, rows and block: as many whole heads as fit, or as many rows of one head."""
         for head in range(0, self.num_heads, self.heads_at_once):
             heads = slice(head, head + self.heads_at_once)
-            # Turned once, and not by each product: a 16-bit one takes no rows that lie apart.
+            # Copied once here, not in each product: 16-bit products accept no rows that are apart in memory.
             keys_HKS = self.keys_HSK[heads].contiguous().mT
             for row in range(0, self.num_rows, self.rows_at_once):
                 rows = slice(row, row + self.rows_at_once)
@@ -91,12 +91,12 @@ class _Blocks:
                 yield heads, rows, torch.softmax(logits_HRS, dim=-1, dtype=self.dtype, out=out)
 
     def product(self, name: str, left_HRK: Tensor, right_HKS: Tensor) -> Tensor:
-        """A matrix product as large as a block, in memory of that name."""
+        """A matrix product as large as a block, in the memory kept under `name`."""
         shape = (*left_HRK.shape[:2], right_HKS.shape[2])
         return torch.bmm(left_HRK, right_HKS, out=self._take(name, left_HRK, shape))
 
     def as_values(self, block_HRS: Tensor) -> Tensor:
-        """A block in the dtype of the queries, over the logits it came from."""
+        """A block in the dtype of the queries, written over the logits that it came from."""
         if block_HRS.dtype == self.queries_HRK.dtype:
             return block_HRS
         return self._take("logits", self.queries_HRK, tuple(block_HRS.shape)).copy_(block_HRS)
@@ -112,9 +112,9 @@ class _Blocks:
 
 
 class _Sums:
-    """What the blocks of a head add up to, in float32 at least, rounded when the head is done.
+    """The sums of a head's blocks, in at least float32, rounded when the head is done.
 
-    In 16 bits every block that is added would cost digits.
+    In 16 bits every added block would cost digits.
     """
 
     def __init__(self, like_HSK: Tensor) -> None:
@@ -183,7 +183,7 @@ class _WeightedRows(torch.autograd.Function):
         for heads, rows, block_HRS in blocks:
             mean_HR1 = block_HRS @ grads[0][heads, :, None]
             grad_weights[heads, rows] = mean_HR1[..., 0]
-            # Of the softmax's gradient, p (g - sum p g), g is the same for every row but for its weight.
+            # The softmax's gradient is p (g - sum p g); here g is the same for every row, but for a weight.
             block_HRS.mul_(grads[0][heads, None] - mean_HR1).mul_(weights_HR[heads, rows, None])
             grad_HRS = blocks.as_values(block_HRS)
             grad_queries[heads, rows] = grad_HRS @ keys_HSK[heads]
@@ -192,7 +192,7 @@ class _WeightedRows(torch.autograd.Function):
 
 
 def _product(block_HRS: Tensor, values_HSK: Tensor, out_HRK: Tensor) -> None:
-    """Written head by head: a matrix product can write rows that lie apart, a batched one cannot."""
+    """Write a product head by head: a single product can write rows that are apart, a batched one cannot."""
     if block_HRS.device.type != "cpu":
         out_HRK.copy_(block_HRS @ values_HSK)
         return

@@ -1,4 +1,4 @@
-"""Bags block by block, where no gradient is asked for: no more than a block is projected at a time.
+"""Bags block by block, for passes without gradients: at most one block is projected at a time.
 
 Dimensions: T instances of a batch, R of a block, B bags, C columns of scores, E embedding width.
 """
@@ -12,24 +12,24 @@ from torch import Tensor
 from mhimdist.data.bags import PackedBags
 
 ROWS = 2048
-"""Instances of a block, at most: enough for the products' full speed, and 4 MB projected to 512 values."""
+"""Most instances per block: enough for the products' full speed, and 4 MB when projected to 512 values."""
 
 
 def runs_in_blocks(bags: PackedBags, dropout_keys_B: Tensor | None) -> bool:
-    """Whether to go block by block: on a CPU, without gradient and without dropout."""
+    """Whether to work block by block: on a CPU, without gradients and without dropout."""
     return bags.features_TD.device.type == "cpu" and dropout_keys_B is None and not torch.is_grad_enabled()
 
 
 def blocks(bags: PackedBags) -> Iterator[slice]:
-    """The rows of the bags in blocks of one bag each."""
+    """The rows of the bags in blocks; no block has rows of two bags."""
     edges = bags.offsets_B1.tolist()
     for start, stop in pairwise(edges):
-        # Whole blocks have one size in all bags, for which oneDNN's kernels are made once.
+        # Full blocks have the same size in all bags, so oneDNN makes its kernels for them once.
         yield from (slice(row, min(row + ROWS, stop)) for row in range(start, stop, ROWS))
 
 
 class BagPool:
-    """Each bag's values averaged by the softmax of each column of scores, fed block by block.
+    """The mean of each bag's values, weighted by the softmax of each column of scores, fed block by block.
 
     The running sums are relative to the largest score so far (online softmax), all in float32.
     """
@@ -40,12 +40,12 @@ class BagPool:
         self._sum_CE, self._weight_C1, self._top_C1 = (torch.empty(0) for _ in range(3))
 
     def add(self, rows: slice, scores_RC: Tensor, values_RE: Tensor) -> None:
-        """Add a block; the blocks come in order.
+        """Add a block; blocks must come in order.
 
         Args:
-            rows: where the block lies among the rows of all bags.
-            scores_RC: before the softmax, float32.
-            values_RE: of any dtype.
+            rows: the place of the block among the rows of all bags.
+            scores_RC: scores before the softmax, float32.
+            values_RE: values of any dtype.
         """
         scores_CR = scores_RC.T
         top_C1 = scores_CR.amax(1, keepdim=True)
@@ -68,6 +68,6 @@ class BagPool:
         self._sum_CE = torch.empty(0)
 
     def result(self) -> Tensor:
-        """The averages of all bags, B x C x E."""
+        """The weighted means of all bags, B x C x E."""
         self._finish()
         return torch.stack(self._done)

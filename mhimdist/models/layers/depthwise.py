@@ -1,6 +1,6 @@
-"""Depth-wise convolution of tokens that lie in memory row by row, without turning them.
+"""Depth-wise convolution of tokens that are stored row by row, without transposing them.
 
-Dimensions: E width of a token, Y and X height and width of the tokens' grid, J and I those of the kernel.
+Dimensions: E width of a token, Y and X height and width of the tokens' grid, J and I of the kernel.
 """
 
 from typing import Any
@@ -11,14 +11,14 @@ from torch.nn import functional
 
 
 def depthwise(grid_YXE: Tensor, kernel_EJI: Tensor, bias_E: Tensor | None = None) -> Tensor:
-    """Each column of the tokens convolved with a kernel of its own, zeros around, Y x X x E.
+    """Convolve each column of the tokens with its own kernel, zero-padded, Y x X x E.
 
     Args:
         grid_YXE: the tokens.
-        kernel_EJI: of odd height and width.
+        kernel_EJI: kernels of odd height and width.
         bias_E: added to each token.
     """
-    # The batch's dimension comes first: with it last, a grid one token wide is not seen to be channels-last.
+    # The batch dimension comes first: if it is last, torch does not see a 1-wide grid as channels-last.
     images_1EYX, kernels_E1JI = grid_YXE[None].permute(0, 3, 1, 2), kernel_EJI[:, None]
     if grid_YXE.device.type == "cpu":
         convolved_1EYX = _Convolution.apply(images_1EYX, kernels_E1JI, bias_E)
@@ -28,9 +28,9 @@ def depthwise(grid_YXE: Tensor, kernel_EJI: Tensor, bias_E: Tensor | None = None
 
 
 class _Convolution(torch.autograd.Function):
-    """The gradient of a kernel is itself a depth-wise convolution, of the input with the gradient as kernel.
+    """A kernel's gradient is itself a depth-wise convolution: of the input, with the gradient as the kernel.
 
-    torch's own takes about six times as long in float32 and seventeen times in bfloat16 on a CPU.
+    The gradient of torch takes about six times as long in float32 and seventeen times in bfloat16 on a CPU.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""A linear layer whose products are as fast as the CPU allows, and which follows the dtype of its input."""
+"""A linear layer that computes in the dtype of its input, by products as fast as the CPU allows."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,20 +12,21 @@ from mhimdist import ops
 from mhimdist.data.bags import PackedBags
 
 MIN_PRODUCTS = 1 << 28
-"""Multiplications from which oneDNN's kernels gain more than the .8 ms that each takes to be made, which is
-once for every new shape: with bags of all sizes nearly every time."""
+"""Fewest multiplications at which a oneDNN kernel gains more than the .8 ms that it takes to make. Every new
+shape needs a kernel: with bags of all sizes, nearly every product does."""
 
 BLOCK_ROWS = 2048
-"""Rows whose products are added up for a weight's gradient."""
+"""Most rows per block: a weight's gradient adds up the products of blocks."""
 
 
 def _by_onednn(rows_RD: Tensor, num_columns: int) -> bool:
     """Whether to call oneDNN's product in place of MKL's, which torch calls in float32.
 
-    On an AMD CPU with AVX-512 it makes a step of AB-MIL or DSMIL 1.1 times as fast, one of TransMIL 1.03
-    times; with AVX2 alone it makes none faster (`benchmarks/RESULTS.md`). In bf16 torch calls oneDNN itself.
+    On an AMD CPU with AVX-512, oneDNN makes a step of AB-MIL or DSMIL 1.1 times as fast and a step of
+    TransMIL 1.03 times; with AVX2 alone it makes none faster (`benchmarks/RESULTS.md`). In bf16 torch itself
+    calls oneDNN.
     """
-    # Whole blocks come again and again, and so does their kernel.
+    # Full blocks recur, so their kernel is used again.
     at_least = MIN_PRODUCTS // 4 if len(rows_RD) == BLOCK_ROWS else MIN_PRODUCTS
     return (
         rows_RD.device.type == "cpu"
@@ -37,17 +38,17 @@ def _by_onednn(rows_RD: Tensor, num_columns: int) -> bool:
 
 
 def _product(rows_RD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None, after: str = "none") -> Tensor:
-    """`rows @ weight.T + bias` by oneDNN, and `after` it nothing or "relu"."""
+    """`rows @ weight.T + bias` by oneDNN, followed by `after`: "none" or "relu"."""
     return torch.ops.mkldnn._linear_pointwise(rows_RD, weight_ED, bias_E, after, [], "")
 
 
 def _weight_gradient(grad_RE: Tensor, rows_RD: Tensor, total_ED: Tensor | None = None) -> Tensor:
-    """`grad.T @ rows`, E x D in float32 at least, added to a total where there is one.
+    """`grad.T @ rows`, E x D in at least float32, added to `total_ED` if it is given.
 
     A sum in 16 bits would lose more with every block; autograd rounds the total once, to the weight's dtype.
     """
     by_onednn = _by_onednn(rows_RD, grad_RE.shape[1])
-    # Of the two factors in the wrong order oneDNN copies one itself, the other more slowly than this.
+    # Both factors have the wrong order for oneDNN: it copies one itself, the other more slowly than this.
     product_ED = _product(grad_RE.T.contiguous(), rows_RD.T) if by_onednn else grad_RE.T @ rows_RD
     return product_ED.to(_total_dtype(product_ED)) if total_ED is None else total_ED.add_(product_ED)
 
@@ -57,7 +58,7 @@ def _total_dtype(summand: Tensor) -> torch.dtype:
 
 
 def _blocks(rows: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Blocks of rows as equal as can be: oneDNN copies what it multiplies into an order of its own."""
+    """Blocks of rows, nearly equal in size, because oneDNN copies its factors into its own order."""
     num_blocks = max(-(-len(rows) // BLOCK_ROWS), 1)
     return zip(*(each.tensor_split(num_blocks) for each in (rows, *others)), strict=True)
 
@@ -86,10 +87,10 @@ class _Linear(torch.autograd.Function):
 
 
 def _feature_blocks(bags: PackedBags) -> Iterator[tuple[slice, Tensor]]:
-    """The instances block by block: their places among all, and their features, which the next overwrites."""
+    """The instances block by block: their place among all, and their features until the next block."""
     num_rows = bags.num_rows
     num_blocks = max(-(-num_rows // BLOCK_ROWS), 1)
-    size = max(-(-num_rows // num_blocks), 1)  # of equal size, as far as can be
+    size = max(-(-num_rows // num_blocks), 1)  # nearly equal sizes
     is_gathered = bags.rows_K is not None
     buffer_BD = bags.features_TD.new_empty(size if is_gathered else 0, bags.features_TD.shape[1])
     for start in range(0, num_rows, size):
@@ -100,8 +101,8 @@ def _feature_blocks(bags: PackedBags) -> Iterator[tuple[slice, Tensor]]:
 class _Projection(torch.autograd.Function):
     """`relu_dropout(linear(rows))` of bags whose features need no gradient, on a CPU.
 
-    Both passes go block by block: neither the features of a selection nor a gradient of the linear layer's
-    output are ever whole.
+    Both passes work block by block: neither the features of a selection nor the gradient of the linear
+    layer's output ever exists as a whole.
     """
 
     @staticmethod
@@ -141,8 +142,8 @@ def projection(bags: PackedBags, layer: nn.Linear, share: float, keys_B: Tensor 
     """`ops.relu_dropout` of a linear layer's output for the bags' instances, T x E.
 
     Args:
-        bags: whole or selected instances; features in the dtype that the layer computes in.
-        layer: its parameters are cast to that dtype.
+        bags: whole or selected instances, with features in the dtype to compute in.
+        layer: the linear layer; its parameters are cast to that dtype.
         share, keys_B: see `ops.relu_dropout`.
     """
     features_TD = bags.features_TD
@@ -158,8 +159,8 @@ def linear(rows_RD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None) -> 
     """`rows @ weight.T + bias`, R x E, in the dtype of the rows.
 
     Args:
-        rows_RD: what is multiplied.
-        weight_ED, bias_E: cast to the dtype of the rows.
+        rows_RD: rows to multiply.
+        weight_ED, bias_E: parameters, which are cast to the dtype of the rows.
     """
     weight_ED = weight_ED.to(rows_RD.dtype)
     bias_E = bias_E.to(rows_RD.dtype) if bias_E is not None else None
@@ -171,7 +172,7 @@ def linear(rows_RD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None) -> 
 
 
 def linear_relu(rows_RD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None) -> Tensor:
-    """`relu(linear(...))`, in float32 in one pass where no gradient is asked for.
+    """`relu(linear(...))`, in one pass for large float32 products on a CPU while gradients are off.
 
     Args:
         rows_RD, weight_ED, bias_E: see `linear`.
@@ -182,17 +183,17 @@ def linear_relu(rows_RD: Tensor, weight_ED: Tensor, bias_E: Tensor | None = None
 
 
 def wide(values: Tensor) -> Tensor:
-    """16-bit values as float32, what scores and logits are computed in; others as they are."""
+    """16-bit values as float32, the dtype of scores and logits; other values as they are."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` by `linear`: its parameters are cast to the dtype of the input."""
+    """`nn.Linear` that computes by `linear`: its parameters are cast to the dtype of the input."""
 
     def forward(self, rows_RD: Tensor) -> Tensor:
-        """R x D to R x E."""
+        """The layer's output, from R x D to R x E."""
         return linear(rows_RD, self.weight, self.bias)
 
     def relu(self, rows_RD: Tensor) -> Tensor:
-        """The layer with a ReLU after it."""
+        """The layer's output after a ReLU."""
         return linear_relu(rows_RD, self.weight, self.bias)

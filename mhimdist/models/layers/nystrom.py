@@ -25,7 +25,7 @@ class _Landmarks:
     """The landmarks of a bag, in float32 at least.
 
     Attributes:
-        queries_HPK, keys_HPK: of the landmarks, each divided by the root of K for products with tokens.
+        queries_HPK, keys_HPK: queries and keys, both divided by the root of K for products with tokens.
         near_HPP: softmax(Q~ K~^T).
         class_token_H1P: the class token's row of softmax(Q K~^T).
     """
@@ -37,19 +37,27 @@ class _Landmarks:
 
 
 class NystromAttention(nn.Module):
-    """Attention of L tokens to each other, softmax(Q K^T) approximated by three thin factors.
+    """Attention of L tokens to each other: softmax(Q K^T), approximated by three thin factors.
 
         softmax(Q K~^T)  pinv(softmax(Q~ K~^T))  softmax(Q~ K^T)
 
-    The landmarks Q~ and K~ are the means of P segments of the sequence, zero-padded in front to a multiple
-    of P. The zeros take part in the last softmax, as in the authors' code. A depth-wise convolution of the
-    values along the sequence is added.
+    The landmarks Q~ and K~ are the means of P segments of the sequence, which is zero-padded in front to a
+    multiple of P. The zeros take part in the last softmax, as in the authors' code. A depth-wise convolution
+    of the values along the sequence is added.
 
-    None of the three factors' products is formed, and of the two large ones only a block at a time. What
-    concerns the landmarks alone is computed in float32 whatever the dtype of the tokens.
+    No product of two of the factors is formed, and the two large factors are formed one block at a time.
+    Computations on the landmarks alone are in at least float32, whatever the dtype of the tokens.
     """
 
     def __init__(self, width: int, num_heads: int, num_landmarks: int, pinv_iterations: int) -> None:
+        """Make the layers.
+
+        Args:
+            width: E, a multiple of the number of heads.
+            num_heads: H.
+            num_landmarks: P.
+            pinv_iterations: iterations that approximate the pseudo-inverse, at least 1.
+        """
         super().__init__()
         self.num_heads = num_heads
         self.num_landmarks = num_landmarks
@@ -66,9 +74,9 @@ class NystromAttention(nn.Module):
         )
 
     def forward(self, *tokens_LE: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What every token gathers, L x E, and the class token's attention to all tokens, H x L.
+        """The values that every token gathers, L x E, and the class token's attention to all tokens, H x L.
 
-        The attention, by which a teacher scores, is formed where gradients are off, and is None elsewhere.
+        A teacher scores by the attention, which is formed only while gradients are off and is None otherwise.
 
         Args:
             tokens_LE: the sequence, whole or in parts.
@@ -79,13 +87,13 @@ class NystromAttention(nn.Module):
     def in_blocks(
         self, num_tokens: int, tokens_LE: Iterable[Tensor], rows_at_once: int | None = None
     ) -> tuple[Iterator[Tensor], Tensor | None]:
-        """As `forward`, of a sequence that comes and goes in parts.
+        """`forward`, for a sequence that comes and goes in parts.
 
         Args:
             num_tokens: L.
             tokens_LE: parts of the sequence, of any size.
-            rows_at_once: most tokens of a part that is given, by default all; where there are to be several
-                parts, the first is what the class token gathers.
+            rows_at_once: most tokens per returned part; by default all in one. If there is more than one
+                part, the first holds the class token alone.
         """
         padded_SE, num_padding = self._pad(num_tokens, tokens_LE)
         dtype = padded_SE.dtype
@@ -115,15 +123,15 @@ class NystromAttention(nn.Module):
         return gathered(), attention_HL
 
     def class_token(self, *tokens_LE: Tensor) -> tuple[Tensor, Tensor]:
-        """What the class token alone gathers, 1 x E, and its attention, H x L, as `forward` gives them.
+        """The values that the class token gathers, 1 x E, and its attention, H x L, as in `forward`.
 
-        One row of the attention is enough, and it meets the tokens before the values' projection: no other
-        token's query or value is formed.
+        One row of the attention is enough, and it weights the tokens before they are projected to values. So
+        no other token's query is formed, and no values but those in the convolution's window.
         """
         return self.class_token_of(sum(map(len, tokens_LE)), tokens_LE)
 
     def class_token_of(self, num_tokens: int, tokens_LE: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-        """As `class_token`, of a sequence of L tokens that comes in parts."""
+        """`class_token`, for a sequence of L tokens that comes in parts."""
         padded_SE, num_padding = self._pad(num_tokens, tokens_LE)
         marks = self._landmarks(padded_SE, num_padding)
         weights_H1P = times_inverse(marks.class_token_H1P, marks.near_HPP, self.pinv_iterations)
@@ -133,7 +141,7 @@ class NystromAttention(nn.Module):
         value_HKE = self.qkv.weight.chunk(3)[2].unflatten(0, (self.num_heads, -1))
         context_HE = (attention_HS.to(padded_SE.dtype) @ padded_SE).to(value_HKE.dtype)
         gathered_HK = torch.einsum("hke,he->hk", value_HKE, context_HE)
-        # Of the convolution's window only the half from the class token on holds values.
+        # Only the half of the convolution's window from the class token on holds values.
         window_WE = padded_SE[num_padding:][: RESIDUAL_TAPS // 2 + 1]
         window_HWK = self._project(window_WE, 2).to(value_HKE.dtype)
         taps_HW = self.residual.weight[:, 0, RESIDUAL_TAPS // 2 :, 0][:, : len(window_WE)]
@@ -143,7 +151,7 @@ class NystromAttention(nn.Module):
         return output_1E, attention_HS[:, num_padding:]
 
     def _pad(self, num_tokens: int, tokens_LE: Iterable[Tensor]) -> tuple[Tensor, int]:
-        """The whole sequence with zeros in front, and their number."""
+        """The whole sequence with zeros in front, and the number of zeros."""
         num_padding = -num_tokens % self.num_landmarks
         parts = iter(tokens_LE)
         first_LE = next(parts)
@@ -158,7 +166,7 @@ class NystromAttention(nn.Module):
         return padded_SE, num_padding
 
     def _landmarks(self, padded_SE: Tensor, num_padding: int) -> _Landmarks:
-        # The projections are linear, without bias: the mean first, so that P rows are projected, not S.
+        # The projections are linear, without bias: with the mean first, P rows are projected instead of S.
         means_PE = padded_SE.unflatten(0, (self.num_landmarks, -1)).mean(1)
         exact = torch.promote_types(padded_SE.dtype, torch.float32)
         means_PE, token_1E = means_PE.to(exact), padded_SE[num_padding : num_padding + 1].to(exact)
@@ -173,7 +181,7 @@ class NystromAttention(nn.Module):
         )
 
     def _residual(self, values_HSK: Tensor, start: int, stop: int) -> Tensor:
-        """The convolution of the values along the sequence, the rows from start to stop."""
+        """Rows `start` to `stop` of the convolution of the values along the sequence."""
         first = max(start - RESIDUAL_TAPS // 2, 0)
         values_WE = values_HSK[:, first : stop + RESIDUAL_TAPS // 2].transpose(0, 1).flatten(1)
         kernel_EJ1 = self.residual.weight[:, 0].repeat_interleave(values_HSK.shape[-1], dim=0)
@@ -181,13 +189,13 @@ class NystromAttention(nn.Module):
         return convolved_WE[start - first : stop - first]
 
     def _project(self, tokens_LE: Tensor, part: int) -> Tensor:
-        """Tokens by the query (0), key (1) or value (2) weights, cut into heads, H x L x K."""
+        """The tokens' queries (part 0), keys (1) or values (2), split into heads, H x L x K."""
         projected_LE = linear(tokens_LE, self.qkv.weight.chunk(3)[part])
         return projected_LE.unflatten(1, (self.num_heads, -1)).transpose(0, 1)
 
 
 def _ranges(start: int, stop: int, rows_at_once: int | None) -> Iterator[tuple[int, int]]:
-    """The first row alone if there are to be several ranges, then ranges of equal size, as far as can be."""
+    """Ranges of nearly equal size; if there is more than one, the first row comes before them alone."""
     if rows_at_once is None or stop - start <= rows_at_once:
         yield start, stop
         return

@@ -1,14 +1,14 @@
-"""The Moore-Penrose inverse of a landmark attention matrix, approached by an iteration, and its products.
+"""The Moore-Penrose inverse of a landmark attention matrix, approximated by iteration, and its products.
 
-The iteration of Razavi et al. (2014), as the authors of Nystromformer use it:
+This is the iteration of Razavi et al. (2014), as the authors of Nystromformer use it:
 
     Z_0 = A^T / c,    Z_(k+1) = Z_k q(A Z_k),    q(P) = (13 - 15 P + 7 P^2 - P^3) / 4
 
-Read as polynomials it needs no Z at all. With B = A / sqrt(c) every iterate is Z_k = r_k(B^T B) Z_0, and
-P_k = r_k(B^T B) B^T B follows a recursion of its own, P_(k+1) = P_k q(P_k), of symmetric matrices that all
-commute: two square products an iteration where Z_k and A Z_k take four. A product of Z with something thin
-goes through the factors q(P_k) one after the other. In exact arithmetic all of it is the same; in float32
-the products differ from the authors' by some 1e-5 of their largest value.
+Read as polynomials, it needs no Z at all. With B = A / sqrt(c), every iterate is Z_k = r_k(B^T B) Z_0, and
+P_k = r_k(B^T B) B^T B has its own recursion, P_(k+1) = P_k q(P_k). All P_k are symmetric and commute, so an
+iteration takes two square products where Z_k and A Z_k take four. A product of Z with a thin matrix applies
+the factors q(P_k) one after the other. In exact arithmetic the results are the same; in float32 the products
+differ from the authors' by some 1e-5 of their largest value.
 
 Dimensions: H heads, P landmarks, W columns.
 """
@@ -23,20 +23,20 @@ def inverse_times(matrix_HPP: Tensor, right_HPW: Tensor, num_iterations: int) ->
     """Z times columns, H x P x W; differentiable.
 
     Args:
-        matrix_HPP: A of one bag; the scale c of the start is the largest row sum times the largest column
-            sum over all its heads, as in the authors' code, where a batch's bags share it.
-        right_HPW: the columns, of A's dtype.
-        num_iterations: from 1 on.
+        matrix_HPP: A of one bag. The scale c of the start is the largest row sum times the largest column
+            sum over all heads of the bag; in the authors' code the bags of a batch share it.
+        right_HPW: the columns, in A's dtype.
+        num_iterations: at least 1.
     """
     scaled_HPP, root = _scaled(matrix_HPP)
     return _Iterations.apply(scaled_HPP, scaled_HPP.mT @ right_HPW / root, num_iterations)
 
 
 def times_inverse(left_HWP: Tensor, matrix_HPP: Tensor, num_iterations: int) -> Tensor:
-    """Rows times Z, H x W x P: the inverse of the transposed is the transposed inverse.
+    """Rows times Z, H x W x P: the inverse of the transpose is the transpose of the inverse.
 
     Args:
-        left_HWP: the rows, of A's dtype.
+        left_HWP: the rows, in A's dtype.
         matrix_HPP, num_iterations: see `inverse_times`.
     """
     return inverse_times(matrix_HPP.mT, left_HWP.mT, num_iterations).mT
@@ -46,7 +46,7 @@ class PseudoInverse:
     """Z for several products, without gradients."""
 
     def __init__(self, matrix_HPP: Tensor, num_iterations: int) -> None:
-        # Of B B^T: rows times Z, the instances' scores, are then as exact as they can be.
+        # Powers of B B^T: rows times Z, the instances' scores, are then as exact as they can be.
         self._scaled_HPP, self._root = _scaled(matrix_HPP)
         self._powers = _powers(self._scaled_HPP.mT, num_iterations)
 
@@ -72,7 +72,7 @@ def _scaled(matrix_HPP: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _powers(scaled_HPP: Tensor, num_iterations: int) -> list[tuple[Tensor, Tensor | None]]:
-    """P_k and its square for each iteration; the last square is not formed."""
+    """P_k and its square per iteration; the last square is not formed."""
     power_HPP = scaled_HPP.mT @ scaled_HPP
     powers: list[tuple[Tensor, Tensor | None]] = []
     for _ in range(num_iterations - 1):
@@ -85,7 +85,7 @@ def _powers(scaled_HPP: Tensor, num_iterations: int) -> list[tuple[Tensor, Tenso
 
 
 def _times(power_HPP: Tensor, v_HPW: Tensor) -> Tensor:
-    """A symmetric matrix times columns; a single one as a row, which is ten times as fast on a CPU."""
+    """A symmetric matrix times columns; a single column as a row, which is ten times as fast on a CPU."""
     if v_HPW.shape[-1] == 1:
         return (v_HPW.mT @ power_HPP).mT
     return power_HPP @ v_HPW
@@ -104,11 +104,11 @@ def _factor_times(power_HPP: Tensor, square_HPP: Tensor | None, v_HPW: Tensor) -
 class _Iterations(torch.autograd.Function):
     """q(P_(n-1)) ... q(P_0) V for P_0 = B^T B.
 
-    Of one iteration, with S = P P, t = P v and u = 7 v - t:
+    One iteration, with S = P P, t = P v and u = 7 v - t:
 
         v' = (13 v - 15 t + S u) / 4,    P' = (13 P + S (7 P - S - 15)) / 4
 
-    and the last one, which needs no P', has S u = P (P u).
+    The last iteration needs no P' and forms S u as P (P u).
     """
 
     @staticmethod
@@ -123,9 +123,9 @@ class _Iterations(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        """As every P is symmetric, only the symmetric part of its gradient counts.
+        """Every P is symmetric, so only the symmetric part of its gradient counts.
 
-        It is symmetrised as soon as it is formed: then P S and S P need one product, not two.
+        The gradient is symmetrised as soon as it is formed: P S and S P then need one product, not two.
         """
         scaled_HPP, *saved = ctx.saved_tensors
         grad_v_HPW = grads[0]

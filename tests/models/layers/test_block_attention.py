@@ -8,7 +8,7 @@ pytestmark = pytest.mark.numeric
 
 
 def _problem(dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
-    """Weights, queries, keys and values; the latter three are views as heads of tokens are."""
+    """Weights, queries, keys and values; the last three are views, like the heads of tokens."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(3, 7, 2, 4, generator=generator, dtype=torch.float64).to(dtype)
     queries, keys, values = (each.transpose(0, 1) for each in tokens)
@@ -64,7 +64,7 @@ def test_bfloat16_tokens_give_bfloat16_values_and_float32_rows():
 
 @pytest.mark.parametrize("num_blocks", [1, 64])
 def test_the_error_of_16_bit_gradients_does_not_grow_with_the_number_of_blocks(monkeypatch, num_blocks):
-    """Of the values', whose summands have one sign: rounded are softmax, product and total."""
+    """The summands of the values' gradient have one sign; softmax, product and total are rounded."""
     num_rows, num_keys = 128, 4
     monkeypatch.setitem(block_attention.BLOCK_VALUES, "cpu", num_rows // num_blocks * num_keys)
     generator = torch.Generator().manual_seed(0)

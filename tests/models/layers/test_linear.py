@@ -49,7 +49,7 @@ def test_the_relu_is_the_same_with_and_without_gradient(dtype):
 
 @pytest.mark.parametrize("num_blocks", [1, 8, 64])
 def test_the_error_of_16_bit_gradients_does_not_grow_with_the_number_of_blocks(monkeypatch, num_blocks):
-    """Each block's product is rounded, and the total once more; nothing cancels, so that errors show."""
+    """Each block's product is rounded, and the total once more; nothing cancels, so errors show."""
     monkeypatch.setattr("mhimdist.models.layers.linear.BLOCK_ROWS", 16)
     generator = torch.Generator().manual_seed(0)
     features = torch.rand(16 * num_blocks, 40, generator=generator).bfloat16()

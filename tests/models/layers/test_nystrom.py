@@ -55,7 +55,7 @@ def test_a_sequence_in_parts_is_the_sequence(count):
 
 
 def test_padding_takes_part_in_the_softmax_over_tokens():
-    tokens = torch.zeros(5, 8, dtype=torch.float64)  # every key alike: each of the 8 places gets 1/8
+    tokens = torch.zeros(5, 8, dtype=torch.float64)  # all keys are equal, so each of the 8 places gets 1/8
     attention = _attention(num_landmarks=4)
     with torch.no_grad():
         for row in (attention(tokens)[1], attention.class_token(tokens)[1]):

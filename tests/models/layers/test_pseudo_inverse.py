@@ -46,7 +46,7 @@ def test_it_is_moore_and_penroses_after_enough_iterations():
 @pytest.mark.parametrize("iterations", [1, 2, 4])
 def test_gradients_are_those_of_finite_differences(iterations):
     _, right, left = (each.requires_grad_() for each in _problem(4))
-    # Not a softmax, whose rows all have the largest sum: the scale would have no derivative there.
+    # Not a softmax: its rows all have the largest sum, where the scale has no derivative.
     matrix = torch.rand(2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     matrix.requires_grad_()
     assert torch.autograd.gradcheck(lambda a, b: inverse_times(a, b, iterations), (matrix, right))
@@ -57,7 +57,7 @@ def test_gradients_are_those_of_finite_differences(iterations):
 def test_float32_is_close_to_float64_values_and_gradients(rank):
     generator = torch.Generator().manual_seed(rank)
     queries, keys = torch.randn(2, 2, 64, 8, generator=generator)
-    group = torch.arange(64) % rank  # equal rows and columns, as landmarks of a small bag are
+    group = torch.arange(64) % rank  # equal rows and columns, as the landmarks of a small bag have
     logits = (queries @ keys.mT)[:, group][:, :, group]
     results = []
     for dtype in (torch.float64, torch.float32):
