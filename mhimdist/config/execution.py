@@ -48,8 +48,8 @@ class Execution(Options):
     gpus_per_run: float | None = Field(
         None,
         ge=0,
-        description="share of a GPU per run; none: a quarter if the cluster has GPUs; a sweep plans it by the "
-        "memory that a run needs",
+        description="share of a GPU per run; none: a quarter if the cluster has GPUs, or in a sweep a share "
+        "by the memory that a run needs",
     )
     workers: int = Field(
         1,

@@ -80,7 +80,7 @@ def preset(dataset: str, model: str) -> TrainConfig:
     """
     if (dataset, model) not in PRESETS:
         known = ", ".join(f"({d}, {m})" for d, m in PRESETS)
-        raise ConfigError(f"no preset ({dataset}, {model}); the presets are {known}")
+        raise ConfigError(f"no preset ({dataset}, {model}); valid: {known}")
     return load_config(PRESETS[dataset, model])
 
 
