@@ -66,7 +66,7 @@ def test_a_footer_that_says_another_number_is_refused(said: int, tmp_path: Path)
     footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
     at = content.index(varint(8 * NUM_ROWS, 3), footer)
     (tmp_path / "a").write_bytes(content[:at] + varint(said, 3) + content[at + 3 :])
-    message = f"^x: damaged: features.list.element has 24000 values, but its footer says {said}$"
+    message = f"^x: damaged: features.list.element has 24000 values, but the footer says {said}$"
     with pytest.raises(DataError, match=message):
         all_claims(tmp_path / "a")
 

@@ -121,7 +121,7 @@ def test_what_reading_raises_reaches_the_consumer(loading: Loading, shards: Path
 
 
 def test_dali_reads_shards_only(bags: MemoryBags) -> None:
-    with pytest.raises(ConfigError, match=r"loading\.reader=dali reads shards, not MemoryBags"):
+    with pytest.raises(ConfigError, match=r"loading\.reader=dali reads shards, got MemoryBags"):
         read_ahead(bags, [[0]], loading=Loading(reader="dali"))
 
 
@@ -129,7 +129,9 @@ def test_dali_does_not_take_the_bits_of_one_dtype_for_another(shards: Path) -> N
     bags = BagShards(shards)
     assert bags.stored_dtypes == ("float16",)
     bags.stored_dtypes = ("bfloat16", "float16")  # as after merging
-    with pytest.raises(ConfigError, match=r"loading\.reader=dali reads one dtype, .* has bfloat16, float16"):
+    with pytest.raises(
+        ConfigError, match=r"loading\.reader=dali expects features of one dtype, .* has bfloat16, float16"
+    ):
         read_ahead(bags, [[0]], loading=Loading(reader="dali"))
 
 

@@ -122,9 +122,11 @@ def test_bags_larger_than_a_step_may_be_are_named(bags):
     rows = np.arange(30)
     warn_of_larger_bags(bags, None, rows)
     warn_of_larger_bags(bags, 30, rows)
-    with pytest.warns(ConfigWarning, match=r"max_instances=27 is less than 3 of 30 .* 'slide-29', has 30$"):
+    with pytest.warns(ConfigWarning, match=r"max_instances=27: 3 of 30 bags have more.* 'slide-29', has 30$"):
         warn_of_larger_bags(bags, 27, rows)
-    with pytest.warns(ConfigWarning, match=r"max_instances=27 is less than 13 of 40 .* 'slide-39', has 40$"):
+    with pytest.warns(
+        ConfigWarning, match=r"max_instances=27: 13 of 40 bags have more.* 'slide-39', has 40$"
+    ):
         warn_of_larger_bags(bags, 27)
 
 

@@ -241,7 +241,7 @@ def test_an_array_header_that_disagrees_is_caught_where_the_crc32_does_not(shard
     path.write_bytes(content)
     crc32 = shards_module.zlib.crc32(content[payload])
     forge_manifest(shards, rows=lambda rows: rows[0].update(features_crc32=crc32))
-    with pytest.raises(CorruptShard, match=r"its header is not that of an array of \(\d+, 8\) float16"):
+    with pytest.raises(CorruptShard, match=r"expected the header of an array of \(\d+, 8\) float16"):
         BagShards(shards).load([0])
 
 

@@ -43,15 +43,15 @@ def test_too_few_cases_are_refused():
     ("split", "message"),
     [
         (Split(("s0", "s1"), ("s3", "s4"), ()), "the test set is empty"),
-        (Split(("s0", "s1"), ("s1", "s2"), ("s6", "s7")), "case 'c0' stands in both the train and the valid"),
+        (Split(("s0", "s1"), ("s1", "s2"), ("s6", "s7")), "case 'c0' is in both the train and the valid"),
         (Split(("s0", "x"), ("s3", "s4"), ("s6", "s7")), "1 bags of the train set are not in the data"),
         (
             Split(("s0", "s1"), ("s3", "s5"), ("s6", "s7")),
-            "all bags of the validation set are of one class, 1",
+            "all bags of the validation set have the same class, 1",
         ),
         (
             Split(("s0", "s2"), ("s3", "s4"), ("s6", "s7")),
-            "of the train set are of one class, 0: there is noth",
+            "of the train set have the same class, 0: there is noth",
         ),
         (Split(("s0", "s0"), ("s3", "s4"), ("s6", "s7")), "the train set lists a bag twice"),
     ],
@@ -109,11 +109,11 @@ def test_both_protocols_test_on_the_same_folds(share):
 
 def test_only_a_split_that_says_so_selects_on_its_test_bags():
     paper = _k_folds(selects_on_test=True)[0]
-    with pytest.raises(SplitError, match="stands in both the validation and the test set"):
+    with pytest.raises(SplitError, match="is in both the validation and the test set"):
         replace(paper, selects_on_test=False).check(KEYS, CASES, LABELS)
-    with pytest.raises(SplitError, match="must validate on exactly these"):
+    with pytest.raises(SplitError, match="must validate on exactly those"):
         replace(paper, validation=paper.test[1:]).check(KEYS, CASES, LABELS)
-    with pytest.raises(SplitError, match="stands in both the train and the test set"):
+    with pytest.raises(SplitError, match="is in both the train and the test set"):
         replace(paper, train=(*paper.train, paper.test[0])).check(KEYS, CASES, LABELS)
     assert paper.digest() != replace(paper, selects_on_test=False).digest()
 
