@@ -41,7 +41,7 @@ class EpochPlan:
 
     def __getitem__(self, step: int) -> list[list[int]]:
         if not 0 <= step < len(self):
-            raise IndexError(f"expected a step from 0 to {len(self) - 1} of the epoch, got {step}")
+            raise IndexError(f"an epoch of {len(self)} steps has no step {step}")
         ranks: list[list[int]] = [[] for _ in range(self.world_size)]
         part = slice(self.starts_S1[step], self.starts_S1[step + 1])
         for bag, rank in zip(self.bags_K[part].tolist(), self.ranks_K[part].tolist(), strict=True):

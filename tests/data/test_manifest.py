@@ -61,7 +61,7 @@ def shards(tmp_path: Path) -> Path:
 
 
 def rewrite(path: Path, change) -> None:
-    """Pass the Parquet table through `change`, and leave its metadata, the hash included, as they were."""
+    """Pass the Parquet table through `change`, but keep its metadata, including the hash."""
     table = pq.read_table(path)
     pq.write_table(change(table).replace_schema_metadata(table.schema.metadata), path)
 
@@ -77,7 +77,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 def test_the_hash_is_of_the_content_and_not_of_its_encoding() -> None:
     manifest = small_manifest()
-    # A fixed value: a change of the canonical form would disown every data set there is.
+    # A fixed value: a change of the canonical form would invalidate every existing data set.
     assert manifest.content_sha256 == "be9c056aaa930e222c75342245a850ec5577c0547c69d9e9fde9b372087f4072"
     halves = pa.concat_tables([manifest.rows[:1], manifest.rows[1:]])
     assert Manifest(manifest.info, halves).content_sha256 == manifest.content_sha256
@@ -318,7 +318,7 @@ def test_100_000_bags_open_in_less_than_a_second(tmp_path: Path) -> None:
     info = DatasetInfo(name="large", classes=("x", "y"), synthetic=True, description="", shards=shards)
     Manifest(info, pa.Table.from_arrays(arrays, schema=ROWS_SCHEMA)).write(tmp_path)
 
-    started = time.process_time()  # a busy machine must not fail it
+    started = time.process_time()  # independent of a busy machine
     manifest = Manifest.read(tmp_path)
     assert time.process_time() - started < 1.0
     assert len(manifest.rows) == num_bags

@@ -22,7 +22,7 @@ def table() -> pa.Table:
 
 
 def all_claims(path: Path) -> list[tuple[str, int, int, int]]:
-    """Name, values, bytes as claimed, and bytes with headers as the footer says, of every column chunk."""
+    """Per column chunk: its name, values and bytes by the claims, and bytes with headers by the footer."""
     content, metadata = path.read_bytes(), pq.read_metadata(path)
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     columns = [group.column(index) for group in groups for index in range(metadata.num_columns)]
@@ -53,7 +53,7 @@ def test_honest_files_claim_what_their_footer_says(compression: str, options: di
 
 
 def varint(number: int, num_bytes: int) -> bytes:
-    """A number in Thrift's zigzag, in as many bytes as are asked for."""
+    """A number in Thrift's zigzag encoding, in `num_bytes` bytes."""
     number *= 2
     parts = [(number >> 7 * i) & 127 | 128 for i in range(num_bytes)]
     return bytes([*parts[:-1], parts[-1] & 127])

@@ -66,7 +66,7 @@ def test_file_round_trip_and_a_file_that_is_none(tmp_path):
     split.save(tmp_path / "split.json")
     assert Split.load(tmp_path / "split.json") == split
     (tmp_path / "other.json").write_text('{"train": []}')
-    with pytest.raises(SplitError, match=r"other\.json is no split"):
+    with pytest.raises(SplitError, match=r"other\.json does not hold a split"):
         Split.load(tmp_path / "other.json")
 
 
@@ -151,7 +151,7 @@ def test_an_official_split_without_validation_takes_it_from_the_training_cases(t
     assert sorted(split.train + split.validation) == sorted(KEYS[18:])
     assert len(split.validation) == 9
     (paper,) = _from_file(path, selects_on_test=True)
-    assert (paper.train, paper.validation) == (split.train, split.test)  # selection alone differs
+    assert (paper.train, paper.validation) == (split.train, split.test)  # only the selection differs
     (paper,) = _from_file(path, selects_on_test=True, validation_share=0)
     assert (paper.train, paper.validation, paper.test) == (KEYS[18:], KEYS[:18], KEYS[:18])
 
@@ -173,11 +173,11 @@ def test_folds_of_a_json_file_are_those_that_were_saved(tmp_path):
         (["s0,train,2", "s1,train,2", "s3,validation,2", "s4,validation,2"], "fold 2: the test set is empty"),
         (
             ["s0,train,1", "s1,train,1", "s3,validation,1", "s4,validation,1", "s7,test,1"],
-            "fold 1: .* one class",
+            "fold 1: .* same class",
         ),
         (
             ["s0,train,1", "s3,validation,1", "s4,validation,1", "s6,test,1", "s7,test,1"],
-            "train set .* one class",
+            "train set .* same class",
         ),
         ([], "it has no rows"),
     ],
