@@ -76,7 +76,7 @@ class Execution(Options):
     )
     keep_last: int = Field(2, ge=1, description="number of newest checkpoints to keep of an unfinished run")
     keep_best: int = Field(
-        1, ge=0, description="number of best epochs whose checkpoints to keep of an unfinished run"
+        1, ge=0, description="number of checkpoints to keep of an unfinished run's best epochs"
     )
 
     @model_validator(mode="after")

@@ -235,7 +235,7 @@ class TrainConfig(Settings):
     )
     sampling: Literal["each_bag_once", "class_balanced"] = Field(
         "each_bag_once",
-        description="bags of an epoch; class_balanced: draws as many bags, every class equally often",
+        description="bags of an epoch; class_balanced: the same number of bags, every class equally often",
     )
     early_stopping: EarlyStopping = Field(EarlyStopping(), description="when to stop before the last epoch")
     seed: int = Field(2021, ge=0, description="seed of the weights, the order of bags, masks and dropout")

@@ -244,7 +244,7 @@ _AFTER_USE = """
 import fcntl, os, sys
 file = os.open(sys.argv[1], os.O_RDONLY)
 if os.fork():
-    os._exit(0)  # the child belongs to nobody: who ends its parent's children spares it
+    os._exit(0)  # the child is then nobody's child: a kill of its parent's children spares it
 fcntl.flock(file, fcntl.LOCK_EX)
 for path in sys.argv[1:]:
     try:
