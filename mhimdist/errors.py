@@ -1,8 +1,8 @@
-"""The errors a user can meet. Each message states what was expected, what was got, and where."""
+"""The errors that a user can meet. Each message states what was expected, what was got, and where."""
 
 
 class MhimdistError(Exception):
-    """Base of every error of ours; a command prints its message on one line and exits with status 1."""
+    """Base class of our errors; a command prints the message on one line and exits with status 1."""
 
 
 class ConfigError(MhimdistError):
@@ -10,27 +10,27 @@ class ConfigError(MhimdistError):
 
 
 class DataError(MhimdistError):
-    """Input data cannot be used; the message names the file, slide, bag or field."""
+    """Input data is unusable; the message names the file, slide, bag or field."""
 
 
 class LabelError(DataError):
-    """The label table is unusable: a missing, duplicate or unknown entry."""
+    """The label table is unusable: an entry is missing, duplicate or unknown."""
 
 
 class ManifestError(DataError):
-    """A manifest is missing, edited, of another schema version, or disagrees with its shards."""
+    """A manifest is missing, was edited, has another schema version, or disagrees with its shards."""
 
 
 class CorruptShard(DataError):
-    """A shard's bytes are not those that were written; the message names shard and member."""
+    """A shard's bytes have changed since it was written; the message names shard and member."""
 
 
 class RemoteDataError(DataError):
-    """A remote file cannot be reached, read or kept; the message names its URL."""
+    """A remote file cannot be reached, read or stored; the message names its URL."""
 
 
 class SplitError(DataError):
-    """A split is impossible (too few cases), or a case stands in two of its sets."""
+    """A split is impossible (too few cases), or one case is in two of its sets."""
 
 
 class CheckpointError(MhimdistError):
@@ -42,15 +42,15 @@ class RunLockedError(MhimdistError):
 
 
 class DiskFullError(MhimdistError):
-    """A file cannot be written because its disk or a quota is full; what was there before is intact."""
+    """A file cannot be written because its disk or a quota is full; the previous file is intact."""
 
 
 class WorkerLostError(MhimdistError):
-    """A worker of a run of several was killed or hangs; the message names it where that is known."""
+    """One of a run's workers was killed or hangs; the message names it if it is known."""
 
 
 class PreemptedError(MhimdistError):
-    """A run was asked to stop and has saved itself; the same command goes on with it."""
+    """A run was asked to stop and has saved its state; the same command resumes it."""
 
 
 class NonFiniteError(MhimdistError):
@@ -58,16 +58,16 @@ class NonFiniteError(MhimdistError):
 
 
 class ClusterError(MhimdistError):
-    """A cluster cannot be used: a local one did not start or ended early, or one is open to everybody."""
+    """A cluster is unusable: a local one did not start or ended early, or one is open to everybody."""
 
 
 class SubmitError(MhimdistError):
-    """A job cannot be submitted: its script is missing, or its upload is larger than Ray takes."""
+    """A job cannot be submitted: its script is missing, or its upload is larger than Ray accepts."""
 
 
 class SweepError(MhimdistError):
-    """A sweep cannot run as asked, or none of its trials finished."""
+    """A sweep cannot run with its settings, or none of its trials finished."""
 
 
 class CrossValidationError(MhimdistError):
-    """Some runs of a cross-validation failed; the message names each with its reason."""
+    """Some runs of a cross-validation failed; the message names each with the reason."""

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and the folder that a user's files live in."""
+"""Files that appear whole or not at all, the one lock, and the home folder of a user's files."""
 
 import errno
 import os
@@ -16,10 +16,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a UTF-8 file in one step: a reader sees the old text or the new, also after a crash.
+    """Replace a UTF-8 file in one step: a reader sees the old text or the new, even after a crash.
 
     Raises:
-        DiskFullError: the new text does not fit; the old one is still there.
+        DiskFullError: the new text does not fit on the disk; the old text is intact.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -35,11 +35,10 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def full_disk(path: Path) -> Iterator[None]:
-    """Say of a full disk that it is one, and which file or folder does not fit; the system's error need not.
+    """Turn the system's error for a full disk into one that names the file or folder that does not fit.
 
     Raises:
-        DiskFullError: what is written inside does not fit on its disk, into its quota, or into the limit of
-            this process.
+        DiskFullError: a write within this context exceeds the disk, a quota or this process's limit.
     """
     try:
         yield
@@ -50,7 +49,7 @@ def full_disk(path: Path) -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
-    """Force a file, or a folder's entries, to disk: what is new or renamed could be lost else."""
+    """Force a file, or the entries of a folder, to disk; otherwise a crash can lose new and renamed files."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -59,31 +58,32 @@ def sync(path: Path) -> None:
 
 
 class Lock:
-    """A file that one process at a time holds, until it releases the file or ends, however it ends.
+    """A lock file that one process at a time holds, until it releases the file or ends in any way.
 
-    The lock is an exclusive flock(2), so it also keeps out whatever takes one without this class. The kernel
-    releases it when a process is killed; an NFS server does when a lost client's lease has run out. A forked
-    child does not hold it. The file stays, as another process may be waiting for it. A file system without
-    flock is an error: the marker files that `filelock` would fall back to outlive a killed process.
+    The lock is an exclusive flock(2), so it also excludes holders of a flock that do not use this class. The
+    kernel releases the lock of a killed process; an NFS server releases it when the lease of a lost client
+    expires. A forked child does not hold the lock. The file stays, because another process may be waiting for
+    it. A file system without flock causes an error: `filelock` would fall back to marker files, which outlive
+    a killed process.
 
-    Two objects exclude each other within a process, too. A dropped object releases its file.
+    Two objects in one process exclude each other, too. An object that is garbage-collected releases its file.
 
     Attributes:
-        path: of the file; made where it is missing, with its folder.
+        path: path of the lock file; `acquire` creates it and its folder if they are missing.
     """
 
     def __init__(self, path: Path, *, signed: bool = False) -> None:
-        """Take nothing yet.
+        """Describe the lock without taking it.
 
         Args:
-            path: of the file.
-            signed: whether to write into the file who holds it, for `holder`. Without it a lock needs no
-                block of a disk, and so works on a full one.
+            path: path of the lock file.
+            signed: write the holder into the file, for `holder`. An unsigned lock needs no disk block, so it
+                works on a full disk.
         """
         self.path = path
         self._lock = FileLock(
             path,
-            thread_local=False,  # a run is opened by one thread, and may be closed by another
+            thread_local=False,  # one thread opens a run, and another may close it
             fallback_to_soft=False,
             preserve_lock_file=True,
             on_acquired=_sign if signed else None,
@@ -91,21 +91,21 @@ class Lock:
 
     @property
     def is_held(self) -> bool:
-        """Whether this very object holds the file."""
+        """Whether this object holds the file."""
         return self._lock.is_locked
 
     @property
     def holder(self) -> str:
-        """Who holds a signed lock, such as "process 4711"."""
+        """The holder of a signed lock, such as "process 4711"."""
         return self.path.read_text(encoding="utf-8").strip() or "another process"
 
     def acquire(self, wait_s: float | None = None) -> bool:
-        """Take the file, unless others hold it; returns whether this object holds it now.
+        """Take the lock unless another holder has it; returns whether this object holds it now.
 
-        A second call of an object that holds the file changes nothing: one `release` ends both.
+        If this object already holds the lock, the call changes nothing: one `release` is enough.
 
         Args:
-            wait_s: how long to wait for the others; None waits as long as it takes.
+            wait_s: seconds to wait for another holder; None waits without limit.
 
         Raises:
             OSError: the file cannot be opened, locked or signed.
@@ -119,7 +119,7 @@ class Lock:
         return True
 
     def release(self) -> None:
-        """Let others have the file; does nothing where it is not held."""
+        """Release the lock; does nothing if this object does not hold it."""
         self._lock.release()
 
     def __enter__(self) -> Self:
@@ -138,10 +138,10 @@ def _sign(descriptor: int) -> None:
 
 
 def home() -> Path:
-    """The folder named by MHIMDIST_HOME, or `~/mhimdist`, as an absolute path; it need not exist yet.
+    """The folder in MHIMDIST_HOME, otherwise `~/mhimdist`, as an absolute path; it need not exist yet.
 
-    Everything a command makes without being told where lives below it: `data/` (data sets), `runs/`
-    (checkpoints, histories, reports) and `cache/` (what can be made again). On a cluster it must be on
-    storage that every node sees under the same path.
+    Commands write below it by default: `data/` (data sets), `runs/` (checkpoints, histories, reports) and
+    `cache/` (files that can be made again). On a cluster it must be on storage that every node sees under
+    the same path.
     """
     return Path(os.environ.get("MHIMDIST_HOME") or "~/mhimdist").expanduser().absolute()

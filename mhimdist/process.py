@@ -1,4 +1,4 @@
-"""How a command ends: with an exit status, and what SIGTERM and Ctrl-C do to it meanwhile."""
+"""How a command ends: its exit status, and its response to SIGTERM and Ctrl-C."""
 
 import os
 import signal
@@ -15,9 +15,12 @@ from mhimdist.errors import MhimdistError, PreemptedError
 def run(main: Callable[[], None]) -> None:
     """Run a command's `main`; an error that a user can cause becomes one line instead of a traceback.
 
-    Exits with status 75 after a `PreemptedError`: the run is saved, and the same command goes on with it.
-    Exits with status 1 after a `MhimdistError` or an `OSError` (a full disk, a missing permission), and
-    with 130 after Ctrl-C. Any other exception is a fault of ours and keeps its traceback.
+    Exits with status 75 after a `PreemptedError` (the run is saved, and the same command resumes it), with
+    status 1 after a `MhimdistError` or an `OSError` (a full disk, a missing permission), and with status 130
+    after Ctrl-C. Any other exception is our own fault and keeps its traceback.
+
+    Raises:
+        SystemExit: the command ends with one of these statuses.
     """
     try:
         main()
@@ -33,25 +36,26 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _message(error: Exception) -> str:
-    """The text for a user: an `OSError` without its number, with the file it is about."""
+    """The text for the user: an `OSError` without its number but with its file."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return str(error) or type(error).__name__
 
 
 class Stopping:
-    """What SIGTERM and Ctrl-C do to a command, while this is entered.
+    """A context that handles SIGTERM and Ctrl-C for a command.
 
-    Either ends what runs; a `PreemptedError` comes of a SIGTERM and a `KeyboardInterrupt` of Ctrl-C. Within
-    `gently` the first of them is only noted, for whoever looks at `is_asked`; the second ends what runs. In
-    another thread than the main one this does nothing: only that one may handle signals.
+    Either signal ends the code in the context: SIGTERM with a `PreemptedError`, Ctrl-C with a
+    `KeyboardInterrupt`. Within `gently` the first signal only sets `is_asked`, which the code can check; the
+    second ends the code. Outside the main thread the context does nothing, because Python handles signals in
+    the main thread only.
 
     Attributes:
-        is_asked: whether there was one.
+        is_asked: whether a signal has arrived.
     """
 
     def __init__(self, message: str) -> None:
-        """Prepare; `message` is that of the `PreemptedError`."""
+        """Install nothing yet; `message` becomes the message of the `PreemptedError`."""
         self.is_asked = False
         self._message = message
         self._is_preempted = self._is_gentle = False
@@ -79,7 +83,7 @@ class Stopping:
 
     @contextmanager
     def gently(self) -> Iterator[None]:
-        """Note the first signal, and let what runs find out by itself."""
+        """Only note the first signal, so that the code within can stop at a good point."""
         self._is_gentle = True
         try:
             yield

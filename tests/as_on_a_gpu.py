@@ -1,4 +1,4 @@
-"""CPU tensors that go the way of CUDA tensors, and a recorder that does what a CUDA graph does."""
+"""CPU tensors that take the code path of CUDA tensors, and a recorder that imitates a CUDA graph."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -16,7 +16,7 @@ from mhimdist.ops import reference
 
 
 class AsOnAGpu(TorchFunctionMode):
-    """Every tensor says that it is on a CUDA device; what is asked for there is made on the CPU."""
+    """Every tensor claims to be on a CUDA device; tensors requested there are made on the CPU."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -30,10 +30,10 @@ class AsOnAGpu(TorchFunctionMode):
 
 
 class Recording(TorchDispatchMode):
-    """The operators of some work, which can be run again with the same arguments on the same memory.
+    """The operators of some work, to run again with the same arguments on the same memory.
 
-    As in a CUDA graph: numbers are those of the recording, every result lies where it lay then, and nothing
-    may be read by the host.
+    As in a CUDA graph, numbers are those of the recording, every result stays at its address, and the host
+    may read nothing.
     """
 
     def __init__(self) -> None:
@@ -47,16 +47,16 @@ class Recording(TorchDispatchMode):
         found = func(*args, **kwargs)
         if name.startswith(("profiler::", "aten::empty", "aten::new_empty")):
             return found
-        # Views have results in memory that was given. The schema does not tell: `aten::to` may copy or not.
+        # The results of views are in memory of the arguments. The schema cannot tell: `aten::to` may copy.
         given = {tensor.untyped_storage().data_ptr() for tensor in _tensors((args, kwargs))}
         results = [tensor for tensor in _tensors(found) if tensor.untyped_storage().data_ptr() not in given]
         if results or func._schema.is_mutable:
             self.calls.append((func, args, kwargs, results))
         return found
 
-    @torch.inference_mode()  # the teacher's results can be written only there
+    @torch.inference_mode()  # the only mode in which the teacher's results can be written
     def replay(self) -> None:
-        """Run all of it again."""
+        """Run all recorded operators again."""
         for func, args, kwargs, results in self.calls:
             found = _tensors(func(*args, **kwargs))
             if results:
@@ -69,13 +69,13 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 class Recorder:
-    """What `graphed_step.CudaGraphs` is on a GPU."""
+    """Stands in for `graphed_step.CudaGraphs`, which needs a GPU."""
 
     def __init__(self) -> None:
         self.recordings: list[Recording] = []
 
     def record(self, work: Callable[[], tuple[Tensor, ...]]) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
-        """Run the work twice, as a rehearsal and to record it."""
+        """Run the work twice: once as a rehearsal, once to record it."""
         work()
         recording = Recording()
         with recording:
@@ -151,9 +151,9 @@ def _relu_dropout_backward(grad_TE: Tensor, out_TE: Tensor, threshold: int) -> T
 
 
 def kernels_as_specified() -> dict[Any, Callable[..., Any]]:
-    """The kernels' operators, and what stands for each on the CPU: fast, unlike an interpreted kernel.
+    """The operators of the kernels, each with a CPU version that is fast, unlike an interpreted kernel.
 
-    Rows behind the last bag are padding for them, too.
+    Like the kernels, these treat the rows after the last bag as padding.
     """
     from mhimdist.ops import _dropout as dropout
     from mhimdist.ops import _numbers, _pool, _select

@@ -1,7 +1,7 @@
-"""A Ray head without a core whose autoscaler adds worker nodes, all of them processes on this machine.
+"""A Ray head without cores and an autoscaler that adds worker nodes, all of them processes of this machine.
 
-Ray's own `AutoscalingCluster` begins and ends with `ray stop`, which takes down the clusters of others, and
-its nodes have no memory to lend.
+Ray's own `AutoscalingCluster` begins and ends with `ray stop`, which also stops other clusters, and its nodes
+offer no memory.
 """
 
 import json
@@ -35,11 +35,11 @@ UNUSED = [
     *("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands", "setup_commands"),
     *("head_setup_commands", "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands"),
 ]
-"""What the launcher fills in where a file has no such field, and the autoscaler wants to find."""
+"""Fields that the launcher fills in if a file lacks them, and that the autoscaler expects."""
 
 
 class NodesHere(FakeMultiNodeProvider):
-    """What the autoscaler calls to add a node, and to end it."""
+    """The node provider through which the autoscaler adds and ends nodes."""
 
     def _create_node_with_resources_and_labels(self, node_config, tags, count, resources, labels) -> None:
         name = self._next_hex_node_id()
@@ -68,12 +68,12 @@ class NodesHere(FakeMultiNodeProvider):
 
 @contextmanager
 def autoscaled(folder: Path, worker: dict[str, float], *, most: int) -> Iterator[dict[str, str]]:
-    """Start such a cluster; gives the environment in which a job finds it.
+    """Start such a cluster; yields the environment in which a job finds it.
 
     Args:
-        folder: for what Ray writes; its path is short, as Ray's sockets lie far below it.
-        worker: resources of a worker node.
-        most: worker nodes that the autoscaler may add.
+        folder: folder for Ray's files; its path must be short, because Ray's sockets are deep below it.
+        worker: resources of each worker node.
+        most: most worker nodes that the autoscaler may add.
     """
     with closing(socket.socket()) as free:
         free.bind(("", 0))
@@ -152,4 +152,4 @@ def autoscaled(folder: Path, worker: dict[str, float], *, most: int) -> Iterator
         for process in left:
             process.kill()
         psutil.wait_procs(left, timeout=120)
-        head.wait()  # psutil has; this lets go of it
+        head.wait()  # psutil has waited for it already; this releases the Popen object

@@ -1,9 +1,9 @@
-"""Runs a command as on an older CPU: numbers that are rounded otherwise there are found here.
+"""Runs a command as on an older CPU, to find numbers that such a CPU rounds differently.
 
     python tests/capped.py COMMAND ...
 
-What PyTorch, oneDNN, MKL, OpenBLAS and NumPy choose their instructions by is told to stay below what this CPU
-has: AVX2 where there is AVX-512, SSE where there is AVX2, and each library's plainest code on other CPUs.
+PyTorch, oneDNN, MKL, OpenBLAS and NumPy then choose instructions below those of this CPU: AVX2 if it has
+AVX-512, SSE if it has AVX2, and each library's plainest code on other CPUs.
 """
 
 import os
@@ -12,12 +12,12 @@ from collections.abc import Collection
 
 
 def caps(capability: str, machine: str, dispatched: Collection[str]) -> dict[str, str]:
-    """The environment of a process whose libraries stay below what the CPU has.
+    """The environment variables that keep a process's libraries below the CPU's instructions.
 
     Args:
-        capability: what PyTorch finds, such as "AVX512", "AVX2" or "DEFAULT".
-        machine: the architecture, as `os.uname` names it.
-        dispatched: the features that this build of NumPy chooses among; it refuses all other names.
+        capability: the CPU's capability by PyTorch, such as "AVX512", "AVX2" or "DEFAULT".
+        machine: the architecture by `os.uname`.
+        dispatched: the CPU features that this build of NumPy chooses among; it refuses all other names.
     """
     if machine != "x86_64":
         return {"ATEN_CPU_CAPABILITY": "default"} | _without(dispatched)
@@ -43,7 +43,7 @@ def _without(features: Collection[str]) -> dict[str, str]:
 
 
 def main() -> None:
-    """Become the command, with the environment of `caps`."""
+    """Replace this process by the command, with the environment of `caps`."""
     import torch
     from numpy._core import _multiarray_umath as numpy_build
 

@@ -1,4 +1,4 @@
-"""What all test modules share."""
+"""The hooks and fixtures that all test modules share."""
 
 import pytest
 import torch
@@ -9,17 +9,17 @@ torch.set_num_threads(1)  # a small step is faster on one thread, and the test m
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Count the tests that need a GPU as skipped where there is none."""
+    """Count the tests that need a GPU as skipped if there is none."""
     if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where processes share the tests, keep those that start Ray together, and each module's others.
+    """If processes share the tests, keep all tests with Ray together, and those of each module.
 
-    Two Rays at a time would contend for the cores that each believes to have; and a module's tests share what
-    they set up. The tests with Ray take longest: they go first.
+    Two Rays at once would contend for cores that each counts as its own, and a module's tests share their
+    set-up. The tests with Ray take longest, so they go first.
     """
     if not hasattr(config, "workerinput"):
         return

@@ -1,4 +1,4 @@
-"""Forks of the tests' process, for what ends or limits a process: imports in a new one take seconds."""
+"""Forks of the test process, for code that ends or limits a process; in a new one imports take seconds."""
 
 import contextlib
 import ctypes
@@ -11,14 +11,14 @@ from pathlib import Path
 
 
 def fork(function: Callable[[], object], said: Path | None = None) -> int:
-    """Start a child that runs a function; its process id, to be waited for.
+    """Start a child process that runs a function; returns its process id, for `status_of`.
 
     Args:
-        function: what to run; its end, or that by `SystemExit`, is the child's.
-        said: a file for what it prints, on stdout and stderr.
+        function: the function to run; the child ends with it, or with the status of its `SystemExit`.
+        said: file for its output, both stdout and stderr.
     """
     with warnings.catch_warnings():
-        # Python 3.12 warns where libraries have threads; what runs here takes none of their locks.
+        # Python 3.12 warns if libraries have threads; the functions here take none of their locks.
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         child = os.fork()
     if child:
@@ -43,12 +43,12 @@ def fork(function: Callable[[], object], said: Path | None = None) -> int:
 
 
 def status_of(child: int) -> int:
-    """Wait for a child; its exit status, negative for the signal that ended it."""
+    """Wait for a child; returns its exit status, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def limit_addresses(room: int) -> None:
-    """Let this process take so many bytes of addresses more."""
+    """Limit this process to `room` more bytes of address space."""
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (in_use + room,) * 2)
 
@@ -58,9 +58,10 @@ CAPABILITIES_VERSION_3 = 0x20080522
 
 
 def give_up_override() -> None:
-    """Let permissions bind this process also where it is root's; in all else it stays what it is.
+    """Apply file permissions to this process even if it belongs to root; nothing else changes.
 
-    Another user could not read a checkout below a folder that only its owner may enter.
+    A switch to another user would not do: that user could not read a checkout in a folder that only its owner
+    may enter.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(CAPABILITIES_VERSION_3, 0)

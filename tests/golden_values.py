@@ -1,4 +1,4 @@
-"""The authors' outputs, and the parameters and bags they were computed on (see golden/README.md)."""
+"""The authors' outputs, and the parameters and bags that they come from (see golden/README.md)."""
 
 import json
 import math
@@ -16,7 +16,7 @@ ARRAYS = dict(np.load(FOLDER / "golden.npz"))
 
 
 def fill(network: BagModel, baseline: str, base_seed: int) -> None:
-    """Give a network the formula's parameters, number i of the authors' list from seed base_seed + i."""
+    """Load the formula's parameters into a network; number i of the authors' list has seed base_seed + i."""
     network.load_state_dict(official.translate(official_weights(baseline, base_seed), baseline))
 
 

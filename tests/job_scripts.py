@@ -1,4 +1,4 @@
-"""The job scripts run in the process of the tests, for what ends before it trains: imports take seconds."""
+"""Runs job scripts in the test process, for cases that end before training; imports take seconds."""
 
 import runpy
 import sys
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def run_here(script: str, *arguments: str, home: Path) -> CompletedProcess[str]:
-    """Run `jobs/{script}` with these arguments as a terminal 80 columns wide would."""
+    """Run `jobs/{script}` with these arguments as in a terminal of 80 columns."""
     status, out, err = 0, StringIO(), StringIO()
     with (
         patch.object(sys, "argv", [script, *arguments]),

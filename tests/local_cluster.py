@@ -1,4 +1,4 @@
-"""A local cluster as a context, for tests that run several commands against one."""
+"""A local cluster as a context, for tests that run more than one command on it."""
 
 import json
 import subprocess
@@ -11,10 +11,10 @@ from mhimdist.errors import ClusterError
 
 
 class LocalCluster:
-    """`python -m mhimdist.cluster.local` in a process of its own: taken down even if this one is killed.
+    """`python -m mhimdist.cluster.local` in another process, which ends even if this one is killed.
 
     Attributes:
-        env: the environment for `subprocess` with which commands find the cluster; set on entry.
+        env: the environment in which a subprocess finds the cluster; set on entry.
     """
 
     env: dict[str, str]
@@ -23,23 +23,23 @@ class LocalCluster:
         """Describe a cluster; entering the context starts it.
 
         Args:
-            num_cpus: CPUs that Ray may hand out, by default as many as it finds.
-            start_timeout_s: how long it may take to get ready.
+            num_cpus: CPUs that Ray may assign; None for all that it finds.
+            start_timeout_s: most seconds until the cluster is ready.
         """
         self._command = [sys.executable, "-m", "mhimdist.cluster.local", f"--start-timeout={start_timeout_s}"]
         if num_cpus is not None:
             self._command.append(f"--num-cpus={num_cpus}")
-        # Ends when its standard input does: on exit, and on whatever end this process may meet.
+        # It ends when its standard input closes: on exit, and in any way that this process may end.
         hold = "import json, os, sys; print(json.dumps(dict(os.environ)), flush=True); sys.stdin.read()"
         self._command += ["--", sys.executable, "-c", hold]
 
     def __enter__(self) -> Self:
-        """Start the cluster and wait until it takes jobs.
+        """Start the cluster and wait until it accepts jobs.
 
         Raises:
             ClusterError: it did not start.
         """
-        # Its own session keeps a terminal's Ctrl-C from it: it ends when this process has left the context.
+        # Its own session shields it from Ctrl-C in a terminal: it ends when this process leaves the context.
         self._process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
@@ -62,11 +62,11 @@ class LocalCluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take down all that was started, whatever it is doing."""
+        """End all processes of the cluster, whatever they are doing."""
         self._end()
 
     def _end(self) -> str:
-        """Have all taken down and wait for it; what was printed to stderr."""
+        """End all processes and wait for that; returns their output on stderr."""
         self._process.terminate()
         _, printed = self._process.communicate()
         return printed

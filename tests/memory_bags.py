@@ -10,7 +10,7 @@ from mhimdist.data.splits import Split, holdout
 
 
 class MemoryBags:
-    """A data set held in memory, with what the engine asks of one."""
+    """A data set in memory, with the attributes and methods that training needs."""
 
     def __init__(self, features: list[torch.Tensor], labels: list[int], cases: list[str]) -> None:
         self.features = features
@@ -45,7 +45,7 @@ class MemoryBags:
 
 
 def gaussian_bags(num_bags: int = 40, num_features: int = 8, shift: float = 2.0, seed: int = 0) -> MemoryBags:
-    """Bags of Gaussian instances; in every second one a few are shifted. Four bags a case."""
+    """Bags of Gaussian instances; every second bag has a few shifted ones. Each case has four bags."""
     generator = torch.Generator().manual_seed(seed)
     features, labels = [], []
     for i in range(num_bags):

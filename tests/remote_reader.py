@@ -1,4 +1,4 @@
-"""Read all bags of a remote data set in a process of its own: URL, cache folder, its limit in bytes."""
+"""Reads all bags of a remote data set; its arguments are the URL, the cache folder and its limit in bytes."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from mhimdist.data.shards import BagShards
 
 
 def read_all(url: str, cache: Path, limit_bytes: int) -> list[float]:
-    """The sum of every bag."""
+    """The sum of the features of every bag."""
     bags = BagShards(url, shard_cache=ShardCache(cache, limit_bytes))
     return [float(bags.load([row]).features_TD.sum()) for row in range(len(bags))]
 

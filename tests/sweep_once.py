@@ -1,4 +1,4 @@
-"""A sweep as a process of its own, for tests that kill it: python sweep_once.py DATA HOME [OPTION ...]."""
+"""A sweep as a program, for tests that kill it: python sweep_once.py DATA HOME [OPTION ...]."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`capped.py`: each library is told to stay below what the CPU has, in names that it takes."""
+"""`capped.py` keeps each library below the CPU's instructions, by names that the library accepts."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What the packages import is declared in pyproject.toml, and what is declared there is imported."""
+"""The packages import exactly the dependencies that pyproject.toml declares."""
 
 import ast
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("mhimdist", "data_prep", "jobs")
 OURS = {"mhimdist", "data_prep", "jobs"}
-NOT_DECLARED = {"triton": "CUDA builds of torch bring the one that they were built for"}
+NOT_DECLARED = {"triton": "CUDA builds of torch install the version that they were built for"}
 NOT_IMPORTED = {
     "cmaes": "optuna's CmaEsSampler imports it",
     "webdataset": "the README's example reads our shards with it",
@@ -28,7 +28,7 @@ def declared() -> set[str]:
 
 
 def imported() -> dict[str, set[str]]:
-    """The files that import each third-party package, also within a function."""
+    """The files that import each third-party package, including imports within functions."""
     found: dict[str, set[str]] = {}
     for path in [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -43,7 +43,7 @@ def imported() -> dict[str, set[str]]:
 
 
 def distributions(package: str) -> set[str]:
-    """Those that install a package; where it is not installed, one of its own name."""
+    """The distributions that install a package; if it is not installed, one of the same name."""
     return {normal(name) for name in packages_distributions().get(package, [package])}
 
 

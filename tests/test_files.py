@@ -34,7 +34,7 @@ def test_a_lock_is_held_by_one_at_a_time_and_its_holder_is_named(tmp_path):
     path = tmp_path / "new" / ".lock"
     first, second = (files.Lock(path, signed=True) for _ in range(2))
     assert first.acquire()
-    assert first.acquire()  # changes nothing: one release is enough
+    assert first.acquire()  # changes nothing; one release is enough
     assert (first.is_held, second.is_held) == (True, False)
     assert not second.acquire(wait_s=0)
     assert second.holder == f"process {os.getpid()}"
@@ -69,7 +69,7 @@ def test_a_lock_that_is_dropped_is_released(tmp_path):
 
 def test_a_lock_and_a_bare_flock_keep_each_other_out(tmp_path):
     lock = files.Lock(tmp_path / ".lock")
-    with lock.path.open("a") as file:  # as an older release takes it
+    with lock.path.open("a") as file:  # the way an older release takes the lock
         fcntl.flock(file, fcntl.LOCK_EX)
         assert not lock.acquire(wait_s=0)
     with lock, lock.path.open("a") as file, pytest.raises(BlockingIOError):
@@ -96,7 +96,7 @@ def test_a_killed_process_releases_its_lock(tmp_path):
 def test_a_forked_child_neither_holds_a_lock_nor_releases_it(tmp_path):
     lock = files.Lock(tmp_path / ".lock")
     with lock:
-        assert status_of(fork(lock.release)) == 0  # it ends, and has released nothing
+        assert status_of(fork(lock.release)) == 0  # the child ends without having released anything
         assert not files.Lock(lock.path).acquire(wait_s=0)
         child = fork(lambda: time.sleep(60))
     try:

@@ -1,4 +1,4 @@
-"""Disks that are full and folders that cannot be written: said before training, or with the old intact."""
+"""Full disks and folders without write permission: an error before training, or with the old files intact."""
 
 import os
 import resource
@@ -30,7 +30,7 @@ CONFIG = load_config(
 
 
 def _run(bags: MemoryBags, folder: Path, limit_after: int | None = None) -> None:
-    """A training run as a command, whose files may not grow any more after so many epochs."""
+    """A training run as a command; after `limit_after` epochs its files may not grow any more."""
     trainer = Trainer(CONFIG, bags, bags.holdout(), folder, saving=Saving(keep_last=4))
     for epoch in trainer.epochs():
         if epoch.epoch + 1 == limit_after:
@@ -41,12 +41,12 @@ def _run(bags: MemoryBags, folder: Path, limit_after: int | None = None) -> None
 def test_a_disk_that_fills_up_ends_a_run_with_its_checkpoint_intact_and_it_goes_on(bags, tmp_path):
     folder, said = tmp_path / "a run, of \u00b5", tmp_path / "said"
     with said.open("w") as file:
-        file.write(" " * 4000)  # what the child says must not be what does not fit
+        file.write(" " * 4000)  # the output of the child must not be the file that does not fit
     child = fork(lambda: process.run(lambda: _run(bags, folder, limit_after=1)), tmp_path / "said")
     assert status_of(child) == 1
     assert (tmp_path / "said").read_text().startswith(f"error: disk full: {folder / 'checkpoints'}")
     assert "Traceback" not in (tmp_path / "said").read_text()
-    assert os.listdir(folder / "checkpoints") == ["epoch-00001-step-000000"]  # and no part of another
+    assert os.listdir(folder / "checkpoints") == ["epoch-00001-step-000000"]  # and no partial one
     assert not list(folder.glob(".*.part"))
     assert RunFolder(folder, {}, Saving()).latest()[1]["step"] == 0
     assert status_of(fork(lambda: _run(bags, folder))) == 0
@@ -55,7 +55,7 @@ def test_a_disk_that_fills_up_ends_a_run_with_its_checkpoint_intact_and_it_goes_
 
 @pytest.fixture
 def closed(tmp_path):
-    """A folder for a test to close to writers; it is opened again at the end, so that it can be removed."""
+    """A folder that a test closes to writers; at the end it is opened again, so that it can be removed."""
     folder = tmp_path / "closed"
     folder.mkdir()
     yield folder
@@ -63,7 +63,7 @@ def closed(tmp_path):
 
 
 class Reached(Exception):
-    """The run would go beyond its checks now."""
+    """The run has passed its checks."""
 
 
 def _reach(*_: object, **__: object) -> None:
@@ -71,15 +71,15 @@ def _reach(*_: object, **__: object) -> None:
 
 
 def _bound(main) -> None:
-    """Run a command whom permissions bind even where this is root's process."""
+    """Run a command under file permissions, even if this process belongs to root."""
     give_up_override()
     process.run(main)
 
 
 def test_a_run_that_cannot_write_says_so_before_it_trains(bags, closed, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "_run_epoch", _reach)
-    # So what follows is the folder's doing. All is imported now: root without its override may not read a
-    # checkout that another user owns.
+    # This shows that the failure below comes from the folder. It also imports everything now: without its
+    # override, root cannot read a checkout that another user owns.
     with pytest.raises(Reached):
         _run(bags, tmp_path / "open")
     closed.chmod(0o555)
@@ -112,7 +112,7 @@ def test_a_sweep_that_cannot_write_says_so_before_it_trains(closed, tmp_path, mo
     size = (tmp_path / "open" / "runs" / "sweep" / "sweep.json").stat().st_size
 
     def limited() -> None:
-        if kind == "full":  # short of a byte; what the child says is shorter
+        if kind == "full":  # one byte short; the output of the child is shorter
             resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, size - 1))
         main()
 

@@ -1,8 +1,8 @@
-"""A small run as a program of its own, one process a worker, for tests that kill it.
+"""A small run as a program, with one process per worker, for tests that kill it.
 
 python tests/train_once.py FOLDER RANK WORLD_SIZE [SIGNAL STEP]
 
-It sends itself the signal after so many steps: on a busy machine another process could come too late.
+It sends itself the signal after STEP steps: on a busy machine another process could send it too late.
 """
 
 import itertools
@@ -83,7 +83,7 @@ def _send_itself(trainer: Trainer, number: int, step: int) -> None:
 
 
 def _leave(world_size: int) -> None:
-    """Leave the process group, as Ray Train does: its threads would outlive what they use else."""
+    """Leave the process group, as Ray Train does; otherwise its threads would outlive the memory they use."""
     if world_size > 1:
         dist.destroy_process_group()
 

@@ -1,4 +1,4 @@
-"""What the folder of a trained run says, for tests that look at one."""
+"""Reads the folder of a trained run, for tests that check it."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from mhimdist.training.run_folder import HISTORY
 
 
 def load_run(folder: Path) -> tuple[TrainConfig, Split, list[EpochRecord]]:
-    """The configuration, the split and the history in a run's folder."""
+    """The configuration, the split and the history in the folder of a run."""
     config = TrainConfig.model_validate_json((folder / "config.json").read_text())
     lines = (folder / HISTORY).read_text().splitlines()
     records = [EpochRecord.read(json.loads(line), folder) for line in lines]

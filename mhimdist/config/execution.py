@@ -1,4 +1,4 @@
-"""What a job says of every run: where it reads and writes, and what of a cluster it takes."""
+"""`Execution`: where the runs of a job read and write, and which share of a cluster each of them takes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +16,12 @@ from mhimdist.files import home
 
 @dataclass(frozen=True)
 class Saving:
-    """When checkpoints are made and which are kept; it changes nothing of what is trained.
+    """When a run saves checkpoints, and which it keeps; training itself does not depend on it.
 
     Attributes:
-        keep_last: the newest ones to keep, at least 1.
-        keep_best: of the ends of epochs, those of highest validation AUC to keep.
-        every_s: seconds between checkpoints within an epoch; None saves at the ends of epochs only.
+        keep_last: number of newest checkpoints to keep, at least 1.
+        keep_best: number of checkpoints to keep from the epochs with the highest validation AUC.
+        every_s: seconds between checkpoints within an epoch; None saves only at the end of each epoch.
     """
 
     keep_last: int = 2
@@ -30,69 +30,78 @@ class Saving:
 
 
 class Execution(Options):
-    """Where runs read and write, and what of a cluster each of them takes."""
+    """Where runs read and write, and which share of a cluster each of them takes."""
 
     home: Path = Field(
         default_factory=home,
-        description="folder of data/, runs/ and cache/, on storage that every node sees "
-        "(default: MHIMDIST_HOME, else ~/mhimdist)",
+        description="folder that contains data/, runs/ and cache/, on storage that every node sees "
+        "(default: MHIMDIST_HOME, otherwise ~/mhimdist)",
     )
     name: str = Field(
-        "cross_validation", description="of the results' folder under runs/", pattern=r"^[\w.-]+$"
+        "cross_validation", description="name of the results folder under runs/", pattern=r"^[\w.-]+$"
     )
     data: str = Field(
         "digits-c16",
-        description="an embedded data set's name, a folder of shards, or its URL (s3, gs, https, ...)",
+        description="name of an embedded data set, or path or URL (s3, gs, https, ...) of a folder of shards",
     )
-    cpus_per_run: float = Field(1.0, gt=0, description="CPU cores, and compute threads, of a run")
+    cpus_per_run: float = Field(1.0, gt=0, description="CPU cores per run; it computes with as many threads")
     gpus_per_run: float | None = Field(
-        None, ge=0, description="share of a GPU of a run; by default a quarter where the cluster has GPUs"
+        None,
+        ge=0,
+        description="share of a GPU per run; none: a quarter if the cluster has GPUs, or in a sweep a share "
+        "by the memory that a run needs",
     )
     workers: int = Field(
         1,
         ge=1,
-        description="processes that train one run together, each with cpus-per-run cores and, where the "
-        "cluster has GPUs, one of them; runs then follow each other. A step is of train.bags-per-step bags "
-        "whatever their number",
+        description="processes that train one run together, each with cpus-per-run cores and, if the "
+        "cluster has GPUs, one GPU. With more than one, runs follow each other. A step has "
+        "train.bags-per-step bags whatever the number of workers",
     )
     min_workers: int | None = Field(
-        None, ge=1, description="go on with so few when the cluster shrinks; none: wait for all"
+        None,
+        ge=1,
+        description="fewest workers to resume with when the cluster shrinks; none: wait for all of them",
     )
-    max_failures: int = Field(3, ge=0, description="how often lost workers are started again, for a run")
+    max_failures: int = Field(3, ge=0, description="times that a run's lost workers are started again")
     worker_timeout_s: float = Field(
-        300.0, gt=0, description="how long a worker that does not answer is waited for before it is named"
+        300.0, gt=0, description="seconds to wait for a silent worker before an error names it"
     )
-    save_every_s: float | None = Field(60.0, ge=0, description="seconds between checkpoints within an epoch")
+    save_every_s: float | None = Field(
+        60.0, ge=0, description="seconds between checkpoints within an epoch; none: only at its end"
+    )
     insecure: bool = Field(
         False,
-        description="use Ray even where RAY_AUTH_MODE=disabled lets everybody in who reaches the cluster",
+        description="use Ray even if RAY_AUTH_MODE=disabled opens the cluster to everybody who reaches it",
     )
-    keep_last: int = Field(2, ge=1, description="newest checkpoints to keep of an unfinished run")
-    keep_best: int = Field(1, ge=0, description="best ends of epochs to keep of an unfinished run")
+    keep_last: int = Field(2, ge=1, description="number of newest checkpoints to keep of an unfinished run")
+    keep_best: int = Field(
+        1, ge=0, description="number of checkpoints to keep of an unfinished run's best epochs"
+    )
 
     @model_validator(mode="after")
     def _fewest_are_not_more_than_all(self) -> Self:
         if self.min_workers is not None and self.min_workers > self.workers:
-            raise ValueError(f"min_workers is at most workers, {self.workers}, got {self.min_workers}")
+            raise ValueError(f"min_workers must be at most workers, {self.workers}, got {self.min_workers}")
         return self
 
     @property
     def folder(self) -> Path:
-        """Where results go."""
+        """The folder of the results."""
         return (self.home / "runs" / self.name).resolve()
 
     @contextmanager
     def driving(self) -> Iterator[None]:
-        """Make sure that no other process drives what lies in `folder`.
+        """Keep every other process from driving `folder` while this context is entered.
 
         Raises:
-            RunLockedError: another one does.
+            RunLockedError: another process drives it.
         """
         lock = files.Lock(self.folder / ".lock", signed=True)
         if not lock.acquire(wait_s=0):
             raise RunLockedError(
-                f"{self.folder} is being driven by {lock.holder}; wait for it, or give this command another "
-                "--name"
+                f"{self.folder} is being driven by {lock.holder}; wait until it ends, or give this command "
+                "another --name"
             )
         with lock:
             yield
@@ -104,10 +113,10 @@ class Execution(Options):
 
     @property
     def saving(self) -> Saving:
-        """When a run makes checkpoints, and which it keeps."""
+        """When a run saves checkpoints, and which it keeps."""
         return Saving(self.keep_last, self.keep_best, self.save_every_s)
 
     @property
     def num_threads(self) -> int:
-        """Compute threads of a run."""
+        """Number of compute threads of a run."""
         return max(1, int(self.cpus_per_run))

@@ -18,14 +18,16 @@ class AttentionMIL(Settings):
     hidden_dim: int = Field(512, ge=1, description="width of the projected instances and the bag embedding")
     attention_dim: int = Field(128, ge=1, description="width of the attention's hidden layer")
     gated: bool = Field(False, description="multiply the attention branch by a sigmoid branch")
-    activation: Literal["relu", "tanh"] = Field("relu", description="activation of the attention branch")
+    activation: Literal["relu", "tanh"] = Field(
+        "relu", description="activation function of the attention branch"
+    )
     dropout: float = Field(
         0.25, ge=0, lt=1, description="share of projected features dropped, in steps of 1/256"
     )
 
 
 class Pooling(Settings):
-    """Max- or mean-pooling of instance logits; it has no attention, so it cannot be masked."""
+    """Max- or mean-pooling of instance logits; it has no attention, so MHIM cannot mask its bags."""
 
     name: Literal["max_pooling", "mean_pooling"] = Field("mean_pooling", description="the bag model")
     hidden_dim: int = Field(512, ge=1, description="width of the projected instances")
@@ -46,26 +48,26 @@ class DSMIL(Settings):
 
 
 class TransMIL(Settings):
-    """TransMIL (Shao et al. 2021): two Nystrom attention layers, a position encoding between them."""
+    """TransMIL (Shao et al. 2021): two Nystrom attention layers with a position encoding between them."""
 
     name: Literal["transmil"] = Field("transmil", description="the bag model")
     hidden_dim: int = Field(512, ge=1, description="width of a token; a multiple of num_heads")
-    num_heads: int = Field(8, ge=1, description="attention heads of a layer")
+    num_heads: int = Field(8, ge=1, description="attention heads per layer")
     num_landmarks: int = Field(256, ge=1, description="landmarks of the Nystrom approximation")
-    pinv_iterations: int = Field(6, ge=1, description="iterations towards the pseudo-inverse")
+    pinv_iterations: int = Field(6, ge=1, description="iterations that approximate the pseudo-inverse")
     score_layer: int = Field(
-        0, ge=0, le=1, description="layer whose class token's attention scores the instances, 0 or 1"
+        0, ge=0, le=1, description="layer, 0 or 1, whose class-token attention scores the instances"
     )
     class_token_std: float = Field(
         1.0,
         ge=0,
-        description="deviation that the class token starts with; 1e-6 in the authors' TransMIL alone",
+        description="standard deviation of the initial class token; 1e-6 in the authors' TransMIL baseline",
     )
     dropout: float = Field(
         0.25, ge=0, lt=1, description="share of projected features dropped, in steps of 1/256"
     )
     attention_dropout: float = Field(
-        0.1, ge=0, lt=1, description="share of an attention layer's output dropped, in steps of 1/256"
+        0.1, ge=0, lt=1, description="share of each attention layer's output dropped, in steps of 1/256"
     )
 
     @model_validator(mode="after")
@@ -78,22 +80,31 @@ class TransMIL(Settings):
 
 
 class CLAM(Settings):
-    """CLAM (Lu et al. 2021) with one attention branch (sb) or one for each class (mb)."""
+    """CLAM (Lu et al. 2021) with one attention branch (sb) or one per class (mb)."""
 
     name: Literal["clam_sb", "clam_mb"] = Field("clam_sb", description="the bag model")
     hidden_dim: int = Field(512, ge=1, description="width of the projected instances and the bag embedding")
     attention_dim: int = Field(256, ge=1, description="width of the attention's hidden layer")
     num_clustered: int = Field(
-        8, ge=1, description="most and least attended instances that are clustered, each; the bag's at most"
+        8,
+        ge=1,
+        description="number of most attended instances to cluster, and of least attended ones; in a bag with "
+        "fewer instances all of them",
     )
     instance_loss: Literal["svm", "cross_entropy"] = Field(
-        "svm", description="of the clustering; svm: the smooth top-1 SVM loss, temperature 1, margin 1"
+        "svm",
+        description="loss of the clustering; svm: the smooth top-1 SVM loss with temperature 1 and margin 1",
     )
     instance_loss_weight: float = Field(
-        0.3, ge=0, le=1, description="of the clustering loss; the bag's cross-entropy has the rest of 1"
+        0.3,
+        ge=0,
+        le=1,
+        description="weight w of the clustering loss; the bag's cross-entropy has the weight 1 - w",
     )
     subtyping: bool = Field(
-        False, description="classes exclude each other: the top instances of the others are negatives too"
+        False,
+        description="classes exclude each other, so the most attended instances of the other classes are "
+        "negatives too",
     )
     dropout: float = Field(
         0.25, ge=0, lt=1, description="share of projected and attention features dropped, in steps of 1/256"
@@ -101,25 +112,28 @@ class CLAM(Settings):
 
 
 class DTFD(Settings):
-    """DTFD-MIL (Zhang et al. 2022): pseudo-bags are classified and distilled, the bag from what is left."""
+    """DTFD-MIL (Zhang et al. 2022): tier 1 classifies and distils pseudo-bags, tier 2 classifies the bag."""
 
     name: Literal["dtfd"] = Field("dtfd", description="the bag model")
     hidden_dim: int = Field(512, ge=1, description="width of the projected instances and the bag embedding")
     attention_dim: int = Field(128, ge=1, description="width of the hidden layer of both tiers' attention")
     num_pseudo_bags: int = Field(
-        4, ge=1, description="parts that a bag is cut into at random; one for each instance of a smaller bag"
+        4,
+        ge=1,
+        description="parts that each bag is randomly divided into; a smaller bag has one per instance",
     )
     distillation: Literal["MaxS", "MaxMinS", "AFS"] = Field(
         "AFS",
-        description="what a pseudo-bag hands on; MaxS: the instance of highest class activation; "
-        "MaxMinS: those of highest and lowest; AFS: the attended feature",
+        description="what each pseudo-bag hands to the second tier; MaxS: the instance of highest class "
+        "activation; MaxMinS: the instances of highest and lowest class activation; AFS: the "
+        "attention-weighted mean",
     )
     dropout: float = Field(
         0.0, ge=0, lt=1, description="share of projected features dropped, in steps of 1/256"
     )
 
 
-# AB-MIL is last because the command line's help shows the defaults of the last one.
+# AB-MIL is last because --help shows the defaults of the last model.
 ModelSettings = Annotated[
     Pooling | DSMIL | TransMIL | CLAM | DTFD | AttentionMIL, Field(discriminator="name")
 ]

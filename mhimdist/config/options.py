@@ -1,4 +1,4 @@
-"""Command-line options from a settings class: every field an option, its description the help."""
+"""`Options`: settings as command-line options; every field is an option, its description the help text."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from mhimdist.errors import ConfigError
 
 
 class Options(BaseModel):
-    """Base of what a job can be asked for; nested settings become dotted options."""
+    """Base class of a job's options; nested settings become dotted options."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -21,15 +21,15 @@ class Options(BaseModel):
     def from_command_line(
         cls, arguments: list[str] | None = None, *, about: str | None = None, **defaults: Any
     ) -> Self:
-        """The options of this process (or of `arguments`); `--help` prints them all and exits.
+        """Parse the options of this process (or `arguments`); `--help` prints all of them and exits.
 
         Args:
-            arguments: instead of this process's.
-            about: the first lines of `--help`, instead of the class's own docstring.
-            defaults: values of fields that are not given on the command line.
+            arguments: the arguments to parse; None parses those of this process.
+            about: the first lines of `--help`; None takes the docstring of the class.
+            defaults: values for fields that the command line does not set.
 
         Raises:
-            ConfigError: a value is not valid; the message names the option.
+            ConfigError: a value is invalid; the message names the option.
         """
         about = about or cls.__doc__ or ""
         fields: dict[str, Any] = {}
@@ -38,14 +38,14 @@ class Options(BaseModel):
             field.default, field.default_factory = default, None
             fields[name] = (field.annotation, field)
             if isinstance(default, TrainConfig):
-                # Of a model's settings, argparse can only show the default of one model of several.
+                # argparse shows the defaults of only one of the models.
                 own = leaves(default.model_dump(exclude_unset=True))
-                about += f" Unless told otherwise, {name} sets {', '.join(f'{k} {v}' for k, v in own)}."
+                about += f" By default, {name} sets {', '.join(f'{k} {v}' for k, v in own)}."
         job = create_model(cls.__name__, __base__=cls, __doc__=about, **fields)
         given = CliSettingsSource[
             Any
         ](
-            job,  # type: ignore[arg-type]  # any model will do
+            job,  # type: ignore[arg-type]  # any pydantic model works
             cli_parse_args=sys.argv[1:] if arguments is None else arguments,
             cli_avoid_json=True,
             cli_hide_none_type=True,
@@ -65,7 +65,7 @@ class Options(BaseModel):
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted path and value of every setting of a tree."""
+    """The dotted path and the value of every setting in a tree."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from leaves(value, f"{prefix}{key}.")

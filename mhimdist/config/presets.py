@@ -1,7 +1,7 @@
 """The authors' settings for each data set and model (`preset("c16", "abmil")`).
 
-From their released scripts: Adam 2e-4, 200 epochs, one bag a step, temperature 0.1, the high ratio
-decayed along a cosine, the teacher from the fold's own pre-training.
+They come from the authors' released scripts: Adam with 2e-4, 200 epochs, one bag per step, temperature 0.1,
+a high ratio that decays along a cosine, and a teacher pre-trained on the same fold.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ _TCGA = {
     **_mhim(alpha=0.5, high=0.02, pool_share=1.0, low=0.2, random=0.7, momentum_kind="cosine"),
 }
 _BASELINE = {"teacher": {"kind": "none"}, "loss": {"alpha": 0}}
-# The models that are not masked, with what differs from the authors' usual optimiser.
+# The models without masking, and how each departs from the authors' usual optimiser.
 _BASELINES: dict[str, dict[str, Any]] = {
     "max_pooling": {},
     "mean_pooling": {},
@@ -66,30 +66,30 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         for name, changes in _BASELINES.items()
     },
 }
-for _name in ("clam_sb", "clam_mb"):  # TCGA's task is to tell subtypes apart, which CLAM's authors cluster so
+for _name in ("clam_sb", "clam_mb"):  # TCGA's classes are subtypes, for which CLAM's authors cluster this way
     PRESETS["tcga", _name]["model"]["subtyping"] = True
 
 
 def preset(dataset: str, model: str) -> TrainConfig:
     """The authors' settings of `model` for `dataset` ("c16" or "tcga").
 
-    AB-MIL, DSMIL and TransMIL are trained with MHIM, and without it by `preset(...).first_stage()`.
+    AB-MIL, DSMIL and TransMIL are trained with MHIM; `preset(...).first_stage()` trains them without it.
 
     Raises:
-        ConfigError: there is no such preset; the message lists those there are.
+        ConfigError: this preset does not exist; the message lists those that do.
     """
     if (dataset, model) not in PRESETS:
         known = ", ".join(f"({d}, {m})" for d, m in PRESETS)
-        raise ConfigError(f"no preset ({dataset}, {model}); there are {known}")
+        raise ConfigError(f"no preset ({dataset}, {model}); valid: {known}")
     return load_config(PRESETS[dataset, model])
 
 
 def departures(config: TrainConfig) -> str:
-    """Width and learning rate in words, where they are not the authors'; empty where they are.
+    """Width and learning rate in words if they differ from the authors'; otherwise empty.
 
-    For tables of a job that sizes a network for its data: epochs and folds stand there anyway.
+    Meant for the tables of a job that sizes its network for its data; those show epochs and folds anyway.
     """
-    theirs = preset("c16", config.model.name)  # no other data set's differ in these
+    theirs = preset("c16", config.model.name)  # the presets of other data sets have the same two values
     pairs = (
         ("width", config.model.hidden_dim, theirs.model.hidden_dim),
         ("learning rate", config.optimizer.learning_rate, theirs.optimizer.learning_rate),

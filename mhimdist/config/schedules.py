@@ -11,7 +11,7 @@ ScheduleKind = Literal["constant", "cosine", "linear", "step"]
 class Schedule(BaseModel):
     """A value as a function of the share of the run's bags already seen.
 
-    A bare number stands for a constant: `Schedule.model_validate(0.2)`.
+    A plain number is a constant schedule: `Schedule.model_validate(0.2)`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -19,10 +19,11 @@ class Schedule(BaseModel):
     start: float = Field(0.0, description="value at the start of the run")
     kind: ScheduleKind = Field(
         "constant",
-        description="way from start to end: not at all, along half a cosine, a line, or stairs",
+        description="how the value moves from start to end: not at all, along half a cosine, along a line, "
+        "or in stages",
     )
-    end: float = Field(0.0, description="value at the end of the run; without effect if constant")
-    num_stages: int = Field(4, ge=2, description="number of equal stairs of a step schedule")
+    end: float = Field(0.0, description="value at the end of the run; no effect if kind is constant")
+    num_stages: int = Field(4, ge=2, description="number of equal stages if kind is step")
 
     @model_validator(mode="before")
     @classmethod
@@ -30,7 +31,7 @@ class Schedule(BaseModel):
         return {"start": value} if isinstance(value, int | float) else value
 
     def at(self, progress: float) -> float:
-        """The value at `progress` in [0, 1]; at 0 it is `start`, at 1 a schedule that moves is at `end`."""
+        """The value at `progress` in [0, 1]: `start` at 0, and `end` at 1 if the schedule moves."""
         match self.kind:
             case "constant":
                 return self.start
@@ -44,5 +45,5 @@ class Schedule(BaseModel):
 
     @property
     def peak(self) -> float:
-        """The largest value the schedule takes."""
+        """The largest value of the schedule."""
         return self.start if self.kind == "constant" else max(self.start, self.end)

@@ -1,7 +1,7 @@
-"""What a run is made of: every setting, its unit and range, validated where it is built.
+"""`TrainConfig`: every setting of a training run, with its unit and range, validated on construction.
 
 A configuration is frozen; `override` makes a changed copy from dotted paths such as
-`{"masking.high.start": 0.03}`, which is how a sweep, a preset and the command line speak to it.
+`{"masking.high.start": 0.03}`. Sweeps, presets and the command line all change settings this way.
 """
 
 import difflib
@@ -32,26 +32,32 @@ TeacherKind = Literal["none", "student_copy", "init", "momentum", "init_momentum
 
 
 class ConfigWarning(UserWarning):
-    """A setting was given that has no effect in this combination."""
+    """A setting has no effect in this combination."""
 
 
 class Masking(Settings):
-    """Which share of a bag's instances the student does not see (paper, section 3.3).
+    """The shares of a bag's instances that are hidden from the student (paper, section 3.3).
 
-    High alone is HAM; with random, R-HAM; with low, L-HAM; with both, LR-HAM. Every ratio is of the whole
-    bag, `ceil(ratio * N)` instances, and the masks are united.
+    High alone is HAM; with random, R-HAM; with low, L-HAM; with both, LR-HAM. Every ratio refers to the whole
+    bag and masks `ceil(ratio * N)` instances; the student misses the union of the masks.
     """
 
-    high: Schedule = Field(Schedule(), description="ratio of the most salient instances, beta_h, in [0, 1]")
+    high: Schedule = Field(
+        Schedule(), description="masked ratio of the most salient instances, beta_h, in [0, 1]"
+    )
     high_pool_share: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="randomised high masking: a pool of the top high / high_pool_share is formed and this "
-        "share of it, drawn at random, is masked; 1 masks the top itself",
+        description="randomised high masking: form a pool of the top high / high_pool_share and mask this "
+        "share of it, drawn at random, in (0, 1]; 1 masks the top itself",
     )
-    low: Schedule = Field(Schedule(), description="ratio of the least salient instances, beta_l, in [0, 1]")
-    random: Schedule = Field(Schedule(), description="ratio of instances drawn at random, beta_r, in [0, 1]")
+    low: Schedule = Field(
+        Schedule(), description="masked ratio of the least salient instances, beta_l, in [0, 1]"
+    )
+    random: Schedule = Field(
+        Schedule(), description="masked ratio of randomly drawn instances, beta_r, in [0, 1]"
+    )
 
     @model_validator(mode="after")
     def _ratios_are_shares(self) -> Self:
@@ -64,7 +70,7 @@ class Masking(Settings):
 
     @property
     def strategy(self) -> str:
-        """The paper's name of the combination: none, random, low, HAM, L-HAM, R-HAM or LR-HAM."""
+        """The paper's name for the combination: none, random, low, HAM, L-HAM, R-HAM or LR-HAM."""
         letters = ("L" if self.low.peak else "") + ("R" if self.random.peak else "")
         if self.high.peak:
             return f"{letters}-HAM" if letters else "HAM"
@@ -72,34 +78,33 @@ class Masking(Settings):
 
 
 class Momentum(Schedule):
-    """The EMA's momentum; where it moves, it moves to 1, which freezes the teacher."""
+    """The momentum of the EMA; by default a moving schedule ends at 1, which freezes the teacher."""
 
     start: float = Field(0.9999, ge=0, le=1, description="momentum at the start of the run")
     end: float = Field(
-        1.0, ge=0, le=1, description="momentum at the end of the run; without effect if constant"
+        1.0, ge=0, le=1, description="momentum at the end of the run; no effect if kind is constant"
     )
 
 
 class Teacher(Settings):
-    """Who scores the instances (paper, section 3.4 and Table 5)."""
+    """The network that scores the instances (paper, section 3.4 and Table 5)."""
 
     kind: TeacherKind = Field(
         "init_momentum",
-        description="none; student_copy: the student itself; init: the pre-trained network, frozen; "
-        "momentum: an EMA of the student; init_momentum: pre-trained, then an EMA (the full method)",
+        description="none: no teacher; student_copy: the student itself; init: the pre-trained network, "
+        "frozen; momentum: an EMA of the student; init_momentum: an EMA of the student that starts from "
+        "the pre-trained network (the full method)",
     )
     momentum: Momentum = Field(Momentum(), description="EMA momentum lambda per bag, in [0, 1]")
     weights: Path | None = Field(
         None,
-        description="a checkpoint that the authors released, as the pre-trained network, one for each run "
-        "where its path has {fold} or {seed} in it; none: it is trained",
+        description="checkpoint released by the authors to use as the pre-trained network; with {fold} or "
+        "{seed} in its path, one per run; none: train the pre-trained network",
     )
     weights_of: Literal["model", "teacher"] = Field(
-        "model", description="whose weights that file gives, their student's or their teacher's"
+        "model", description="weights to take from that checkpoint: those of their student or their teacher"
     )
-    dropout: bool = Field(
-        False, description="whether the teacher scores with dropout on, as the authors' does"
-    )
+    dropout: bool = Field(False, description="score with dropout on, as the authors' teacher does")
 
     @property
     def is_pretrained(self) -> bool:
@@ -108,7 +113,7 @@ class Teacher(Settings):
 
     @property
     def has_outside_weights(self) -> bool:
-        """Whether the teacher starts from a file whose training data nobody here can check."""
+        """Whether the teacher starts from a file whose training data cannot be checked here."""
         return self.is_pretrained and self.weights is not None
 
     @property
@@ -120,37 +125,43 @@ class Teacher(Settings):
 class Loss(Settings):
     """Cross-entropy plus alpha times the consistency loss (paper, equations 8 to 10)."""
 
-    alpha: float = Field(0.1, ge=0, description="weight of the consistency loss")
-    temperature: float = Field(0.1, gt=0, description="temperature tau of the teacher's embedding")
+    alpha: float = Field(0.1, ge=0, description="weight of the consistency loss, at least 0")
+    temperature: float = Field(0.1, gt=0, description="temperature tau of the teacher's embedding, above 0")
     class_weights: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
-        None, description="weight of each class in the cross-entropy, above 0; none weighs all bags alike"
+        None, description="weight of each class in the cross-entropy, above 0; none: all bags weigh the same"
     )
 
 
 class Optimizer(Settings):
-    """Adam, its rate decayed once an epoch."""
+    """Adam, with a learning rate that decays after each epoch."""
 
-    learning_rate: float = Field(2e-4, gt=0, description="rate of the first epoch, for one bag a step")
+    learning_rate: float = Field(
+        2e-4, gt=0, description="learning rate of the first epoch, at one bag per step"
+    )
     rate_rule: Literal["none", "sqrt", "linear"] = Field(
         "none",
-        description="what multiplies the rate where a step has several bags: 1, the root of their "
-        "number, or their number",
+        description="factor on the learning rate when a step has more than one bag; none: 1; sqrt: the "
+        "square root of train.bags-per-step; linear: train.bags-per-step",
     )
     weight_decay: float = Field(1e-5, ge=0, description="L2 penalty added to the gradient")
     decay: Literal["cosine", "constant", "step"] = Field(
-        "cosine", description="of the learning rate: per epoch to 0, none, or to a fifth at half the epochs"
+        "cosine",
+        description="decay of the learning rate; cosine: every epoch, towards 0; constant: no decay; step: "
+        "to a fifth after half of the epochs",
     )
     clip_norm: float | None = Field(
-        None, gt=0, description="largest norm of a step's gradient, of each tier by itself in dtfd; none: any"
+        None,
+        gt=0,
+        description="largest norm of a step's gradient, clipped separately per tier in dtfd; none: no limit",
     )
 
     def rate(self, epoch: int, epochs: int, bags_per_step: int) -> float:
         """The learning rate of an epoch.
 
         Args:
-            epoch: counted from 0.
-            epochs: of the whole run.
-            bags_per_step: scales the rate as `rate_rule` says.
+            epoch: number of the epoch, from 0.
+            epochs: number of epochs of the whole run.
+            bags_per_step: number of bags per step; scales the rate by `rate_rule`.
         """
         peak = (
             self.learning_rate
@@ -166,107 +177,115 @@ class Optimizer(Settings):
 
 
 class Loading(Settings):
-    """How features reach the training step; none of it changes a result, so a run may go on with others."""
+    """How features reach the training step; none of it changes a result, so a run may resume with others."""
 
     reader: Literal["mmap", "dali"] = Field(
         "mmap",
-        description="what reads training batches; mmap: shards mapped into memory; dali: NVIDIA DALI, which "
-        "decodes in threads of its own and converts on the GPU where there is one",
+        description="reader of the training batches; mmap: maps the shards into memory; dali: NVIDIA DALI, "
+        "decodes in its own threads and converts on the GPU if the run has one",
     )
     cache: Literal["none", "ram", "device"] = Field(
         "none",
-        description="keep the whole data set; ram: converted, one copy a node in shared memory; device: as "
-        "stored, one copy a process where the model is",
+        description="keep the whole data set in memory; ram: converted, one copy per node in shared memory; "
+        "device: as stored, one copy per process on the model's device",
     )
-    read_ahead: bool = Field(True, description="make the next batch in the background; mmap reader only")
+    read_ahead: bool = Field(True, description="prepare the next batch in the background; mmap reader only")
     verify: Literal["first_read", "never"] = Field(
-        "first_read", description="when a bag's checksum is compared in each process"
+        "first_read", description="when each process checks a bag against its checksum"
     )
     shard_cache: Path | None = Field(
         None,
-        description="folder of each node that keeps remote shards (default: MHIMDIST_SHARD_CACHE, else one "
-        "in the node's temporary folder)",
+        description="folder on each node for copies of remote shards (default: MHIMDIST_SHARD_CACHE, "
+        "otherwise one in the node's temporary folder)",
     )
     shard_cache_gib: float = Field(
-        200.0, gt=0, description="what that folder may hold, in GiB; the least recently used shards go first"
+        200.0,
+        gt=0,
+        description="largest size of that folder in GiB; the least recently used shards are removed first",
     )
 
 
 class EarlyStopping(Settings):
-    """When to give up waiting for a better validation AUC."""
+    """When to stop waiting for a better validation AUC."""
 
     patience: int | None = Field(
-        None, ge=1, description="epochs without a better one before stopping; none: never"
+        None, ge=1, description="epochs without a better validation AUC before the run stops; none: never"
     )
-    from_epoch: int = Field(0, ge=0, description="epoch before which a run is never stopped")
+    from_epoch: int = Field(0, ge=0, description="number of first epochs after which a run may stop early")
 
 
 class TrainConfig(Settings):
-    """One training run, on one split, with one seed."""
+    """The configuration of one training run, on one split with one seed."""
 
     model: ModelSettings = Field(AttentionMIL(), description="the bag classifier of student and teacher")
-    masking: Masking = Field(Masking(), description="what the student does not see")
-    teacher: Teacher = Field(Teacher(), description="who scores the instances")
+    masking: Masking = Field(Masking(), description="which instances are hidden from the student")
+    teacher: Teacher = Field(Teacher(), description="the network that scores the instances")
     student_init: Literal["none", "projection", "all"] = Field(
-        "projection", description="which weights of the pre-trained network the student starts from"
+        "projection", description="weights of the pre-trained network that the student starts from"
     )
-    loss: Loss = Field(Loss(), description="what is minimised")
-    optimizer: Optimizer = Field(Optimizer(), description="how")
+    loss: Loss = Field(Loss(), description="what training minimises")
+    optimizer: Optimizer = Field(Optimizer(), description="how training minimises it: Adam")
     epochs: int = Field(200, ge=1, description="passes over the training bags")
-    bags_per_step: int = Field(1, ge=1, description="bags of an optimiser step, over all workers, at most")
+    bags_per_step: int = Field(1, ge=1, description="most bags per optimiser step, over all workers")
     max_instances: int | None = Field(
         None,
         ge=1,
-        description="instances of an optimiser step, over all workers, at most; a larger bag is "
-        "a step of its own; none: any number",
+        description="most instances per optimiser step, over all workers; a larger bag gets a step to "
+        "itself; none: no limit",
     )
     sampling: Literal["each_bag_once", "class_balanced"] = Field(
         "each_bag_once",
-        description="which bags an epoch has; class_balanced: as many draws, every class equally often",
+        description="bags of an epoch; class_balanced: the same number of bags, every class equally often",
     )
     early_stopping: EarlyStopping = Field(EarlyStopping(), description="when to stop before the last epoch")
-    seed: int = Field(2021, ge=0, description="of weights, order of bags, masks and dropout")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
+    seed: int = Field(2021, ge=0, description="seed of the weights, the order of bags, masks and dropout")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="device to train on; auto: a GPU if there is one"
+    )
     precision: Literal["auto", "float32", "bf16"] = Field(
         "auto",
-        description="of matrix products and features; auto: float32 on a CPU, bf16 on a GPU. Weights, "
-        "scores, softmaxes, losses and optimiser are float32 in either case",
+        description="precision of matrix products and features; auto: float32 on a CPU, bf16 on a GPU. "
+        "Weights, scores, softmaxes, losses and optimiser are always float32",
     )
-    tf32: bool = Field(False, description="whether float32 products on a GPU may round factors to 10 bits")
+    tf32: bool = Field(
+        False, description="let a GPU round the factors of float32 products to 10 bits of mantissa (TF32)"
+    )
     loading: Loading = Field(Loading(), description="how features reach the step; changes no result")
     compile: bool = Field(
         False,
-        description="torch.compile what follows the pooling, the losses of the bags: fewer launches on a "
-        "GPU, slower on a CPU; wants a C++ compiler",
+        description="use torch.compile for the part after the pooling, the losses of the bags: fewer kernel "
+        "launches on a GPU, slower on a CPU; needs a C++ compiler",
     )
     cuda_graphs: bool = Field(
         False,
-        description="record steps as CUDA graphs, one for all steps of about a size, which launches each as "
-        "one; a GPU and one worker; abmil and dsmil",
+        description="record steps as CUDA graphs, one graph for all steps of similar size, so that each step "
+        "is a single launch; needs a GPU and one worker; abmil and dsmil only",
     )
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
         if self.teacher.kind == "none":
             if self.masking.strategy not in ("none", "random"):
-                raise ValueError("masking by score needs a teacher; teacher.kind is none")
+                raise ValueError("masking by score needs a teacher, but teacher.kind is none")
             if self.loss.alpha:
-                raise ValueError("loss.alpha must be 0 without a teacher; teacher.kind is none")
+                raise ValueError("loss.alpha must be 0 without a teacher, but teacher.kind is none")
         if isinstance(self.model, Pooling | CLAM | DTFD) and self.teacher.kind != "none":
-            raise ValueError(f"{self.model.name} gives no scores to mask by: set teacher.kind to none")
+            raise ValueError(f"{self.model.name} has no scores to mask by; set teacher.kind to none")
         if self.cuda_graphs and not isinstance(self.model, AttentionMIL | DSMIL):
-            raise ValueError(f"cuda_graphs: a step of {self.model.name} waits for counts on the device")
+            raise ValueError(
+                f"cuda_graphs needs abmil or dsmil: a step of {self.model.name} waits for counts from the GPU"
+            )
         if self.cuda_graphs and self.device == "cpu":
-            raise ValueError("cuda_graphs wants a CUDA device; device is cpu")
+            raise ValueError("cuda_graphs needs a CUDA device, but device is cpu")
         return self
 
     def without_effect(self) -> list[str]:
-        """Settings that differ from their default but change nothing in this combination, and why."""
+        """The settings that differ from their defaults but change nothing in this combination, and why."""
         found = []
         if self.loss.alpha == 0 and self.loss.temperature != Loss().temperature:
             found.append("loss.temperature: loss.alpha is 0")
         if self.loading.cache != "none" and self.loading.reader == "dali":
-            found.append(f"loading.reader: loading.cache is {self.loading.cache}, where nothing is decoded")
+            found.append(f"loading.reader: loading.cache is {self.loading.cache}, so dali decodes nothing")
         if not self.teacher.has_momentum and self.teacher.momentum != Momentum():
             found.append(f"teacher.momentum: a teacher of kind {self.teacher.kind} does not move")
         if self.teacher.weights is not None and not self.teacher.is_pretrained:
@@ -291,7 +310,7 @@ class TrainConfig(Settings):
         }
 
     def first_stage(self) -> "TrainConfig":
-        """The run that makes the pre-trained network: same network, data order and seed, nothing masked."""
+        """The run that trains the pre-trained network: same network, data order and seed, without masking."""
         return self.model_copy(
             update={
                 "masking": Masking(),
@@ -302,12 +321,12 @@ class TrainConfig(Settings):
         )
 
     def override(self, changes: Mapping[str, Any]) -> "TrainConfig":
-        """A copy with dotted paths replaced, `{"masking.high.start": 0.03, "epochs": 25}`.
+        """A copy with other values at dotted paths, such as `{"masking.high.start": 0.03, "epochs": 25}`.
 
-        Another `model.name` leaves the settings of the old model behind.
+        A change of `model.name` drops the settings of the old model.
 
         Raises:
-            ConfigError: a path or a value is not valid; the message lists the valid keys.
+            ConfigError: a path or a value is invalid; the message lists the valid keys.
         """
         tree = self.model_dump(exclude_unset=True)
         if changes.get("model.name", self.model.name) != self.model.name:
@@ -324,23 +343,24 @@ class TrainConfig(Settings):
         return load_config(tree)
 
     def recipe(self) -> dict[str, Any]:
-        """Every setting that a result depends on, as JSON's types: not how steps are fed and launched."""
+        """Every setting that a result depends on, in JSON types, so not how steps are fed and launched."""
         recipe = self.model_dump(mode="json", exclude={"loading", "compile", "cuda_graphs"})
         if self.teacher.weights is None:
             del recipe["teacher"]["weights_of"]
         return recipe
 
     def digest(self) -> str:
-        """A hash of the recipe, 16 hex digits: equal configurations share it."""
+        """A hash of the recipe, 16 hex digits; equal recipes share it."""
         text = json.dumps(self.recipe(), sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def load_config(tree: Mapping[str, Any]) -> TrainConfig:
-    """A configuration from nested settings.
+    """Make a configuration from nested settings; settings without effect cause a `ConfigWarning`.
 
     Raises:
-        ConfigError: one line naming the field, the value, and, for an unknown key, the valid ones.
+        ConfigError: a setting is invalid; one line names the field and the value and, for an unknown key,
+            lists the valid keys.
     """
     try:
         config = TrainConfig.model_validate(tree)
@@ -352,8 +372,8 @@ def load_config(tree: Mapping[str, Any]) -> TrainConfig:
 
 
 def explain(item: Any) -> str:
-    """One line for one of pydantic's errors: where, what was expected, what was got."""
-    # A union's location carries the tag of its member ("model", "abmil", "gated"): not part of the path.
+    """One of pydantic's errors in one line: where it is, what was expected and what was got."""
+    # The location in a union contains its member's tag ("model", "abmil", "gated"), which is not in the path.
     path = [str(part) for part in item["loc"] if part not in MODEL_NAMES]
     where = ".".join(path) or "configuration"
     if item["type"] == "extra_forbidden":
@@ -361,7 +381,7 @@ def explain(item: Any) -> str:
         valid = _valid_keys(parents, [part for part in item["loc"] if part in MODEL_NAMES])
         close = difflib.get_close_matches(unknown, valid, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        return f"unknown key {where}{hint}; valid here: {', '.join(valid)}"
+        return f"{where}: unknown key{hint}; valid here: {', '.join(valid)}"
     if item["type"] == "union_tag_invalid":
         return f"{where}.name: no model {item['ctx']['tag']!r}; valid: {', '.join(MODEL_NAMES)}"
     message = item["msg"].removeprefix("Value error, ")

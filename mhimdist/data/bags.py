@@ -1,4 +1,4 @@
-"""`PackedBags`: the one batch type, bags of different sizes laid end to end.
+"""`PackedBags`, the one batch type: bags of different sizes laid end to end.
 
 Dimensions: T instances of all bags, B bags, D features, B1 = B + 1 offsets, K selected instances.
 """
@@ -14,24 +14,24 @@ from torch import Tensor
 
 
 def bag_id(key: str) -> int:
-    """The 63-bit id of a bag, a stable hash of its key: what keyed random draws depend on."""
+    """The 63-bit id of a bag, a stable hash of its key; keyed random draws depend on it."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little") >> 1
 
 
 @dataclass(frozen=True, eq=False)
 class PackedBags:
-    """B bags laid end to end; bag b owns the rows `offsets_B1[b]` to `offsets_B1[b + 1]`.
+    """B bags laid end to end; bag b has the rows `offsets_B1[b]` to `offsets_B1[b + 1]`.
 
     Attributes:
         features_TD: instance features, T x D, any floating dtype.
-        offsets_B1: int64, B + 1 ascending row numbers; the first is 0, the last T, or less where masked bags
-            on a GPU have padding behind them.
+        offsets_B1: int64, B + 1 ascending row numbers; the first is 0, the last is T, or less if masked bags
+            on a GPU have padding after them.
         labels_B: int64 class index of each bag.
         ids_B: int64 `bag_id` of each bag.
-        keys: the bags' keys, for messages and tables.
-        host_sizes: number of instances of each bag, where it is known without waiting for a GPU.
-        rows_K: where a selection has not been gathered, the rows of the features that it is of, int64; the
-            offsets are those of the bags among them. None: all rows.
+        keys: key of each bag, for messages and tables.
+        host_sizes: number of instances of each bag; None if the host would have to wait for a GPU to know it.
+        rows_K: int64 rows of the features that a selection keeps, as long as it is not gathered; the offsets
+            then delimit the bags among these rows. None: all rows.
     """
 
     features_TD: Tensor
@@ -49,9 +49,9 @@ class PackedBags:
         """Pack bags.
 
         Args:
-            bags: the features of each, N x D; at least one bag.
-            labels: class index of each; 0 by default.
-            keys: name of each; "0", "1", ... by default.
+            bags: features of each bag, N x D; at least one bag.
+            labels: class index of each bag; None for 0.
+            keys: key of each bag; None for "0", "1", ...
         """
         keys = tuple(keys) if keys is not None else tuple(str(i) for i in range(len(bags)))
         labels = labels if labels is not None else [0] * len(bags)
@@ -67,12 +67,12 @@ class PackedBags:
 
     @classmethod
     def of_rows(cls, source: "BagSource", rows_B: np.ndarray, features_TD: Tensor) -> "PackedBags":
-        """The bags of these rows of a data set, whose features are packed already.
+        """Pack bags of a data set whose features are already laid end to end.
 
         Args:
             source: the data set.
-            rows_B: row number of each bag, int64.
-            features_TD: the features of all these bags, one after the other.
+            rows_B: int64 row number of each bag.
+            features_TD: features of all these bags, one bag after the other.
         """
         sizes_B = torch.from_numpy(source.sizes_N[rows_B])
         return cls(
@@ -93,11 +93,11 @@ class PackedBags:
         return self.offsets_B1.diff()
 
     def sizes(self) -> tuple[int, ...]:
-        """`sizes_B` as numbers; those of masked bags on a GPU are read from it, which waits for it."""
+        """`sizes_B` as Python numbers; for masked bags on a GPU this waits for the GPU."""
         return self.host_sizes if self.host_sizes is not None else tuple(self.sizes_B.tolist())
 
     def without_padding(self) -> "PackedBags":
-        """The same bags without rows behind the last one, for a model that needs their `sizes` anyway."""
+        """The same bags without the rows after the last one, for a model that needs the `sizes` anyway."""
         sizes = self.sizes()
         if self.rows_K is not None:
             return replace(self, rows_K=self.rows_K[: sum(sizes)], host_sizes=sizes)
@@ -105,17 +105,17 @@ class PackedBags:
 
     @property
     def num_rows(self) -> int:
-        """Number of instances of all bags, with the padding behind them if there is any."""
+        """Number of instances of all bags, including any padding after them."""
         return len(self.features_TD if self.rows_K is None else self.rows_K)
 
     def block(self, rows: slice, out: Tensor | None = None) -> Tensor:
-        """The features of some instances, gathered (into `out` where there is one) or a view."""
+        """The features of some instances: gathered, into `out` if it is given, or a view."""
         if self.rows_K is None:
             return self.features_TD[rows]
         return torch.index_select(self.features_TD, 0, self.rows_K[rows], out=out)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "PackedBags":
-        """The same bags on another device, with features in `dtype` where one is given."""
+        """The same bags on another device, with features in `dtype` if it is given."""
         return PackedBags(
             features_TD=self.features_TD.to(device, dtype, non_blocking=True),
             offsets_B1=self.offsets_B1.to(device, non_blocking=True),
@@ -127,20 +127,20 @@ class PackedBags:
         )
 
     def select(self, kept_K: Tensor, offsets_B1: Tensor) -> "PackedBags":
-        """The bags with only the rows `kept_K` (int64, ascending) left, delimited by new offsets.
+        """The bags with only the rows `kept_K` (int64, ascending), delimited by new offsets.
 
-        Nothing is gathered: a copy of the rows would take more memory than all that is made of them.
+        The rows are not gathered: a copy of them would take more memory than everything computed from them.
         """
         rows_K = kept_K if self.rows_K is None else self.rows_K[kept_K]
         return replace(self, offsets_B1=offsets_B1, rows_K=rows_K, host_sizes=None)
 
 
 class BagSource(Protocol):
-    """A data set that gives its bags by row number; `data.loader.BagShards` is one.
+    """A data set that loads its bags by row number; `data.shards.BagShards` is one.
 
     Attributes:
-        keys, cases: of every bag, in the order of the rows.
-        classes: names in the order of the class indices.
+        keys, cases: key and case of every bag, in the order of the rows.
+        classes: class names in the order of the class indices.
         labels_N: int64 class index of every bag.
         sizes_N: int64 number of instances of every bag.
         ids_N: int64 `bag_id` of every bag.
@@ -170,7 +170,7 @@ class BagSource(Protocol):
         """The bags of these rows, packed in this order.
 
         Args:
-            rows: row numbers; none at all gives a batch of no bags.
+            rows: row numbers; an empty sequence returns a batch of no bags.
             dtype: floating dtype of the batch's features.
             out: a buffer of `dtype`, at least T x D, for features that are converted or copied.
         """

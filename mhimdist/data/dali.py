@@ -1,11 +1,10 @@
-"""NVIDIA DALI as the reader: the same batches in the same order as every other reader.
+"""`DaliBatches`: NVIDIA DALI as the reader, with the same batches in the same order as every other reader.
 
-DALI's own `readers.webdataset` goes through whole tars, in an order that no plan of ours can be put into, and
-so that ranks get parts of the data set and not of a step. Here an `external_source` asks the plan: for each
-step it is given the members of just that step's bags, .npy files as they lie in the mapped shards, uncopied.
-From there on it is DALI's pipeline: its threads decode the .npy files, its prefetch queue runs ahead of the
-consumer, and on a GPU it copies and converts there. As the source goes by step number, an epoch is resumed by
-starting at another step.
+DALI's own `readers.webdataset` reads whole tars in an order that cannot follow our plan, and it gives each
+rank a part of the data set instead of a part of each step. Here an `external_source` follows the plan: for
+each step it gets the members of that step's bags, .npy files straight from the mapped shards without a copy.
+The rest is DALI's pipeline: its threads decode the .npy files, its prefetch queue runs ahead of the consumer,
+and on a GPU it copies and converts there. The source counts steps, so an epoch resumes at any step.
 
 Dimensions: T instances of a batch, N of a bag, B bags of a batch, D features.
 """
@@ -27,7 +26,7 @@ PREFETCHED_STEPS = 2
 
 
 class DaliBatches:
-    """The batches of some steps, through a DALI pipeline; see `read_ahead.read_ahead`."""
+    """The batches of some steps from a DALI pipeline; see `read_ahead.read_ahead`."""
 
     def __init__(
         self,
@@ -43,15 +42,17 @@ class DaliBatches:
             bags, steps, dtype, device: as for `read_ahead.read_ahead`.
 
         Raises:
-            ConfigError: DALI is not installed, or the data set is not one of shards of one dtype.
-            DataError: the largest steps are more than the memory that this process can have.
+            ConfigError: DALI is not installed, or the data set is not in shards of a single dtype.
+            DataError: the largest steps need more memory than this process can have.
         """
         if not isinstance(bags, BagShards):
-            raise ConfigError(f"loading.reader=dali reads shards, not {type(bags).__name__}")
+            raise ConfigError(f"loading.reader=dali reads shards, got {type(bags).__name__}; use mmap")
         if len(bags.stored_dtypes) > 1:
-            # DALI decodes a batch to one type, and would take the bits of bfloat16 for integers.
+            # DALI decodes a batch to one type, and would read the bits of bfloat16 as integers.
             names = ", ".join(bags.stored_dtypes)
-            raise ConfigError(f"loading.reader=dali reads one dtype, {bags.folder} has {names}; use mmap")
+            raise ConfigError(
+                f"loading.reader=dali expects features of one dtype, {bags.folder} has {names}; use mmap"
+            )
         self._bags, self._dtype, self._device = bags, dtype, device
         self._steps = [np.asarray(rows, np.int64) for rows in steps]
         self._source = (self._payloads(rows_B) for rows_B in self._steps if len(rows_B))
@@ -68,7 +69,7 @@ class DaliBatches:
         """The next step's batch.
 
         Raises:
-            CorruptShard, DataError: as `BagShards.load`.
+            CorruptShard, DataError: as in `BagShards.load`.
         """
         if self._next == len(self._steps):
             raise StopIteration
@@ -80,7 +81,7 @@ class DaliBatches:
         assert self._pipeline is not None
         try:
             (decoded,) = self._pipeline.run()
-        except RuntimeError:  # what DALI makes of any error of the source's
+        except RuntimeError:  # DALI turns every error of the source into one
             if self._error is not None:
                 raise self._error from None
             raise
@@ -95,7 +96,7 @@ class DaliBatches:
         self._pipeline = None
 
     def _require_memory(self) -> None:
-        """Refuse steps that are too large together: those in the queue, and the one that is used."""
+        """Refuse steps that do not fit in memory together: those in the queue and the one in use."""
         itemsize = max(self._dtype.itemsize, self._bags.dtype.itemsize)
         row_bytes = self._bags.num_features * itemsize
         bytes_S = [int(self._bags.sizes_N[rows_B].sum()) * row_bytes for rows_B in self._steps]
@@ -104,7 +105,7 @@ class DaliBatches:
         if most:
             largest = max(range(len(bytes_S)), key=bytes_S.__getitem__)
             what = memory.describe(self._bags, self._steps[largest], self._dtype)
-            memory.require(most, f"{what}, with {PREFETCHED_STEPS} steps beside it")
+            memory.require(most, f"{what}, with {PREFETCHED_STEPS} other steps in memory")
 
     def _build(self, most_bags: int):  # type: ignore[no-untyped-def]  # DALI has no types
         try:
@@ -121,7 +122,7 @@ class DaliBatches:
             num_threads=NUM_THREADS,
             device_id=(self._device.index or 0) if on_gpu else None,
             prefetch_queue_depth=PREFETCHED_STEPS,
-            exec_dynamic=True,  # outputs live as long as somebody holds them
+            exec_dynamic=True,  # outputs live as long as they are referenced
         )
         with pipeline:
             files = fn.external_source(
@@ -131,13 +132,13 @@ class DaliBatches:
             if on_gpu:
                 features = features.gpu()
             if self._dtype == torch.float32 and self._bags.dtype != torch.bfloat16:
-                features = fn.cast(features, dtype=DALIDataType.FLOAT)  # DALI has no bfloat16 itself
+                features = fn.cast(features, dtype=DALIDataType.FLOAT)  # DALI itself has no bfloat16
             pipeline.set_outputs(features)
         pipeline.build()
         return pipeline
 
     def _give(self) -> list[np.ndarray]:
-        """What DALI asks for, ahead of the consumer: the .npy files of the next step that has bags."""
+        """The .npy files of the next step that has bags; DALI asks for them ahead of the consumer."""
         try:
             return next(self._source)
         except (MhimdistError, OSError) as error:

@@ -1,10 +1,10 @@
-"""The data set on disk: the names, headers and members of its shards.
+"""The format of a data set on disk: the names, headers and members of its shards.
 
-A data set is a folder of `shard-000000.tar`, ... with a DALI index `shard-000000.idx` beside each, and
-one `manifest.parquet` with a row a bag (`manifest.py`). A shard is an uncompressed tar that the
-`webdataset` library and DALI read as it is; ours go by the manifest's offsets and never parse a tar. Every
-byte of a shard is either the payload of a member, whose crc32 stands in the manifest, or follows from the
-manifest (tar headers, padding), so that `data_prep.verify` can tell which byte is wrong.
+A data set is a folder of `shard-000000.tar`, ..., each with a DALI index such as `shard-000000.idx`, and one
+`manifest.parquet` with one row per bag (`manifest.py`). A shard is an uncompressed tar that the `webdataset`
+library and DALI read as it is; our readers use the manifest's offsets and never parse a tar. Every byte of a
+shard is either in the payload of a member, whose crc32 is in the manifest, or follows from the manifest (tar
+headers, padding), so `data_prep.verify` can tell which byte is wrong.
 
 Dimensions: N instances of a bag, D features.
 """
@@ -24,14 +24,14 @@ EXTENSIONS = {
     "instance_labels": "instance_labels.npy",
     "json": "json",
 }
-"""The kinds of member a bag can have, with their file extensions, in the order they stand in a tar."""
+"""The kinds of member that a bag can have, with their file extensions, in their order in a tar."""
 
 FEATURE_DTYPES: dict[str, np.dtype] = {
     "float16": np.dtype("<f2"),
     "bfloat16": np.dtype("<u2"),
     "float32": np.dtype("<f4"),
 }
-"""How features are stored, by the manifest's name for it; bfloat16, which .npy does not know, as its bits."""
+"""The stored dtype by its name in the manifest; bfloat16, unknown to .npy, is stored as its bits."""
 NPY_HEADER_BYTES = 128  # a multiple of 64, so that array data in a tar is aligned for any vector unit
 COORDS_DTYPE = np.dtype("<i4")
 INSTANCE_LABELS_DTYPE = np.dtype("u1")
@@ -42,14 +42,14 @@ TAR_OPTIONS: dict[str, Any] = {
     "mode": 0o644,
     "mtime": 0,
 }
-"""For `webdataset.TarWriter`: nothing of the machine or the moment, so that equal input gives equal bytes."""
+"""Options for `webdataset.TarWriter`, without traces of machine or time: equal input makes equal bytes."""
 
 
 def escape_key(slide: str) -> str:
-    """The key of a slide: `[A-Za-z0-9_-]` as they are, all else percent-encoded UTF-8, as `unquote` reads it.
+    """The key of a slide: its name with all but `[A-Za-z0-9_-]` percent-encoded as UTF-8, as in `unquote`.
 
-    `webdataset` and DALI cut a member's name at its first dot, a slash would make a folder, and a space
-    ends a field of DALI's index.
+    `webdataset` and DALI cut a member's name at its first dot, a slash would make a folder, and a space ends
+    a field in DALI's index.
     """
     return quote(slide, safe="").replace(".", "%2E").replace("~", "%7E")
 
@@ -70,10 +70,10 @@ def index_name(shard: str) -> str:
 
 
 def npy_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
-    """The .npy header (version 1.0, row-major) of a one- or two-dimensional array; every array starts so.
+    """The .npy header (version 1.0, row-major) with which every one- or two-dimensional array starts.
 
-    Written here and not by numpy, whose padding differs between versions: a reader of shards compares
-    bytes with it and has nothing to parse.
+    It is written here and not by numpy, whose padding differs between versions: a reader of shards compares
+    bytes with it and parses nothing.
     """
     text = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': {shape!r}, }}"
     magic = b"\x93NUMPY\x01\x00" + struct.pack("<H", NPY_HEADER_BYTES - 10)
@@ -86,7 +86,7 @@ def tar_header(name: str, num_bytes: int) -> bytes:
     info.size = num_bytes
     info.mtime, info.mode = TAR_OPTIONS["mtime"], TAR_OPTIONS["mode"]
     info.uname, info.gname = TAR_OPTIONS["user"], TAR_OPTIONS["group"]
-    # The format that TarWriter always takes, whatever its `format` says; a long name has a block of its own.
+    # TarWriter always uses this format, whatever its `format` says; a long name gets an extra block.
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
 
 
@@ -97,7 +97,7 @@ def padded(num_bytes: int, block_bytes: int = tarfile.BLOCKSIZE) -> int:
 
 @dataclass(frozen=True)
 class Member:
-    """One file in a shard: its kind (a key of `EXTENSIONS`), and where its payload lies."""
+    """One file in a shard: its kind (a key of `EXTENSIONS`), and the place and crc32 of its payload."""
 
     key: str
     kind: str
@@ -107,7 +107,7 @@ class Member:
 
     @property
     def name(self) -> str:
-        """Its name in the tar."""
+        """The name of the member in the tar."""
         return f"{self.key}.{EXTENSIONS[self.kind]}"
 
     def columns(self) -> dict[str, int]:
@@ -120,14 +120,14 @@ class Member:
 
 
 def members_of(row: Mapping[str, Any]) -> Iterator[Member]:
-    """The members of a bag, given its row of the manifest as a dict, in the order they stand in the tar."""
+    """The members of a bag in their order in the tar, from the bag's manifest row as a dict."""
     for kind in EXTENSIONS:
         if row[f"{kind}_offset"] is not None:
             yield Member(row["key"], kind, row[f"{kind}_offset"], row[f"{kind}_bytes"], row[f"{kind}_crc32"])
 
 
 def dali_index(bags: Sequence[Iterable[Member]]) -> str:
-    """The text of a shard's DALI index, byte for byte what NVIDIA's `wds2idx` would write."""
+    """The text of a shard's DALI index, byte for byte as NVIDIA's `wds2idx` would write it."""
     lines = [
         " ".join(f"{EXTENSIONS[m.kind]} {m.offset} {m.num_bytes} {m.name}" for m in members)
         for members in bags

@@ -1,4 +1,4 @@
-"""The manifest of a data set: which bags it holds, where every byte of them lies, and its own hash.
+"""The manifest of a data set: its bags, the place of every byte of them, and the manifest's own hash.
 
 Dimensions: N bags.
 """
@@ -31,16 +31,16 @@ from mhimdist.errors import DataError, ManifestError
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.parquet"
 ARRIVING_NAME = ".arriving"
-"""Names the shards, a line each, that an append puts beside the others before a new manifest lists them."""
+"""File that lists, one per line, the shards that an append adds before a new manifest lists them."""
 MAX_BYTES = 2**30
-"""How long a manifest may be, several million bags; what is longer is none, and is not read."""
+"""Longest manifest, several million bags; a longer file is not a manifest and is not read."""
 MAX_INFLATION = 100
-"""How many times its file a manifest may be in memory, if it is of more than `SMALL_BYTES`; it is 5 to 20."""
+"""Largest ratio of a manifest in memory, if above `SMALL_BYTES`, to its file; real ones have 5 to 20."""
 SMALL_BYTES = 2**24
 MAX_NAMED = 20
 
 _NUMBER_BYTES = 8
-_NUM_LOOKS = 3  # one append can make two looks disagree with the folder
+_NUM_LOOKS = 3  # a single append can make two looks disagree with the folder
 _MANIFEST_KEY = b"mhimdist.manifest"
 _HASH_KEY = b"mhimdist.content_sha256"
 
@@ -70,9 +70,10 @@ ROWS_SCHEMA = pa.schema(
         *_member_fields("json"),
     ]
 )
-"""A row a bag, in the order of the shards. `<kind>_offset` and `<kind>_bytes` delimit a member's payload in
-its shard, and `<kind>_crc32` is that payload's; `features_data_offset` is where the raw row-major N x D
-array starts, behind the .npy header. `label` counts from 0 in the order of `DatasetInfo.classes`."""
+"""One row per bag, in the order of the shards. `<kind>_offset` and `<kind>_bytes` delimit a member's payload
+in its shard, and `<kind>_crc32` is the crc32 of that payload; `features_data_offset` is where the raw
+row-major N x D array starts, after the .npy header. `label` counts from 0 in the order of
+`DatasetInfo.classes`."""
 
 
 class _Record(BaseModel):
@@ -90,13 +91,13 @@ class ShardFile(_Record):
 
 
 class DatasetInfo(_Record):
-    """What the manifest says of the data set as a whole.
+    """The manifest's description of the whole data set.
 
     Attributes:
         name: the data set's name, for reports.
-        classes: class names; a bag's `label` is its position here.
-        synthetic: whether the features were made up rather than computed from slides.
-        description: free text: where the features come from, what is real and what is not.
+        classes: class names; the `label` of a bag is a position in them.
+        synthetic: whether the features were generated rather than computed from slides.
+        description: free text on the source of the features, and on what is real and what is not.
         shards: the shards in the order of their bags.
         schema_version: the layout of the manifest, `SCHEMA_VERSION`.
     """
@@ -111,14 +112,14 @@ class DatasetInfo(_Record):
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """A data set's table of contents: `info`, and `rows` (`ROWS_SCHEMA`), one row a bag."""
+    """The table of contents of a data set: `info`, and `rows` (`ROWS_SCHEMA`), one row per bag."""
 
     info: DatasetInfo
     rows: pa.Table
 
     @property
     def content_sha256(self) -> str:
-        """Hash of everything the manifest says, whatever its encoding as Parquet; identifies a data set."""
+        """Hash of the manifest's content, independent of its Parquet encoding; it identifies a data set."""
         return _content_sha256(self.info, self.rows)
 
     def write(self, folder: Path) -> None:
@@ -138,8 +139,8 @@ class Manifest:
     def read(cls, folder: Path) -> "Manifest":
         """Read a folder's manifest and check it against its own hash.
 
-        The hash tells accidents, not forgery: whoever rewrites the manifest can rewrite the hash. That no
-        row points outside its shard is therefore checked as well.
+        The hash detects accidents, not forgery: an adversary who rewrites the manifest can rewrite the hash.
+        So this also checks that no row points outside its shard.
 
         Raises:
             ManifestError: it is missing, unreadable, of another version, edited, or contradicts itself.
@@ -147,7 +148,7 @@ class Manifest:
         path = folder / MANIFEST_NAME
         try:
             with path.open("rb") as file:
-                # No more than there is, because Python takes the memory for all that it is asked for.
+                # At most the file's size, because Python allocates memory for all that it is asked to read.
                 content = file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES) + 1)
         except (FileNotFoundError, NotADirectoryError):
             raise missing(path) from None
@@ -157,10 +158,10 @@ class Manifest:
 
     @classmethod
     def open(cls, folder: Path) -> "Manifest":
-        """Read a folder's manifest and find in the folder the shards that it lists, and no others.
+        """Read a folder's manifest and check that the folder has exactly the shards that it lists.
 
         Raises:
-            ManifestError: as `read`; or shards are missing, of another length, or too many.
+            ManifestError: as in `read`; or shards are missing, have another length, or are not listed.
         """
 
         def look() -> tuple[Manifest, dict[str, str]]:
@@ -171,10 +172,10 @@ class Manifest:
 
     @classmethod
     def parse(cls, content: bytes, path: Path | str) -> "Manifest":
-        """A manifest from the bytes of its file, wherever they came from; checked as by `read`.
+        """Make a manifest from the bytes of its file, local or remote; checks it as `read` does.
 
         Raises:
-            ManifestError: as `read`; the message names `path`.
+            ManifestError: as in `read`; the message names `path`.
         """
         if len(content) > MAX_BYTES:
             raise ManifestError(f"{path} has more than {MAX_BYTES} bytes, too many for a manifest")
@@ -197,7 +198,7 @@ class Manifest:
         return cls(info, table.replace_schema_metadata(None))
 
     def rows_of_shard(self, shard: str) -> list[dict[str, Any]]:
-        """The rows of a shard's bags as dicts, in the order they stand in the tar."""
+        """The rows of a shard's bags as dicts, in their order in the tar."""
         return self.rows.filter(pc.equal(self.rows["shard"], shard)).to_pylist()
 
     def rows_by_shard(self) -> dict[str, list[dict[str, Any]]]:
@@ -208,20 +209,20 @@ class Manifest:
         return rows
 
     def file_faults(self, folder: Path) -> dict[str, str]:
-        """How a folder's shard files differ from the manifest's list: what is wrong, by file name.
+        """How the shard files of a folder differ from the manifest's list: the fault by file name.
 
-        Only names and lengths are compared; the bytes are `data_prep.verify`'s and the reader's to check.
+        Only names and lengths are compared; `data_prep.verify` and the readers check the bytes.
         """
         names = arriving(folder)
         paths = [path for path in folder.glob("shard-*.tar") if path.exists()]
         return self.faults_of({path.name: path.stat().st_size for path in paths}, names)
 
     def faults_of(self, sizes: Mapping[str, int], arriving: Collection[str] = ()) -> dict[str, str]:
-        """As `file_faults`, given the bytes of every file by name; files that are no shards may be among.
+        """As `file_faults`, from the names and sizes of all files of the folder, shards or not.
 
         Args:
-            sizes: of the files.
-            arriving: shards that need not be listed yet.
+            sizes: bytes of every file, by name.
+            arriving: names of shards that the manifest need not list yet.
         """
         faults = {}
         for shard in self.info.shards:
@@ -238,14 +239,14 @@ class Manifest:
 
 
 def settled(look: Callable[[], tuple[Manifest, dict[str, str]]], where: Path | str) -> Manifest:
-    """A manifest with which its folder agrees; looked at again, as it may be appended to in between.
+    """A manifest that agrees with its folder; it looks more than once, because an append may interfere.
 
     Args:
-        look: reads the manifest, and then tells how the folder differs from it.
-        where: names the folder in messages.
+        look: reads the manifest and returns it with the folder's faults by file name.
+        where: name of the folder in messages.
 
     Raises:
-        ManifestError: they differ.
+        ManifestError: the folder differs from its manifest.
     """
     for _ in range(_NUM_LOOKS):
         manifest, faults = look()
@@ -257,7 +258,7 @@ def settled(look: Callable[[], tuple[Manifest, dict[str, str]]], where: Path | s
 
 
 def arriving(folder: Path) -> frozenset[str]:
-    """The shards that an append has begun to put into a folder, be it at work or killed."""
+    """The shards that an append, running or killed, has begun to add to a folder."""
     try:
         return frozenset((folder / ARRIVING_NAME).read_text(encoding="utf-8").splitlines())
     except (FileNotFoundError, NotADirectoryError):
@@ -265,14 +266,14 @@ def arriving(folder: Path) -> frozenset[str]:
 
 
 def _read_table(content: bytes, path: Path | str) -> pa.Table:
-    """The rows as they stand in the file, which may become some times as many bytes, but not any number."""
+    """The rows of the file; refuses a file whose rows would take far more memory than its bytes."""
     limit = max(MAX_INFLATION * len(content), SMALL_BYTES)
-    # From memory: given a path, pyarrow would take a parent folder named "a=b" for a column.
+    # From memory: given a path, pyarrow would read a parent folder named "a=b" as a column.
     file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
     schema, metadata = file.schema_arrow, file.metadata
     if not {_MANIFEST_KEY, _HASH_KEY} <= (schema.metadata or {}).keys():
         raise ManifestError(
-            f"{path} is no manifest of a data set: expected {_MANIFEST_KEY.decode()!r} in its metadata"
+            f"{path} is not the manifest of a data set: expected {_MANIFEST_KEY.decode()!r} in its metadata"
         )
     if not schema.equals(ROWS_SCHEMA):
         found = {str(field) for field in schema} ^ {str(field) for field in ROWS_SCHEMA}
@@ -283,7 +284,7 @@ def _read_table(content: bytes, path: Path | str) -> pa.Table:
     num_bytes = sum(max(_NUMBER_BYTES * claim.num_values, claim.num_bytes) for claim in claims)
     if max(num_bytes, _NUMBER_BYTES * metadata.num_rows) > limit:
         raise ManifestError(f"{path} claims {metadata.num_rows} bags in {len(content)} bytes")
-    # As dictionaries, in which a name that is repeated stands once.
+    # As dictionaries, which store a repeated name once.
     text = [field.name for field in schema if field.type == pa.string()]
     file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True, read_dictionary=text)
     table = file.read(use_threads=False)
@@ -297,7 +298,7 @@ def _read_table(content: bytes, path: Path | str) -> pa.Table:
 
 
 def missing(path: Path | str) -> ManifestError:
-    """The error where no manifest is found."""
+    """The error for a folder without a manifest."""
     return ManifestError(f"no manifest at {path}: expected a folder that data_prep.shard wrote")
 
 
@@ -309,7 +310,7 @@ def _parse_info(document: bytes, path: Path | str) -> DatasetInfo:
     try:
         version = json.loads(document)["schema_version"]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ManifestError(f"{path}: its description of the data set is damaged: {error}") from None
+        raise ManifestError(f"{path}: the description of the data set is damaged: {error}") from None
     if version != SCHEMA_VERSION:
         raise ManifestError(f"{path}: expected schema version {SCHEMA_VERSION}, got {version!r}")
     try:
@@ -323,7 +324,7 @@ def _parse_info(document: bytes, path: Path | str) -> DatasetInfo:
 def _content_sha256(info: DatasetInfo, rows: pa.Table) -> str:
     """Hash of the description as JSON and of every column's name, type, nulls and values, in this order.
 
-    Numbers are hashed as little-endian arrays; strings as their lengths in bytes, then their UTF-8.
+    Numbers are hashed as little-endian arrays, strings as their lengths in bytes and then their UTF-8.
     """
     digest = hashlib.sha256(_document(info))
     for field, column in zip(rows.schema, rows.columns, strict=True):
@@ -344,12 +345,12 @@ def _content_sha256(info: DatasetInfo, rows: pa.Table) -> str:
 def _check_rows(rows: pa.Table, info: DatasetInfo) -> None:
     """Refuse rows that contradict each other or the description, or that point outside their shard."""
     if not len(rows):
-        raise ManifestError("it lists no bag")
+        raise ManifestError("it lists no bags")
     if pc.count_distinct(rows["key"]).as_py() != len(rows):
-        raise ManifestError("a key stands in it twice")
+        raise ManifestError("it lists a key twice")
     names = pa.array([shard.name for shard in info.shards], pa.string())
     if len(names.unique()) != len(names):
-        raise ManifestError("a shard stands in it twice")
+        raise ManifestError("it lists a shard twice")
     shard_N = pc.index_in(rows["shard"], names).fill_null(-1).to_numpy()
     _require(shard_N >= 0, rows, "is in a shard that is not listed")
     if (np.diff(shard_N) < 0).any():
@@ -357,16 +358,20 @@ def _check_rows(rows: pa.Table, info: DatasetInfo) -> None:
     counts = np.bincount(shard_N, minlength=len(info.shards))
     for shard, count in zip(info.shards, counts, strict=True):
         if shard.num_bags != count:
-            raise ManifestError(f"{shard.name} is listed with {shard.num_bags} bags, {count} rows name it")
+            raise ManifestError(f"{shard.name} is listed with {shard.num_bags} bags, but has {count} rows")
     label_N, num_features_N = rows["label"].to_numpy(), rows["num_features"].to_numpy()
     _require((label_N >= 0) & (label_N < len(info.classes)), rows, f"has no label in {info.classes}")
-    _require((num_features_N == num_features_N[0]) & (num_features_N >= 1), rows, "is of another width")
+    _require(
+        (num_features_N == num_features_N[0]) & (num_features_N >= 1),
+        rows,
+        "has another number of features than the first bag, or none",
+    )
     _require(rows["num_instances"].to_numpy() >= 1, rows, "has no instances")
     _check_members(rows, np.array([shard.bytes for shard in info.shards])[shard_N])
 
 
 def _check_members(rows: pa.Table, shard_bytes_N: np.ndarray) -> None:
-    """Refuse members outside their shard, or of another length than their instances need."""
+    """Refuse members that reach outside their shard, or whose length does not fit their instances."""
     dtype_N = pc.index_in(rows["dtype"], pa.array(list(FEATURE_DTYPES))).fill_null(-1).to_numpy()
     _require(dtype_N >= 0, rows, f"has a dtype other than {', '.join(FEATURE_DTYPES)}")
     itemsizes = np.array([dtype.itemsize for dtype in FEATURE_DTYPES.values()])
@@ -387,10 +392,10 @@ def _check_members(rows: pa.Table, shard_bytes_N: np.ndarray) -> None:
             # Divided, not multiplied: a forged count cannot overflow.
             count_N, rest_N = np.divmod(num_bytes_N - NPY_HEADER_BYTES, instance_bytes[kind])
             fits_N = (count_N == rows["num_instances"].to_numpy()) & (rest_N == 0)
-            _require(fits_N | ~present_N, rows, f"has a {kind} member that its instances do not fill")
+            _require(fits_N | ~present_N, rows, f"has a {kind} member of another length than its instances")
     data_N = rows["features_offset"].to_numpy() + NPY_HEADER_BYTES
     behind_N = rows["features_data_offset"].to_numpy() == data_N
-    _require(behind_N, rows, "has features that do not start behind their header")
+    _require(behind_N, rows, "has features that do not start right after their header")
 
 
 def _require(good_N: np.ndarray, rows: pa.Table, what: str) -> None:

@@ -1,4 +1,4 @@
-"""`MappedShards`: the bytes of a data set's shards, local or remote, each mapped when it is first read."""
+"""`MappedShards`: the bytes of a data set's shards, local or remote, each mapped on its first read."""
 
 import mmap
 import os
@@ -15,17 +15,17 @@ from mhimdist.data.shard_cache import ShardCache
 from mhimdist.errors import CorruptShard, DataError, MhimdistError
 
 FETCHING_THREADS = 4
-"""Remote shards on their way at a time."""
+"""Number of remote shards that are fetched at once."""
 
 MAX_OPEN_SHARDS = 256
-"""Shards mapped at a time: each holds a file descriptor, of which a process may have 1,024 by default."""
+"""Most shards mapped at once: each holds a file descriptor, and by default a process may have 1,024."""
 
 
 class MappedShards:
-    """The shards of a folder by name; remote ones are brought to this node's cache first.
+    """The shards of a folder by name; remote ones are first fetched into this node's cache.
 
     Attributes:
-        cache: where remote shards are kept; None as long as no shard needed one.
+        cache: the cache for remote shards; None until a shard needs it.
     """
 
     def __init__(
@@ -34,9 +34,9 @@ class MappedShards:
         """Open nothing yet.
 
         Args:
-            folder: where the shards are.
-            shards: as the manifest lists them.
-            cache: for remote shards; by default a `ShardCache` as it comes.
+            folder: folder of the shards.
+            shards: the shards, as the manifest lists them.
+            cache: cache for remote shards; None for a `ShardCache` with its defaults.
         """
         self._folder, self.cache = folder, cache
         self._files = {shard.name: shard for shard in shards}
@@ -45,17 +45,17 @@ class MappedShards:
     def map(self, name: str) -> mmap.mmap:
         """The bytes of a shard, mapped on first use.
 
-        No lock: two threads may both map a shard, and one of the two maps is dropped.
+        There is no lock: two threads may both map a shard, and one of the two maps is dropped.
 
         Raises:
-            CorruptShard: the file has another length than the manifest says.
+            CorruptShard: the file has another length than in the manifest.
             DataError: it cannot be mapped.
-            ConfigError, RemoteDataError: as `ShardCache.open`.
+            ConfigError, RemoteDataError: as in `ShardCache.open`.
         """
         mapped = self._maps.get(name)
         if mapped is None:
             with self._open(self._files[name]) as file:
-                # ACCESS_COPY, because torch warns of buffers that it could not write to.
+                # ACCESS_COPY, because torch warns about buffers that it cannot write to.
                 try:
                     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
                 except OSError as error:
@@ -70,14 +70,14 @@ class MappedShards:
 
     @property
     def folder(self) -> str:
-        """Where the shards are, as messages name it."""
+        """The folder of the shards, as messages name it."""
         return self._folder.name if isinstance(self._folder, RemoteFolder) else str(self._folder)
 
     def fetch_ahead(self, names: Iterable[str]) -> None:
-        """Start to bring remote shards in this order, several at a time.
+        """Start to fetch remote shards in this order, several at once, in the background.
 
-        Nothing happens where the data set is larger than the node may keep: what is fetched too early would
-        push out what is needed. An error is left for the reader to meet.
+        Does nothing if the data set is larger than this node's cache: a shard fetched too early would evict
+        one that is still needed. Errors are not raised here; the read of the shard raises them.
         """
         if not isinstance(remote := self._folder, RemoteFolder):
             return
@@ -98,7 +98,7 @@ class MappedShards:
         if isinstance(self._folder, RemoteFolder):
             cache = self._shard_cache()
             file = cache.open(shard, self._folder)
-            # What the cache has removed for this one would keep its disk space as long as it is mapped.
+            # A shard that the cache has evicted for this one keeps its disk space as long as it is mapped.
             for name in [name for name in tuple(self._maps) if not cache.path(self._files[name]).exists()]:
                 self._maps.pop(name, None)
             return file

@@ -1,7 +1,6 @@
-"""How much memory this process may still take, asked before a large batch is allocated.
+"""How much memory this process may still take, for a check before a large batch is allocated.
 
-Linux promises memory that it does not have, and ends the process when it is touched; so the answer has to
-come first.
+Linux grants memory that it does not have and kills the process that touches it, so the check must come first.
 
 Dimensions: T instances of a batch, D features.
 """
@@ -18,16 +17,16 @@ from mhimdist.data.bags import BagSource
 from mhimdist.errors import DataError
 
 ASKED_FROM_BYTES = 64 << 20
-"""What is smaller is allocated without asking, which takes a fraction of a millisecond."""
+"""Smaller amounts are allocated without a check, which takes a fraction of a millisecond."""
 
 USED_SHARE = 0.9
-"""What is left is never taken whole: other processes need memory, too."""
+"""Largest share of the free memory to take: other processes need memory, too."""
 
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def free_bytes() -> tuple[int, str]:
-    """Bytes that this process can still take, and what sets that limit."""
+    """The bytes that this process can still take, and a description of the limit."""
     limits = [(psutil.virtual_memory().available, "available on this machine")]
     addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
     if addresses != resource.RLIM_INFINITY:
@@ -39,29 +38,29 @@ def free_bytes() -> tuple[int, str]:
 
 
 def require(num_bytes: int, what: str) -> None:
-    """Make sure that so much memory is there.
+    """Make sure that there is enough memory for an allocation.
 
     Args:
-        num_bytes: about to be allocated.
-        what: needs them; begins the message.
+        num_bytes: bytes to allocate.
+        what: name of what needs them; the message begins with it.
 
     Raises:
-        DataError: it is not; the message says what limits it.
+        DataError: there is not enough memory; the message names the limit.
     """
     if num_bytes < ASKED_FROM_BYTES:
         return
     left, limit = free_bytes()
     if num_bytes > USED_SHARE * left:
-        raise DataError(f"{what}: needs {gib(num_bytes)}, but {gib(left)} is {limit}, and a tenth stays free")
+        raise DataError(f"{what}: needs {gib(num_bytes)}, but {gib(left)} is {limit}; a tenth must stay free")
 
 
 def describe(bags: BagSource, rows: Sequence[int] | np.ndarray, dtype: object) -> str:
-    """A batch in words: its largest bag, and how many more there are.
+    """A batch in words: its largest bag, and the number of its other bags.
 
     Args:
         bags: the data set.
-        rows: of the batch's bags, at least one.
-        dtype: of the batch's features.
+        rows: row numbers of the batch's bags, at least one.
+        dtype: dtype of the batch's features.
     """
     rows_B = np.asarray(rows, np.int64)
     largest = int(rows_B[bags.sizes_N[rows_B].argmax()])
@@ -70,12 +69,12 @@ def describe(bags: BagSource, rows: Sequence[int] | np.ndarray, dtype: object) -
 
 
 def gib(num_bytes: float) -> str:
-    """Bytes as messages have them: settings are in GiB, small data sets in MiB."""
+    """Bytes for messages: in GiB from 1 GiB on, as settings are, below that in MiB."""
     return f"{num_bytes / 2**30:,.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:,.1f} MiB"
 
 
 def _left_of_cgroups() -> Iterator[int]:
-    """What each control group around this process leaves it; those of version 1 and 2."""
+    """The bytes that each control group around this process leaves it; versions 1 and 2."""
     with suppress(OSError):
         for line in OWN_CGROUPS.read_text().splitlines():
             number, controllers, path = line.split(":", 2)
@@ -86,10 +85,10 @@ def _left_of_cgroups() -> Iterator[int]:
                 names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
             else:
                 continue
-            # In a container its path may be the host's, and its own group stands at the root.
+            # In a container the path may be the host's, while the container's group is at the root.
             folder = root / path.lstrip("/")
             for group in (folder, *folder.parents[: len(folder.parts) - len(root.parts)]):
-                with suppress(OSError, ValueError, LookupError):  # none here, or no limit ("max")
+                with suppress(OSError, ValueError, LookupError):  # no group here, or no limit ("max")
                     limit, used = (int((group / name).read_text()) for name in names[:2])
                     counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-                    yield limit - used + int(counts[names[2]])  # files' pages make room
+                    yield limit - used + int(counts[names[2]])  # the kernel reclaims inactive file pages

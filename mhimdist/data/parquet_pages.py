@@ -1,16 +1,16 @@
-"""What the pages of a Parquet file claim to hold, by their own headers, which are what its readers go by.
+"""The sizes that the pages of a Parquet file claim in their headers, which Parquet readers trust.
 
 Headers are in Thrift's compact protocol:
 https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
 
-Why they are decoded here. pyarrow's metadata are the footer, and pyarrow goes by the pages: a file of 519
-bytes whose footer claims 1,024 numbers in 66 bytes becomes 264 MiB, and one of 8.6 kB whose footer claims
-1,000 bytes of text becomes 256 MiB. Nothing of pyarrow shows a page's header, and its memory pools have no
-limit. A process with a limited address space reads both files all the same with 16 MiB left, because
-pyarrow's allocator reserves its addresses beforehand. Only with the allocator of the system does the limit
-hold, and then every file costs a new process, .6 s for the import of pyarrow alone, and whatever exceeds the
-limit looks like a small machine. The headers of a manifest of 100,000 bags take 1.2 ms, and the error names
-the file and the column. (pyarrow 26, Linux.)
+Why this module decodes them: pyarrow's metadata come from the footer, but pyarrow allocates by the pages. A
+file of 519 bytes whose footer claims 1,024 numbers in 66 bytes becomes 264 MiB in memory, and one of 8.6 kB
+whose footer claims 1,000 bytes of text becomes 256 MiB. pyarrow does not show page headers, and its memory
+pools have no limit. A process with a limited address space still reads both files with 16 MiB left, because
+pyarrow's allocator reserves addresses in advance. The limit holds only with the system's allocator; then
+every file costs a new process, .6 s for the import of pyarrow alone, and a file above the limit looks like a
+machine with too little memory. Decoding the headers of a manifest of 100,000 bags takes 1.2 ms, and the error
+names the file and the column. (pyarrow 26, Linux.)
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from mhimdist.errors import DataError
 
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
 _HEADER_OF = {_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}
-"""By the type of a page: the field of its header that is about its values."""
+"""By the type of a page: the field of its header that describes its values."""
 _ENCODING_FIELD = {_DATA: 2, _DICTIONARY: 2, _DATA_V2: 4}
 _DELTA_BYTE_ARRAY = 7
 _MAX_DEPTH = 8
@@ -30,11 +30,11 @@ _MAX_DEPTH = 8
 
 @dataclass(frozen=True)
 class Claims:
-    """What a column of a row group becomes in memory.
+    """The size of a column of a row group in memory.
 
     Attributes:
-        num_values: its numbers or texts, empty ones included.
-        num_bytes: its pages, decompressed but still encoded.
+        num_values: number of its values, including empty ones.
+        num_bytes: bytes of its pages, decompressed but still encoded.
     """
 
     num_values: int
@@ -42,16 +42,16 @@ class Claims:
 
 
 def claims_of(content: mmap | bytes, column: Any, where: str) -> Claims:
-    """What the pages of a column claim, by all of their headers.
+    """The claims of all page headers of a column, summed.
 
     Args:
-        content: the file.
-        column: what pyarrow's metadata say of the column in a row group.
-        where: names the file in messages.
+        content: bytes of the file.
+        column: pyarrow's metadata of the column in a row group.
+        where: name of the file in messages.
 
     Raises:
-        DataError: the pages cannot be followed, do not hold what the footer says, or hold text in an encoding
-            that could make any length of it.
+        DataError: the pages cannot be followed, contradict the footer, or hold text in an encoding that can
+            expand it to any length.
     """
     name, num_values, num_bytes = column.path_in_schema, 0, 0
     try:
@@ -68,13 +68,13 @@ def claims_of(content: mmap | bytes, column: Any, where: str) -> Claims:
         raise DataError(f"{where}: damaged: the pages of {name} cannot be followed") from error
     if num_values != column.num_values:
         raise DataError(
-            f"{where}: damaged: {name} has {num_values} values, but its footer says {column.num_values}"
+            f"{where}: damaged: {name} has {num_values} values, but the footer says {column.num_values}"
         )
     return Claims(num_values, num_bytes)
 
 
 def _pages(content: mmap | bytes, column: Any) -> Iterator[tuple[int, dict[int, Any]]]:
-    """Type and header of every page of a column."""
+    """The type and the header of every page of a column."""
     at = column.data_page_offset
     if column.has_dictionary_page and 0 < (first := column.dictionary_page_offset) < at:
         at = first
@@ -93,7 +93,7 @@ def _pages(content: mmap | bytes, column: Any) -> Iterator[tuple[int, dict[int, 
 
 
 def _struct(content: mmap | bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
-    """Fields by number, and where the struct ends."""
+    """The fields by number, and the position after the struct."""
     fields: dict[int, Any] = {}
     number = 0
     while (head := content[at]) != 0:
@@ -109,7 +109,7 @@ def _struct(content: mmap | bytes, at: int, depth: int = 0) -> tuple[dict[int, A
 def _value(content: mmap | bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
     if depth > _MAX_DEPTH:
         raise ValueError("too deep")
-    if kind in (1, 2):  # a boolean is in its type
+    if kind in (1, 2):  # the type of a boolean is its value
         return kind == 1, at
     if kind == 3:
         return content[at], at + 1
@@ -117,7 +117,7 @@ def _value(content: mmap | bytes, at: int, kind: int, depth: int) -> tuple[Any, 
         return _integer(content, at)
     if kind == 7:
         return None, at + 8
-    if kind == 8:  # text, such as the least value: passed over
+    if kind == 8:  # text, such as the least value: skipped
         length, at = _varint(content, at)
         return None, at + length
     if kind == 12:

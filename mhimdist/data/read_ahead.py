@@ -1,4 +1,4 @@
-"""The batches of an epoch, each made while the one before it is used.
+"""`read_ahead`: the batches of an epoch, each prepared while the previous one is in use.
 
 Dimensions: T instances of a batch, D features.
 """
@@ -26,7 +26,7 @@ _ALIGNMENT = 64
 
 
 class Batches(Protocol):
-    """An iterator of batches that is also a context: leaving it early ends what works for it."""
+    """An iterator over batches that is also a context; leaving the context ends its background work."""
 
     def __iter__(self) -> Iterator[PackedBags]: ...
 
@@ -45,17 +45,17 @@ def read_ahead(
     device: torch.device | str = "cpu",
     loading: Loading | None = None,
 ) -> Batches:
-    """Iterate over the batches of some steps in their order, read by what the configuration names.
+    """Iterate over the batches of some steps in their order, with the reader that the configuration names.
 
-    Every reader gives the same bits in the same order, so a run may change it, and goes on in the middle of
-    an epoch by being given the steps that are left.
+    Every reader makes the same bits in the same order, so a run may change its reader, and it resumes within
+    an epoch from the remaining steps.
 
     Args:
         bags: the data set.
-        steps: rows of the bags of each step; a step may be empty.
+        steps: row numbers of each step's bags; a step may be empty.
         dtype: floating dtype of the features.
-        device: where the batches are wanted.
-        loading: which reader; its defaults where it is None.
+        device: device of the batches.
+        loading: settings of the reader; None for the defaults.
 
     Raises:
         ConfigError: the reader is not installed, or cannot read this data set.
@@ -68,7 +68,7 @@ def read_ahead(
     if isinstance(bags, DeviceBags):
         return Unbuffered(bags, steps, dtype=dtype, device=device)
     if loading.reader == "dali" and not isinstance(bags, RamBags):
-        from mhimdist.data.dali import DaliBatches  # heavy: only for who asks for it
+        from mhimdist.data.dali import DaliBatches  # a heavy import, only if it is needed
 
         return DaliBatches(bags, steps, dtype=dtype, device=device)
     if not loading.read_ahead:
@@ -77,7 +77,7 @@ def read_ahead(
 
 
 class Unbuffered:
-    """The batches made when they are asked for."""
+    """The batches of some steps, each made on request."""
 
     def __init__(self, bags: BagSource, steps: Steps, *, dtype: torch.dtype, device: torch.device) -> None:
         """Read nothing yet.
@@ -101,13 +101,13 @@ class Unbuffered:
 
 
 class ReadAhead:
-    """The batches made by a thread, one ahead of the consumer, in memory that is used again and again.
+    """The batches of some steps, made by a thread one step ahead of the consumer, in memory that is reused.
 
-    Even steps are laid at the start of one buffer and odd ones at its end; it is as large as the two largest
-    neighbours together, and on the way to a GPU it is pinned. A step's half is filled again only when no
-    tensor or array shares it any more, whoever still held one. A consumer who is faster makes the next batch
-    itself; if it holds old ones, that gets memory of its own. On a GPU, batches are copied by a stream of
-    their own, in the dtype they are stored in, and converted there.
+    Even steps are at the start of one buffer and odd steps at its end. The buffer is as large as the two
+    largest neighbouring steps together, and pinned for a GPU. The thread refills a step's half only when no
+    tensor or array shares it any more. A faster consumer makes the next batch itself; if it still holds the
+    batch in that half, the new batch gets other memory. For a GPU, a separate stream copies batches in their
+    stored dtype, and the GPU converts them.
     """
 
     def __init__(
@@ -119,19 +119,19 @@ class ReadAhead:
             bags, steps, dtype, device: as for `read_ahead`.
 
         Raises:
-            DataError: the buffer is larger than the memory that this process can have.
+            DataError: the buffer needs more memory than this process can have.
         """
         self._bags, self._steps, self._dtype, self._device = bags, steps, dtype, torch.device(device)
         self._is_cuda = self._device.type == "cuda"
         stored = dtype if isinstance(bags, RamBags) else getattr(bags, "dtype", dtype)
         self._read_dtype = stored if self._is_cuda and stored.itemsize < dtype.itemsize else dtype
-        # A bag that need not be converted is a view of what holds it, and takes no buffer.
+        # A bag that needs no conversion is a view of its file or data set, and takes no buffer.
         self._is_view = not self._is_cuda and stored == self._read_dtype
         self._arena = self._new_arena()
         self._copied: list[torch.cuda.Event | None] = [None, None]
         self._stream = torch.cuda.Stream(self._device) if self._is_cuda else None
         self._given = self._claimed = 0  # steps handed to the consumer; steps made or being made
-        self._is_making = self._is_closed = False  # of the thread
+        self._is_making = self._is_closed = False  # state of the thread
         self._ready: PackedBags | BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="read-ahead", daemon=True)
         self._thread.start()
@@ -143,7 +143,7 @@ class ReadAhead:
         """The next step's batch.
 
         Raises:
-            What reading the step raised, in its place in the order.
+            Exception: the read of this step raised it, in the background or here.
         """
         if self._given == len(self._steps) or self._is_closed:
             raise StopIteration
@@ -153,7 +153,7 @@ class ReadAhead:
                 changed.wait()
             if self._ready is not None:
                 made, self._ready = self._ready, None
-            else:  # the thread has not begun: not to wait until it is scheduled, the step is made here
+            else:  # the thread has not begun; the step is made here, which saves the wait for its scheduling
                 number, self._claimed = self._claimed, self._claimed + 1
             changed.notify_all()
         self._given += 1
@@ -173,7 +173,7 @@ class ReadAhead:
         self.close()
 
     def close(self) -> None:
-        """End the thread; batches that were given out stay valid."""
+        """End the thread; batches already handed out stay valid."""
         with self._arena.changed:
             self._is_closed = True
             self._arena.changed.notify_all()
@@ -200,14 +200,14 @@ class ReadAhead:
             made: PackedBags | BaseException
             try:
                 made = self._make(number)
-            except BaseException as error:  # the consumer's to handle
+            except BaseException as error:  # the consumer handles it
                 made = error
             with changed:
                 self._ready, self._is_making = made, False
                 changed.notify_all()
             if isinstance(made, BaseException):
                 return
-            del made  # or the batch would count as in use
+            del made  # otherwise the batch would count as in use
 
     def _new_arena(self) -> "_Arena":
         row_bytes = self._bags.num_features * self._read_dtype.itemsize
@@ -221,7 +221,7 @@ class ReadAhead:
         what = ""
         if bytes_S and bytes_S[largest]:
             what = memory.describe(self._bags, self._steps[largest], self._read_dtype)
-        return _Arena(bytes_S, pinned=self._is_cuda, what=f"{what}, with the step beside it")
+        return _Arena(bytes_S, pinned=self._is_cuda, what=f"{what}, with the neighbouring step")
 
     def _make(self, number: int) -> PackedBags:
         rows = self._steps[number]
@@ -235,7 +235,7 @@ class ReadAhead:
         if self._stream is None:
             return batch
         features_TD = batch.features_TD
-        if features_TD.data_ptr() != buffer_TD.data_ptr():  # the mapped file, which a GPU reads slowly
+        if features_TD.data_ptr() != buffer_TD.data_ptr():  # a view of the mapped file; a GPU reads it slowly
             features_TD = buffer_TD.copy_(features_TD)
         with torch.cuda.stream(self._stream):
             on_device = replace(batch, features_TD=features_TD).to(self._device)
@@ -245,7 +245,7 @@ class ReadAhead:
         return on_device
 
     def _hand_over(self, batch: PackedBags) -> None:
-        """Let the consumer's stream wait for the copy, and keep the memory until it is done with it."""
+        """Make the consumer's stream wait for the copy, and keep the memory until that stream has used it."""
         consumer = torch.cuda.current_stream(self._device)
         assert self._stream is not None
         consumer.wait_stream(self._stream)
@@ -254,13 +254,13 @@ class ReadAhead:
 
 
 class _Arena:
-    """One buffer for two steps at a time, that knows which of its halves are in use.
+    """A buffer for two steps at a time, which knows which of its halves are in use.
 
-    A lease is a tensor over a numpy view of the buffer. torch keeps that very view alive as long as any
-    tensor, or array of one, shares the memory, so its weak reference tells when the memory is free.
+    A lease is a tensor over a numpy view of the buffer. torch keeps this view alive as long as any tensor, or
+    array of a tensor, shares the memory, so a weak reference to the view tells when the memory is free.
 
     Attributes:
-        changed: notified when a half becomes free; the condition of all of `ReadAhead`'s state.
+        changed: condition that guards all state of `ReadAhead`; notified when a half becomes free.
     """
 
     def __init__(self, bytes_S: Sequence[int], *, pinned: bool, what: str) -> None:
@@ -272,18 +272,18 @@ class _Arena:
         self.changed = threading.Condition()
 
     def is_free(self, number: int) -> bool:
-        """Whether nobody uses what a step of this number would overwrite."""
+        """Whether the memory that a step of this number would overwrite is unused."""
         lease = self._leases[number % 2]
         return lease is None or lease() is None
 
     def give_back(self) -> None:
-        """Leave the memory to the next arena of this process, once nobody uses it any more."""
+        """Pass the memory to the next arena of this process, once it is unused."""
         self._is_closed = True
         if self.is_free(0) and self.is_free(1):
             _spare[self._pinned] = self._buffer
 
     def lease(self, number: int, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-        """Memory for a step, in its half where that is free."""
+        """Memory for a step: its half of the buffer if that is free, otherwise new memory."""
         num_bytes = shape[0] * shape[1] * dtype.itemsize
         if not self.is_free(number):
             return torch.empty(shape, dtype=dtype)
@@ -300,7 +300,7 @@ class _Arena:
         return torch.from_numpy(view).view(dtype).view(shape)
 
 
-_spare: dict[bool, np.ndarray] = {}  # the last arena's, pinned or not: its pages need not be asked for again
+_spare: dict[bool, np.ndarray] = {}  # last arena's buffer, by pinned or not; saves the request for new pages
 
 
 def _buffer(num_bytes: int, *, pinned: bool, what: str) -> np.ndarray:

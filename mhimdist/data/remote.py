@@ -1,6 +1,6 @@
-"""Where a data set lives: a folder of this machine, or a place that a file system library reads.
+"""The location of a data set: a folder of this machine, or a URL that a file system library reads.
 
-Only schemes that name a place are taken. Of `webdataset`'s and fsspec's, `pipe:` and the like would run a
+Only schemes that name a place are allowed. In `webdataset` and fsspec, schemes such as `pipe:` would run a
 command, and chained URLs could hide one.
 """
 
@@ -26,10 +26,10 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):(?!\\)")
 
 
 def is_remote(location: Location) -> bool:
-    """Whether a location is a URL; a folder that exists under this very name is none.
+    """Whether a location is a URL; an existing folder of exactly this name is not.
 
     Raises:
-        ConfigError: it is a URL of a scheme that is not allowed, or one that holds a password.
+        ConfigError: the scheme of the URL is not allowed, or the URL holds a password.
     """
     if isinstance(location, Path) or not (match := _URL.match(location)) or os.path.isdir(location):
         return False
@@ -47,7 +47,11 @@ def is_remote(location: Location) -> bool:
 
 
 def absolute(location: Location) -> Location:
-    """The location in a form that means the same in any working directory."""
+    """The location in a form that is valid in any working directory.
+
+    Raises:
+        ConfigError: as in `is_remote`.
+    """
     if is_remote(location):
         return str(location).rstrip("/")
     return Path(str(location).removeprefix("file://")).expanduser().resolve()
@@ -56,7 +60,7 @@ def absolute(location: Location) -> Location:
 class RemoteFolder:
     """A folder of files behind a URL, read through `pyarrow.fs` or fsspec.
 
-    Credentials, endpoints and regions come from the environment as the libraries define it
+    Credentials, endpoints and regions come from the environment variables that these libraries define
     (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, ...).
 
     Attributes:
@@ -64,11 +68,11 @@ class RemoteFolder:
     """
 
     def __init__(self, url: str) -> None:
-        """Connect to nothing yet, except where a library must ask for a bucket's region.
+        """Connect only if a library must look up the region of a bucket.
 
         Raises:
             ConfigError: the scheme is not allowed, or its library is not installed.
-            RemoteDataError: the place does not answer.
+            RemoteDataError: the server does not answer.
         """
         if not is_remote(url):
             raise ConfigError(f"data {url!r}: expected a URL")
@@ -81,16 +85,16 @@ class RemoteFolder:
                 self._files, self._root = _fsspec(url.rstrip("/"))
         except ImportError as error:
             raise ConfigError(
-                f"data {self.name!r}: a library for {self._scheme} is missing: {error}"
+                f"data {self.name!r}: the library for {self._scheme} is not installed: {error}"
             ) from None
-        except Exception as error:  # of the library behind the scheme, which has errors of its own
+        except Exception as error:  # the library behind each scheme has its own errors
             raise RemoteDataError(f"{self.name} cannot be reached: {_reason(error)}") from error
 
     def sizes(self) -> dict[str, int] | None:
-        """Bytes of every file by name; None where the protocol cannot list a folder.
+        """The bytes of every file by name; None if the protocol cannot list a folder.
 
         Raises:
-            RemoteDataError: there is no such folder, or it cannot be listed.
+            RemoteDataError: the folder does not exist or cannot be listed.
         """
         if self._scheme in ("http", "https"):
             return None
@@ -104,10 +108,10 @@ class RemoteFolder:
         return {info.base_name: info.size for info in found if info.type == pafs.FileType.File}
 
     def read(self, name: str, max_bytes: int) -> bytes:
-        """A small file's content; if it is longer than `max_bytes`, more of it than that, but not all.
+        """The content of a small file; of a longer file, somewhat more than `max_bytes` from its start.
 
         Raises:
-            FileNotFoundError: there is none of this name.
+            FileNotFoundError: no file has this name.
             RemoteDataError: it cannot be read.
         """
         content = bytearray()
@@ -118,17 +122,17 @@ class RemoteFolder:
         return bytes(content)
 
     def stream(self, name: str) -> Iterator[bytes]:
-        """A file's content, chunk by chunk.
+        """The content of a file, chunk by chunk.
 
         Raises:
-            FileNotFoundError, RemoteDataError: as for `read`.
+            FileNotFoundError, RemoteDataError: as in `read`.
         """
         try:
             with self._open(name) as file:
                 while chunk := file.read(CHUNK_BYTES):
                     yield chunk
         except FileNotFoundError as error:
-            # fsspec says so of a server that does not answer, too.
+            # fsspec also raises this if the server does not answer.
             cause = error.__cause__
             if isinstance(cause, FileNotFoundError | None) or getattr(cause, "status", None) == 404:
                 raise FileNotFoundError(f"{self.name}/{name}") from None
@@ -139,13 +143,13 @@ class RemoteFolder:
     def _open(self, name: str) -> BinaryIO:
         if self._scheme in ARROW_SCHEMES:
             return self._files.open_input_stream(f"{self._root}/{name}")
-        # Not through pyarrow's handler of fsspec, which asks for every file twice.
+        # Not through pyarrow's fsspec handler, which requests every file twice.
         return self._files.open(self._path(name), "rb")
 
     def _path(self, name: str) -> str:
         if self._scheme not in ("http", "https"):
             return f"{self._root}/{name}"
-        parts = urlsplit(self._root)  # a query, an access token say, stays behind the path
+        parts = urlsplit(self._root)  # the query, for example an access token, stays after the path
         return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
 
 
@@ -156,15 +160,15 @@ def _fsspec(url: str) -> tuple[Any, str]:
     if url.lower().startswith("http"):
         import aiohttp
 
-        # A shard may take longer than the 5 minutes that aiohttp gives a request; silence may not. Blocks of
-        # 0 bytes stream a file once, which every server can, instead of asking for ranges.
+        # aiohttp ends a request after 5 minutes, but a shard may take longer; only silence is limited here.
+        # Blocks of 0 bytes stream a file once, which every server can, instead of requesting ranges.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
         options = {"client_kwargs": {"timeout": timeout}, "block_size": 0}
     return fsspec.core.url_to_fs(url, **options)
 
 
 def _shown(url: str) -> str:
-    """A URL without what may be secret: password and query."""
+    """A URL without its possible secrets, password and query."""
     head = url.split("?", 1)[0]
     return re.sub(r"//[^/@]*@", "//***@", head)
 

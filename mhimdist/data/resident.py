@@ -1,4 +1,4 @@
-"""Data sets held whole in memory: once for all processes of a node, or on a device.
+"""Data sets held whole in memory: in one copy for all processes of a node, or on a device.
 
 Dimensions: N bags of the data set, T instances of a batch or of all bags, B bags of a batch, D features.
 """
@@ -30,23 +30,23 @@ SHARED_MEMORY = Path("/dev/shm")
 def resident(
     bags: BagSource, cache: Literal["none", "ram", "device"], device: torch.device | str = "cpu"
 ) -> BagSource:
-    """The data set, held where the configuration says; the last one asked for is kept by the process.
+    """The data set, held where the configuration says; the process keeps the last one that was requested.
 
     Args:
         bags: the data set.
         cache: "none" reads each batch from its shards, "ram" holds all bags in the node's shared memory,
-            "device" on the device.
-        device: of the run, for "device".
+            "device" holds them on the device.
+        device: device of the run, for "device".
 
     Raises:
-        ConfigError: it does not fit.
+        ConfigError: the data set does not fit on the device; `RamBags` raises it on the first load.
     """
     if cache == "none" or isinstance(bags, _ResidentBags):
         return bags
     global _last
     made_of = bags, cache, str(device)
     if _last is None or _last[0] != made_of:
-        _last = None  # frees its memory first
+        _last = None  # frees the old one's memory first
         _last = made_of, RamBags(bags) if cache == "ram" else DeviceBags(bags, device)
     return _last[1]
 
@@ -55,10 +55,10 @@ _last: tuple[tuple[BagSource, str, str], BagSource] | None = None
 
 
 class _ResidentBags:
-    """What both kinds share: the data set's table, and a bag's rows in the features of all bags.
+    """Base of both kinds: the data set's table, and each bag's rows in the features of all bags.
 
     Attributes:
-        As of `BagSource`.
+        See `BagSource`.
     """
 
     def __init__(self, bags: BagSource) -> None:
@@ -81,9 +81,14 @@ class _ResidentBags:
         *,
         out: Tensor | None = None,
     ) -> PackedBags:
-        """The bags of these rows, packed, their features in `dtype`, on the device that holds them.
+        """The bags of these rows, packed in this order, in `dtype` and on the device that holds them.
 
-        A single bag that is held in `dtype` is not copied: its tensor is to be read and not written.
+        A single bag that is held in `dtype` is not copied: read its tensor, but do not write to it.
+
+        Args:
+            rows: row numbers; an empty sequence returns a batch of no bags.
+            dtype: floating dtype of the batch's features.
+            out: a buffer of `dtype`, at least T x D, for features that are converted or copied.
         """
         rows_B = np.asarray(rows, np.int64)
         sizes_B = torch.from_numpy(self.sizes_N[rows_B])
@@ -112,13 +117,13 @@ class _ResidentBags:
 
 
 class DeviceBags(_ResidentBags):
-    """A data set on a device, in the dtype it is stored in, one copy for this process."""
+    """A data set on a device, in its stored dtype, in one copy for this process."""
 
     def __init__(self, bags: BagSource, device: torch.device | str) -> None:
         """Read all bags.
 
         Raises:
-            ConfigError: the device has no room for them.
+            ConfigError: they do not fit on the device.
         """
         super().__init__(bags)
         device = torch.device(device)
@@ -127,7 +132,7 @@ class DeviceBags(_ResidentBags):
         if needed > 0.9 * free:
             raise ConfigError(
                 f"loading.cache=device: the features are {memory.gib(needed)}, {device} has "
-                f"{memory.gib(free)} free (a tenth stays so); use ram or none"
+                f"{memory.gib(free)} free, a tenth of which must stay free; use ram or none"
             )
         shape = int(self._starts_N1[-1]), self.num_features
         self._features_AD = torch.empty(shape, dtype=self.dtype, device=device)
@@ -138,16 +143,16 @@ class DeviceBags(_ResidentBags):
 
 
 class RamBags(_ResidentBags):
-    """A data set in this node's shared memory, in the dtypes asked for, one copy for all processes.
+    """A data set in this node's shared memory, in the requested dtypes, in one copy for all processes.
 
-    The first process converts all bags into a file in `SHARED_MEMORY`, the others wait for it and map the
-    same pages. Each holds a lock of it that ends with the process, however it ends. When the last one has,
-    the file is removed: by that process, or if it was killed, by a small one that waits for nothing else.
-    What is left where that was killed, too, is removed by the next process that keeps a data set so.
+    The first process converts all bags into a file in `SHARED_MEMORY`; the others wait for it and map the
+    same pages. Each process holds a lock on the file until it ends in any way. The last process removes the
+    file; if it is killed, a small process that only waits for this removes the file. If that one is killed,
+    too, the next process that holds a data set this way removes the file.
 
-    That lock is a shared flock(2), taken by hand: any number of readers hold it at once, and whoever removes
-    the file takes it exclusively. `files.Lock` is exclusive only, and the shared lock of `filelock` keeps an
-    SQLite file beside each.
+    The lock is a shared flock(2), used directly: any number of readers hold it at once, and the process that
+    removes the file takes it exclusively. `files.Lock` is exclusive only, and the shared lock of `filelock`
+    needs an SQLite file for each lock.
     """
 
     def __init__(self, bags: BagSource) -> None:
@@ -168,14 +173,14 @@ class RamBags(_ResidentBags):
         except OSError as error:
             raise ConfigError(f"loading.cache=ram: {folder}: {error.strerror}; use none") from None
         if folder.stat().st_uid != os.getuid():
-            raise ConfigError(f"loading.cache=ram: {folder} belongs to another user")
+            raise ConfigError(f"loading.cache=ram: {folder} belongs to another user; use none")
         path = folder / f"{bag_id(self.digest):016x}-{str(dtype).removeprefix('torch.')}"
         with _lock(path):
             file = _in_use(path)
             if file is None:
                 _remove_unused(folder)
                 file = self._build(path, dtype)
-            with path.open("rb") as same:  # a map keeps a lock of the very file that it is made of
+            with path.open("rb") as same:  # a map keeps the lock of the file object that it is made from
                 mapped = mmap.mmap(same.fileno(), 0, access=mmap.ACCESS_COPY)
         weakref.finalize(self, _release, path, file)
         shape = int(self._starts_N1[-1]), self.num_features
@@ -188,7 +193,7 @@ class RamBags(_ResidentBags):
         if needed > 0.9 * free:
             raise ConfigError(
                 f"loading.cache=ram: the features are {memory.gib(needed)} as {dtype}, {SHARED_MEMORY} has "
-                f"{memory.gib(free)} free (a tenth stays so); use none"
+                f"{memory.gib(free)} free, a tenth of which must stay free; use none"
             )
         part = path.with_name(f"{path.name}-{uuid.uuid4().hex}.part")
         file = part.open("x+b")
@@ -217,19 +222,19 @@ def _fill(features_AD: Tensor, bags: BagSource, starts_N1: np.ndarray) -> None:
 
 
 def _in_use(path: Path) -> BinaryIO | None:
-    """The file, marked as in use until it is closed; None if there is none."""
+    """The opened file, which counts as in use until it is closed; None if it does not exist."""
     while path.exists():
         with suppress(FileNotFoundError):
             file = path.open("rb")
             fcntl.flock(file, fcntl.LOCK_SH)
             if os.fstat(file.fileno()).st_nlink:
                 return file
-            file.close()  # removed between the two
+            file.close()  # removed between the open and the lock
     return None
 
 
 def _release(path: Path, file: BinaryIO) -> None:
-    """Let go of a data set in shared memory, and remove it if nobody else uses it."""
+    """Release a data set in shared memory, and remove it if no other process uses it."""
     file.close()
     with suppress(OSError), _lock(path):
         _remove_if_unused(path)
@@ -239,7 +244,7 @@ _AFTER_USE = """
 import fcntl, os, sys
 file = os.open(sys.argv[1], os.O_RDONLY)
 if os.fork():
-    os._exit(0)  # the child belongs to nobody: who ends its parent's children spares it
+    os._exit(0)  # the child is then nobody's child: a kill of its parent's children spares it
 fcntl.flock(file, fcntl.LOCK_EX)
 for path in sys.argv[1:]:
     try:
@@ -251,9 +256,9 @@ for path in sys.argv[1:]:
 
 
 def _remove_after_use(*paths: Path) -> None:
-    """Have a file, under whichever of these names, removed when no process has a lock of it any more.
+    """Start a process that removes a file, under any of these names, once no process has a lock on it.
 
-    A killed process removes nothing itself, and Ray ends its workers so.
+    A killed process removes nothing itself, and Ray kills its workers.
     """
     command = [sys.executable, "-I", "-S", "-c", _AFTER_USE, *map(str, paths)]
     none = subprocess.DEVNULL
@@ -273,7 +278,7 @@ def _remove_if_unused(path: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(file.fileno()).st_nlink:
                 path.unlink()
-        except BlockingIOError:  # used by others, or just being removed: then wait for that
+        except BlockingIOError:  # others use it, or are just removing it: wait for the removal
             fcntl.flock(file, fcntl.LOCK_SH)
 
 

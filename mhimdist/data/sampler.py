@@ -1,7 +1,7 @@
-"""Which worker reads which bags in which step of an epoch.
+"""The plan of an epoch: which worker reads which bags in which step.
 
-Everything here is a pure function of its arguments, so that a run that was cut off, or a worker that joins
-late, finds its place without a word from anybody.
+Everything here is a pure function of its arguments, so an interrupted run, or a worker that joins late, finds
+its place without communication.
 
 Dimensions: K bags of an epoch, S steps, S1 = S + 1 offsets, N bags of the data, W workers.
 """
@@ -25,9 +25,9 @@ class EpochPlan:
     """The bags of every step and worker; `plan[step][rank]` lists positions in the epoch's `sizes`.
 
     Attributes:
-        bags_K: int64 positions of the bags, step after step, in a step as they are dealt.
-        ranks_K: int64 worker of each.
-        starts_S1: int64 offsets of the steps in both; the first is 0, the last K.
+        bags_K: int64 positions of the bags, step after step, within a step in the order in which it is dealt.
+        ranks_K: int64 worker of each of these bags.
+        starts_S1: int64 offsets of the steps in both arrays; the first is 0, the last K.
         world_size: number of workers.
     """
 
@@ -49,21 +49,21 @@ class EpochPlan:
         return ranks
 
     def of_rank(self, rank: int, from_step: int = 0) -> list[np.ndarray]:
-        """The positions that a worker reads in each step, int64; none at all in some."""
+        """The int64 positions that a worker reads in each step from `from_step` on; may be empty in some."""
         mine_K = self.ranks_K == rank
         starts_S1 = np.concatenate([[0], mine_K.cumsum()])[self.starts_S1]
         return np.split(self.bags_K[mine_K], starts_S1[1:-1])[from_step:]
 
     def num_bags(self, step: int) -> int:
-        """Bags of a step, over all workers."""
+        """Number of bags in a step, over all workers."""
         return int(self.starts_S1[step + 1] - self.starts_S1[step])
 
     def num_bags_before(self, step: int) -> int:
-        """Bags of all steps before this one, over all workers."""
+        """Number of bags in all steps before this one, over all workers."""
         return int(self.starts_S1[step])
 
     def loads_SW(self, sizes: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Instances of every step and worker, int64 S x W."""
+        """Number of instances per step and worker, int64 S x W."""
         steps_K = np.repeat(np.arange(len(self)), np.diff(self.starts_S1))
         loads_SW = np.zeros((len(self), self.world_size), np.int64)
         np.add.at(loads_SW, (steps_K, self.ranks_K), np.asarray(sizes, np.int64)[self.bags_K])
@@ -71,26 +71,27 @@ class EpochPlan:
 
 
 def epoch_order(num_bags: int, *, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of all bags, int64: a pure function of seed and epoch.
+    """An int64 permutation of all bags, a pure function of seed and epoch.
 
     Args:
-        num_bags: of the training set.
-        seed: of the run.
-        epoch: counted from 0.
+        num_bags: number of bags in the training set.
+        seed: seed of the run.
+        epoch: number of the epoch, from 0.
     """
     return _generator(seed, epoch, "order").permutation(num_bags)
 
 
 def balanced_order(labels: Sequence[int] | np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
-    """As many bags as there are, int64, with every class as often as any other.
+    """An epoch of as many bags as the data has, int64 positions, with every class equally often.
 
-    Of N bags of C classes an epoch draws N / C of each class (one more of the first N mod C classes). A
-    class's draws run through one shuffle of its bags after another, over the ends of epochs: after any number
-    of epochs no bag of a class was drawn twice more often than another of it.
+    From N bags of C classes an epoch draws N / C per class (one more from the first N mod C classes). The
+    draws of a class run through one shuffle of its bags after another, across epochs: after any number of
+    epochs, the draws of any two bags of a class differ by at most one.
 
     Args:
         labels: class of each bag.
-        seed, epoch: decide the order.
+        seed: seed of the run; decides the order with `epoch`.
+        epoch: number of the epoch, from 0.
     """
     labels_N = np.asarray(labels)
     classes = np.unique(labels_N)
@@ -116,20 +117,22 @@ def epoch_plan(
     world_size: int = 1,
     balance_labels: Sequence[int] | np.ndarray | None = None,
 ) -> EpochPlan:
-    """The bags of every step and worker.
+    """Plan the bags of every step and worker of an epoch.
 
-    Every bag comes exactly once an epoch (or every class equally often), every worker has the same number of
-    steps, and a step has the same bags whatever the number of workers. Within a step the largest bags are
-    dealt out first, each to the pile with the fewest instances so far; the heaviest pile goes to the worker
-    that has had the fewest instances this epoch. In a step of few bags a worker may have none.
+    An epoch has every bag exactly once (or every class equally often), every worker has the same number of
+    steps, and a step has the same bags for any number of workers. Within a step the largest bags are dealt
+    first, each to the pile with the fewest instances so far; the heaviest pile goes to the worker with the
+    fewest instances so far in this epoch. In a step of few bags a worker may have none.
 
     Args:
         sizes: number of instances of each bag.
-        seed, epoch: decide the order.
-        bags_per_step: bags of a step over all workers, at most.
-        max_instances: instances of a step over all workers, at most, except where a single bag has more.
+        seed: seed of the run; decides the order with `epoch`.
+        epoch: number of the epoch, from 0.
+        bags_per_step: most bags per step, over all workers.
+        max_instances: most instances per step, over all workers; only a single larger bag may exceed it. None
+            is no limit.
         world_size: number of workers.
-        balance_labels: classes of the bags, to draw every class equally often (`balanced_order`); None takes
+        balance_labels: class of each bag, to draw every class equally often (`balanced_order`); None takes
             every bag once.
     """
     sizes_N = np.asarray(sizes, np.int64)
@@ -139,7 +142,7 @@ def epoch_plan(
         order_K = balanced_order(balance_labels, seed=seed, epoch=epoch)
     starts_S1 = _cut(sizes_N[order_K], bags_per_step, max_instances)
     steps_K = np.repeat(np.arange(len(starts_S1) - 1), np.diff(starts_S1))
-    # By step, in a step the largest first, of equals the lower position.
+    # By step, within a step the largest first, among equals the lower position first.
     order_K = order_K[np.lexsort((order_K, -sizes_N[order_K], steps_K))]
     ranks_K = _deal(sizes_N[order_K], starts_S1, world_size)
     return EpochPlan(order_K, ranks_K, starts_S1, world_size)
@@ -148,20 +151,20 @@ def epoch_plan(
 def warn_of_larger_bags(
     bags: BagSource, max_instances: int | None, rows: np.ndarray | slice = slice(None)
 ) -> None:
-    """Warn if bags are larger than a step may be: the limit then bounds neither memory nor time.
+    """Warn if bags are larger than the limit of a step, which then bounds neither memory nor time.
 
     Args:
         bags: the data set.
-        max_instances: the limit of a step; None is no limit.
-        rows: the bags to look at; all by default.
+        max_instances: most instances per step; None is no limit.
+        rows: rows of the bags to check; all by default.
     """
     sizes_N = bags.sizes_N[rows]
     if max_instances is None or not (larger := int((sizes_N > max_instances).sum())):
         return
     most = int(np.arange(len(bags.keys))[rows][sizes_N.argmax()])
     warnings.warn(
-        f"max_instances={max_instances} is less than {larger} of {len(sizes_N)} bags have: each of "
-        "them is a step of its own, whose memory and time the limit does not bound; the largest, "
+        f"max_instances={max_instances}: {larger} of {len(sizes_N)} bags have more. Each of them gets a "
+        "step to itself, and the limit does not bound the memory and time of that step; the largest, "
         f"{bags.keys[most]!r}, has {bags.sizes_N[most]}",
         ConfigWarning,
         stacklevel=3,
@@ -174,10 +177,10 @@ def _generator(seed: int, turn: int, purpose: str) -> np.random.Generator:
 
 
 def _cut(sizes_K: np.ndarray, bags_per_step: int, max_instances: int | None) -> np.ndarray:
-    """Offsets of the steps of an order, as few steps as both limits allow.
+    """Offsets of the steps of an order, with as few steps as both limits allow.
 
-    Under a limit of instances the steps are made about equally large: the last one would else be a rest of a
-    few bags, which cannot be dealt out evenly.
+    Under a limit of instances the steps are made about equally large; otherwise the last one would be a rest
+    of a few bags, which cannot be dealt evenly.
     """
     if max_instances is None:
         return np.append(np.arange(0, len(sizes_K), bags_per_step), len(sizes_K))
@@ -205,15 +208,15 @@ def _greedy(sums: list[int], bags_per_step: int, max_instances: int) -> list[int
 
 
 def _deal(sizes_K: np.ndarray, starts_S1: np.ndarray, world_size: int) -> np.ndarray:
-    """The worker of every bag, given the bags by step, in a step the largest first."""
+    """The worker of every bag, from the sizes by step, within a step the largest first."""
     ranks_K = np.zeros(len(sizes_K), np.int64)
     if world_size == 1:
         return ranks_K
-    totals = [(0, rank) for rank in range(world_size)]  # a heap, over all steps so far
+    totals = [(0, rank) for rank in range(world_size)]  # a heap of the loads of all steps so far
     sizes, starts = sizes_K.tolist(), starts_S1.tolist()
     for start, end in pairwise(starts):
         num_piles = min(world_size, end - start)
-        piles = [(0, pile) for pile in range(num_piles)]  # a heap, of this step
+        piles = [(0, pile) for pile in range(num_piles)]  # a heap of the loads of this step
         pile_of = []
         for size in sizes[start:end]:
             load, pile = piles[0]

@@ -1,4 +1,4 @@
-"""A node's copy of remote shards: whole, checked on arrival, and brought once for all its processes."""
+"""`ShardCache`: a node's copies of remote shards, checked on arrival and shared by all its processes."""
 
 import errno
 import hashlib
@@ -17,7 +17,7 @@ from mhimdist.errors import ConfigError, CorruptShard, RemoteDataError
 from mhimdist.files import Lock
 
 ATTEMPTS = 3
-"""How often a shard is fetched before its last error counts."""
+"""Number of times that a shard is fetched before its error is raised."""
 
 _RETRY_S = 0.5
 _POLL_S = 0.05
@@ -26,30 +26,34 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def default_folder() -> Path:
-    """`MHIMDIST_SHARD_CACHE`, or a folder of this user's in the node's temporary one."""
+    """`MHIMDIST_SHARD_CACHE`, otherwise a folder for this user in the node's temporary folder."""
     given = os.environ.get("MHIMDIST_SHARD_CACHE")
     return Path(given or f"{tempfile.gettempdir()}/mhimdist-shards-{os.getuid()}").expanduser().absolute()
 
 
 class ShardCache:
-    """Shards as files named by their sha256, so that equal shards of several data sets are one file.
+    """Shards as files named by their sha256, so that equal shards of different data sets share one file.
 
-    A file appears when it is whole and its hash right, and is never changed; so a reader needs no lock. Who
-    misses one takes that shard's lock, brings it and publishes it, and the others wait for this. The least
-    recently opened are removed for a new one, at the limit or where the disk is full before; files of other
-    names are never touched. A process that has a removed one open reads it to its end, but its disk space is
-    only free when it lets go.
+    A file appears when it is whole and its hash is right, and it never changes, so readers need no lock. A
+    process that misses a shard takes the shard's lock, fetches and publishes it, while the others wait. A new
+    shard evicts the least recently opened ones at the limit or, if that comes first, when the disk is full;
+    files with other names are never touched. A process that has an evicted shard open can read it to its end;
+    the disk space becomes free when the process closes it.
 
     Attributes:
-        folder: of this node, private to the user.
-        limit_bytes: what all files together may take, those on their way included.
+        folder: the cache folder on this node, private to the user.
+        limit_bytes: most bytes of all files together, including those that are being fetched.
     """
 
     def __init__(self, folder: Path | None = None, limit_bytes: int = 200 << 30) -> None:
-        """Make the folder where it is missing.
+        """Create the folder if it is missing.
+
+        Args:
+            folder: the cache folder; None for `default_folder()`.
+            limit_bytes: most bytes of all files together.
 
         Raises:
-            ConfigError: the folder cannot be made, or is another user's.
+            ConfigError: the folder cannot be created, or belongs to another user.
         """
         self.folder, self.limit_bytes = folder or default_folder(), limit_bytes
         try:
@@ -60,29 +64,29 @@ class ShardCache:
             raise ConfigError(f"shard cache {self.folder} belongs to user {owner}, not to {os.getuid()}")
 
     def path(self, shard: ShardFile) -> Path:
-        """Where a shard lies if it is here."""
+        """The path of a shard in this cache, whether it is here or not."""
         return self.folder / f"{shard.sha256}.tar"
 
     def capacity_bytes(self) -> int:
-        """What shards can take here: the limit, or all that the disk has for them where that is less."""
+        """The bytes that shards can take here: the limit, or what the disk has for them if that is less."""
         return min(
             self.limit_bytes, sum(size for *_, size in self._files()) + shutil.disk_usage(self.folder).free
         )
 
     def open(self, shard: ShardFile, source: RemoteFolder) -> BinaryIO:
-        """A shard's file, fetched if it is not here yet.
+        """Open a shard's file, and fetch it first if it is not here.
 
         Raises:
-            ConfigError: the shard alone is above the limit.
-            CorruptShard: what arrives is not what the manifest describes.
-            RemoteDataError: it cannot be fetched, or the disk is full of other things.
+            ConfigError: the shard alone exceeds the limit.
+            CorruptShard: the fetched bytes are not those that the manifest describes.
+            RemoteDataError: it cannot be fetched, or other files fill the disk.
         """
         if (file := self._found(shard)) is not None:
             return file
         if shard.bytes > self.limit_bytes:
             raise ConfigError(
                 f"shard cache {self.folder}: {shard.name} has {shard.bytes} bytes, above the limit of "
-                f"{self.limit_bytes} (loading.shard_cache_gib)"
+                f"{self.limit_bytes}; raise loading.shard_cache_gib"
             )
         with self._lock_of(self.path(shard)):
             if (file := self._found(shard)) is None:
@@ -95,12 +99,12 @@ class ShardCache:
             file = self.path(shard).open("rb")
         except FileNotFoundError:
             return None
-        if os.fstat(file.fileno()).st_size != shard.bytes:  # the machine went down before it was on disk
+        if os.fstat(file.fileno()).st_size != shard.bytes:  # the machine crashed before it was on disk
             file.close()
             self.path(shard).unlink(missing_ok=True)
             return None
         with suppress(FileNotFoundError):
-            os.utime(self.path(shard))  # the time of last use, whatever the disk is mounted with
+            os.utime(self.path(shard))  # the time of last use, independent of the disk's mount options
         return file
 
     def _bring(self, shard: ShardFile, source: RemoteFolder) -> None:
@@ -124,7 +128,7 @@ class ShardCache:
             part.unlink(missing_ok=True)
 
     def _reserve(self, part: Path, num_bytes: int) -> None:
-        """Make room, and take it at once, so that what others make room for adds to it."""
+        """Make room and allocate it at once, so that other processes count it when they make room."""
         limit_bytes = self.limit_bytes
         while True:
             with Lock(self.folder / ".lock"):
@@ -142,14 +146,14 @@ class ShardCache:
                                 f"shard cache {self.folder} has no room for {num_bytes} bytes: "
                                 f"{error.strerror}"
                             ) from error
-                        limit_bytes = used + num_bytes - 1  # the disk ends before the limit: one less
+                        limit_bytes = used + num_bytes - 1  # the disk is full below the limit: evict more
                         continue
-            time.sleep(_POLL_S)  # what is left is on its way to other processes
+            time.sleep(_POLL_S)  # other processes are fetching all that is left
 
     def _evict(self, kept_bytes: int) -> int:
-        """Remove files, the least recently used first, until no more than so many bytes are left; the bytes.
+        """Remove files, the least recently used first, down to `kept_bytes`; returns the bytes that are left.
 
-        More are left where others hold what is on its way.
+        More than `kept_bytes` are left if other processes are fetching the rest.
         """
         files = self._files()
         total = sum(size for *_, size in files)
@@ -164,13 +168,13 @@ class ShardCache:
         return total
 
     def _files(self) -> list[tuple[bool, int, Path, int]]:
-        """Whether it is whole, the time of last use, the path and the bytes of each file."""
+        """Of each file: whether it is whole, its time of last use, its path and its bytes."""
         files = []
         for path in self.folder.iterdir():
             if _OURS.fullmatch(path.name):
                 with suppress(FileNotFoundError):
                     stat = path.stat()
-                    # What a killed process left half-way goes first.
+                    # Partial files of killed processes are removed first.
                     files.append((path.suffix == ".tar", stat.st_mtime_ns, path, stat.st_size))
         return files
 
@@ -179,7 +183,7 @@ class ShardCache:
 
 
 def _fetch(shard: ShardFile, source: RemoteFolder, part: Path) -> None:
-    """Write a shard to a file that is reserved for it, and check length and hash."""
+    """Write a shard into the file reserved for it, and check its length and hash."""
     digest, got = hashlib.sha256(), 0
     with part.open("r+b") as file:
         for chunk in source.stream(shard.name):

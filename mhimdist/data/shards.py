@@ -1,4 +1,4 @@
-"""`BagShards`: bags straight out of memory-mapped shards, by row number, in any order.
+"""`BagShards`: bags read from memory-mapped shards by row number, in any order.
 
 Dimensions: N bags of the data set or instances of a bag, T instances of a batch, B bags of a batch,
 D features.
@@ -45,24 +45,24 @@ from mhimdist.errors import ConfigError, CorruptShard, DataError
 class BagShards:
     """The bags of a folder that `data_prep.shard` wrote.
 
-    The manifest says where every array lies, so a bag is a view of a mapped file: nothing is parsed, copied
-    or unpickled to find it. The object may be pickled (it then carries only its place and opens that
-    again), inherited through a fork, and read from several threads.
+    The manifest has the position of every array, so a bag is a view of a mapped file: nothing is parsed,
+    copied or unpickled to find it. You may pickle the object (it then carries only its location and opens it
+    again), inherit it through a fork, and read from it in more than one thread.
 
     Attributes:
         name: the data set's name.
         classes: class names in the order of the class indices.
-        keys, slides, cases: of every bag, in the order of the rows.
+        keys, slides, cases: key, slide and case of every bag, in the order of the rows.
         labels_N: int64 class index of every bag.
         sizes_N: int64 number of instances of every bag.
         ids_N: int64 `bag_id` of every bag.
         num_features: width D of the features.
-        synthetic: whether the features were made up rather than computed from slides.
-        digest: hash of all the manifest says, the sha256 of every shard included.
-        dtype: in which the features are stored; float32 where bags differ in it.
-        stored_dtypes: the names of all that occur.
-        shards: its files, as the manifest lists them.
-        folder: where they are, as messages name it.
+        synthetic: whether the features were generated rather than computed from slides.
+        digest: hash of the manifest's content, which includes the sha256 of every shard.
+        dtype: dtype of the stored features; float32 if it differs between bags.
+        stored_dtypes: names of all stored dtypes.
+        shards: the shard files, as the manifest lists them.
+        folder: the folder of the shards, as messages name it.
     """
 
     def __init__(
@@ -72,18 +72,20 @@ class BagShards:
         verify: Literal["first_read", "never"] = "first_read",
         shard_cache: ShardCache | None = None,
     ) -> None:
-        """Open a data set; only the manifest and the shards' lengths are read.
+        """Open a data set; this reads only the manifest and the lengths of the shards.
 
         Args:
-            folder: where `manifest.parquet` and the shards are: a folder, or a URL as `data.remote` takes
-                them, whose shards are brought to this node when they are first read.
-            verify: "first_read" checks a member's crc32 and array header the first time this process
-                reads it; "never" trusts the files (those that were brought have been checked whole).
-            shard_cache: where remote shards are kept; by default a `ShardCache` as it comes.
+            folder: folder of `manifest.parquet` and the shards, local or as a URL that `data.remote` accepts;
+                remote shards are fetched to this node on their first read.
+            verify: "first_read" checks a member's crc32 and array header the first time that this process
+                reads it; "never" trusts the files (fetched ones are checked whole on arrival).
+            shard_cache: cache for remote shards; None for a `ShardCache` with its defaults.
 
         Raises:
-            ManifestError: the manifest is unusable, or shards are missing, of another length, or too many.
-            RemoteDataError: a remote folder does not answer.
+            ConfigError: `verify` is something else, or the URL or its scheme is not allowed.
+            ManifestError: the manifest is unusable, or shards are missing, have another length, or are not
+                listed.
+            RemoteDataError: the server of a remote folder does not answer.
         """
         if verify not in ("first_read", "never"):
             raise ConfigError(f"verify: expected 'first_read' or 'never', got {verify!r}")
@@ -148,22 +150,22 @@ class BagShards:
         *,
         out: Tensor | None = None,
     ) -> PackedBags:
-        """The bags of these rows, packed in this order, their features in `dtype`.
+        """The bags of these rows, packed in this order, with features in `dtype`.
 
         Features are converted in one pass from the mapped file into the batch. A single bag that is stored
-        in `dtype` is not copied at all: its tensor is the file's pages, to be read and not written.
+        in `dtype` is not copied: its tensor is the file's pages, so read it, but do not write to it.
 
         Args:
-            rows: row numbers; none at all gives a batch of no bags.
+            rows: row numbers; an empty sequence returns a batch of no bags.
             dtype: floating dtype of the batch's features.
             out: a buffer of `dtype`, at least T x D, for features that must be converted or copied. Filling
-                pages that the process already has is several times as fast as asking for new ones; the
+                pages that the process already has is several times as fast as requesting new ones; the
                 features are valid until the buffer is filled again.
 
         Raises:
-            DataError: a row is out of range, `out` is too small or of another dtype, or the batch is larger
-                than the memory that this process can have; the message names its largest bag.
-            CorruptShard: a shard's bytes are not those that the manifest describes.
+            DataError: a row is out of range, `out` is too small or of another dtype, or the batch needs more
+                memory than this process can have; the message names its largest bag.
+            CorruptShard: the bytes of a shard are not those that the manifest describes.
         """
         rows_B = self._checked(rows)
         if len(rows_B) == 1 and getattr(torch, self._dtypes[rows_B[0]]) == dtype:
@@ -176,18 +178,18 @@ class BagShards:
         return PackedBags.of_rows(self, rows_B, features_TD)
 
     def fetch_ahead(self, rows: Iterable[int]) -> None:
-        """Start to bring the shards of these rows in the order of first need, several at a time.
+        """Start to fetch the remote shards of these rows in the order of first use, several at once.
 
-        Nothing happens where the data set is larger than the node may keep: what is fetched too early would
-        push out what is needed. An error is left for the reader to meet.
+        Does nothing if the data set is larger than this node's cache: a shard fetched too early would evict
+        one that is still needed. Errors are not raised here; the read of the shard raises them.
         """
         self._mapped.fetch_ahead(self._shards[row] for row in rows)
 
     def payload(self, row: int) -> np.ndarray:
-        """A bag's features as the .npy file that its shard holds, uint8, read-only.
+        """A bag's features as the .npy file in its shard, uint8, read-only.
 
         Raises:
-            DataError, CorruptShard: as `load`.
+            DataError, CorruptShard: as in `load`.
         """
         (row,) = self._checked([row]).tolist()
         shape = int(self.sizes_N[row]), self.num_features
@@ -198,11 +200,19 @@ class BagShards:
         return array
 
     def coords(self, row: int) -> np.ndarray | None:
-        """A bag's patch positions, int32 N x 2, read-only, in the units of its source; None without."""
+        """A bag's patch positions, int32 N x 2, read-only, in the units of the source; None if it has none.
+
+        Raises:
+            DataError, CorruptShard: as in `load`.
+        """
         return self._side_array(row, "coords", COORDS_DTYPE, 2)
 
     def instance_labels(self, row: int) -> np.ndarray | None:
-        """A bag's instance labels, uint8 N, read-only; None without."""
+        """A bag's instance labels, uint8 N, read-only; None if it has none.
+
+        Raises:
+            DataError, CorruptShard: as in `load`.
+        """
         return self._side_array(row, "instance_labels", INSTANCE_LABELS_DTYPE)
 
     def _checked(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -244,13 +254,13 @@ class BagShards:
         return array
 
     def _array(self, row: int, kind: str, dtype: np.dtype, shape: tuple[int, ...]) -> tuple[mmap.mmap, int]:
-        """The mapped shard of a member, and where its array data starts; checked if it is time to."""
+        """The mapped shard of a member and the start of its array data; checks it if `verify` asks for it."""
         mapped = self._mapped.map(self._shards[row])
         offset, num_bytes, crc32 = (int(values_N[row]) for values_N in self._members[kind].values())
         if self.verify == "first_read" and (kind, row) not in self._verified:
             where = f"{self.folder}/{self._shards[row]}: {self.keys[row]}.{EXTENSIONS[kind]}"
             if mapped[offset : offset + NPY_HEADER_BYTES] != npy_header(dtype, shape):
-                raise CorruptShard(f"{where}: its header is not that of an array of {shape} {dtype.name}")
+                raise CorruptShard(f"{where}: expected the header of an array of {shape} {dtype.name}")
             with memoryview(mapped) as view, view[offset : offset + num_bytes] as payload:
                 got = zlib.crc32(payload)
             if got != crc32:
@@ -261,13 +271,13 @@ class BagShards:
 
 @lru_cache(maxsize=1)
 def open_bags(location: Location, loading: Loading | None = None) -> BagShards:
-    """A data set as a configuration wants it read; one a process, which keeps its maps and what it checked.
+    """Open a data set as a configuration says; the process keeps the last one, its maps and its checks.
 
-    Warns if a node's cache cannot keep the shards of a remote one.
+    Warns if a node's cache cannot keep all shards of a remote data set.
 
     Raises:
-        ConfigError: the cache cannot even keep the largest shard; else as `BagShards`.
-        ManifestError, RemoteDataError: as `BagShards`.
+        ConfigError: the cache cannot keep even the largest shard; otherwise as in `BagShards`.
+        ManifestError, RemoteDataError: as in `BagShards`.
     """
     loading = loading or Loading()
     if not is_remote(location):
@@ -285,8 +295,8 @@ def open_bags(location: Location, loading: Loading | None = None) -> BagShards:
         limit = f"the {memory.gib(capacity)} that the disk of the shard cache {cache.folder} has for them"
     if (total := sum(shard.bytes for shard in bags.shards)) > capacity:
         warnings.warn(
-            f"{bags.folder}: its shards have {memory.gib(total)}, above {limit}: every epoch brings them "
-            "again, a shard each time that one of its bags comes after others have pushed it out",
+            f"{bags.folder}: its shards have {memory.gib(total)}, above {limit}: every epoch fetches them "
+            "again, a shard each time that one of its bags is read after the shard was evicted",
             ConfigWarning,
             stacklevel=2,
         )
@@ -298,7 +308,7 @@ def _remote_manifest(remote: RemoteFolder) -> Manifest:
 
 
 def _look(remote: RemoteFolder) -> tuple[Manifest, dict[str, str]]:
-    """A remote folder's manifest, and how the folder differs from it, where it can be listed."""
+    """A remote folder's manifest, and the folder's faults if it can be listed."""
     try:
         content = remote.read(MANIFEST_NAME, MAX_BYTES)
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Which bags train, select and test: always whole cases, so that no patient stands on both sides."""
+"""`Split`: which bags train, select and test; always whole cases, so that no patient is in two sets."""
 
 import csv
 import hashlib
@@ -21,8 +21,8 @@ class Split:
 
     Attributes:
         train, validation, test: keys of the bags.
-        selects_on_test: the authors' protocol, in which the test bags are the validation bags too: the epoch,
-            the early stop and the threshold come from them, so that what is measured on them is optimistic.
+        selects_on_test: the authors' protocol, in which the test bags are also the validation bags: epoch,
+            early stop and threshold come from them, so metrics on them are optimistic.
     """
 
     train: tuple[str, ...]
@@ -36,22 +36,24 @@ class Split:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def check(self, keys: Sequence[str], cases: Sequence[str], labels_N: np.ndarray) -> None:
-        """Prove that the split fits the data set and that no case stands in two of its sets.
+        """Check that the split fits the data set and that no case is in two of its sets.
 
-        Only a split that says so (`selects_on_test`) may validate on its test bags, and then on all of them.
+        Only a split with `selects_on_test` may validate on its test bags, and then on all of them.
 
         Args:
-            keys, cases, labels_N: of all bags of the data set.
+            keys: key of every bag of the data set.
+            cases: case of every bag.
+            labels_N: class index of every bag.
 
         Raises:
-            SplitError: a set is empty, a bag is unknown or used twice, a case stands in two sets, or the bags
-                of a set are all of one class.
+            SplitError: a set is empty, a bag is unknown or used twice, a case is in two sets, or all bags of
+                a set have the same class.
         """
         case_of, label_of = dict(zip(keys, cases, strict=True)), dict(zip(keys, labels_N, strict=True))
         seen: dict[str, str] = {}
         sets = self.sets
         if self.selects_on_test and sets.pop("validation") != self.test:
-            raise SplitError("a split that selects on its test bags must validate on exactly these")
+            raise SplitError("a split that selects on its test bags must validate on exactly those bags")
         for name, members in sets.items():
             if not members:
                 raise SplitError(f"the {name} set is empty")
@@ -64,14 +66,14 @@ class Split:
                 raise SplitError(f"the {name} set lists a bag twice")
             if len(classes := {int(label_of[key]) for key in members}) < 2:
                 what = "there is nothing to learn" if name == "train" else "its AUC is undefined"
-                raise SplitError(f"all bags of the {name} set are of one class, {classes.pop()}: {what}")
+                raise SplitError(f"all bags of the {name} set have the same class, {classes.pop()}: {what}")
             for case in {case_of[key] for key in members}:
                 if case in seen:
-                    raise SplitError(f"case {case!r} stands in both the {seen[case]} and the {name} set")
+                    raise SplitError(f"case {case!r} is in both the {seen[case]} and the {name} set")
                 seen[case] = name
 
     def digest(self) -> str:
-        """A hash of the three sets and of what selects, 16 hex digits."""
+        """A hash of the three sets and of `selects_on_test`, 16 hex digits."""
         return hashlib.blake2b(json.dumps(asdict(self)).encode(), digest_size=8).hexdigest()
 
     def save(self, path: Path) -> None:
@@ -83,12 +85,14 @@ class Split:
         """Read a split that `save` wrote.
 
         Raises:
-            SplitError: the file is not a split.
+            SplitError: the file does not hold a split.
         """
         try:
             return cls._of(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise SplitError(f"{path} is no split of train, validation and test: {error}") from None
+            raise SplitError(
+                f"{path} does not hold a split into train, validation and test: {error}"
+            ) from None
 
     @classmethod
     def _of(cls, content: Mapping[str, Any]) -> "Split":
@@ -111,16 +115,16 @@ def splits_of(
     num_folds: int = 3,
     selects_on_test: bool = False,
 ) -> list[Split]:
-    """Splits of a data set: those of a file; otherwise one holdout; otherwise folds of whole cases.
+    """The splits of a data set: from a file, otherwise one holdout, otherwise folds of whole cases.
 
     Args:
         bags: the data set.
-        validation_share: share of the cases that validate, in [0, 1): of all cases for a holdout, of those
-            that do not test otherwise.
-        seed: of what is drawn.
-        split_file: CSV (slide,set[,fold]) or JSON; it wins over the other two.
-        test_share: share of the cases that one holdout tests on.
-        num_folds: folds, where neither of these is given.
+        validation_share: share of the cases to validate on, in [0, 1): in a holdout of all cases, otherwise
+            of the cases that do not test.
+        seed: seed of the draws.
+        split_file: CSV (slide,set[,fold]) or JSON; it takes precedence over the next two.
+        test_share: share of the cases to test on, for one holdout.
+        num_folds: number of folds if neither a file nor a test share is given.
         selects_on_test: the authors' protocol, see `Split`.
 
     Raises:
@@ -149,17 +153,19 @@ def holdout(
     selects_on_test: bool = False,
     seed: int,
 ) -> Split:
-    """One split by case, with class proportions as near to the whole's as cases allow.
+    """One split by case, with class proportions as close to those of all bags as cases allow.
 
     Args:
-        keys, cases, labels_N: of all bags.
+        keys: key of every bag.
+        cases: case of every bag.
+        labels_N: class index of every bag.
         test_share: share of the cases to test on, in (0, 1).
-        validation_share: share of the cases to select on, in (0, 1).
-        selects_on_test: as in `k_folds`, where the validation share may be 0.
-        seed: of the draw.
+        validation_share: share of the cases to select on, in (0, 1); with `selects_on_test` also 0.
+        selects_on_test: the authors' protocol, as in `k_folds`.
+        seed: seed of the draws.
 
     Raises:
-        SplitError: there are too few cases, or a class too rare, for such a split.
+        SplitError: there are too few cases, or a class is too rare, for such a split.
     """
     num_cases = len(set(cases))
     num_test, num_validation = (max(1, round(share * num_cases)) for share in (test_share, validation_share))
@@ -189,20 +195,22 @@ def k_folds(
     selects_on_test: bool = False,
     seed: int,
 ) -> list[Split]:
-    """Splits by case whose test sets are the folds of the data: every bag is tested exactly once.
+    """Splits by case whose test sets are the folds of the data, so that every bag is tested exactly once.
 
-    The folds depend on the cases, the labels and the seed alone, so that both protocols test on the same.
+    The folds depend only on the cases, the labels and the seed, so both protocols test on the same bags.
 
     Args:
-        keys, cases, labels_N: of all bags; where slides have no patients, each is a case of its own.
-        num_folds: number of folds, at least 2, as alike in class shares as cases allow.
+        keys: key of every bag.
+        cases: case of every bag; a slide without a patient is a separate case.
+        labels_N: class index of every bag.
+        num_folds: number of folds, at least 2; their class shares are as similar as cases allow.
         validation_share: share of a training fold's cases that is taken out of it to select on.
-        selects_on_test: the authors' protocol: the test bags select. The validation share is taken out of
-            the training fold all the same, and not used; 0 leaves the training fold whole.
-        seed: of the draws.
+        selects_on_test: the authors' protocol: the test bags select. The validation share is still taken out
+            of the training fold, but not used; 0 leaves the training fold whole.
+        seed: seed of the draws.
 
     Raises:
-        SplitError: there are too few cases, or a class too rare, for such folds.
+        SplitError: there are too few cases, or a class is too rare, for such folds.
     """
     rows_N, cases_N = np.arange(len(keys)), np.asarray(cases)
     for label in np.unique(labels_N):
@@ -237,26 +245,29 @@ def from_file(
     selects_on_test: bool = False,
     seed: int,
 ) -> list[Split]:
-    """The splits of a file, an official one say: one of them, or one for each fold.
+    """The splits in a file, such as an official one: a single split, or one per fold.
 
-    A CSV file has the columns `slide`, `set` (train, validation or test) and, for several folds, `fold`. A
-    JSON file holds what `Split.save` writes, or a list of such. Where the file names no validation set, a
-    share of the training cases becomes it.
+    A CSV file has the columns `slide`, `set` (train, validation or test) and, for more than one fold, `fold`.
+    A JSON file holds the output of `Split.save`, or a list of such objects. If the file names no validation
+    set, a share of the training cases becomes one.
 
     Args:
         path: the file, .csv or .json; it names bags by slide or by key.
-        keys, slides, cases, labels_N: of all bags.
+        keys: key of every bag.
+        slides: slide of every bag.
+        cases: case of every bag.
+        labels_N: class index of every bag.
         validation_share, selects_on_test, seed: as in `k_folds`.
 
     Raises:
-        SplitError: the file cannot be read so, or a split of it does not fit the data; the message says
-            which.
+        SplitError: the file is unreadable as such, or one of its splits does not fit the data; the message
+            names it.
     """
     row_of = {name: row for names in (slides, keys) for row, name in enumerate(names)}
     try:
         folds = _csv_folds(path) if path.suffix == ".csv" else _json_folds(path)
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise SplitError(f"{path} is no split of train, validation and test: {error}") from None
+        raise SplitError(f"{path} does not hold a split into train, validation and test: {error}") from None
     splits = []
     for number, (name, sets) in enumerate(folds.items()):
         where = f"{path}, {name}" if name else str(path)
@@ -334,7 +345,7 @@ def _take(
 def _most_alike(
     rows: np.ndarray, labels_N: np.ndarray, cases_N: np.ndarray, num_cases: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of 100 draws of `num_cases` cases, the one whose class shares are closest to those of all rows."""
+    """The draw of `num_cases` cases, among 100, whose class shares are closest to those of all rows."""
     classes = np.unique(labels_N)
     target = np.array([(labels_N[rows] == c).mean() for c in classes])
     draws = GroupShuffleSplit(100, test_size=num_cases, random_state=seed % 2**32)

@@ -85,5 +85,5 @@ def test_clam_clusters_for_subtyping_where_the_classes_are_subtypes(name):
 
 
 def test_an_unknown_preset_lists_those_there_are():
-    with pytest.raises(ConfigError, match=r"no preset \(c17, abmil\); there are \(c16, abmil\)"):
+    with pytest.raises(ConfigError, match=r"no preset \(c17, abmil\); valid: \(c16, abmil\)"):
         preset("c17", "abmil")

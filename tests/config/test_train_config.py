@@ -10,9 +10,9 @@ from mhimdist.errors import ConfigError
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"masking.hihg": 0.1}, r"unknown key masking\.hihg \(did you mean high\?\); valid here: high, "),
-        ({"model.hiden_dim": 3}, r"unknown key model\.hiden_dim \(did you mean hidden_dim\?\)"),
-        ({"epoch": 3}, r"unknown key epoch \(did you mean epochs\?\); valid here: bags_per_step, "),
+        ({"masking.hihg": 0.1}, r"masking\.hihg: unknown key \(did you mean high\?\); valid here: high, "),
+        ({"model.hiden_dim": 3}, r"model\.hiden_dim: unknown key \(did you mean hidden_dim\?\)"),
+        ({"epoch": 3}, r"epoch: unknown key \(did you mean epochs\?\); valid here: bags_per_step, "),
         ({"epochs": 0}, r"epochs: .* greater than or equal to 1, got 0"),
         ({"model.name": "foo"}, r"model\.name: no model 'foo'; valid: abmil, dsmil, transmil, clam_sb, "),
         ({"masking.high.start": 2}, r"masking: high\.start is a ratio in \[0, 1\], got 2"),
@@ -20,12 +20,12 @@ from mhimdist.errors import ConfigError
         ({"epochs.x": 3}, r"epochs: Input should be a valid integer"),
         ({"teacher.momentum.start": 1.5}, r"teacher\.momentum\.start: .* less than or equal to 1"),
         ({"teacher.kind": "none"}, r"masking by score needs a teacher"),
-        ({"model": {"name": "mean_pooling"}}, r"mean_pooling gives no scores to mask by"),
-        ({"model": {"name": "clam_mb"}}, r"clam_mb gives no scores to mask by"),
-        ({"model": {"name": "dtfd"}}, r"dtfd gives no scores to mask by"),
+        ({"model": {"name": "mean_pooling"}}, r"mean_pooling has no scores to mask by"),
+        ({"model": {"name": "clam_mb"}}, r"clam_mb has no scores to mask by"),
+        ({"model": {"name": "dtfd"}}, r"dtfd has no scores to mask by"),
         (
             {"model": {"name": "transmil", "gated": True}},
-            r"unknown key model\.gated; valid here: attention_dr",
+            r"model\.gated: unknown key; valid here: attention_dr",
         ),
         (
             {"model": {"name": "transmil", "hidden_dim": 100}},

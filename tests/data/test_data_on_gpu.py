@@ -49,7 +49,7 @@ def test_every_reader_brings_the_same_bits(
     if loading.reader == "dali":
         pytest.importorskip("nvidia.dali")
     bags = sharded(tmp_path, stored)
-    for first in (0, 3):  # as a run that goes on within an epoch
+    for first in (0, 3):  # 3: as a run that resumes within an epoch
         with read_ahead(bags, STEPS[first:], dtype=dtype, device=DEVICE, loading=loading) as batches:
             given = list(batches)
         assert len(given) == len(STEPS) - first
@@ -78,7 +78,7 @@ def test_batches_stay_as_they_are_while_the_next_ones_are_copied(tmp_path: Path)
     with read_ahead(bags, steps, device=DEVICE) as batches:
         kept, sums = [], []
         for number, batch in enumerate(batches):
-            torch.cuda._sleep(200_000)  # the consumer's kernels come late, and still find this batch
+            torch.cuda._sleep(200_000)  # the consumer's kernels run late, but still find this batch
             sums.append(batch.features_TD.double().sum())
             if number % 7 == 0:
                 kept.append((number, batch))
@@ -112,7 +112,7 @@ def test_a_data_set_is_held_on_the_device(
         for batch, rows in zip(batches, STEPS, strict=True):
             assert_same(batch, bags, rows, dtype)
     one, again = (held.load([2], bags.dtype).features_TD for _ in range(2))
-    assert one.data_ptr() == again.data_ptr()  # a view of what is held, not a copy
+    assert one.data_ptr() == again.data_ptr()  # a view of the held features, not a copy
 
 
 def test_a_data_set_that_the_device_cannot_hold_is_refused(

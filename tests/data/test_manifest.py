@@ -61,7 +61,7 @@ def shards(tmp_path: Path) -> Path:
 
 
 def rewrite(path: Path, change) -> None:
-    """Pass the Parquet table through `change`, and leave its metadata, the hash included, as they were."""
+    """Pass the Parquet table through `change`, but keep its metadata, including the hash."""
     table = pq.read_table(path)
     pq.write_table(change(table).replace_schema_metadata(table.schema.metadata), path)
 
@@ -77,7 +77,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 def test_the_hash_is_of_the_content_and_not_of_its_encoding() -> None:
     manifest = small_manifest()
-    # A fixed value: a change of the canonical form would disown every data set there is.
+    # A fixed value: a change of the canonical form would invalidate every existing data set.
     assert manifest.content_sha256 == "be9c056aaa930e222c75342245a850ec5577c0547c69d9e9fde9b372087f4072"
     halves = pa.concat_tables([manifest.rows[:1], manifest.rows[1:]])
     assert Manifest(manifest.info, halves).content_sha256 == manifest.content_sha256
@@ -154,11 +154,11 @@ def test_a_flipped_bit_is_noticed_or_changes_nothing(shards: Path) -> None:
     ("old", "new", "message"),
     [
         (b'"schema_version": 1', b'"schema_version": 2', "expected schema version 1, got 2"),
-        (b'"schema_version": 1', b'"schema": 1', "its description of the data set is damaged"),
+        (b'"schema_version": 1', b'"schema": 1', "the description of the data set is damaged"),
         (b'"synthetic"', b'"surprise"', "synthetic: Field required"),
         (b"shard-000000.tar", b"../../etc/passwd", r"shards\.0\.name: .*got '../../etc/passwd'"),
         (b'"bytes": 10240', b'"bytes": -1', r"shards\.0\.bytes: .*got -1"),
-        (b"}", b"", "its description of the data set is damaged"),
+        (b"}", b"", "the description of the data set is damaged"),
     ],
 )
 def test_an_unknown_description_is_refused(old: bytes, new: bytes, message: str, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ManifestError, match="cannot be read as Parquet"):
             Manifest.read(tmp_path)
     pq.write_table(pa.table({"a": [1]}), path)
-    with pytest.raises(ManifestError, match="is no manifest of a data set"):
+    with pytest.raises(ManifestError, match="is not the manifest of a data set"):
         Manifest.read(tmp_path)
 
 
@@ -229,21 +229,21 @@ def test_other_columns_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("key", "a", "a key stands in it twice"),
+        ("key", "a", "it lists a key twice"),
         ("shard", "shard-000001.tar", "'b%2E' is in a shard that is not listed"),
         ("label", 2, "'b%2E' has no label in"),
         ("label", -1, "'b%2E' has no label in"),
         ("num_instances", 0, "'b%2E' has no instances"),
-        ("num_instances", 2**62, "'b%2E' has a coords member that its instances do not fill"),
-        ("num_features", 5, "is of another width"),
+        ("num_instances", 2**62, "'b%2E' has a coords member of another length than its instances"),
+        ("num_features", 5, "has another number of features than the first bag"),
         ("dtype", "object", "'b%2E' has a dtype other than float16, bfloat16, float32"),
-        ("dtype", "float32", "'b%2E' has a features member that its instances do not fill"),
+        ("dtype", "float32", "'b%2E' has a features member of another length than its instances"),
         ("features_offset", -1, "'b%2E' has a features member that reaches outside its shard"),
         ("features_offset", 10_100, "'b%2E' has a features member that reaches outside its shard"),
         ("features_bytes", 2**63 - 1, "'b%2E' has a features member that reaches outside its shard"),
-        ("features_data_offset", 3713, "'b%2E' has features that do not start behind their header"),
+        ("features_data_offset", 3713, "'b%2E' has features that do not start right after their header"),
         ("coords_crc32", None, "'b%2E' has a half-described coords member"),
-        ("coords_bytes", 128, "'b%2E' has a coords member that its instances do not fill"),
+        ("coords_bytes", 128, "'b%2E' has a coords member of another length than its instances"),
         ("json_bytes", -5, "'b%2E' has a json member that reaches outside its shard"),
     ],
 )
@@ -318,7 +318,7 @@ def test_100_000_bags_open_in_less_than_a_second(tmp_path: Path) -> None:
     info = DatasetInfo(name="large", classes=("x", "y"), synthetic=True, description="", shards=shards)
     Manifest(info, pa.Table.from_arrays(arrays, schema=ROWS_SCHEMA)).write(tmp_path)
 
-    started = time.process_time()  # a busy machine must not fail it
+    started = time.process_time()  # independent of a busy machine
     manifest = Manifest.read(tmp_path)
     assert time.process_time() - started < 1.0
     assert len(manifest.rows) == num_bags

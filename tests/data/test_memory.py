@@ -14,7 +14,7 @@ from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.shards import BagShards
 from mhimdist.errors import DataError
 
-LARGEST, GIANT, WIDTH = 44_402, 444_020, 1024  # CAMELYON16's largest bag, and one ten times as large
+LARGEST, GIANT, WIDTH = 44_402, 444_020, 1024  # CAMELYON16's largest bag, and a bag ten times as large
 
 
 def read_the_giant(shards: Path, room: int) -> None:

@@ -22,7 +22,7 @@ def table() -> pa.Table:
 
 
 def all_claims(path: Path) -> list[tuple[str, int, int, int]]:
-    """Name, values, bytes as claimed, and bytes with headers as the footer says, of every column chunk."""
+    """Per column chunk: its name, values and bytes by the claims, and bytes with headers by the footer."""
     content, metadata = path.read_bytes(), pq.read_metadata(path)
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     columns = [group.column(index) for group in groups for index in range(metadata.num_columns)]
@@ -53,7 +53,7 @@ def test_honest_files_claim_what_their_footer_says(compression: str, options: di
 
 
 def varint(number: int, num_bytes: int) -> bytes:
-    """A number in Thrift's zigzag, in as many bytes as are asked for."""
+    """A number in Thrift's zigzag encoding, in `num_bytes` bytes."""
     number *= 2
     parts = [(number >> 7 * i) & 127 | 128 for i in range(num_bytes)]
     return bytes([*parts[:-1], parts[-1] & 127])
@@ -66,7 +66,7 @@ def test_a_footer_that_says_another_number_is_refused(said: int, tmp_path: Path)
     footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
     at = content.index(varint(8 * NUM_ROWS, 3), footer)
     (tmp_path / "a").write_bytes(content[:at] + varint(said, 3) + content[at + 3 :])
-    message = f"^x: damaged: features.list.element has 24000 values, but its footer says {said}$"
+    message = f"^x: damaged: features.list.element has 24000 values, but the footer says {said}$"
     with pytest.raises(DataError, match=message):
         all_claims(tmp_path / "a")
 

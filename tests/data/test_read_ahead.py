@@ -37,7 +37,7 @@ def test_every_reader_gives_the_same_bits_in_the_same_order(
 ) -> None:
     write_features(tmp_path)
     bags = BagShards(shard_folder(tmp_path, dtype=stored))
-    for first in (0, 3, len(STEPS)):  # as a run that goes on within an epoch
+    for first in (0, 3, len(STEPS)):  # 3: as a run that resumes within an epoch
         with read_ahead(bags, STEPS[first:], dtype=dtype, loading=loading) as batches:
             given = list(batches)
         assert len(given) == len(STEPS) - first
@@ -61,9 +61,9 @@ def test_two_buffers_serve_an_epoch_and_none_is_filled_while_it_is_in_use(shards
             addresses.add(batch.features_TD.data_ptr())
             expected = bags.load(steps[number]).features_TD[1:].numpy().copy()
             del batch
-            time.sleep(0.001)  # the thread would have time to fill it again
+            time.sleep(0.001)  # enough time for the thread to refill it
             assert np.array_equal(view, expected)
-    # One at the start, and at the end of the buffer one for each size of a bag of odd number.
+    # One address at the start of the buffer, and at its end one per size of an odd step.
     assert len(addresses) == 1 + 3
 
 
@@ -90,7 +90,7 @@ def test_the_next_batch_is_made_while_one_is_used() -> None:
     with ReadAhead(bags, [[0], [1], [2], [3]], dtype=torch.float32, device="cpu") as batches:
         next(batches)
         assert loaded[1].wait(300)
-        assert not loaded[2].wait(0.05)  # but not more than one: memory is bounded
+        assert not loaded[2].wait(0.05)  # but only one: memory is bounded
         next(batches)
         assert loaded[2].wait(300)
 
@@ -121,7 +121,7 @@ def test_what_reading_raises_reaches_the_consumer(loading: Loading, shards: Path
 
 
 def test_dali_reads_shards_only(bags: MemoryBags) -> None:
-    with pytest.raises(ConfigError, match=r"loading\.reader=dali reads shards, not MemoryBags"):
+    with pytest.raises(ConfigError, match=r"loading\.reader=dali reads shards, got MemoryBags"):
         read_ahead(bags, [[0]], loading=Loading(reader="dali"))
 
 
@@ -129,7 +129,9 @@ def test_dali_does_not_take_the_bits_of_one_dtype_for_another(shards: Path) -> N
     bags = BagShards(shards)
     assert bags.stored_dtypes == ("float16",)
     bags.stored_dtypes = ("bfloat16", "float16")  # as after merging
-    with pytest.raises(ConfigError, match=r"loading\.reader=dali reads one dtype, .* has bfloat16, float16"):
+    with pytest.raises(
+        ConfigError, match=r"loading\.reader=dali expects features of one dtype, .* has bfloat16, float16"
+    ):
         read_ahead(bags, [[0]], loading=Loading(reader="dali"))
 
 
@@ -175,7 +177,7 @@ def test_an_epoch_takes_the_memory_of_its_two_largest_neighbours_and_leaves_it_t
     addresses = []
     for _ in range(3):
         with read_ahead(bags, [[row] for row in range(6)]) as batches:
-            for batch in batches:  # the last one is still held when the context ends
+            for batch in batches:  # the last batch is still held when the context ends
                 addresses.append(batch.features_TD.data_ptr())
         assert module._spare == {}
         del batch

@@ -1,4 +1,4 @@
-"""Remote data sets, from an S3 server and an HTTP server on loopback."""
+"""Remote data sets on an S3 server and an HTTP server of this machine."""
 
 import errno
 import http.server
@@ -39,7 +39,7 @@ TESTS = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """The endpoint of an S3 server, to which the environment points."""
+    """The endpoint of an S3 server; the environment points to it."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     with pytest.MonkeyPatch.context() as patch:
         server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
@@ -64,7 +64,7 @@ def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def bucket(s3: str, shards: Path, request: pytest.FixtureRequest) -> str:
-    """The URL of the shards in a bucket of their own."""
+    """The URL of the shards in a new bucket."""
     name = f"b{abs(hash(request.node.name))}"
     client = boto3.client("s3", endpoint_url=s3)
     client.create_bucket(Bucket=name)
@@ -74,7 +74,7 @@ def bucket(s3: str, shards: Path, request: pytest.FixtureRequest) -> str:
 
 
 class Server(http.server.SimpleHTTPRequestHandler):
-    """A server of files that notes what it is asked for, and may keep shards back."""
+    """A file server that records its requests and can withhold shards."""
 
     asked: ClassVar[list[str]] = []
     released: ClassVar = threading.Event()
@@ -87,7 +87,7 @@ class Server(http.server.SimpleHTTPRequestHandler):
         super().do_GET()
 
     def copyfile(self, *files: Any) -> None:
-        with suppress(BrokenPipeError):  # of a reader that was killed, or had enough
+        with suppress(BrokenPipeError):  # the reader was killed, or has read enough
             super().copyfile(*files)
 
     def log_message(self, *_: object) -> None:
@@ -123,7 +123,7 @@ def cached(shards: Path) -> list[Path]:
 
 def test_a_bucket_is_read_like_a_folder(bucket: str, shards: Path) -> None:
     bags = BagShards(bucket)
-    assert not (shards.parent / "cache").exists()  # to open it takes the manifest alone
+    assert not (shards.parent / "cache").exists()  # opening needs only the manifest
     bags.load([0])
     assert len(cached(shards)) == 1
     assert_same(bags, shards)
@@ -211,7 +211,7 @@ def test_all_together_keep_the_limit_of_the_cache(web: str, shards: Path) -> Non
 
 
 def _sizes(cache: Path) -> Iterator[int]:
-    """Of the shards of one moment; those that vanish meanwhile are left out."""
+    """The sizes of the shards at one moment, without those that vanish meanwhile."""
     for path in cache.glob("*.tar"):
         with suppress(FileNotFoundError):
             yield path.stat().st_size
@@ -230,7 +230,7 @@ def test_the_least_recently_used_shard_goes_first(bucket: str, shards: Path) -> 
     assert [cache.path(shard).exists() for shard in (first, second, third)] == [True, False, True]
     cache.open(second, source).close()
     with held:
-        assert held.read() == (shards / first.name).read_bytes()  # also if it was removed meanwhile
+        assert held.read() == (shards / first.name).read_bytes()  # even if it was removed meanwhile
 
 
 def test_files_of_others_are_never_removed(bucket: str, shards: Path) -> None:
@@ -249,7 +249,7 @@ def test_files_of_others_are_never_removed(bucket: str, shards: Path) -> None:
 
 
 def _fill_disk(folder: Path, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a folder's disk end after so many bytes."""
+    """Let the disk of a folder be full after so many bytes."""
     allocate = os.posix_fallocate
 
     def limited(descriptor: int, start: int, num_bytes: int) -> None:
@@ -272,7 +272,7 @@ def test_a_full_disk_is_a_limit_too(bucket: str, shards: Path, monkeypatch: pyte
     _fill_disk(cache.folder, second.bytes - 1, monkeypatch)
     with pytest.raises(RemoteDataError, match=rf"has no room for {second.bytes} bytes: No space left on dev"):
         cache.open(second, source)
-    assert not cached(shards)  # all were given up before that was said
+    assert not cached(shards)  # all were evicted before the error
 
 
 def test_a_removed_shard_is_unmapped_and_brought_again(bucket: str, shards: Path) -> None:
@@ -297,7 +297,7 @@ def test_a_cache_that_cannot_keep_the_data_is_said_before_training(bucket: str, 
         ConfigWarning, match=r"its shards have .* above the .* \(loading\.shard_cache_gib\): ev"
     ):
         bags = open_bags(bucket, Loading(**names, shard_cache_gib=(sum(sizes) - 1) / 2**30))
-    assert_same(bags, shards)  # it works all the same
+    assert_same(bags, shards)  # it still works
     with pytest.raises(
         ConfigError, match=r"shard-\d+\.tar alone has .* above the .*\(loading\.shard_cache_gib"
     ):
@@ -315,7 +315,7 @@ def test_a_disk_that_cannot_keep_the_data_is_said_before_training(
         return SimpleNamespace(free=free - sum(each.stat().st_size for each in path.glob("*.tar")))
 
     monkeypatch.setattr("shutil.disk_usage", usage)
-    assert_same(open_bags(bucket, Loading(shard_cache=folder)), shards)  # what is there counts as room
+    assert_same(open_bags(bucket, Loading(shard_cache=folder)), shards)  # cached shards count as room
     open_bags.cache_clear()
     assert_same(open_bags(bucket, Loading(shard_cache=folder)), shards)
     open_bags.cache_clear()
@@ -331,13 +331,13 @@ def test_a_flipped_bit_is_caught_on_arrival(seed: int, web: str, shards: Path) -
     row = Manifest.read(shards).rows.to_pylist()[0]
     path = shards / row["shard"]
     content = bytearray(path.read_bytes())
-    content[seed * len(content) // 5] ^= 1 << seed  # a header of the tar, padding or payload
+    content[seed * len(content) // 5] ^= 1 << seed  # a tar header, padding or payload
     path.write_bytes(content)
     bags = BagShards(web)
     with pytest.raises(CorruptShard, match=rf"{web}/{row['shard']}: expected sha256 [0-9a-f]+, got"):
         bags.load([0])
     assert sum(asked.endswith(row["shard"]) for asked in Server.asked) == shard_cache.ATTEMPTS
-    assert list((shards.parent / "cache").glob("*.*r*t*")) == []  # neither the shard nor a part of it
+    assert list((shards.parent / "cache").glob("*.*r*t*")) == []  # neither the shard nor a partial one
 
 
 def test_a_shard_of_another_length_is_caught_before_or_on_arrival(
@@ -378,7 +378,7 @@ def test_a_killed_process_leaves_nothing_that_looks_whole(
     manifest = Manifest.read(shards)
     other = next(shard for shard in manifest.info.shards if shard.sha256 != part.stem)
     ShardCache(cache, other.bytes + 100).open(other, RemoteFolder(web)).close()
-    assert not part.exists()  # it counts against the limit and is the first to go
+    assert not part.exists()  # it counts against the limit and is evicted first
     assert_same(BagShards(web), shards)
 
 
@@ -441,7 +441,7 @@ def test_urls_pass_through_to_the_jobs(tmp_path: Path, monkeypatch: pytest.Monke
         absolute("x") == absolute(Path("x")) == absolute(f"file://{tmp_path}/x") == tmp_path.resolve() / "x"
     )
     (tmp_path / "s3:" / "odd").mkdir(parents=True)
-    assert not is_remote("s3:/odd")  # a folder of this name
+    assert not is_remote("s3:/odd")  # an existing folder has this name
 
 
 def test_a_cache_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

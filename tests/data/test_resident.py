@@ -30,7 +30,7 @@ def shards(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def shared_memory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that stands for /dev/shm, and nothing kept from test to test."""
+    """A folder in place of /dev/shm; no data set is kept from test to test."""
     folder = tmp_path_factory.mktemp("shm")
     monkeypatch.setattr(resident_module, "SHARED_MEMORY", folder)
     monkeypatch.setattr(resident_module, "_last", None)
@@ -105,11 +105,11 @@ def test_killed_processes_leave_nothing_when_the_last_one_is_gone(shards: Path, 
     for here, _ in pipes:
         assert here.poll(300)
         here.recv()
-    random.shuffle(children)  # it makes no difference which of them made it
+    random.shuffle(children)  # it makes no difference which child made the file
     os.kill(children[0], signal.SIGKILL)
     assert status_of(children[0]) == -signal.SIGKILL
-    time.sleep(0.05)  # it would be removed by now
-    (file,) = files(shared_memory)  # in use
+    time.sleep(0.05)  # enough time for a removal
+    (file,) = files(shared_memory)  # still in use
     os.kill(children[1], signal.SIGKILL)
     assert status_of(children[1]) == -signal.SIGKILL
     deadline = time.monotonic() + 300
@@ -121,7 +121,7 @@ def test_killed_processes_leave_nothing_when_the_last_one_is_gone(shards: Path, 
 def test_what_is_left_all_the_same_is_used_or_removed(
     shards: Path, shared_memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:  # as if all processes had been killed at once
+    with monkeypatch.context() as patch:  # as if all processes had been killed at the same time
         patch.setattr(resident_module, "_release", lambda _, file: file.close())
         patch.setattr(resident_module, "_remove_after_use", lambda *_: None)
         total = float(RamBags(BagShards(shards)).load([0, 1, 2]).features_TD.sum())

@@ -68,7 +68,7 @@ def test_ranks_of_a_step_carry_about_the_same_number_of_instances():
 def test_camelyon16_at_8_workers_leaves_less_than_a_tenth_idle_and_shares_an_epoch_evenly():
     sizes = np.array(json.loads(FACTS.read_text())["bag_sizes"])
     for epoch in range(20):
-        # 50,000 instances a worker: a little more than the largest bag, 44,402.
+        # 50,000 instances per worker: slightly more than the largest bag, 44,402.
         plan = epoch_plan(
             sizes, seed=2021, epoch=epoch, bags_per_step=len(sizes), max_instances=400_000, world_size=8
         )
@@ -91,7 +91,7 @@ def test_camelyon16_at_8_workers_leaves_less_than_a_tenth_idle_and_shares_an_epo
 )
 def test_100_000_bags_are_dealt_to_1024_workers_in_less_than_2_seconds(steps):
     sizes = np.random.default_rng(0).lognormal(9, 0.8, 100_000).astype(int)
-    started = time.process_time()  # of this process alone, because the test machine may be busy
+    started = time.process_time()  # only this process, because the test machine may be busy
     epoch_plan(sizes, seed=0, epoch=0, world_size=1024, **steps).of_rank(1023)
     assert time.process_time() - started < 2
 
@@ -122,9 +122,11 @@ def test_bags_larger_than_a_step_may_be_are_named(bags):
     rows = np.arange(30)
     warn_of_larger_bags(bags, None, rows)
     warn_of_larger_bags(bags, 30, rows)
-    with pytest.warns(ConfigWarning, match=r"max_instances=27 is less than 3 of 30 .* 'slide-29', has 30$"):
+    with pytest.warns(ConfigWarning, match=r"max_instances=27: 3 of 30 bags have more.* 'slide-29', has 30$"):
         warn_of_larger_bags(bags, 27, rows)
-    with pytest.warns(ConfigWarning, match=r"max_instances=27 is less than 13 of 40 .* 'slide-39', has 40$"):
+    with pytest.warns(
+        ConfigWarning, match=r"max_instances=27: 13 of 40 bags have more.* 'slide-39', has 40$"
+    ):
         warn_of_larger_bags(bags, 27)
 
 

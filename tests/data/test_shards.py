@@ -38,7 +38,7 @@ def shards(tmp_path: Path, features: dict[str, np.ndarray]) -> Path:
 
 
 def flip(path: Path, offset: int) -> None:
-    """Flip a bit of a file's byte."""
+    """Flip one bit of the byte at an offset of a file."""
     content = bytearray(path.read_bytes())
     content[offset] ^= 4
     path.write_bytes(content)
@@ -195,7 +195,7 @@ def test_only_so_many_shards_stay_mapped(shards: Path, monkeypatch: pytest.Monke
     bags = BagShards(shards)
     kept = [bags.load([row], torch.float16).features_TD for row in range(len(bags))]
     assert len(bags._mapped._maps) == 2
-    # What was handed out outlives its map.
+    # Tensors that were handed out outlive their map.
     fresh = BagShards(shards)
     assert all(
         torch.equal(tensor, fresh.load([row], torch.float16).features_TD) for row, tensor in enumerate(kept)
@@ -216,7 +216,7 @@ def test_a_flipped_bit_is_caught_on_first_read(seed: int, shards: Path) -> None:
         "coords": lambda: bags.coords(number),
         "instance_labels": lambda: bags.instance_labels(number),
     }[kind]
-    for _ in range(2):  # a failed check is not taken for a passed one
+    for _ in range(2):  # a failed check does not count as passed
         with pytest.raises(CorruptShard, match=rf"{row['shard']}: {row['key']}\.{kind}\.npy: "):
             read()
 
@@ -241,7 +241,7 @@ def test_an_array_header_that_disagrees_is_caught_where_the_crc32_does_not(shard
     path.write_bytes(content)
     crc32 = shards_module.zlib.crc32(content[payload])
     forge_manifest(shards, rows=lambda rows: rows[0].update(features_crc32=crc32))
-    with pytest.raises(CorruptShard, match=r"its header is not that of an array of \(\d+, 8\) float16"):
+    with pytest.raises(CorruptShard, match=r"expected the header of an array of \(\d+, 8\) float16"):
         BagShards(shards).load([0])
 
 

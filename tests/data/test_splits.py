@@ -43,15 +43,15 @@ def test_too_few_cases_are_refused():
     ("split", "message"),
     [
         (Split(("s0", "s1"), ("s3", "s4"), ()), "the test set is empty"),
-        (Split(("s0", "s1"), ("s1", "s2"), ("s6", "s7")), "case 'c0' stands in both the train and the valid"),
+        (Split(("s0", "s1"), ("s1", "s2"), ("s6", "s7")), "case 'c0' is in both the train and the valid"),
         (Split(("s0", "x"), ("s3", "s4"), ("s6", "s7")), "1 bags of the train set are not in the data"),
         (
             Split(("s0", "s1"), ("s3", "s5"), ("s6", "s7")),
-            "all bags of the validation set are of one class, 1",
+            "all bags of the validation set have the same class, 1",
         ),
         (
             Split(("s0", "s2"), ("s3", "s4"), ("s6", "s7")),
-            "of the train set are of one class, 0: there is noth",
+            "of the train set have the same class, 0: there is noth",
         ),
         (Split(("s0", "s0"), ("s3", "s4"), ("s6", "s7")), "the train set lists a bag twice"),
     ],
@@ -66,7 +66,7 @@ def test_file_round_trip_and_a_file_that_is_none(tmp_path):
     split.save(tmp_path / "split.json")
     assert Split.load(tmp_path / "split.json") == split
     (tmp_path / "other.json").write_text('{"train": []}')
-    with pytest.raises(SplitError, match=r"other\.json is no split"):
+    with pytest.raises(SplitError, match=r"other\.json does not hold a split"):
         Split.load(tmp_path / "other.json")
 
 
@@ -109,11 +109,11 @@ def test_both_protocols_test_on_the_same_folds(share):
 
 def test_only_a_split_that_says_so_selects_on_its_test_bags():
     paper = _k_folds(selects_on_test=True)[0]
-    with pytest.raises(SplitError, match="stands in both the validation and the test set"):
+    with pytest.raises(SplitError, match="is in both the validation and the test set"):
         replace(paper, selects_on_test=False).check(KEYS, CASES, LABELS)
-    with pytest.raises(SplitError, match="must validate on exactly these"):
+    with pytest.raises(SplitError, match="must validate on exactly those"):
         replace(paper, validation=paper.test[1:]).check(KEYS, CASES, LABELS)
-    with pytest.raises(SplitError, match="stands in both the train and the test set"):
+    with pytest.raises(SplitError, match="is in both the train and the test set"):
         replace(paper, train=(*paper.train, paper.test[0])).check(KEYS, CASES, LABELS)
     assert paper.digest() != replace(paper, selects_on_test=False).digest()
 
@@ -151,7 +151,7 @@ def test_an_official_split_without_validation_takes_it_from_the_training_cases(t
     assert sorted(split.train + split.validation) == sorted(KEYS[18:])
     assert len(split.validation) == 9
     (paper,) = _from_file(path, selects_on_test=True)
-    assert (paper.train, paper.validation) == (split.train, split.test)  # selection alone differs
+    assert (paper.train, paper.validation) == (split.train, split.test)  # only the selection differs
     (paper,) = _from_file(path, selects_on_test=True, validation_share=0)
     assert (paper.train, paper.validation, paper.test) == (KEYS[18:], KEYS[:18], KEYS[:18])
 
@@ -173,11 +173,11 @@ def test_folds_of_a_json_file_are_those_that_were_saved(tmp_path):
         (["s0,train,2", "s1,train,2", "s3,validation,2", "s4,validation,2"], "fold 2: the test set is empty"),
         (
             ["s0,train,1", "s1,train,1", "s3,validation,1", "s4,validation,1", "s7,test,1"],
-            "fold 1: .* one class",
+            "fold 1: .* same class",
         ),
         (
             ["s0,train,1", "s3,validation,1", "s4,validation,1", "s6,test,1", "s7,test,1"],
-            "train set .* one class",
+            "train set .* same class",
         ),
         ([], "it has no rows"),
     ],

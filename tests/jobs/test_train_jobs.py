@@ -83,7 +83,7 @@ def test_the_commands_of_the_readme_run(tmp_path):
 @pytest.mark.parametrize(
     ("script", "arguments", "status", "message"),
     [
-        ("train_c16.py", ["--model", "nope"], 1, "error: no preset (c16, nope); there are (c16, abmil)"),
+        ("train_c16.py", ["--model", "nope"], 1, "error: no preset (c16, nope); valid: (c16, abmil)"),
         ("ablate_c16.py", ["--rows", "GAN"], 1, "error: rows: no row gan; these tables have Max-pooling"),
     ],
 )

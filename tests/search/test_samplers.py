@@ -117,7 +117,7 @@ def _nothing(s: Space) -> None:
     ("space", "message"),
     [
         (_impossible, r"impossible configuration, .*high\.start is a ratio in \[0, 1\], got 1\."),
-        (_unknown, r"impossible configuration, .*unknown key masking\.hihg \(did you mean high\?\)"),
+        (_unknown, r"impossible configuration, .*masking\.hihg: unknown key \(did you mean high\?\)"),
         (_two_ranges, r"masking\.low\.start is searched in two ways, .*exclude .* with require"),
         (_keeps_too_much, "the base configuration, .*, does not keep at least 0.9 of a bag's instances"),
         (_contradicts_itself, "none of 1024 draws .* meets its requirements: have the base's alpha exactly"),

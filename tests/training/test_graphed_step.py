@@ -238,8 +238,8 @@ def test_bags_of_all_sizes_need_few_graphs():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model.name": "transmil"}, "cuda_graphs: a step of transmil waits for counts on the device"),
-        ({"device": "cpu"}, "cuda_graphs wants a CUDA device; device is cpu"),
+        ({"model.name": "transmil"}, "cuda_graphs needs abmil or dsmil: a step of transmil waits for counts"),
+        ({"device": "cpu"}, "cuda_graphs needs a CUDA device, but device is cpu"),
     ],
 )
 def test_what_cannot_be_recorded_is_refused(changes, message):

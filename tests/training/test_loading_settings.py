@@ -92,7 +92,7 @@ def test_a_run_goes_on_within_an_epoch_with_another_reader(
 
 def test_bags_above_the_limit_of_a_step_are_said_before_training(shards: Path) -> None:
     bags = BagShards(shards)
-    with pytest.warns(ConfigWarning, match="max_instances=2 is less than 2 of 2 bags have"):
+    with pytest.warns(ConfigWarning, match="max_instances=2: 2 of 2 bags have more"):
         Trainer(TrainConfig().override(SMALL | {"max_instances": 2}), bags, split_of(bags))
 
 
