@@ -25,13 +25,13 @@ class Options(BaseModel):
 
         Args:
             arguments: the arguments to parse; None parses those of this process.
-            about: the first lines of `--help`; None takes the docstring of the class.
+            about: the first lines of `--help`; None takes the first paragraph of the class's docstring.
             defaults: values for fields that the command line does not set.
 
         Raises:
             ConfigError: a value is invalid; the message names the option.
         """
-        about = about or cls.__doc__ or ""
+        about = about or (cls.__doc__ or "").partition("\n\n")[0]
         fields: dict[str, Any] = {}
         for name, default in defaults.items():
             field = copy(cls.model_fields[name])
