@@ -39,7 +39,7 @@ def made_with(config: TrainConfig, device: torch.device) -> dict[str, Any]:
 
     Args:
         config: the run's settings.
-        device: the device that trains it, whatever `auto` means elsewhere.
+        device: the device on which it trains, whatever `auto` means elsewhere.
     """
     dtype = str(compute_dtype(config.precision, device))
     recipe = config.recipe() | {"device": device.type, "precision": dtype}
