@@ -43,7 +43,9 @@ class Experiment(Execution):
         "in the authors' code; both: run both and show the difference",
     )
     folds: int = Field(3, ge=2, description="number of folds that the cases are split into")
-    run_folds: int | None = Field(None, ge=1, description="run only the first RUN_FOLDS folds; none: all")
+    run_folds: int | None = Field(
+        None, ge=1, description="run only this many folds, from the first; none: all"
+    )
     seeds: tuple[int, ...] = Field(
         (2021, 2022, 2023),
         min_length=1,

@@ -187,7 +187,7 @@ def test_a_holdout_is_tested_once_and_both_protocols_test_on_the_same(job, data)
     assert list(strict.results[0].keys) == list(paper.results[0].keys)
     assert "a holdout of 30% of the cases, 1 seed (1)" in comparison.setting
     assert comparison.num_train["paper"] > comparison.num_train["strict"]
-    assert "--paper-validation-share 0.15 shows the first alone" in comparison.inflation_note
+    assert "--paper-validation-share 0.15 to see the first effect alone" in comparison.inflation_note
     with pytest.raises(ConfigError, match="expected test_share or split_file, got both"):
         Experiment.from_command_line(["--test-share", "0.3", "--split-file", "official.csv"])
 
