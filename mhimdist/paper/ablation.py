@@ -158,7 +158,7 @@ def select(job: Ablation, base: Base) -> list[Cell]:
 
 
 def _overlaid(base: Base, overlay: Mapping[str, Any]) -> Base:
-    """The configurations with these settings changed, as far as they have them."""
+    """The base with these settings changed in every configuration that has them."""
 
     def overlaid(model: str) -> TrainConfig:
         config = base(model)

@@ -367,7 +367,7 @@ def _add_curve(
 
 
 def _figure(*, x_title: str, y_title: str, height: int, num_steps: int = 0) -> go.Figure:
-    """An empty figure; `num_steps` is the number of trials or epochs along x, 0 where it has no steps."""
+    """An empty figure; `num_steps` is the number of trials or epochs along x, or 0 for another axis."""
     return go.Figure(
         layout={
             "template": _TEMPLATE,

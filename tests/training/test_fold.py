@@ -170,7 +170,7 @@ def test_released_weights_of_another_width_are_refused(bags, tmp_path):
 
 
 def test_a_student_is_loaded_from_a_whole_folder_of_this_release_only(bags, tmp_path):
-    with pytest.raises(CheckpointError, match="holds no best_student/: give the folder of a fold"):
+    with pytest.raises(CheckpointError, match="holds no best_student/: give the folder of a finished fold"):
         load_student(tmp_path)
     checkpoint.save(tmp_path / "best_student", {"student": {"weight": torch.zeros(1)}}, {})
     with pytest.raises(CheckpointError, match="an earlier release wrote it"):
