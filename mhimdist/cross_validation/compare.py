@@ -1,7 +1,8 @@
 """Cross-validation: folds x seeds of one or several configurations, in parallel over the cluster.
 
-A fold's folder is named by a hash of what the fold is made of, so that it runs once whatever asks for it. A
-finished fold is only read, and the same command resumes one that was cut off from its last checkpoint.
+The name of a fold's folder is a hash of everything the fold is made of, so the fold runs once, whichever
+configuration asks for it. Finished folds are only read. The same command resumes an interrupted fold from
+its last checkpoint.
 """
 
 import time
@@ -27,10 +28,10 @@ from mhimdist.training.result import OUTSIDE_WEIGHTS, Protocol, Result
 
 
 def run_cross_validation(job: CrossValidation, *, data: Location) -> Comparison:
-    """Run what a job was asked for and leave table.md, table.csv and table.json in its folder.
+    """Run a cross-validation and write table.md, table.csv and table.json to its folder.
 
     Args:
-        job: how to cross-validate what.
+        job: the configurations, and how to cross-validate them.
         data: folder of shards, on storage that every node sees, or its URL.
 
     Raises:
@@ -54,15 +55,15 @@ def run_cross_validation(job: CrossValidation, *, data: Location) -> Comparison:
 def raise_failures(
     comparison: Comparison, folder: Path, more: Mapping[str, str] = MappingProxyType({})
 ) -> None:
-    """Name the folds that failed, after the tables of the others have been written.
+    """Raise for the folds that failed, after the tables of the others have been written.
 
     Args:
-        comparison: whose folds.
-        folder: of the experiment.
-        more: what else failed, by name.
+        comparison: holds the failures of its folds.
+        folder: the experiment's folder.
+        more: reasons of other failures, by name.
 
     Raises:
-        CrossValidationError: something failed.
+        CrossValidationError: at least one of them failed.
     """
     raise_failed(f" of {comparison.name}", comparison.failures | dict(more), folder / "folds")
 
@@ -72,11 +73,11 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
 
     Args:
         experiment: folds, seeds, protocols and resources.
-        candidates: what to compare, by name.
+        candidates: the configurations to compare, each with another name.
         data: folder of shards, on storage that every node sees, or its URL.
 
     Raises:
-        CrossValidationError: two candidates have one name, or the folder is of an earlier release.
+        CrossValidationError: two candidates have the same name, or an earlier release wrote the folder.
         RunLockedError: another process drives this cross-validation.
         PreemptedError: a SIGTERM stopped it; every run is saved, and the same call resumes them.
     """
@@ -142,7 +143,7 @@ def _announce(experiment: Experiment, bags: BagShards, num_rows: int, num_folds:
         console.print(PAPER_WARNING, style="bold", highlight=False)
     console.print(
         f"[bold]{experiment.name}[/]: {formats.count(num_rows, 'configuration')} on {bags.name}, "
-        f"{formats.count(num_folds, 'run')}, {num_found} of them found finished; "
+        f"{formats.count(num_folds, 'run')}, {num_found} of them finished before; "
         f"results in {experiment.folder}",
         soft_wrap=True,
     )

@@ -1,4 +1,4 @@
-"""Candidates, folds and seeds: every run of a cross-validation, each once."""
+"""The runs of a cross-validation: candidates x folds x seeds, each run once."""
 
 import hashlib
 import json
@@ -23,50 +23,53 @@ from mhimdist.training.result import Protocol
 
 
 def raise_failed(of: str, failures: Mapping[str, str], folder: Path) -> None:
-    """Name what failed, and say where whole reasons are.
+    """Raise for the runs that failed; the message says where the full reasons are.
 
     Args:
-        of: what the runs are of, behind "3 runs".
+        of: the words after "3 runs", such as " of train_c16"; may be empty.
         failures: the last line of each reason, by name.
         folder: holds the folds' folders.
 
     Raises:
-        CrossValidationError: something failed.
+        CrossValidationError: at least one run failed.
     """
     if failures:
         listing = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
         raise CrossValidationError(
-            f"{formats.count(len(failures), 'run')}{of} failed, the same command tries them again; whole "
-            f"reasons are in {folder}/*/{ERROR_FILE}. {listing}"
+            f"{formats.count(len(failures), 'run')}{of} failed; run the same command again to retry. Full "
+            f"reasons: {folder}/*/{ERROR_FILE}. {listing}"
         )
 
 
 class FoldSet:
-    """Candidates x folds x seeds, in which what is the same is one fold.
+    """Candidates x folds x seeds; identical folds are one fold.
 
     Attributes:
-        folds: by the digest of all that each is made of.
-        members: digests of each candidate's folds under each protocol, by seed and fold.
+        folder: holds the folds' folders.
+        folds: the folds, by a digest of everything that each is made of.
+        members: digests of the folds of each candidate under each protocol, ordered by seed, then fold.
     """
 
     def __init__(self, execution: Execution, candidates: Sequence[Candidate], folder: Path) -> None:
         """Begin an empty set.
 
         Args:
-            execution: what a run takes of the cluster.
-            candidates: what runs on each fold.
+            execution: the resources of each run.
+            candidates: the configurations that run on each fold.
             folder: holds the folds' folders.
 
         Raises:
-            CrossValidationError: two candidates have one name, or an earlier release wrote the folder.
+            CrossValidationError: two candidates have the same name, or an earlier release wrote the folder.
         """
         names = [candidate.name for candidate in candidates]
         if len(set(names)) < len(names):
-            raise CrossValidationError(f"two candidates have one name: {', '.join(sorted(names))}")
+            raise CrossValidationError(
+                f"expected another name for each candidate, got {', '.join(sorted(names))}"
+            )
         if (old := folder.parent / "units").exists() or (old := folder / "units").exists():
             raise CrossValidationError(
-                f"{old} was written by an earlier release, whose folders have another layout: give this "
-                "command another --name, or remove the folder"
+                f"{old}: an earlier release wrote it, with another layout of folders; give this command "
+                "another --name, or delete the folder"
             )
         self.folder, self._candidates = folder, candidates
         self._devices = [device_of_runs(execution, candidate.config) for candidate in candidates]
@@ -74,7 +77,15 @@ class FoldSet:
         self.members: dict[tuple[str, Protocol], list[str]] = {}
 
     def add(self, split: Split, fold: int, seed: int, protocol: Protocol, bags: BagShards) -> None:
-        """Add every candidate on a fold with a seed, as far as the candidate has so many folds."""
+        """Add every candidate on a fold with a seed, unless the candidate runs fewer folds.
+
+        Args:
+            split: the bags that train, select and test.
+            fold: the fold's number, counted from 1.
+            seed: the fold's seed.
+            protocol: the protocol that made the split.
+            bags: the data set.
+        """
         for candidate, device in zip(self._candidates, self._devices, strict=True):
             if fold > (candidate.num_folds or fold):
                 continue
@@ -83,22 +94,22 @@ class FoldSet:
             self.members.setdefault((candidate.name, protocol), []).append(digest)
 
     def found(self) -> dict[str, Outcome]:
-        """Results of the finished folds, by digest."""
+        """The results of the finished folds, by digest."""
         return {digest: left for digest, fold in self.folds.items() if (left := fold.result()) is not None}
 
     def missing(self) -> dict[str, Fold]:
-        """The folds that are left to run."""
+        """The folds that are not finished."""
         return {digest: fold for digest, fold in self.folds.items() if not fold.is_finished}
 
     def failures(self, outcomes: Mapping[str, Outcome], digests: Iterable[str]) -> dict[str, str]:
-        """Why folds failed, by their names."""
+        """The reasons of the failed folds among the digests, by name."""
         return {self.folds[d].name: reason for d in digests if isinstance(reason := outcomes.get(d), str)}
 
     def raise_failures(self, outcomes: Mapping[str, Outcome]) -> None:
-        """Name the folds that failed.
+        """Raise for the folds that failed.
 
         Raises:
-            CrossValidationError: some failed.
+            CrossValidationError: at least one fold failed.
         """
         raise_failed("", self.failures(outcomes, self.folds), self.folder)
 
@@ -113,12 +124,20 @@ def make_fold(
     folder: Path,
     device: torch.device,
 ) -> tuple[str, Fold]:
-    """A candidate on a fold with a seed, and the digest of all that it is made of.
+    """Make the fold of a candidate with a seed, and the digest of everything that it is made of.
 
     Args:
-        candidate, split, fold, seed, protocol, bags: what it is made of.
+        candidate: the configuration, without the seed.
+        split: the bags that train, select and test.
+        fold: the fold's number, counted from 1.
+        seed: the fold's seed.
+        protocol: the protocol that made the split.
+        bags: the data set.
         folder: holds the folds' folders.
-        device: that it will be trained on, see `device_of_runs`.
+        device: the device on which it will train, see `device_of_runs`.
+
+    Returns:
+        The digest and the fold.
     """
     config = candidate.config.model_copy(update={"seed": seed})
     weights = config.teacher.weights
@@ -138,7 +157,7 @@ def make_fold(
 
 
 def device_of_runs(execution: Execution, config: TrainConfig) -> torch.device:
-    """The device that a run will be trained on, which need not be one that this process has."""
+    """The device on which a run will train; this process need not have it."""
     if config.device != "auto":
         return torch.device(config.device)
     share = share_of(execution.cpus_per_run, execution.gpus_per_run if execution.workers == 1 else None)
@@ -146,6 +165,6 @@ def device_of_runs(execution: Execution, config: TrainConfig) -> torch.device:
 
 
 def digest_of(made_of: Any) -> str:
-    """16 hex digits that tell apart what JSON can hold."""
+    """Digest of a value that JSON can hold: 16 hex digits."""
     text = json.dumps(made_of, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

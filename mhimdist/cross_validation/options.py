@@ -1,4 +1,4 @@
-"""What a cross-validation can be asked for: data, folds, seeds, protocol, resources, configurations."""
+"""The options of a cross-validation: data, folds, seeds, protocol, resources, configurations."""
 
 import argparse
 from collections.abc import Callable
@@ -22,9 +22,9 @@ class Candidate:
     """A configuration to cross-validate.
 
     Attributes:
-        name: what tables call it.
-        config: its settings; the seed is that of each run.
-        num_folds: run only the first so many folds; None runs all that the experiment runs.
+        name: its name in tables.
+        config: its settings; each run replaces the seed by its own.
+        num_folds: run only the first `num_folds` folds; None runs all folds of the experiment.
         note: what is special about it, for the table's caption.
     """
 
@@ -39,19 +39,23 @@ class Experiment(Execution):
 
     protocol: Literal["strict", "paper", "both"] = Field(
         "strict",
-        description="strict: validation cases of the training fold select; paper: the test fold does, as the "
-        "authors'; both: and the difference",
+        description="strict: validation cases of the training fold select; paper: the test fold selects, as "
+        "in the authors' code; both: run both and show the difference",
     )
-    folds: int = Field(3, ge=2, description="folds of the cases")
-    run_folds: int | None = Field(None, ge=1, description="run only the first so many folds; none: all")
+    folds: int = Field(3, ge=2, description="number of folds that the cases are split into")
+    run_folds: int | None = Field(
+        None, ge=1, description="run only this many folds, from the first; none: all"
+    )
     seeds: tuple[int, ...] = Field(
-        (2021, 2022, 2023), min_length=1, description="of folds, weights and draws; several as 1,2,3"
+        (2021, 2022, 2023),
+        min_length=1,
+        description="seeds of folds, weights and random draws; more than one as 1,2,3",
     )
     split_file: Path | None = Field(
-        None, description="CSV (slide,set[,fold]) or JSON of an official split, in place of folds"
+        None, description="CSV (slide,set[,fold]) or JSON of an official split, instead of folds"
     )
     test_share: float | None = Field(
-        None, gt=0, lt=1, description="test on this share of the cases, once, in place of folds"
+        None, gt=0, lt=1, description="test once on this share of the cases, instead of folds"
     )
     validation_share: float = Field(
         0.15, gt=0, lt=1, description="share of the training fold's cases that selects under strict"
@@ -60,19 +64,20 @@ class Experiment(Execution):
         0.0,
         ge=0,
         lt=1,
-        description="share of them that does not train under paper, where the test fold selects",
+        description="share of the training fold's cases that does not train under paper, where the test fold "
+        "selects",
     )
 
     @model_validator(mode="after")
     def _no_seed_twice(self) -> Self:
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds lists one twice: {', '.join(map(str, self.seeds))}")
+            raise ValueError(f"expected each seed once, got {', '.join(map(str, self.seeds))}")
         return self
 
     @model_validator(mode="after")
     def _one_way_to_split(self) -> Self:
         if self.split_file is not None and self.test_share is not None:
-            raise ValueError("test_share draws the test cases and split_file names them: give one of them")
+            raise ValueError("expected test_share or split_file, got both: each of them sets the test cases")
         return self
 
     @property
@@ -81,7 +86,16 @@ class Experiment(Execution):
         return ("strict", "paper") if self.protocol == "both" else (self.protocol,)
 
     def splits(self, bags: BagShards, protocol: Protocol, seed: int) -> list[Split]:
-        """The splits of a seed, one for each fold that is run."""
+        """The splits of a seed, one per fold that runs.
+
+        Args:
+            bags: the data set.
+            protocol: decides which bags select.
+            seed: seed of the folds.
+
+        Raises:
+            SplitError: the split does not fit the data.
+        """
         paper = protocol == "paper"
         share = self.paper_validation_share if paper else self.validation_share
         splits = splits_of(
@@ -96,14 +110,14 @@ class Experiment(Execution):
         return splits[: self.run_folds]
 
     def num_splits(self, bags: BagShards) -> int:
-        """Splits of a seed, those that `run_folds` leaves out among them."""
+        """Number of splits per seed, including those that `run_folds` leaves out."""
         if self.split_file is not None:
             everything = self.model_copy(update={"run_folds": None})
             return len(everything.splits(bags, self.protocols[0], self.seeds[0]))
         return 1 if self.test_share is not None else self.folds
 
     def split_by(self, bags: BagShards) -> str:
-        """How the data are split, for a caption."""
+        """The kind of split in words, for a caption."""
         if self.split_file is not None:
             return f"{formats.count(self.num_splits(bags), 'split')} of {self.split_file.name}"
         if self.test_share is not None:
@@ -112,9 +126,9 @@ class Experiment(Execution):
 
 
 class CrossValidation(Experiment):
-    """Cross-validate one configuration, and the same network without masking beside it."""
+    """Cross-validate a configuration and the same network without masking."""
 
-    model: str = Field("abmil", description="whose preset is the base of --train")
+    model: str = Field("abmil", description="bag model; --train starts from its preset")
     train: TrainConfig = Field(TrainConfig(), description="the configuration")
 
     @classmethod
@@ -127,12 +141,15 @@ class CrossValidation(Experiment):
         arguments: list[str] | None = None,
         **defaults: Any,
     ) -> Self:
-        """The options of this process, where `--model` and `--data` choose what `--train` starts from.
+        """Read the options of this process; `--model` and `--data` choose the start of `--train`.
 
         Args:
-            base: the configuration that `--train.*` changes, of a model's name and the data.
-            model, data: taken where the command line names none.
+            base: returns the configuration that `--train.*` changes, for a model's name and the data.
+            model, data: defaults of `--model` and `--data`.
             arguments, defaults: as in `from_command_line`.
+
+        Raises:
+            ConfigError: see `from_command_line`.
         """
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         first.add_argument("--model", default=model)
@@ -148,7 +165,7 @@ class CrossValidation(Experiment):
 
     @property
     def candidates(self) -> list[Candidate]:
-        """The configuration and, where its teacher needs it anyway, its first stage."""
+        """The configuration and, if it has a teacher, the same network without masking."""
         train, model = self.train, self.train.model.name
         if train.teacher.kind == "none":
             return [Candidate(model, train, note=departures(train))]

@@ -1,7 +1,7 @@
-"""Folds on the cluster: one Ray task each, or one after the other by several workers.
+"""Folds on the cluster: each as a Ray task, or one after the other on several workers.
 
-A fold that fails leaves its reason and keeps no other from being run. When the command is asked to stop,
-every fold that runs saves itself within 16 steps before the command ends.
+A failed fold leaves its reason, and the other folds run all the same. When the command is asked to stop,
+every running fold is saved within 16 steps, before the command ends.
 """
 
 import logging
@@ -29,14 +29,14 @@ from mhimdist.training.fold import ERROR_FILE, STOP_FILE, Fold, run_fold
 from mhimdist.training.result import Result
 
 Outcome = Result | str
-"""What a fold reached, or the last line of why it failed."""
+"""The result of a fold, or the last line of the reason for its failure."""
 
 
 @contextmanager
 def stoppable(execution: Execution) -> Iterator[Stopping]:
-    """Have a SIGTERM, as of `ray job stop`, end a command by a `PreemptedError`; Ray would abort it."""
-    connect()  # which sets its own handlers
-    with Stopping(f"{execution.name} was stopped; the same command resumes it") as stopping:
+    """Let a SIGTERM, as from `ray job stop`, end a command with a `PreemptedError`; Ray would abort it."""
+    connect()  # sets its own handlers
+    with Stopping(f"{execution.name} was stopped; run the same command again to resume it") as stopping:
         yield stopping
 
 
@@ -47,14 +47,14 @@ def run_folds(
     stopping: Stopping,
     share: Share | None = None,
 ) -> dict[str, Outcome]:
-    """The outcome of every fold; a finished one is only read.
+    """Run every fold and return the outcomes by digest; finished folds are only read.
 
     Args:
-        execution: what each run takes of the cluster.
-        folds: by digest.
+        execution: the resources of each run.
+        folds: the folds, by digest.
         data: folder of shards, on storage that every node sees, or its URL.
-        stopping: of the command; entered by the caller.
-        share: what a run was measured to take; None: what the execution says.
+        stopping: says whether the command is asked to stop; the caller has entered it.
+        share: the measured resources of a run; None takes those of the execution.
 
     Raises:
         KeyboardInterrupt: a signal asked the command to stop; every fold is saved. `stopping` turns it into a
@@ -93,7 +93,7 @@ def _as_tasks(
     share: Share | None,
 ) -> dict[str, Outcome]:
     """One Ray task per fold."""
-    logging.getLogger("ray").setLevel(logging.ERROR)  # a failed fold is named in its line
+    logging.getLogger("ray").setLevel(logging.ERROR)  # the line of a failed fold names the reason
     share = share or share_of(execution.cpus_per_run, execution.gpus_per_run)
     task = ray.remote(_task).options(**share.options)
     queue, progress = Queue(folds), Progress(len(folds))
@@ -110,7 +110,7 @@ def _as_tasks(
             fold = folds[digest := running.pop(ref)]
             outcome = _outcome(ref, fold)
             if outcome is None or (isinstance(outcome, str) and is_stopped()):
-                continue  # it was stopped, or its process was
+                continue  # the fold or its process was stopped
             outcomes[digest] = outcome
             queue.done(digest)
             progress.line(fold, outcome)
@@ -118,7 +118,7 @@ def _as_tasks(
 
 
 def _outcome(task: ray.ObjectRef, fold: Fold) -> Outcome | None:
-    """What the task of a fold gives, or why it gives nothing."""
+    """The outcome of a fold's task; if its process was lost, the reason."""
     try:
         return ray.get(task)
     except ray.exceptions.RayError as error:
@@ -128,7 +128,7 @@ def _outcome(task: ray.ObjectRef, fold: Fold) -> Outcome | None:
 
 
 def why_lost(error: ray.exceptions.RayError) -> str:
-    """Why a process of Ray's gave nothing, in a line."""
+    """The reason why a Ray process returned nothing, in a line."""
     lines = str(error).strip().splitlines()
     if isinstance(error, ray.exceptions.RayTaskError):  # such as an import that fails there
         return f"its process could not run it: {lines[-1]}"
@@ -138,7 +138,7 @@ def why_lost(error: ray.exceptions.RayError) -> str:
 def _by_worker_groups(
     execution: Execution, folds: Mapping[str, Fold], data: Location, is_stopped: Callable[[], bool]
 ) -> dict[str, Outcome]:
-    """One fold after the other, each trained and judged by several workers."""
+    """Run one fold after the other; several workers train and judge each."""
     group, cache = worker_group(execution), execution.first_stages
     queue, progress = Queue(folds), Progress(len(folds))
     outcomes: dict[str, Outcome] = {}
@@ -148,7 +148,7 @@ def _by_worker_groups(
             try:
                 train(fold, data, cache, group, stop=is_stopped)
                 result = fold.result()
-                assert result is not None, "its workers have ended without an error"
+                assert result is not None, "the workers have ended without an error"
                 outcome: Outcome = result
             except PreemptedError:
                 return outcomes
@@ -163,9 +163,9 @@ def _by_worker_groups(
 
 
 def _task(fold: Fold, data: Location, execution: Execution, stop_file: Path) -> Outcome | None:
-    """Run a fold in a process of Ray's; None once it was stopped. A failure is a result too."""
+    """Run a fold in a Ray process. A failure is an outcome, too; a stopped fold returns None."""
     try:
-        if not fold.is_finished:  # another command may have finished it meanwhile
+        if not fold.is_finished:  # another command may have finished it in the meantime
             run_fold(
                 fold,
                 open_bags(data, fold.config.loading),
@@ -191,7 +191,7 @@ def _in_a_line(error: Exception) -> str:
 
 @dataclass
 class Queue:
-    """The folds in an order in which none has to wait for a first stage that another is training."""
+    """The folds in an order in which none waits for a first stage that another fold is training."""
 
     folds: Mapping[str, Fold]
     _waiting: dict[str, list[str]] = field(default_factory=dict)
@@ -205,28 +205,29 @@ class Queue:
                 self._waiting.setdefault(maker, []).append(digest)
             else:
                 self._ready.append(digest)
-        # Those that others wait for come first.
+        # The folds that others wait for come first.
         self._ready.sort(key=lambda digest: digest not in self._waiting)
 
     def ready(self) -> Iterator[str]:
-        """Folds that can start now, each given once."""
+        """Yield the folds that can start now, each once."""
         while self._ready:
             yield self._ready.pop(0)
 
     def done(self, digest: str) -> None:
-        """Note that a fold has ended, well or not: one that needs a failed first stage tries it again."""
+        """Note that a fold has ended, well or not; a fold that needs a failed first stage trains it again."""
         self._ready.extend(self._waiting.pop(digest, ()))
 
 
 class Progress:
-    """A line for every fold that ends."""
+    """Prints a line for every fold that ends."""
 
     def __init__(self, num_folds: int) -> None:
+        """Start the clock, with no fold ended."""
         self.num_folds, self._done, self._failed = num_folds, 0, 0
         self._started = time.monotonic()
 
     def line(self, fold: Fold, outcome: Outcome) -> None:
-        """Print what the fold reached, or why it failed."""
+        """Print the fold's test AUC, or the reason for its failure."""
         self._done += 1
         elapsed = time.monotonic() - self._started
         left = elapsed / self._done * (self.num_folds - self._done)

@@ -1,6 +1,6 @@
-"""One run on several workers: Ray Train starts and restarts them, the engine trains, the folder remembers.
+"""One run on several workers: Ray Train starts and restarts them, and the trainer trains.
 
-Nothing of the run lives in Ray: whatever dies, the run goes on from its folder's last checkpoint.
+Ray holds no state of the run: whatever dies, the run resumes from the last checkpoint in its folder.
 """
 
 import json
@@ -36,13 +36,13 @@ class Group:
     """The workers of a run.
 
     Attributes:
-        num_workers: the fewest and the most; where they differ the run is elastic and goes on with the
-            workers that a shrinking cluster leaves it.
-        cpus: CPU cores, and compute threads, of a worker.
-        gpus: GPUs of a worker, 0 or 1.
-        max_failures: how often the group is started again after one of it died.
-        timeout_s: how long a worker that does not answer is waited for; then it is named.
-        saving: when checkpoints are made and which are kept.
+        num_workers: the fewest and the most workers; if they differ, the run is elastic and continues with
+            the workers that a shrinking cluster leaves it.
+        cpus: CPU cores, and compute threads, per worker.
+        gpus: GPUs per worker, 0 or 1.
+        max_failures: how often the group starts again after the death of a worker.
+        timeout_s: seconds to wait for a worker that does not answer, before an error names it.
+        saving: when checkpoints are written and which are kept.
     """
 
     num_workers: tuple[int, int]
@@ -55,7 +55,7 @@ class Group:
 
 @dataclass(frozen=True)
 class _WorkerTask:
-    """What each worker is given: settings, and paths on storage that every node sees."""
+    """The input of each worker: settings, and paths on storage that every node sees."""
 
     fold: Fold
     data: Location
@@ -66,22 +66,23 @@ class _WorkerTask:
 def train(
     fold: Fold, data: Location, cache: Path, group: Group, *, stop: Callable[[], bool] = lambda: False
 ) -> None:
-    """Train a fold to its end, or further than it was, and judge it; a finished one is left as it is.
+    """Train a fold to its end and judge it; a finished fold stays as it is.
 
-    Called again with the same arguments, it resumes.
+    A second call with the same arguments resumes the fold.
 
     Args:
-        fold: what to train; `bags_per_step` and `max_instances` of its configuration are of all workers
-            together, so that their number changes how fast a step is and not what it learns.
-        data: folder of shards, or its URL.
-        cache: of first-stage networks.
+        fold: the fold to train. `bags_per_step` and `max_instances` of its configuration count over all
+            workers together, so the number of workers changes how fast a step is, not what it learns.
+        data: folder of shards, on storage that every node sees, or its URL.
+        cache: folder of first-stage networks.
         group: the workers.
-        stop: asked twice per second; once it says yes, the workers save the fold within 16 steps and end.
+        stop: called twice per second; once it returns true, the workers save the fold within 16 steps and
+            end.
 
     Raises:
-        PreemptedError: it was asked to stop, and is saved.
+        PreemptedError: the fold was asked to stop, and is saved.
         WorkerLostError: the group failed more often than allowed; the message has the last reason.
-        MhimdistError: what a worker cannot do, such as train on features that are not finite.
+        MhimdistError: an error of a worker, such as features that are not finite.
     """
     if fold.is_finished:
         return
@@ -99,15 +100,17 @@ def train(
             raise errors.WorkerLostError(f"{folder}: {' '.join(str(error).split())}") from error
     _raise_what_a_worker_said(folder)
     if (folder / STOP_FILE).exists() and not fold.is_finished:
-        raise errors.PreemptedError(f"{folder} is saved; the same command resumes it")
+        raise errors.PreemptedError(
+            f"{folder} was stopped and is saved; run the same command again to resume it"
+        )
 
 
 def _trainer(task: _WorkerTask) -> TorchTrainer:
     group = task.group
-    # How soon a dead worker is noticed, and how long an elastic group waits for those it would like.
+    # Seconds until a dead worker is noticed, and seconds that an elastic group waits for its most workers.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
-    fewest, most = group.num_workers  # Ray takes a pair too; its annotation of its base class does not say so
+    fewest, most = group.num_workers  # Ray takes a pair, too; the annotation in its base class omits that
     return TorchTrainer(
         _train_in_worker,
         train_loop_config={"task": task},
@@ -118,7 +121,7 @@ def _trainer(task: _WorkerTask) -> TorchTrainer:
             resources_per_worker={"CPU": group.cpus} | ({"GPU": group.gpus} if group.gpus else {}),
         ),
         run_config=RunConfig(
-            # Each start has its own name: Ray's memory of an earlier start must not decide anything.
+            # Each start has its own name, so that Ray's record of an earlier start decides nothing.
             name=f"start-{time.time_ns()}",
             storage_path=str(task.fold.folder / "ray"),
             failure_config=FailureConfig(max_failures=group.max_failures),
@@ -127,13 +130,13 @@ def _trainer(task: _WorkerTask) -> TorchTrainer:
 
 
 def _train_in_worker(loop_config: dict[str, _WorkerTask]) -> None:
-    """What each worker runs."""
+    """Run the fold in one worker."""
     task = loop_config["task"]
     fold, group = task.fold, task.group
     world_size = ray.train.get_context().get_world_size()
     workers = DistributedWorkers(group.timeout_s) if world_size > 1 else Workers()
     if workers.from_first((fold.folder / _WORKER_ERROR_FILE).exists()):
-        return  # started again after an error that would only come again
+        return  # Ray has started it again after an error that would only recur
     if group.gpus:
         torch.cuda.set_device(ray.train.torch.get_device())
     try:
@@ -164,7 +167,7 @@ def _raise_what_a_worker_said(folder: Path) -> None:
 
 @contextmanager
 def _watching(fold: Fold, stop: Callable[[], bool]) -> Iterator[None]:
-    """Pass a stop on to the workers, wherever they are, as a file; print a line per epoch of the history."""
+    """Pass a stop on to the workers as a file, wherever they are; print a line per epoch of the history."""
     ended = threading.Event()
     history = fold.folder / HISTORY
 

@@ -1,6 +1,6 @@
 """The tables of the paper (Tang et al., ICCV 2023, Tables 1 to 5) on any sharded data set.
 
-A cell is a configuration. Many cells share one, such as every table's baseline: it is run once.
+A cell is a configuration. Cells with equal configurations, such as the baselines of all tables, share a run.
 """
 
 import argparse
@@ -29,11 +29,11 @@ from mhimdist.training.cost import Cost
 
 _VARIED = ("model.name", "masking", "teacher.kind", "student_init", "loss.alpha")
 _METHOD = ("teacher.", "loss.temperature")
-"""Settings that a network which is not masked does not have."""
+"""Settings that a network without masking does not have."""
 
 Overlay = Annotated[
-    TrainConfig,  # for the command line, which learns of all settings so
-    WrapValidator(lambda given, _: given),  # as nested settings: they belong to several configurations
+    TrainConfig,  # shows the command line all settings
+    WrapValidator(lambda given, _: given),  # stay nested settings: they belong to several configurations
     PlainSerializer(lambda given: given),
 ]
 
@@ -41,45 +41,61 @@ Overlay = Annotated[
 class Ablation(Experiment):
     """Fill the paper's tables."""
 
-    tables: tuple[int, ...] = Field((1, 2, 3, 4, 5), min_length=1, description="of the paper; several as 1,3")
-    rows: tuple[str, ...] = Field((), description="only these rows, by their names in the tables; none: all")
-    quick: bool = Field(False, description="the job's choice of fewer seeds, folds and epochs")
-    preset: Literal["c16", "tcga"] = Field("c16", description="whose settings the rows start from")
+    tables: tuple[int, ...] = Field(
+        (1, 2, 3, 4, 5), min_length=1, description="tables of the paper; more than one as 1,3"
+    )
+    rows: tuple[str, ...] = Field(
+        (), description="run only these rows, by their names in the tables; none: all"
+    )
+    quick: bool = Field(False, description="use the job's smaller numbers of seeds, folds and epochs")
+    preset: Literal["c16", "tcga"] = Field(
+        "c16", description="data set of the paper; the rows start from the authors' settings for it"
+    )
     train: Overlay = Field(  # type: ignore[assignment]  # a mapping, see `Overlay`
         default_factory=dict,
-        description="settings of every row whose network or method has them, in place of its own",
+        description="settings to change in every row that has them",
     )
-    epochs: int | None = Field(None, ge=1, description="of every row; none: its configuration's")
-    transmil_epochs: int | None = Field(None, ge=1, description="of TransMIL's rows, instead")
+    epochs: int | None = Field(None, ge=1, description="epochs of every row; none: as configured")
+    transmil_epochs: int | None = Field(
+        None, ge=1, description="epochs of TransMIL's rows; none: as --epochs says"
+    )
     transmil_folds: int | None = Field(
-        None, ge=1, description="run TransMIL's rows on the first so many folds only; none: on all"
+        None, ge=1, description="run TransMIL's rows only on this many folds, from the first on; none: on all"
     )
 
     @field_validator("tables")
     @classmethod
     def _paper_has_them(cls, tables: tuple[int, ...]) -> tuple[int, ...]:
         if unknown := set(tables) - TITLES.keys():
-            raise ValueError(f"the paper's tables are 1 to 5, got {', '.join(map(str, sorted(unknown)))}")
+            raise ValueError(
+                f"expected tables of the paper, 1 to 5, got {', '.join(map(str, sorted(unknown)))}"
+            )
         return tables
 
     @model_validator(mode="after")
     def _tables_vary_the_rest(self) -> Self:
         if fixed := [path for path in self.overlay if path.startswith(_VARIED)]:
-            raise ValueError(f"the tables vary {', '.join(fixed)}; rows and tables choose what is run")
+            raise ValueError(
+                f"the tables themselves vary {', '.join(fixed)}: leave it out, and choose the runs by rows "
+                "and tables"
+            )
         return self
 
     @property
     def overlay(self) -> dict[str, Any]:
-        """The settings of `train` that were given, by dotted path."""
+        """The given settings of `train`, by dotted path."""
         return dict(leaves(self.train))  # type: ignore[arg-type]
 
     @classmethod
     def from_job(cls, *, quick: dict[str, Any], arguments: list[str] | None = None, **defaults: Any) -> Self:
-        """The options of this process, where `--quick` changes the defaults of others.
+        """Read the options of this process; `--quick` changes the defaults of other options.
 
         Args:
-            quick: those defaults.
+            quick: defaults under `--quick`.
             arguments, defaults: as in `from_command_line`.
+
+        Raises:
+            ConfigError: see `from_command_line`.
         """
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         first.add_argument("--quick", action="store_true")
@@ -88,21 +104,21 @@ class Ablation(Experiment):
 
 
 def run_ablation(job: Ablation, base: Base, *, data: Location) -> Comparison:
-    """Run every configuration of the tables and leave tables.md, tables.csv and tables.json.
+    """Run every configuration of the tables and write tables.md, tables.csv and tables.json.
 
     Args:
-        job: which tables and rows, on what.
-        base: the full configuration of a model, by its name; that of MHIM where it can be masked.
+        job: the tables and rows to run, and how to cross-validate them.
+        base: returns the full configuration of a model by its name: with MHIM if the model can be masked.
         data: folder of shards, on storage that every node sees, or its URL.
 
     Raises:
-        ConfigError: a row's name is in none of the tables.
+        ConfigError: no table has a row of a given name, or no row has a given setting.
         CrossValidationError: runs failed; the tables of the others are written and printed first.
     """
     cells = select(job, base)
     candidates = {cell.candidate.name: cell.candidate for cell in cells}
     comparison = compare(job, list(candidates.values()), data=data)
-    _write(job, cells, comparison, {})  # whatever becomes of the costs
+    _write(job, cells, comparison, {})  # now, in case measuring the costs fails
     costs = measure_costs(
         job, {cell.row: cell.candidate.config for cell in cells if cell.table == 2}, data=data
     )
@@ -122,7 +138,7 @@ def select(job: Ablation, base: Base) -> list[Cell]:
     """The cells that a job asks for.
 
     Raises:
-        ConfigError: a row's name is in none of the tables, or no row has a setting that is given.
+        ConfigError: no table has a row of a given name, or no row has a given setting.
     """
     base = _overlaid(base, job.overlay)
     known = [
@@ -133,16 +149,16 @@ def select(job: Ablation, base: Base) -> list[Cell]:
     wanted = {row.casefold() for row in job.rows}
     if unknown := wanted - {cell.row.casefold() for cell in known}:
         rows = ", ".join(dict.fromkeys(cell.row for cell in known))
-        raise ConfigError(f"rows: no row {', '.join(sorted(unknown))}; these tables have {rows}")
+        raise ConfigError(f"rows: expected rows of these tables ({rows}), got {', '.join(sorted(unknown))}")
     cells = [cell for cell in known if not wanted or cell.row.casefold() in wanted]
     for path in job.overlay:
         if not any(_has(cell.candidate.config, path) for cell in cells):
-            raise ConfigError(f"train.{path}: none of these rows has it")
+            raise ConfigError(f"train.{path}: none of these rows has this setting; leave it out")
     return _named_apart(cells)
 
 
 def _overlaid(base: Base, overlay: Mapping[str, Any]) -> Base:
-    """The configurations with other settings where they have them."""
+    """The base with these settings changed in every configuration that has them."""
 
     def overlaid(model: str) -> TrainConfig:
         config = base(model)
@@ -158,7 +174,7 @@ def _has(config: TrainConfig, path: str) -> bool:
 
 
 def _named_apart(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells, those of equal configurations with the same candidate, and no two candidates of one name."""
+    """The cells; those of equal configurations share a candidate, and each candidate has another name."""
     candidates: dict[tuple[str, int | None], Candidate] = {}
     names = Counter[str]()
     for cell in cells:
@@ -175,7 +191,7 @@ def _key(candidate: Candidate) -> tuple[str, int | None]:
 
 
 def _candidate(job: Ablation, config: TrainConfig) -> Candidate:
-    """A configuration under a name that tells what it is, so that equal ones share it."""
+    """A configuration under a name that describes it, so that equal configurations share the name."""
     is_transmil = config.model.name == "transmil"
     epochs = (job.transmil_epochs if is_transmil else None) or job.epochs
     if epochs is not None:

@@ -1,4 +1,4 @@
-"""What Table 2 measures: seconds and memory of each candidate, on the cluster."""
+"""The costs in Table 2: seconds and memory of each candidate, measured on the cluster."""
 
 import json
 from collections.abc import Mapping
@@ -23,14 +23,21 @@ from mhimdist.training.first_stage import made_with
 def measure_costs(
     experiment: Experiment, configs: Mapping[str, TrainConfig], *, data: Location
 ) -> dict[str, Cost | str]:
-    """What each configuration costs on the first fold: one after the other, each in a process of its own.
+    """Measure the cost of each configuration on the first fold, one after the other, each in a new process.
 
-    One that cannot be measured gives the reason in place of its cost, and keeps no other from being measured.
+    If a configuration cannot be measured, the reason takes the place of its cost; the others are measured
+    all the same.
 
     Args:
         experiment: data and resources.
-        configs: what to measure, by name.
+        configs: the configurations to measure, by name.
         data: folder of shards, on storage that every node sees, or its URL.
+
+    Returns:
+        A cost, or a reason in a line, per name.
+
+    Raises:
+        PreemptedError: a SIGTERM stopped it; the same call measures the rest.
     """
     if not configs:
         return {}
@@ -51,8 +58,8 @@ def measure_costs(
         if not file.exists():
             connect()
             share = share_of(experiment.cpus_per_run, experiment.gpus_per_run)
-            # A process that has trained another network would hold that one's memory: an environment of its
-            # own makes Ray start a new one.
+            # A process that has trained another network still holds its memory. A runtime environment that
+            # no other task has makes Ray start a new process.
             task = ray.remote(max_calls=1)(_measure).options(
                 **share.options,
                 runtime_env={"env_vars": {"MHIMDIST_MEASURED": file.stem}},
@@ -67,7 +74,7 @@ def measure_costs(
                 costs[name] = cost
                 continue
             files.write_text(file, json.dumps(asdict(cost), allow_nan=False))
-            get_console().print(f"cost of {name}: {cost.train_s:.1f} s an epoch", highlight=False)
+            get_console().print(f"cost of {name}: {cost.train_s:.1f} s per epoch", highlight=False)
         costs[name] = Cost(**json.loads(file.read_text()))
     return costs
 

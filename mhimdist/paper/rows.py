@@ -1,6 +1,6 @@
 """The rows of the paper's Tables 1 to 5 as configurations (Tang et al., ICCV 2023).
 
-Where the authors' preset leaves a strategy without a ratio, it is ours; see `LOW_RATIO`.
+If the authors' preset has no ratio for a strategy, the ratio is ours; see `LOW_RATIO`.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ SYSTEMS = {
 MASKED = {"AB-MIL": "abmil", "TransMIL": "transmil", "DSMIL": "dsmil"}
 COLUMNS = {"AB.": "abmil", "Trans.": "transmil"}
 LOW_RATIO, RANDOM_RATIO = 0.2, 0.5
-"""Of a strategy with a low or random mask where the data set's preset has none (the paper gives none)."""
+"""Our ratios of the low and the random mask, for a data set without them in its preset (nor in the paper)."""
 
 TITLES = {
     1: "Table 1: multiple-instance learning systems",
@@ -38,7 +38,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A place in a table: what is trained for it."""
+    """A place in a table, and the configuration that fills it."""
 
     table: int
     row: str
@@ -47,7 +47,7 @@ class Cell:
 
 
 Entry = tuple[str, str, TrainConfig]
-"""Row, column, and what is trained there."""
+"""Row, column, and the configuration there."""
 
 
 def _plain(config: TrainConfig) -> TrainConfig:
@@ -110,7 +110,7 @@ def _teachers(base: Base) -> list[Entry]:
 
 
 def _taught(config: TrainConfig, kind: TeacherKind, alpha: float | None = None) -> TrainConfig:
-    """The configuration with another teacher and, where given, another weight of the consistency loss."""
+    """The configuration with another teacher and, if given, another weight of the consistency loss."""
     moves = kind in ("momentum", "init_momentum")
     own = config.teacher
     weights = {"weights": own.weights, "weights_of": own.weights_of} if "init" in kind else {}
@@ -122,7 +122,7 @@ def _taught(config: TrainConfig, kind: TeacherKind, alpha: float | None = None) 
 
 
 def _masked(config: TrainConfig, *, low: bool, random: bool) -> TrainConfig:
-    """The configuration with its high mask, and with or without a low and a random one."""
+    """The configuration with its high mask, and with or without a low and a random mask."""
     own = config.masking
     masking = Masking(
         high=own.high,
@@ -140,5 +140,5 @@ ROWS: dict[int, Callable[[Base], list[Entry]]] = {
     4: _strategies,
     5: _teachers,
 }
-"""By the table's number: its rows from the full configuration of each model, that of MHIM where it can be
-masked."""
+"""Per table number, a function that makes the rows from the full configuration of each model, which is with
+MHIM if the model can be masked."""

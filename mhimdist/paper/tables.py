@@ -1,4 +1,4 @@
-"""The paper's Tables 1 to 5 in its own layout: what is printed, and what is said below them."""
+"""The paper's Tables 1 to 5 in the paper's layout, with the captions below them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -25,7 +25,15 @@ def grid(
     comparison: Comparison,
     costs: Mapping[str, Cost | str],
 ) -> Grid:
-    """A table in the paper's layout, in per cent."""
+    """A table in the paper's layout, in per cent.
+
+    Args:
+        number: the table's number in the paper, 1 to 5.
+        protocol: protocol of the figures.
+        cells: the cells of all tables.
+        comparison: the results of the cells' candidates.
+        costs: a cost, or the reason why it is missing, by row; for Table 2.
+    """
     mine = [cell for cell in cells if cell.table == number]
     row_of = {row.name: row for row in comparison.of(protocol)}
     names = list(dict.fromkeys(cell.row for cell in mine))
@@ -38,8 +46,8 @@ def grid(
             lines = [[_percent(found[name, ""], m) for m in ("accuracy", "auc", "f1")] for name in names]
             if "TransMIL" in names:
                 caption += (
-                    " TransMIL is the network that MHIM starts from, its class token drawn from N(0, 1); the "
-                    "authors' TransMIL that stands alone starts it at 1e-6."
+                    " TransMIL is the network that MHIM starts from, with its class token drawn from "
+                    "N(0, 1); the authors' TransMIL baseline starts it with a deviation of 1e-6."
                 )
         case 2:
             header = ["Model", "AUC", "Para.", "Time", "Mem."]
@@ -54,7 +62,7 @@ def grid(
     if any(
         len(row_of[cell.candidate.name].results) < row_of[cell.candidate.name].num_planned for cell in mine
     ):
-        caption += " (-1), (-2), ...: so many of its runs failed and are left out."
+        caption += " (-1), (-2), ...: this many runs of the cell failed and are left out."
     caption += notes_text({cell.column or cell.row: row_of[cell.candidate.name].note for cell in mine})
     return Grid(
         title=f"{TITLES[number]} ({comparison.dataset}, {protocol} protocol)",
@@ -65,13 +73,13 @@ def grid(
 
 
 def common(comparison: Comparison, cells: Sequence[Cell]) -> str:
-    """What holds for all tables."""
+    """The caption of all tables together."""
     note = f" {STRICT_NOTE}" if "strict" in comparison.protocols else ""
-    return f"All tables: in per cent. {comparison.setting}{note}{_sizes(cells)}"
+    return f"All tables are in per cent. {comparison.setting}{note}{_sizes(cells)}"
 
 
 def _sizes(cells: Sequence[Cell]) -> str:
-    """Where networks are of another width, or learn at another rate, than the authors'."""
+    """Names the networks with another width or learning rate than the authors'."""
     networks: dict[str, list[str]] = {}
     for config in {cell.candidate.config.model.name: cell.candidate.config for cell in cells}.values():
         networks.setdefault(departures(config), []).append(config.model.name)
@@ -88,7 +96,13 @@ def _percent(row: Row, metric: str) -> str:
 
 
 def grids(cells: Sequence[Cell], comparison: Comparison, costs: Mapping[str, Cost | str]) -> list[Grid]:
-    """The tables, one after the other for each protocol."""
+    """The tables of each protocol, one after the other.
+
+    Args:
+        cells: the cells of all tables.
+        comparison: the results of the cells' candidates.
+        costs: a cost, or the reason why it is missing, by row; for Table 2.
+    """
     return [
         grid(number, protocol, cells, comparison, costs)
         for protocol in comparison.protocols
@@ -97,20 +111,21 @@ def grids(cells: Sequence[Cell], comparison: Comparison, costs: Mapping[str, Cos
 
 
 def cost_failures(costs: Mapping[str, Cost | str]) -> dict[str, str]:
+    """The reasons for missing costs, by "cost of" and the row."""
     return {f"cost of {name}": why for name, why in costs.items() if isinstance(why, str)}
 
 
 def _cost_caption(costs: Mapping[str, Cost | str]) -> str:
-    """How costs were measured, and why some were not."""
+    """How the costs were measured, and the reasons for missing ones."""
     if not costs:
         return " Para., Time, Mem.: not measured."
-    caption = " Para.: parameters of the network that is trained."
+    caption = " Para.: parameters of the trained network."
     for cost in costs.values():
         if isinstance(cost, Cost):
             where = "GPU" if cost.device == "cuda" else formats.count(cost.num_threads, "thread")
             caption += (
                 f" Time: the training steps of an epoch on fold 1, one row at a time, {where}; Mem.: the "
-                "peak of training and validation above what the process held before."
+                "peak memory of training and validation, beyond the memory that the process held before."
             )
             break
     return caption + "".join(
@@ -130,7 +145,7 @@ def _cost_texts(cost: Cost | str | None) -> tuple[str, str, str]:
 
 
 def _used(cells: Sequence[Cell], row_of: Mapping[str, Row]) -> str:
-    """What the rows ran: folds, seeds and epochs, by model where they differ."""
+    """The folds, seeds and epochs that the rows ran, grouped if they differ."""
     used: dict[str, list[str]] = {}
     for cell in cells:
         row = row_of[cell.candidate.name]
@@ -144,13 +159,13 @@ def _used(cells: Sequence[Cell], row_of: Mapping[str, Row]) -> str:
             what += f", {model.num_landmarks} landmarks"
         used.setdefault(what, []).append(cell.column or cell.row)
     if len(used) == 1:
-        return f"All of it: {next(iter(used))}."
+        return f"All runs: {next(iter(used))}."
     texts = (f"{', '.join(dict.fromkeys(names))} ({what})" for what, names in used.items())
-    return f"Run: {'; '.join(texts)}."
+    return f"Runs: {'; '.join(texts)}."
 
 
 def _borrowed(cells: Sequence[Cell]) -> str:
-    """Where a strategy's ratio is ours, because the data set's preset has none."""
+    """The mask ratios, and which of them are ours because the data set's preset has none."""
     texts = []
     full = {cell.column: cell.candidate.config.masking for cell in cells if cell.row == "LR-HAM"}
     for column, masking in full.items():
@@ -159,6 +174,6 @@ def _borrowed(cells: Sequence[Cell]) -> str:
     if not texts:
         return ""
     return (
-        f" Ratios {'; '.join(texts)}; a low of {LOW_RATIO:g} or a random of {RANDOM_RATIO:g} is ours where "
-        "the authors' preset has none."
+        f" Mask ratios: {'; '.join(texts)}. If the authors' preset has no low or random ratio, ours are "
+        f"low {LOW_RATIO:g} and random {RANDOM_RATIO:g}."
     )

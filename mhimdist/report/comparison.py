@@ -1,6 +1,6 @@
-"""Cross-validated configurations side by side: what their runs left, as plain data and as tables.
+"""Cross-validated configurations side by side: the results of their runs, as plain data and as tables.
 
-Nothing here knows Ray. Every table, record and file says by which protocol its figures were made.
+Nothing here knows Ray. Every table, record and file names the protocol of its figures.
 """
 
 import csv
@@ -22,8 +22,8 @@ METRICS = ("auc", "accuracy", "f1", "precision", "recall")
 INFLATED = ("auc", "accuracy", "f1")
 HEADINGS = {"auc": "AUC", "accuracy": "accuracy", "f1": "F1", "precision": "precision", "recall": "recall"}
 PAPER_WARNING = (
-    "PAPER PROTOCOL: as the authors did, the test fold selects the epoch, stops the training and sets the "
-    "threshold, so the figures are optimistic and only good for reproducing theirs."
+    "PAPER PROTOCOL: as in the authors' code, the test fold selects the epoch, stops the training and sets "
+    "the threshold. The figures are therefore optimistic: use them only to reproduce the authors'."
 )
 STRICT_NOTE = (
     "Strict protocol: validation cases of the training fold select the epoch, stop the training and set the "
@@ -36,12 +36,12 @@ class Row:
     """A named configuration under one protocol.
 
     Attributes:
-        name: what the table calls it.
-        protocol: of its runs.
-        results: of the runs that finished.
-        num_planned: runs that it should have.
-        failures: for each run that failed, its name and the last line of the reason.
-        note: what is special about its runs, such as fewer folds; empty where nothing is.
+        name: its name in the table.
+        protocol: the protocol of its runs.
+        results: the results of the finished runs.
+        num_planned: number of runs that it should have.
+        failures: the last line of the reason per failed run, by the run's name.
+        note: what is special about its runs, such as fewer folds; may be empty.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Row:
         ]
 
     def spread(self, metric: str) -> tuple[float, float | None] | None:
-        """Mean and deviation of a test metric, see `metrics.mean_and_std`; None without a value."""
+        """Mean and standard deviation of a test metric, see `metrics.mean_and_std`; None without a value."""
         values = [[v for r in results if (v := r.test[metric]) is not None] for results in self.by_seed]
         values = [each for each in values if each]
         return metrics.mean_and_std(values) if values else None
@@ -73,7 +73,7 @@ class Row:
 
     @cached_property
     def pooled_auc(self) -> float | None:
-        """AUC of all folds' test bags as one set, the mean over the seeds."""
+        """AUC of all folds' test bags as one set; the mean over the seeds."""
         each = [metrics.pooled([result.scores for result in results]) for results in self.by_seed]
         aucs = [metrics.auc(scores.labels_N, scores.probabilities_NC) for scores in each]
         defined = [value for value in aucs if value is not None]
@@ -81,7 +81,7 @@ class Row:
 
     @property
     def epochs(self) -> str:
-        """Epochs done, a number or a range."""
+        """The number of epochs done: a number or a range."""
         done = [result.num_epochs for result in self.results]
         if not done:
             return formats.NONE
@@ -89,7 +89,7 @@ class Row:
 
     @property
     def num_runs(self) -> str:
-        """Finished runs, and how many there should be where that is more."""
+        """The number of finished runs and, if some are missing, the planned number."""
         done = len(self.results)
         return f"{done}" if done == self.num_planned else f"{done} of {self.num_planned}"
 
@@ -117,16 +117,16 @@ class Comparison:
     """Configurations run on the same folds and seeds.
 
     Attributes:
-        name: of the run's folder.
+        name: name of the experiment's folder.
         dataset: the data set's name.
         synthetic: whether its bags are made up.
-        num_bags, num_cases: of the data set.
+        num_bags, num_cases: bags and cases of the data set.
         num_folds: folds of the data.
         split_by: how the data are split, in words, such as "3-fold by case".
-        seeds: of the runs.
-        rows: a row for every configuration and protocol.
-        wall_s: seconds it took; runs found finished took none.
-        num_found: runs that were found finished.
+        seeds: seeds of the runs.
+        rows: a row per configuration and protocol.
+        wall_s: wall-clock seconds of the command; runs that were finished before took none.
+        num_found: number of runs that were finished before.
         num_train: bags that train under each protocol, the mean over folds and seeds.
         validation_share: share of the training fold's cases that only selects under strict.
     """
@@ -152,7 +152,7 @@ class Comparison:
 
     @property
     def failures(self) -> dict[str, str]:
-        """Every run that failed and why, each once."""
+        """The reason of every failed run, by the run's name."""
         return {name: reason for row in self.rows for name, reason in row.failures.items()}
 
     def of(self, protocol: Protocol) -> list[Row]:
@@ -160,23 +160,23 @@ class Comparison:
         return [row for row in self.rows if row.protocol == protocol]
 
     def caption(self, protocol: Protocol) -> str:
-        """What a reader must know of every figure of a protocol."""
+        """The text that a reader of a protocol's figures must know."""
         return f"{PAPER_WARNING if protocol == 'paper' else STRICT_NOTE} {self.setting}"
 
     @property
     def setting(self) -> str:
-        """Data, folds and seeds in words, and how figures are formed over them."""
-        over = "the seeds' means over the folds" if len(self.seeds) > 1 else "the folds"
+        """Data, folds and seeds in words, and how the figures average over them."""
+        over = "the seeds, each with its mean over the folds" if len(self.seeds) > 1 else "the folds"
         data = " (SYNTHETIC bags)" if self.synthetic else ""
         return (
             f"{self.dataset}{data}: {formats.count(self.num_bags, 'bag')} of "
             f"{formats.count(self.num_cases, 'case')}, {self.split_by}, "
             f"{formats.count(len(self.seeds), 'seed')} ({', '.join(map(str, self.seeds))}). "
-            f"Mean +- standard deviation of {over}."
+            f"Mean +- standard deviation over {over}."
         )
 
     def grids(self) -> list[Grid]:
-        """A table for each protocol and, where there are both, the inflation."""
+        """A table per protocol and, if both protocols ran, the inflation."""
         tables = [self._grid(protocol) for protocol in self.protocols]
         return [*tables, self.inflation()] if len(tables) > 1 else tables
 
@@ -185,8 +185,8 @@ class Comparison:
         shown = ("auc", "accuracy", "f1")
         header = ["configuration", *(HEADINGS[metric] for metric in shown), "AUC 95 %", "pooled"]
         caption = (
-            f"{self.caption(protocol)} 95 %: bootstrap interval of the mean AUC over cases; pooled: AUC of "
-            "all folds' test bags as one set."
+            f"{self.caption(protocol)} AUC 95 %: bootstrap interval of the mean AUC, resampled by case; "
+            "pooled: AUC of all folds' test bags as one set."
         )
         caption += notes_text({row.name: row.note for row in rows})
         return Grid(
@@ -208,7 +208,7 @@ class Comparison:
         )
 
     def inflation_of(self, row: Row) -> dict[str, float | None]:
-        """What the paper's protocol adds to a strict row's mean metrics; None where either is missing."""
+        """The gain of the paper's protocol over a strict row's mean metrics; None if either is missing."""
         strict = next((each for each in self.of("strict") if each.name == row.name), None)
         added: dict[str, float | None] = {}
         for metric in INFLATED:
@@ -217,7 +217,7 @@ class Comparison:
         return added
 
     def inflation(self) -> Grid:
-        """How much higher each configuration scores where the test fold selects."""
+        """A table of how much higher each configuration scores if the test fold selects."""
         strict = {row.name for row in self.of("strict")}
         pairs = [(row.name, self.inflation_of(row)) for row in self.of("paper") if row.name in strict]
         return Grid(
@@ -229,27 +229,27 @@ class Comparison:
 
     @property
     def inflation_note(self) -> str:
-        """What the inflation is made of."""
+        """The effects that make up the inflation."""
         same = "on the same test folds and seeds."
         strict, paper = (self.num_train.get(protocol, 0.0) for protocol in ("strict", "paper"))
         if strict == paper:
-            return f"What selecting on the test fold adds to its own figures, {same}"
+            return f"How much selecting on the test fold adds to the figures of that fold, {same}"
         share = f" {self.validation_share:g}" if self.validation_share else ""
         return (
-            f"Two effects in one, {same} Under paper the test fold selects, and {paper:.0f} bags train "
-            f"against {strict:.0f} under strict, as the cases that validate there train, too. "
-            f"--paper-validation-share{share} shows the first alone."
+            f"Two effects together, {same} Under paper the test fold selects, and {paper:.0f} bags train "
+            f"against {strict:.0f} under strict, because the cases that validate under strict train, too. "
+            f"Run with --paper-validation-share{share} to see the first effect alone."
         )
 
     def record(self, row: Row) -> dict[str, Any]:
-        """A row's record and, where there are both protocols, what the paper's adds."""
+        """A row's record and, if both protocols ran, the gain of the paper's."""
         if len(self.protocols) < 2:
             return row.record()
         added = self.inflation_of(row)
         return row.record() | {f"{metric}_inflation": value for metric, value in added.items()}
 
     def markdown(self) -> str:
-        """All tables, and the runs that failed."""
+        """All tables and the failed runs, as Markdown."""
         text = "\n".join(grid.markdown() for grid in self.grids())
         if self.failures:
             text += "\nFailed runs:\n\n"
@@ -257,11 +257,11 @@ class Comparison:
         return text
 
     def csv(self) -> str:
-        """A line for every row."""
+        """A line per row, as CSV."""
         return records_csv([self.record(row) for row in self.rows])
 
     def json(self) -> str:
-        """Everything but the single bags' scores, which are in the runs' folders."""
+        """Everything except the scores of single bags, which are in the runs' folders, as JSON."""
         large = {"keys", "cases", "labels", "probabilities"}
         rows = [
             self.record(row)
@@ -293,7 +293,7 @@ class Comparison:
 
 
 def notes_text(notes: Mapping[str, str]) -> str:
-    """What is special about rows, by their names, for a caption: those of one note together."""
+    """The notes on rows, for a caption; rows with the same note share a sentence."""
     sharing: dict[str, list[str]] = {}
     for name, note in notes.items():
         if note:
@@ -302,7 +302,7 @@ def notes_text(notes: Mapping[str, str]) -> str:
 
 
 def records_csv(records: Sequence[Mapping[str, Any]]) -> str:
-    """CSV text of flat records that share their columns; None is an empty cell."""
+    """CSV text of flat records with the same columns; None is an empty cell."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(records[0]) if records else [], lineterminator="\n")
     writer.writeheader()
@@ -315,7 +315,7 @@ def _signed(value: float | None) -> str:
 
 
 def spread_text(spread: tuple[float, float | None] | None, scale: int = 1) -> str:
-    """`0.961 +- 0.005`, or in per cent `96.14 +- 0.52` with a scale of 100, as the paper prints it."""
+    """`0.961 +- 0.005`, or with a scale of 100 `96.14 +- 0.52`: in per cent, as the paper prints it."""
     if spread is None:
         return formats.NONE
     decimals = 3 if scale == 1 else 2

@@ -1,6 +1,6 @@
-"""How values are written in reports and tables: digits that mean something, and one sign for "none".
+"""Formats of values in reports and tables: significant digits, and one sign for "none".
 
-Plain ASCII, since a job's log may be written in any encoding.
+Plain ASCII, since a job's log may have any encoding.
 """
 
 import json
@@ -15,10 +15,9 @@ def auc(value: float | None) -> str:
 
 
 def setting(value: object) -> str:
-    """A configuration value: floats to three significant digits, of 1 - x just below 1.
+    """A configuration value: a float to three significant digits; just below 1, to three of 1 - x.
 
-    A momentum of 0.9999 and one of 0.9995 differ in what they lack to 1, and three plain digits would make
-    both of them 1.
+    The momenta 0.9999 and 0.9995 differ in their distance to 1; three plain digits would turn both into 1.
     """
     if value is None:
         return NONE
@@ -37,13 +36,13 @@ def setting(value: object) -> str:
 
 
 def setting_pair(first: object, second: object) -> tuple[str, str]:
-    """Two configuration values that differ, with as many digits as it takes to see that."""
+    """Two different configuration values, with enough digits to show the difference."""
     texts = setting(first), setting(second)
     return texts if texts[0] != texts[1] else (repr(first), repr(second))
 
 
 def share(value: float) -> str:
-    """A share of 1 in per cent."""
+    """A share in [0, 1], in per cent."""
     return f"{100 * value:.0f}%"
 
 
@@ -67,16 +66,16 @@ def mib(num_bytes: float) -> str:
 
 
 def rounded(seconds: float) -> str:
-    """Wall-clock time in whole seconds, for what is only about so long."""
+    """Wall-clock time in whole seconds, for approximate times."""
     return f"{seconds:.0f} s" if seconds < 59.5 else duration(seconds)
 
 
 def count(number: int, noun: str) -> str:
-    """A number with its noun, in the plural where it should be."""
+    """A number with its noun, in the plural unless the number is 1."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def last_line(text: str) -> str:
-    """What a traceback ends in, cut to a length that fits a table."""
+    """The last line of a traceback, cut to 200 characters to fit a table."""
     line = next(reversed(text.strip().splitlines()), "")
     return line if len(line) <= 200 else f"{line[:199]}…"

@@ -1,8 +1,8 @@
 """The figures of the sweep report, as plotly objects.
 
-Backgrounds are transparent, and the page's style sheet colours text and grid, so that one figure serves
-light, dark and print. Where trials are compared, blue is the best, vermilion the base configuration, grey the
-others, and a hollow marker a pruned trial, whose value is that of the epoch it was stopped at.
+Backgrounds are transparent, and the page's style sheet colours text and grid, so one figure serves the light
+page, the dark page and print. In figures that compare trials, blue is the best trial, vermilion the base
+configuration and grey the others. A hollow marker is a pruned trial, at its value when it was stopped.
 """
 
 import math
@@ -18,7 +18,7 @@ from plotly.subplots import make_subplots
 from mhimdist.report import formats
 from mhimdist.report.summary import FinalRun, History, SweepSummary, Trial, is_number, short_names, value_of
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart, less its yellow and its black.
+# Okabe and Ito's palette without yellow and black; colour-blind readers can tell its colours apart.
 BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
 GREY = "#8b939c"
 
@@ -40,7 +40,7 @@ _TEMPLATE = go.layout.Template(
         "font": {"family": "system-ui, sans-serif", "size": 12},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        # A drag scrolls the page, as on a phone it must; the bar over a figure offers zooming.
+        # A drag scrolls the page, which phones need; the bar over a figure offers zooming.
         "dragmode": False,
         "showlegend": True,
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
@@ -98,8 +98,8 @@ def trial_curves(summary: SweepSummary) -> go.Figure:
     opacity = max(0.12, min(0.45, 10 / max(1, len(others))))
     curves = [trial for trial in others if trial.history]
     if curves:
-        # One trace, the curves parted by gaps, of four decimals: hundreds of traces would make the page slow,
-        # and all digits of hundreds of curves would make it large.
+        # One trace with gaps between the curves, and four decimals: hundreds of traces would make the page
+        # slow, and all digits of hundreds of curves would make it large.
         figure.add_scatter(
             name="other trials",
             x=[x for trial in curves for x in [*_column(trial.history, "epoch"), None]],
@@ -129,10 +129,10 @@ def trial_curves(summary: SweepSummary) -> go.Figure:
 
 
 def _stop_text(trial: Trial) -> str:
-    """Says how much was trained in all, where the curve is the mean of several folds."""
+    """The number of epochs over all folds, if the curve is the mean of several folds."""
     if trial.epochs_done == len(trial.history):
         return ""
-    return f" of a fold, after {formats.count(trial.epochs_done, 'epoch')} of all folds"
+    return f" of a fold, after {formats.count(trial.epochs_done, 'epoch')} over all folds"
 
 
 def auc_curves(history: History) -> go.Figure:
@@ -154,9 +154,9 @@ def loss_curves(history: History) -> go.Figure:
 
 
 def masking_curves(history: History) -> go.Figure:
-    """Share of the instances kept and masked by each kind, a strip each: they differ a hundredfold.
+    """Shares of the instances that are kept and masked, a strip per kind: they differ a hundredfold.
 
-    A kind that never masks anything has no strip. The kinds may overlap, so they need not add up to 1.
+    A kind that never masks anything has no strip. The kinds may overlap, so the shares need not add up to 1.
     """
     kinds = {
         "kept": "kept_ratio",
@@ -180,7 +180,7 @@ def masking_curves(history: History) -> go.Figure:
 
 
 def final_curves(runs: Sequence[FinalRun]) -> go.Figure:
-    """The student's validation AUC of each final run; a dot marks the epoch that was tested."""
+    """The student's validation AUC in each final run; a dot marks the tested epoch."""
     figure = _figure(x_title="epoch", y_title="validation AUC of the student", height=320)
     colours = (BLUE, ORANGE, GREEN, PURPLE, SKY)
     for number, run in enumerate(run for run in runs if run.history):
@@ -224,7 +224,7 @@ def pareto_front(summary: SweepSummary) -> go.Figure:
 
 
 def importance_bars(summary: SweepSummary) -> go.Figure:
-    """Importance of each searched parameter, the largest on top."""
+    """The importance of each searched parameter, the largest on top."""
     ranked = sorted(summary.importances.items(), key=lambda item: item[1])
     names = short_names([path for path, _ in ranked])
     figure = _figure(x_title="importance (share)", y_title="", height=90 + 26 * len(ranked))
@@ -246,7 +246,7 @@ def importance_bars(summary: SweepSummary) -> go.Figure:
 
 
 def parameter_slices(summary: SweepSummary) -> dict[str, go.Figure]:
-    """For each parameter that varies, the values of the complete trials against it, by dotted path."""
+    """The values of the complete trials against each parameter that varies, by its dotted path."""
     complete = summary.in_state("complete")
     values = [value_of(trial) for trial in complete]
     margin = 0.06 * (max(values) - min(values)) or 0.05
@@ -255,7 +255,7 @@ def parameter_slices(summary: SweepSummary) -> dict[str, go.Figure]:
     figures = {}
     for path in summary.varied_params:
         trials = [trial for trial in complete if path in trial.params]
-        trials.sort(key=lambda trial: trial.number in colours)  # those to stand out are drawn last, on top
+        trials.sort(key=lambda trial: trial.number in colours)  # the highlighted ones are drawn last, on top
         if not trials:
             continue
         figure = _figure(x_title=_label(names[path]), y_title=summary.objective, height=240)
@@ -279,14 +279,14 @@ def parameter_slices(summary: SweepSummary) -> dict[str, go.Figure]:
 
 
 def _place_settings(figure: go.Figure, settings: Sequence[object], *, title: str) -> list[float] | list[str]:
-    """Choose the x axis that suits a parameter's settings, and return where on it they lie."""
+    """Choose the x axis that suits a parameter's settings, and return their positions on it."""
     numbers = [
         float(setting) for setting in settings if isinstance(setting, int | float) and is_number(setting)
     ]
     if len(numbers) < len(settings):
         figure.update_xaxes(type="category", categoryorder="category ascending")
         return [_label(formats.setting(setting)) for setting in settings]
-    if min(numbers) > 0.9 and max(numbers) < 1:  # a momentum, which matters by what it lacks to 1
+    if min(numbers) > 0.9 and max(numbers) < 1:  # a momentum: its distance to 1 matters
         numbers = [1 - number for number in numbers]
         figure.update_xaxes(title_text=f"1 − {title}")
     if _looks_logarithmic(numbers):
@@ -298,31 +298,32 @@ def _place_settings(figure: go.Figure, settings: Sequence[object], *, title: str
 
 
 def _emphasised(summary: SweepSummary) -> list[tuple[str, Trial, str, str]]:
-    """Name, trial, colour and marker of the trials to stand out, the best first."""
+    """Name, trial, colour and marker of the highlighted trials, the best first."""
     best, base = summary.best, summary.base
     if base is None or base is best:
         name = (
             f"best (trial {best.number})"
             if base is None
-            else f"best and the base configuration (trial {best.number})"
+            else f"best and base configuration (trial {best.number})"
         )
         return [(name, best, BLUE, "circle")]
     return [
         (f"best (trial {best.number})", best, BLUE, "circle"),
-        (f"the base configuration (trial {base.number})", base, VERMILION, "diamond"),
+        (f"base configuration (trial {base.number})", base, VERMILION, "diamond"),
     ]
 
 
 def _looks_logarithmic(values: Sequence[float]) -> bool:
     """Whether positive values crowd at their low end, as log-uniform draws do.
 
-    The largest of uniform draws is about twice their median; of log-uniform ones over a decade, three times.
+    The largest uniform draw is about twice the median; the largest log-uniform draw over a decade is about
+    three times the median.
     """
     return min(values) > 0 and max(values) > 3 * median(values)
 
 
 def _log_axis(multiples: Sequence[int]) -> dict[str, Any]:
-    """Ticks at these multiples of the powers of ten; plotly itself drops the zeros of those between."""
+    """Ticks at these multiples of the powers of ten; plotly's own ticks in between lose their zeros."""
     values = [multiple * 10.0**exponent for exponent in range(-9, 7) for multiple in multiples]
     return {"type": "log", "tickvals": values, "ticktext": [formats.setting(value) for value in values]}
 
@@ -350,7 +351,7 @@ def _add_curve(
     dash: str = "solid",
     **place: int,
 ) -> None:
-    """Draw one column of a history, if it has any value but zero: a loss that is switched off is no curve."""
+    """Draw one column of a history, if it has a value other than zero: a disabled loss has no curve."""
     column = _column(history, key)
     if not any(is_number(value) and value for value in column):
         return
@@ -366,7 +367,7 @@ def _add_curve(
 
 
 def _figure(*, x_title: str, y_title: str, height: int, num_steps: int = 0) -> go.Figure:
-    """An empty figure; `num_steps` is the number of trials or epochs along x, 0 where it has no steps."""
+    """An empty figure; `num_steps` is the number of trials or epochs along x, or 0 for another axis."""
     return go.Figure(
         layout={
             "template": _TEMPLATE,
@@ -378,5 +379,5 @@ def _figure(*, x_title: str, y_title: str, height: int, num_steps: int = 0) -> g
 
 
 def _step(num_steps: int) -> int | None:
-    """Distance of the ticks on an axis of whole numbers: between few of them plotly would put halves."""
+    """Distance of the ticks on an axis of whole numbers: with few of them, plotly would add halves."""
     return 1 if 0 < num_steps <= 8 else None

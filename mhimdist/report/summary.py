@@ -1,6 +1,6 @@
-"""What a sweep leaves behind, as plain data: the input of the HTML report and of the terminal tables.
+"""The results of a sweep as plain data: the input of the HTML report and of the terminal tables.
 
-Nothing here knows Ray or Optuna, so that a report can be made, and tested, from any record of a sweep.
+Nothing here knows Ray or Optuna, so a report can be made and tested from any record of a sweep.
 """
 
 import math
@@ -22,18 +22,19 @@ class Trial:
 
     Attributes:
         number: the trial's number, in the order of starting.
-        state: only a complete trial can be the best; a pruned one was stopped early, its value is truncated.
-        value: the objective, higher is better; finite if complete, otherwise the last one known or None.
-        params: what the sampler chose, by dotted configuration path; a conditional parameter is absent
-            where it has no effect.
+        state: only a complete trial can be the best; a pruned trial was stopped early, and its value is from
+            that moment.
+        value: the objective, higher is better; finite if complete, otherwise the last known value or None.
+        params: the sampler's choices, by dotted configuration path; a conditional parameter is absent if it
+            has no effect.
         history: a row per epoch, with `epoch`, the losses, the masking shares and the validation AUCs.
         duration_s: seconds of training, all folds together.
         reason: why it was pruned or failed, otherwise empty.
-        num_epochs: trained in all folds together; None where the history is all of it.
-        folds: value of each fold that was trained to its end, by name; empty where there is one only.
-        cost: the second objective, lower is better; None where there is none.
-        last_epoch: the `epoch` of the history's row at which it ended, where that is not the last row: it was
-            stopped in a fold after another one was trained for longer.
+        num_epochs: epochs trained in all folds together; None if the history has all of them.
+        folds: values of the folds that were trained to their end, by name; empty if there is only one fold.
+        cost: the second objective, lower is better; None if there is only one objective.
+        last_epoch: the `epoch` of the history's row at which it ended, if that is not the last row: the trial
+            was stopped in a fold after another fold had trained for longer.
     """
 
     number: int
@@ -56,7 +57,7 @@ class Trial:
 
     @property
     def epochs_done(self) -> int:
-        """Epochs that were trained."""
+        """The number of epochs trained, in all folds together."""
         return len(self.history) if self.num_epochs is None else self.num_epochs
 
     def __post_init__(self) -> None:
@@ -70,10 +71,10 @@ class FinalRun:
 
     Attributes:
         seed: the run's seed.
-        fold: counted from 1; None where there is one only.
+        fold: the fold's number, counted from 1; None if there is only one fold.
         best_epoch: the `epoch` of the history's row whose weights were tested.
         validation: `auc`, `accuracy`, `f1`, `precision`, `recall` and `threshold` on the validation cases.
-        test: the same on the test cases; None where a metric is undefined.
+        test: the same on the test cases; an undefined metric is None.
         history: as in `Trial`.
     """
 
@@ -95,14 +96,14 @@ class Spread:
 
     @classmethod
     def of(cls, rows: Sequence[Metrics], name: str) -> "Spread | None":
-        """Over the rows where the metric is defined; None if there is none."""
+        """The spread over the rows that define the metric; None if none does."""
         values = [value for row in rows if (value := row.get(name)) is not None and math.isfinite(value)]
         return cls(median(values), min(values), max(values)) if values else None
 
 
 @dataclass(frozen=True)
 class FieldChange:
-    """A field on which two configurations disagree; None where a configuration does not have it."""
+    """A field in which two configurations differ; None if a configuration does not have the field."""
 
     path: str
     best: object
@@ -116,25 +117,25 @@ class SweepSummary:
     Attributes:
         name: the sweep's name.
         dataset: the data set's name.
-        synthetic: whether the bags are made rather than scanned; the report then says so at its top.
-        objective: what a trial's value is, in words that fit an axis, such as "validation AUC".
-        protocol: "strict", or "paper" where the test fold selects; the report then warns at its top.
+        synthetic: whether the bags are synthetic, not scanned; the report then says so at its top.
+        objective: name of a trial's value, in words that fit an axis, such as "validation AUC".
+        protocol: "strict", or "paper" if the test fold selects; the report then warns at its top.
         trials: every trial, at least one of them complete.
         best_config: the full configuration of the best trial, nested.
         sweep_s: wall-clock seconds of the sweep, without the final runs.
         base_number: the trial that ran the base configuration, if one did.
-        base_text: what that configuration is, such as whose settings it takes with which changes.
-        base_config: the full configuration of that base, nested, to compare the best one with.
-        importances: a share per parameter, computed on the complete trials; empty if it could not be.
+        base_text: description of that configuration, such as the preset it takes and the changes to it.
+        base_config: the full base configuration, nested, for a comparison with the best one.
+        importances: a share per parameter, computed on the complete trials; empty if that was impossible.
         final_runs: the best configuration, trained again, a run per seed.
         baselines: other configurations by name, such as the same network without masking, a run per seed.
         split_sizes: `cases` and `bags` of each split by name.
         environment: versions, hardware and commands to show, by name.
-        notes: what there is to say of the search, such as draws that were impossible.
-        num_tested: configurations that these test cases have tested so far, those shown here included; None
-            where nobody counted.
-        front: numbers of the trials that no other beats in both objectives; empty with one objective.
-        cost: what the second objective is, in words; empty where there is none.
+        notes: remarks on the search, such as the number of impossible draws.
+        num_tested: number of configurations that these test cases have tested so far, including those shown
+            here; None if it was not counted.
+        front: numbers of the trials that no other trial beats in both objectives; empty with one objective.
+        cost: name of the second objective, in words; empty if there is only one objective.
     """
 
     name: str
@@ -161,36 +162,37 @@ class SweepSummary:
     def __post_init__(self) -> None:
         if not self.in_state("complete"):
             raise SweepError(
-                f"sweep {self.name}: expected at least one complete trial, "
-                f"got {len(self.trials)} trials of which "
-                f"{len(self.in_state('pruned'))} pruned and {len(self.in_state('failed'))} failed"
+                f"sweep {self.name}: expected at least one complete trial, got {len(self.trials)} trials, "
+                f"of which {len(self.in_state('pruned'))} pruned and {len(self.in_state('failed'))} failed"
             )
         if self.base_number is not None and self.base is None:
-            raise SweepError(f"sweep {self.name}: base_number {self.base_number} is none of its trials")
+            raise SweepError(
+                f"sweep {self.name}: expected the number of a trial as base_number, got {self.base_number}"
+            )
 
     def in_state(self, state: State) -> list[Trial]:
-        """The trials in one state, in the order given."""
+        """The trials in one state, in the given order."""
         return [trial for trial in self.trials if trial.state == state]
 
     @property
     def ranked(self) -> list[Trial]:
-        """Complete trials from the best to the worst, then pruned, then failed."""
+        """The complete trials from the best to the worst, then the pruned ones, then the failed ones."""
         complete = sorted(self.in_state("complete"), key=rank)
         return [*complete, *self.in_state("pruned"), *self.in_state("failed")]
 
     @property
     def best(self) -> Trial:
-        """The complete trial of the highest value; a pruned one never is."""
+        """The complete trial with the highest value; a pruned trial is never the best."""
         return self.ranked[0]
 
     @property
     def num_judged(self) -> int:
-        """Trials that validation cases have judged: those that were stopped by them are among these."""
+        """The number of trials that validation cases have judged, including those that they have stopped."""
         return sum(trial.state != "failed" and is_number(trial.value) for trial in self.trials)
 
     @property
     def num_tested_before(self) -> int:
-        """Configurations that the test cases have tested beside those shown."""
+        """The number of configurations that the test cases have tested in addition to those shown."""
         return max(0, (self.num_tested or 0) - 1 - len(self.baselines))
 
     @property
@@ -211,7 +213,7 @@ class SweepSummary:
 
     @property
     def changes(self) -> list[FieldChange]:
-        """Where the best configuration differs from the base; empty without a base to compare with."""
+        """The fields in which the best configuration differs from the base; empty without a base."""
         if self.base_config is None:
             return []
         best, base = dict(leaves(self.best_config)), dict(leaves(self.base_config))
@@ -223,9 +225,9 @@ class SweepSummary:
 
 
 def rank(trial: Trial) -> tuple[float, float, int]:
-    """Sorts complete trials: the highest value first, of equal ones the cheaper, then the earlier.
+    """Key that sorts complete trials: the highest value first, then the lowest cost, then the earliest trial.
 
-    The first is always on the Pareto front.
+    The first trial is always on the Pareto front.
     """
     return -value_of(trial), trial.cost or 0.0, trial.number
 
@@ -242,7 +244,7 @@ def is_number(value: object) -> bool:
 
 
 def leaves(config: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Dotted path and value of every leaf of a nested configuration."""
+    """Yield the dotted path and the value of every leaf of a nested configuration."""
     for key, value in config.items():
         path = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:

@@ -26,11 +26,11 @@ from mhimdist.report.summary import (
 )
 
 METRICS = ("auc", "accuracy", "f1", "precision", "recall")
-MAX_REASON_CHARACTERS = 4000  # of a traceback the end says most
+MAX_REASON_CHARACTERS = 4000  # the end of a traceback says most
 
 
 class Column(NamedTuple):
-    """A parameter in the table of trials; a column of numbers is aligned to the right."""
+    """A parameter in the table of trials; columns of numbers are aligned to the right."""
 
     path: str
     name: str
@@ -38,14 +38,14 @@ class Column(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """What a trial chose for a parameter, and what the table sorts it by ("" comes last)."""
+    """A trial's choice for a parameter, and the key that sorts it in the table ("" comes last)."""
 
     text: str
     sort_key: float | str
 
 
 class Failure(NamedTuple):
-    """Why trials failed: the last line of their reason, and the whole reason of the first of them."""
+    """A failure of trials: the last line of their reason, and the full reason of the first trial."""
 
     reason: str
     details: str
@@ -63,13 +63,13 @@ class FinalRow(NamedTuple):
 
 
 def write_sweep_report(summary: SweepSummary, path: Path) -> None:
-    """Write the report; a reader sees the old file or the whole new one, never a part."""
+    """Write the report; a reader sees either the old file or the complete new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(path, render_sweep_report(summary))
 
 
 def render_sweep_report(summary: SweepSummary) -> str:
-    """The report as HTML text; the same summary gives the same text."""
+    """The report as HTML text; equal summaries yield equal texts."""
     environment = Environment(
         loader=PackageLoader("mhimdist.report", "."),
         autoescape=True,
@@ -146,7 +146,7 @@ def param_columns(summary: SweepSummary) -> list[Column]:
 
 
 def param_cells(trial: Trial, columns: Sequence[Column]) -> list[Cell]:
-    """A cell per column, empty where the trial does not have the parameter."""
+    """A cell per column; it is empty if the trial does not have the parameter."""
     cells = []
     for column in columns:
         if column.path in trial.params:
@@ -159,13 +159,13 @@ def param_cells(trial: Trial, columns: Sequence[Column]) -> list[Cell]:
 
 
 def fold_names(summary: SweepSummary) -> list[str]:
-    """The folds that some trial was trained on to its end, in their order; none where there is one only."""
+    """The folds that some trial was trained on to its end, in their order; empty if there is only one."""
     names = list(dict.fromkeys(name for trial in summary.trials for name in trial.folds))
     return names if len(names) > 1 else []
 
 
 def failures(trials: Sequence[Trial]) -> list[Failure]:
-    """The reasons of failed trials, the most common first; those that end in the same line are one."""
+    """The failures of trials, the most common first; reasons with the same last line are one failure."""
     by_reason: dict[str, Failure] = {}
     for trial in trials:
         reason = last_line(trial.reason) or "no reason was recorded"
@@ -175,7 +175,7 @@ def failures(trials: Sequence[Trial]) -> list[Failure]:
 
 
 def final_rows(runs: Sequence[FinalRun]) -> list[FinalRow]:
-    """A row per final run and, where there are several seeds, their median last."""
+    """A row per final run and, if there is more than one, their median last."""
     rows = [
         FinalRow(
             seed=str(run.seed) if run.fold is None else f"{run.seed}, fold {run.fold}",
@@ -214,15 +214,15 @@ def split_texts(sizes: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
 
 
 def breakable(name: str) -> Markup:
-    """A dotted configuration path that a narrow column may break after a dot or an underscore."""
+    """A dotted configuration path that may break after a dot or an underscore in a narrow column."""
     return Markup(str(escape(name)).replace("_", "_<wbr>").replace(".", ".<wbr>"))
 
 
 def figure_html(figure: go.Figure) -> Markup:
-    """A place for the figure and its data, or nothing where there is nothing to draw.
+    """A place for the figure and its data; empty if there is nothing to draw.
 
-    The page's script draws it once the page is laid out, which is when its width is known.
-    Plotly's JSON writes every "<" and ">" of a string as an escape, so that none can end the script element.
+    The page's script draws the figure after the page is laid out, when its width is known. Plotly's JSON
+    escapes every "<" and ">" of a string, so none can end the script element.
     """
     if not figure.data:
         return Markup("")

@@ -1,4 +1,4 @@
-"""A sweep's result for a terminal or a job's log: best trials, best configuration, final runs."""
+"""A sweep's results for a terminal or a job's log: best trials, best configuration, final runs."""
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -13,7 +13,13 @@ _STATE_STYLES = {"complete": "", "pruned": "dim", "failed": "red"}
 
 
 def print_summary(summary: SweepSummary, console: Console | None = None, *, top: int = 10) -> None:
-    """Print the tables, as wide as the console and without colour where it is not a terminal."""
+    """Print the tables, as wide as the console; outside a terminal, without colour.
+
+    Args:
+        summary: the finished sweep.
+        console: prints the tables; None makes a new one.
+        top: most trials to show.
+    """
     console = console or Console()
     tables = [trials_table(summary, top, width=console.width), configuration_table(summary)]
     if summary.final_runs:
@@ -26,12 +32,17 @@ def print_summary(summary: SweepSummary, console: Console | None = None, *, top:
 def trials_table(summary: SweepSummary, top: int = 10, *, width: int = 100) -> Table:
     """The best trials, the best first, with as many of the most important parameters as the width holds.
 
-    The base configuration is shown below them where it is not one of the best; pruned and failed trials are
-    only counted.
+    The base configuration follows below them if it is not one of the best. Pruned and failed trials are only
+    counted.
+
+    Args:
+        summary: the finished sweep.
+        top: most trials to show.
+        width: width of the table in characters.
     """
     params = summary.varied_params
     table = _trials_table(summary, top, [])
-    # Parameters come the most important first, so the least important ones are left out of a narrow table.
+    # The most important parameters come first, so a narrow table omits the least important ones.
     for num_params in range(1, len(params) + 1):
         wider = _trials_table(summary, top, params[:num_params])
         if Console(width=1000).measure(wider).maximum > width:
@@ -83,13 +94,13 @@ def _trials_table(summary: SweepSummary, top: int, params: list[str]) -> Table:
     )
     hidden = len(names) - len(params)
     if hidden:
-        caption += f" {formats.count(hidden, 'parameter')} more in the report."
+        caption += f" The report shows {formats.count(hidden, 'more parameter')}."
     table.caption = Text(caption)
     return table
 
 
 def configuration_table(summary: SweepSummary) -> Table:
-    """The best configuration where it differs from the base, or all that the sweep chose in it."""
+    """The fields in which the best configuration differs from the base; without a base, all choices."""
     best, base = f"trial {summary.best.number}", "base"
     if summary.base_config is None:
         table = _table("Best configuration")
@@ -101,14 +112,12 @@ def configuration_table(summary: SweepSummary) -> Table:
     _add_columns(table, "field", best, base)
     for change in summary.changes:
         table.add_row(Text(change.path), *map(Text, formats.setting_pair(change.best, change.base)))
-    table.caption = Text(
-        "All other fields are equal." if summary.changes else "They are equal in every field."
-    )
+    table.caption = Text("All other fields are equal." if summary.changes else "All fields are equal.")
     return table
 
 
 def final_table(summary: SweepSummary) -> Table:
-    """Median and range of the test AUC over the seeds, of the best configuration and of the baselines."""
+    """Median and range of the test AUC over the seeds, for the best configuration and the baselines."""
     is_once = summary.protocol == "strict" and not summary.num_tested_before
     table = _table("Final runs, tested once" if is_once else "Final runs")
     _add_columns(table, "configuration", "runs", "test AUC", "lowest", "highest", "validation AUC")
@@ -124,22 +133,26 @@ def final_table(summary: SweepSummary) -> Table:
             formats.auc(validation.median if validation else None),
         ]
         table.add_row(*map(Text, cells))
-    caption = "Medians over the runs, one a seed"
+    caption = "Medians over the runs, one per seed"
     caption += " and fold." if any(run.fold is not None for run in summary.final_runs) else "."
     if summary.num_judged > 1:
         best = formats.auc(summary.best.value)
-        caption += f" The best value of {summary.num_judged} trials, {best}, is optimistic: it was chosen."
+        caption += (
+            f" The best value of {summary.num_judged} trials, {best}, is optimistic, because it was chosen."
+        )
     if summary.num_tested_before:
         more = formats.count(summary.num_tested_before, "other configuration")
-        caption += f" Earlier final runs tested {more} on the same cases: do not choose among them by that."
+        caption += (
+            f" Earlier final runs tested {more} on the same cases: do not choose among them by these figures."
+        )
     if summary.protocol == "paper":
-        caption += " Paper protocol: the test fold selects, so its figures are optimistic."
+        caption += " Paper protocol: the test fold selects, so the test figures are optimistic."
     table.caption = Text(caption)
     return table
 
 
 def _table(title: str) -> Table:
-    # Style.null() and left: rich centres and slants titles and captions, which logs cannot show.
+    # Style.null() and left, because rich centres and slants titles and captions, which logs cannot show.
     return Table(
         box=SIMPLE_HEAD,
         title=Text(title),

@@ -16,10 +16,10 @@ class Grid:
 
     Attributes:
         title: one line above it.
-        header: a text a column.
-        rows: as many texts each as the header has.
-        caption: what a reader must know of all values, below it.
-        optional: columns that a narrow terminal may leave out, the first to go first.
+        header: a text per column.
+        rows: the rows, each with a text per column.
+        caption: text below the table that a reader of the values must know.
+        optional: columns that a narrow terminal may omit, in the order in which they are omitted.
     """
 
     title: str
@@ -29,7 +29,7 @@ class Grid:
     optional: Sequence[str] = ()
 
     def markdown(self) -> str:
-        """GitHub's Markdown, its columns padded so that the source can be read too."""
+        """GitHub's Markdown, with padded columns, so that the source is readable, too."""
         lines = [[_cell(text) for text in row] for row in (self.header, *self.rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -52,7 +52,7 @@ class Grid:
             table = self._table(hidden)
         console.print(Text(self.title, style="bold"))
         console.print(table)
-        more = f" In the files also: {', '.join(hidden)}." if hidden else ""
+        more = f" The files also have: {', '.join(hidden)}." if hidden else ""
         console.print(Text(self.caption + more), end="\n\n")
 
     def _table(self, hidden: Sequence[str]) -> Table:

@@ -1,6 +1,6 @@
 """Checkpoints: a folder of safetensors files and a JSON state, written whole or not at all.
 
-Weights open in any safetensors reader, and nothing of it is ever unpickled.
+Any safetensors reader opens the weights. Nothing in a checkpoint is ever unpickled.
 """
 
 import hashlib
@@ -26,22 +26,22 @@ Tensors = Mapping[str, Mapping[str, Tensor]]
 
 
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""For each old schema version, what makes the next version's state of it."""
+"""Per old schema version, the function that turns its state into the next version's."""
 
 FAILPOINT = "MHIMDIST_FAILPOINT"
-"""Environment variable naming a stage of `save` at which the process kills itself: for tests of crashes."""
+"""Environment variable that names the stage of `save` at which the process kills itself, for crash tests."""
 
 
 def save(folder: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
     """Write a checkpoint to a folder that must not exist yet.
 
     Args:
-        folder: it appears only when all of it is on disk.
-        tensors: for each file name (without extension) its named tensors.
-        state: what JSON can hold.
+        folder: appears only when all of it is on disk.
+        tensors: named tensors per file; the file names have no extension.
+        state: values that JSON can hold.
 
     Raises:
-        DiskFullError: it does not fit; nothing of it is left.
+        DiskFullError: the checkpoint does not fit on the disk; nothing of it remains.
     """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -72,7 +72,7 @@ def save(folder: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
 def _save_file(group: Mapping[str, Tensor], file: Path) -> None:
     try:
         save_file({key: value.detach().cpu().contiguous() for key, value in group.items()}, file)
-    except SafetensorError as error:  # the system's error is only in its text
+    except SafetensorError as error:  # its text is the only place that has the system's error
         if found := re.search(r"os error (\d+)", str(error)):
             raise OSError(int(found[1]), os.strerror(int(found[1])), str(file)) from None
         raise
@@ -84,20 +84,21 @@ def _crash_if_asked(stage: str) -> None:
 
 
 def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The tensors of each file and the state, every byte of the files checked.
+    """Read the tensors of each file and the state, and check every byte of the files.
 
     Raises:
-        CheckpointError: the folder is no checkpoint, a file is missing or damaged, or its schema is another.
+        CheckpointError: the folder is not a checkpoint, a file is missing or damaged, or this release cannot
+            read the schema version.
     """
     try:
         body = json.loads((folder / "state.json").read_text())
         version, digests, state = body["schema_version"], body["sha256"], body["state"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder} is no checkpoint: {error}") from None
+        raise CheckpointError(f"{folder} is not a checkpoint: {error}") from None
     while version != SCHEMA_VERSION:
         if version not in MIGRATIONS:
             raise CheckpointError(
-                f"{folder} has schema version {version}, this release reads {SCHEMA_VERSION}"
+                f"{folder}: expected schema version {SCHEMA_VERSION}, got {version}; another release wrote it"
             )
         state, version = MIGRATIONS[version](state), version + 1
     tensors = {}
@@ -105,7 +106,7 @@ def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         file = folder / name
         try:
             if (got := _sha256(file)) != expected:
-                raise CheckpointError(f"{file} is damaged: its sha256 is {got}, {expected} was written")
+                raise CheckpointError(f"{file} is damaged: expected sha256 {expected}, got {got}")
             tensors[file.stem] = load_file(file)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{file} cannot be read: {error}") from None
@@ -113,7 +114,7 @@ def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
 
 
 def discard(folder: Path) -> None:
-    """Delete a checkpoint, whole, damaged or absent."""
+    """Delete a checkpoint, whether it is whole, damaged or absent."""
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""What training a configuration costs: parameters, time of an epoch, peak memory. Nothing here knows Ray."""
+"""The cost of training a configuration: parameters, time per epoch, peak memory. No Ray here."""
 
 import threading
 from collections.abc import Iterator
@@ -20,14 +20,14 @@ _SAMPLE_EVERY_S = 0.005
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one configuration.
+    """The cost of training one configuration.
 
     Attributes:
-        num_parameters: of the student.
+        num_parameters: parameters of the student.
         train_s: seconds of the second epoch's training steps.
-        epoch_s: the same with its validation.
-        peak_bytes: on a GPU what torch had allocated at most; on a CPU the resident memory of the process
-            above that before the networks were built, sampled every 5 ms.
+        epoch_s: seconds of the second epoch with its validation.
+        peak_bytes: on a GPU the most that torch had allocated; on a CPU the most by which the process's
+            resident memory exceeded its value before the networks were built, sampled every 5 ms.
         device: "cuda" or "cpu".
         num_threads: compute threads.
     """
@@ -41,14 +41,14 @@ class Cost:
 
 
 def measure(config: TrainConfig, bags: BagSource, split: Split, num_threads: int) -> Cost:
-    """Train two epochs and measure the second, in a process that has trained nothing before.
+    """Train two epochs and measure the second; call it in a process that has trained nothing before.
 
-    A teacher that should be pre-trained starts from drawn weights, which cost the same.
+    A teacher that should be pre-trained starts from random weights, which cost the same.
 
     Args:
         config: what to measure.
         bags: the data set.
-        split: of one fold.
+        split: the split of one fold.
         num_threads: compute threads.
     """
     torch.set_num_threads(num_threads)
@@ -78,7 +78,7 @@ def measure(config: TrainConfig, bags: BagSource, split: Split, num_threads: int
 
 
 def _warm_up(bags: BagSource, split: Split) -> None:
-    """Bring into memory what is not the network's: the files' pages, and the code that trains."""
+    """Load what does not belong to the network into memory: the files' pages, and the training code."""
     for key in (*split.train, *split.validation):
         bags.load(bags.rows_of([key]).tolist())
     smallest = TrainConfig(
@@ -90,7 +90,7 @@ def _warm_up(bags: BagSource, split: Split) -> None:
 
 @contextmanager
 def _resident_peak() -> Iterator[dict[str, int]]:
-    """The most bytes by which this process grew inside, in what it gives, under "bytes"."""
+    """Yield a mapping whose "bytes" holds the most by which this process grew inside the block."""
     process, stopped, peak = psutil.Process(), threading.Event(), {"bytes": 0}
     before = process.memory_info().rss
 

@@ -1,4 +1,4 @@
-"""Denormal numbers as zero: on x86 a product with one is some 30 times slower."""
+"""Denormal numbers as zero: on x86 a product with one is about 30 times slower."""
 
 import ctypes
 import sys
@@ -14,7 +14,7 @@ _TEAM_MEMBER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 @contextmanager
 def flushed() -> Iterator[None]:
-    """Treat denormals as zero in the calling thread and in its compute threads, and put all back."""
+    """Treat denormals as zero in the calling thread and its compute threads, then restore the setting."""
     already = sys.float_info.min / 2 == 0.0
     _flush(True)
     try:
@@ -24,7 +24,7 @@ def flushed() -> Iterator[None]:
 
 
 def _flush(on: bool) -> None:
-    """Set every thread that an operator may run in: torch's own switch acts on the calling thread alone.
+    """Set every thread that an operator may run in; torch's switch acts on the calling thread alone.
 
     The compute threads are OpenMP's team of the calling thread. Threads that join it later copy the setting
     of the thread that starts them.
@@ -42,6 +42,6 @@ def _set(on: bool) -> None:
 
 @cache
 def _openmp() -> ctypes.CDLL | None:
-    """The OpenMP library that torch has loaded; None where torch has none of GNU's, as on a Mac."""
+    """The OpenMP library that torch has loaded; None if torch does not use GNU's, as on a Mac."""
     found = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
     return ctypes.CDLL(str(found[0])) if found else None

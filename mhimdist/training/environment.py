@@ -1,4 +1,4 @@
-"""What a run ran on: packages, device, commit."""
+"""The environment of a run: packages, device, commit."""
 
 import importlib.metadata
 import platform
@@ -12,7 +12,7 @@ import mhimdist
 
 
 def environment(num_threads: int) -> dict[str, str]:
-    """What a trial ran on, for its folder."""
+    """The environment of a trial, for a file in its folder."""
     packages = ("torch", "ray", "optuna", "numpy")
     return {
         "host": platform.node(),
@@ -29,12 +29,10 @@ def environment(num_threads: int) -> dict[str, str]:
 
 @cache
 def revision() -> str:
-    """The commit of this package, as `git describe` says it; "unknown" where it is no checkout, as in a job's
-    upload.
-    """
+    """The commit of this package from `git describe`; "unknown" outside a checkout, as in a job's upload."""
     folder = Path(__file__).parent
     try:
-        # Not the commit of a checkout in which this package lies only as one that is installed.
+        # A checkout that merely contains an installed copy of this package must not lend its commit.
         for command in (
             ("ls-files", "--error-unmatch", "__init__.py"),
             ("describe", "--always", "--dirty", "--abbrev=12"),

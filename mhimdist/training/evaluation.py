@@ -1,4 +1,4 @@
-"""A network's predictions of whole bags, and how good they are.
+"""A network's predictions for whole bags, and their metrics.
 
 Dimensions: N bags, C classes.
 """
@@ -19,10 +19,10 @@ from mhimdist.training import denormals, metrics
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network makes of whole bags.
+    """A network's predictions for whole bags.
 
     Attributes:
-        keys: of the bags.
+        keys: the bags' keys.
         labels_N: int64 class indices.
         probabilities_NC: float64 class probabilities.
         losses_N: float64 classification losses.
@@ -35,7 +35,7 @@ class Predictions:
 
     @classmethod
     def merge(cls, parts: Sequence["Predictions"], keys: Sequence[str]) -> "Predictions":
-        """The parts as one, in the order of `keys`."""
+        """Join the parts, in the order of `keys`."""
         place_of = {key: i for i, key in enumerate(key for part in parts for key in part.keys)}
         order = [place_of[key] for key in keys]
         return cls(
@@ -62,9 +62,9 @@ def predict(network: BagModel, bags: BagSource, keys: Sequence[str]) -> Predicti
     """Predict whole bags, one at a time, without dropout.
 
     Args:
-        network: predicts on the device where it is.
+        network: predicts on its current device.
         bags: the data set.
-        keys: of the bags to predict, at least one.
+        keys: keys of the bags to predict, at least one.
 
     Raises:
         NonFiniteError: a bag's probabilities are not finite; the message names it.
@@ -90,12 +90,12 @@ def predict(network: BagModel, bags: BagSource, keys: Sequence[str]) -> Predicti
 
 
 def evaluate(network: BagModel, bags: BagSource, split: Split) -> dict[str, dict[str, float | None]]:
-    """Metrics of the validation and the test bags, both at the Youden threshold of the validation scores.
+    """Metrics on the validation and the test bags, both at the Youden threshold of the validation scores.
 
     Args:
-        network: predicts on the device where it is.
+        network: predicts on its current device.
         bags: the data set.
-        split: says which bags validate and which test.
+        split: names the validation and the test bags.
 
     Raises:
         NonFiniteError: a bag's probabilities are not finite; the message names it.
@@ -104,7 +104,7 @@ def evaluate(network: BagModel, bags: BagSource, split: Split) -> dict[str, dict
 
 
 def judge(validation: Predictions, test: Predictions | None) -> dict[str, dict[str, float | None]]:
-    """Metrics of the sets of predictions there are, at the Youden threshold of the validation scores."""
+    """Metrics of each given set of predictions, at the Youden threshold of the validation scores."""
     threshold = None
     if validation.probabilities_NC.shape[1] == 2:
         threshold = metrics.youden_threshold(validation.labels_N, validation.probabilities_NC[:, 1])

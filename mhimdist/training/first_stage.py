@@ -1,7 +1,7 @@
 """The first of two stages: the network trained without masking, from which an "init" teacher starts.
 
-It is made once for a configuration, split, seed and data set, and found again by a hash of all of them; or
-it is read from a checkpoint that the authors released.
+It is trained once per configuration, split, seed and data set, and found again by a hash of all of them.
+Alternatively, it is read from a checkpoint that the authors released.
 """
 
 import hashlib
@@ -31,15 +31,15 @@ from mhimdist.training.trainer import Trainer, device_of
 from mhimdist.training.workers import Workers
 
 RECIPE_VERSION = 4
-"""Raised when training itself changes, so that networks of an older release are not taken for today's."""
+"""Increased when training itself changes, so that no network of an older release counts as a current one."""
 
 
 def made_with(config: TrainConfig, device: torch.device) -> dict[str, Any]:
-    """What of its settings, the software and the hardware a network depends on, as JSON's types.
+    """The settings, software and hardware that a network depends on, as JSON's types.
 
     Args:
-        config: of its run.
-        device: that it is trained on, whatever `auto` means elsewhere.
+        config: the run's settings.
+        device: the device on which it trains, whatever `auto` means elsewhere.
     """
     dtype = str(compute_dtype(config.precision, device))
     recipe = config.recipe() | {"device": device.type, "precision": dtype}
@@ -52,8 +52,8 @@ class FirstStage:
 
     Attributes:
         network: the student of the selected epoch.
-        best_epoch: that epoch, counted from 0.
-        history: a record for every epoch it was trained.
+        best_epoch: the selected epoch, counted from 0.
+        history: a record per epoch of training.
     """
 
     network: BagModel
@@ -72,12 +72,12 @@ def open_trainer(
     saving: Saving | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Trainer:
-    """A trainer whose first stage, if the configuration needs one, is trained now or found in the cache.
+    """Build a trainer; its first stage, if the configuration needs one, is trained or found before.
 
     Args:
-        config: of the run.
+        config: the run's settings.
         bags: the data set.
-        split: which bags train, select and test.
+        split: the bags that train, select and test.
         folder: receives the run, which a later call with the same arguments resumes; None writes nothing.
         cache: folder of first-stage networks; None: `cache/first_stage` under `mhimdist.files.home()`.
         workers, saving, stop: as in `Trainer`, for both stages.
@@ -101,10 +101,10 @@ def open_trainer(
 
 
 def _official(config: TrainConfig, bags: BagSource, path: Path) -> BagModel:
-    """The network of a checkpoint that the authors released.
+    """Build the network of a checkpoint that the authors released.
 
     Raises:
-        CheckpointError: the file is of another model, input width or number of classes.
+        CheckpointError: the file holds another model, input width or number of classes.
     """
     weights = load_official(path, config.model, config.teacher.weights_of)
     network = build(
@@ -113,8 +113,8 @@ def _official(config: TrainConfig, bags: BagSource, path: Path) -> BagModel:
     for name, value in network.state_dict().items():
         if weights[name].shape != value.shape:
             raise CheckpointError(
-                f"{path}: {name} is {tuple(weights[name].shape)}; data of {bags.num_features} features and "
-                f"{len(bags.classes)} classes need {tuple(value.shape)}"
+                f"{path}: {name}: expected shape {tuple(value.shape)}, for data with {bags.num_features} "
+                f"features and {len(bags.classes)} classes, got {tuple(weights[name].shape)}"
             )
     network.load_state_dict(weights)
     return network
@@ -132,15 +132,18 @@ def first_stage(
 ) -> FirstStage:
     """The network of the selected epoch of `config.first_stage()`, from the cache or trained now.
 
-    A second process that asks for the same network waits for the first one. Training that was cut off goes
-    on after its last checkpoint. A cached network that is damaged is trained again.
+    A second process that asks for the same network waits for the first one. Interrupted training resumes
+    from its last checkpoint. A damaged network in the cache is trained again.
 
     Args:
-        config: the second stage's configuration, or that of a run without one.
+        config: the configuration of the second stage, or of a run that has only one.
         bags: the data set.
-        split: its train and validation sets count; the test set does not enter.
+        split: its training and validation bags count; its test bags are not used.
         cache: folder of first-stage networks, shared by all runs.
         workers, saving, stop: as in `Trainer`.
+
+    Raises:
+        MhimdistError: see `Trainer` and `Trainer.epochs`.
     """
     workers = workers or Workers()
     stage = config.first_stage()
@@ -155,7 +158,7 @@ def first_stage(
     network = build(
         stage.model, num_features=bags.num_features, num_classes=len(bags.classes), seed=stage.seed
     )
-    is_first = workers.rank == 0  # of several workers it alone holds the lock and writes
+    is_first = workers.rank == 0  # the only worker that holds the lock and writes
     with files.Lock(folder.with_suffix(".lock")) if is_first else nullcontext():
         found = workers.from_first(_load(folder, text) if is_first else None)
         if found is None:
@@ -176,7 +179,7 @@ def first_stage(
 
 
 def _load(folder: Path, made_of: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-    """A cached network; None, and nothing left of it, where it is missing, damaged or another one."""
+    """Read a network from the cache; if it is missing, damaged or another one, delete it and return None."""
     try:
         tensors, state = checkpoint.load(folder)
         if state["made_of"] != made_of:

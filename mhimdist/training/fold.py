@@ -1,16 +1,16 @@
-"""A configuration on one fold with one seed: stepped through, stopped, resumed, judged.
+"""A fold, which is a configuration on one fold with one seed: stepped through, stopped, resumed, judged.
 
-Everything that trains is made of folds: a cross-validation, a trial of a sweep and a sweep's final runs, on
-one worker or on several. A fold's folder is the same in all of them:
+Everything that trains consists of folds: a cross-validation, a trial of a sweep and a sweep's final runs, on
+one worker or on several. A fold's folder has the same layout in all of them:
 
     fold-1-seed-2021[-<digest>]/
-        config.json, split.json    what it is
+        config.json, split.json    the configuration and the split
         history.jsonl              a line per epoch
-        checkpoints/               what an unfinished fold is resumed from
+        checkpoints/               an unfinished fold resumes from these
         best_student/              weights of the selected epoch
-        result.json                the end mark: what it reached
-        error.txt                  why it failed
-        stop                       asks the workers that share it to save it and end
+        result.json                the metrics; marks a finished fold
+        error.txt                  the traceback of a failure
+        stop                       asks the workers that share the fold to save it and end
 
 Nothing here knows Ray.
 """
@@ -45,9 +45,9 @@ from mhimdist.training.workers import Workers
 
 RESULT_FILE = "result.json"
 ERROR_FILE = "error.txt"
-"""In the folder of a fold, a trial or a sweep: the traceback of why it failed."""
+"""In the folder of a fold, a trial or a sweep: the traceback of its failure."""
 STOP_FILE = "stop"
-"""In the folder of a fold, a cross-validation or a sweep: asks what runs there to save itself and end."""
+"""In the folder of a fold, a cross-validation or a sweep: asks the runs there to save themselves and end."""
 
 
 def _never() -> bool:
@@ -59,12 +59,12 @@ class Fold:
     """A configuration on one fold with one seed.
 
     Attributes:
-        name: what progress, failures and a trial's values call it.
-        config: with the fold's seed.
-        split: what trains, selects and tests.
-        fold: counted from 1.
-        folder: where it leaves what it did.
-        is_tested: whether its end is judged on the test bags; a search must not.
+        name: its name in progress lines, failures and a trial's values.
+        config: the configuration, with the fold's seed.
+        split: the bags that train, select and test.
+        fold: the fold's number, counted from 1.
+        folder: receives its files.
+        is_tested: whether its student is judged on the test bags at the end; a search must not do that.
     """
 
     name: str
@@ -76,28 +76,28 @@ class Fold:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it trains what a first stage trains, a network without teacher or mask."""
+        """Whether it trains the same as a first stage: a network without teacher or mask."""
         return self.config.teacher.kind == "none" and self.config.masking.strategy == "none"
 
     @property
     def first_stage_digest(self) -> str | None:
-        """Tells whether a plain fold makes the first stage that another one needs; None if neither."""
+        """Digest of the first stage that it makes, if plain, or needs; None if it does neither."""
         if not self.is_plain and (not self.config.teacher.is_pretrained or self.config.teacher.weights):
             return None
         return f"{self.config.first_stage().digest()} {self.split.digest()}"
 
     @property
     def is_finished(self) -> bool:
-        """Whether it was trained to its end and judged."""
+        """Whether its training has ended well and its result is on disk."""
         return (self.folder / RESULT_FILE).exists()
 
     @property
     def checkpoints(self) -> Path:
-        """What an unfinished fold is resumed from."""
+        """The folder of the checkpoints that an unfinished fold resumes from."""
         return self.folder / "checkpoints"
 
     def result(self) -> Result | None:
-        """What it left; None before its end.
+        """Read its result; None if it is not finished.
 
         Raises:
             CheckpointError: another release wrote the file.
@@ -109,11 +109,12 @@ class Fold:
             return Result(**json.loads(file.read_text(encoding="utf-8")))
         except (TypeError, ValueError) as error:
             raise CheckpointError(
-                f"{file} is not a result of this release ({error}); delete the file to judge the fold again"
+                f"{file} is not a result of this release ({error}); delete the file and run the same command "
+                "again to judge the fold again"
             ) from error
 
     def records(self) -> list[EpochRecord]:
-        """What its history file holds; empty before its first epoch.
+        """Read its history file; empty before the end of its first epoch.
 
         Raises:
             CheckpointError: another release wrote the history.
@@ -124,7 +125,14 @@ class Fold:
 
 
 def fold_folder(parent: Path, fold: int, seed: int, digest: str = "") -> Path:
-    """The folder of a fold; the digest tells folds of several configurations in one parent apart."""
+    """The folder of a fold.
+
+    Args:
+        parent: folder of the trial or of all folds.
+        fold: the fold's number, counted from 1.
+        seed: the fold's seed.
+        digest: tells the folds of several configurations in one parent apart.
+    """
     return parent / "-".join(filter(None, (f"fold-{fold}-seed-{seed}", digest)))
 
 
@@ -134,10 +142,10 @@ def folds_of_trial(
     """The folds of a trial: all with the first seed, then all with the next. None of them is tested.
 
     Args:
-        config: of the trial.
-        splits: of the folds, in their order.
-        seeds: of the runs of each fold.
-        folder: of the trial.
+        config: the trial's configuration.
+        splits: one split per fold, in order.
+        seeds: the seeds that every fold runs with.
+        folder: the trial's folder.
     """
     return [
         Fold(
@@ -154,7 +162,7 @@ def folds_of_trial(
 
 
 class Epoch(NamedTuple):
-    """What an epoch of a fold did, and whether it was the fold's last."""
+    """The record of an epoch of a fold, and whether it was the fold's last."""
 
     record: EpochRecord
     is_last: bool
@@ -164,18 +172,18 @@ class Run(Protocol):
     """A fold in training, in this process or elsewhere."""
 
     def next_epoch(self) -> Epoch:
-        """Train an epoch. Those of an earlier start come first, without training.
+        """Train an epoch. The epochs of an earlier start come first, without training.
 
         Raises:
-            PreemptedError: all runs were asked to stop; this one has saved itself.
+            PreemptedError: all runs were asked to stop; this one is saved.
             RunLockedError: another process has held the fold for `LOST_LOCK_S`.
         """
 
     def close(self) -> None:
-        """End it where it is, for good."""
+        """End the run for good, after the epochs that it has done."""
 
     def release(self) -> None:
-        """End it where it is, so that another start can resume it."""
+        """End the run after the epochs that it has done; another start can resume it."""
 
 
 class FoldRun:
@@ -195,13 +203,13 @@ class FoldRun:
         """Prepare the run; the first epoch builds its networks or reads its last checkpoint.
 
         Args:
-            fold: what to run.
+            fold: the fold to run.
             bags: the data set.
-            cache: of first-stage networks.
+            cache: folder of first-stage networks.
             num_threads: compute threads.
-            workers: the processes that share the run; by default this one alone.
-            saving: when checkpoints are made.
-            stop: whether the run is asked to stop.
+            workers: the processes that share the run; by default this process alone.
+            saving: when checkpoints are written.
+            stop: returns whether the run is asked to stop.
         """
         self.fold = fold
         self._bags, self._cache, self._num_threads = bags, cache, num_threads
@@ -220,7 +228,7 @@ class FoldRun:
         return next(self._epochs)
 
     def close(self) -> None:
-        """See `Run.close`; keeps history and best weights, but no checkpoint to resume from."""
+        """See `Run.close`; keeps the history and the best weights, but no checkpoint to resume from."""
         trainer = self._trainer
         self.release()
         if trainer is not None and trainer.history:
@@ -228,7 +236,7 @@ class FoldRun:
             checkpoint.discard(self.fold.checkpoints)
 
     def release(self) -> None:
-        """See `Run.release`; waits for the checkpoint that is being written."""
+        """See `Run.release`; waits until a checkpoint that is being written is on disk."""
         trainer, self._trainer, self._epochs = self._trainer, None, None
         if trainer is not None and trainer.folder is not None:
             trainer.folder.unlock()
@@ -236,11 +244,11 @@ class FoldRun:
     def _check_stop(self) -> None:
         if self._workers.any(self._stop())[0]:
             self.release()
-            raise PreemptedError(f"{self.fold.name} was stopped; the same command resumes it")
+            raise PreemptedError(f"{self.fold.name} was stopped; run the same command again to resume it")
 
     def _found(self) -> Iterator[Epoch]:
         if self._workers.rank == 0:
-            checkpoint.discard(self.fold.checkpoints)  # what a killed process had no time for
+            checkpoint.discard(self.fold.checkpoints)  # a process killed at its end may have left them
         records = self.fold.records()
         for number, record in enumerate(records, 1):
             yield Epoch(record, number == len(records))
@@ -269,14 +277,14 @@ class FoldRun:
                     stop=self._stop,
                 )
             except RunLockedError:
-                # Several workers wait in the trainer, where all of them meet.
+                # Several workers wait inside the trainer, where all of them meet.
                 if self._workers.world_size > 1 or time.monotonic() > deadline:
                     raise
                 time.sleep(0.5)
                 self._check_stop()
 
     def _end(self, trainer: Trainer) -> None:
-        if trainer.folder is not None:  # of several workers, the first one's
+        if trainer.folder is not None:  # only worker 0 has it
             trainer.folder.flush()
             _judge(self.fold, trainer.best_student(), trainer.best.epoch, trainer.history, self._bags)
             trainer.folder.unlock()
@@ -293,18 +301,18 @@ def run_fold(
     saving: Saving | None = None,
     stop: Callable[[], bool] = _never,
 ) -> None:
-    """Train a fold to its end and judge it; change nothing where that was done.
+    """Train a fold to its end and judge it; a finished fold stays as it is.
 
-    A plain fold that is tested is trained as a first stage, in the cache, so that folds that need it find it
-    there. One of a search is trained in its own folder, where the search follows it epoch by epoch.
+    A plain fold that is tested trains in the cache, as a first stage: the folds that need it find it there.
+    A plain fold of a search trains in its own folder, where the search follows it epoch by epoch.
 
     Args:
         fold, bags, cache, num_threads, workers, saving, stop: as in `FoldRun`.
 
     Raises:
-        PreemptedError: it was asked to stop and is saved; the same call resumes it.
+        PreemptedError: the fold was asked to stop and is saved; the same call resumes it.
         RunLockedError: another process has held the fold for `LOST_LOCK_S`.
-        MhimdistError: what training raises, such as `NonFiniteError`.
+        MhimdistError: training failed, for example with a `NonFiniteError`.
     """
     workers = workers or Workers()
     if fold.is_plain and fold.is_tested and not workers.from_first(fold.is_finished):
@@ -320,14 +328,14 @@ def run_fold(
 
 
 def keep_best_only(fold: Fold, bags: BagSource) -> None:
-    """End an unfinished fold for good: its best weights stay, its checkpoints go.
+    """End an unfinished fold for good: keep its best weights and delete its checkpoints.
 
     Args:
-        fold: that no process trains any more.
+        fold: a fold that no process trains any more.
         bags: the data set.
 
     Raises:
-        CheckpointError: it has checkpoints, but none is whole.
+        CheckpointError: the fold has checkpoints, but none is whole.
     """
     latest = None if fold.is_finished else RunFolder(fold.folder, {}, Saving()).latest()
     if latest is not None:
@@ -337,11 +345,11 @@ def keep_best_only(fold: Fold, bags: BagSource) -> None:
 
 
 def _write_stage(fold: Fold, history: Sequence[EpochRecord]) -> None:
-    """Describe a plain fold in its own folder; its training stands in the cache."""
+    """Write configuration, split and history of a plain fold, which trained in the cache, to its folder."""
     fold.folder.mkdir(parents=True, exist_ok=True)
     files.write_text(fold.folder / "config.json", json.dumps(fold.config.recipe(), indent=1))
     files.write_text(fold.folder / "split.json", json.dumps(asdict(fold.split), indent=1))
-    # Another run may have made the stage, which knows nothing of what is tested.
+    # Another run may have made the stage, and a stage does not know which bags are tested.
     records = (replace(record, selects_on_test=fold.split.selects_on_test) for record in history)
     lines = (json.dumps(asdict(record), allow_nan=False) + "\n" for record in records)
     files.write_text(fold.folder / HISTORY, "".join(lines))
@@ -350,7 +358,7 @@ def _write_stage(fold: Fold, history: Sequence[EpochRecord]) -> None:
 def _judge(
     fold: Fold, network: BagModel, best_epoch: int, history: Sequence[EpochRecord], bags: BagSource
 ) -> None:
-    """Leave the best student and what it reaches, then what an unfinished fold needed goes."""
+    """Write the best student and its result, then delete the checkpoints."""
     validation = predict(network, bags, fold.split.validation)
     test = predict(network, bags, fold.split.test) if fold.is_tested else None
     judged = judge(validation, test)
@@ -374,6 +382,6 @@ def _judge(
         note=OUTSIDE_WEIGHTS if fold.config.teacher.has_outside_weights else "",
     )
     save_student(fold.folder, network.state_dict(), fold.config, bags)
-    # In this order: killed before it has its end mark, a fold still has what to resume from.
+    # In this order: a fold that is killed before its result is written still has its checkpoints.
     files.write_text(fold.folder / RESULT_FILE, json.dumps(asdict(result), allow_nan=False))
     checkpoint.discard(fold.checkpoints)

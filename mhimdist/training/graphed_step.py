@@ -1,8 +1,8 @@
-"""Training steps as CUDA graphs: each recorded once for all steps of about its size, then launched as one.
+"""Training steps as CUDA graphs: one graph serves all steps of about the same size.
 
-A recorded step does again what it did, to the same memory and with the same arguments. So the bags are copied
-into memory that stays, padded to a size that many steps share, and what else changes from step to step is
-read there, too (`step_numbers`).
+A recorded step repeats the same work, on the same memory and with the same arguments. The bags are therefore
+copied into memory that stays allocated, padded to a size that many steps share. Everything else that changes
+from step to step is read from memory, too (`step_numbers`).
 
 Dimensions: T instances of a batch, B bags, D features.
 """
@@ -29,43 +29,45 @@ from mhimdist.training.step import TrainingStep, place_of
 from mhimdist.training.workers import Workers
 
 MOST_GRAPHS = 64
-"""Graphs that are kept; the one that was not used for longest goes first."""
+"""Most graphs kept at once; beyond it, the least recently used one is dropped."""
 
 SMALLEST_STEP = 128
 _REHEARSALS = 3
 
 
 class Recorder(Protocol):
-    """What can run some work and run it again."""
+    """Records work and repeats it."""
 
     def record(self, work: Callable[[], tuple[Tensor, ...]]) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
-        """Record work, which may be run for it, any number of times.
+        """Record work; recording may run it any number of times.
 
         Returns:
-            The work's tensors, and what runs it again, on the memory that it read and wrote, which these
-            tensors are a part of.
+            The tensors that the work returned, and a function that runs the work again on the same memory.
+            The tensors are part of that memory.
         """
 
 
 class CudaGraphs:
-    """Records by `torch.cuda.graph`; all graphs of a recorder share one pool of memory.
+    """Records with `torch.cuda.graph`; all graphs of a recorder share one pool of memory.
 
-    They may, for no two run at the same time, and nobody reads what one has left there after another has run.
+    Sharing is safe: no two graphs run at the same time, and nothing reads a graph's results after another
+    graph has run.
     """
 
     def __init__(self) -> None:
+        """Reserve a memory pool and a stream on the current CUDA device."""
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream()
 
     def record(self, work: Callable[[], tuple[Tensor, ...]]) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
-        """See `Recorder`; rehearsals compile kernels and make room for what is made only once."""
+        """See `Recorder`; rehearsals compile the kernels and allocate what is allocated only once."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             for _ in range(_REHEARSALS):
                 work()
         torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        # Another thread may be reading the next batch: what it does is no part of the graph.
+        # Another thread may be reading the next batch; its work must not become part of the graph.
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             outputs = work()
         return outputs, graph.replay
@@ -73,12 +75,12 @@ class CudaGraphs:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Steps that one graph serves.
+    """The sizes of the steps that one graph serves.
 
     Attributes:
-        num_bags: of the step, exactly.
-        rows: instances of the bags, at most.
-        capacity: instances that stay, at most.
+        num_bags: exact number of bags in the step.
+        rows: most instances in the bags.
+        capacity: most instances that masking keeps.
     """
 
     num_bags: int
@@ -87,14 +89,17 @@ class Bucket:
 
 
 def rounded(count: int) -> int:
-    """A count rounded up to one of eight in every octave, 128 or more apart: at most an eighth more."""
+    """Round a count up to one of eight sizes per octave, which are at least `SMALLEST_STEP` = 128 apart.
+
+    From 1024 on the result is at most an eighth larger than the count.
+    """
     step = max(1 << max(count.bit_length() - 4, 0), SMALLEST_STEP)
     return -(-count // step) * step
 
 
 @dataclass(frozen=True)
 class _Graph:
-    """A recorded step: where it reads the bags, how to run it again, and where it leaves what it found."""
+    """A recorded step: the memory from which it reads the bags, how to run it again, and its outputs."""
 
     bags: PackedBags
     replay: Callable[[], None]
@@ -102,10 +107,10 @@ class _Graph:
 
 
 class GraphedStep(TrainingStep):
-    """`TrainingStep` by CUDA graphs, one for each `Bucket`, made when a step first needs it.
+    """`TrainingStep` with CUDA graphs, one per `Bucket`, recorded when a step first needs it.
 
-    Losses, weights and masks are those of `TrainingStep`, as far as sums over padded bags are made in the
-    same order. The optimiser's states must stay the tensors that they are once a step was recorded.
+    Losses, weights and masks equal those of `TrainingStep` as far as sums over padded bags have the same
+    order. After a step was recorded, nothing may replace the tensors of the optimiser's state.
     """
 
     def __init__(
@@ -122,8 +127,8 @@ class GraphedStep(TrainingStep):
 
         Args:
             config, student, teacher, workers: see `TrainingStep`.
-            recorder: makes what records; called anew where all graphs so far are given up.
-            most_graphs: that are kept, at least 1.
+            recorder: makes a recorder; called again whenever all graphs so far are dropped.
+            most_graphs: most graphs kept at once, at least 1.
 
         Raises:
             ConfigError: the networks are not on a CUDA device, or several workers share a step.
@@ -134,8 +139,8 @@ class GraphedStep(TrainingStep):
             raise ConfigError(f"cuda_graphs: expected a CUDA device, got {device.type}")
         if self.workers.world_size > 1:
             raise ConfigError(
-                f"cuda_graphs: expected 1 worker, got {self.workers.world_size}: the exchange of gradients "
-                "between workers is not recorded"
+                f"cuda_graphs: expected 1 worker, got {self.workers.world_size}: CUDA graphs cannot record "
+                "the exchange of gradients between workers; turn cuda_graphs off, or use 1 worker"
             )
         self._make_recorder, self._most_graphs = recorder, most_graphs
         self._recorder = recorder()
@@ -153,7 +158,7 @@ class GraphedStep(TrainingStep):
     def __call__(
         self, bags: PackedBags | None, draws: Draws, *, progress: float, num_bags: int
     ) -> StepLoss | None:
-        """Train on the bags of a step, all of which a single worker has; gives their losses.
+        """Train on the bags of a step and return their losses; a single worker has all bags of a step.
 
         Args:
             bags, draws, progress, num_bags: see `TrainingStep.__call__`.
@@ -208,7 +213,7 @@ class GraphedStep(TrainingStep):
 
     def _bucket(self, bags: PackedBags, progress: float) -> Bucket:
         rows = rounded(len(bags.features_TD))
-        # Where ratios move, so does the capacity: a new graph only for every 32nd of the rows.
+        # The capacity moves with the mask ratios; rounding it makes a new graph only per 32nd of the rows.
         share = max(-(-rows // 32), SMALLEST_STEP // 2)
         capacity = -(-most_kept(self.config.masking, rows, len(bags), progress) // share) * share
         return Bucket(len(bags), rows, min(capacity, rows))
@@ -216,7 +221,7 @@ class GraphedStep(TrainingStep):
     def _record(self, bucket: Bucket, bags: PackedBags) -> _Graph:
         """Record a step on bags of this size; it changes no weight."""
         if bucket.rows > len(self._features_TD):
-            # The graphs so far read the features from where they would no longer be.
+            # The features move to larger memory, and the graphs so far read the old one.
             self._graphs.clear()
             self._recorder = self._make_recorder()
             self._features_TD = bags.features_TD.new_zeros(bucket.rows, bags.features_TD.shape[1])
@@ -243,7 +248,7 @@ class GraphedStep(TrainingStep):
 
 
 def _copy(bags: PackedBags, static_bags: PackedBags) -> None:
-    """Copy bags to where a graph reads them; what lies behind them stays, and is ignored."""
+    """Copy bags to the memory that a graph reads; old rows after the last bag stay there and are ignored."""
     static_bags.features_TD[: len(bags.features_TD)].copy_(bags.features_TD)
     static_bags.offsets_B1.copy_(bags.offsets_B1)
     static_bags.labels_B.copy_(bags.labels_B)

@@ -1,4 +1,4 @@
-"""The history of a run: one record per epoch, one line of `history.jsonl` each."""
+"""The history of a run: one record per epoch, each a line of `history.jsonl`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -10,10 +10,11 @@ from mhimdist.errors import CheckpointError
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch did: a line of `history.jsonl`. Ratios are shares of the epoch's instances.
+    """The record of one epoch: a line of `history.jsonl`. Ratios are shares of the epoch's instances.
 
-    `train_s` is the time of its training steps, `epoch_s` that and the validation's; of an epoch that was
-    resumed, since then. Where it `selects_on_test`, "validation" is the test bags: the authors' protocol.
+    `train_s` is the time of the training steps in seconds; `epoch_s` adds the validation's. For a resumed
+    epoch, both count from the resumption. If it `selects_on_test`, the "validation" fields are computed on
+    the test bags: the authors' protocol.
     """
 
     epoch: int
@@ -37,20 +38,20 @@ class EpochRecord:
 
     @classmethod
     def read(cls, record: Mapping[str, Any], folder: Path) -> Self:
-        """A record of the history in a run's folder.
+        """Read a record of the history in a run's folder.
 
         Raises:
-            CheckpointError: a release with other records wrote it.
+            CheckpointError: another release wrote it, with other fields.
         """
         expected = {field.name for field in fields(cls)}
         if difference := expected ^ record.keys():
             raise CheckpointError(
-                f"{folder}: its history is of another release, whose records differ in "
+                f"{folder}: another release wrote the history; its records differ from this release's in "
                 f"{', '.join(sorted(difference))}; give the run another folder"
             )
         return cls(**record)
 
     @property
     def rank(self) -> tuple[float, float]:
-        """What an epoch is selected by: the highest student validation AUC, then the lowest loss."""
+        """The selection criterion: the highest student validation AUC, then the lowest loss."""
         return self.student_validation_auc, -self.student_validation_loss

@@ -1,4 +1,4 @@
-"""How good the scores of a set of bags are, and how sure that is.
+"""Metrics of the scores of a set of bags, and their uncertainty.
 
 Dimensions: N bags, C classes, K cases, R bootstrap resamples, U different scores, F folds, S seeds.
 """
@@ -11,9 +11,10 @@ from sklearn import metrics as sk
 
 
 def auc(labels_N: np.ndarray, probabilities_NC: np.ndarray) -> float | None:
-    """Area under the ROC curve; for C > 2 the mean over classes of one against the rest.
+    """Area under the ROC curve; for C > 2 the mean over the classes, each against the rest.
 
-    None where it is undefined, because some class has no bag or every bag.
+    Returns:
+        A value in [0, 1], or None if the AUC is undefined: a class has no bag or every bag.
     """
     num_classes = probabilities_NC.shape[1]
     if len(np.unique(labels_N)) < num_classes:
@@ -24,26 +25,27 @@ def auc(labels_N: np.ndarray, probabilities_NC: np.ndarray) -> float | None:
 
 
 def youden_threshold(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
-    """The score that maximises true- minus false-positive rate; the highest such one where several do.
+    """The score that maximises true- minus false-positive rate; the highest one if several do.
 
-    Where it is best to call nothing positive, the highest score + 1, which no probability reaches.
+    If calling no bag positive is best, it is the highest score + 1, which no probability reaches.
     """
     false_positive, true_positive, thresholds = sk.roc_curve(labels_N, scores_N)
-    thresholds[0] = scores_N.max() + 1  # infinite there, which JSON cannot say
-    # Rounded, so that rates equal but for their last bit count as equal.
+    thresholds[0] = scores_N.max() + 1  # sklearn's is infinite, which JSON cannot hold
+    # Rounded, so that rates that differ only in their last bit count as equal.
     return float(thresholds[np.argmax(np.round(true_positive - false_positive, 12))])
 
 
 def classification(
     labels_N: np.ndarray, probabilities_NC: np.ndarray, threshold: float | None
 ) -> dict[str, float | None]:
-    """AUC, accuracy, F1, precision and recall; of two classes the second is the positive one.
+    """AUC, accuracy, F1, precision and recall; with two classes the second one is positive.
 
     Args:
         labels_N: int64 class indices.
         probabilities_NC: class probabilities.
-        threshold: for two classes, the least probability called positive; it comes from other bags than
-            these. With more classes the most probable one is predicted, and the scores are macro means.
+        threshold: for two classes, the lowest probability called positive, chosen on other bags than these.
+            With more classes it is ignored: the most probable class is predicted, and the metrics are macro
+            means.
     """
     binary = probabilities_NC.shape[1] == 2
     if binary:
@@ -64,7 +66,7 @@ def classification(
 
 @dataclass(frozen=True)
 class Scores:
-    """What one network made of bags that it was not trained on.
+    """One network's scores of bags that it was not trained on.
 
     Attributes:
         labels_N: int64 class indices.
@@ -78,7 +80,7 @@ class Scores:
 
 
 def pooled(parts: Sequence[Scores]) -> Scores:
-    """The bags of several folds as one set, which their out-of-fold AUC is computed on."""
+    """The bags of several folds as one set, for their out-of-fold AUC."""
     return Scores(
         np.concatenate([part.labels_N for part in parts]),
         np.concatenate([part.probabilities_NC for part in parts]),
@@ -91,18 +93,18 @@ def auc_interval(
 ) -> tuple[float, float] | None:
     """Percentile bootstrap interval of the mean AUC over several networks, resampled by case.
 
-    A resample draws as many cases as there are, with replacement; a bag counts as often as its case was
-    drawn, in every part that tested it. The interval says how far the mean would move with other patients,
-    not with other seeds.
+    A resample draws as many cases as exist, with replacement. A bag counts as often as its case was drawn,
+    in every part that tested it. The interval says how far the mean would move with other patients, not with
+    other seeds.
 
     Args:
-        parts: scores of each network, such as those of every fold and seed.
+        parts: scores of each network, such as one per fold and seed.
         num_resamples: number R of resamples.
-        level: share of the resamples that the interval holds.
-        seed: of the draws.
+        level: share of the resamples inside the interval, in (0, 1).
+        seed: seed of the draws.
 
     Returns:
-        The interval's ends, or None where the AUC of some part is undefined.
+        The interval's ends, or None if the AUC of a part is undefined.
     """
     if not parts or any(auc(part.labels_N, part.probabilities_NC) is None for part in parts):
         return None
@@ -113,7 +115,7 @@ def auc_interval(
     aucs_RP = np.stack(
         [_resampled_auc(part, counts_RK[:, [index[case] for case in part.cases]]) for part in parts], axis=1
     )
-    # A resample without any bag of a class in some part leaves that part out; without all, itself.
+    # A part that lacks a class in a resample is left out of it; a resample without any part is left out.
     defined_R = np.isfinite(aucs_RP).any(axis=1)
     means_R = np.nanmean(aucs_RP[defined_R], axis=1)
     low, high = np.quantile(means_R, [(1 - level) / 2, (1 + level) / 2])
@@ -121,7 +123,7 @@ def auc_interval(
 
 
 def _resampled_auc(part: Scores, weights_RN: np.ndarray) -> np.ndarray:
-    """The AUC of each resample, NaN where it is undefined, shape R."""
+    """The AUC of each resample, shape R; NaN if it is undefined."""
     num_classes = part.probabilities_NC.shape[1]
     classes = (1,) if num_classes == 2 else range(num_classes)
     each = [
@@ -132,7 +134,7 @@ def _resampled_auc(part: Scores, weights_RN: np.ndarray) -> np.ndarray:
 
 
 def _weighted_auc(positive_N: np.ndarray, scores_N: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
-    """Share of the weighted pairs in order, ties counting half, for each row of weights, shape R."""
+    """Per row of weights, the share of the weighted pairs in order, shape R; a tie counts half."""
     values_U, place_N = np.unique(scores_N, return_inverse=True)
     order_N = np.argsort(place_N, kind="stable")
     starts_U = np.searchsorted(place_N[order_N], np.arange(len(values_U)))
@@ -145,17 +147,18 @@ def _weighted_auc(positive_N: np.ndarray, scores_N: np.ndarray, weights_RN: np.n
 
 
 def mean_and_std(values_SF: Sequence[Sequence[float]]) -> tuple[float, float | None]:
-    """Mean and deviation over runs as the paper forms them.
+    """Mean and standard deviation over runs, formed as in the paper.
 
-    With several seeds the deviation is that of the seeds' means over their folds (CAMELYON16), with one seed
-    that of the folds (TCGA). It is the population's (division by n): the authors' logged AUCs of three seeds,
-    .958 .957 .969, give the published 96.14 +- 0.52 so, and not with n - 1.
+    With several seeds, each seed's mean over its folds is a value, and the deviation is over these values
+    (CAMELYON16). With one seed the deviation is over the folds (TCGA). It is the population's deviation
+    (division by n): with n, not with n - 1, the authors' logged AUCs of three seeds, .958 .957 .969, yield
+    the published 96.14 +- 0.52.
 
     Args:
-        values_SF: for each seed the values of its folds.
+        values_SF: per seed, the values of its folds.
 
     Returns:
-        The mean, and the deviation or None where there is a single run.
+        The mean, and the deviation, which is None for a single run.
     """
     means = [float(np.mean(values)) for values in values_SF]
     spread = means if len(means) > 1 else list(values_SF[0])

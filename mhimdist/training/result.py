@@ -1,4 +1,4 @@
-"""What a finished fold leaves: `result.json`."""
+"""The result of a finished fold: `result.json`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,25 +10,26 @@ from mhimdist.training.metrics import Scores
 
 Protocol = Literal["strict", "paper"]
 OUTSIDE_WEIGHTS = (
-    "teacher from outside weights (teacher.weights): they may have been trained on this run's test slides"
+    "the teacher starts from outside weights (teacher.weights), which may have been trained on this run's "
+    "test slides"
 )
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one fold with one seed left. A fold of a search is never tested: it leaves the test fields empty.
+    """The result of one fold with one seed. A search never tests its folds: their test fields are empty.
 
     Attributes:
-        protocol: "strict", or "paper" where the test bags selected.
-        seed, fold: of the run; folds count from 1.
-        config_digest, split_digest, data_digest: of what it was made of.
-        num_epochs, best_epoch: epochs done, and the selected one, counted from 0.
-        epoch_s: median seconds of an epoch with its validation.
-        num_parameters: of the student.
+        protocol: "strict", or "paper" if the test bags selected.
+        seed, fold: the run's seed and its fold, counted from 1.
+        config_digest, split_digest, data_digest: digests of the configuration, the split and the data set.
+        num_epochs, best_epoch: number of epochs done, and the selected epoch, counted from 0.
+        epoch_s: median seconds per epoch with its validation.
+        num_parameters: parameters of the student.
         validation: metrics of the selected epoch's student on the validation bags, at their Youden threshold.
         test: the same student's metrics on the test bags, at the same threshold.
-        keys, cases, labels, probabilities: of the test bags.
-        note: what may make the figures optimistic, except the protocol; empty where nothing does.
+        keys, cases, labels, probabilities: one entry per test bag.
+        note: what may make the figures optimistic, apart from the protocol; empty if nothing does.
     """
 
     protocol: Protocol

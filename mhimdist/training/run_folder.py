@@ -1,7 +1,7 @@
-"""The folder of one run: what it is a run of, its checkpoints and its history.
+"""The folder of one run: its configuration and split, its checkpoints and its history.
 
-Checkpoints are written by a background thread from a copy of the weights, so that training does not wait.
-Each is complete in itself: the folder can lose all but one.
+A background thread writes the checkpoints from a copy of the weights, so that training does not wait. Each
+checkpoint is complete: the folder can lose all but one.
 """
 
 import json
@@ -21,23 +21,23 @@ from mhimdist.training import checkpoint
 
 HISTORY = "history.jsonl"
 LOST_LOCK_S = 180.0
-"""How long to wait for the lock of a process that is dying, or whose node is gone: an NFS server keeps those
-of a dead client for a lease, typically 90 s."""
+"""Seconds to wait for the lock of a process that is dying or was on a lost node: an NFS server keeps the
+locks of a dead client for a lease, typically 90 s."""
 
 
 class CheckpointWarning(UserWarning):
-    """A damaged checkpoint was passed over for an older one."""
+    """A damaged checkpoint was skipped; an older one is tried."""
 
 
 class Position(NamedTuple):
-    """How far a run is: epochs done, and steps done of the next one."""
+    """How far a run is: finished epochs, and finished steps of the next epoch."""
 
     epoch: int
     step: int
 
     @property
     def name(self) -> str:
-        """The checkpoint's folder."""
+        """The name of the checkpoint's folder."""
         return f"epoch-{self.epoch:05d}-step-{self.step:06d}"
 
 
@@ -45,16 +45,17 @@ class RunFolder:
     """The folder of one run, for the process that writes it.
 
     Attributes:
-        path: the folder, with config.json, split.json, history.jsonl and checkpoints/.
+        path: the folder; it holds config.json, split.json, history.jsonl and checkpoints/.
+        saving: the checkpoints to keep.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any], saving: Saving) -> None:
         """Claim an empty folder, or find that it holds this run.
 
         Args:
-            path: made if it is missing.
-            identity: file name and JSON content of what makes this run.
-            saving: which checkpoints to keep.
+            path: the folder; created if it is missing.
+            identity: JSON content of the files that identify this run, by file name.
+            saving: the checkpoints to keep.
 
         Raises:
             CheckpointError: the folder holds another run.
@@ -70,7 +71,8 @@ class RunFolder:
                 files.write_text(file, text)
             elif file.read_text(encoding="utf-8") != text:
                 raise CheckpointError(
-                    f"{file} is of another run than this one; give this run a folder of its own"
+                    f"{file} belongs to another run: its content differs from this run's; give this run "
+                    "another folder"
                 )
 
     @property
@@ -79,9 +81,9 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def lock(self, wait_s: float = 0.0) -> None:
-        """Make sure that no other process trains here, until `unlock` or the end of this process.
+        """Keep every other process from training here, until `unlock` or the end of this process.
 
-        A run that was dropped half-way lets others in as well.
+        If the run is dropped half-way, the lock opens as well.
 
         Args:
             wait_s: seconds to wait for a process that is about to end.
@@ -91,14 +93,15 @@ class RunFolder:
         """
         if not self._lock.acquire(wait_s):
             raise RunLockedError(
-                f"{self.path} is being trained by {self._lock.holder}; wait for it, or use another folder"
+                f"{self.path} is being trained by {self._lock.holder}; wait until it ends, or use another "
+                "folder"
             )
 
     def unlock(self) -> None:
-        """Wait for what is being written, and let other processes in.
+        """Wait until the last checkpoint is on disk, and let other processes in.
 
         Raises:
-            DiskFullError: what was being written does not fit.
+            DiskFullError: the checkpoint does not fit on the disk.
         """
         try:
             self.flush()
@@ -106,17 +109,17 @@ class RunFolder:
             self._lock.release()
 
     def positions(self) -> list[Position]:
-        """Where there are checkpoints, the newest last."""
+        """The positions of all checkpoints, the newest last."""
         names = sorted(folder.name for folder in self.checkpoints.glob("epoch-*-step-*"))
         return [Position(int(name.split("-")[1]), int(name.split("-")[3])) for name in names]
 
     def latest(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-        """Tensors and state of the newest checkpoint that is whole; None if none was ever made.
+        """Tensors and state of the newest whole checkpoint; None if the folder has no checkpoint.
 
-        A damaged one is passed over with a warning.
+        Damaged checkpoints are skipped with a warning.
 
         Raises:
-            CheckpointError: there are checkpoints, but none is whole.
+            CheckpointError: the folder has checkpoints, but none is whole.
         """
         positions = self.positions()
         for position in reversed(positions):
@@ -124,9 +127,12 @@ class RunFolder:
                 return checkpoint.load(self.checkpoints / position.name)
             except CheckpointError as error:
                 last = error
-                warnings.warn(f"{error}; trying an older checkpoint", CheckpointWarning, stacklevel=2)
+                warnings.warn(f"{error}; skipped for an older checkpoint", CheckpointWarning, stacklevel=2)
         if positions:
-            raise CheckpointError(f"no checkpoint in {self.checkpoints} is whole: {last}")
+            raise CheckpointError(
+                f"no checkpoint in {self.checkpoints} is whole: {last}; delete the folder to train the run "
+                "from the start"
+            )
         return None
 
     def save(
@@ -138,17 +144,17 @@ class RunFolder:
         history: Sequence[Mapping[str, Any]],
         best_epochs: Sequence[int],
     ) -> None:
-        """Write a checkpoint in the background; a write that failed is raised by the next call.
+        """Write a checkpoint in the background; the next call raises the error of a failed write.
 
         Args:
-            position: of the run.
-            tensors: copied before this returns.
-            state: what JSON can hold.
-            history: a row for every epoch done.
-            best_epochs: number of epochs done at the best ends of epochs, the best first.
+            position: how far the run is.
+            tensors: named tensors per file; copied before this method returns.
+            state: values that JSON can hold.
+            history: a row per finished epoch.
+            best_epochs: for each finished epoch, the number of epochs done at its end; the best epoch first.
 
         Raises:
-            DiskFullError: the checkpoint before this one did not fit.
+            DiskFullError: the checkpoint before this one did not fit on the disk.
         """
         self.flush()
         copies = {
@@ -163,7 +169,8 @@ class RunFolder:
         """Wait until everything is on disk.
 
         Raises:
-            DiskFullError: it does not fit; any other error of the background writer is raised as it is.
+            DiskFullError: the checkpoint does not fit; other errors of the background writer are raised as
+                they are.
         """
         if self._pending is not None:
             pending, self._pending = self._pending, None
@@ -178,11 +185,11 @@ class RunFolder:
         keep_best: set[Position],
     ) -> None:
         folder = self.checkpoints / position.name
-        checkpoint.discard(folder)  # a damaged one that was passed over
+        checkpoint.discard(folder)  # a damaged one that `latest` skipped
         checkpoint.save(folder, tensors, state)
         files.write_text(self.path / HISTORY, rows)
         newest = self.positions()
-        # Parts of a checkpoint that a killed process left are nobody's once this one holds the lock.
+        # This process holds the lock, so no living process owns the parts that a killed one left.
         for part in self.checkpoints.glob(".*.part"):
             shutil.rmtree(part, ignore_errors=True)
         for old in set(newest[: -self.saving.keep_last]) - keep_best:

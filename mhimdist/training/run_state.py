@@ -1,4 +1,4 @@
-"""What a run is in the middle of: all that a checkpoint holds, as tensors and as what JSON can hold."""
+"""The state of a run: everything that a checkpoint holds, as tensors and as values that JSON can hold."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,7 +18,7 @@ from mhimdist.training.workers import Workers
 
 
 class Totals:
-    """Sums over an epoch's steps of one worker, kept on the device until the epoch is over."""
+    """One worker's sums over the steps of an epoch, kept on the device until the epoch ends."""
 
     NAMES = (
         "num_bags",
@@ -40,12 +40,12 @@ class Totals:
         """Add a step, without waiting for the device."""
         counts = (len(step.total_B), step.num_instances)
         self.values = self.values.to(step.sums_7.device)
-        for place, count in enumerate(counts):  # no copy from the host, which would wait for the device
+        for place, count in enumerate(counts):  # a copy from the host would wait for the device
             self.values[place] += count
         self.values[len(counts) :] += step.sums_7
 
     def means(self) -> dict[str, float]:
-        """The fields of an `EpochRecord` that are means: losses per bag, ratios per instance."""
+        """The means among the fields of an `EpochRecord`: losses per bag, ratios per instance."""
         totals = dict(zip(self.NAMES, self.values.tolist(), strict=True))
         per_bag, per_instance = totals.pop("num_bags"), totals.pop("num_instances")
         means = {"kept_ratio": totals.pop("num_kept") / per_instance}
@@ -55,16 +55,16 @@ class Totals:
 
 
 class RunState:
-    """What a run resumes from as if it had never stopped.
+    """The state of a run; a run resumes from it as if it had never stopped.
 
     Attributes:
-        student, teacher: the networks; the teacher is None where the configuration has none.
-        optimizer: of the student.
+        student, teacher: the networks; the teacher is None if the configuration has none.
+        optimizer: the student's optimiser.
         workers: the processes of the run.
-        history: a record for every epoch done.
-        step: how many steps of the next epoch are done.
-        totals: sums over these steps, this worker's share.
-        best_weights: the student after the selected epoch, or as it began.
+        history: a record per finished epoch.
+        step: number of finished steps of the next epoch.
+        totals: this worker's sums over these steps.
+        best_weights: the student after the selected epoch; before the first epoch, the initial student.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class RunState:
 
         Args:
             student, teacher: the networks, already on their device.
-            optimizer: of the student.
+            optimizer: the student's optimiser.
             workers: the processes of the run.
         """
         self.student, self.teacher, self.optimizer, self.workers = student, teacher, optimizer, workers
@@ -90,32 +90,32 @@ class RunState:
 
     @property
     def best(self) -> EpochRecord:
-        """The selected epoch, the first of equals."""
+        """The selected epoch; the first one if several are equal."""
         return max(self.history, key=lambda record: record.rank)
 
     @property
     def best_epochs(self) -> list[int]:
-        """How many epochs were done at the end of each one, the best first."""
+        """For each finished epoch, the number of epochs done at its end; the best epoch first."""
         ranked = sorted(self.history, key=lambda record: record.rank, reverse=True)
         return [record.epoch + 1 for record in ranked]
 
     def best_with(self, auc: float, loss: float) -> tuple[int, float]:
-        """The selected epoch, and its AUC, once the epoch that is ending has these validation results."""
+        """The selected epoch and its AUC, if the epoch that is ending has this validation AUC and loss."""
         if self.history and (auc, -loss) <= self.best.rank:
             return self.best.epoch, self.best.student_validation_auc
         return len(self.history), auc
 
     def end_epoch(self, record: EpochRecord) -> None:
-        """Note what an epoch did, keep its student where it is the best so far, and begin the next epoch."""
+        """Add the record of an epoch, keep its student if it is the best so far, and begin the next epoch."""
         self.history.append(record)
         self.step, self.totals = 0, Totals()
         if record.best_epoch == record.epoch:
             self.best_weights = _copy(self.student)
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """The tensors of each file of a checkpoint, and the rest of it; all workers have to ask.
+        """The tensors of each file of a checkpoint, and the rest of its state; all workers must call this.
 
-        The tensors are those of the run, not copies. The totals are those of each worker.
+        The tensors are the run's, not copies. The totals of all workers are included.
         """
         totals = self.workers.gather(self.totals.values.tolist())
         history = [asdict(record) for record in self.history]
@@ -128,15 +128,15 @@ class RunState:
     def load(
         self, tensors: Mapping[str, dict[str, Tensor]], state: Mapping[str, Any], *, folder: Path
     ) -> None:
-        """Become the run that `state` gave, whatever its number of workers was.
+        """Restore what `state` returned, possibly on another number of workers.
 
         Args:
-            tensors: of each file.
+            tensors: named tensors per file.
             state: the rest of the checkpoint.
-            folder: of the run, for messages.
+            folder: the run's folder, for messages.
 
         Raises:
-            CheckpointError: a release with other records wrote the history.
+            CheckpointError: another release wrote the history, with other fields.
         """
         self.history = [EpochRecord.read(record, folder) for record in state["history"]]
         self.step = state["step"]
@@ -148,7 +148,7 @@ class RunState:
         self.optimizer.load_named_state(tensors["optimizer"])
 
     def _share_of_totals(self, totals: list[list[float]]) -> Tensor:
-        """The sums of this worker; after a change of the number of workers the first one takes all."""
+        """The sums of this worker; if the number of workers has changed, worker 0 takes all sums."""
         by_rank = torch.tensor(totals, dtype=torch.float64)
         if len(totals) == self.workers.world_size:
             return by_rank[self.workers.rank]

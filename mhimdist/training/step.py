@@ -1,7 +1,7 @@
 """One optimiser step: teacher, masks, student, backward pass, Adam, moving average.
 
-On a CUDA device nothing in it waits for the device: counts stay there, and whether the loss is finite decides
-there whether the weights move; the host learns of it later.
+On a CUDA device the host never waits within a step. Counts stay on the device. The device itself checks that
+the loss is finite and otherwise leaves the weights alone; the host reads the verdict later.
 """
 
 import math
@@ -29,8 +29,8 @@ class TrainingStep:
     Attributes:
         method: the forward pass.
         optimizer: Adam on the student's parameters.
-        dtype: what matrix products and features are in.
-        momentum: the teacher's of the last step; None if it has no weights of its own.
+        dtype: data type of matrix products and features.
+        momentum: the teacher's momentum in the last step; None if the teacher shares the student's weights.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class TrainingStep:
         Args:
             config: the run's settings.
             student, teacher: the networks.
-            workers: the processes that share each step; by default this one alone.
-            lap: told the name of each part when it is over: for benchmarks.
+            workers: the processes that share each step; by default this process alone.
+            lap: called with the name of each part of the step at its end; for benchmarks.
         """
         self.config, self.student, self.teacher, self._lap = config, student, teacher, lap
         self.workers = workers or Workers()
@@ -62,20 +62,21 @@ class TrainingStep:
     def __call__(
         self, bags: PackedBags | None, draws: Draws, *, progress: float, num_bags: int
     ) -> StepLoss | None:
-        """Train on this worker's bags of a step; gives their losses, or None where it has no bag.
+        """Train on this worker's bags of a step; return their losses, or None if it has no bag.
 
-        The loss is the sum over this worker's bags x workers / bags of the step, so that the mean that DDP
-        takes over the workers is the mean over the bags, however unevenly they are dealt.
+        The loss is the sum over this worker's bags, times the number of workers, divided by the number of
+        bags in the step. DDP's mean over the workers is then the mean over the bags, however unevenly the
+        workers share them.
 
         Args:
-            bags: whole bags on the student's device, features in `dtype`.
+            bags: whole bags on the student's device, features in `dtype`; None if this worker has no bag.
             draws: the epoch's random streams.
             progress: share of the run's bags seen before the step, in [0, 1].
-            num_bags: bags of the step over all workers.
+            num_bags: bags in the step over all workers.
 
         Raises:
-            NonFiniteError: the loss or a gradient of this step, or on a GPU of an earlier one, is not finite.
-                It has changed neither student nor teacher.
+            NonFiniteError: the loss or a gradient is not finite, in this step or, on a GPU, in an earlier
+                one. That step has changed neither student nor teacher.
         """
         step_loss = None
         if bags is None:
@@ -93,17 +94,17 @@ class TrainingStep:
         return step_loss
 
     def set_learning_rate(self, rate: float) -> None:
-        """Let the steps from now on be of this rate."""
+        """Set the learning rate of all steps from now on."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
     def _mean(self, total_B: Tensor, num_bags: int) -> Tensor:
-        """What this worker's bags add to the mean over the step's, times the number of workers."""
+        """The share of this worker's bags in the step's mean loss, times the number of workers."""
         weight = self.workers.world_size / num_bags
         return total_B.sum() if weight == 1 else total_B.sum() * weight
 
     def _teacher_share(self, progress: float, num_bags: int) -> float:
-        """How far the teacher moves after the step; notes its momentum."""
+        """How far the teacher moves after the step, in [0, 1]; stores its momentum."""
         if self.teacher is None or not self.teacher.is_own_network:
             return 0.0
         self.momentum = self.teacher.momentum(progress=progress, num_bags=num_bags)
@@ -115,17 +116,17 @@ class TrainingStep:
         """The backward pass, Adam and the moving average.
 
         Args:
-            loss: of this worker.
-            share: how far the teacher moves.
-            is_rehearsal: on the device, 1 where no weight may change, else 0.
-            place: of the step, for messages.
+            loss: this worker's loss.
+            share: how far the teacher moves, in [0, 1].
+            is_rehearsal: on the device, 1 if no weight may change, otherwise 0.
+            place: the step's place, for messages.
 
         Returns:
-            On a device: 1 where loss or gradients are not finite, so that no weight was changed, else 0; and
-            the loss.
+            On a GPU two values: 1 if the loss or a gradient is not finite, and no weight was changed,
+            otherwise 0; and the loss. On the CPU None.
 
         Raises:
-            NonFiniteError: on the CPU, where a gradient is not finite.
+            NonFiniteError: on the CPU, if a gradient is not finite.
         """
         self.optimizer.zero_grad()
         loss.backward()
@@ -138,7 +139,7 @@ class TrainingStep:
         skips_update = (
             is_bad if is_bad is None or is_rehearsal is None else torch.maximum(is_bad, is_rehearsal)
         )
-        # Fused Adam leaves weights and moments alone where it is 1.
+        # If it is 1, fused Adam leaves weights and moments alone.
         self.optimizer.found_inf = skips_update
         self.optimizer.step()
         self._lap("optimiser")
@@ -148,7 +149,7 @@ class TrainingStep:
         return None if is_bad is None else torch.stack([is_bad, loss.detach()])
 
     def _gradient_norm(self) -> Tensor:
-        """Of all gradients or, added up, of those that are clipped together, before they are clipped."""
+        """The norm of all gradients before clipping; if groups are clipped, the sum of the groups' norms."""
         clip_norm = self.config.optimizer.clip_norm
         if clip_norm is None:
             grads = [p.grad for p in self.student.parameters() if p.grad is not None]
@@ -157,7 +158,7 @@ class TrainingStep:
         return norms[0] if len(norms) == 1 else torch.stack(norms).sum()
 
     def _read_later(self, verdict_2: Tensor, place: str) -> None:
-        """Send a verdict and the loss to the host, which does not wait for them."""
+        """Send a verdict and the loss to the host, without waiting for them."""
         self.check()
         on_host_2 = torch.empty(2, pin_memory=True)
         on_host_2.copy_(verdict_2, non_blocking=True)
@@ -169,10 +170,10 @@ class TrainingStep:
         """Raise for an earlier step whose loss or gradient was not finite.
 
         Args:
-            wait: for the steps that the device has not finished, too, as before a checkpoint.
+            wait: also wait for the steps that the device has not finished, as before a checkpoint.
 
         Raises:
-            NonFiniteError: its message names the bags.
+            NonFiniteError: such a step was found; the message names its bags.
         """
         while self._unread and (wait or self._unread[0][1].query()):
             on_host_2, copied, place = self._unread.popleft()
@@ -190,6 +191,6 @@ def place_of(bags: PackedBags | None, draws: Draws) -> str:
 def _not_finite(loss: float, place: str) -> NonFiniteError:
     what = "a gradient is not finite" if math.isfinite(loss) else f"the loss became {loss}"
     return NonFiniteError(
-        f"{what} {place}; no weight was changed by them: look for NaN or huge features, or lower the "
-        "learning rate"
+        f"{what} {place}; the step changed no weight: look for NaN or huge features, or lower the learning "
+        "rate"
     )

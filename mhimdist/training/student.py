@@ -1,4 +1,4 @@
-"""The selected student of a run on disk: its weights, and all that it takes to build it again."""
+"""The selected student of a run on disk: its weights, and everything needed to build it again."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +15,12 @@ BEST_STUDENT = "best_student"
 
 
 def save_student(folder: Path, weights: Mapping[str, Tensor], config: TrainConfig, bags: BagSource) -> None:
-    """Write the student of a run's selected epoch, in place of an older one.
+    """Write the student of a run's selected epoch; it replaces an older one.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         weights: the network's `state_dict`.
-        config: of the run.
+        config: the run's settings.
         bags: the data set that it was trained on.
     """
     built_from = {
@@ -37,11 +37,11 @@ def load_student(folder: str | Path) -> BagModel:
     """The student of a run's selected epoch, on the CPU and in evaluation mode.
 
     Args:
-        folder: of a finished fold, `.../fold-1-seed-2021[-<digest>]`, of a cross-validation, a trial or
-            a sweep's final runs.
+        folder: folder of a finished fold, `.../fold-1-seed-2021[-<digest>]`, in a cross-validation, a trial
+            or a sweep's final runs.
 
     Raises:
-        CheckpointError: the folder holds no student, it is damaged, or an earlier release wrote it.
+        CheckpointError: the folder holds no student, or the student is damaged or from an earlier release.
 
     Example:
         >>> student = load_student("runs/train_c16/folds/fold-1-seed-2021-0f3c")  # doctest: +SKIP
@@ -49,10 +49,12 @@ def load_student(folder: str | Path) -> BagModel:
     """
     path = Path(folder) / BEST_STUDENT
     if not path.exists():
-        raise CheckpointError(f"{folder} holds no {BEST_STUDENT}/: give the folder of a fold that has ended")
+        raise CheckpointError(f"{folder} holds no {BEST_STUDENT}/: give the folder of a finished fold")
     tensors, state = checkpoint.load(path)
     if "config" not in state:
-        raise CheckpointError(f"{path} was written by an earlier release: it does not say how it was built")
+        raise CheckpointError(
+            f"{path}: an earlier release wrote it, without the configuration needed to build the network"
+        )
     config = TrainConfig.model_validate(state["config"])
     network = build(
         config.model,

@@ -1,7 +1,7 @@
 """The training loop of one run: epochs, evaluation, early stopping, checkpoints, history.
 
-It knows nothing of Ray: a caller steps through `Trainer.epochs()` and reports what it gets. A run of several
-workers is several processes that step through the same loop, each with its share of every step's bags.
+It does not know Ray: a caller steps through `Trainer.epochs()` and reports the records. In a run on several
+workers, each worker is a process that steps through the same loop with its share of every step's bags.
 """
 
 import time
@@ -33,15 +33,15 @@ from mhimdist.training.step import TrainingStep
 from mhimdist.training.workers import Workers
 
 AGREE_EVERY_STEPS = 16
-"""Steps between two agreements of the workers on whether to stop or to save."""
+"""The workers agree every so many steps on whether to stop or to save."""
 
 
 class Trainer:
-    """One run of a configuration on a split, resumed from its folder where that holds a checkpoint.
+    """One run of a configuration on a split; it resumes if its folder holds a checkpoint.
 
     Attributes:
-        student, teacher: the networks; the teacher is None where the configuration has none.
-        run: what the run is in the middle of.
+        student, teacher: the networks; the teacher is None if the configuration has none.
+        run: the state of the run.
     """
 
     def __init__(
@@ -63,13 +63,14 @@ class Trainer:
             bags: the data set.
             split: keys that train, select and test; proved disjoint by case.
             folder: receives config.json, split.json, history.jsonl and checkpoints/; None writes nothing.
-            pretrained: the first stage's network, where the configuration needs one.
-            workers: the processes of this run; by default this one alone.
-            saving: when checkpoints are made and which are kept.
-            stop: asked every few steps; once it says yes on any worker, the run saves itself and ends.
+            pretrained: the first stage's network, if the configuration needs one.
+            workers: the processes of this run; by default this process alone.
+            saving: when checkpoints are written and which are kept.
+            stop: called every `AGREE_EVERY_STEPS` steps; once it returns true on any worker, the run is saved
+                and ends.
 
         Raises:
-            ConfigError: the class weights are not one for each class.
+            ConfigError: the class weights are not one per class.
             CheckpointError: the folder belongs to another configuration or split, or is damaged.
             RunLockedError: another process trains in the folder.
             SplitError: the split does not fit the data.
@@ -96,12 +97,12 @@ class Trainer:
 
     @property
     def history(self) -> list[EpochRecord]:
-        """A record for every epoch done."""
+        """A record per finished epoch."""
         return self.run.history
 
     @property
     def best(self) -> EpochRecord:
-        """The selected epoch, the first of equals."""
+        """The selected epoch; the first one if several are equal."""
         return self.run.best
 
     @property
@@ -115,10 +116,10 @@ class Trainer:
         return done - 1 - self.best.epoch >= stopping.patience
 
     def epochs(self) -> Iterator[EpochRecord]:
-        """Train epoch after epoch; a checkpoint of each is on its way to disk when it is given.
+        """Train epoch after epoch; when a record is yielded, its epoch's checkpoint is being written.
 
         Raises:
-            NonFiniteError: a loss is not finite; no weight has been changed by it.
+            NonFiniteError: a loss is not finite; it has changed no weight.
             PreemptedError: the run was asked to stop; it is saved.
             WorkerLostError: another worker was killed or does not answer.
         """
@@ -136,13 +137,13 @@ class Trainer:
                 self.folder.unlock()
 
     def best_student(self) -> BagModel:
-        """The student as it was after the selected epoch."""
+        """The student after the selected epoch."""
         network = _build(self.config, self.bags).to(self.device)
         network.load_state_dict(self.run.best_weights)
         return network
 
     def _run_epoch(self) -> EpochRecord:
-        """Train the rest of the current epoch, which is all of it unless the run was resumed within."""
+        """Train the rest of the current epoch: all of it, unless the run was resumed within the epoch."""
         started = time.perf_counter()
         config, epoch = self.config, len(self.history)
         learning_rate = config.optimizer.rate(epoch, config.epochs, config.bags_per_step)
@@ -156,7 +157,7 @@ class Trainer:
         return record
 
     def _plan(self, epoch: int) -> EpochPlan:
-        """Which bags each step of an epoch has, on each worker."""
+        """Plan the bags of each step of an epoch on each worker."""
         config, rows_N = self.config, self._train_rows
         return epoch_plan(
             self.bags.sizes_N[rows_N],
@@ -183,7 +184,7 @@ class Trainer:
         ) as batches:
             while run.step < len(plan):
                 progress = (epoch + plan.num_bags_before(run.step) / len(rows_N)) / config.epochs
-                # Not held here, so that its memory is free for the batch after the next.
+                # The batch has no name here, so that its memory is free for the batch after the next.
                 self._train_on(next(batches), plan.num_bags(run.step), draws, progress)
                 run.step += 1
                 if run.step % AGREE_EVERY_STEPS == 0 and run.step < len(plan):
@@ -196,11 +197,11 @@ class Trainer:
                     if stop:
                         raise PreemptedError(
                             f"stopped as asked in epoch {epoch} after step {run.step} of {len(plan)}; "
-                            "the same command goes on from there"
+                            "run the same command again to resume there"
                         )
 
     def _train_on(self, packed: PackedBags, num_bags: int, draws: Draws, progress: float) -> None:
-        """One optimiser step on the bags of all workers, `num_bags`, of which this one has `packed`."""
+        """Take one optimiser step on the `num_bags` bags of all workers; `packed` is this worker's share."""
         mine = packed if len(packed) else None
         step_loss = self.train_step(mine, draws, progress=progress, num_bags=num_bags)
         if step_loss is not None:
@@ -209,7 +210,7 @@ class Trainer:
     def _record(
         self, means: dict[str, float], learning_rate: float, momentum: float | None, started: float
     ) -> EpochRecord:
-        """Validate student and teacher after an epoch, and say which epoch is the best so far."""
+        """Validate student and teacher after an epoch, and find the best epoch so far."""
         train_s = time.perf_counter() - started
         validation = self._predict(self.student)
         auc = validation.auc
@@ -231,7 +232,7 @@ class Trainer:
         )
 
     def _teacher_auc(self, student_auc: float) -> float | None:
-        """The teacher's validation AUC, computed where it can be another one than is known."""
+        """The teacher's validation AUC; it is computed only if it can differ from a known one."""
         if self.teacher is None:
             return None
         if not self.teacher.is_own_network:
@@ -241,7 +242,7 @@ class Trainer:
         return self._predict(self.teacher.network).auc
 
     def _predict(self, network: BagModel) -> Predictions:
-        """The validation bags' predictions, each worker's share of them made by itself."""
+        """Predictions for the validation bags; each worker predicts its share."""
         keys = self.split.validation
         mine = keys[self.workers.rank :: self.workers.world_size]
         parts = self.workers.gather(predict(network, self.bags, mine) if mine else None)
@@ -253,7 +254,7 @@ class Trainer:
         if self.workers.rank == 0:
             identity = {"config.json": self.config.recipe(), "split.json": asdict(self.split)}
             folder = RunFolder(path, identity, self.saving)
-            # Workers that Ray has just started again may find the locks of those that were lost.
+            # Workers that Ray has just started again may find the locks of the lost ones.
             folder.lock(wait_s=LOST_LOCK_S if self.workers.world_size > 1 else 0.0)
             latest = folder.latest()
         latest = self.workers.from_first(latest)
@@ -264,7 +265,7 @@ class Trainer:
         return folder
 
     def _save(self) -> None:
-        """Checkpoint where the run is; all workers have to."""
+        """Write a checkpoint of the current state; all workers must call this."""
         self.train_step.check(wait=True)
         tensors, state = self.run.state()
         if self.folder is not None:
@@ -281,7 +282,7 @@ def _check_class_weights(config: TrainConfig, classes: Sequence[str]) -> None:
     weights = config.loss.class_weights
     if weights is not None and len(weights) != len(classes):
         raise ConfigError(
-            f"loss.class_weights: expected {len(classes)} weights, of {', '.join(classes)}; "
+            f"loss.class_weights: expected {len(classes)} weights, one per class ({', '.join(classes)}), "
             f"got {len(weights)}"
         )
 
@@ -293,7 +294,7 @@ def _build(config: TrainConfig, bags: BagSource) -> BagModel:
 
 
 def _first_student(config: TrainConfig, bags: BagSource, pretrained: BagModel | None) -> BagModel:
-    """The student as training begins with it."""
+    """The student before the first step."""
     student = _build(config, bags)
     if pretrained is not None and config.student_init == "projection":
         student.projection.load_state_dict(pretrained.projection.state_dict())
@@ -303,5 +304,5 @@ def _first_student(config: TrainConfig, bags: BagSource, pretrained: BagModel | 
 
 
 def device_of(name: str) -> torch.device:
-    """The device of a configuration's `device` in this process: `auto` is a GPU where it sees one."""
+    """The device that a configuration's `device` means in this process: `auto` is a GPU if it sees one."""
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")

@@ -1,7 +1,8 @@
-"""The processes that train one run together, and what they tell each other.
+"""The processes that train one run together, and the values that they exchange.
 
-`Workers` is a run of one process; `DistributedWorkers` speaks through `torch.distributed`, which whoever
-starts the processes (Ray Train, torchrun, a test) has initialised. The engine sees no difference.
+`Workers` is a run of one process. `DistributedWorkers` communicates through `torch.distributed`, which must
+be initialised by the code that starts the processes (Ray Train, torchrun, a test). The trainer sees no
+difference.
 """
 
 import re
@@ -22,47 +23,47 @@ class Workers:
     """A run of one process.
 
     Attributes:
-        rank: this process's number.
-        world_size: how many there are.
+        rank: this process's number, counted from 0.
+        world_size: number of processes.
     """
 
     rank = 0
     world_size = 1
 
     def parallel(self, module: nn.Module) -> nn.Module:
-        """The module with its gradients averaged over the workers."""
+        """Wrap a module so that its gradients are averaged over the workers."""
         return module
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of a tensor over the workers, on every one of them."""
+        """Sum a tensor over the workers; each of them gets the sum."""
         return values
 
     def gather(self, value: Any) -> list[Any]:
-        """What every worker holds, by rank."""
+        """The values of all workers, by rank."""
         return [value]
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """For each flag whether some worker has raised it."""
+        """Per flag, whether any worker has raised it."""
         return flags
 
     def from_first(self, value: Any) -> Any:
-        """What worker 0 holds."""
+        """The value of worker 0."""
         return value
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Name the workers that do not answer, where something inside fails because of them."""
+        """Name the workers that do not answer, if the block fails because of them."""
         yield
 
 
 class DistributedWorkers(Workers):
-    """The workers of the default process group, one of which this process is."""
+    """The workers of the default process group; this process is one of them."""
 
     def __init__(self, timeout_s: float = 1800.0) -> None:
-        """Join them; all have to.
+        """Join the group; all workers must.
 
         Args:
-            timeout_s: how long to wait for a worker that does not answer before giving it up.
+            timeout_s: seconds to wait for a worker that does not answer.
         """
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.timeout_s = timeout_s
@@ -70,7 +71,7 @@ class DistributedWorkers(Workers):
         self._control = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
 
     def parallel(self, module: nn.Module) -> nn.Module:
-        """See `Workers.parallel`; by DDP, whose mean over workers the loss is scaled for."""
+        """See `Workers.parallel`; uses DDP, and the loss is scaled for DDP's mean over the workers."""
         return DistributedDataParallel(module, gradient_as_bucket_view=True)
 
     def sum(self, values: Tensor) -> Tensor:
@@ -80,7 +81,7 @@ class DistributedWorkers(Workers):
         return total
 
     def gather(self, value: Any) -> list[Any]:
-        """See `Workers.gather`; the value travels pickled, among processes of one run."""
+        """See `Workers.gather`; the values are pickled, and only processes of one run exchange them."""
         gathered: list[Any] = [None] * self.world_size
         dist.all_gather_object(gathered, value, group=self._control)
         return gathered
@@ -102,8 +103,8 @@ class DistributedWorkers(Workers):
         """See `Workers.watched`.
 
         Raises:
-            WorkerLostError: a collective operation failed; the message names the ranks that are missing, as
-                far as worker 0 can tell.
+            WorkerLostError: a collective operation failed; the message names the missing ranks, as far as
+                worker 0 knows them.
         """
         try:
             yield
@@ -111,8 +112,8 @@ class DistributedWorkers(Workers):
             if not re.search(r"gloo|NCCL|[Tt]imed out|closed by peer|Broken pipe", str(error)):
                 raise
             raise WorkerLostError(
-                f"worker {self.rank} of {self.world_size} gave up waiting: {self._missing()} "
-                f"(timeout {self.timeout_s:g} s); the run can be started again from its last checkpoint"
+                f"worker {self.rank} of {self.world_size} stopped waiting: {self._missing()} "
+                f"(timeout {self.timeout_s:g} s); start the run again to resume from its last checkpoint"
             ) from error
 
     def _missing(self) -> str:

@@ -1,4 +1,4 @@
-"""A real cross-validation on a Ray of its own; its parts have tests of their own."""
+"""A real cross-validation on a private Ray; other files test its parts."""
 
 import csv
 import json
@@ -107,7 +107,7 @@ def test_finished_folds_are_only_read_and_a_lost_one_is_made_again(job, done, da
     lost.unlink()
     again = compare(job, job.candidates, data=data)
     assert again.num_found == 7
-    assert "8 runs, 7 of them found finished" in " ".join(capsys.readouterr().out.split())
+    assert "8 runs, 7 of them finished before" in " ".join(capsys.readouterr().out.split())
     assert {p for p, t in files.items() if p.stat().st_mtime_ns != t} == {lost}
     assert [row.spread("auc") for row in again.rows] == [row.spread("auc") for row in done.rows]
 
@@ -186,7 +186,7 @@ def test_two_commands_do_not_drive_one_cross_validation(job, data):
 def test_folders_of_an_earlier_release_are_refused_by_name(job, data):
     experiment = Experiment(home=job.home, name="old", folds=2, run_folds=1, seeds=(1,))
     (experiment.folder / "units" / "0123").mkdir(parents=True)
-    with pytest.raises(CrossValidationError, match=r"old/units was written by an earlier release"):
+    with pytest.raises(CrossValidationError, match=r"old/units: an earlier release wrote it"):
         compare(experiment, [Candidate("plain", BASE.first_stage())], data=data)
 
 
@@ -209,8 +209,8 @@ def test_a_holdout_is_tested_once_and_both_protocols_test_on_the_same(job, data)
     assert list(strict.results[0].keys) == list(paper.results[0].keys)
     assert "a holdout of 30% of the cases, 1 seed (1)" in comparison.setting
     assert comparison.num_train["paper"] > comparison.num_train["strict"]
-    assert "--paper-validation-share 0.15 shows the first alone" in comparison.inflation_note
-    with pytest.raises(ConfigError, match="give one of them"):
+    assert "--paper-validation-share 0.15 to see the first effect alone" in comparison.inflation_note
+    with pytest.raises(ConfigError, match="expected test_share or split_file, got both"):
         Experiment.from_command_line(["--test-share", "0.3", "--split-file", "official.csv"])
 
 
@@ -301,7 +301,7 @@ def test_the_model_and_the_data_choose_what_train_starts_from():
     assert [candidate.name for candidate in parsed("--model", "clam_sb").candidates] == ["clam_sb"]
     with pytest.raises(ConfigError, match="no preset"):
         parsed("--model", "nope")
-    with pytest.raises(ConfigError, match="seeds lists one twice"):
+    with pytest.raises(ConfigError, match="expected each seed once"):
         parsed("--seeds", "1,1")
 
 

@@ -1,4 +1,4 @@
-"""Cross-validations that are asked to stop in the middle of an epoch, and resumed."""
+"""Cross-validations that are asked to stop in the middle of an epoch, and resume."""
 
 import json
 import signal
@@ -22,7 +22,7 @@ SLOW = ["--train.model.hidden-dim", "512", "--train.epochs", "2", "--save-every-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """So many bags that an epoch takes seconds."""
+    """A data set with enough bags for an epoch to take seconds."""
     return digits.build("digits-c16", tmp_path_factory.mktemp("data") / "digits-c16", scale=0.2, bags=400)
 
 
@@ -42,7 +42,7 @@ def _folds(home: Path) -> list[Path]:
 
 
 def _left(home: Path) -> dict[str, tuple]:
-    """What every fold left, but for times."""
+    """The results, histories and weights of all folds, without times."""
     found = {}
     for folder in _folds(home):
         result = json.loads((folder / "result.json").read_text())
@@ -61,7 +61,7 @@ def undisturbed(data, tmp_path_factory):
 
 
 def _position(home: Path) -> tuple[int, int]:
-    """Epochs that the runs have done, and steps of the next, by the newest checkpoint."""
+    """Finished epochs, and finished steps of the next epoch, from the newest checkpoint of all runs."""
     names = [path.name for path in home.glob("**/checkpoints/epoch-*-step-*")]
     _, epoch, _, step = max(names, default="epoch-0-step-0").split("-")
     return int(epoch), int(step)
@@ -71,7 +71,7 @@ def _position(home: Path) -> tuple[int, int]:
 def test_a_sigterm_within_an_epoch_loses_at_most_16_steps(data, undisturbed, tmp_path, workers):
     command = _command(data, tmp_path, "--workers", workers)
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while _position(tmp_path)[1] == 0:  # until it has saved itself within an epoch
+    while _position(tmp_path)[1] == 0:  # until a checkpoint within an epoch exists
         assert driver.poll() is None, driver.communicate()
         time.sleep(0.02)
     started = psutil.Process(driver.pid).children(recursive=True)
@@ -87,11 +87,11 @@ def test_a_sigterm_within_an_epoch_loses_at_most_16_steps(data, undisturbed, tmp
     _, alive = psutil.wait_procs(started, timeout=120)
     assert not alive, [process.cmdline() for process in alive]
     _, step = _position(tmp_path)
-    assert step > 0, "it was saved within the epoch"
+    assert step > 0, "it is saved within the epoch"
 
     _run(command)
     left = _left(tmp_path)
-    if workers == "2":  # which sum in another order than one
+    if workers == "2":  # two workers sum in another order than one
         assert left.keys() == undisturbed.keys()
         return
     for name, (result, rows, tensors) in undisturbed.items():

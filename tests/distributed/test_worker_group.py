@@ -1,4 +1,4 @@
-"""Runs of two workers under Ray Train, killed and stopped, on a Ray of this test's own."""
+"""Runs of two workers under Ray Train, killed and stopped, on a private Ray."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ TWO = Group(num_workers=(2, 2), timeout_s=60, saving=Saving(every_s=0.05))
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    # No instance is repeated: scores that tie but for their last bit would be masked by how a CPU rounds.
+    # No instance is repeated: masks of scores that tie up to their last bit depend on how a CPU rounds.
     return shards_of(gaussian_bags(num_bags=400), tmp_path_factory.mktemp("data"))
 
 
@@ -58,7 +58,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    # Ray's own threads and sockets are not what these tests are about.
+    # These tests do not check Ray's own threads and sockets.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -77,7 +77,7 @@ def _fold(split, folder, config=CONFIG):
 
 
 def _left(folder):
-    """The selected student, and what it says of the test bags; teacher and optimiser are in every loss."""
+    """The selected student and its test scores; every loss depends on teacher and optimiser, too."""
     result = json.loads((folder / "result.json").read_text())
     weights = checkpoint.load(folder / "best_student")[0]["student"]
     return result | {"epoch_s": 0, "weights": {name: value.tolist() for name, value in weights.items()}}
@@ -91,7 +91,7 @@ def test_two_workers_learn_what_one_process_learns(undisturbed, data, split, cac
     alone = open_trainer(CONFIG, BagShards(data), split, None, cache)
     records = list(alone.epochs())
     for mine, theirs in zip(records, _records(undisturbed), strict=True):
-        # Gradients are summed in another order: noise of 1e-5 in each moves these losses by less than 1e-7.
+        # Gradients are summed in another order; noise of 1e-5 in each moves these losses by less than 1e-7.
         assert mine.loss == pytest.approx(theirs.loss, abs=1e-4)
         assert mine.kept_ratio == theirs.kept_ratio
 
@@ -141,7 +141,7 @@ def test_a_killed_worker_changes_nothing(undisturbed, data, split, cache, tmp_pa
 def test_a_stop_saves_and_the_same_call_resumes(undisturbed, data, split, cache, tmp_path):
     folder, asked = tmp_path / "run", threading.Event()
     stopping = _once_it_trains(folder, asked.set)
-    with pytest.raises(PreemptedError, match="is saved; the same command resumes it"):
+    with pytest.raises(PreemptedError, match="is saved; run the same command again"):
         train(_fold(split, folder), data, cache, TWO, stop=asked.is_set)
     stopping.join()
     assert len(_records(folder)) < 8

@@ -1,4 +1,4 @@
-"""A run over two simulated nodes, of which one is lost."""
+"""A run over two simulated nodes that loses one of them."""
 
 import json
 import threading
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture
 def cluster():
-    warnings.simplefilter("ignore")  # Ray's own sockets are not what this test is about
+    warnings.simplefilter("ignore")  # this test does not check Ray's own sockets
     running = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     nodes = [running.add_node(num_cpus=1) for _ in range(2)]
     ray.init(address=running.address, log_to_driver=False)
@@ -68,10 +68,10 @@ def test_an_elastic_run_survives_a_node_and_sees_the_same_bags(cluster, tmp_path
     assert not failed, failed
     records = load_run(folder)[2]
     assert [record.epoch for record in records] == list(range(8))
-    # Sums of another order: near the run of one process, not equal to it (see test_train.py).
+    # Sums have another order: near the run of one process, but not equal to it (see test_worker_group.py).
     alone = list(open_trainer(CONFIG, bags, split, None, cache).epochs())
     for mine, theirs in zip(records, alone, strict=True):
         assert mine.loss == pytest.approx(theirs.loss, abs=1e-4)
         assert mine.kept_ratio == theirs.kept_ratio
-    assert num_workers == 1, "the end was trained by the worker that was left"
+    assert num_workers == 1, "the remaining worker trained the end"
     assert (folder / "result.json").exists()

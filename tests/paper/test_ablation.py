@@ -82,9 +82,9 @@ def test_a_subset_of_tables_and_rows():
         (3, "+MHIM", "AB."),
         (3, "+MHIM", "Trans."),
     }
-    with pytest.raises(ConfigError, match=r"no row ham; these tables have Max-pooling, .*MHIM-MIL \(DSMIL\)"):
+    with pytest.raises(ConfigError, match=r"rows of these tables \(Max-pooling, .*\(DSMIL\)\), got ham"):
         _cells(tables=(1,), rows=("HAM",))
-    with pytest.raises(ConfigError, match="the paper's tables are 1 to 5, got 6"):
+    with pytest.raises(ConfigError, match="expected tables of the paper, 1 to 5, got 6"):
         Ablation.from_command_line(["--tables", "1,6"])
 
 
@@ -154,13 +154,13 @@ def test_a_cell_with_failed_runs_says_so():
     cells = select(Ablation(tables=(1,)), _base)
     made = grid(1, "paper", cells, _comparison(cells, failed="dsmil"), {})
     assert {row[0]: row[2] for row in made.rows}["DSMIL"] == "90.00 +- 0.00 (-1)"
-    assert "so many of its runs failed" in made.caption
+    assert "this many runs of the cell failed" in made.caption
     out = io.StringIO()
     made.print(Console(file=out, width=80))
     assert re.search(
         r"^DSMIL( +90\.00 \+- 0\.00 \(-1\)| +[78]0\.00 \+- 0\.00 \(-1\)){3}$", out.getvalue(), re.MULTILINE
     )
-    assert "so many" not in grid(1, "paper", cells, _comparison(cells), {}).caption
+    assert "this many" not in grid(1, "paper", cells, _comparison(cells), {}).caption
     assert rows_module.TITLES[1] in made.title
 
 
@@ -229,12 +229,12 @@ def test_settings_of_the_command_line_reach_every_row_that_has_them():
     [
         (
             ["--train.masking.high.start", "0.1"],
-            r"the tables vary masking\.high\.start; rows and tables choose",
+            r"the tables themselves vary masking\.high\.start: leave it out",
         ),
-        (["--train.model.name", "dsmil"], r"the tables vary model\.name"),
+        (["--train.model.name", "dsmil"], r"the tables themselves vary model\.name"),
         (
             ["--rows", "AB-MIL", "--tables", "1", "--train.model.num-landmarks", "3"],
-            r"train\.model\.num_landmarks: none of these rows has it",
+            r"train\.model\.num_landmarks: none of these rows has this setting",
         ),
     ],
 )

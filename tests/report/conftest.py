@@ -22,7 +22,7 @@ BASE_PARAMS: dict[str, object] = {
 
 
 def made_history(draw: random.Random, num_epochs: int, peak: float, high: float, masked: float) -> History:
-    """Rows as the engine writes them; the teacher trails the student, the high ratio decays."""
+    """Rows as the trainer writes them; the teacher trails the student, and the high ratio decays."""
     rows: list[dict[str, float | None]] = []
     for epoch in range(1, num_epochs + 1):
         progress = 1 - math.exp(-epoch / 5)
@@ -49,7 +49,7 @@ def made_history(draw: random.Random, num_epochs: int, peak: float, high: float,
 
 
 def made_trial(draw: random.Random, number: int, state: State, num_epochs: int) -> Trial:
-    """A random configuration, the base configuration if `number` is 0."""
+    """A random configuration; the base configuration if `number` is 0."""
     if number == 0:
         params = dict(BASE_PARAMS)
     else:
@@ -93,7 +93,7 @@ def made_trial(draw: random.Random, number: int, state: State, num_epochs: int) 
 
 
 def made_sweep(num_trials: int = 24, seed: int = 7, **changes: object) -> SweepSummary:
-    """A sweep of which about 4 in 10 trials are pruned and 1 in 20 fails; `changes` replace its fields."""
+    """A sweep in which about 4 in 10 trials are pruned and 1 in 20 fails; `changes` replace its fields."""
     draw = random.Random(seed)
     trials = []
     for number in range(num_trials):
@@ -181,5 +181,5 @@ def made_runs(draw: random.Random, peak: float) -> list[FinalRun]:
 
 @pytest.fixture(scope="session")
 def make_sweep() -> Callable[..., SweepSummary]:
-    """`made_sweep`, for tests that change its trials or fields."""
+    """The function `made_sweep`, for tests that change its trials or fields."""
     return made_sweep

@@ -105,10 +105,10 @@ def test_the_inflation_says_whether_it_is_of_selection_alone():
         made = _comparison(("strict", "paper"), num_train=num_train, validation_share=0.15)
         return made.grids()[-1].caption
 
-    assert caption(225.0, 225.0).startswith("What selecting on the test fold adds to its own figures")
+    assert caption(225.0, 225.0).startswith("How much selecting on the test fold adds to")
     both = caption(225.3, 265.0)
     assert "265 bags train against 225 under strict" in both
-    assert "--paper-validation-share 0.15 shows the first alone" in both
+    assert "--paper-validation-share 0.15 to see the first effect alone" in both
 
 
 def test_a_row_with_failures_counts_what_is_left_and_names_them():
@@ -142,5 +142,5 @@ def test_tables_fit_and_cut_no_number(width):
     assert "0.915 +- 0.000" in text
     assert set(filter(lambda letter: not letter.isascii(), text)) == {
         "─"
-    }  # rules are drawn, all else is ASCII
+    }  # rules are drawn, everything else is ASCII
     assert ("0.700 +- 0.000" in text) == (width == 160)

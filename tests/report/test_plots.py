@@ -30,7 +30,7 @@ def test_history_shows_complete_and_pruned_apart_and_the_best_so_far(make_sweep:
     assert (pruned.x, pruned.y, pruned.marker.symbol) == ((1,), (0.95,), "circle-open")
     assert (best.x, best.y) == ((0, 3, 4, 5), (0.7, 0.7, 0.8, 0.8))
     assert trace(figure, "best (trial 4)").y == (0.8,)
-    assert trace(figure, "the base configuration (trial 0)").y == (0.7,)
+    assert trace(figure, "base configuration (trial 0)").y == (0.7,)
     assert figure.layout.yaxis.title.text == "validation AUC"
 
 
@@ -39,7 +39,7 @@ def test_trial_curves_hold_every_epoch_of_every_trial_once(make_sweep: MakeSweep
     figure = plots.trial_curves(summary)
     best, base = summary.best, summary.base
     assert base is not None
-    for shown, name in ((best, f"best (trial {best.number})"), (base, "the base configuration (trial 0)")):
+    for shown, name in ((best, f"best (trial {best.number})"), (base, "base configuration (trial 0)")):
         assert list(trace(figure, name).y) == [row["student_validation_auc"] for row in shown.history]
     others = [trial for trial in summary.trials if trial not in (best, base)]
     expected = {
@@ -100,7 +100,7 @@ def test_final_curves_mark_the_tested_epoch(make_sweep: MakeSweep) -> None:
 
 def test_importances_are_ranked(make_sweep: MakeSweep) -> None:
     (bars,) = plots.importance_bars(make_sweep(importances={"a.low": 0.2, "a.high": 0.7, "b.high": 0.1})).data
-    assert bars.y == ("b.high", "low", "a.high"), "plotly draws the last on top"
+    assert bars.y == ("b.high", "low", "a.high"), "plotly draws the last bar on top"
     assert bars.x == (0.1, 0.2, 0.7)
     assert bars.text == ("10%", "20%", "70%")
 
@@ -141,7 +141,7 @@ def test_a_sweep_of_one_trial_without_history_can_be_drawn(make_sweep: MakeSweep
     summary = make_sweep(trials=[trial])
     history = plots.optimisation_history(summary)
     assert trace(history, "complete").y == (trial.value,)
-    assert trace(history, "best and the base configuration (trial 0)").y == (trial.value,)
+    assert trace(history, "best and base configuration (trial 0)").y == (trial.value,)
     assert not plots.trial_curves(summary).data
     assert plots.parameter_slices(summary) == {}
 
@@ -168,6 +168,6 @@ def test_a_trial_that_was_stopped_in_a_later_fold_is_marked_where_that_fold_was(
     marks = trace(plots.trial_curves(make_sweep(trials=trials)), "pruned here")
     assert (marks.x, marks.y) == ((2, 3), (0.52, 0.53))
     assert [list(each) for each in marks.customdata] == [
-        [1, " of a fold, after 13 epochs of all folds"],
+        [1, " of a fold, after 13 epochs over all folds"],
         [2, ""],
     ]

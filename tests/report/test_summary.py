@@ -30,12 +30,12 @@ def test_a_complete_trial_needs_a_finite_value(value: float | None) -> None:
 
 def test_a_sweep_without_a_complete_trial_has_no_summary(make_sweep: MakeSweep) -> None:
     trials = [Trial(number=0, state="pruned", value=0.6, params={}), Trial(1, "failed", None, {})]
-    with pytest.raises(SweepError, match="got 2 trials of which 1 pruned and 1 failed"):
+    with pytest.raises(SweepError, match="got 2 trials, of which 1 pruned and 1 failed"):
         make_sweep(trials=trials)
 
 
 def test_the_base_must_be_one_of_the_trials(make_sweep: MakeSweep) -> None:
-    with pytest.raises(SweepError, match="base_number 99 is none of its trials"):
+    with pytest.raises(SweepError, match="expected the number of a trial as base_number, got 99"):
         make_sweep(base_number=99)
 
 

@@ -16,7 +16,7 @@ HOSTILE = "</script><script>alert('x')</script>&amp;<b>"
 
 
 class Page(HTMLParser):
-    """The parts of a report that the tests look at."""
+    """The parts of a report that the tests check."""
 
     VOID = ("meta", "br", "wbr", "link", "img")
 
@@ -67,7 +67,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(autouse=True)
 def without_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests read the page, and plotly.js is 4.8 MB of it."""
+    """Remove plotly.js from the page: it is 4.8 MB of the text that the tests read."""
     monkeypatch.setattr(sweep_page, "get_plotlyjs", lambda: "")
 
 
@@ -77,14 +77,14 @@ def page(summary: SweepSummary) -> Page:
 
 @pytest.fixture(scope="module")
 def report(make_sweep: MakeSweep) -> Page:
-    """The page of `make_sweep()`, as most tests need it."""
+    """The page of `make_sweep()`, for most tests."""
     return page(make_sweep())
 
 
 def test_the_file_is_whole_and_needs_no_network(make_sweep: MakeSweep, tmp_path: Path) -> None:
     path = tmp_path / "new" / "report.html"
     write_sweep_report(make_sweep(2), path)
-    assert [file.name for file in path.parent.iterdir()] == ["report.html"], "no part is left behind"
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"], "no part remains"
     report = Page(path.read_text(encoding="utf-8"))
     assert not report.attributes("src")
     assert not report.attributes("href")
@@ -185,7 +185,7 @@ def test_best_against_base(report: Page) -> None:
         ["mhim.consistency.alpha", "0.0312", "0.1"],
         ["mhim.teacher.momentum", "0.99923", "0.9999"],
     ]
-    assert '"hidden_dim": 128' in report.text, "the whole configuration is there too"
+    assert '"hidden_dim": 128' in report.text, "the page has the full configuration, too"
 
 
 def test_final_runs_and_their_median(make_sweep: MakeSweep, report: Page) -> None:
@@ -203,18 +203,18 @@ def test_undefined_metrics_are_dashes(make_sweep: MakeSweep) -> None:
     report = page(make_sweep(final_runs=runs, baselines={}))
     assert report.rows["final-runs"][-1][1:4] == ["-", "0.500", "-"]
     assert "undefined on these test cases" in report.text
-    assert "There is no test figure to correct it with" in report.text
+    assert "There is no test figure, so do not quote any number" in report.text
 
 
 def test_the_note_on_selection_names_split_and_gap(report: Page) -> None:
     text = " ".join(report.text.split())
-    judged = "of 23 trials judged on the same validation split (2 cases, 40 bags): 14 to their end"
+    judged = "of 23 trials judged on the same validation split (2 cases, 40 bags). 14 trials ran to the end;"
     assert judged in text
     assert "as only survivors are complete, the median of all is likely lower" in text
     assert "were never candidates" not in text
     assert "seeds that the search did not use" in text
     assert "the test cases were used for nothing but these runs" in text
-    assert "The test split (7 cases, 139 bags) was never seen by the sweep" in text
+    assert "The sweep never saw the test split (7 cases, 139 bags)" in text
     assert "below the value that won the sweep" in text
 
 
@@ -282,7 +282,7 @@ def test_all_but_one_gone(make_sweep: MakeSweep, state: State) -> None:
     rest = [replace(trial, state=state) for trial in make_sweep().trials[1:]]
     report = page(make_sweep(trials=[make_sweep().trials[0], *rest], importances={}))
     assert f"1 complete, {23 if state == 'pruned' else 0} pruned" in report.text
-    assert "Not available: it takes several complete trials" in report.text
+    assert "Not available: it needs several complete trials" in report.text
 
 
 def test_the_least_a_sweep_can_be(make_sweep: MakeSweep) -> None:
@@ -309,9 +309,9 @@ def test_the_same_summary_gives_the_same_text(make_sweep: MakeSweep) -> None:
 
 
 def test_a_note_says_what_else_the_test_cases_have_tested(make_sweep: MakeSweep) -> None:
-    assert "more" not in page(make_sweep(num_tested=2)).text.split("How far to trust")[1][:2000].split()
+    assert "also" not in page(make_sweep(num_tested=2)).text.split("How far to trust")[1][:2000].split()
     text = " ".join(page(make_sweep(num_tested=4)).text.split())
-    assert "The same test cases have tested 2 configurations more, in final runs of earlier starts" in text
+    assert "The same test cases have also tested 2 other configurations, in final runs of earlier" in text
     assert "used for nothing but these runs" not in text
 
 
@@ -332,7 +332,7 @@ def test_every_fold_and_every_reason_is_shown(make_sweep: MakeSweep) -> None:
     ]
     report = page(make_sweep(trials=trials))
     assert report.rows["folds"] == [
-        ["Trial", "Fold 1, seed 7", "Fold 2, seed 7", "Lowest to highest"],
+        ["Trial", "Fold 1, seed 7", "Fold 2, seed 7", "Highest minus lowest"],
         ["1", "0.920", "0.880", "0.040"],
         ["0", "0.900", "0.700", "0.200"],
         ["2", "0.600", "", ""],

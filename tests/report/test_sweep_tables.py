@@ -27,7 +27,7 @@ def test_the_table_fits_and_drops_the_least_important_parameters(
     text = printed(summary, width)
     assert max(map(len, text.splitlines())) <= width
     assert "0.00105" in text, "no number of the most important parameter is cut"
-    assert ("more in the report" in " ".join(text.split())) == (num_params < 10)
+    assert ("The report shows" in " ".join(text.split())) == (num_params < 10)
 
 
 def test_the_best_come_first_and_the_base_is_kept(make_sweep: MakeSweep) -> None:
@@ -90,7 +90,7 @@ def test_a_log_gets_plain_ascii_where_its_encoding_is(make_sweep: MakeSweep) -> 
     print_summary(make_sweep(), Console(file=out, width=80))
     out.seek(0)
     text = out.read()
-    assert "\x1b" not in text, "no colour where nobody sees it"
+    assert "\x1b" not in text, "no colour outside a terminal"
     assert "mhim.masking.high_ratio" in text
 
 

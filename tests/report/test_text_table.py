@@ -34,5 +34,5 @@ def test_a_narrow_terminal_leaves_columns_out_and_says_so(width, hidden):
     assert max(map(len, text.splitlines())) <= width
     assert "0.961 +- 0.005" in text
     said = " ".join(text.split())
-    assert (f"In the files also: {', '.join(hidden)}." in said) == bool(hidden)
+    assert (f"The files also have: {', '.join(hidden)}." in said) == bool(hidden)
     assert ("8 of 9" in text) == ("runs" not in hidden)

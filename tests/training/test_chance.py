@@ -1,4 +1,4 @@
-"""Without information there is no skill: labels dealt out at random must give an AUC of one half."""
+"""Bags without information allow no skill: with random labels the AUC must be one half."""
 
 import numpy as np
 import pytest

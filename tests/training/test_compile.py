@@ -1,4 +1,4 @@
-"""`compile`: what is compiled gives what it gave, and no size of a bag is compiled for."""
+"""`compile`: compiled code returns what plain code returns, and no bag size causes a new compilation."""
 
 import functools
 
@@ -16,7 +16,7 @@ from mhimdist.training.step import TrainingStep
 
 pytestmark = [
     pytest.mark.numeric,
-    # What torch itself hides while it compiles.
+    # Warnings that torch itself hides while it compiles.
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
 ]
 MODELS = {
@@ -44,7 +44,7 @@ def _step(config: TrainConfig) -> TrainingStep:
 
 
 def _follow(config: TrainConfig, sizes: list[tuple[int, ...]]) -> None:
-    """A compiled step beside a plain one: equal losses all along, equal weights in the end."""
+    """A compiled step next to a plain one: equal losses all along, equal weights at the end."""
     plain, compiled = _step(config), _step(config.override({"compile": True}))
     generator = torch.Generator().manual_seed(0)
     for number, bag_sizes in enumerate(sizes):
@@ -61,7 +61,7 @@ def _follow(config: TrainConfig, sizes: list[tuple[int, ...]]) -> None:
 
 @pytest.fixture
 def compilations(monkeypatch):
-    """Counts them; torch's own tracing and autograd, but without the slow generation of code."""
+    """Counts compilations; torch's own tracing and autograd run, but not the slow generation of code."""
     torch._dynamo.reset()
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
@@ -72,7 +72,7 @@ def compilations(monkeypatch):
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("masking", [{}, MASKED], ids=["unmasked", "masked"])
 def test_no_bag_size_is_compiled_for(compilations, model, masking):
-    """Sixty sizes: one compilation for single bags and one for any other number of them."""
+    """Sixty sizes cause two compilations: one for single bags and one for any other number of bags."""
     config = _config(model, masking)
     _follow(config, [(7,), (5, 9), (6, 4, 3)])
     assert compilations.frame_count == 2
@@ -82,7 +82,7 @@ def test_no_bag_size_is_compiled_for(compilations, model, masking):
 
 
 def test_runs_of_other_settings_share_what_is_compiled(compilations):
-    """As a sweep has them in one process: torch gives up what it compiles too often."""
+    """Many configurations in one process, as in a sweep: torch stops compiling what it compiles too often."""
     for number in range(12):
         _follow(_config("abmil", {}).override({"loss.alpha": 0.1 + number / 20}), [(7,), (5, 9)])
     assert compilations.frame_count <= 4
@@ -92,7 +92,7 @@ def test_runs_of_other_settings_share_what_is_compiled(compilations):
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.filterwarnings("default")
 def test_generated_code_trains_as_the_plain_step(model):
-    """By inductor, which wants a C++ compiler."""
+    """With inductor, which needs a C++ compiler."""
     torch._dynamo.reset()
     _follow(_config(model, MASKED), [(30,), (7,), (5, 9, 1), (3, 3, 8)])
 

@@ -1,4 +1,4 @@
-"""What is measured, in fresh processes: memory that other tests have left free would be taken first."""
+"""Measured costs, in fresh processes: training would first reuse memory that other tests have freed."""
 
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -27,7 +27,7 @@ def test_parameters_are_exact_and_a_larger_network_takes_more_memory(bags):
         costs = [fresh.submit(measure, config, bags, split, 1) for config in configs]
         small, large = (cost.result() for cost in costs)
     assert small.num_parameters == 8 * 8 + 8 + 8 * 4 + 4 + 8 * 2 + 2
-    # The large one's weights, Adam's two moments, a gradient and the teacher are 5 x 8.6 MB.
+    # The large network's weights, Adam's two moments, a gradient and the teacher take 5 x 8.6 MB.
     assert large.peak_bytes > small.peak_bytes + 25 * 2**20
     assert (small.device, small.num_threads) == ("cpu", 1)
     assert 0 < small.train_s < large.train_s < large.epoch_s

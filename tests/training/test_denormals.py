@@ -21,7 +21,7 @@ def test_denormals_are_zero_inside_and_numbers_again_outside():
 
 
 def test_every_compute_thread_is_told():
-    """Operators share large tensors out among threads, and torch's switch is one thread's."""
+    """Operators split large tensors over threads, and torch's switch acts on one thread only."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

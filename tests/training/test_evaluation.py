@@ -9,7 +9,7 @@ pytestmark = pytest.mark.numeric
 
 
 def test_denormals_are_flushed_while_bags_are_predicted(bags):
-    """Evaluation comes after training, which flushes them for itself alone."""
+    """Evaluation comes after training, and training flushes denormals only while it trains."""
     settings = AttentionMIL(hidden_dim=8, attention_dim=4)
     network = build(settings, num_features=bags.num_features, num_classes=2, seed=0)
     halves = []

@@ -24,7 +24,7 @@ CONFIG = load_config(
 
 @pytest.fixture
 def trainings(monkeypatch):
-    """How many runs were trained while a test ran."""
+    """The runs that were trained while a test ran."""
     started = []
 
     class Counting(Trainer):
@@ -104,7 +104,7 @@ def test_what_auto_means_and_the_version_are_part_of_what_a_network_is_made_with
     assert (on_gpu["config"]["device"], on_gpu["config"]["precision"]) == ("cuda", "torch.bfloat16")
     explicit = auto.override({"device": "cpu", "precision": "float32"})
     assert module.made_with(explicit, torch.device("cpu")) == on_cpu != on_gpu
-    # A network of float32 is not taken where 16 bits are asked for, nor that of an older release.
+    # A float32 network does not serve a 16-bit configuration, and no network serves another release.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for config in (auto, explicit, explicit.override({"precision": "bf16"})):
         first_stage(config, bags, bags.holdout(), tmp_path)

@@ -1,6 +1,6 @@
-"""Recorded steps against plain ones: CUDA graphs on a GPU, and on a CPU what does there as a CUDA graph does.
+"""Recorded steps against plain ones: with CUDA graphs on a GPU, with a stand-in for CUDA graphs on a CPU.
 
-On the CPU the kernels' specification stands for the kernels, which `test_kernels.py` compares with it; under
+On the CPU the kernels' specification replaces the kernels; `test_kernels.py` compares the two. Under
 TRITON_INTERPRET=1 the kernels themselves run, for minutes.
 """
 
@@ -24,7 +24,7 @@ from mhimdist.training.graphed_step import Bucket, CudaGraphs, GraphedStep, roun
 from mhimdist.training.step import TrainingStep
 from mhimdist.training.workers import Workers
 
-pytest.importorskip("triton", reason="the kernels' operators want triton, of the extra dev")
+pytest.importorskip("triton", reason="the kernels' operators need triton, from the extra dev")
 
 FEATURES = 12
 MODELS = {
@@ -36,7 +36,7 @@ SIZES = [(25,), (18,), (9, 1, 5), (4, 8, 3)]
 
 
 def _config(model="abmil", **changes):
-    """Everything that can change from step to step does."""
+    """A configuration in which everything that can change from step to step does change."""
     tree = {
         "model": {"name": model, **MODELS[model]},
         "masking": {
@@ -91,7 +91,7 @@ def _step(kind, config, device, **more):
 
 
 def _graphed(config, device, **more):
-    """A step that is recorded, and the recorders that it has made."""
+    """A graphed step, and the recorders that it has made."""
     recorders = []
 
     def recorder():
@@ -108,7 +108,7 @@ def _train(step, bags, number, total):
 
 
 def _state(step):
-    """All that training changes: weights of both networks, Adam's moments and counts."""
+    """Everything that training changes: weights of both networks, Adam's moments and counts."""
     moments = [
         value for p in step.student.parameters() for _, value in sorted(step.optimizer.state[p].items())
     ]
@@ -117,7 +117,7 @@ def _state(step):
 
 
 def _close(config):
-    """Products of padded bags may be summed in another order."""
+    """Compare within a tolerance: products over padded bags may be summed in another order."""
     return {"rtol": 2e-2, "atol": 2e-3} if config.precision == "bf16" else {"rtol": 1e-4, "atol": 1e-6}
 
 
@@ -183,7 +183,7 @@ def test_a_graph_serves_all_steps_of_its_bucket_and_the_unused_one_goes_first(de
         [(1, 16), (2, 16)],
         [(1, 16), (2, 16)],
         [(2, 16), (1, 16)],
-        [(1, 96)],  # more rows than there was room for: all are recorded anew
+        [(1, 96)],  # more rows than the memory holds: all graphs are recorded again
         [(1, 96), (2, 16)],
         [(2, 16), (1, 16)],
     ]
@@ -192,7 +192,7 @@ def test_a_graph_serves_all_steps_of_its_bucket_and_the_unused_one_goes_first(de
 
 
 def test_a_loss_that_is_not_finite_changes_nothing_and_spoils_no_later_step(device):
-    """Nor does what the bad bag has left behind the next one, in the memory of the features."""
+    """Nor do the bad bag's rows that remain after the next bag in the features' memory."""
     config = _config()
     plain, (graphed, _) = _step(TrainingStep, config, device), _graphed(config, device)
     for number, size in enumerate([20, 31, 17]):
@@ -215,7 +215,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_spoils_no_later_step(devi
 
 
 def test_recording_changes_no_weight(device):
-    """What a recorder does to a step any number of times is a rehearsal."""
+    """However often a recorder runs a step, these runs are rehearsals and change nothing."""
     graphed, _ = _graphed(_config(), device)
     _train(graphed, _bags((20,), device), 0, 4)
     before = _state(graphed)
@@ -261,7 +261,7 @@ def test_how_a_step_is_launched_is_no_part_of_a_runs_identity():
 
 
 def test_a_recording_keeps_numbers_and_memory_as_they_were():
-    """What the tests above stand on: a number of the host stays, one on the device is read anew."""
+    """The assumption of the tests above: a graph keeps the host's numbers and rereads the device's."""
     on_device, rate = torch.ones(2), 1.0
     recording = Recording()
     with recording:
@@ -275,7 +275,7 @@ def test_a_recording_keeps_numbers_and_memory_as_they_were():
 
 
 def test_a_run_by_graphs_is_the_run_without(device, monkeypatch):
-    """A whole run, evaluation and averages of its epochs included."""
+    """A whole run, with its evaluation and its epochs' averages."""
     from mhimdist.training import trainer as trainer_module
 
     if device == "cpu":

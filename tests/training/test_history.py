@@ -18,7 +18,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
 def test_a_record_with_other_fields_is_refused_by_their_names(tmp_path):
     row = _row(speed=1)
     del row["loss"]
-    with pytest.raises(CheckpointError, match=r"another release, whose records differ in loss, speed;"):
+    with pytest.raises(CheckpointError, match=r"its records differ from this release's in loss, speed;"):
         EpochRecord.read(row, tmp_path)
 
 

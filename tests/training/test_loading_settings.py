@@ -1,4 +1,4 @@
-"""What `loading` and `sampling` mean to a run: the one changes no bit of it, the other what it sees."""
+"""The effect of `loading` and `sampling` on a run: `loading` changes no bit, `sampling` the bags it sees."""
 
 from collections import Counter
 from pathlib import Path
@@ -43,7 +43,7 @@ def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def split_of(bags: BagShards) -> Split:
-    """One case of two slides each trains, validates and tests."""
+    """One case trains, one validates and one tests; each has two slides."""
     by_case = sorted(range(len(SLIDES)), key=lambda row: bags.cases[row])
     keys = [bags.keys[row] for row in by_case]
     return Split(tuple(keys[:2]), tuple(keys[2:4]), tuple(keys[4:]))
@@ -98,7 +98,7 @@ def test_bags_above_the_limit_of_a_step_are_said_before_training(shards: Path) -
 
 def test_a_class_balanced_run_sees_the_rare_class_as_often(bags: MemoryBags) -> None:
     config = TrainConfig().override(SMALL | {"sampling": "class_balanced", "bags_per_step": 3})
-    # Cases of 4 bags, every second one of class 1: 10 bags of class 0 train and 2 of class 1.
+    # Cases have 4 bags, and every second case is of class 1: 10 bags of class 0 train and 2 of class 1.
     train = [row for row in range(20) if row % 2 == 0 or row < 4]
     sets = [tuple(bags.keys[row] for row in rows) for rows in (train, range(20, 32), range(32, 40))]
     trainer = Trainer(config, bags, Split(*sets))

@@ -61,7 +61,7 @@ def test_more_classes_take_the_most_probable():
 
 
 def _scores(num_cases=30, bags_a_case=4, seed=0, num_classes=2):
-    """Bags whose score follows their case, so that those of a case are no independent evidence."""
+    """Bags with scores that follow their case, so that the bags of a case are not independent evidence."""
     generator = np.random.default_rng(seed)
     of_case = generator.normal(size=num_cases)
     labels = generator.integers(0, num_classes, num_cases * bags_a_case)

@@ -1,4 +1,4 @@
-"""Runs that are killed, as real processes, end as if nothing had happened."""
+"""Runs in real processes that are killed and resumed end as if nothing had happened."""
 
 import hashlib
 import json
@@ -17,11 +17,11 @@ from mhimdist.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.numeric
 PROGRAM = Path(__file__).parents[1] / "train_once.py"
-STEPS_OF_EPOCH = 56  # a bag a step
+STEPS_OF_EPOCH = 56  # one bag per step
 
 
 def _start(folder: Path, world_size: int, *signal_of_last: int) -> list[subprocess.Popen]:
-    """Start the processes of a run; the last one may send itself a signal, after so many steps."""
+    """Start the processes of a run; the last one may send itself a signal after a number of steps."""
     meeting_place = folder.with_name(f"meet-{time.time_ns()}")
     return [
         subprocess.Popen(
@@ -42,12 +42,12 @@ def _start(folder: Path, world_size: int, *signal_of_last: int) -> list[subproce
 
 def _finish(processes: list[subprocess.Popen]) -> list[int]:
     errors = [process.communicate()[1] for process in processes]
-    print(*errors, sep="\n")  # shown where a test fails
+    print(*errors, sep="\n")  # pytest shows it if a test fails
     return [process.returncode for process in processes]
 
 
 def _end_state(folder: Path) -> tuple[str, list[dict]]:
-    """A hash of all tensors of the last checkpoint, and the history but for its times."""
+    """A hash of all tensors of the last checkpoint, and the history without its times."""
     tensors, state = RunFolder(folder, {}, Saving()).latest()
     assert state["step"] == 0
     assert len(state["history"]) == 12
@@ -63,7 +63,7 @@ def _end_state(folder: Path) -> tuple[str, list[dict]]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """For each number of workers, how the run ends, and how long it trains."""
+    """Per number of workers, how the run ends and how long it trains."""
     found = {}
 
     def get(world_size: int) -> tuple[tuple[str, list[dict]], float]:
@@ -80,7 +80,7 @@ def undisturbed(tmp_path_factory):
 
 
 def _kill_and_start_again(tmp_path: Path, world_size: int, delay_s: float, victim: int) -> None:
-    """Kill one worker after a delay, unless it has ended by then; then let the run end."""
+    """Kill one worker after a delay, unless it has ended by then, and let the run end."""
     folder = tmp_path / "run"
     processes = _start(folder, world_size)
     processes[0].stdout.readline()
@@ -118,7 +118,7 @@ def test_twenty_random_kill_points(tmp_path, undisturbed, world_size, point):
 def test_sigterm_saves_within_16_steps_and_exits_with_75(tmp_path, undisturbed, world_size):
     expected, _ = undisturbed(world_size)
     folder = tmp_path / "run"
-    processes = _start(folder, world_size, signal.SIGTERM, 3 * STEPS_OF_EPOCH + 17)  # to one is enough
+    processes = _start(folder, world_size, signal.SIGTERM, 3 * STEPS_OF_EPOCH + 17)  # one is enough
     assert _finish(processes) == [os.EX_TEMPFAIL] * world_size
     _, state = RunFolder(folder, {}, Saving()).latest()
     assert (len(state["history"]), state["step"]) == (3, 32)

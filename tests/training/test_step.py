@@ -39,7 +39,7 @@ def _weights(network):
 
 
 def _follow_by_hand(config, bags, num_steps):
-    """The step in plain words: per-parameter Adam, a loop for the moving average, float32."""
+    """The step in plain code: per-parameter Adam, a loop for the moving average, float32."""
     ours = _step(config)
     student, teacher = ours.student, ours.teacher.network
     optimizer = torch.optim.Adam(
@@ -71,8 +71,8 @@ def test_flat_optimiser_and_average_are_those_of_single_parameters(model):
 
 @pytest.mark.parametrize("model", ["abmil", "dsmil", "transmil"])
 def test_bf16_follows_float32(model):
-    """Gradients against float64's, which are what is true; masters, gradients and moments stay float32."""
-    # Masks by score would differ where 16 bits rank differently; random ones are the same.
+    """Gradients against the true ones in float64; masters, gradients and moments stay float32."""
+    # 16 bits may rank scores differently, so masks by score could differ; random masks are the same.
     masked = {"masking": {"random": {"start": 0.5}}}
     exact, narrow = (_step(_config(model, precision=name, **masked)) for name in ("float32", "bf16"))
     assert narrow.dtype == torch.bfloat16
@@ -132,7 +132,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_names_the_bag(clip_no
 
 
 def test_a_verdict_on_the_device_keeps_student_and_teacher_as_they_are():
-    """What a GPU does, whose host learns too late: Adam is told by `found_inf`, the average by `unless`."""
+    """The way of a GPU, where the host learns too late: `found_inf` stops Adam, a share of 0 the average."""
     step, bags = _step(_config("abmil")), _bags()
     step(bags, Draws(0, 0), progress=0.0, num_bags=3)
     before = [_weights(step.student), _weights(step.teacher.network)]
@@ -193,9 +193,9 @@ def fused_on_meta(monkeypatch):
 def test_nothing_of_the_step_waits_for_the_device(
     monkeypatch, fused_on_meta, model, precision, sizes, clip_norm
 ):
-    """The whole step on tensors without data: where reading a value, or a shape that depends on one, raises.
+    """Run the whole step on tensors without data: reading a value, or a shape that depends on one, raises.
 
-    The meta device takes the way of CUDA: kernels by their fakes, verdicts read later.
+    The meta device takes the code path of CUDA: kernels run as their fakes, verdicts are read later.
     """
     config = _config(model, precision=precision, **{"optimizer.clip_norm": clip_norm})
     step = _step(config, "meta")
@@ -219,7 +219,7 @@ def test_the_step_of_other_models_waits_for_nothing_but_the_sizes_of_masked_bags
     monkeypatch, fused_on_meta, model, num_reads, precision, sizes
 ):
     config = _config("transmil" if model == "transmil" else "abmil", precision=precision)
-    if model != "transmil":  # they have no teacher
+    if model != "transmil":  # these configurations have no teacher
         config = config.first_stage().override(
             {"model.name": model, "masking.random.start": 0.5, "optimizer.clip_norm": 5.0}
         )
@@ -242,7 +242,7 @@ def test_the_step_of_other_models_waits_for_nothing_but_the_sizes_of_masked_bags
     "read", [torch.Tensor.item, torch.Tensor.tolist, torch.nonzero, bool, torch.Tensor.cpu]
 )
 def test_reading_from_the_meta_device_raises(read):
-    """What the test above stands on."""
+    """The assumption of the test above."""
     with pytest.raises((RuntimeError, NotImplementedError)):
         read(torch.ones(3, device="meta").sum())
 

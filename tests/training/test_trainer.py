@@ -121,9 +121,9 @@ def test_a_finished_run_is_only_read(bags, tmp_path):
 
 def test_a_folder_of_another_run_is_refused(bags, tmp_path):
     _train(_config(), bags, tmp_path, epochs=1)
-    with pytest.raises(CheckpointError, match=r"config\.json is of another run"):
+    with pytest.raises(CheckpointError, match=r"config\.json belongs to another run"):
         Trainer(_config(epochs=7), bags, bags.holdout(), tmp_path)
-    with pytest.raises(CheckpointError, match=r"split\.json is of another run"):
+    with pytest.raises(CheckpointError, match=r"split\.json belongs to another run"):
         Trainer(_config(), bags, bags.holdout(seed=5), tmp_path)
 
 
@@ -132,7 +132,7 @@ def test_a_history_of_another_release_is_refused_by_name(bags, tmp_path):
     _train(_config(epochs=1), bags, tmp_path)
     record = json.loads(history.read_text())
     history.write_text(json.dumps({"speed": 1} | {k: v for k, v in record.items() if k != "train_s"}) + "\n")
-    with pytest.raises(CheckpointError, match=r"another release, whose records differ in speed, train_s"):
+    with pytest.raises(CheckpointError, match=r"its records differ from this release's in speed, train_s"):
         load_run(tmp_path)
 
 
@@ -145,7 +145,7 @@ def test_the_last_two_and_the_best_ends_of_epochs_are_kept(bags, tmp_path):
 
 
 class _Stop:
-    """Says yes the n-th time it is asked."""
+    """Returns true at the n-th call."""
 
     def __init__(self, at: int) -> None:
         self.left = at
@@ -195,7 +195,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(bags, tmp_path):
     content = bytearray(newest.read_bytes())
     content[-3] ^= 4
     newest.write_bytes(bytes(content))
-    with pytest.warns(CheckpointWarning, match=r"teacher\.safetensors is damaged.*trying an older"):
+    with pytest.warns(CheckpointWarning, match=r"teacher\.safetensors is damaged.*skipped for an older"):
         resumed = Trainer(config, bags, bags.holdout(), tmp_path / "cut")
     assert len(resumed.history) == 2
     list(resumed.epochs())
@@ -251,7 +251,7 @@ def test_the_global_generator_plays_no_part(bags):
 
 
 def test_a_step_of_two_bags_is_the_mean_of_their_gradients(bags):
-    """The same two bags in one step, and their losses averaged by hand."""
+    """Two bags in one step, against the mean of their losses computed by hand."""
     from mhimdist.ops.draws import Draws
 
     trainer = Trainer(_config(bags_per_step=2), bags, bags.holdout())
@@ -267,5 +267,5 @@ def test_a_step_of_two_bags_is_the_mean_of_their_gradients(bags):
 
 
 def test_class_weights_are_one_for_each_class(bags):
-    with pytest.raises(ConfigError, match=r"loss\.class_weights: expected 2 weights, of .*; got 3"):
+    with pytest.raises(ConfigError, match=r"loss\.class_weights: expected 2 weights, .*, got 3"):
         Trainer(_config(**{"loss.class_weights": [1, 2, 3]}), bags, bags.holdout())

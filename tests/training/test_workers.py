@@ -1,4 +1,4 @@
-"""Runs of two real processes that speak over gloo, against the same run in one."""
+"""Runs of two real processes that communicate over gloo, against the same run in one process."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def _config(**changes) -> TrainConfig:
 
 
 def _bags() -> MemoryBags:
-    # 54 bags train: thirteen steps of four, and a last one of two.
+    # 54 bags train: thirteen steps of four bags, and a last step of two.
     return gaussian_bags(num_bags=134)
 
 
@@ -44,7 +44,7 @@ def _weights(network) -> torch.Tensor:
 
 
 def _gradient(workers: Workers, step: list[list[int]]) -> torch.Tensor:
-    """The gradient of one step, as the engine forms it."""
+    """The gradient of one step, as the trainer forms it."""
     bags = _bags()
     trainer = Trainer(_config(), bags, bags.holdout(), workers=workers)
     trainer.optimizer.step = lambda: None
@@ -85,7 +85,7 @@ def _everything(rank: int, folder: str) -> None:
 
 
 def _join(rank: int, folder: str, timeout_s: float = 60) -> DistributedWorkers:
-    """Join as this rank; `timeout_s` holds from then on, not while the processes still start."""
+    """Join as this rank; `timeout_s` counts from then on, not while the processes still start."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
@@ -104,7 +104,7 @@ def _join(rank: int, folder: str, timeout_s: float = 60) -> DistributedWorkers:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """What two processes found, by rank."""
+    """The results of two processes, by rank."""
     folder = tmp_path_factory.mktemp("two")
     torch.multiprocessing.spawn(_everything, (str(folder),), nprocs=2)
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
@@ -135,7 +135,7 @@ def test_two_workers_train_as_one_does(two, name):
 
 def _hang(rank: int, folder: str) -> None:
     bags = _bags()
-    # What a first step imports and sets up takes seconds on a busy machine, not all ranks the same.
+    # The imports and the setup of a first step take seconds on a busy machine, differently per rank.
     list(Trainer(_config(epochs=1), bags, bags.holdout()).epochs())
     workers = _join(rank, folder, timeout_s=3)
     trainer = Trainer(_config(), bags, bags.holdout(), workers=workers)
@@ -153,7 +153,7 @@ def _hang(rank: int, folder: str) -> None:
         list(trainer.epochs())
     except WorkerLostError as error:
         (Path(folder) / f"{rank}.json").write_text(json.dumps(str(error)))
-    os._exit(0)  # a process group with a dead member cannot be left in peace
+    os._exit(0)  # leaving a process group with a dead member would hang or raise
 
 
 def test_a_hung_worker_is_named_within_the_timeout(tmp_path):
