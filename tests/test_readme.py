@@ -201,11 +201,14 @@ def test_the_options_of_jobs_are_understood(command, monkeypatch):
         (sweep_run, "run_sweep"),
         (ablation, "run_ablation"),
     ):
-        monkeypatch.setattr(module, name, lambda *given, data: started.append((given[0], data)))
+        monkeypatch.setattr(module, name, lambda *given, data: started.append((given, data)))
     monkeypatch.setattr(digits, "ensure", lambda data, home: data)
     monkeypatch.setattr(sys, "argv", shlex.split(command)[1:])
     runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
-    ((job, data),) = started
+    ((given, data),) = started
+    job = given[0]
+    if isinstance(job, ablation.Ablation):
+        assert ablation.select(*given)  # its rows are in its tables
     if "s3://" in command:
         assert data == "s3://bucket/shards/c16"
         assert str(job.train.loading.shard_cache) == "/local/cache"
