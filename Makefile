@@ -1,4 +1,4 @@
-# All commands run in .venv, which the first of them makes; `make PYTHON=...` chooses its Python.
+# All commands run in .venv, which the first one makes; `make PYTHON=...` chooses its Python.
 
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -6,7 +6,7 @@ BIN := .venv/bin
 # Where the demo's data/, runs/ and cache/ appear.
 MHIMDIST_HOME ?= $(CURDIR)
 
-# How many processes share the tests, and what else pytest is told: `make test JOBS=4 PYTEST=--durations=20`.
+# How many processes share the tests, and further options of pytest: `make test JOBS=4 PYTEST=--durations=20`.
 JOBS ?= 2
 PYTEST ?=
 SHARED := -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(PYTEST)
@@ -16,32 +16,32 @@ SHARED := -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(PYTEST)
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-venv: .venv/installed  ## make the environment: .venv with the versions of constraints.txt
+venv: .venv/installed  ## make the environment, .venv, with the versions in constraints.txt
 
 .venv/installed: pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo 'error: no Python 3.11 or later found; name one with make PYTHON=...'; exit 1; } >&2
-	@echo "Installing into .venv, about 2.5 GB (once) ..."
+	@test -n "$(PYTHON)" || { echo 'error: found no Python 3.11 or later; name one with make PYTHON=...'; exit 1; } >&2
+	@echo "Installing into .venv (once, about 2.5 GB) ..."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip --disable-pip-version-check install -qq --root-user-action=ignore \
 		--constraint constraints.txt --editable '.[dev,bench]'
 	@touch $@
 
 demo: export MHIMDIST_HOME := $(abspath $(MHIMDIST_HOME))
-demo: venv  ## sweep MHIM-MIL on real handwritten digits with a local Ray cluster; the last line is JSON
+demo: venv  ## run a sweep on real handwritten digits with a local Ray cluster; the last line is JSON
 	@$(BIN)/python -m data_prep.digits digits-c16
 	@$(BIN)/python -m mhimdist.cluster.local -- \
 		ray job submit --log-color false --working-dir . -- python jobs/tune_c16.py --name demo --fresh
 	@cat "$$MHIMDIST_HOME/runs/demo/result.json"
 
 test: export OMP_NUM_THREADS := 1
-test: venv  ## run the tests, without the slow ones
+test: venv  ## run the tests except the slow ones, in two processes
 	@$(BIN)/python -m pytest $(SHARED)
 
-test-all: venv test-isa  ## run all tests; those that need a GPU are skipped where there is none
+test-all: venv test-isa  ## run all tests; those for a GPU are skipped if there is none
 	@$(BIN)/python -m pytest -m '' $(PYTEST)
 
 test-isa: export OMP_NUM_THREADS := 1
-test-isa: venv  ## run the tests of numbers with fewer instructions than this CPU has
+test-isa: venv  ## run the numeric tests with fewer instructions than this CPU has
 	@$(BIN)/python tests/capped.py $(BIN)/python -m pytest -m 'numeric and not slow and not gpu' $(SHARED)
 
 lint: venv  ## check style and types
@@ -49,6 +49,6 @@ lint: venv  ## check style and types
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 
-clean:  ## remove the environment and all caches; data and runs stay
+clean:  ## remove the environment and all caches, but no data and no runs
 	@rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,7 +1,7 @@
-"""What the Triton kernels become on a GPU that is not there: launches, and what the compiler makes of them.
+"""Launches of the Triton kernels without a GPU, and the machine code that the compiler makes for one.
 
-An operator is called on tensors of the CPU with nothing launched, only noted; a noted launch is then compiled
-for an architecture, and its registers and stack are read from the machine code.
+An operator is called on CPU tensors; its launches are noted and not run. A noted launch is then compiled for
+an architecture, and its registers and stack are read from the machine code.
 """
 
 import re
@@ -50,23 +50,23 @@ class Launch:
 
     @property
     def num_warps(self) -> int:
-        """Of a program."""
+        """Warps of a program."""
         return self.options["num_warps"]
 
     @property
     def name(self) -> str:
-        """The kernel's, as it is written in `mhimdist/ops`."""
+        """The kernel's name in `mhimdist/ops`."""
         return self.kernel.__name__
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What a kernel takes on an architecture.
+    """The resources of a kernel on an architecture.
 
     Attributes:
-        registers: of a thread.
-        stack_bytes: of a thread; what spills from registers goes there, so that 0 means no spills.
-        shared_bytes: of a program.
+        registers: per thread.
+        stack_bytes: per thread; registers spill there, so 0 means no spills.
+        shared_bytes: per program.
     """
 
     registers: int
@@ -76,7 +76,7 @@ class Compiled:
 
 @contextmanager
 def noted() -> Iterator[list[Launch]]:
-    """Note the launches of all kernels in place of running them; results are left without values."""
+    """Note the launches of all kernels instead of running them; results are left without values."""
     launches: list[Launch] = []
 
     def note(kernel: JITFunction, *args: Any, grid: tuple[int, ...], warmup: bool, **kwargs: Any) -> None:
@@ -90,7 +90,7 @@ def noted() -> Iterator[list[Launch]]:
 
 
 def built(launch: Launch, architecture: int) -> Any:
-    """Triton's kernel of a launch, with the types, constants and alignments that it would have there.
+    """Triton's kernel of a launch, with the types, constants and alignments it would have on that GPU.
 
     Args:
         launch: by `noted`.
@@ -115,7 +115,10 @@ def built(launch: Launch, architecture: int) -> Any:
 
 
 def compiled(launch: Launch, architecture: int) -> Compiled:
-    """What a launch's kernel takes; see `built`.
+    """The resources of a launch's kernel.
+
+    Args:
+        launch, architecture: as in `built`.
 
     Raises:
         subprocess.CalledProcessError: the machine code cannot be read.

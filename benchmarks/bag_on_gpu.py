@@ -1,4 +1,4 @@
-"""The kernels' work on one bag as their launches: what `kernels.py` counts, and what the tests compile."""
+"""The launches of the kernels for one bag; `kernels.py` counts them, and the tests compile them."""
 
 import torch
 

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""What the kernels must cost on an H100, calculated: nothing here has run on a GPU.
+"""The least that the kernels must cost on an H100, calculated: nothing here has run on a GPU.
 
-    python benchmarks/kernels.py > benchmarks/RESULTS.md
+    python benchmarks/kernels.py
 
 Bytes and FLOPs of every part of an AB-MIL training step with the C16 preset follow from the shapes of a bag
 of 9,075 x 1,024 in 16 bits; the floor is the larger of bytes / 3.35 TB/s and FLOPs / 800 TF/s. Registers and
-stack are the compiler's, ahead of time. Launches are counted on tensors without data.
+stack are the compiler's, ahead of time. Launches are counted on tensors without data. The command prints the
+first part of RESULTS.md.
 """
 
 import argparse
@@ -36,8 +37,8 @@ from mhimdist.training.graphed_step import GraphedStep
 from mhimdist.training.step import TrainingStep
 
 BYTES_A_S, FLOPS_A_S, PAPER_BAGS_A_S = 3.35e12, 800e12, 62
-# Assumed, in microseconds: a launch of a CUDA graph, one of PyTorch's eager mode, and what a program takes to
-# go once over a block of 2,048 keys.
+# Assumed, in microseconds: a launch in a CUDA graph, one in PyTorch's eager mode, and the time in which a
+# program goes once over a block of 2,048 keys.
 GRAPH_US, EAGER_US, BLOCK_US = 2.0, 10.0, 1.0
 N, D, E, ATTENTION = bag_on_gpu.INSTANCES, bag_on_gpu.FEATURES, bag_on_gpu.WIDTH, 128
 CONFIG = preset("c16", "abmil").override({"device": "cpu", "precision": "bf16"})
@@ -52,7 +53,7 @@ class Part:
         name: of the kernel, or of the product.
         bytes: read from and written to the device's memory.
         flops: of matrix products, or of a kernel's arithmetic.
-        serial_us: at most, where one program goes over a whole bag, pass after pass.
+        serial_us: at most, if one program goes over a whole bag, pass after pass.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Part:
 
     @property
     def floor_us(self) -> float:
-        """What neither memory nor arithmetic allows to undercut."""
+        """The least time that memory and arithmetic allow."""
         return max(self.bytes / BYTES_A_S, self.flops / FLOPS_A_S) * 1e6
 
 
@@ -90,7 +91,7 @@ def parts(num_parameters: int, rows: int = N, kept: int = K) -> list[Part]:
         Part("teacher: scores (cuBLAS)", rows * (4 * ATTENTION + 4), 2 * rows * ATTENTION),
         Part("teacher: `_pool_parts`, `_join_parts`", rows * (4 + 2 * E), pooled["forward"] * rows * E),
         Part("`_number`", 200, 0),
-        # Keys of the highest and of the random ranking; the passes over them stay in the L2 cache.
+        # Keys of the highest and the random ranking; the passes over them stay in the L2 cache.
         Part("`_find_limits`", rows * (4 + 2 * 8), 2 * 8 * rows, serial_us=(1 + 8) * blocks * BLOCK_US),
         Part("`_mask`", rows * (2 * 8 + 8) + 8 * kept, 8 * rows, serial_us=(1 + 8 + 1) * blocks * BLOCK_US),
         Part("`_gather`", kept * (2 * 2 * D + 16), 0),
@@ -125,7 +126,7 @@ LAUNCHES_OF = {
 
 
 class Launches(TorchDispatchMode):
-    """Counts what would be launched: every operator that is neither a view nor only makes room."""
+    """Counts what would be launched: every operator except views and those that only allocate."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,9 +134,9 @@ class Launches(TorchDispatchMode):
         self.others = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Count, and go on."""
+        """Count an operator, then run it."""
         name, found = func._schema.name, func(*args, **(kwargs or {}))
-        # What `aten::to` gives may be a copy, though its schema has it a view.
+        # `aten::to` may return a copy, though its schema says that it is a view.
         is_view = found is args[0] if name == "aten::to" else func.is_view
         if name.startswith("mhimdist::"):
             self.ours += LAUNCHES_OF.get(name, 1)
@@ -145,7 +146,7 @@ class Launches(TorchDispatchMode):
 
 
 class CountedGraph:
-    """The recorder of a step whose launches are only counted: those of the graph, as its nodes."""
+    """A recorder that only counts the launches of a step, the nodes of its graph."""
 
     def __init__(self) -> None:
         self.nodes = Launches()
@@ -163,9 +164,9 @@ class Counted:
     """Launches of a step.
 
     Attributes:
-        ours, others: of our kernels and of torch's, where each is launched by the host.
+        ours, others: of our kernels and of torch's, if the host launches each of them.
         nodes: of the CUDA graph of the step.
-        around: by the host where the step is a graph; the graph is one of them.
+        around: by the host if the step is a graph; the graph is one of them.
         rows, kept: instances that the graph is for.
         num_parameters: of the student.
     """
@@ -189,7 +190,7 @@ def count_launches() -> Counted:
     with patch.object(optimizer, "_get_fused_kernels_supported_devices", lambda: devices):
         eager = TrainingStep(CONFIG, student, teacher)
         graphed = GraphedStep(CONFIG, student, teacher, recorder=lambda: graph)
-        # As many launches as with a rate on the device, which torch does not know without data.
+        # As many launches as with a rate on the device, which torch cannot read without data.
         graphed.optimizer.param_groups[0]["lr"] = CONFIG.optimizer.learning_rate
         for step in (eager, graphed):
             with patch.object(step, "_read_later", lambda found_2, where: None):
@@ -228,11 +229,11 @@ def report() -> str:
     lines = [
         "# The kernels on an H100: calculated, nothing has run on a GPU",
         "",
-        f"`python benchmarks/kernels.py` prints this. An AB-MIL step with the C16 preset on a bag of {N:,} "
-        f"x {D:,} in 16 bits, of which {K:,} instances stay. Floor: the larger of bytes / 3.35 TB/s and "
-        "FLOPs / 800 TF/s.",
+        "`python benchmarks/kernels.py` prints this part. It describes an AB-MIL step with the C16 preset "
+        f"on a bag of {N:,} x {D:,} in 16 bits, of which {K:,} instances stay. Floor: the larger of bytes / "
+        "3.35 TB/s and FLOPs / 800 TF/s.",
         "",
-        "| part | MB | GFLOP | floor, us | one program a bag: at most, us |",
+        "| part | MB | GFLOP | floor, us | one program per bag: at most, us |",
         "|---|---|---|---|---|",
     ]
     for part in step:
@@ -245,13 +246,12 @@ def report() -> str:
         f"| all | {sum(p.bytes for p in step) / 1e6:.1f} | {sum(p.flops for p in step) / 1e9:.1f} | "
         f"{floor:.1f} | {serial:.0f} |",
         "",
-        f"Launches a step: {launches}, of which {counted.ours} are of our kernels and {counted.others} of "
-        "PyTorch's operators (counted on tensors without data; views and the copy of the verdict to the "
-        f"host left out). With `--train.cuda-graphs` the host makes {counted.around}, one of them the "
-        f"graph's, which has {counted.nodes} nodes for {counted.rows:,} instances and {counted.kept:,} that "
-        "stay.",
+        f"A step has {launches} launches: {counted.ours} of our kernels and {counted.others} of PyTorch's "
+        "operators (counted on tensors without data; views and the copy of the verdict to the host are left "
+        f"out). With `--train.cuda-graphs` the host makes {counted.around}. One of them is the graph's, "
+        f"which has {counted.nodes} nodes for {counted.rows:,} instances and {counted.kept:,} that stay.",
         "",
-        "| prediction | us a bag | bags/s | x the paper's 62 |",
+        "| prediction | us per bag | bags/s | x the paper's 62 |",
         "|---|---|---|---|",
     ]
     padded = sum(part.floor_us for part in parts(counted.num_parameters, counted.rows, counted.kept))
@@ -260,20 +260,20 @@ def report() -> str:
     predictions = {
         "floor: memory and arithmetic alone": floor,
         f"as a CUDA graph: floor of the padded step, the copy into it ({copied:.0f} us), passes, "
-        f"{GRAPH_US:g} us a node (assumed)": max(graph, counted.around * EAGER_US),
-        f"launched one by one: the host's {EAGER_US:g} us a launch (assumed)": launches * EAGER_US,
+        f"{GRAPH_US:g} us per node (assumed)": max(graph, counted.around * EAGER_US),
+        f"launched one by one: the host's {EAGER_US:g} us per launch (assumed)": launches * EAGER_US,
     }
     for name, us in predictions.items():
         lines.append(f"| {name} | {us:.0f} | {1e6 / us:,.0f} | {1e6 / us / PAPER_BAGS_A_S:.0f} |")
     lines += [
         "",
         "The paper's 62 bags/s (4.3 s for 266 bags) were measured on an RTX 3090, loading included. The last "
-        f"column of the first table assumes {BLOCK_US:g} us for a pass over 2,048 keys and all eight passes "
-        "of the radix select; it ends earlier where the keys differ early.",
+        f"column of the first table assumes {BLOCK_US:g} us for a pass over 2,048 keys, and all eight passes "
+        "of the radix select, which ends earlier if the keys differ early.",
         "",
         "## Compiled ahead of time",
         "",
-        "Registers a thread / stack bytes a thread (0: nothing spills) / shared bytes a program.",
+        "Registers per thread / stack bytes per thread (0: nothing spills) / shared bytes per program.",
         "",
         "| kernel | warps | " + " | ".join(f"sm_{a} ({gpu})" for a, gpu in ARCHITECTURES.items()) + " |",
         "|---|---|" + "---|" * len(ARCHITECTURES),
@@ -290,7 +290,7 @@ def report() -> str:
 
 
 def figures() -> dict[str, Any]:
-    """The calculated step, without what the compiler makes of the kernels; the keys of `--json`."""
+    """The calculated step, without the compiler's figures; the keys of `--json`."""
     counted = count_launches()
     step = parts(counted.num_parameters)
     return {

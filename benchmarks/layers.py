@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
-"""The layers written here against torch's own: `block_attention` and `linear`.
+"""Our own layers, `block_attention` and `linear`, against torch's.
 
     python benchmarks/layers.py
     ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/layers.py --instances 5000
 
 `attend` races `scaled_dot_product_attention` over TransMIL's two factors: the landmarks gather from the
-tokens, and the tokens from the landmarks. `linear`, `linear_relu` and `projection` race `nn.Linear`'s
-product, with a ReLU or `ops.relu_dropout` after it. Each side runs forward and backward; where a row says
-forward, gradients are off, as in a teacher. The two run in turn in one process on the CPU. Every call has
-a bag of another size, as in training: a kernel made for one shape serves no other call, nor the other side.
-What counts is the processor time of all threads, and a ratio is the median over rounds of torch's time
-divided by ours: above 1, ours is faster.
+tokens, and the tokens from the landmarks. `linear`, `linear_relu` and `projection` race `nn.Linear`, followed
+by a ReLU or `ops.relu_dropout`. Each side runs forward and backward; if a row says forward, gradients are
+off, as in a teacher. The two sides run in turn in one process on the CPU. Every call has a bag of another
+size, as in training: a kernel made for one shape serves neither another call nor the other side. Times are
+processor time of all threads. A ratio is the median over rounds of torch's time divided by ours: above 1,
+ours is faster.
 
-Peak memory of the attention, forward and backward, is measured on Linux in a process for each side, above
-what it held before; `plain` is softmax(Q K^T) V, held whole.
+Peak memory of the attention, forward and backward, is measured on Linux, each side in its own process, above
+what the process held before; `plain` is softmax(Q K^T) V with the whole matrix in memory.
 """
 
 import argparse
@@ -41,18 +41,18 @@ from mhimdist.models.layers.block_attention import attend
 from mhimdist.models.layers.linear import linear, linear_relu, projection
 
 Call = Callable[[int], object]
-"""One side of a race, of a bag with so many instances."""
+"""One side of a race, called with a number of instances."""
 
 SIZES = (500, 5_000, 20_000)
 DTYPES = ("float32", "bfloat16")
-# Of the C16 presets; the heads and the landmarks are TransMIL's.
+# Sizes of the C16 presets; heads and landmarks are TransMIL's.
 FEATURES, WIDTH, ATTENTION, HEADS, LANDMARKS = 1024, 512, 128, 8, 256
 ATTENTIONS = ("landmarks gather", "tokens gather")
 WAYS = ("ours", "torch", "plain")
 
 
 def sdpa(queries_HRK: Tensor, keys_HSK: Tensor, values_HSK: Tensor) -> Tensor:
-    """`attend` by torch's own operator."""
+    """`attend` with torch's operator."""
     return functional.scaled_dot_product_attention(
         queries_HRK[None], keys_HSK[None], values_HSK[None], scale=1.0
     )[0]
@@ -67,7 +67,7 @@ def attention(way: str, kind: str, instances: int, dtype: torch.dtype, *, has_ba
     """One of TransMIL's two large factors, forward and backward or forward alone."""
     function = {"ours": attend, "torch": sdpa, "plain": plain}[way]
     generator = torch.Generator().manual_seed(0)
-    # As heads of tokens lie: beside each other in a row.
+    # Laid out as heads of tokens are: side by side in a row.
     shape = (HEADS, WIDTH // HEADS)
     tokens_3NHK = torch.randn(3, instances, *shape, generator=generator).to(dtype)
     marks_2PHK = torch.randn(2, LANDMARKS, *shape, generator=generator).to(dtype)
@@ -137,7 +137,7 @@ def _rows_and_layer(width: int, out: int, instances: int, dtype: torch.dtype) ->
 
 
 def race(calls: dict[str, Call], instances: int, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of processor time of each side in each round; in a round they follow each other."""
+    """Milliseconds of processor time of each side in each round; within a round the sides take turns."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     sizes = count(instances, -1)
     for _ in range(rounds + 1):
@@ -150,7 +150,7 @@ def race(calls: dict[str, Call], instances: int, rounds: int) -> dict[str, list[
 
 
 def races(instances: int, dtype: str) -> dict[str, Callable[[str], Call]]:
-    """What is raced, by name: from a side to its calls."""
+    """The races by name: each maps a side to its call."""
     size, kind = instances, getattr(torch, dtype)
     found: dict[str, Callable[[str], Call]] = {
         f"attention: {name}": lambda way, name=name: attention(way, name, size, kind)  # type: ignore[misc]
@@ -190,8 +190,8 @@ def measure(instances: int, dtype: str, rounds: int) -> list[dict[str, Any]]:
 def peak_mb(way: str, kind: str, instances: int, dtype: str) -> float:
     """Peak of this process during an attention, forward and backward, above what it held before, in MB."""
     call = attention(way, kind, instances, getattr(torch, dtype))
-    call(16)  # what the libraries take once
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far, of filling the tokens
+    call(16)  # the libraries allocate some memory once
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak, which filling the tokens has set
     before = _status_mb("VmRSS")
     call(instances)
     return _status_mb("VmHWM") - before
@@ -203,7 +203,7 @@ def _status_mb(name: str) -> float:
 
 
 def peaks(instances: int, dtype: str) -> list[dict[str, Any]]:
-    """Peak memory of every way of attention, each in a process of its own."""
+    """Peak memory of every way of attention, each in its own process."""
     rows = []
     for kind in ATTENTIONS:
         found = {}
@@ -224,8 +224,10 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=DTYPES, help="of features and layers")
     parser.add_argument("--threads", type=int, default=1, help="compute threads (default: 1)")
     parser.add_argument("--rounds", type=int, default=15, help="of each race (default: 15)")
-    parser.add_argument("--only", nargs=2, metavar=("WAY", "LAYER"), help="print MB of one in this process")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    parser.add_argument(
+        "--only", nargs=2, metavar=("WAY", "LAYER"), help="measure one in this process and print its MB"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.only:

@@ -1,9 +1,9 @@
-"""How many bags a second each way to load features delivers as float32, and in how much memory of its own.
+"""Bags per second that each way of loading features delivers as float32, and the memory it takes.
 
-All read the same bags of CAMELYON16's sizes from a warm page cache, in one process and in turns; the consumer
-touches every page of what it gets. torch computes on one thread. Ratios are medians over the rounds, each of
-a turn of ours before and one after the peer's. Peak anonymous memory (RssAnon, above what the imports took)
-is of a process for each loader.
+All loaders read the same bags of CAMELYON16's sizes from a warm page cache, in turns in one process; the
+consumer touches every page it gets. torch computes on one thread. A ratio is the median over the rounds; each
+round takes the mean of our turns before and after the peer's. Peak anonymous memory (RssAnon, above that of
+the imports) is measured with each loader in its own process.
 
     python -m benchmarks.loading [--bags 32] [--rounds 5] [--json]
 """
@@ -35,7 +35,7 @@ from mhimdist.data.shards import BagShards
 FACTS = Path(__file__).parent.parent / "data_prep" / "c16_facts.json"
 NUM_FEATURES = 1024
 TURN_S = 0.6
-NUM_H5_BAGS = 4  # a bag takes so long that more would only make the benchmark wait
+NUM_H5_BAGS = 4  # one bag takes so long that more would only prolong the benchmark
 
 OURS = "mmap, read ahead"
 PEERS = ("torch.load", "webdataset")
@@ -44,7 +44,7 @@ PEERS = ("torch.load", "webdataset")
 def build(folder: Path, num_bags: int) -> None:
     """Write the bags as float32 .pt files, as float16 shards, and some as CLAM's h5 files.
 
-    The sizes are evenly spaced quantiles of CAMELYON16's, the largest of all, 44,402, among them.
+    The sizes are evenly spaced quantiles of CAMELYON16's and include the largest, 44,402.
     """
     sizes = np.sort(json.loads(FACTS.read_text())["bag_sizes"])
     sizes = sizes[np.linspace(len(sizes) - 1, 0, num_bags).round().astype(int)]
@@ -67,7 +67,7 @@ def build(folder: Path, num_bags: int) -> None:
 
 
 def _h5_numbers(num_bags: int) -> list[int]:
-    """Bags near the median, because the loaders' rates are compared by bags."""
+    """Bags near the median size, because rates are compared in bags."""
     middle = num_bags // 2
     return list(range(middle - NUM_H5_BAGS // 2, middle + NUM_H5_BAGS // 2))
 
@@ -108,7 +108,7 @@ def loaders(folder: Path) -> dict[str, Callable[[], Iterator[Tensor]]]:
 
 
 def consume(epoch: Iterator[Tensor]) -> tuple[int, float]:
-    """Bags of an epoch and its seconds; every page of every bag is touched."""
+    """Touch every page of every bag of an epoch; returns the number of bags and the seconds."""
     started, num_bags, total = time.perf_counter(), 0, 0.0
     for features_ND in epoch:
         assert features_ND.dtype == torch.float32
@@ -119,7 +119,7 @@ def consume(epoch: Iterator[Tensor]) -> tuple[int, float]:
 
 
 def rate(epoch: Callable[[], Iterator[Tensor]]) -> float:
-    """Bags a second, over as many epochs as last `TURN_S`."""
+    """Bags per second, over as many epochs as fill `TURN_S`."""
     num_bags, seconds = 0, 0.0
     while seconds < TURN_S:
         more_bags, more_s = consume(epoch())
@@ -136,7 +136,7 @@ def rss_anon() -> int:
 
 
 def peak_rss_anon(epoch: Callable[[], Iterator[Tensor]]) -> int:
-    """The most anonymous memory that two epochs take above what the process had, sampled each 2 ms."""
+    """Peak anonymous memory of two epochs above what the process had before, sampled every 2 ms."""
     before = peak = rss_anon()
     ended = threading.Event()
 
@@ -155,7 +155,7 @@ def peak_rss_anon(epoch: Callable[[], Iterator[Tensor]]) -> int:
 
 
 def measure(folder: Path, rounds: int) -> dict[str, object]:
-    """Rates of all loaders in turns, ratios to ours, and peaks of memory."""
+    """Rates of all loaders in turns, our ratios to the peers, and peaks of memory."""
     epochs = loaders(folder)
     num_bags, first_s = consume(epochs[OURS]())  # with every checksum
     rates: dict[str, list[float]] = {name: [] for name in epochs}
@@ -196,7 +196,7 @@ def measure(folder: Path, rounds: int) -> dict[str, object]:
 
 
 def print_table(result: dict) -> None:
-    """The result as people read it."""
+    """Print the result for a person."""
     table = Table(title=f"{result['num_bags']} bags of CAMELYON16's sizes, as float32")
     for name, justify in (("loader", "left"), ("bags/s", "right"), ("peak RssAnon, MiB", "right")):
         table.add_column(name, justify=justify)
@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    torch.set_num_threads(1)  # as a trial on a core has it; two are noisy when anything else runs
+    torch.set_num_threads(1)  # like a trial on one core; two are noisy when anything else runs
     if options.memory_of:
         print(peak_rss_anon(loaders(options.folder)[options.memory_of]))
         return

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Mask selection against the authors' way of doing it, by Python sets (`peers.naive_kept`).
+"""Mask selection against the authors' way, with Python sets (`peers.naive_kept`).
 
     python benchmarks/masking.py
     python benchmarks/masking.py --instances 9000 --bags 1 --heads 8
 
-Ours is what a training step does, with the sizes of the masks and the keys of the streams; it takes the bags
-of a batch together, the naive selection one after the other, as its authors' step does. Both draw all three
-masks and give the kept rows; gathering them is in neither. They run in turn in one process on the CPU, ten
-calls at a time; what counts is the processor time of all threads, and a ratio is the median over rounds of
+Ours is what a training step does, including the sizes of the masks and the keys of the streams. It takes the
+bags of a batch together; the naive selection takes them one after the other, like the authors' step. Both
+draw all three masks and return the kept rows, and neither gathers them. They run in turn in one process on
+the CPU, ten calls at a time. Times are processor time of all threads. A ratio is the median over rounds of
 the naive time divided by ours: above 1, ours is faster.
 """
 
@@ -31,7 +31,7 @@ from mhimdist.config.train import Masking
 from mhimdist.method.step_numbers import StepNumbers
 from mhimdist.ops.draws import Draws
 
-# The masks of the C16 preset, with a low one beside them: every kind of mask is drawn.
+# The masks of the C16 preset and a low one, so that every kind of mask is drawn.
 MASKING = Masking.model_validate({"high": 0.01, "high_pool_share": 0.5, "low": 0.2, "random": 0.5})
 SIZES = (1_000, 9_000, 30_000, 100_000)
 NUM_BAGS = (1, 8, 64)
@@ -39,7 +39,7 @@ CALLS_A_ROUND = 10
 
 
 def race(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of processor time of a call in each round; in a round the steps follow each other."""
+    """Milliseconds of processor time per call in each round; within a round the steps take turns."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds + 1):
         for name, step in steps.items():
@@ -51,7 +51,14 @@ def race(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[
 
 
 def measure(instances: int, *, num_bags: int, num_heads: int, rounds: int) -> dict[str, Any]:
-    """Race over a batch of bags that have `instances` instances in all."""
+    """Race over a batch of bags that have `instances` instances in total.
+
+    Args:
+        instances: of all bags together.
+        num_bags: of the batch.
+        num_heads: of the scores.
+        rounds: of the race.
+    """
     generator = torch.Generator().manual_seed(0)
     scores_TH = torch.randn(instances, num_heads, generator=generator)
     sizes_B = torch.full((num_bags,), instances // num_bags)
@@ -91,7 +98,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, nargs="+", default=(1, 8), help="of the scores")
     parser.add_argument("--threads", type=int, default=1, help="compute threads (default: 1)")
     parser.add_argument("--rounds", type=int, default=9, help="of each race (default: 9)")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

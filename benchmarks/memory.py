@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Memory of an AB-MIL training step: ours against the authors' way of doing it.
+"""Memory of an AB-MIL training step: ours against the authors' way.
 
     python benchmarks/memory.py --instances 18000
 
-Each step runs in a process of its own. What counts is the peak of its resident memory during three steps,
-above what it held before the first, which is the imports, the networks and the bag.
+Each step runs in its own process. The result is the peak of resident memory during three steps, above what
+the process held before the first one: the imports, the networks and the bag.
 """
 
 import argparse
@@ -23,7 +23,7 @@ KINDS = ("naive", "ours float32", "ours bfloat16")
 
 
 def peak_mb(kind: str, instances: int) -> float:
-    """Peak of this process during three steps above what it held before them, in MB."""
+    """Peak memory of this process during three steps, above what it held before them, in MB."""
     import psutil
     import torch
 
@@ -52,7 +52,7 @@ def peak_mb(kind: str, instances: int) -> float:
 
 
 def measure(instances: int) -> dict[str, Any]:
-    """Every kind in a process of its own; the keys of the JSON that `--json` prints."""
+    """Measure every kind in its own process; returns the keys that `--json` prints."""
     found = {}
     for kind in KINDS:
         command = [sys.executable, __file__, "--instances", str(instances), "--only", kind]
@@ -70,8 +70,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--instances", type=int, default=18000, help="of the bag (default: 18000)")
-    parser.add_argument("--only", choices=KINDS, help="measure one in this process, and print its MB alone")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    parser.add_argument("--only", choices=KINDS, help="measure one in this process and print only its MB")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = parser.parse_args()
     if options.only:
         print(peak_mb(options.only, options.instances))

@@ -1,9 +1,9 @@
-"""What the benchmarks race against: a naive MHIM step in the authors' order, and torchmil's training step.
+"""The peers of the benchmarks: a naive MHIM step in the authors' order, and torchmil's training step.
 
-The naive step does what the authors' first release does, in its order and by torch's own operators at their
+The naive step does what the authors' first release does, in the same order, with torch's own operators at
 full speed: the teacher (in train mode) and the student both project all instances and drop features with
 `nn.Dropout`; the masks are united through Python sets; the projected instances are gathered; Adam and the
-moving average go through the parameters one by one; the losses are read back. Everything is float32.
+moving average go through the parameters one by one; the losses are read back. All of it is float32.
 
 Dimensions: N instances of the bag, D features, E width, H heads, P landmarks, K width of a head, C classes.
 """
@@ -22,7 +22,7 @@ from mhimdist.config.train import Masking, TrainConfig
 
 
 class Laps:
-    """Where the time of a step goes: seconds of each part, summed since the last `take`."""
+    """The time of a step by parts: seconds of each, summed since the last `take`."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -33,20 +33,20 @@ class Laps:
         self._last = time.perf_counter()
 
     def __call__(self, part: str) -> None:
-        """End a part, and begin the next."""
+        """End a part and begin the next."""
         now = time.perf_counter()
         self.seconds[part] += now - self._last
         self._last = now
 
     def take(self) -> dict[str, float]:
-        """The parts in milliseconds, and zero again."""
+        """The parts in milliseconds; they begin at zero again."""
         parts = {part: seconds * 1e3 for part, seconds in self.seconds.items()}
         self.seconds.clear()
         return parts
 
 
 class NaiveAttentionMIL(nn.Module):
-    """AB-MIL without gate."""
+    """AB-MIL without a gate."""
 
     def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class NaiveAttentionMIL(nn.Module):
         self.head = nn.Linear(512, num_classes)
 
     def encode(self, hidden_NE: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Bag embeddings, scores H x N by which to mask, and the logits that have a cross-entropy each."""
+        """Bag embeddings, scores H x N for masking, and the logits, each of which has a cross-entropy."""
         attention_1N = torch.softmax(self.attention(hidden_NE).T, dim=-1)
         embedding_1E = attention_1N @ hidden_NE
         return embedding_1E, attention_1N, [self.head(embedding_1E)]
@@ -90,7 +90,7 @@ class NaiveDSMIL(nn.Module):
 
 
 class NaiveNystrom(nn.Module):
-    """Nystrom attention with every query, key and value formed."""
+    """Nystrom attention that forms every query, key and value."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class NaiveNystrom(nn.Module):
         self.residual = nn.Conv2d(8, 8, (33, 1), padding=(16, 0), groups=8, bias=False)
 
     def forward(self, tokens_LE: Tensor, *, with_scores: bool) -> tuple[Tensor, Tensor]:
-        """What every token gathers, and where asked for the class token's attention in each head."""
+        """What every token gathers and, if asked for, the class token's attention in each head."""
         num_tokens = len(tokens_LE)
         padded_SE = functional.pad(tokens_LE, (0, 0, -num_tokens % 256, 0))
         queries, keys, values = (
@@ -131,7 +131,7 @@ class NaiveNystrom(nn.Module):
 
 
 class NaiveTransMIL(nn.Module):
-    """TransMIL with its second layer run for all tokens and its three convolutions one by one."""
+    """TransMIL that runs its second layer for all tokens and its three convolutions one by one."""
 
     def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class NaiveTransMIL(nn.Module):
         self.head = nn.Linear(512, num_classes)
 
     def encode(self, hidden_NE: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """As `NaiveAttentionMIL.encode`; the scores, of eight heads, are formed for the teacher alone."""
+        """As `NaiveAttentionMIL.encode`; the scores, of eight heads, are formed only for the teacher."""
         tokens_LE = torch.cat([self.class_token, hidden_NE])
         gathered_LE, attention_HL = self.layer1(
             self.norm1(tokens_LE), with_scores=not torch.is_grad_enabled()
@@ -175,7 +175,7 @@ NETWORKS: dict[str, type[NaiveAttentionMIL | NaiveDSMIL | NaiveTransMIL]] = {
 
 
 def _subtract(taken: Tensor, num_instances: int) -> list[int]:
-    """The instances that are not taken, by Python's sets and in their order."""
+    """The instances that are not taken, by Python sets and in their order."""
     return list(set(range(num_instances)).difference(set(taken.tolist())))
 
 
@@ -231,7 +231,7 @@ class NaiveStep:
         self.laps = Laps()
 
     def __call__(self, features_ND: Tensor, label_1: Tensor) -> tuple[float, float, float]:
-        """Train on a bag; gives the loss, the cross-entropy and the consistency loss."""
+        """Train on a bag; returns the loss, the cross-entropy and the consistency loss."""
         self.laps.start()
         with torch.no_grad():
             hidden_NE = self.teacher.dropout(self.teacher.projection(features_ND))
@@ -261,7 +261,7 @@ class NaiveStep:
         return values
 
     def update(self) -> None:
-        """Adam and the moving average alone, by the gradients that are there."""
+        """Adam and the moving average alone, with the present gradients."""
         self.optimizer.step()
         self.average()
 
@@ -298,7 +298,7 @@ class TorchmilStep:
         )
 
     def __call__(self, features_ND: Tensor, label_1: Tensor) -> float:
-        """Train on a bag, as torchmil's own trainer does; gives the loss."""
+        """Train on a bag as torchmil's trainer does; returns the loss."""
         self.optimizer.zero_grad()
         _, losses = self.network.compute_loss(label_1.float(), features_ND[None])
         loss = torch.stack(list(losses.values())).sum()

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What computing in bfloat16 does to the result: test AUC of MHIM (AB-MIL) on digits-c16, paired by seed.
+"""The effect of bfloat16 on the result: test AUC of MHIM (AB-MIL) on digits-c16, paired by seed.
 
     python benchmarks/precision.py --seeds 5
 
-For every seed the same folds, weights, order of bags, masks' and dropout's streams are trained twice, in
-float32 and in bfloat16; the selected student of each fold is tested. Printed are the mean AUC over the folds
-and the difference with its 95 % interval (Student's t over seeds).
+Every seed is trained twice, in float32 and in bfloat16, with the same folds, weights, order of bags, masks
+and dropout. The selected student of each fold is tested. The command prints the mean AUC over the folds, and
+the difference with its 95 % interval (Student's t over seeds).
 """
 
 import argparse
@@ -34,7 +34,15 @@ T_95 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262
 
 
 def test_auc(bags: BagShards, precision: str, seed: int, epochs: int, cache: Path) -> float:
-    """Mean test AUC over three folds."""
+    """Mean test AUC over three folds.
+
+    Args:
+        bags: the data set.
+        precision: as in `TrainConfig`.
+        seed: of folds and runs.
+        epochs: of each run.
+        cache: of first-stage networks.
+    """
     config = preset("c16", "abmil").override(
         {
             "model.hidden_dim": 128,
@@ -65,7 +73,7 @@ def test_auc(bags: BagShards, precision: str, seed: int, epochs: int, cache: Pat
 
 
 def measure(seeds: int, epochs: int) -> dict[str, Any]:
-    """Train all pairs; the keys of the JSON that `--json` prints."""
+    """Train all pairs; returns the keys that `--json` prints."""
     torch.set_num_threads(1)
     bags = BagShards(digits.ensure("digits-c16", home()))
     pairs = []
@@ -93,7 +101,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, choices=range(2, 11), default=5, help="pairs (default: 5)")
     parser.add_argument("--epochs", type=int, default=25, help="of each run (default: 25)")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = parser.parse_args()
     result = measure(options.seeds, options.epochs)
     if options.json:

@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
-"""How a run scales: bags a step, two workers, and what a model of the cost says for up to 1,024.
+"""How a run scales: bags per step, two workers, and a model of the cost for up to 1,024 workers.
 
     python benchmarks/scaling.py
 
-Measured on this machine: the step of AB-MIL (C16 preset) on 1 to 16 bags, with one worker, and with two that
-average their gradients over gloo, one compute thread each, and that averaging alone. The rest is calculated
-from the fixed cost of a step, the cost of a bag, and that of the exchange: a step of W workers costs
+Three things are measured on this machine: the step of AB-MIL (C16 preset) on 1 to 16 bags with one worker;
+the same with two workers that average their gradients over gloo, one compute thread each; and that averaging
+alone. The rest is calculated from the fixed cost of a step, the cost of a bag and the cost of the exchange. A
+step of W workers costs
 
     fixed + bags / W x bag + exchange x 2 (W - 1) / W + hop x 2 (W - 1)
 
-A ring all-reduce sends its bytes 2 (W - 1) / W times whatever W, in 2 (W - 1) hops one after the other; a hop
-is half of what two workers take for a single number. All are medians over rounds, over the loopback
-interface: a network's hops take longer. Nobody has run more than two workers.
+For any W, a ring all-reduce sends its bytes 2 (W - 1) / W times, in 2 (W - 1) hops one after the other. A hop
+takes half of the time in which two workers exchange a single number. All values are medians over rounds, over
+the loopback interface: a network's hops take longer. Nobody has run more than two workers.
 """
 
 import argparse
@@ -46,7 +47,14 @@ WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 def step_ms(workers: Workers, bags_per_worker: int, instances: int, rounds: int) -> float:
-    """Milliseconds of a step of so many bags on each worker, the median of the rounds."""
+    """Milliseconds of a step, the median of the rounds.
+
+    Args:
+        workers: that share the step.
+        bags_per_worker: of a step.
+        instances: of each bag.
+        rounds: that are timed.
+    """
     torch.set_num_threads(1)
     config = preset("c16", "abmil").override({"device": "cpu", "precision": "float32"})
     student = build(config.model, num_features=1024, num_classes=2, seed=0)
@@ -76,7 +84,7 @@ def _worker(rank: int, port: int, instances: int, rounds: int, answers: Any) -> 
 
 
 def _exchange_ms(size: int, rounds: int) -> float:
-    """Milliseconds of adding up so many values of two workers, the median of the rounds."""
+    """Milliseconds of adding up `size` values of two workers, the median of the rounds."""
     gradient, times = torch.zeros(size), []
     for _ in range(rounds + 2):
         dist.barrier()
@@ -93,16 +101,16 @@ def _free_port() -> int:
 
 
 def measure(instances: int, rounds: int) -> dict[str, Any]:
-    """Measure one and two workers and fit the model; the keys of the JSON that `--json` prints."""
+    """Measure one and two workers and fit the model; returns the keys that `--json` prints."""
     one = {bags: step_ms(Workers(), bags, instances, rounds) for bags in BAGS}
     answers = mp.get_context("spawn").SimpleQueue()
     mp.spawn(_worker, args=(_free_port(), instances, rounds, answers), nprocs=2)
     of_two, tiny, whole = answers.get()
-    # For two workers the ring's bytes have the factor 1, and there are two hops.
+    # With two workers the factor of the ring's bytes is 1, and there are two hops.
     hop, exchange = tiny / 2, max(whole - tiny, 0.0)
     two = dict(zip(BAGS[1:], of_two, strict=True))
     times = np.array(list(one.values()))
-    bag, fixed = np.polyfit(list(one), times, 1, w=1 / times)  # relative errors count
+    bag, fixed = np.polyfit(list(one), times, 1, w=1 / times)  # weighted by relative error
     fixed = max(float(fixed), 0.0)
 
     def bags_per_s(workers: int, bags: int) -> float:
@@ -133,23 +141,23 @@ def main() -> None:
     )
     parser.add_argument("--instances", type=int, default=1000, help="of each bag (default: 1000)")
     parser.add_argument("--rounds", type=int, default=9, help="steps of each case (default: 9)")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = parser.parse_args()
     result = measure(options.instances, options.rounds)
     if options.json:
         print(json.dumps(result))
         return
-    print(f"AB-MIL, bags of {result['instances']:,} x 1,024, float32, a thread a worker; measured:")
-    print(f"  {'bags a step':>11} {'1 worker, ms':>13} {'2 workers, ms':>14} {'faster by':>10}")
+    print(f"AB-MIL, bags of {result['instances']:,} x 1,024, float32, one thread per worker; measured:")
+    print(f"  {'bags/step':>11} {'1 worker, ms':>13} {'2 workers, ms':>14} {'faster by':>10}")
     for bags, ms in result["one_worker_ms"].items():
         two = result["two_workers_ms"].get(bags)
         rest = f"{two:>14.1f} {result['speed_up_of_two'][bags]:>10.2f}" if two is not None else ""
         print(f"  {bags:>11} {ms:>13.1f} {rest}")
     print(
-        f"  a step: {result['fixed_ms']} ms + {result['bag_ms']} ms a bag"
-        f" + {result['exchange_ms']} ms to exchange gradients and {result['hop_ms']} ms a hop"
+        f"  a step: {result['fixed_ms']} ms + {result['bag_ms']} ms per bag"
+        f" + {result['exchange_ms']} ms to exchange gradients + {result['hop_ms']} ms per hop"
     )
-    print("calculated, bags/s by workers and bags a step of each worker:")
+    print("calculated, bags/s by workers and bags per step and worker:")
     print(f"  {'workers':>8} {'1':>10} {'4':>10} {'16':>10}")
     for workers, speeds in result["calculated_bags_per_s"].items():
         print(f"  {workers:>8}" + "".join(f"{speed:>11,.1f}" for speed in speeds.values()))

@@ -1,19 +1,19 @@
 """How fast features become shards, against `cp -r` of the same files: `python benchmarks/sharding.py --json`.
 
-Sources are made up, N x 1,024 in CAMELYON16's bag sizes: float32 .pt files as the authors' are, float16 .pt
-files, and float32 .h5 files as CLAM writes them, in chunks of one row and not compressed. The shards are
+The sources are made up, N x 1,024 in CAMELYON16's bag sizes: float32 .pt files like the authors', float16 .pt
+files, and float32 .h5 files as CLAM writes them, in chunks of one row and uncompressed. The shards are
 float16. Both sides read the same warm page cache, write to the same disk and count the bytes of the sources.
 Each round runs cp, shard, cp, shard; a ratio is the median of the paired ones.
 
-`cp -r` does not force what it wrote to disk, and sharding does. So each kind of source is measured in three
-ways: neither forces (`ratio_cp` and so on; `os.fsync` does nothing meanwhile), both do (`_synced`), and each
-as it is run (`_as_run`), where the disk decides.
+`cp -r` does not force its files to disk, and sharding does. Each kind of source is therefore measured in
+three ways: neither forces (`ratio_cp` and so on; `os.fsync` does nothing meanwhile), both do (`_synced`), and
+each as it is run (`_as_run`), where the disk decides.
 
-Where the processor's time goes on float16 sources, of which every byte is hashed and written, in seconds a GB
-of one core (with SHA instructions): sha256 of the shard .50, writing .25, crc32 of the members .15, search
-for NaN .10, reading .05. `cp` takes .28, on one core; so two cores cannot reach more than half of its rate.
-To hash in other threads than those that write would not help: each core has a shard of its own to hash
-already. Nor would `copy_file_range`: each byte has to pass through the processor for its hash.
+On float16 sources every byte is hashed and written. Seconds of one core per GB (with SHA instructions):
+sha256 of the shard .50, writing .25, crc32 of the members .15, search for NaN .10, reading .05. `cp` takes
+.28, on one core, so two cores cannot reach more than half of its rate. Hashing in other threads than the
+writing ones would not help, because each core already has its own shard to hash. Neither would
+`copy_file_range`, because each byte has to pass through the processor for its hash.
 """
 
 import argparse
@@ -43,13 +43,18 @@ NUM_FEATURES = 1024
 
 
 SOURCES = {"": "float32 .pt", "_float16": "float16 .pt", "_h5": "float32 .h5, chunks of a row"}
-"""What is sharded, by the suffix of its results' names."""
+"""The sources, by the suffix of their results' names."""
 WAYS = {"": "neither", "_synced": "both", "_as_run": "sharding"}
-"""Who forces what it wrote to disk, by the next suffix."""
+"""Which side forces its files to disk, by the next suffix."""
 
 
 def write_sources(folder: Path, num_bytes: int, kind: str) -> int:
-    """Write files of a kind (a key of `SOURCES`) of about so many bytes in all, and their labels.
+    """Write source files and their labels.
+
+    Args:
+        folder: that gets `features/` and `labels.csv`.
+        num_bytes: of all files, about.
+        kind: a key of `SOURCES`.
 
     Returns:
         The exact number of bytes.
@@ -79,7 +84,7 @@ def write_sources(folder: Path, num_bytes: int, kind: str) -> int:
 
 
 def seconds(run: Callable[[Path], None], folder: Path) -> float:
-    """How long it takes to fill a new folder, which is removed again."""
+    """Seconds that it takes to fill a new folder, which is removed again."""
     out = folder / "out"
     started = time.perf_counter()
     run(out)
@@ -97,7 +102,14 @@ def sync_folder(folder: Path) -> None:
 
 
 def compare(folder: Path, *, rounds: int, way: str, shard_bytes: int) -> dict[str, float]:
-    """Bytes per second of cp and of sharding, and the median of their paired ratios."""
+    """GB per second of cp and of sharding, and the median of their paired ratios.
+
+    Args:
+        folder: with sources and labels.
+        rounds: each of cp, shard, cp, shard.
+        way: a key of `WAYS`.
+        shard_bytes: size at which a new shard begins.
+    """
 
     def copy(out: Path) -> None:
         subprocess.run(["cp", "-r", str(folder / "features"), str(out)], check=True)
@@ -125,7 +137,13 @@ def compare(folder: Path, *, rounds: int, way: str, shard_bytes: int) -> dict[st
 
 
 def measure(folder: Path | None, num_bytes: int, rounds: int) -> dict[str, dict[str, float]]:
-    """`compare` of every kind of source in every way."""
+    """`compare` every kind of source in every way.
+
+    Args:
+        folder: where to work; None: the temporary folder.
+        num_bytes: of each kind of source.
+        rounds: as in `compare`.
+    """
     results: dict[str, dict[str, float]] = {}
     for kind in SOURCES:
         with tempfile.TemporaryDirectory(dir=folder, prefix="sharding-") as name:
@@ -147,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--folder", type=Path, help="where to work (default: the system's temporary folder)")
     options = parser.parse_args(arguments)
-    load = os.getloadavg()[0]  # both sides suffer from what else runs, but sharding uses all cores
+    load = os.getloadavg()[0]  # other work slows down both sides, but sharding more, as it uses all cores
     results = measure(options.folder, int(options.gb * 1e9), options.rounds)
     if options.json:
         flat = {f"ratio_cp{label}": round(result["ratio"], 3) for label, result in results.items()}

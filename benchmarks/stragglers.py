@@ -1,14 +1,15 @@
-"""What uneven bags cost when many workers step together: a simulation with CAMELYON16's real bag sizes.
+"""The cost of uneven bags when many workers step together, simulated with CAMELYON16's real bag sizes.
 
-A step lasts as long as its largest rank, so an epoch's cost is the sum over its steps of the most instances
-that any rank has, over the sum of the means: 1 is perfect, 2 means that half of the machine waits. Compared:
+A step lasts as long as its largest rank. The cost of an epoch is the sum over its steps of the most instances
+that any rank has, divided by the sum of the means: 1 is perfect, 2 means that half of the machine waits.
+Three ways are compared:
 
-- torch's DistributedSampler with one bag a rank and step, as DDP scripts have it;
-- plain random: a step of as many bags as ours has on average, dealt to the ranks in the order drawn;
+- torch's DistributedSampler with one bag per rank and step, as in DDP scripts;
+- plain random: as many bags per step as ours has on average, dealt to the ranks in the order drawn;
 - ours: steps of at most `max_instances` instances, the largest bags dealt out first (`epoch_plan`).
 
-All but the first make about equally many steps. Data sets of more ranks repeat CAMELYON16's sizes, at
-random, until every rank has 16 bags an epoch.
+The last two make about equally many steps. For many ranks the data set repeats CAMELYON16's sizes at random,
+until every rank has 16 bags per epoch.
 
     python -m benchmarks.stragglers [--json]
 """
@@ -34,14 +35,14 @@ SEED = 2021
 
 
 def bag_sizes(num_ranks: int) -> np.ndarray:
-    """Instances of every bag: the real ones, and for many ranks more drawn from them."""
+    """Instances of every bag: the real sizes and, for many ranks, more drawn from them."""
     sizes = np.array(json.loads(FACTS.read_text())["bag_sizes"])
     missing = max(0, BAGS_PER_RANK * num_ranks - len(sizes))
     return np.concatenate([sizes, np.random.default_rng(SEED).choice(sizes, missing)])
 
 
 def distributed_sampler(sizes: np.ndarray, num_ranks: int, epoch: int) -> np.ndarray:
-    """Loads S x W with torch's DistributedSampler; it repeats bags so that every rank has as many."""
+    """Loads S x W with torch's DistributedSampler, which repeats bags so that all ranks have equally many."""
     columns = []
     for rank in range(num_ranks):
         sampler = DistributedSampler(range(len(sizes)), num_ranks, rank, seed=SEED)  # type: ignore[arg-type]
@@ -51,7 +52,7 @@ def distributed_sampler(sizes: np.ndarray, num_ranks: int, epoch: int) -> np.nda
 
 
 def plain_random(sizes: np.ndarray, num_ranks: int, epoch: int, num_steps: int) -> np.ndarray:
-    """Loads S x W when a random order is cut into steps of equally many bags, dealt like cards."""
+    """Loads S x W if a random order is cut into steps of equally many bags, dealt like cards."""
     order = epoch_order(len(sizes), seed=SEED, epoch=epoch)
     loads_SW = np.zeros((num_steps, num_ranks), np.int64)
     for step, bags in enumerate(np.array_split(order, num_steps)):
@@ -73,18 +74,18 @@ def ours(sizes: np.ndarray, num_ranks: int, epoch: int) -> np.ndarray:
 
 
 def cost(loads_SW: np.ndarray) -> float:
-    """Instances that the largest ranks have, over what an even deal would give them."""
+    """Instances of the largest ranks, divided by those of an even deal."""
     return float(loads_SW.max(1).sum() / loads_SW.mean(1).sum())
 
 
 def spread(loads_SW: np.ndarray) -> float:
-    """How far the ranks' totals of an epoch lie apart, as a share of their mean."""
+    """Range of the ranks' totals in an epoch, as a share of their mean."""
     totals = loads_SW.sum(0)
     return float((totals.max() - totals.min()) / totals.mean())
 
 
 def simulate(num_ranks: int) -> dict[str, float | int]:
-    """Costs and spreads at a number of ranks, means over epochs; of ours also the worst."""
+    """Costs and spreads for a number of ranks, means over epochs, and our worst cost."""
     sizes = bag_sizes(num_ranks)
     mine = [ours(sizes, num_ranks, epoch) for epoch in range(NUM_EPOCHS)]
     random = [plain_random(sizes, num_ranks, epoch, len(mine[epoch])) for epoch in range(NUM_EPOCHS)]
@@ -104,10 +105,10 @@ def simulate(num_ranks: int) -> dict[str, float | int]:
 
 
 def print_table(rows: list[dict]) -> None:
-    """The rows as people read them."""
+    """Print the rows for a person."""
     table = Table(
         title="Cost of stragglers: work of each step's largest rank over the mean",
-        caption=f"At most {INSTANCES_PER_RANK:,} instances a rank and step. Spread: of the ranks' totals.",
+        caption=f"At most {INSTANCES_PER_RANK:,} instances per rank and step. Spread: of the ranks' totals.",
     )
     for name in ("ranks", "bags", "steps", "DistributedSampler", "random", "ours", "worst", "ours, spread"):
         table.add_column(name, justify="right")

@@ -1,8 +1,8 @@
-"""Does a sweep pay? A sweep of `jobs/tune_c16.py`'s space against a plain Optuna loop over the same space.
+"""A sweep of the space in `jobs/tune_c16.py` against a plain Optuna loop over the same space.
 
-The loop is what one would write without this package: Optuna's TPE with the same settings, trial after
-trial in one process with a compute thread for each core, every trial trained to its end. Its first stage is
-shared by all trials as the sweep's is. Epochs are chosen so that a trial of the loop takes `--min-trial-s`.
+The loop is what you would write without this package: Optuna's TPE with the same settings, trial after trial
+in one process with one compute thread per core, every trial trained to its end. Its trials share one first
+stage, as the sweep's do. Epochs are chosen so that a trial of the loop takes at least `--min-trial-s`.
 
     python benchmarks/sweep.py --json
 """
@@ -38,7 +38,15 @@ from mhimdist.training.first_stage import first_stage, open_trainer
 def plain_loop(
     config: TrainConfig, bags: BagShards, split: Split, cache: Path, num_trials: int, num_threads: int
 ) -> tuple[float, list[float], list[float]]:
-    """Seconds of the loop, and value and seconds of every trial; the first trial is the preset."""
+    """Seconds of the loop, and values and seconds of its trials; the first trial is the preset.
+
+    Args:
+        config: the preset.
+        bags, split: as in `open_trainer`.
+        cache: of first-stage networks.
+        num_trials: of the loop.
+        num_threads: compute threads.
+    """
     torch.set_num_threads(num_threads)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     seconds: list[float] = []
@@ -68,16 +76,28 @@ def plain_loop(
 def epochs_for(
     config: TrainConfig, bags: BagShards, split: Split, cache: Path, num_threads: int, min_trial_s: float
 ) -> int:
-    """Epochs of a run that takes at least so long alone, whatever a trial changes of the preset."""
+    """Epochs of a run that takes at least `min_trial_s` alone, whatever a trial changes in the preset.
+
+    Args:
+        config, bags, split, cache, num_threads: as in `plain_loop`.
+        min_trial_s: seconds.
+    """
     torch.set_num_threads(num_threads)
     trainer = open_trainer(config.override({"epochs": 4}), bags, split, None, cache)
     _, *timed = (record.epoch_s for record in trainer.epochs())
-    # Half as many more: a trial that masks more than the preset, or differently, is up to a quarter quicker.
+    # Half as many again: a trial that masks more than the preset, or differently, is up to a quarter faster.
     return max(8, int(1.5 * min_trial_s / min(timed)) + 1)
 
 
 def measure(num_trials: int, min_trial_s: float, num_cpus: int, epochs: int | None) -> dict[str, object]:
-    """One loop and one sweep, each with caches of its own."""
+    """Run one loop and one sweep, each with its own caches.
+
+    Args:
+        num_trials: of each.
+        min_trial_s: see `epochs_for`.
+        num_cpus: cores.
+        epochs: of a trial; None: as `epochs_for` says.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         data = ensure("digits-c16", home())
@@ -94,7 +114,7 @@ def measure(num_trials: int, min_trial_s: float, num_cpus: int, epochs: int | No
             found = run_sweep(sweep, space, data=data)
         finally:
             ray.shutdown()
-        # All of the sweep but its final runs, which the loop has none of: calibration, first stage, trials.
+        # The sweep without its final runs, which the loop does not have: calibration, first stage, trials.
         sweep_s = json.loads((found / "result.json").read_text())["sweep_s"]
         trials = read(sqlite_url(found / "study.db"), "benchmark")
         complete = [trial.values[0] for trial in trials if trial.state == optuna.trial.TrialState.COMPLETE]
@@ -113,20 +133,21 @@ def measure(num_trials: int, min_trial_s: float, num_cpus: int, epochs: int | No
             "best_validation_auc": max(complete),
             "preset_validation_auc": loop_values[0],
             "loop_best_validation_auc": max(loop_values),
-            # The sweep's preset is among what it picks the best of: the loop's is not.
+            # Against the loop's preset: the sweep's own is among the trials that its best is chosen from.
             "is_not_below_preset": max(complete) >= loop_values[0],
         }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=24, help="trials of each (default: %(default)s)")
     parser.add_argument(
-        "--trials", type=int, default=24, help="configurations of each (default: %(default)s)"
+        "--min-trial-s",
+        type=float,
+        default=20.0,
+        help="least seconds of a trial alone (default: %(default)g)",
     )
-    parser.add_argument(
-        "--min-trial-s", type=float, default=20.0, help="seconds of a trial alone (default: %(default)g)"
-    )
-    parser.add_argument("--epochs", type=int, help="of a trial, instead of as many as take so long")
+    parser.add_argument("--epochs", type=int, help="of a trial (default: as many as take --min-trial-s)")
     parser.add_argument("--cpus", type=int, default=os.cpu_count(), help="cores (default: all)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON last")
     options = parser.parse_args()

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""One training step of MHIM against the authors' way of doing it, and against torchmil's plain step.
+"""One training step of MHIM against the authors' way, and against torchmil's plain step.
 
     python benchmarks/train_step.py --model abmil --instances 9000 --dtype float32 --threads 1
 
-Ours is the full step as the engine runs it: teacher, masks, student, backward, Adam, moving average, with the
-C16 preset. The peers (`peers.py`) compute in float32, as their authors' do, and read features stored as such;
-with `--dtype bfloat16` ours reads features stored in bfloat16. All run in turn in one process, and a ratio is
-the median over rounds of the peer's time divided by ours: above 1, ours is faster.
+Ours is the full step as the trainer runs it with the C16 preset: teacher, masks, student, backward, Adam,
+moving average. The peers (`peers.py`) compute in float32, like their originals, and read float32 features;
+with `--dtype bfloat16` ours reads features stored in bfloat16. All run in turn in one process. A ratio is the
+median over rounds of the peer's time divided by ours: above 1, ours is faster.
 
-Adam and the moving average are compared twice: as parts of the steps, where what the step has done before has
-taken their memory out of the caches, and alone, one call after the other on the same gradients.
+Adam and the moving average are compared twice: within the steps, where the work before them has pushed their
+memory out of the caches, and alone, one call after the other on the same gradients.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from mhimdist.training.step import TrainingStep
 
 
 class OurStep:
-    """The engine's step."""
+    """The step as the trainer runs it."""
 
     def __init__(self, model: str, *, num_features: int, num_classes: int, dtype: str) -> None:
         precision = {"float32": "float32", "bfloat16": "bf16"}[dtype]
@@ -54,13 +54,13 @@ class OurStep:
         self.step(bags, Draws(0, self.epoch), progress=0.0, num_bags=1)
 
     def update(self) -> None:
-        """Adam and the moving average alone, by the gradients that are there."""
+        """Adam and the moving average alone, with the present gradients."""
         self.step.optimizer.step()
         self.teacher.follow(self.student, 1 - self.config.teacher.momentum.start)
 
 
 def gemm_share(step: Callable[[], object], repeats: int = 3) -> float:
-    """The share of a step's time, Python's included, that is spent in matrix products and convolutions."""
+    """Share of a step's time, Python included, that matrix products and convolutions take."""
     names = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mv", "aten::addmv")
     convolutions = ("aten::mkldnn_convolution", "aten::convolution_backward", "aten::_slow_conv2d_forward")
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
@@ -78,7 +78,14 @@ def race(
     warmup: int,
     after: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Milliseconds of each step in each round; in a round they follow each other, and `after` follows it."""
+    """Milliseconds of each step in each round.
+
+    Args:
+        steps: by name; within a round they take turns.
+        rounds: that are timed.
+        warmup: untimed calls of each step.
+        after: called after each round.
+    """
     for step in steps.values():
         for _ in range(warmup):
             step()
@@ -98,7 +105,15 @@ def ratio(peer: list[float], ours: list[float]) -> float:
 
 
 def measure(model: str, *, instances: int, dtype: str, threads: int, rounds: int) -> dict[str, Any]:
-    """Race the three steps; the keys of the JSON that `--json` prints."""
+    """Race the three steps; returns the keys that `--json` prints.
+
+    Args:
+        model: "abmil", "dsmil" or "transmil".
+        instances: of the bag.
+        dtype: of our step.
+        threads: compute threads.
+        rounds: of the race.
+    """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     features_ND = torch.rand(instances, 1024)
@@ -149,7 +164,7 @@ def measure(model: str, *, instances: int, dtype: str, threads: int, rounds: int
 
 
 def table(result: dict[str, Any]) -> str:
-    """What a person reads."""
+    """The result for a person."""
     lines = [
         f"{result['model']}, {result['instances']:,} x 1,024, ours {result['dtype']}, peers float32, "
         f"{result['threads']} thread(s), medians of {result['rounds']} rounds",
@@ -176,11 +191,14 @@ def main() -> None:
     parser.add_argument("--model", choices=("abmil", "dsmil", "transmil"), default="abmil")
     parser.add_argument("--instances", type=int, default=9000, help="of the bag (default: 9000)")
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="ours computes in"
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="that ours computes in (default: float32)",
     )
     parser.add_argument("--threads", type=int, default=1, help="compute threads (default: 1)")
     parser.add_argument("--rounds", type=int, default=15, help="of the race (default: 15)")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = vars(parser.parse_args())
     as_json = options.pop("json")
     result = measure(options.pop("model"), **options)

@@ -9,10 +9,10 @@ from mhimdist.config.train import TrainConfig
 from mhimdist.paper.ablation import Ablation, run_ablation
 from mhimdist.process import run
 
-# The authors' settings, sized for the embedded digits: their bags are 1/20 of CAMELYON16's.
+# The authors' settings, sized for the embedded digits, whose bags are 1/20 of CAMELYON16's.
 DIGITS = {"model.hidden_dim": 128, "optimizer.learning_rate": 5e-4, "epochs": 25}
 DIGITS_TRANSMIL = {**DIGITS, "model.num_landmarks": 32}
-# Every row in under 2 hours on 2 cores.
+# All rows in under 2 hours on 2 cores.
 QUICK = {"seeds": (2021,), "transmil_folds": 1, "transmil_epochs": 15}
 
 

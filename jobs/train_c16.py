@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Cross-validate MHIM-MIL on CAMELYON16 as the paper does: stratified 3-fold by case, 3 seeds."""
+"""Cross-validate MHIM-MIL on CAMELYON16 as in the paper: 3 folds, stratified and split by case, 3 seeds."""
 
 from data_prep.digits import DATA_SETS, ensure
 from mhimdist.config.presets import preset
@@ -8,7 +8,7 @@ from mhimdist.cross_validation.compare import run_cross_validation
 from mhimdist.cross_validation.options import CrossValidation
 from mhimdist.process import run
 
-# The authors' settings, sized for the embedded digits: their bags are 1/20 of CAMELYON16's.
+# The authors' settings, sized for the embedded digits, whose bags are 1/20 of CAMELYON16's.
 DIGITS = {"model.hidden_dim": 128, "optimizer.learning_rate": 5e-4, "epochs": 25}
 DIGITS_TRANSMIL = {**DIGITS, "model.num_landmarks": 32}
 
@@ -29,7 +29,7 @@ def main() -> None:
         data="digits-c16",
         folds=3,
         seeds=(2021, 2022, 2023),
-        validation_share=0.15,  # of the training fold, by case; the authors have no validation set
+        validation_share=0.15,  # of the training fold's cases; the authors have no validation set
         paper_validation_share=0.0,
     )
     run_cross_validation(job, data=ensure(job.data, job.home))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Cross-validate MHIM-MIL on TCGA as the paper does: 4-fold by patient, 65 : 10 : 25, one seed."""
+"""Cross-validate MHIM-MIL on TCGA as in the paper: 4 folds by patient (65 : 10 : 25), one seed."""
 
 from data_prep.digits import DATA_SETS, ensure
 from mhimdist.config.presets import preset
@@ -8,7 +8,7 @@ from mhimdist.cross_validation.compare import run_cross_validation
 from mhimdist.cross_validation.options import CrossValidation
 from mhimdist.process import run
 
-# The authors' settings, sized for the embedded digits: their bags are 1/20 of a slide's.
+# The authors' settings, sized for the embedded digits, whose bags are 1/20 of a slide's.
 DIGITS = {"model.hidden_dim": 128, "optimizer.learning_rate": 5e-4, "epochs": 25}
 DIGITS_TRANSMIL = {**DIGITS, "model.num_landmarks": 32}
 
@@ -29,7 +29,7 @@ def main() -> None:
         data="digits-tcga",
         folds=4,
         seeds=(2021,),
-        validation_share=0.13,  # of training and validation patients
+        validation_share=0.13,  # of the patients that do not test: 10 of 75
         paper_validation_share=0.13,
     )
     run_cross_validation(job, data=ensure(job.data, job.home))

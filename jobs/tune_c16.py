@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Search MHIM-MIL's mask ratios, their decay, temperature and EMA momentum on CAMELYON16-like bags."""
+"""Search MHIM-MIL's mask ratios, schedules, temperature and EMA momentum on CAMELYON16-like bags."""
 
 from data_prep.digits import ensure
 from mhimdist.config.presets import preset
@@ -7,7 +7,7 @@ from mhimdist.process import run
 from mhimdist.search.space import Space
 from mhimdist.sweep.run import Sweep, run_sweep
 
-# The authors' settings, sized for the embedded digits; for real slides keep preset("c16", "abmil").
+# The authors' settings, sized for the embedded digits. For real slides use preset("c16", "abmil") as it is.
 BASE = preset("c16", "abmil").override(
     {"model.hidden_dim": 128, "optimizer.learning_rate": 5e-4, "epochs": 25}
 )

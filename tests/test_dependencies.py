@@ -13,7 +13,7 @@ OURS = {"mhimdist", "data_prep", "jobs"}
 NOT_DECLARED = {"triton": "CUDA builds of torch install the version that they were built for"}
 NOT_IMPORTED = {
     "cmaes": "optuna's CmaEsSampler imports it",
-    "webdataset": "the README's example reads our shards with it",
+    "webdataset": "an example in docs/data.md reads our shards with it",
 }
 
 

@@ -1,10 +1,15 @@
-"""Every block of the README runs, and every file it names is there."""
+"""README and the pages of docs/: their commands and Python blocks run, and all that they name exists.
+
+Each page runs from top to bottom in a folder such as a reader may have. Python blocks of a page run one after
+the other in one process, like the cells of a notebook.
+"""
 
 import contextlib
 import importlib
 import os
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,28 +17,74 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from job_scripts import run_here
 
 from data_prep import digits
+from data_prep.readers.stated import Stated
 from data_prep.shard import shard
 from data_prep.shard_options import parser
 from mhimdist.cross_validation import compare
 from mhimdist.data.manifest import Manifest
+from mhimdist.paper import ablation
+from mhimdist.sweep import run as sweep_run
 
 ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text() for page in PAGES}
+MAX_README_LINES = 200
+
+each_page = pytest.mark.parametrize("page", TEXTS)
+STARTS_RAY = ("run_cross_validation(", "run_sweep(", "load_student(")
+"""Python blocks with these are slow, or need what those leave."""
+NEEDS_A_CLUSTER = ("ray up ", "ray down ", "ray dashboard ", "RAY_AUTH_MODE=token ray get-auth-token ")
+OPTIONS_OF_OTHERS = {"--generate", "--working-dir"}  # of Ray's commands
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+def _blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXTS[page], flags=re.MULTILINE | re.DOTALL)
+
+
+def _commands(page: str) -> list[str]:
+    lines = [line for block in _blocks(page, "bash") for line in block.splitlines()]
+    return [command for line in lines if (command := line.partition("  #")[0].strip())]
+
+
+def _prose(page: str) -> str:
+    """The page without its blocks."""
+    return re.sub(r"^```.*?^```", "", TEXTS[page], flags=re.MULTILINE | re.DOTALL)
+
+
+def _all_commands(start: str) -> list[str]:
+    """The commands of all pages with such a start, each once."""
+    return list(dict.fromkeys(c for page in TEXTS for c in _commands(page) if c.startswith(start)))
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
-    """A folder with features, labels and the job scripts, as a user's may look."""
-    folder = tmp_path_factory.mktemp("readme")
+def furnished(tmp_path_factory):
+    """A folder with features, labels, a data set and the repository's own folders, as a user may have."""
+    folder = tmp_path_factory.mktemp("furnished")
     digits.write_features("digits-c16", folder / "source", scale=0.01)
     (folder / "source" / "features").rename(folder / "features")
     (folder / "source" / "labels.csv").rename(folder / "labels.csv")
+    shard(folder / "features", folder / "labels.csv", folder / "data" / "digits-c16")
+    name = Manifest.read(folder / "data" / "digits-c16").info.classes[0]
+    for new in ("more", "other"):
+        (folder / new).mkdir()
+        np.save(folder / new / f"{new}.npy", np.ones((3, 16), np.float32))
+        (folder / f"{new}.csv").write_text(f"slide,label\n{new},{name}\n")
+    shard(
+        folder / "other", folder / "other.csv", folder / "other" / "made", stated=Stated(encoder="resnet50")
+    )
+    for path in (folder / "other" / "made").iterdir():
+        path.rename(folder / "other" / path.name)
+    return folder
+
+
+@pytest.fixture
+def workplace(furnished, tmp_path):
+    """A copy for one page."""
+    folder = shutil.copytree(furnished, tmp_path / "workplace")
     (folder / "jobs").symlink_to(ROOT / "jobs")
     return folder
 
@@ -49,114 +100,220 @@ def _run(arguments: list[str], workplace: Path) -> str:
     return done.stdout
 
 
-def _commands() -> list[str]:
-    return [line.partition("  #")[0].strip() for block in _blocks("bash") for line in block.splitlines()]
-
-
-def _command(start: str) -> str:
-    (line,) = [line for line in _commands() if line.startswith(start)]
-    return line
-
-
-def _run_here(command: str, workplace: Path) -> None:
+def _run_data_prep(command: str, workplace: Path) -> None:
     """Run a command of `data_prep` in this process: its imports take seconds."""
-    python, dash_m, module, *arguments = command.split()
-    assert (python, dash_m) == ("python", "-m")
+    _, _, module, *arguments = command.split()
+    if "--repair" in arguments:
+        name = Manifest.read(workplace / "shards").info.shards[0].name
+        with (workplace / "shards" / name).open("r+b") as file:
+            file.truncate(1000)
     with contextlib.chdir(workplace):
         importlib.import_module(module).main(arguments)
 
 
-def test_the_make_targets_exist():
-    makefile = (ROOT / "Makefile").read_text()
-    targets = re.findall(r"^make ([a-z-]+)", "\n".join(_blocks("bash")), flags=re.MULTILINE)
-    assert targets == ["demo", "test"]
-    for target in targets:
-        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+@each_page
+def test_every_command_has_a_test(page):
+    """A command that no test of this file runs or reads must not be on a page."""
+    known = (
+        *("python -m data_prep.", "ray job submit --working-dir . -- python -m data_prep.shard "),
+        *("python jobs/", "python -m mhimdist.cluster.submit ", "make ", *NEEDS_A_CLUSTER),
+        *("python benchmarks/", "python -m benchmarks.", "pytest tests/"),
+    )
+    assert [command for command in _commands(page) if not command.startswith(known)] == []
 
 
-def test_every_linked_file_is_there():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in link]
-    assert len(links) >= 3
-    for link in links:
-        assert (ROOT / link).exists(), link
-
-
-@pytest.fixture(scope="module")
-def shards(workplace):
-    _run(_command("python -m data_prep.shard --features features/").split(), workplace)
-    return workplace / "shards"
-
-
-def test_slides_become_shards_that_webdataset_reads(workplace, shards, capsys):
-    verify = "python -m data_prep.verify shards/"
-    assert verify in _commands()
-    _run_here(verify, workplace)
-    _run_here(_command("python -m data_prep.inspect"), workplace)
-    said = capsys.readouterr().out
-    assert "398 bags" in said
-    assert "398 of 20 cases" in said
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ("README.md", ["398 of 20 cases"]),
+        ("docs/data.md", ["399 bags, 1 of them new", "both: 400 bags", "written again: "]),
+    ],
+)
+def test_the_commands_of_data_prep_run(page, said, workplace, capsys):
+    for command in _commands(page):
+        if command.startswith("python -m data_prep."):
+            _run_data_prep(command, workplace)
+    printed = capsys.readouterr().out
+    for words in ("398 bags", *said):
+        assert words in printed
     assert (workplace / "shards.png").exists()
-    (webdataset_block,) = [block for block in _blocks("python") if "webdataset" in block]
-    printed = _run([sys.executable, "-c", webdataset_block], workplace)
-    assert len(printed.splitlines()) == 398
-    assert re.fullmatch(r"slide_\d+ \(\d+, 16\)", printed.splitlines()[0])
+    if page == "docs/data.md":
+        (block,) = _blocks(page, "python")
+        lines = _run([sys.executable, "-c", block], workplace).splitlines()
+        assert len(lines) == 398
+        assert re.fullmatch(r"slide_\d+ \(\d+, 16\)", lines[0])
 
 
-def test_data_sets_grow_and_are_repaired(workplace, shards, capsys):
-    names = Manifest.read(shards).info.classes
-    for name in ("more", "other"):
-        (workplace / name).mkdir()
-        np.save(workplace / name / f"{name}.npy", np.ones((3, 16), np.float32))
-        (workplace / f"{name}.csv").write_text(f"slide,label\n{name},{names[0]}\n")
-    shard(workplace / "other", workplace / "other.csv", workplace / "other/shards")
-    for path in (workplace / "other/shards").iterdir():
-        path.rename(workplace / "other" / path.name)
-    kept = shutil.copytree(shards, workplace / "kept")
-    _run_here(_command("python -m data_prep.shard --features more/"), workplace)
-    assert "399 bags, 1 of them new" in capsys.readouterr().out
-    _run_here(_command("python -m data_prep.merge"), workplace)
-    assert "both: 400 bags" in capsys.readouterr().out
-    name = Manifest.read(shards).info.shards[0].name
-    with (shards / name).open("r+b") as file:
-        file.truncate(1000)
-    _run_here(_command("python -m data_prep.verify shards/ --repair"), workplace)
-    assert f"written again: {name}" in capsys.readouterr().out
-    shutil.rmtree(shards)
-    kept.rename(shards)
+def test_no_other_page_shards():
+    pages = [page for page in TEXTS if any(c.startswith("python -m data_prep.") for c in _commands(page))]
+    assert pages == ["README.md", "docs/data.md"]
 
 
-def test_sharding_on_a_cluster_is_a_command_that_is_understood():
-    start = "ray job submit --working-dir . -- python -m data_prep.shard"
-    options = parser().parse_args(_command(start).removeprefix(start).split())
-    assert str(options.out) == "/shared/shards/c16"
+@pytest.mark.parametrize(
+    "page", [page for page in TEXTS if page != "docs/data.md" and _blocks(page, "python")]
+)
+def test_the_python_blocks_run(page, workplace, capsys):
+    blocks = [block for block in _blocks(page, "python") if not any(name in block for name in STARTS_RAY)]
+    with contextlib.chdir(workplace):
+        exec("\n".join(blocks), {"__name__": "__main__"})  # here, as imports take seconds
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed].count("0") == 1  # the first epoch
+    assert "auc" in printed[-1] or 0 <= float(printed[-1]) <= 1
 
 
-def test_the_settings_of_remote_data_reach_a_job(monkeypatch):
-    jobs = []
-    monkeypatch.setattr(compare, "run_cross_validation", lambda job, data: jobs.append((job, data)))
-    monkeypatch.setattr(sys, "argv", _command("python jobs/train_c16.py --data s3:").split()[1:])
-    runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
-    ((job, data),) = jobs
-    assert data == "s3://bucket/shards/c16"
-    assert (str(job.train.loading.shard_cache), job.train.loading.shard_cache_gib) == ("/local/cache", 300)
+def test_pages_import_public_names_only():
+    """What pages import of this package is `import mhimdist as mh`, and its names are exported."""
+    import mhimdist
 
-
-def test_a_run_can_be_stepped_through(workplace):
-    (engine_block,) = [block for block in _blocks("python") if "open_trainer" in block]
-    *epochs, tested = _run([sys.executable, "-c", engine_block], workplace).splitlines()
-    assert [line.split()[0] for line in epochs] == ["0", "1", "2", "3", "4"]
-    assert "'auc'" in tested
+    for page in TEXTS:
+        for block in _blocks(page, "python"):
+            assert re.findall(r"^(?:from|import) mhimdist.*$", block, re.MULTILINE) in (
+                [],
+                ["import mhimdist as mh"],
+            )
+            assert set(re.findall(r"\bmh\.(\w+)", block)) <= set(mhimdist.__all__), page
+    named = re.findall(r"^\| (`.*?) \|", TEXTS["docs/python.md"], re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", " ".join(named))) == {n for n in mhimdist.__all__ if n[0] != "_"}
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_the_sweep_of_ones_own_slides_runs(workplace, shards):
-    quick = ["--num-trials", "1", "--final-seeds", "1", "--train.epochs", "1"]
-    command = _command("python jobs/tune_c16.py --data").replace("--train.epochs 200", "").split()
-    assert "Best trials" in _run([*command, *quick], workplace)
+@pytest.mark.timeout(1200)
+def test_all_python_blocks_run(workplace):
+    printed = _run([sys.executable, "-c", "\n".join(_blocks("docs/python.md", "python"))], workplace)
+    assert "MHIM (abmil)" in printed
+    assert '"num_trials": 2' in printed
+
+
+def test_sharding_on_a_cluster_is_a_command_that_is_understood():
+    start = "ray job submit --working-dir . -- python -m data_prep.shard"
+    (command,) = _all_commands(start)
+    options = parser().parse_args(command.removeprefix(start).split())
+    assert str(options.out) == "/shared/shards/c16"
+
+
+@pytest.mark.parametrize("command", _all_commands("python jobs/"))
+def test_the_options_of_jobs_are_understood(command, monkeypatch):
+    """Each job is run up to the call that would start Ray."""
+    started = []
+    for module, name in (
+        (compare, "run_cross_validation"),
+        (sweep_run, "run_sweep"),
+        (ablation, "run_ablation"),
+    ):
+        monkeypatch.setattr(module, name, lambda *given, data: started.append((given, data)))
+    monkeypatch.setattr(digits, "ensure", lambda data, home: data)
+    monkeypatch.setattr(sys, "argv", shlex.split(command)[1:])
+    runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
+    ((given, data),) = started
+    job = given[0]
+    if isinstance(job, ablation.Ablation):
+        assert ablation.select(*given)  # its rows are in its tables
+    if "s3://" in command:
+        assert data == "s3://bucket/shards/c16"
+        assert str(job.train.loading.shard_cache) == "/local/cache"
+        assert job.train.loading.shard_cache_gib == 300
+
+
+def _quick(command: str) -> list[str]:
+    """A job's command with the least to train."""
+    options = {"--train.epochs": "1", "--folds": "2", "--run-folds": "1", "--seeds": "1"}
+    if "ablate" in command:
+        del options["--train.epochs"]
+        options |= {"--epochs": "1", "--tables": "1", "--rows": "AB-MIL"}
+    if "tune" in command:
+        options = {"--train.epochs": "1", "--num-trials": "1", "--final-seeds": "1"}
+    for name, value in options.items():
+        command = re.sub(rf"{name} \S+", "", command) + f" {name} {value}"
+    return command.split()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    "command", [c for c in _all_commands("python jobs/") if "://" not in c and "/shared/" not in c]
+)
+def test_the_jobs_run(command, workplace):
+    (workplace / "shards").symlink_to(workplace / "data" / "digits-c16")
+    printed = _run(_quick(command), workplace)
+    assert ("inflation" in printed) == ("both" in command)
+    assert "Best trials" in printed or "tables: " in printed
 
 
 def test_the_job_that_is_submitted_to_a_cluster_fits_its_upload():
-    _, module, job, *options = _command("python -m mhimdist.cluster.submit").split("#")[0].split()[1:]
-    assert options == ["--data", "/shared/shards/c16"]
-    assert "to upload" in _run([sys.executable, "-m", module, "--check", job], ROOT)
+    submitted = [command.split() for command in _all_commands("python -m mhimdist.cluster.submit ")]
+    assert ["--data", "/shared/shards/c16"] in [words[-2:] for words in submitted]
+    (check,) = [words for words in submitted if "--check" in words]
+    assert "to upload" in _run([sys.executable, *check[1:]], ROOT)
+
+
+def test_a_newcomer_reads_at_most_so_many_lines():
+    assert len(README.read_text().splitlines()) <= MAX_README_LINES
+
+
+def test_the_readme_begins_with_two_commands():
+    first, *_ = _blocks("README.md", "bash")
+    assert re.findall(r"^make ([a-z-]+)", first, flags=re.MULTILINE) == ["demo", "test"]
+
+
+@each_page
+def test_the_make_targets_exist(page):
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"(?:`|^)make ([a-z][a-z-]*)", TEXTS[page], flags=re.MULTILINE):
+        assert re.search(rf"^{target}:.*  ## ", makefile, flags=re.MULTILINE), target
+
+
+def _anchors(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@each_page
+def test_every_link_leads_somewhere(page):
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", _prose(page)) if "://" not in link]
+    for link in links:
+        name, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / name if name else ROOT / page
+        assert target.exists(), link
+        assert not anchor or anchor in _anchors(target), link
+
+
+def test_the_readme_leads_to_every_page():
+    for page in TEXTS:
+        assert page == "README.md" or f"]({page})" in TEXTS["README.md"], page
+
+
+@each_page
+def test_every_file_that_is_named_exists(page):
+    folders = "jobs|benchmarks|tests|cluster|data_prep|mhimdist"
+    named = re.findall(rf"(?:^|[` ])((?:{folders})/[\w./-]+)", TEXTS[page], flags=re.MULTILINE)
+    for command in _commands(page):
+        named += [word for word in command.split() if word.endswith(".yaml")]
+        named += [
+            f"{m.replace('.', '/')}.py" for m in re.findall(r"-m ((?:benchmarks|mhimdist)\S+)", command)
+        ]
+    for name in named:
+        assert (ROOT / name.rstrip(".")).exists(), name
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    """Every option of a command of this repository."""
+    home = tmp_path_factory.mktemp("home")
+    texts = [run_here(job.name, "--help", home=home).stdout for job in sorted((ROOT / "jobs").glob("*.py"))]
+    texts += [file.read_text() for file in (ROOT / "mhimdist" / "cluster").glob("*.py")]
+    texts += [
+        file.read_text() for folder in ("data_prep", "benchmarks") for file in (ROOT / folder).glob("*.py")
+    ]
+    texts.append(parser().format_help())
+    return {option for text in texts for option in re.findall(r"--[a-z][\w.-]*\w", text)}
+
+
+@each_page
+def test_every_option_that_is_named_exists(page, options):
+    for named in re.findall(r"(?<![\w-])--[a-z][\w.-]*\*?", TEXTS[page]):
+        if named.endswith("*"):
+            assert any(option.startswith(named[:-1]) for option in options), named
+        else:
+            assert named.rstrip(".") in options | OPTIONS_OF_OTHERS, named

@@ -103,7 +103,7 @@ def _name(process: psutil.Process) -> str:
 
 
 @pytest.mark.slow
-def test_a_killed_driver_leaves_nobody_behind_and_the_same_command_goes_on(tmp_path):
+def test_a_killed_driver_leaves_no_process_behind_and_the_same_command_resumes(tmp_path):
     arguments = [sys.executable, "jobs/train_c16.py", *TWO_WORKERS]
     for name, is_killed in (("whole", False), ("killed", True)):
         env = os.environ | {"MHIMDIST_HOME": str(tmp_path / name)}
@@ -116,7 +116,7 @@ def test_a_killed_driver_leaves_nobody_behind_and_the_same_command_goes_on(tmp_p
             assert len(started) > 4
             driver.kill()
             driver.wait()
-            # Ray 2.60 leaves two idle agents of its own behind; nothing that trains or coordinates is left.
+            # Ray 2.60 leaves two idle agents behind, but nothing that trains or coordinates.
             agents = {process for process in started if "Agent" in _name(process)}
             _, alive = psutil.wait_procs(set(started) - agents, timeout=300)
             names = [_name(process) for process in alive]

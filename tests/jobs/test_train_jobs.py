@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,22 +61,6 @@ def test_a_subset_of_the_ablation_fills_its_tables(tmp_path):
         assert row in text
     tables = done.stdout[done.stdout.index("Table 1:") : done.stdout.index("tables: ")]
     assert max(map(len, tables.splitlines())) <= 80
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_the_commands_of_the_readme_run(tmp_path):
-    text = (ROOT / "README.md").read_text()
-    found = re.findall(r"^python jobs/((?:train|ablate)_\S+\.py)(.*)$", text, flags=re.MULTILINE)
-    commands = [(script, options) for script, options in found if "://" not in options]  # no bucket here
-    assert {script for script, _ in commands} == {"train_c16.py", "train_tcga.py", "ablate_c16.py"}
-    fewer = ["--folds", "2", "--run-folds", "1", "--seeds", "1"]
-    fewest = {"ablate_c16.py": ["--epochs", "1", "--tables", "1", "--rows", "AB-MIL"]}
-    for script, options in commands:
-        once = fewest.get(script, ["--train.epochs", "1"])
-        done = _run(script, *options.split(), *fewer, *once, home=tmp_path)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert ("inflation" in done.stdout) == ("both" in options)
 
 
 @pytest.mark.parametrize(
