@@ -112,7 +112,7 @@ class DistributedWorkers(Workers):
             if not re.search(r"gloo|NCCL|[Tt]imed out|closed by peer|Broken pipe", str(error)):
                 raise
             raise WorkerLostError(
-                f"worker {self.rank} of {self.world_size} stopped waiting: {self._missing()} "
+                f"worker {self.rank} of {self.world_size} gave up waiting: {self._missing()} "
                 f"(timeout {self.timeout_s:g} s); start the run again to resume from its last checkpoint"
             ) from error
 
