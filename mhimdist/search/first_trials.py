@@ -10,9 +10,9 @@ from mhimdist.config.presets import PRESETS, preset
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.splits import Split
 from mhimdist.errors import SplitError, SweepError
-from mhimdist.search.chance import holds
 from mhimdist.search.options import Sweep
 from mhimdist.search.proposals import Facts, Params, distinct, draw, fixed
+from mhimdist.search.random_answers import holds
 from mhimdist.search.space import BaseValues, Space, SpaceFunction
 from mhimdist.search.storage import hidden, read, sqlite_url
 

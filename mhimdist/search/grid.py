@@ -16,9 +16,9 @@ from optuna.distributions import (
 
 from mhimdist.config.presets import PRESETS, preset
 from mhimdist.errors import SweepError
-from mhimdist.search.chance import holds
 from mhimdist.search.options import Sweep
 from mhimdist.search.proposals import Facts, Params, distinct, draw, fixed
+from mhimdist.search.random_answers import holds
 from mhimdist.search.space import Space, SpaceFunction, value_at
 
 MAX_GRID = 100_000

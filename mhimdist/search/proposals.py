@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution
 
 from mhimdist.config.train import ConfigWarning, TrainConfig
 from mhimdist.errors import ConfigError, SweepError
-from mhimdist.search.chance import RandomAnswers, ends
+from mhimdist.search.random_answers import RandomAnswers, ends
 from mhimdist.search.space import BaseValues, Proposer, Space, SpaceFunction
 
 NUM_PROBES = 1024

@@ -22,10 +22,9 @@ from mhimdist.search import grid, proposals, pruning, samplers, storage
 from mhimdist.search.options import Sweep
 from mhimdist.search.proposals import Facts, Key, Params
 from mhimdist.search.space import SpaceFunction
+from mhimdist.search.trial_record import FOLDS, REASON, TrialRecord, trial_record
 
 CHANGES = "changes"
-FOLDS = "folds"
-REASON = "reason"
 STARTS = "starts"
 IMPOSSIBLE = "impossible"
 EXHAUSTED = "exhausted"
@@ -88,6 +87,15 @@ class SweepStudy:
     def trials(self) -> list[FrozenTrial]:
         """All trials, by number."""
         return self._study.get_trials(deepcopy=False)
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        """All trials as plain data, by number."""
+        return [trial_record(trial) for trial in self.trials]
+
+    def record(self, number: int) -> TrialRecord:
+        """A trial as plain data."""
+        return trial_record(self.trials[number])
 
     def unfinished(self, max_starts: int, num_epochs: Callable[[int], int]) -> list[Proposal]:
         """Trials of an earlier start of the sweep that never ended, to go on with.

@@ -97,9 +97,9 @@ class Driver:
 
     def end_in_order(self) -> None:
         """Note that nothing killed this start, so that no trial is taken for what has."""
-        trials = self.study.trials
+        records = self.study.records
         for trial in self._trials:
-            if trial.is_begun and not trials[trial.number].state.is_finished():
+            if trial.is_begun and not records[trial.number].has_ended:
                 self.study.outlived(trial.number)
 
     def suggest(self, ray_id: str) -> dict[str, Any] | str | None:
@@ -113,7 +113,7 @@ class Driver:
         if trial is None:
             return None if running else Searcher.FINISHED  # one may come back, out of memory
         self._begin(trial, ray_id)
-        params = self.study.trials[trial.number].params
+        params = self.study.record(trial.number).params
         share = self._shares.enlarged(trial.number)
         return {"number": trial.number, **params} | ({SHARE: asdict(share)} if share else {})
 
@@ -264,7 +264,7 @@ class Endings:
         cost = COSTS.get(study.sweep.against)
         study.complete(number, value, result[cost.field] if cost else None)
         text = _score(result) + (f", {cost.text} {result[cost.field]:.3g}" if cost else "")
-        state = "complete" if study.trials[number].state.name == "COMPLETE" else "failed"
+        state = study.record(number).state
         self._note_end(trial, state)
         self.watch.ended(number, state, value, text)
         if state == "failed":

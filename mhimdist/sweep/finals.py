@@ -45,7 +45,7 @@ def finish(
 ) -> Path:
     """Train the best configurations again, test them once, and write report and result."""
     sweep, splits, console = study.sweep, list(task.splits), get_console()
-    trials = [folder.summarise(trial, study.config(trial.number), splits) for trial in study.trials]
+    trials = [folder.summarise(trial, study.config(trial.number), splits) for trial in study.records]
     complete = sorted((t for t in trials if t.state == "complete"), key=report.rank)
     if not complete:
         reasons = "; ".join(

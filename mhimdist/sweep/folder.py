@@ -10,16 +10,15 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
-
 from mhimdist import files
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.splits import Split
 from mhimdist.errors import SweepError
 from mhimdist.report import summary as report
-from mhimdist.search import storage, study
+from mhimdist.search import storage
 from mhimdist.search.options import Sweep
 from mhimdist.search.proposals import Params
+from mhimdist.search.trial_record import TrialRecord
 from mhimdist.training.fold import STOP_FILE, Fold, folds_of_trial
 from mhimdist.training.history import EpochRecord
 from mhimdist.training.run_folder import HISTORY
@@ -164,7 +163,7 @@ class SweepFolder:
         """Goes on counting them."""
         return Clock(self.path / _CLOCK_FILE, self.elapsed_s())
 
-    def summarise(self, trial: FrozenTrial, config: TrainConfig, splits: Sequence[Split]) -> report.Trial:
+    def summarise(self, trial: TrialRecord, config: TrainConfig, splits: Sequence[Split]) -> report.Trial:
         """What a trial left, for the report.
 
         Args:
@@ -175,25 +174,18 @@ class SweepFolder:
         runs = [(fold, fold.records()) for fold in self.folds(trial.number, config, splits)]
         seen = [records for _, records in runs if records]
         in_training = [records for fold, records in runs if records and not fold.is_finished] or seen[-1:]
-        state: report.State = "failed"
-        value = None
-        if trial.state == TrialState.COMPLETE:
-            state, value = "complete", trial.values[0]
-        elif trial.state == TrialState.PRUNED:
-            state = "pruned"
-            if trial.intermediate_values:
-                value = trial.intermediate_values[max(trial.intermediate_values)]
+        state = "failed" if trial.state == "unfinished" else trial.state
         return report.Trial(
             number=trial.number,
             state=state,
-            value=value,
+            value=trial.value,
             params=trial.params,
             history=mean_history(seen),
             duration_s=sum(record.epoch_s for records in seen for record in records),
-            reason=trial.user_attrs.get(study.REASON, ""),
+            reason=trial.reason,
             num_epochs=sum(map(len, seen)),
-            folds=trial.user_attrs.get(study.FOLDS, {}),
-            cost=trial.values[1] if state == "complete" and len(trial.values) > 1 else None,
+            folds=trial.folds,
+            cost=trial.cost,
             last_epoch=max(map(len, in_training), default=0) - 1 if state == "pruned" and seen else None,
         )
 

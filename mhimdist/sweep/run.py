@@ -151,9 +151,10 @@ def _announce(
         f"{sweep.name}: {formats.count(study.num_trials, 'trial')}{runs} on {bags.name}, {sizes}, "
         f"{len(splits[0].test)} bags test; results in {folder.path}"
     )
-    done = sum(trial.state.is_finished() for trial in study.trials)
-    if is_found and study.trials:
-        say(f"goes on: {done} of {len(study.trials)} trials have ended")
+    records = study.records
+    if is_found and records:
+        done = sum(trial.has_ended for trial in records)
+        say(f"goes on: {done} of {len(records)} trials have ended")
     if study.facts.feasible_share < 0.5:
         say(f"{formats.share(study.facts.feasible_share)} of random draws meet the space's requirements")
     for note in [*notes, *study.notes()]:
@@ -180,7 +181,7 @@ def _run_trials(
     unfinished = study.unfinished(MAX_STARTS, folder.num_epochs)
     if sweep.retry_failed:
         study.retry_failed()
-    num_left = len(unfinished) + study.num_trials - len(study.trials)
+    num_left = len(unfinished) + study.num_trials - len(study.records)
     if not num_left:
         return
     planned = planning.plan(num_left)
@@ -211,8 +212,8 @@ def _run_trials(
 def _watch(study: SweepStudy, task: Task, folder: SweepFolder) -> Watch:
     """What shows the sweep's trials; it knows of those that an earlier start has ended."""
     watch = Watch(get_console(), num_trials=study.num_trials)
-    for trial in study.trials:
-        if trial.state.is_finished():
+    for trial in study.records:
+        if trial.has_ended:
             summary = folder.summarise(trial, study.config(trial.number), task.splits)
             watch.count_ended(trial.number, summary.state, summary.value)
     return watch
