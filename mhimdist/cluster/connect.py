@@ -79,10 +79,10 @@ class Nodes:
             return found
         workers = [node for node in alive if _HEAD_RESOURCE not in node["Resources"]]
         config: dict[str, Any] = yaml.safe_load(self._file.read_text(encoding="utf-8"))
-        coming, self.without_memory = addable_nodes(
+        addable, self.without_memory = addable_nodes(
             config, [(node["Labels"] or {}).get(_NODE_TYPE_LABEL, "") for node in workers]
         )
-        return found + coming
+        return found + addable
 
 
 def _autoscaler_file() -> Path | None:

@@ -11,13 +11,13 @@ class Node:
 
     Attributes:
         cpus, gpus, memory_bytes: of them.
-        is_there: False for a node that the autoscaler adds once runs wait for it.
+        is_up: False for a node that the autoscaler adds once runs wait for it.
     """
 
     cpus: float
     gpus: float
     memory_bytes: int
-    is_there: bool = True
+    is_up: bool = True
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class Share:
         return {name: int(has / takes + 1e-9) for name, (has, takes) in amounts.items() if takes}
 
 
-def addable_nodes(config: Mapping[str, Any], there: Sequence[str]) -> tuple[list[Node], list[str]]:
+def addable_nodes(config: Mapping[str, Any], existing: Sequence[str]) -> tuple[list[Node], list[str]]:
     """The nodes that an autoscaler may add to those that are there.
 
     Args:
         config: what it was started with, in the form of `cluster.yaml`.
-        there: the node type of every worker node that is there, "" where Ray does not say.
+        existing: the node type of every worker node that is there, "" where Ray does not say.
 
     Returns:
         The nodes, and the names of node types that declare no memory: the autoscaler takes them for nodes
@@ -74,12 +74,12 @@ def addable_nodes(config: Mapping[str, Any], there: Sequence[str]) -> tuple[list
         declared = kind.get("resources") or {}
         if name == config.get("head_node_type") or not declared.get("CPU"):
             continue
-        num = min(kind.get("max_workers", most) - there.count(name), most - len(there) - len(nodes))
+        num = min(kind.get("max_workers", most) - existing.count(name), most - len(existing) - len(nodes))
         if num > 0 and not declared.get("memory"):
             without_memory.append(name)
         elif num > 0:
             gpus = declared.get("GPU", 0)
-            nodes += [Node(declared["CPU"], gpus, int(declared["memory"]), is_there=False)] * num
+            nodes += [Node(declared["CPU"], gpus, int(declared["memory"]), is_up=False)] * num
     return nodes, without_memory
 
 

@@ -22,7 +22,7 @@ from mhimdist.search.options import SamplerName, Sweep
 from mhimdist.search.proposals import Draw, Facts, ImpossibleDrawError, Params, draw
 from mhimdist.search.space import SpaceFunction
 
-MAX_INSISTENCE = 50
+MAX_MODEL_DRAWS = 50
 
 MAX_DRAWS = 500
 """Draws that requirements, or earlier trials of the same configuration, may refuse before a space is given
@@ -68,7 +68,7 @@ def make(sweep: Sweep, number: int, attempt: int) -> optuna.samplers.BaseSampler
     with warnings.catch_warnings():
         # Of `group` and `consider_pruned_trials`.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if sweep.sampler == "tpe" and attempt < MAX_INSISTENCE:
+        if sweep.sampler == "tpe" and attempt < MAX_MODEL_DRAWS:
             # One model over all parameters that occur together, and distance to the trials still running.
             return optuna.samplers.TPESampler(
                 seed=seed,
@@ -77,7 +77,7 @@ def make(sweep: Sweep, number: int, attempt: int) -> optuna.samplers.BaseSampler
                 constant_liar=True,
                 n_startup_trials=sweep.num_startup,
             )
-        if sweep.sampler == "cmaes" and attempt < MAX_INSISTENCE:
+        if sweep.sampler == "cmaes" and attempt < MAX_MODEL_DRAWS:
             # A generation is of trials that have a value: without the pruned ones it would take three times
             # as many, all of them survivors.
             return optuna.samplers.CmaEsSampler(

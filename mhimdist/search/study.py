@@ -129,7 +129,7 @@ class SweepStudy:
         self._live(trial).set_user_attr(CHANGES, json.dumps(all_changes))
         return Proposal(number, self.config(number), is_resumed=True)
 
-    def started(self, number: int, num_epochs: int) -> None:
+    def count_start(self, number: int, num_epochs: int) -> None:
         """Note that a start of the sweep begins with a trial, for the first time or again.
 
         Args:
@@ -141,7 +141,7 @@ class SweepStudy:
         live.set_user_attr(STARTS, _starts(trial, num_epochs) + 1)
         live.set_user_attr(EPOCHS, num_epochs)
 
-    def outlived(self, number: int) -> None:
+    def uncount_start(self, number: int) -> None:
         """Take back what `started` has noted: this start ends in order, so no trial has ended it."""
         trial = self.trials[number]
         self._live(trial).set_user_attr(STARTS, trial.user_attrs[STARTS] - 1)
@@ -385,39 +385,39 @@ class _Unsampled:
         self.num = len(self._left)
         self.num_retries = 0
         self._num_seen = 0
-        self._unended: list[int] = []
+        self._unfinished: list[int] = []
         self._ended_keys: set[Key] = set()
-        self._unended_keys: set[Key] = set()
+        self._unfinished_keys: set[Key] = set()
 
     def look_at(self, trials: Sequence[FrozenTrial]) -> None:
         """Take in what is new of a study's trials, which stand in the order of their numbers."""
         new = range(self._num_seen, len(trials))
         self._num_seen = len(trials)
         self.num_retries += sum(RETRY_OF in trials[number].user_attrs for number in new)
-        unended, self._unended, self._unended_keys = [*self._unended, *new], [], set()
-        for number in unended:
+        unfinished, self._unfinished, self._unfinished_keys = [*self._unfinished, *new], [], set()
+        for number in unfinished:
             key = proposals.key(trials[number].params)
             if trials[number].state.is_finished():
                 self._ended_keys.add(key)
                 self._left.pop(key, None)
             else:  # its parameters may still change, where it is not of this software
-                self._unended.append(number)
-                self._unended_keys.add(key)
+                self._unfinished.append(number)
+                self._unfinished_keys.add(key)
 
     def is_tried(self, params: Params) -> bool:
         """Whether a trial has these parameters."""
         key = proposals.key(params)
-        return key in self._ended_keys or key in self._unended_keys
+        return key in self._ended_keys or key in self._unfinished_keys
 
     @property
     def next(self) -> Params | None:
         """Parameters of the next of these trials; None after the last."""
-        return next((params for key, params in self._left.items() if key not in self._unended_keys), None)
+        return next((params for key, params in self._left.items() if key not in self._unfinished_keys), None)
 
     @property
     def num_left(self) -> int:
         """How many of these trials are still to be proposed."""
-        return len(self._left) - len(self._left.keys() & self._unended_keys)
+        return len(self._left) - len(self._left.keys() & self._unfinished_keys)
 
 
 def importances(study: optuna.Study) -> dict[str, float]:

@@ -24,7 +24,7 @@ from mhimdist.sweep import plan as planner
 from mhimdist.sweep.memory import is_out_of_memory
 from mhimdist.sweep.plan import Calibration, Plan
 from mhimdist.sweep.task import Task
-from mhimdist.sweep.watch import say
+from mhimdist.sweep.watch import print_line
 from mhimdist.training.cost import measure
 from mhimdist.training.first_stage import RECIPE_VERSION
 
@@ -52,17 +52,17 @@ class Planning:
         sweep, nodes = self._task.sweep, self._nodes.look()
         takes_gpu = sweep.gpus_per_run != 0 and sweep.train.device != "cpu" and any(n.gpus for n in nodes)
         needs = Share(sweep.cpus_per_run, 1.0 if takes_gpu else 0.0)
-        if not planner.num_runs_on(needs, [node for node in nodes if node.is_there]):
-            coming = planner.num_runs_on(needs, nodes) > 0
-            say(f"no node for a run is there{': the autoscaler is asked for one' if coming else ''}")
+        if not planner.num_runs_on(needs, [node for node in nodes if node.is_up]):
+            can_grow = planner.num_runs_on(needs, nodes) > 0
+            print_line(f"no node for a run is there{': the autoscaler is asked for one' if can_grow else ''}")
         for name in self._nodes.without_memory:
-            say(
+            print_line(
                 f"the autoscaler's node type {name} declares no memory, so that none is ever added for "
                 'trials, which reserve what they need: put "memory" among its resources'
             )
         found = self._measure_in_a_process(needs.options)
         if takes_gpu and found.device != "cuda":
-            say("a node lends a GPU to Ray, but torch finds none there: runs train on its CPU")
+            print_line("a node lends a GPU to Ray, but torch finds none there: runs train on its CPU")
         return found
 
     @cached_property

@@ -100,11 +100,11 @@ class Driver:
         records = self.study.records
         for trial in self._trials:
             if trial.is_begun and not records[trial.number].has_ended:
-                self.study.outlived(trial.number)
+                self.study.uncount_start(trial.number)
 
     def suggest(self, ray_id: str) -> dict[str, Any] | str | None:
         """The next trial's configuration for Ray, None to wait, or that there is no more."""
-        running = self._trials.with_ray
+        running = self._trials.given_to_ray
         if self.is_stopping:
             return None if running else Searcher.FINISHED
         if len(running) >= self.capacity.at_once:
@@ -122,7 +122,7 @@ class Driver:
         trial = self._trials.find(ray_id)
         if "folds" not in result or trial is None:
             return None
-        trial.got_to(result["epoch"], result.get("hostname", ""))
+        trial.note_report(result["epoch"], result.get("hostname", ""))
         folds = json.loads(result["folds"])
         self._show(trial, step=result["epoch"], num_folds=len(folds), value=result[OBJECTIVE])
         reason = self.study.report(
@@ -179,7 +179,7 @@ class Driver:
         self.watch.tick(running)
         if self.capacity.recount():
             fitting = formats.count(self.capacity.at_once, "trial")
-            self.watch.say(f"the cluster's nodes have changed: {fitting} at once")
+            self.watch.print_line(f"the cluster's nodes have changed: {fitting} at once")
         if self.is_stopping:
             if self._deadline is None:
                 self._deadline = self._ask_to_save(len(running))
@@ -189,7 +189,7 @@ class Driver:
         """Ask all trials to save themselves; returns when those that have not are ended."""
         to_save = formats.count(num_running, "running trial")
         why = "asked to stop" if self.error is None else f"it cannot go on ({one_line(self.error)})"
-        self.watch.say(f"{why}: {to_save} to save; asked again, it ends at once")
+        self.watch.print_line(f"{why}: {to_save} to save; asked again, it ends at once")
         deadline = time.monotonic() + SAVING_S
         try:
             self.folder.stop_file.touch()
@@ -203,7 +203,7 @@ class Driver:
         if trial is None and (proposal := self.study.propose()):
             trial = LiveTrial(proposal)
         for news in self.study.take_news():
-            self.watch.say(news)
+            self.watch.print_line(news)
             self.watch.num_trials = self.study.num_trials
         return trial
 
@@ -214,7 +214,7 @@ class Driver:
         files.write_text(folder / "config.json", trial.proposal.config.model_dump_json(indent=1))
         if not trial.is_begun:
             trial.is_begun = True
-            self.study.started(trial.number, self.folder.num_epochs(trial.number))
+            self.study.count_start(trial.number, self.folder.num_epochs(trial.number))
         self._trials.give_to_ray(trial, ray_id)
         self._show(trial)
 
@@ -311,7 +311,7 @@ class Endings:
             # The kernel's killer leaves no word: what loses its process twice is taken for its victim.
             more = ", with more memory" if self._shares.enlarge(trial.number, of_a_gpu=False) else ""
         self._trials.wait(trial)
-        self.watch.say(
+        self.watch.print_line(
             f"trial {trial.number}: its process was lost; it goes on from its last checkpoint{more}"
         )
 
@@ -327,12 +327,12 @@ class Endings:
             False where it has all the memory, and its steps cannot be smaller.
         """
         of_a_gpu = is_of_a_gpu(reason)
-        if trial.had_company and self._shares.enlarge(trial.number, of_a_gpu=of_a_gpu):
+        if trial.ran_beside_others and self._shares.enlarge(trial.number, of_a_gpu=of_a_gpu):
             self._trials.wait(trial)
             share = self._shares.enlarged(trial.number)
             assert share is not None, "it was given more"
             given = f"{share.gpus:.3g} GPU" if of_a_gpu and share.gpus else formats.mib(share.memory_bytes)
-            self.watch.say(f"trial {trial.number} {what}: it runs again with {given} to itself")
+            self.watch.print_line(f"trial {trial.number} {what}: it runs again with {given} to itself")
             return True
         max_instances = smaller_step(trial.proposal.config, self._sizes_N)
         if max_instances is None:
@@ -341,7 +341,7 @@ class Endings:
         self._trials.wait(trial)
         for run in self.folder.trial(trial.number).glob("fold-*"):  # of another configuration now
             shutil.rmtree(run)
-        self.watch.say(
+        self.watch.print_line(
             f"trial {trial.number} {what} with no other beside it: it begins again with steps of at most "
             f"{max_instances:,} instances"
         )

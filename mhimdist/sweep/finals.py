@@ -30,7 +30,7 @@ from mhimdist.sweep.calibration import Planning
 from mhimdist.sweep.folder import SweepFolder
 from mhimdist.sweep.memory import is_out_of_memory
 from mhimdist.sweep.task import Task
-from mhimdist.sweep.watch import say
+from mhimdist.sweep.watch import print_line
 from mhimdist.training.environment import environment
 from mhimdist.training.fold import RESULT_FILE, Fold
 
@@ -57,7 +57,7 @@ def finish(
     chosen = sorted(complete, key=lambda trial: bool(front) and trial.number not in front)[: sweep.final_top]
     runs = sweep.final_seeds * len(splits)
     what = "configuration" if len(chosen) == 1 else f"{len(chosen)} configurations"
-    say(f"training the best {what} again, {formats.count(runs, 'run')} each, then testing")
+    print_line(f"training the best {what} again, {formats.count(runs, 'run')} each, then testing")
     best, *others = [(f"trial {trial.number}", study.config(trial.number)) for trial in chosen]
     plain = best[1].first_stage()
     candidates = [Candidate(*best), *(Candidate(*other) for other in others)]
@@ -117,7 +117,7 @@ def _train_finals(
     outcomes = run_folds(sweep, missing, task.data, stopping, planning.share) if missing else {}
     for digest, outcome in list(outcomes.items()):
         if isinstance(outcome, str) and is_out_of_memory(outcome):
-            say(f"{missing[digest].name} ran out of memory: it runs again, alone")
+            print_line(f"{missing[digest].name} ran out of memory: it runs again, alone")
             outcomes |= run_folds(sweep, {digest: missing[digest]}, task.data, stopping, planning.share)
     planned.raise_failures(outcomes)
     return {

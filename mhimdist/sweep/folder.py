@@ -27,7 +27,7 @@ IDENTITY_FILE = "sweep.json"
 _CLOCK_FILE = "clock.json"
 LAYOUT = 2
 """Raised when the folders of trials and final runs change, so that those of older releases are refused."""
-_OWN = ("layout", "id", "url", "first")
+_OWN_KEYS = ("layout", "id", "url", "first")
 """What the folder says of itself; everything else in it is what makes the sweep."""
 CHANGEABLE = frozenset(
     {
@@ -113,7 +113,7 @@ class SweepFolder:
                 f"{self.path} was written by an earlier release, whose folders have another layout: give "
                 "another --name, or --fresh to delete it"
             )
-        before = {key: value for key, value in before.items() if key not in _OWN}
+        before = {key: value for key, value in before.items() if key not in _OWN_KEYS}
         old, new = dict(report.leaves(before)), dict(report.leaves(identity))
         differing = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
         if differing:

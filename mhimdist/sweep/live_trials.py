@@ -21,7 +21,7 @@ class LiveTrial:
         proposal: its number and its configuration.
         is_begun: this start of the sweep has given it to Ray.
         ray_id: Ray's name for it; None unless Ray has it now.
-        had_company: another trial was there beside it, since Ray has it.
+        ran_beside_others: another trial was there beside it, since Ray has it.
         stop_reason: why the study stops it early.
         error: what Ray says of how its process was lost.
         num_losses: processes that it lost since it last got on.
@@ -32,7 +32,7 @@ class LiveTrial:
     proposal: Proposal
     is_begun: bool = False
     ray_id: str | None = None
-    had_company: bool = False
+    ran_beside_others: bool = False
     stop_reason: str = "stopped"
     error: str = ""
     num_losses: int = 0
@@ -44,7 +44,7 @@ class LiveTrial:
         """Its number in the study."""
         return self.proposal.number
 
-    def got_to(self, step: int, host: str) -> None:
+    def note_report(self, step: int, host: str) -> None:
         """Note a report: once it has got on, its lost processes are counted anew."""
         self.host = host
         if step > self.last_step:
@@ -66,7 +66,7 @@ class LiveTrials:
         return iter(self._trials.values())
 
     @property
-    def with_ray(self) -> list[LiveTrial]:
+    def given_to_ray(self) -> list[LiveTrial]:
         """Those that Ray has now."""
         return [trial for trial in self if trial.ray_id is not None]
 
@@ -90,10 +90,10 @@ class LiveTrials:
             ray_id: Ray's name for it, which no other run of it has.
         """
         self._trials[trial.number] = trial
-        trial.ray_id, trial.had_company, trial.stop_reason, trial.error = ray_id, False, "stopped", ""
-        with_ray = self.with_ray
-        for each in with_ray:
-            each.had_company = each.had_company or len(with_ray) > 1
+        trial.ray_id, trial.ran_beside_others, trial.stop_reason, trial.error = ray_id, False, "stopped", ""
+        given_to_ray = self.given_to_ray
+        for each in given_to_ray:
+            each.ran_beside_others = each.ran_beside_others or len(given_to_ray) > 1
 
     def drop(self, trial: LiveTrial) -> None:
         """Forget a trial whose end the study has."""

@@ -41,7 +41,7 @@ class Plan:
     Attributes:
         at_once: trials that run at the same time, once the nodes are there that the autoscaler may add.
         at_first: those that fit on the nodes that are there.
-        nodes_to_come: nodes that the autoscaler may add.
+        num_addable_nodes: nodes that the autoscaler may add.
         limited_by: what keeps it from being more.
         share: what Ray keeps for a run; a trial is several where folds run in parallel.
         gpu_bytes: memory of its GPU that a run takes, with room to spare; 0 on a CPU.
@@ -51,7 +51,7 @@ class Plan:
 
     at_once: int
     at_first: int
-    nodes_to_come: int
+    num_addable_nodes: int
     limited_by: str
     share: Share
     gpu_bytes: int
@@ -71,7 +71,7 @@ class Plan:
         if self.at_first < self.at_once:
             growth = (
                 f", {self.at_first} on the nodes that are there and the others on up to "
-                f"{formats.count(self.nodes_to_come, 'node')} that the autoscaler adds"
+                f"{formats.count(self.num_addable_nodes, 'node')} that the autoscaler adds"
             )
         likely = f"about {formats.rounded(self.likely_s)}"
         if self.longest_s > 1.05 * self.likely_s:
@@ -179,8 +179,8 @@ def plan(sweep: Sweep, calibration: Calibration, nodes: Sequence[Node], num_tria
     per_step = epoch_s / at_once
     return Plan(
         at_once=at_once,
-        at_first=min(at_once, num_runs_on(taken, [node for node in nodes if node.is_there]) // shares_each),
-        nodes_to_come=sum(not node.is_there and min(taken.fits(node).values()) > 0 for node in nodes),
+        at_first=min(at_once, num_runs_on(taken, [node for node in nodes if node.is_up]) // shares_each),
+        num_addable_nodes=sum(not node.is_up and min(taken.fits(node).values()) > 0 for node in nodes),
         limited_by=limited_by,
         share=taken,
         gpu_bytes=int(calibration.gpu_bytes * MEMORY_MARGIN),

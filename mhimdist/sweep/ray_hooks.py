@@ -20,10 +20,10 @@ from ray.tune.search import Searcher
 
 from mhimdist.sweep.driver import Driver
 
-LOST_ACTOR = "RayActorError"
-"""By this name of theirs, `JUDGES_OF_ERRORS` recognise the error of a trial whose process was lost."""
+ACTOR_ERROR = "RayActorError"
+"""By this name of theirs, `ERROR_MODULES` recognise the error of a trial whose process was lost."""
 
-JUDGES_OF_ERRORS = ("ray.air.execution._internal.actor_manager", "ray.tune.execution.tune_controller")
+ERROR_MODULES = ("ray.air.execution._internal.actor_manager", "ray.tune.execution.tune_controller")
 """The modules of Ray, private ones, that end a sweep at any error of a process that they do not recognise."""
 
 
@@ -129,7 +129,7 @@ def surviving_the_memory_monitor() -> Iterator[None]:
     is the third one, that of the monitor. Where a release of Ray has no such names to change, a
     `RayChangedWarning` says which, and the sweep runs without.
     """
-    modules, missing = _judges_of_errors()
+    modules, missing = _modules_to_patch()
     if missing:
         warnings.warn(
             f"Ray {ray.__version__} has no {' and no '.join(missing)}, which Ray 2.60 has: the sweep stops "
@@ -139,25 +139,25 @@ def surviving_the_memory_monitor() -> Iterator[None]:
         )
         modules = []
     for module in modules:
-        setattr(module, LOST_ACTOR, (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError))
+        setattr(module, ACTOR_ERROR, (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError))
     try:
         yield
     finally:
         for module in modules:
-            setattr(module, LOST_ACTOR, ray.exceptions.RayActorError)
+            setattr(module, ACTOR_ERROR, ray.exceptions.RayActorError)
 
 
-def _judges_of_errors() -> tuple[list[ModuleType], list[str]]:
+def _modules_to_patch() -> tuple[list[ModuleType], list[str]]:
     """The modules that judge errors, and the names that this release of Ray lacks."""
     modules, missing = [], []
-    for name in JUDGES_OF_ERRORS:
+    for name in ERROR_MODULES:
         try:
             module = importlib.import_module(name)
         except ImportError:
             missing.append(name)
             continue
-        if getattr(module, LOST_ACTOR, None) is ray.exceptions.RayActorError:
+        if getattr(module, ACTOR_ERROR, None) is ray.exceptions.RayActorError:
             modules.append(module)
         else:
-            missing.append(f"{name}.{LOST_ACTOR}")
+            missing.append(f"{name}.{ACTOR_ERROR}")
     return modules, missing

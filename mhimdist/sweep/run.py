@@ -62,7 +62,7 @@ from mhimdist.sweep.ray_hooks import (
 )
 from mhimdist.sweep.task import Task
 from mhimdist.sweep.trainable import SweepTrial, make_first_stage
-from mhimdist.sweep.watch import Watch, say
+from mhimdist.sweep.watch import Watch, print_line
 from mhimdist.training.fold import ERROR_FILE
 
 __all__ = ["Sweep", "run_sweep"]
@@ -147,25 +147,27 @@ def _announce(
     sweep = study.sweep
     runs = f" x {formats.count(sweep.folds_per_trial, 'run')}" if sweep.folds_per_trial > 1 else ""
     sizes = " / ".join(dict.fromkeys(f"{len(s.train)} train, {len(s.validation)} validate" for s in splits))
-    say(
+    print_line(
         f"{sweep.name}: {formats.count(study.num_trials, 'trial')}{runs} on {bags.name}, {sizes}, "
         f"{len(splits[0].test)} bags test; results in {folder.path}"
     )
     records = study.records
     if is_found and records:
         done = sum(trial.has_ended for trial in records)
-        say(f"goes on: {done} of {len(records)} trials have ended")
+        print_line(f"goes on: {done} of {len(records)} trials have ended")
     if study.facts.feasible_share < 0.5:
-        say(f"{formats.share(study.facts.feasible_share)} of random draws meet the space's requirements")
+        print_line(
+            f"{formats.share(study.facts.feasible_share)} of random draws meet the space's requirements"
+        )
     for note in [*notes, *study.notes()]:
-        say(note)
+        print_line(note)
     if sweep.storage is None and (kind := network_filesystem(folder.path)):
-        say(
+        print_line(
             f"study.db lies on {kind}, where locks of SQLite are not sure: open it from this machine only, "
             "or give a database by --storage"
         )
-    say(f"watch: optuna-dashboard {hidden(folder.url)}")
-    say(f"       tensorboard --logdir {folder.path / 'ray'}")
+    print_line(f"watch: optuna-dashboard {hidden(folder.url)}")
+    print_line(f"       tensorboard --logdir {folder.path / 'ray'}")
 
 
 def _run_trials(
@@ -185,7 +187,7 @@ def _run_trials(
     if not num_left:
         return
     planned = planning.plan(num_left)
-    say(planned.text(sweep))
+    print_line(planned.text(sweep))
     stages = _begin_first_stages(task, planned.share)  # which would slow down what is calibrated
     driver = Driver(
         study,
@@ -204,7 +206,7 @@ def _run_trials(
     if driver.error is not None:
         raise _why_it_stopped(sweep, folder, driver.error) from driver.error
     if stopping.is_asked:
-        say(f"stopped with {formats.count(driver.num_live, 'trial')} to go on with")
+        print_line(f"stopped with {formats.count(driver.num_live, 'trial')} to go on with")
         raise KeyboardInterrupt  # of a SIGTERM, `stopping` makes a PreemptedError
     del stages  # until now, so that Ray did not end them
 
@@ -306,7 +308,9 @@ def _begin_first_stages(task: Task, share: Share) -> list[ray.ObjectRef]:
         return []
     making = ray.remote(make_first_stage).options(**share.options, max_retries=sweep.max_failures)
     configs = [sweep.train.model_copy(update={"seed": seed}) for seed in sweep.run_seeds]
-    say(f"first stages: {formats.count(len(configs) * len(task.splits), 'network')}, shared by all trials")
+    print_line(
+        f"first stages: {formats.count(len(configs) * len(task.splits), 'network')}, shared by all trials"
+    )
     return [making.remote(config, task, split) for config in configs for split in task.splits]
 
 

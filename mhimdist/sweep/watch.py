@@ -69,8 +69,8 @@ class Watch:
         self._console, self._clock = console, clock
         self._running: dict[int, Running] = {}
         self._counts = {"complete": 0, "pruned": 0, "failed": 0}
-        self._num_found = 0
-        self._started = self._status_said = clock()
+        self._num_earlier = 0
+        self._started = self._status_printed = clock()
         self._silent: set[int] = set()
         self._live = (
             Live(self, console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
@@ -95,7 +95,7 @@ class Watch:
             state: complete, pruned or failed.
             value: mean validation AUC of its folds; None where there is none.
         """
-        self._num_found += 1
+        self._num_earlier += 1
         self._count(number, state, value)
 
     def progressed(
@@ -171,13 +171,13 @@ class Watch:
                 continue
             if silent_s > max(SILENT_EPOCHS * longest_s, SILENT_S):
                 self._silent.add(each.number)
-                self.say(
+                self.print_line(
                     f"trial {each.number} has reported nothing for {formats.rounded(silent_s)}; no epoch of "
                     f"its took more than {formats.rounded(longest_s)}"
                 )
-        if self._live or now - self._status_said < STATUS_EVERY_S:
+        if self._live or now - self._status_printed < STATUS_EVERY_S:
             return
-        self._status_said = now
+        self._status_printed = now
         shown = [self._running[number] for number in sorted(running) if number in self._running]
         texts = [
             f"trial {each.number} {each.step}/{each.num_steps} {formats.auc(each.value)}" for each in shown
@@ -185,12 +185,12 @@ class Watch:
         waiting = len(self._running) - len(shown)
         if waiting:
             texts.append(f"{formats.count(waiting, 'trial')} waiting for room")
-        self.say(
+        self.print_line(
             f"[{self._num_done}/{self.num_trials}] running (epochs, validation AUC): {', '.join(texts)} | "
             f"{self._summary()}"
         )
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Print a line of its own."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
@@ -205,7 +205,7 @@ class Watch:
 
     def remaining_s(self) -> float | None:
         """Seconds until all trials are done, by how long they took so far; None before the first ended."""
-        new = self._num_done - self._num_found
+        new = self._num_done - self._num_earlier
         if not new:
             return None
         per_trial = (self._clock() - self._started) / new
@@ -236,6 +236,6 @@ class Watch:
         return Group(table, Text(line))
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print a line of plain text, however long."""
     get_console().print(text, highlight=False, markup=False, soft_wrap=True)

@@ -18,8 +18,8 @@ CONFIG = {
         "unknown": {"resources": {}},
     },
 }
-GPU = Node(16, 1, 40 * GIB, is_there=False)
-CPU = Node(8, 0, 20 * GIB, is_there=False)
+GPU = Node(16, 1, 40 * GIB, is_up=False)
+CPU = Node(8, 0, 20 * GIB, is_up=False)
 
 
 def test_what_may_come_is_what_each_type_and_all_together_leave():

@@ -70,10 +70,10 @@ def test_a_study_that_is_opened_again_proposes_what_it_would_have(tmp_path, samp
 def test_what_never_ended_is_gone_on_with_or_marked_failed(tmp_path):
     opened = _study(tmp_path)
     for _ in range(3):
-        opened.started(opened.propose().number, 0)
+        opened.count_start(opened.propose().number, 0)
     opened.complete(0, 0.5, None)
     for _ in range(3):
-        opened.started(2, 0)
+        opened.count_start(2, 0)
     optuna.load_study(study_name="test", storage=opened.url).ask()  # of somebody else
     again = _study(tmp_path)
     (resumed,) = again.unfinished(4, lambda number: 0)
@@ -99,8 +99,8 @@ def test_a_trial_that_gets_on_between_kills_or_is_stopped_in_order_is_never_take
         left = [proposal.number for proposal in again.unfinished(4, epochs.get)]
         assert left == ([0, 1, 2] if start < 4 else [0, 1])
         for number in left:
-            again.started(number, epochs[number])
-        again.outlived(1)
+            again.count_start(number, epochs[number])
+        again.uncount_start(1)
 
 
 def test_failed_trials_are_run_again_once_as_trials_of_their_own(tmp_path):

@@ -17,7 +17,7 @@ from mhimdist.search import storage
 from mhimdist.search.options import Sweep
 from mhimdist.search.space import Space
 from mhimdist.sweep import ray_hooks
-from mhimdist.sweep.ray_hooks import LOST_ACTOR, RayChangedWarning, surviving_the_memory_monitor
+from mhimdist.sweep.ray_hooks import ACTOR_ERROR, RayChangedWarning, surviving_the_memory_monitor
 from mhimdist.sweep.run import run_sweep
 from mhimdist.sweep.trial import FoldRun
 
@@ -62,14 +62,14 @@ def _starve_hungry(folder: Path) -> None:
 
 def test_ray_has_the_private_names_that_are_changed_for_its_memory_monitor():
     """Once it fails: look what this Ray makes of an `OutOfMemoryError`, and change or delete the patch."""
-    modules, missing = ray_hooks._judges_of_errors()
+    modules, missing = ray_hooks._modules_to_patch()
     assert missing == [], f"Ray {ray.__version__} has changed: `surviving_the_memory_monitor` does nothing"
-    assert [module.__name__ for module in modules] == list(ray_hooks.JUDGES_OF_ERRORS)
+    assert [module.__name__ for module in modules] == list(ray_hooks.ERROR_MODULES)
 
 
 def test_what_rays_memory_monitor_kills_is_one_trial_and_not_the_sweep():
     """Ray Tune ends the whole sweep by itself: once it does not, `surviving_the_memory_monitor` can go."""
-    actor_manager, tune_controller = map(importlib.import_module, ray_hooks.JUDGES_OF_ERRORS)
+    actor_manager, tune_controller = map(importlib.import_module, ray_hooks.ERROR_MODULES)
     killed = ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.")
     errors = []
 
@@ -104,10 +104,10 @@ def test_what_rays_memory_monitor_kills_is_one_trial_and_not_the_sweep():
     assert actor_manager.RayActorError is tune_controller.RayActorError is ray.exceptions.RayActorError
 
 
-@pytest.mark.parametrize("missing", ["ray.tune.execution.gone", f"ray.tune.stopper.{LOST_ACTOR}"])
+@pytest.mark.parametrize("missing", ["ray.tune.execution.gone", f"ray.tune.stopper.{ACTOR_ERROR}"])
 def test_with_a_ray_that_has_other_names_a_sweep_warns_of_them_and_goes_without(missing, monkeypatch):
-    here = ray_hooks.JUDGES_OF_ERRORS[0]
-    monkeypatch.setattr(ray_hooks, "JUDGES_OF_ERRORS", (here, missing.removesuffix(f".{LOST_ACTOR}")))
+    here = ray_hooks.ERROR_MODULES[0]
+    monkeypatch.setattr(ray_hooks, "ERROR_MODULES", (here, missing.removesuffix(f".{ACTOR_ERROR}")))
     with (
         pytest.warns(RayChangedWarning, match=f"^Ray {ray.__version__} has no {missing}, which") as warned,
         surviving_the_memory_monitor(),

@@ -48,9 +48,9 @@ def test_a_share_of_a_gpu_that_was_asked_for_holds_where_the_calibration_saw_non
 def test_nodes_that_the_autoscaler_may_add_count_and_the_plan_says_so():
     head = Node(cpus=0, gpus=0, memory_bytes=30 * GIB)
     there = Node(cpus=16, gpus=1, memory_bytes=40 * GIB)
-    coming = Node(cpus=16, gpus=1, memory_bytes=40 * GIB, is_there=False)
+    coming = Node(cpus=16, gpus=1, memory_bytes=40 * GIB, is_up=False)
     found = plan(_sweep(gpus_per_run=0.25), GPU, [head, there, *[coming] * 7], 100)
-    assert (found.at_once, found.at_first, found.nodes_to_come) == (32, 4, 7)
+    assert (found.at_once, found.at_first, found.num_addable_nodes) == (32, 4, 7)
     assert "4 on the nodes that are there and the others on up to 7 nodes that the autoscaler" in found.text(
         _sweep()
     )
