@@ -1,4 +1,4 @@
-"""One trial of a sweep's study as plain data, for everything that does not know Optuna."""
+"""One trial of a sweep's study as plain data, for packages that do not import Optuna."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
