@@ -29,8 +29,8 @@ def first_params(
 
     Args:
         sweep: says which of them are wanted.
-        space: what is searched.
-        facts: what is known of the space.
+        space: the search space.
+        facts: the facts about the space.
         earlier: parameters of an earlier sweep's best trials.
 
     Returns:

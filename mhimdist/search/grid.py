@@ -32,8 +32,8 @@ def points(sweep: Sweep, space: SpaceFunction, facts: Facts) -> list[Params]:
 
     Args:
         sweep: says which grid is wanted; there are no points if its sampler is not a grid.
-        space: what is searched.
-        facts: what is known of the space.
+        space: the search space.
+        facts: the facts about the space.
 
     Raises:
         SweepError: the grid is too large to list, or no point meets the requirements.

@@ -96,7 +96,7 @@ def draw(space: SpaceFunction, base: TrainConfig, trial: Chooser) -> Draw:
     """One configuration of a space.
 
     Args:
-        space: what is searched.
+        space: the search space.
         base: the configuration that it changes.
         trial: chooses the values.
 

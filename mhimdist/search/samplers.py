@@ -118,7 +118,7 @@ def sample(
 
     Args:
         sweep: says which sampler, with which seed, and the base configuration.
-        space: what is searched.
+        space: the search space.
         trials: all trials of the study, by number.
         directions: of the study's objectives.
         is_tried: whether a trial has these parameters.

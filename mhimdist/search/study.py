@@ -63,9 +63,9 @@ class SweepStudy:
         """Open the study, or begin it.
 
         Args:
-            sweep: what is searched for and how.
-            space: what a trial changes of `sweep.train`.
-            facts: what is known of the space.
+            sweep: the settings of the search.
+            space: the search space over `sweep.train`.
+            facts: the facts about the space.
             url: of the study's database.
             first: parameters of the first trials, which no sampler proposes; the points of a grid follow.
             owner: the sweep that must own the study; None leaves the owner open.

@@ -95,7 +95,7 @@ class Planning:
         return max(1, min(fitting, sweep.at_once or fitting))
 
     def _measure_in_a_process(self, options: Mapping[str, float]) -> Calibration:
-        # In a separate process that ends: its memory is what is measured.
+        # In a separate process that ends: the memory of that process is measured.
         measuring = ray.remote(max_calls=1)(calibrate).options(
             **options, runtime_env={"env_vars": {"MHIMDIST_MEASURED": "1"}}
         )

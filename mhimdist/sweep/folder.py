@@ -74,7 +74,7 @@ class SweepFolder:
         """Begin the sweep's folder, or check that it holds this sweep.
 
         Args:
-            made_of: what makes the sweep besides its options, such as digests of its data and its space.
+            made_of: the rest of the sweep's identity, such as digests of its data and its space.
             first: parameters of the first trials; the folder keeps them, so resuming does not need their
                 source.
 
@@ -125,8 +125,7 @@ class SweepFolder:
             listing = "; ".join(f"{key} {old.get(key)!r}, now {new.get(key)!r}" for key in differing[:5])
             raise SweepError(
                 f"{self.path} holds another sweep ({listing}): give another --name, that sweep's "
-                f"options to "
-                "resume it, or --fresh to delete it"
+                "options to resume it, or --fresh to delete it"
             )
         return True
 

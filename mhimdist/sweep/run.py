@@ -81,7 +81,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
 
     Args:
         sweep: the settings of the search.
-        space: what a trial changes of `sweep.train`.
+        space: the search space over `sweep.train`.
         data: folder of shards on storage that every node sees, or its URL.
 
     Returns:
