@@ -46,7 +46,7 @@ DOORS = {
         "mhimdist.paper.costs",
         "data_prep.writing.parallel",
     ),
-    "optuna": ("mhimdist.search", "mhimdist.sweep.folder"),
+    "optuna": ("mhimdist.search",),
     "triton": ("mhimdist.ops",),
     "nvidia": ("mhimdist.data",),
     "webdataset": ("mhimdist.data",),

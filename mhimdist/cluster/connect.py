@@ -1,4 +1,4 @@
-"""Joining Ray, and never without its token; the nodes that it has, and what a run takes of them."""
+"""How a process joins Ray, never without its token, and the nodes that it finds there."""
 
 import logging
 import os
@@ -17,31 +17,32 @@ _HEAD_RESOURCE = "node:__internal_head__"
 
 
 def refuse_open_cluster(*, insecure: bool = False) -> None:
-    """Refuse to use Ray without its token, by which whoever reaches a port runs commands on every node.
+    """Refuse Ray without its token: whoever reached a port could run commands on every node.
 
     Args:
-        insecure: the user has said that this is meant, in a network that nobody else reaches.
+        insecure: the user accepts an open cluster, in a network that nobody else reaches.
 
     Raises:
         ClusterError: the environment turns Ray's authentication off.
     """
     if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled" and not insecure:
         raise ClusterError(
-            "RAY_AUTH_MODE is 'disabled', expected 'token': without a token whoever reaches a port of the "
-            "cluster runs commands on it. Make one by `ray get-auth-token --generate`, or give --insecure in "
-            "a network that nobody else reaches"
+            "RAY_AUTH_MODE is 'disabled', expected 'token': without a token, anyone who reaches a port of "
+            "the cluster can run commands on it. Make a token by `ray get-auth-token --generate`, or give "
+            "--insecure in a network that nobody else reaches"
         )
 
 
 def connect(*, dashboard: bool = False) -> None:
-    """Join the cluster that runs this job; alone, start a local one and never join a stranger's.
+    """Join the cluster that runs this job; outside a job, start a local one and never join a stranger's.
 
     Args:
-        dashboard: whether a local one has Ray's dashboard. Ray Train asks it whether a trial that started
-            several workers still lives; without an answer, what these took is never given back.
+        dashboard: whether a local cluster has Ray's dashboard. Ray Train asks the dashboard whether a trial
+            that started more than one worker is still alive; without an answer, their resources are never
+            released.
     """
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # ours is a line a run
-    # What processes of Ray print stays in its logs: ours say what matters by results, files and exceptions.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # our own output is a line per run
+    # The output of Ray's processes stays in its logs: ours report by results, files and exceptions.
     if ray.is_initialized():
         return
     if _is_asked_to_join():
@@ -53,14 +54,14 @@ def connect(*, dashboard: bool = False) -> None:
 
 
 class Nodes:
-    """The nodes that runs can use: those that are there, and those that the autoscaler adds when asked to.
+    """The nodes that runs can use: those that are up, and those that the autoscaler adds on demand.
 
     Attributes:
-        without_memory: node types of the autoscaler that it cannot add for runs that ask for memory.
+        without_memory: the autoscaler's node types that it cannot add for runs that reserve memory.
     """
 
     def __init__(self) -> None:
-        """Find out whether the cluster that was joined has an autoscaler."""
+        """Find out whether the joined cluster has an autoscaler."""
         self._file = _autoscaler_file()
         self.without_memory: list[str] = []
 
@@ -79,17 +80,17 @@ class Nodes:
             return found
         workers = [node for node in alive if _HEAD_RESOURCE not in node["Resources"]]
         config: dict[str, Any] = yaml.safe_load(self._file.read_text(encoding="utf-8"))
-        coming, self.without_memory = addable_nodes(
+        addable, self.without_memory = addable_nodes(
             config, [(node["Labels"] or {}).get(_NODE_TYPE_LABEL, "") for node in workers]
         )
-        return found + coming
+        return found + addable
 
 
 def _autoscaler_file() -> Path | None:
-    """What the joined cluster's autoscaler was started with; None where it has none, or not on this node.
+    """The file of the joined cluster's autoscaler; None if the cluster has none, or not on this node.
 
-    Ray tells nobody how far its autoscaler may go. But a job's driver runs on the head, as the autoscaler
-    does, whose command line names its file.
+    Ray does not say how many nodes its autoscaler may add. But a job's driver runs on the head, as the
+    autoscaler does, and the autoscaler's command line names its file.
     """
     node: Any = ray._private.worker._global_node
     logs = f"--logs-dir={node.get_logs_dir_path()}"
@@ -103,11 +104,11 @@ def _autoscaler_file() -> Path | None:
 
 
 def share_of(cpus: float, gpus: float | None) -> Share:
-    """What a run takes that nobody has measured.
+    """The share that an unmeasured run takes.
 
     Args:
         cpus: CPU cores.
-        gpus: share of a GPU; None is a quarter where the cluster has GPUs, or may get them.
+        gpus: share of a GPU; None means a quarter if the cluster has GPUs or can get them, otherwise 0.
     """
     if gpus is None:
         gpus = 0.25 if has_gpus() else 0.0
@@ -115,12 +116,12 @@ def share_of(cpus: float, gpus: float | None) -> Share:
 
 
 def has_gpus() -> bool:
-    """Whether runs find GPUs: those of the cluster, or that its autoscaler may add.
+    """Whether runs find GPUs: on the cluster, or on nodes that its autoscaler can add.
 
-    Where no cluster has been started yet, those of this machine.
+    If no cluster has been started yet, this machine's GPUs count.
     """
     if not ray.is_initialized() and not _is_asked_to_join():
-        import torch  # it takes seconds, which a command that only submits a job does not
+        import torch  # takes seconds, and a command that only submits a job needs none of it
 
         return torch.cuda.is_available()
     connect()

@@ -1,11 +1,11 @@
-"""A private Ray cluster of one node, for as long as a command runs.
+"""A private Ray cluster of one node that runs as long as a command.
 
     python -m mhimdist.cluster.local -- ray job submit --working-dir . -- python jobs/tune_c16.py
 
-The cluster listens on the loopback interface only and asks every client for a token that it makes for
-itself. The command finds both in its environment. When the command ends, or on Ctrl-C, SIGTERM or SIGHUP,
-every process that was started goes with it, jobs included, by process id: `ray stop` would also end the
-clusters of others.
+The cluster listens on the loopback interface only and asks every client for a token that it generates. The
+command finds address and token in its environment. When the command ends, or on Ctrl-C, SIGTERM or SIGHUP,
+all processes that were started end with it, jobs included. They are ended by process id: `ray stop` would
+also end the clusters of other users.
 """
 
 import argparse
@@ -32,29 +32,29 @@ from mhimdist.process import run
 
 START_TIMEOUT_S = 120.0
 
-# Ray's Unix sockets lie some 65 bytes below its temporary folder, and a socket's path may have 107.
+# Ray's Unix sockets add some 65 bytes to the path of its temporary folder, and a path may have 107 bytes.
 _MAX_TEMP_ROOT_BYTES = 30
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_INTERRUPT_GRACE_S = 2.0  # for the command, which a terminal's Ctrl-C has reached as well
-_TERMINATE_GRACE_S = 8.0  # from SIGTERM to SIGKILL; without a hitch all is gone in 3 s
+_INTERRUPT_GRACE_S = 2.0  # for the command, which has received a terminal's Ctrl-C as well
+_TERMINATE_GRACE_S = 8.0  # from SIGTERM to SIGKILL; normally all processes are gone after 3 s
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
 
 
 def run_with_cluster(
     command: Sequence[str], *, num_cpus: int | None = None, start_timeout_s: float = START_TIMEOUT_S
 ) -> int:
-    """Start a cluster, run a command with it, and take down all that either started.
+    """Start a cluster, run a command with it, and end all processes that either started.
 
-    It takes over this process's signals and makes it the parent of orphaned grandchildren: for a process
-    that does nothing else.
+    It takes over this process's signals and makes it the parent of orphaned grandchildren, so the process
+    should do nothing else.
 
     Args:
         command: program and arguments; it inherits standard input, output and error.
-        num_cpus: CPUs that Ray may hand out, by default as many as it finds.
+        num_cpus: CPUs that Ray may hand out; None: as many as it finds.
         start_timeout_s: seconds that the cluster may take to get ready.
 
     Returns:
-        The command's exit status, 128 + n if signal n ended it.
+        The command's exit status; 128 + n if signal n ended it.
 
     Raises:
         ClusterError: the cluster did not start, or ended before the command.
@@ -85,7 +85,7 @@ def _stop(number: int, _frame: object) -> None:
 
 
 def _ignore_stop_signals() -> None:
-    """Let nothing cut the taking down short, not even a second Ctrl-C."""
+    """Let nothing interrupt the clean-up, not even a second Ctrl-C."""
     for number in _STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -102,7 +102,7 @@ def _wait(process: subprocess.Popen, head: subprocess.Popen, folder: Path) -> in
 
 
 def _private_folder() -> Path:
-    """A folder that only this user may enter, for the token and for all that Ray writes."""
+    """A folder that only this user may enter, for the token and for all of Ray's files."""
     root = tempfile.gettempdir()
     return Path(tempfile.mkdtemp(prefix="mhim-", dir=root if len(root) <= _MAX_TEMP_ROOT_BYTES else "/tmp"))
 
@@ -110,14 +110,14 @@ def _private_folder() -> Path:
 def _start_head(
     folder: Path, num_cpus: int | None, timeout_s: float
 ) -> tuple[subprocess.Popen, dict[str, str]]:
-    """Start a Ray head and wait until it takes jobs; its process, and the environment that leads to it."""
+    """Start a Ray head and wait until it takes jobs; returns its process, and the environment to reach it."""
     token = secrets.token_hex(32)
     token_file = folder / "token"
     token_file.touch(mode=0o600)
     token_file.write_text(token)
     gcs_port, dashboard_port, client_port = _free_ports(3)
     env = _environment(token_file)
-    # The ports that need not be known are the system's choice: clusters on one machine do not meet.
+    # The system chooses the ports that nobody needs to know, so clusters on one machine do not collide.
     arguments = {
         "node-ip-address": "127.0.0.1",
         "port": gcs_port,
@@ -145,7 +145,7 @@ def _start_head(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # a terminal's Ctrl-C is for the command, not for the cluster under it
+            start_new_session=True,  # a terminal's Ctrl-C should reach the command, not the cluster under it
             preexec_fn=_end_with_parent,
         )
     url = f"http://127.0.0.1:{dashboard_port}"
@@ -160,8 +160,8 @@ def _start_head(
 
 
 def _environment(token_file: Path) -> dict[str, str]:
-    """The environment of this process, led away from any other cluster and towards this Python."""
-    # Where another cluster is, and with what it is entered; RAY_AUTH_TOKEN would come before our file.
+    """The environment of this process, pointed at this Python and at no other cluster."""
+    # Addresses and tokens of other clusters; RAY_AUTH_TOKEN would take precedence over our file.
     foreign = {
         "RAY_ADDRESS",
         "RAY_API_SERVER_ADDRESS",
@@ -175,8 +175,9 @@ def _environment(token_file: Path) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file),
         "RAY_USAGE_STATS_ENABLED": "0",
-        # Ray replaces a loopback node address by the machine's own and listens on all interfaces, except
-        # where it keeps to one node; this is its switch for that, named after where it is the default.
+        # Ray replaces a loopback node address by the machine's own address and listens on all interfaces,
+        # unless it keeps to one node. This is its switch for that, named after the systems where it is the
+        # default.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', os.defpath)}",
     }
@@ -208,14 +209,14 @@ def _takes_jobs(folder: Path, url: str, token: str) -> bool:
 
 def _log_tail(folder: Path) -> str:
     lines = (folder / "log").read_text(errors="replace").strip().splitlines()
-    return " | ".join(line.strip() for line in lines[-8:]) or "it said nothing"
+    return " | ".join(line.strip() for line in lines[-8:]) or "its log is empty"
 
 
 def _end_all_children() -> None:
-    """End every descendant of this process; orphans among them have become its children.
+    """End every descendant of this process; orphaned descendants have become its children.
 
-    Children get SIGTERM, and end what they started themselves: the head stops its daemons in an order in
-    which none waits for another. Workers and jobs, deeper down, get it too, as the daemons wait for them.
+    Children get SIGTERM and end their own children: the head stops its daemons in an order in which none
+    waits for another. Workers and jobs, further down, get SIGTERM too, as the daemons wait for them.
     """
     myself = psutil.Process()
     start = time.monotonic()
@@ -223,7 +224,7 @@ def _end_all_children() -> None:
     while descendants := set(myself.children(recursive=True)):
         waited_s = time.monotonic() - start
         if waited_s > 2 * _TERMINATE_GRACE_S:
-            raise ClusterError(f"could not end {', '.join(map(str, descendants))}")
+            raise ClusterError(f"these processes could not be ended: {', '.join(map(str, descendants))}")
         if waited_s > _TERMINATE_GRACE_S:
             _send(signal.SIGKILL, descendants)
         else:
@@ -249,7 +250,7 @@ def _send(number: signal.Signals, processes: set[psutil.Process]) -> None:
 
 
 def _end_with_parent() -> None:
-    """In a new child: have the kernel send it SIGTERM if this process dies without a chance to."""
+    """In a new child: have the kernel send it SIGTERM if this process dies before it can do so."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -260,12 +261,12 @@ def _prctl(option: int, value: int) -> None:
 
 
 def main() -> None:
-    """Command line: run one command with a cluster of its own."""
+    """Command line: run one command with its own cluster."""
     parser = argparse.ArgumentParser(
         prog="python -m mhimdist.cluster.local",
         description="Run a command with a private Ray cluster on this machine, and end the cluster with it. "
-        "The command finds it by RAY_ADDRESS (ray.init) and RAY_API_SERVER_ADDRESS (ray job submit); its "
-        "exit status is passed on.",
+        "The command finds the cluster by RAY_ADDRESS (ray.init) and RAY_API_SERVER_ADDRESS (ray job "
+        "submit). The exit status is the command's.",
         usage="%(prog)s [-h] [--num-cpus N] [--start-timeout SECONDS] -- COMMAND [ARGUMENT ...]",
     )
     parser.add_argument(
@@ -276,14 +277,14 @@ def main() -> None:
         type=float,
         default=START_TIMEOUT_S,
         metavar="SECONDS",
-        help="how long the cluster may take to get ready (default: %(default)g)",
+        help="seconds that the cluster may take to get ready (default: %(default)g)",
     )
-    parser.add_argument("command", nargs="+", metavar="COMMAND", help="what to run, behind a --")
+    parser.add_argument("command", nargs="+", metavar="COMMAND", help="command to run, after --")
     options = parser.parse_args()
     if options.num_cpus is not None and options.num_cpus < 1:
         parser.error(f"--num-cpus must be at least 1, got {options.num_cpus}")
     if shutil.which(options.command[0], path=_environment(Path())["PATH"]) is None:
-        parser.error(f"no command {options.command[0]!r}")
+        parser.error(f"no command {options.command[0]!r}: expected a program on PATH, or its path")
     sys.exit(
         run_with_cluster(options.command, num_cpus=options.num_cpus, start_timeout_s=options.start_timeout)
     )

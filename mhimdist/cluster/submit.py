@@ -1,7 +1,7 @@
 """Submit a job script to Ray: `python -m mhimdist.cluster.submit jobs/tune_c16.py --data /shared/shards`.
 
-It is `ray job submit --working-dir . -- python jobs/tune_c16.py ...`, after a look at what would be uploaded:
-Ray takes 100 MiB at most and finds that out only when it has packed and sent them.
+It runs `ray job submit --working-dir . -- python jobs/tune_c16.py ...` after a check of the upload's size:
+Ray takes 100 MiB at most, and refuses more only after it has packed and sent them.
 """
 
 import argparse
@@ -21,15 +21,16 @@ from mhimdist.errors import SubmitError
 from mhimdist.process import run
 
 NAMED_FILES = 5
+"""How many of the largest files an error names."""
 
 
 @dataclass(frozen=True)
 class Upload:
-    """What a job takes along.
+    """The package of files that is sent with a job.
 
     Attributes:
         num_files: files of the working directory that no ignore file excludes.
-        num_bytes: of the package that is sent.
+        num_bytes: size of the package in bytes.
         largest: the largest files, each with its size in bytes.
     """
 
@@ -39,7 +40,7 @@ class Upload:
 
 
 def measure(working_dir: Path) -> Upload:
-    """Pack a directory as Ray would, with its `.gitignore` and `.rayignore`, and throw the package away."""
+    """Pack a directory as Ray would, by its `.gitignore` and `.rayignore`, and discard the package."""
     quiet = logging.getLogger(f"{__name__}.ray")
     quiet.setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
@@ -56,18 +57,18 @@ def measure(working_dir: Path) -> Upload:
 
 
 def check(working_dir: Path, *, limit_bytes: int = DASHBOARD_CLIENT_MAX_SIZE) -> Upload:
-    """What would be uploaded.
+    """The upload of a directory, if Ray takes it.
 
     Raises:
-        SubmitError: more than Ray takes; it names the largest files.
+        SubmitError: the package is larger than Ray takes; the error names the largest files.
     """
     upload = measure(working_dir)
     if upload.num_bytes > limit_bytes:
         named = ", ".join(f"{name} ({_mib(size)})" for name, size in upload.largest)
         raise SubmitError(
-            f"{working_dir} is {_mib(upload.num_bytes)} in {upload.num_files} files, and Ray takes "
+            f"{working_dir} is {_mib(upload.num_bytes)} in {upload.num_files} files, but Ray takes "
             f"{_mib(limit_bytes)} at most; the largest are {named}. Keep data and runs on storage that the "
-            "cluster sees, and name here what to leave out in .rayignore"
+            "cluster sees, and list the files to leave out in .rayignore"
         )
     return upload
 
@@ -80,35 +81,38 @@ def main() -> None:
     """Check the upload, then become `ray job submit`.
 
     Raises:
-        SubmitError: the script is missing, or as `check`.
-        ClusterError: as `refuse_open_cluster`.
+        SubmitError: the script is missing, or the upload is too large.
+        ClusterError: the environment turns Ray's authentication off.
     """
     parser = argparse.ArgumentParser(
         prog="python -m mhimdist.cluster.submit",
-        description="Submit a job script to a Ray cluster, with the working directory, within Ray's limit.",
+        description="Submit a job script with its working directory to a Ray cluster, within Ray's limit.",
     )
     parser.add_argument(
         "--address",
         default="http://127.0.0.1:8265",
-        help="the dashboard, by `ray dashboard` (default: %(default)s)",
+        help="URL of the cluster's dashboard, as `ray dashboard` shows it (default: %(default)s)",
     )
     parser.add_argument(
-        "--working-dir", type=Path, default=Path(), help="what the job takes along (default: this directory)"
+        "--working-dir",
+        type=Path,
+        default=Path(),
+        help="directory to send with the job (default: this one)",
     )
     parser.add_argument(
         "--insecure",
         action="store_true",
-        help="submit even where RAY_AUTH_MODE=disabled leaves the cluster open; name it for the job too",
+        help="submit even if RAY_AUTH_MODE=disabled leaves the cluster open; give it to the job as well",
     )
-    parser.add_argument("--check", action="store_true", help="say what would be uploaded, and submit nothing")
-    parser.add_argument("job", help="the script, relative to the working directory: jobs/tune_c16.py")
+    parser.add_argument("--check", action="store_true", help="show the upload's size, and submit nothing")
+    parser.add_argument("job", help="the script, relative to the working directory, such as jobs/tune_c16.py")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="the script's own options")
     given = parser.parse_args()
 
     refuse_open_cluster(insecure=given.insecure)
     working_dir = given.working_dir.resolve()
     if not (working_dir / given.job).is_file():
-        raise SubmitError(f"{working_dir} has no {given.job}; name a script in the working directory")
+        raise SubmitError(f"{working_dir} has no {given.job}; give a script in the working directory")
     upload = check(working_dir)
     print(f"{upload.num_files} files, {_mib(upload.num_bytes)} to upload from {working_dir}", flush=True)
     if given.check:

@@ -1,4 +1,4 @@
-"""A study to draw in: it shows a record's trials, keeps what is drawn to itself, and copies nothing."""
+"""A study for drafts: it shows a record's trials, leaves no trace in the record, and copies nothing."""
 
 import copy
 from collections.abc import Callable, Container, Sequence
@@ -16,23 +16,22 @@ _STUDY_NAME = "drafts"
 
 
 def drafts(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> optuna.Study:
-    """A study that has a record's trials, and whose own trials leave no trace in that record.
+    """A study that shows a record's trials; trials drawn in it leave no trace in that record.
 
     Args:
-        trials: all of the record, by number. They are read where they lie and never changed, so that this
-            costs the same however many there are.
-        directions: of its objectives.
+        trials: all trials of the record, by number. They are read in place and never changed, so the cost
+            does not grow with their number.
+        directions: of the record's objectives.
     """
     storage = _DraftStorage(trials, directions)
-    sampler = optuna.samplers.RandomSampler()  # whoever draws sets another one
+    sampler = optuna.samplers.RandomSampler()  # the caller sets another one before each draw
     return optuna.load_study(study_name=_STUDY_NAME, storage=storage, sampler=sampler)
 
 
 class _DraftStorage(BaseStorage):
-    """Shows trials that it does not own, followed by drafts, and puts a changed copy in place of any trial
-    that is written to.
+    """Shows trials that it does not own, followed by drafts. A write replaces a trial by a changed copy.
 
-    Drafts have negative ids, so that they never meet those of the record.
+    Drafts have negative ids, which never clash with the record's.
     """
 
     def __init__(self, trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> None:
@@ -73,7 +72,7 @@ class _DraftStorage(BaseStorage):
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
-        # Of drafts only, as what the record's trials drew from may have been widened since.
+        # Checked for drafts only: the ranges of the record's trials may have been widened since.
         check_distribution_compatibility(
             self._distributions.setdefault(param_name, distribution), distribution
         )
@@ -113,14 +112,14 @@ class _DraftStorage(BaseStorage):
     def _place(self, trial_id: int) -> int:
         if trial_id < 0:
             return -1 - trial_id
-        # A trial of the record, which only somebody else's request (`Study.enqueue_trial`) is drawn for.
+        # A trial of the record: another program requested it by `Study.enqueue_trial`.
         return next(place for place, trial in enumerate(self._trials) if trial._trial_id == trial_id)
 
     def _change(self, trial_id: int, change: Callable[[FrozenTrial], None]) -> None:
         place = self._place(trial_id)
         self.check_trial_is_updatable(trial_id, self._trials[place].state)
         changed = copy.copy(self._trials[place])
-        # `optuna.Trial` writes to these in place.
+        # `optuna.Trial` changes these in place.
         changed.params, changed.distributions = dict(changed.params), dict(changed.distributions)
         changed.system_attrs = dict(changed.system_attrs)
         change(changed)
@@ -142,7 +141,7 @@ class _DraftStorage(BaseStorage):
         return {}
 
     def _refuse(self, *arguments: Any, **named: Any) -> NoReturn:
-        raise NotImplementedError("a draft is drawn and told to have failed, and nothing else")
+        raise NotImplementedError("a draft can be drawn and marked as failed, nothing else")
 
     create_new_study = delete_study = get_all_studies = _refuse
     set_study_user_attr = set_study_system_attr = _refuse

@@ -10,28 +10,31 @@ from mhimdist.config.presets import PRESETS, preset
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.splits import Split
 from mhimdist.errors import SplitError, SweepError
-from mhimdist.search.chance import holds
 from mhimdist.search.options import Sweep
 from mhimdist.search.proposals import Facts, Params, distinct, draw, fixed
+from mhimdist.search.random_answers import holds
 from mhimdist.search.space import BaseValues, Space, SpaceFunction
 from mhimdist.search.storage import hidden, read, sqlite_url
 
 NUM_EARLIER = 3
-"""Best trials of an earlier sweep that a new one begins with."""
+"""How many of an earlier sweep's best trials a new sweep begins with."""
 
 
 def first_params(
     sweep: Sweep, space: SpaceFunction, facts: Facts, earlier: Sequence[Params] = ()
 ) -> tuple[list[Params], list[str]]:
-    """The parameters of the trials that a sweep begins with, in their order, and what a user should know.
+    """The parameters of a sweep's first trials, and notes on them for the user.
 
-    They are the base, the authors' settings and the best of an earlier sweep.
+    The first trials are the base, the authors' settings and the best of an earlier sweep.
 
     Args:
-        sweep: which of them are wanted.
-        space: what is searched.
-        facts: of the space.
+        sweep: says which of them are wanted.
+        space: the search space.
+        facts: the facts about the space.
         earlier: parameters of an earlier sweep's best trials.
+
+    Returns:
+        The parameters in the order of the trials, and the notes.
     """
     found, notes = [facts.base_params], []
     if sweep.warm_presets:
@@ -40,19 +43,19 @@ def first_params(
         outside = [n for n, value in params.items() if not holds(facts.distributions.get(n), value)]
         try:
             if outside:
-                raise SweepError(f"{', '.join(outside)} outside of it")
+                raise SweepError(f"it does not allow the trial's {', '.join(outside)}")
             drawn = draw(space, sweep.train, fixed(params))
             if drawn.unmet is not None:
-                raise SweepError(f"it does not {drawn.unmet}")
+                raise SweepError(f"the trial does not {drawn.unmet}")
             found.append(drawn.params)
         except SweepError as error:
-            notes.append(f"a trial of {sweep.warm_from} does not lie in this space: {error}")
+            notes.append(f"a trial of {sweep.warm_from} is left out, as it is outside this space: {error}")
     found = [params for params in found if draw(space, sweep.train, fixed(params)).unmet is None]
     return distinct(found), notes
 
 
 def _authors_settings(space: SpaceFunction, base: TrainConfig) -> list[Params]:
-    """The authors' presets of the base's model, as far as they lie in the space."""
+    """The parameters of those of the authors' presets for the base's model that are in the space."""
     found = []
     for dataset, model in PRESETS:
         if model != base.model.name:
@@ -62,7 +65,7 @@ def _authors_settings(space: SpaceFunction, base: TrainConfig) -> list[Params]:
             space(Space(values))
             found.append(draw(space, base, fixed(values.params)).params)
         except SweepError:
-            continue  # that preset lies outside the space
+            continue  # that preset is outside the space
     return found
 
 
@@ -70,25 +73,25 @@ def best_of_earlier(sweep: Sweep, splits: Sequence[Split], case_of: Mapping[str,
     """The parameters of the best complete trials of the sweep in `sweep.warm_from`, the best first.
 
     Args:
-        sweep: the new one.
-        splits: of it.
-        case_of: the case of each of its bags, by key.
+        sweep: the new sweep.
+        splits: the new sweep's splits.
+        case_of: the case of each bag, by key.
 
     Raises:
-        SweepError: the folder is no sweep's, its study cannot be read or has no complete trial, or its trials
-            were trained on or selected by test cases of the new sweep.
+        SweepError: the folder is not a sweep's, its study cannot be read or has no complete trial, or its
+            trials were trained on, or selected by, test cases of the new sweep.
     """
     assert sweep.warm_from is not None
-    # A job's directory is a copy without runs, so that a path is below the home wherever the job runs.
+    # A job runs in a copy of its directory without runs, so a relative path is taken from the home.
     folder = sweep.home.resolve() / sweep.warm_from
     what = f"warm_from {sweep.warm_from} ({folder})"
     try:
         earlier = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
         url, name = str(earlier["url"]), str(earlier["name"])
     except (OSError, ValueError, KeyError) as error:
-        raise SweepError(f"{what} is no sweep's folder: {error}") from None
+        raise SweepError(f"{what} is not a sweep's folder: {error}") from None
     _check_cases(what, folder, splits, case_of)
-    if (file := folder / "study.db").exists():  # also where the folder was moved
+    if (file := folder / "study.db").exists():  # also if the folder was moved
         url = sqlite_url(file)
     elif sweep.storage is not None and hidden(sweep.storage) == url:
         url = sweep.storage  # with its password
@@ -109,13 +112,13 @@ def _check_cases(what: str, folder: Path, splits: Sequence[Split], case_of: Mapp
     except SplitError as error:
         raise SweepError(f"{what}: {error}") from None
     if not earlier:
-        raise SweepError(f"{what} has no split-1.json: nothing says which cases its trials have seen")
+        raise SweepError(f"{what} has no split-1.json, so nothing says which cases its trials have seen")
     seen = {key for split in earlier for key in (*split.train, *split.validation)}
     seen_cases = {case_of[key] for key in seen if key in case_of}
     tested = {case_of[key] for split in splits for key in split.test}
     if both := sorted(tested & seen_cases):
         raise SweepError(
             f"{what} trained or validated its trials on {len(both)} of the {len(tested)} test cases of this "
-            f"sweep, the first is {both[0]!r}: its best configurations were chosen by them, and a test on "
-            "them would be none. Give this sweep the earlier one's split (split_seed, test_share, split_file)"
+            f"sweep, such as {both[0]!r}: they helped to choose its best configurations and can no longer "
+            "test them. Give this sweep the split of the earlier one (split_seed, test_share, split_file)"
         )

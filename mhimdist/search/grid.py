@@ -1,4 +1,4 @@
-"""The points of a grid over a space, whatever is conditional in it."""
+"""The points of a grid over a space, with its conditional parameters."""
 
 import itertools
 import math
@@ -16,26 +16,27 @@ from optuna.distributions import (
 
 from mhimdist.config.presets import PRESETS, preset
 from mhimdist.errors import SweepError
-from mhimdist.search.chance import holds
 from mhimdist.search.options import Sweep
 from mhimdist.search.proposals import Facts, Params, distinct, draw, fixed
+from mhimdist.search.random_answers import holds
 from mhimdist.search.space import Space, SpaceFunction, value_at
 
 MAX_GRID = 100_000
+"""A grid with more points is refused."""
 
 
 def points(sweep: Sweep, space: SpaceFunction, facts: Facts) -> list[Params]:
-    """All points of a grid that meet the space's requirements, in an order of the sweep's seed.
+    """All points of a grid that meet the space's requirements, in an order set by the sweep's seed.
 
-    The order does not depend on how many of them the sweep tries, so that it may go on with more.
+    The order does not depend on how many points the sweep tries, so the sweep can resume with more.
 
     Args:
-        sweep: which grid is asked for; none where its sampler is no grid.
-        space: what is searched.
-        facts: of the space.
+        sweep: says which grid is wanted; there are no points if its sampler is not a grid.
+        space: the search space.
+        facts: the facts about the space.
 
     Raises:
-        SweepError: the grid is too large to list, or has no such point.
+        SweepError: the grid is too large to list, or no point meets the requirements.
     """
     if not sweep.is_grid:
         return []
@@ -60,7 +61,7 @@ def _walk(sweep: Sweep, space: SpaceFunction, facts: Facts) -> Iterator[Params]:
         if count >= MAX_GRID:
             raise SweepError(
                 f"the grid has more than {MAX_GRID:,} points: search fewer parameters, lower grid_points, or "
-                "use tpe or random"
+                "use sampler tpe or random"
             )
         walk = _Walk(values, path)
         space(Space(walk))
@@ -73,7 +74,7 @@ def _walk(sweep: Sweep, space: SpaceFunction, facts: Facts) -> Iterator[Params]:
 
 
 class _Walk:
-    """Answers a space's questions with the next point of its grid, whatever is conditional in it."""
+    """Answers a space's questions with the next point of its grid, conditional parameters included."""
 
     def __init__(self, values: Mapping[str, Sequence[Any]], path: Sequence[int]) -> None:
         self.path = list(path)
@@ -93,7 +94,7 @@ class _Walk:
     def _next(self, name: str, otherwise: Sequence[Any]) -> Any:
         if name in self.params:
             return self.params[name]
-        values = self._values.get(name, otherwise)  # a branch that no probe took is walked at its ends
+        values = self._values.get(name, otherwise)  # a branch that no probe took is tried at its ends
         place = len(self._sizes)
         self._sizes.append(len(values))
         if place == len(self.path):
@@ -102,7 +103,7 @@ class _Walk:
         return self.params[name]
 
     def advance(self) -> bool:
-        """Turn to the next point; false after the last."""
+        """Move to the next point; returns False after the last one."""
         self.path = self.path[: len(self._sizes)]
         while self.path:
             self.path[-1] += 1
@@ -122,17 +123,17 @@ def _cut(distribution: BaseDistribution, count: int) -> list[Any]:
         numbers = [math.exp(math.log(low) + share * math.log(high / low)) for share in shares]
     else:
         numbers = [low + share * (high - low) for share in shares]
-    numbers[0], numbers[-1] = low, high  # not a rounding error outside
+    numbers[0], numbers[-1] = low, high  # a rounding error must not leave the range
     if isinstance(distribution, IntDistribution):
         return list(dict.fromkeys(round(number) for number in numbers))
     return list(dict.fromkeys(numbers))
 
 
 def _authors_values(name: str, distribution: BaseDistribution, facts: Facts) -> list[Any]:
-    """The values that the authors' masked presets give a parameter, as far as it may take them."""
+    """The values that a parameter has in the authors' masked presets and may take in the space."""
     values = []
     for config in (preset(*key) for key in PRESETS):
-        with suppress(SweepError):  # a setting of one model that another does not have
+        with suppress(SweepError):  # the preset's model does not have the setting
             if config.teacher.kind != "none":
                 values.append(value_at(config, name))
     within = [value for value in dict.fromkeys(values) if holds(distribution, value)]

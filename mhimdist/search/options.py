@@ -1,4 +1,4 @@
-"""What a sweep can be asked for: search, folds, pruning, resources, final runs."""
+"""The settings of a sweep: search, folds, pruning, resources, final runs."""
 
 import os
 from pathlib import Path
@@ -21,14 +21,14 @@ Cost = Literal["none", "time", "kept_share"]
 
 
 class CostField(NamedTuple):
-    """Which of a trial's reports is its second objective, and what that is called."""
+    """The field of a trial's reports that is its second objective, and its name in tables."""
 
     field: str
     text: str
 
 
 COSTS: dict[str, CostField] = {
-    "time": CostField("train_s", "seconds of training a fold"),
+    "time": CostField("train_s", "training seconds per fold"),
     "kept_share": CostField("kept_share", "share of instances kept"),
 }
 
@@ -36,74 +36,76 @@ COSTS: dict[str, CostField] = {
 class Sweep(Execution):
     """A search for a better configuration."""
 
-    name: str = Field("sweep", description="of the sweep's folder under runs/", pattern=r"^[\w.-]+$")
-    num_trials: int = Field(24, ge=1, description="configurations to try, the base itself first")
-    objective: str = Field(OBJECTIVE, description="what a trial is judged by; never a test metric")
+    name: str = Field("sweep", description="name of the sweep's folder under runs/", pattern=r"^[\w.-]+$")
+    num_trials: int = Field(24, ge=1, description="configurations to try; the first is the base")
+    objective: str = Field(OBJECTIVE, description="metric that ranks the trials; never a test metric")
     against: Cost = Field(
         "none",
-        description="what is minimised beside it, for a Pareto front: time, seconds of training a fold; "
-        "kept_share, instances that the student sees; none: nothing",
+        description="second objective, minimised, for a Pareto front: time (training seconds per fold), "
+        "kept_share (share of the instances that the student sees) or none",
     )
 
-    test_share: float = Field(0.35, gt=0, lt=1, description="share of the cases that the sweep never sees")
+    test_share: float = Field(
+        0.35, gt=0, lt=1, description="share of the cases for the final test; no trial sees them"
+    )
     folds: int = Field(
-        1, ge=1, description="folds of the other cases, each of which validates once; 1: one validation share"
+        1, ge=1, description="folds of the other cases; each fold validates once; 1: one validation share"
     )
     validation_share: float = Field(
-        0.2, gt=0, lt=1, description="share of the cases that judges a trial where there is one fold"
+        0.2, gt=0, lt=1, description="share of the cases that validates a trial if there is one fold"
     )
     split_file: Path | None = Field(
-        None, description="CSV (slide,set) or JSON of an official split, whose test set the sweep never sees"
+        None, description="CSV (slide,set) or JSON of an official split; no trial sees its test set"
     )
-    split_seed: int = Field(0, ge=0, description="of the draw of test cases and folds")
+    split_seed: int = Field(0, ge=0, description="seed of the draw of test cases and folds")
     seeds: tuple[int, ...] = Field(
-        (), description="seeds with which each fold of a trial is run, several as 1,2,3; none: train.seed"
+        (), description="seeds that each fold of a trial is run with, such as 1,2,3; none: train.seed"
     )
     parallel_folds: int = Field(
-        1, ge=1, description="folds of a trial that run at once, each with cpus-per-run and gpus-per-run"
+        1, ge=1, description="folds of a trial that run at once; each takes cpus-per-run and gpus-per-run"
     )
 
     sampler: SamplerName = Field(
         "tpe",
-        description="who proposes: tpe, a model of all parameters together; cmaes, for numbers only; random; "
-        "grid; authors_grid, all combinations of the values in the authors' settings",
+        description="how configurations are proposed: tpe models all parameters together; cmaes searches "
+        "numbers only; random; grid; authors_grid combines the values in the authors' settings",
     )
-    seed: int = Field(0, ge=0, description="of the proposals")
-    num_startup: int = Field(8, ge=1, description="trials drawn at random before the sampler models them")
-    grid_points: int = Field(3, ge=2, description="points of a range in a grid, its ends included")
-    warm_presets: bool = Field(True, description="try the authors' settings that lie in the space first")
+    seed: int = Field(0, ge=0, description="seed of the proposals")
+    num_startup: int = Field(8, ge=1, description="random trials before the sampler begins to model")
+    grid_points: int = Field(3, ge=2, description="points per range of a grid, both ends included")
+    warm_presets: bool = Field(True, description="first try the authors' settings that are in the space")
     warm_from: str | None = Field(
         None,
-        description="folder of an earlier sweep, below home (as runs/earlier) or absolute, whose three best "
-        "configurations are tried first",
+        description="folder of an earlier sweep, absolute or below home (such as runs/earlier); its three "
+        "best configurations are tried first",
     )
 
-    scheduler: SchedulerName = Field("asha", description="which trials are stopped early, by epoch")
+    scheduler: SchedulerName = Field("asha", description="rule that stops trials early, by epoch")
     grace_epochs: int = Field(5, ge=1, description="epochs before which no trial is stopped")
     reduction_factor: int = Field(
-        3, ge=2, description="at every rung one trial in so many goes on (asha, hyperband)"
+        3, ge=2, description="one trial in this many passes each rung (asha, hyperband)"
     )
     between_folds: bool = Field(
         True,
-        description="stop a trial between folds: below the median of those that finished the same folds, or "
-        "unable to become the best; not with several objectives",
+        description="stop a trial between folds if it is below the median of the trials that finished the "
+        "same folds, or can no longer become the best; has no effect with a second objective",
     )
 
-    at_once: int | None = Field(None, ge=1, description="trials that run at once; none: what the plan says")
-    max_failures_in_a_row: int = Field(
-        5, ge=1, description="trials that may fail one after the other before the sweep stops"
+    at_once: int | None = Field(
+        None, ge=1, description="most trials that run at once; none: as many as the plan says"
     )
-    retry_failed: bool = Field(False, description="run the configurations of trials that failed once more")
+    max_failures_in_a_row: int = Field(5, ge=1, description="failed trials in a row that stop the sweep")
+    retry_failed: bool = Field(False, description="run the configuration of each failed trial once more")
     storage: str | None = Field(
         default_factory=lambda: os.environ.get(STORAGE_VARIABLE),
         repr=False,
-        description="URL of the Optuna study, of any database "
-        f"(default: {STORAGE_VARIABLE}, else study.db in the sweep's folder); its password is shown and kept "
-        "nowhere",
+        description="URL of a database for the Optuna study "
+        f"(default: {STORAGE_VARIABLE}, otherwise study.db in the sweep's folder); its password is never "
+        "shown or written to a file",
     )
-    track: Literal["none", "wandb", "mlflow"] = Field("none", description="also log trials there")
-    final_seeds: int = Field(3, ge=1, description="seeds with which the best configuration is trained again")
-    final_top: int = Field(1, ge=1, description="so many of the best configurations are trained again")
+    track: Literal["none", "wandb", "mlflow"] = Field("none", description="tracker that also logs the trials")
+    final_seeds: int = Field(3, ge=1, description="seeds that the best configuration is trained again with")
+    final_top: int = Field(1, ge=1, description="number of best configurations that are trained again")
     fresh: bool = Field(False, description="delete an earlier sweep of this name first")
     train: TrainConfig = Field(TrainConfig(), description="the base configuration, which is the first trial")
 
@@ -121,22 +123,21 @@ class Sweep(Execution):
     @model_validator(mode="after")
     def _combinations_work(self) -> Self:
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds lists one twice: {', '.join(map(str, self.seeds))}")
+            raise ValueError(f"seeds lists a seed twice: {', '.join(map(str, self.seeds))}")
         if self.against != "none" and self.scheduler != "none":
             raise ValueError(
-                f"scheduler {self.scheduler} stops trials by their AUC alone and would cut off the cheap "
-                f"ones "
-                f"that a front against {self.against} is about: use scheduler none"
+                f"scheduler {self.scheduler} stops trials by their AUC alone, and would stop the cheap "
+                f"trials that a front against {self.against} needs: use scheduler none"
             )
         if self.against != "none" and self.sampler == "cmaes":
-            raise ValueError("sampler cmaes moves towards one optimum and knows no second objective: use tpe")
+            raise ValueError("sampler cmaes moves towards one optimum and takes no second objective: use tpe")
         if self.parallel_folds > self.folds_per_trial:
             raise ValueError(
                 f"parallel_folds is {self.parallel_folds}, but a trial has only {self.folds_per_trial} runs "
                 f"({self.folds} folds x {len(self.run_seeds)} seeds)"
             )
         if self.parallel_folds > 1 and self.workers > 1:
-            raise ValueError("parallel_folds and workers both share out a trial's resources: set one of them")
+            raise ValueError("parallel_folds and workers both divide a trial's resources: set one to 1")
         return self
 
     @property
@@ -151,12 +152,12 @@ class Sweep(Execution):
 
     @property
     def folds_per_trial(self) -> int:
-        """Runs of a complete trial."""
+        """Runs of a complete trial: folds times seeds."""
         return self.folds * len(self.run_seeds)
 
     @property
     def num_waves(self) -> int:
-        """Groups of runs of a trial that follow each other."""
+        """Groups of runs that a trial trains one after another."""
         return -(-self.folds_per_trial // self.parallel_folds)
 
     @property
@@ -165,10 +166,10 @@ class Sweep(Execution):
         return self.against == "none" and (self.scheduler != "none" or self.between_folds)
 
     def splits(self, bags: BagShards) -> list[Split]:
-        """A split for every fold; all share one test set, whose cases no fold trains on or validates with.
+        """One split per fold. All have one test set; no fold trains on its cases or validates with them.
 
         Raises:
-            SplitError: there are too few cases, or the file holds several splits.
+            SplitError: there are too few cases, or the file holds more than one split.
         """
         outer, *others = splits_of(
             bags,
@@ -179,8 +180,8 @@ class Sweep(Execution):
         )
         if others:
             raise SplitError(
-                f"{self.split_file} holds {len(others) + 1} splits; a sweep needs one test set that no fold "
-                "of it trains on: give a file of one split, and --folds for the rest"
+                f"{self.split_file} holds {len(others) + 1} splits; a sweep needs one test set that none of "
+                "its folds trains on: give a file with one split, and divide the other cases by --folds"
             )
         if self.folds == 1:
             return [outer]
@@ -192,7 +193,7 @@ class Sweep(Execution):
             bags.labels_N[rows],
             num_folds=self.folds,
             validation_share=0.0,
-            selects_on_test=True,  # of the fold that is held out here, which is no test set
+            selects_on_test=True,  # the held-out fold, which is not a test set
             seed=self.split_seed,
         )
         splits = [Split(fold.train, fold.validation, outer.test) for fold in inner]

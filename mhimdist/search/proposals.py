@@ -1,4 +1,4 @@
-"""What a space makes of parameters, and what is known of it before any trial runs."""
+"""Draws from a search space, and the facts about it that are known before any trial runs."""
 
 import hashlib
 import json
@@ -13,22 +13,25 @@ from optuna.distributions import BaseDistribution
 
 from mhimdist.config.train import ConfigWarning, TrainConfig
 from mhimdist.errors import ConfigError, SweepError
-from mhimdist.search.chance import RandomAnswers, ends
+from mhimdist.search.random_answers import RandomAnswers, ends
 from mhimdist.search.space import BaseValues, Proposer, Space, SpaceFunction
 
 NUM_PROBES = 1024
+"""Random draws from a space before its sweep starts."""
+
 NUM_HASHED = 256
+"""How many of them enter the space's digest."""
 
 Params = dict[str, Any]
 Key = frozenset[tuple[str, Any]]
-"""What two equal sets of parameters share."""
+"""A hashable key; equal sets of parameters have equal keys."""
 
 
 class ImpossibleDrawError(SweepError):
     """A draw makes no valid configuration.
 
     Attributes:
-        reason: why, without the draw's own numbers where possible.
+        reason: why, without the draw's own numbers if possible.
     """
 
     def __init__(self, message: str, reason: str) -> None:
@@ -37,28 +40,28 @@ class ImpossibleDrawError(SweepError):
 
 
 class Chooser(Proposer, Protocol):
-    """Who chooses the values and remembers them, as Optuna's trials do."""
+    """Chooses the values and remembers them, as Optuna's trials do."""
 
     @property
     def params(self) -> Params:
-        """What was chosen, by name."""
+        """The chosen values, by name."""
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
-        """From what, by name."""
+        """The ranges and choices that they were chosen from, by name."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What a space makes of one set of parameters.
+    """One set of parameters, and the configuration that a space makes of it.
 
     Attributes:
-        params: what was chosen, by name.
-        distributions: from what, by name.
-        changes: of the base configuration.
-        config: the base with them.
-        requirements: what the space asks of it, in words.
-        unmet: what it fails to meet of the space's requirements; None where it may be tried.
+        params: the chosen values, by name.
+        distributions: the ranges and choices that they were chosen from, by name.
+        changes: the settings that the space sets, as dotted path to value.
+        config: the base configuration with these changes.
+        requirements: all requirements of the space, in words.
+        unmet: the first requirement that the configuration fails, in words; None if it may be tried.
     """
 
     params: Params
@@ -74,12 +77,12 @@ class Facts:
     """What is known of a space before any trial runs.
 
     Attributes:
-        distributions: of every parameter that was met, by name.
-        conditional: names of those that only some draws have.
-        feasible_share: of the draws, those that meet every requirement.
-        base_params: the parameters with which the space gives the base configuration.
-        digest: a hash, 16 hex digits, of all ranges and choices, and of what the space made of some draws:
-            what it fixes, requires and depends on.
+        distributions: the range or the choices of every parameter that a draw asked for, by name.
+        conditional: names of the parameters that only some draws have.
+        feasible_share: share of the random draws that meet every requirement, in [0, 1].
+        base_params: the parameters from which the space makes the base configuration.
+        digest: 16 hex digits: a hash of all ranges and choices, and of the space's results for some draws,
+            which show what it fixes, requires and depends on.
     """
 
     distributions: dict[str, BaseDistribution]
@@ -93,28 +96,28 @@ def draw(space: SpaceFunction, base: TrainConfig, trial: Chooser) -> Draw:
     """One configuration of a space.
 
     Args:
-        space: what is searched.
+        space: the search space.
         base: the configuration that it changes.
         trial: chooses the values.
 
     Raises:
         ImpossibleDrawError: the space makes an invalid configuration, asks for a parameter in two ways, or
-            raises an error of its own.
+            raises any other error.
     """
     collected = Space(trial)
     try:
         space(collected)
     except Exception as error:
-        # Of Optuna a ValueError: other choices for a name, an empty range.
+        # Optuna raises a ValueError for an empty range, and for a name that comes again with other choices.
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise ImpossibleDrawError(f"the space is impossible: {reason}", reason) from error
+        raise ImpossibleDrawError(f"the space cannot be drawn from: {reason}", reason) from error
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConfigWarning)  # said of the base, if it is so there
+            warnings.simplefilter("ignore", ConfigWarning)  # the base has had its own warnings
             config = base.override(collected.changes)
     except ConfigError as error:
         raise ImpossibleDrawError(
-            f"the space makes an impossible configuration, {collected.changes}: {error}", str(error)
+            f"the space makes an invalid configuration, {collected.changes}: {error}", str(error)
         ) from None
     return Draw(
         dict(trial.params),
@@ -132,11 +135,11 @@ def fixed(params: Mapping[str, Any]) -> optuna.trial.FixedTrial:
 
 
 def examine(space: SpaceFunction, base: TrainConfig) -> Facts:
-    """Draw from a space before anything runs, so that an impossible one is refused at once.
+    """Draw from a space before anything runs, so that an impossible space is refused at once.
 
     Raises:
-        SweepError: the space does not hold the base, makes an invalid configuration, gives a parameter
-            several ranges, or its requirements are met by no draw or not by the base.
+        SweepError: the space does not contain the base, makes an invalid configuration, or searches a
+            parameter in two ways; or no draw, or not the base, meets its requirements.
     """
     values = BaseValues(base)
     space(Space(values))
@@ -148,7 +151,9 @@ def examine(space: SpaceFunction, base: TrainConfig) -> Facts:
     distributions: dict[str, BaseDistribution] = {}
     _collect(distributions, [first, *draws])
     if not distributions:
-        raise SweepError("the space searches nothing")
+        raise SweepError(
+            "the space searches nothing: let it call uniform, integer, choice, schedule or branch"
+        )
     feasible = [each for each in draws if each.unmet is None]
     if not feasible:
         reasons = dict.fromkeys(each.unmet for each in draws)
@@ -171,28 +176,28 @@ def examine(space: SpaceFunction, base: TrainConfig) -> Facts:
 
 
 def _collect(distributions: dict[str, BaseDistribution], draws: Sequence[Draw]) -> None:
-    """Add the distributions of draws to those that are known.
+    """Add the distributions of draws to the known ones.
 
     Raises:
-        SweepError: a parameter has another one than before.
+        SweepError: a parameter's distribution differs from the known one.
     """
     for each in draws:
         for name, distribution in each.distributions.items():
             if distributions.setdefault(name, distribution) != distribution:
                 raise SweepError(
                     f"{name} is searched in two ways, {distributions[name]} and {distribution}: give it one "
-                    "range, and exclude what does not go together with require"
+                    "range, and exclude values that do not fit together with require"
                 )
 
 
 def _draw_at_ends(
     space: SpaceFunction, base: TrainConfig, base_params: Params, distributions: dict[str, BaseDistribution]
 ) -> list[Draw]:
-    """Draws in which each parameter takes each of its choices or ends; what they find is added to
-    `distributions`.
+    """Draws in which each parameter takes each of its choices, or both ends of its range.
 
-    The other parameters take the base's values once, and then ends too: what is impossible is there more
-    often than within, and a choice of many is met by few random draws.
+    New parameters that these draws meet are added to `distributions`. The other parameters take the base's
+    values once, and then ends too: impossible draws are more frequent at the ends than inside the ranges,
+    and few random draws meet one choice of many.
     """
     rng = random.Random(0)
     found: list[Draw] = []
@@ -211,7 +216,7 @@ def _draw_at_ends(
 def _digest(distributions: Mapping[str, BaseDistribution], draws: Sequence[Draw]) -> str:
     made_of = {
         "distributions": sorted((name, repr(each)) for name, each in distributions.items()),
-        # To 9 digits: the last ones of a logarithm are another machine's own.
+        # To 9 digits: a logarithm's last digits differ between machines.
         "draws": [
             [
                 {
@@ -229,7 +234,7 @@ def _digest(distributions: Mapping[str, BaseDistribution], draws: Sequence[Draw]
 
 
 def distinct(many: Iterable[Params]) -> list[Params]:
-    """Each set of parameters once, the first of its kind."""
+    """Each set of parameters once, in the order of first appearance."""
     found: dict[Key, Params] = {}
     for params in many:
         found.setdefault(key(params), params)
@@ -237,5 +242,5 @@ def distinct(many: Iterable[Params]) -> list[Params]:
 
 
 def key(params: Params) -> Key:
-    """What two equal sets of parameters share; choices are plain values, which can be hashed."""
+    """The key of a set of parameters; choices are plain values, which can be hashed."""
     return frozenset(params.items())

@@ -1,7 +1,7 @@
-"""Which trials are stopped early: within a fold by epoch, and between folds.
+"""The rules that stop trials early: within a fold by epoch, and between folds.
 
-Both decide from what the study holds and keep nothing themselves, so that a sweep that was killed goes on
-with the same decisions.
+Both decide from the study's data and keep nothing themselves, so a killed sweep resumes with the same
+decisions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ import optuna
 from mhimdist.search.options import Sweep
 
 MIN_OTHERS = 4
-"""Trials that must have finished the same folds before a trial is measured against their median."""
+"""Trials that must have finished the same folds before a trial is compared with their median."""
 
 
 def within_folds(sweep: Sweep) -> optuna.pruners.BasePruner:
-    """What stops a trial by its reports, whose steps are epochs over all its folds."""
+    """The pruner that stops a trial by its reports; their steps are epochs over all its folds."""
     num_steps = sweep.num_waves * sweep.train.epochs
     grace = min(sweep.grace_epochs, num_steps)
     if sweep.scheduler == "asha":
@@ -33,13 +33,14 @@ def within_folds(sweep: Sweep) -> optuna.pruners.BasePruner:
 
 
 class BelowMedian(optuna.pruners.BasePruner):
-    """Stops a trial whose value is below the median of those that complete trials had after as many epochs.
+    """Stops a trial that is below the median of the complete trials' values after as many epochs.
 
-    Optuna's own compares the best that a trial ever had, which a good first fold keeps up through any others.
+    Optuna's own median pruner compares a trial's best report so far; a good first fold keeps that high
+    through all later folds.
     """
 
     def __init__(self, grace: int) -> None:
-        """Begin.
+        """Make the rule.
 
         Args:
             grace: epochs over all folds before which no trial is stopped.
@@ -64,11 +65,11 @@ def _value_at(trial: optuna.trial.FrozenTrial, step: int) -> float | None:
 def between_folds(
     mine: Mapping[str, float], others: Sequence[Mapping[str, float]], folds_per_trial: int
 ) -> str | None:
-    """Why a trial is hopeless after its first folds; None if it is not, or is done.
+    """Why a trial is hopeless after its first folds; None if it is not, or if its folds are all done.
 
     Args:
         mine: the value of each of its finished folds.
-        others: those of every other trial.
+        others: the same of every other trial.
         folds_per_trial: folds of a complete trial.
     """
     if not 0 < len(mine) < folds_per_trial:
@@ -76,7 +77,7 @@ def between_folds(
     value, done = mean(mine.values()), f"after {len(mine)} of {folds_per_trial} folds"
     same = [mean(each[name] for name in mine) for each in others if mine.keys() <= each.keys()]
     if len(same) >= MIN_OTHERS and value < median(same):
-        return f"{done} {value:.3f}, below the median of {median(same):.3f}"
+        return f"{value:.3f} {done}, below the median of {median(same):.3f}"
     complete = [mean(each.values()) for each in others if len(each) == folds_per_trial]
     bound = (sum(mine.values()) + folds_per_trial - len(mine)) / folds_per_trial
     if complete and bound < max(complete):

@@ -1,7 +1,7 @@
-"""Who proposes a sweep's configurations.
+"""The samplers that propose a sweep's configurations.
 
-A proposal is a pure function of the sweep's seed, the trial's number and the study's trials so far: every
-trial has a sampler of its own, seeded by both, so that a sweep that was killed proposes what it would have.
+A proposal is a pure function of the sweep's seed, the trial's number and the study's trials so far. Each
+trial has its own sampler, seeded by seed and number, so a killed sweep resumes with the same proposals.
 """
 
 import hashlib
@@ -22,18 +22,18 @@ from mhimdist.search.options import SamplerName, Sweep
 from mhimdist.search.proposals import Draw, Facts, ImpossibleDrawError, Params, draw
 from mhimdist.search.space import SpaceFunction
 
-MAX_INSISTENCE = 50
+MAX_MODEL_DRAWS = 50
+"""Draws for one trial that a model makes before random draws replace it."""
 
 MAX_DRAWS = 500
-"""Draws that requirements, or earlier trials of the same configuration, may refuse before a space is given
-up."""
+"""Draws for one trial. If a requirement or an earlier trial refuses all of them, the space has no more."""
 
 
 def check(sampler: SamplerName, facts: Facts) -> None:
     """Refuse a sampler that cannot search a space.
 
     Raises:
-        SweepError: with the parameters that it cannot search, and why.
+        SweepError: it names the parameters that the sampler cannot search, and says why.
     """
     if sampler != "cmaes":
         return
@@ -43,33 +43,33 @@ def check(sampler: SamplerName, facts: Facts) -> None:
     if choices:
         raise SweepError(
             f"sampler cmaes adapts a normal distribution and cannot choose among values: "
-            f"{', '.join(choices)}; fix these in the space, or use tpe"
+            f"{', '.join(choices)}; fix these in the space, or use sampler tpe"
         )
     if facts.conditional:
         raise SweepError(
-            f"sampler cmaes needs every parameter in every trial, but {', '.join(sorted(facts.conditional))} "
-            "is there only in some; use tpe"
+            "sampler cmaes needs every parameter in every trial, but only some trials have "
+            f"{', '.join(sorted(facts.conditional))}; use sampler tpe"
         )
     if len(facts.distributions) < 2:
-        raise SweepError("sampler cmaes needs at least two parameters; use tpe or grid")
+        raise SweepError("sampler cmaes needs at least two parameters; use sampler tpe or grid")
 
 
 def make(sweep: Sweep, number: int, attempt: int) -> optuna.samplers.BaseSampler:
     """The sampler of one trial.
 
     Args:
-        sweep: which sampler, its seed and startup.
+        sweep: says which sampler, with which seed and startup.
         number: of the trial.
-        attempt: how often its draw has been refused. A model that insists on what cannot be tried, or was
-            tried before, gives way to chance.
+        attempt: how many draws for the trial were refused. A model that keeps proposing what cannot be
+            tried, or was tried before, is replaced by random draws.
     """
     text = f"{sweep.seed} {number} {attempt}"
     seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
     with warnings.catch_warnings():
-        # Of `group` and `consider_pruned_trials`.
+        # `group` and `consider_pruned_trials` are experimental.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if sweep.sampler == "tpe" and attempt < MAX_INSISTENCE:
-            # One model over all parameters that occur together, and distance to the trials still running.
+        if sweep.sampler == "tpe" and attempt < MAX_MODEL_DRAWS:
+            # One model for all parameters that occur together; it keeps away from the running trials.
             return optuna.samplers.TPESampler(
                 seed=seed,
                 multivariate=True,
@@ -77,9 +77,9 @@ def make(sweep: Sweep, number: int, attempt: int) -> optuna.samplers.BaseSampler
                 constant_liar=True,
                 n_startup_trials=sweep.num_startup,
             )
-        if sweep.sampler == "cmaes" and attempt < MAX_INSISTENCE:
-            # A generation is of trials that have a value: without the pruned ones it would take three times
-            # as many, all of them survivors.
+        if sweep.sampler == "cmaes" and attempt < MAX_MODEL_DRAWS:
+            # A generation consists of trials that have a value. Without the pruned ones it would take three
+            # times as many trials, and only survivors would count.
             return optuna.samplers.CmaEsSampler(
                 seed=seed, n_startup_trials=1, warn_independent_sampling=False, consider_pruned_trials=True
             )
@@ -88,12 +88,12 @@ def make(sweep: Sweep, number: int, attempt: int) -> optuna.samplers.BaseSampler
 
 @dataclass(frozen=True)
 class Sampled:
-    """What a sampler came to.
+    """The outcome of sampling one trial.
 
     Attributes:
-        draw: new and as the space requires; None where so many draws were refused that there is none.
-        attributes: what the sampler wants to find with that trial later.
-        refused: how many draws were refused for each reason.
+        draw: a new draw that meets the space's requirements; None if `MAX_DRAWS` draws were refused.
+        attributes: the study must keep them with the trial, as the sampler reads them later.
+        refused: number of refused draws per reason.
     """
 
     draw: Draw | None
@@ -110,19 +110,19 @@ def sample(
     is_tried: Callable[[Params], bool],
     on_impossible: Callable[[ImpossibleDrawError], None],
 ) -> Sampled:
-    """What the sweep's sampler proposes next that is new and meets the space's requirements.
+    """Have the sweep's sampler draw until a draw is new and meets the space's requirements.
 
-    Draws are made in `drafts`, so that refused ones leave no trace in the record. What a draw costs is
-    Optuna's own: TPE weighs every trial that has ended, about .03 ms for each (8 ms at 100 trials, 324 ms at
-    10,000). To hide old trials from it would make that constant and change what it proposes.
+    Draws are made in `drafts`, so refused ones leave no trace in the record. Optuna sets the cost of a draw:
+    TPE weighs every trial that has ended, about .03 ms per trial (8 ms at 100 trials, 324 ms at 10,000).
+    Hiding old trials from it would make the cost constant, but would change its proposals.
 
     Args:
-        sweep: which sampler, its seed, and the base configuration.
-        space: what is searched.
-        trials: all of the study, by number.
-        directions: of its objectives.
+        sweep: says which sampler, with which seed, and the base configuration.
+        space: the search space.
+        trials: all trials of the study, by number.
+        directions: of the study's objectives.
         is_tried: whether a trial has these parameters.
-        on_impossible: is told of each draw that makes no valid configuration.
+        on_impossible: called with the error of each draw that makes no valid configuration.
     """
     number, study, refused = len(trials), drafts(trials, directions), Counter[str]()
     for attempt in range(MAX_DRAWS):
@@ -134,11 +134,11 @@ def sample(
                 drawn = draw(space, sweep.train, trial)
             except ImpossibleDrawError as error:
                 on_impossible(error)
-                refused["impossible"] += 1
+                refused["were impossible"] += 1
             else:
                 if drawn.unmet is None and not is_tried(drawn.params):
                     attributes = study.get_trials(deepcopy=False)[trial.number].system_attrs
                     return Sampled(drawn, attributes, refused)
-                refused["tried before" if drawn.unmet is None else f"not to {drawn.unmet}"] += 1
+                refused["were tried before" if drawn.unmet is None else f"did not {drawn.unmet}"] += 1
         study.tell(trial, state=TrialState.FAIL)
     return Sampled(None, {}, refused)

@@ -1,4 +1,4 @@
-"""A search space in the configuration's own terms, conditional where a setting matters only with another.
+"""A search space in the configuration's own terms; it is conditional if a setting depends on another.
 
 A job writes it as a function of a `Space`; names are dotted paths of `TrainConfig`:
 
@@ -23,31 +23,37 @@ SCHEDULE_KINDS: tuple[str, ...] = get_args(ScheduleKind)
 
 
 class Proposer(Protocol):
-    """Who chooses the values: an Optuna trial, or `BaseValues`."""
+    """Chooses the values: an Optuna trial, `BaseValues`, or random answers."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        """A number in [low, high]."""
+        """Choose a number.
+
+        Args:
+            name: of the parameter.
+            low, high: ends of its range, both included.
+            log: whether it is searched evenly in its logarithm.
+        """
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        """A whole number in [low, high]."""
+        """Choose a whole number; the arguments are those of `suggest_float`."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of the choices."""
+        """Choose one of the choices."""
 
 
 class Requirement(NamedTuple):
-    """What a configuration must meet to be tried, and how that is said."""
+    """A condition that a configuration must meet to be tried, and its text for messages."""
 
     is_met: Callable[[TrainConfig], bool]
     text: str
 
 
 class Space:
-    """Collects what one trial changes of the base configuration.
+    """Collects the changes that one trial makes to the base configuration.
 
     Attributes:
         changes: dotted path to value, for `TrainConfig.override`.
-        requirements: what the changed configuration must meet.
+        requirements: the conditions that the changed configuration must meet.
     """
 
     def __init__(self, proposer: Proposer) -> None:
@@ -85,13 +91,13 @@ class Space:
     def schedule(
         self, path: str, low: float, high: float, *, log: bool = False, kinds: Sequence[str] = SCHEDULE_KINDS
     ) -> None:
-        """Search a schedule's value at the start and the way it goes to its end.
+        """Search a schedule's value at the start and the kind of its way to the end.
 
         Args:
             path: of the schedule.
-            low, high: ends of the range of its value at the start.
-            log: whether that is searched evenly in its logarithm.
-            kinds: the ways to choose among.
+            low, high: ends of the range of the start value, both included.
+            log: whether the start value is searched evenly in its logarithm.
+            kinds: the kinds to choose among.
         """
         self.uniform(f"{path}.start", low, high, log=log)
         self.choice(f"{path}.kind", kinds)
@@ -101,30 +107,30 @@ class Space:
         self.changes[path] = value
 
     def branch(self, path: str, options: Sequence[str]) -> str:
-        """Search which branch to take; it changes nothing itself, the settings under it do.
+        """Search which branch to take. The branch changes nothing itself; the settings under it do.
 
         `path` may be a derived property such as `masking.strategy`.
         """
         return self._proposer.suggest_categorical(path, list(options))
 
     def require(self, is_met: Callable[[TrainConfig], bool], text: str) -> None:
-        """Try only configurations that meet something; others are drawn again.
+        """Try only configurations that meet a condition; others are drawn again.
 
         Args:
-            is_met: of the whole configuration that a draw makes.
-            text: what it asks for, for messages.
+            is_met: whether a draw's whole configuration meets the condition.
+            text: the condition as messages name it, behind "does not": "keep half of the instances".
         """
         self.requirements.append(Requirement(is_met, text))
 
     def keep_at_least(self, share: float) -> None:
-        """Try only masks that leave the student this share of a bag, even where their schedules peak."""
+        """Try only masks that leave the student this share of a bag, even when their schedules peak."""
         self.require(
             lambda config: kept_share(config.masking) >= share,
             f"keep at least {share:g} of a bag's instances",
         )
 
     def unmet(self, config: TrainConfig) -> str | None:
-        """What a configuration fails to meet; None where it may be tried."""
+        """The first requirement that a configuration fails, in words; None if it may be tried."""
         return next((text for is_met, text in self.requirements if not is_met(config)), None)
 
 
@@ -132,18 +138,18 @@ SpaceFunction = Callable[[Space], None]
 
 
 def kept_share(masking: Masking) -> float:
-    """The share of a large bag that the student sees where all masks peak together, in expectation.
+    """The expected share of a large bag that the student sees when all masks peak together, in [0, 1].
 
-    High and low masks never meet before they cover the bag; the random one falls on both alike.
+    High and low masks do not overlap until they cover the bag; the random mask falls on both equally.
     """
     return max(0.0, 1 - masking.high.peak - masking.low.peak) * (1 - masking.random.peak)
 
 
 class BaseValues:
-    """Answers every question of a space with the base configuration's own value: the first trial.
+    """Answers every question of a space with the base configuration's value; this makes the first trial.
 
     Attributes:
-        params: the answers so far.
+        params: the answers so far, by name.
     """
 
     def __init__(self, base: TrainConfig) -> None:
@@ -151,10 +157,10 @@ class BaseValues:
         self.params: dict[str, Any] = {}
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        """The base's number.
+        """See `Proposer.suggest_float`; the answer is the base's number.
 
         Raises:
-            SweepError: it lies outside the range.
+            SweepError: it is outside the range, or the configuration has no such setting.
         """
         value = float(value_at(self._base, name))
         if not low <= value <= high:
@@ -166,34 +172,34 @@ class BaseValues:
         return value
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        """The base's number.
+        """See `Proposer.suggest_int`; the answer is the base's number.
 
         Raises:
-            SweepError: it lies outside the range.
+            SweepError: it is outside the range, or the configuration has no such setting.
         """
         return int(self.suggest_float(name, low, high, log=log))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """The base's value.
+        """See `Proposer.suggest_categorical`; the answer is the base's value.
 
         Raises:
-            SweepError: it is not among the choices.
+            SweepError: it is not among the choices, or the configuration has no such setting.
         """
         value = value_at(self._base, name)
         if value not in choices:
             raise SweepError(
                 f"{name} is searched among {list(choices)}, but the base configuration, which is the first "
-                f"trial, has {value!r}: add it or change the base"
+                f"trial, has {value!r}: add this value or change the base"
             )
         self.params[name] = value
         return value
 
 
 def value_at(config: TrainConfig, path: str) -> Any:
-    """The value of a dotted path of a configuration, derived properties included.
+    """The value at a dotted path of a configuration, derived properties included.
 
     Raises:
-        SweepError: there is no such path.
+        SweepError: the configuration has no such path.
     """
     value: Any = config
     for part in path.split("."):

@@ -1,4 +1,4 @@
-"""The database of a study: how it is opened, whose study is in it, and how its URL is shown."""
+"""The database of a study: how it is opened, which sweep owns a study, and how a URL is shown."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError
 from mhimdist.errors import SweepError
 
 OWNER = "sweep"
-"""A study's attribute: id and folder of the sweep that it belongs to."""
+"""A study's attribute: id and folder of the sweep that owns it."""
 
 _SECRET = re.compile("pass|pwd|secret|token|key", re.IGNORECASE)
 _NETWORK_FILESYSTEMS = re.compile("nfs|cifs|smb|lustre|gpfs|beegfs|ceph|gluster|^fuse", re.IGNORECASE)
@@ -23,9 +23,9 @@ class Owner(NamedTuple):
     """The sweep that a study belongs to.
 
     Attributes:
-        id: made when its folder was begun.
-        folder: where that is, for messages.
-        is_alone: whether the database is a file in that folder, which nobody else's study can be in.
+        id: made together with the sweep's folder.
+        folder: path of that folder, for messages.
+        is_alone: whether the database is a file in that folder, which holds no other sweep's study.
     """
 
     id: str
@@ -39,7 +39,7 @@ def sqlite_url(path: Path) -> str:
 
 
 def hidden(url: str) -> str:
-    """A URL without its password, for everything that a person or a file sees."""
+    """A URL without its password, as people and files may see it."""
     try:
         parsed = make_url(url)
     except ArgumentError:
@@ -49,25 +49,27 @@ def hidden(url: str) -> str:
 
 
 def open_storage(url: str) -> optuna.storages.BaseStorage:
-    """Optuna's storage of a URL.
+    """Optuna's storage at a URL.
 
     Raises:
         SweepError: no database answers there.
     """
-    # Connections of a sweep rest for hours, after which a server may have closed them; a file is locked while
-    # a dashboard reads it.
+    # A sweep's connections rest for hours, and a server may close them meanwhile; a dashboard that reads a
+    # file locks it.
     connect = {"timeout": 60} if url.startswith("sqlite") else {}
     try:
         return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": connect})
-    except Exception as error:  # each database driver has errors of its own
-        cause = error.__cause__ if isinstance(error.__cause__, ImportError) else None  # of the missing driver
+    except Exception as error:  # each database driver has its own errors
+        cause = (
+            error.__cause__ if isinstance(error.__cause__, ImportError) else None
+        )  # names the missing driver
         reason = " ".join(f"{error} ({cause})".split() if cause else str(error).split()).replace(
             url, hidden(url)
         )
         for secret in _secrets(url):
             reason = reason.replace(secret, "***")
         # Not `from error`: its text may hold the password.
-        raise SweepError(f"storage {hidden(url)}: no Optuna study can be kept there: {reason}") from None
+        raise SweepError(f"storage {hidden(url)} cannot keep an Optuna study: {reason}") from None
 
 
 def _secrets(url: str) -> list[str]:
@@ -83,16 +85,16 @@ def _secrets(url: str) -> list[str]:
 def create(
     url: str, name: str, owner: Owner | None, directions: list[optuna.study.StudyDirection]
 ) -> optuna.Study:
-    """Begin a study, or go on with the one that is there.
+    """Begin a study, or open the one that exists.
 
     Args:
         url: of the database.
         name: of the study.
-        owner: the sweep that it is to belong to; None leaves that open.
-        directions: of its objectives.
+        owner: the sweep that must own the study; None leaves the owner open.
+        directions: of the study's objectives.
 
     Raises:
-        SweepError: no database answers, or the study of that name belongs to another sweep.
+        SweepError: no database answers, or another sweep owns the study of that name.
     """
     storage = open_storage(url)
     sampler = optuna.samplers.RandomSampler()  # proposals come from `SweepStudy.propose`
@@ -110,15 +112,15 @@ def create(
 def _check_owner(study: optuna.Study, owner_id: str, url: str) -> None:
     found = study.user_attrs.get(OWNER)
     if found is None or found["id"] != owner_id:
-        whose = f"is that of the sweep in {found['folder']}" if found else "does not say whose it is"
+        whose = f"belongs to the sweep in {found['folder']}" if found else "names no owner"
         raise SweepError(
-            f"storage {hidden(url)} already has a study {study.study_name!r}, and it {whose}: give this "
-            "sweep another --name (a study that nobody needs goes by `optuna delete-study`)"
+            f"storage {hidden(url)} already has a study {study.study_name!r}, which {whose}: give this "
+            "sweep another --name, or delete the study by `optuna delete-study` if nobody needs it"
         )
 
 
 def delete(url: str, name: str, owner_id: str) -> None:
-    """Delete a study, if there is one.
+    """Delete a study, if it exists.
 
     Args:
         url: of the database.
@@ -126,7 +128,7 @@ def delete(url: str, name: str, owner_id: str) -> None:
         owner_id: id of the sweep that may delete it.
 
     Raises:
-        SweepError: no database answers, or the study belongs to another sweep.
+        SweepError: no database answers, or another sweep owns the study.
     """
     storage = open_storage(url)
     if name in optuna.get_all_study_names(storage):
@@ -139,13 +141,13 @@ def read(url: str, name: str) -> list[FrozenTrial]:
 
     Raises:
         SweepError: no database answers.
-        KeyError: it has no study of that name.
+        KeyError: the database has no study of that name.
     """
     return optuna.load_study(study_name=name, storage=open_storage(url)).trials
 
 
 def network_filesystem(path: Path) -> str | None:
-    """The kind of a network's file system on which a path lies, such as nfs4; None on a local disk."""
+    """The type of the network file system that holds a path, such as nfs4; None on a local disk."""
     mounts = [each for each in psutil.disk_partitions(all=True) if path.is_relative_to(each.mountpoint)]
     kind = max(mounts, key=lambda each: len(each.mountpoint)).fstype if mounts else ""
     return kind if _NETWORK_FILESYSTEMS.search(kind) else None

@@ -1,8 +1,8 @@
-"""The Optuna study of a sweep: the one record of what was proposed, reported and decided.
+"""The Optuna study of a sweep: the one record of all proposals, reports and decisions.
 
-Everything that decides anything is in the study's database before it is acted upon: a trial with its
-parameters when it starts, every epoch's value when it is reported, the values of finished folds. Whoever
-opens the study again, after a kill -9 too, goes on with it.
+The study's database has everything that decides anything before anyone acts on it: a trial with its
+parameters when it starts, every epoch's value when it is reported, the values of finished folds. A process
+that opens the study again, even after a kill -9, resumes it.
 """
 
 import json
@@ -22,10 +22,10 @@ from mhimdist.search import grid, proposals, pruning, samplers, storage
 from mhimdist.search.options import Sweep
 from mhimdist.search.proposals import Facts, Key, Params
 from mhimdist.search.space import SpaceFunction
+from mhimdist.search.trial_record import FOLDS, REASON, TrialRecord, trial_record
 
+# Names of attributes, of the study or of its trials.
 CHANGES = "changes"
-FOLDS = "folds"
-REASON = "reason"
 STARTS = "starts"
 IMPOSSIBLE = "impossible"
 EXHAUSTED = "exhausted"
@@ -40,7 +40,7 @@ class Proposal:
     Attributes:
         number: of the trial.
         config: the full configuration, with the base's seed.
-        is_resumed: whether an earlier start of the sweep began with it.
+        is_resumed: whether an earlier start of the sweep began it.
     """
 
     number: int
@@ -63,15 +63,16 @@ class SweepStudy:
         """Open the study, or begin it.
 
         Args:
-            sweep: what is searched for and how.
-            space: what a trial changes of `sweep.train`.
-            facts: of the space.
-            url: of Optuna's storage.
-            first: parameters of the trials that no sampler proposes; the points of a grid follow them.
-            owner: the sweep's folder.
+            sweep: the settings of the search.
+            space: the search space over `sweep.train`.
+            facts: the facts about the space.
+            url: of the study's database.
+            first: parameters of the first trials, which no sampler proposes; the points of a grid follow.
+            owner: the sweep that must own the study; None leaves the owner open.
 
         Raises:
-            SweepError: no database answers, or its study of that name is another sweep's.
+            SweepError: no database answers, another sweep owns the study of that name, or the grid is too
+                large or empty.
         """
         self._retries: list[FrozenTrial] = []
         self.sweep, self.space, self.facts, self.url = sweep, space, facts, url
@@ -89,57 +90,64 @@ class SweepStudy:
         """All trials, by number."""
         return self._study.get_trials(deepcopy=False)
 
-    def unfinished(self, max_starts: int, num_epochs: Callable[[int], int]) -> list[Proposal]:
-        """Trials of an earlier start of the sweep that never ended, to go on with.
+    @property
+    def records(self) -> list[TrialRecord]:
+        """All trials as plain data, by number."""
+        return [trial_record(trial) for trial in self.trials]
 
-        Those that cannot are marked as failed: trials that are not of this software, and those that were
-        started so often without getting on that they must be what ended the sweep.
+    def record(self, number: int) -> TrialRecord:
+        """A trial as plain data."""
+        return trial_record(self.trials[number])
+
+    def unfinished(self, max_starts: int, num_epochs: Callable[[int], int]) -> list[Proposal]:
+        """Trials that an earlier start of the sweep began and nothing ended, to be resumed.
+
+        Trials that cannot be resumed are marked as failed: those that another program added, and those that
+        were running so often when the sweep was killed, without any progress, that they must be the cause.
 
         Args:
-            max_starts: starts in a row that were killed before a trial has done an epoch more.
-            num_epochs: epochs that a trial has done.
+            max_starts: killed starts in a row without another epoch, after which a trial counts as the cause.
+            num_epochs: returns the epochs that a trial has done, by its number.
         """
         found = []
         for trial in self.trials:
             if trial.state.is_finished():
                 continue
             if CHANGES not in trial.user_attrs:
-                self.fail(trial.number, "an orphan: nothing says which configuration it ran")
+                self.fail(trial.number, "an orphan: the study does not say which configuration it ran")
             elif (starts := _starts(trial, num_epochs(trial.number))) >= max_starts:
-                reason = (
-                    f"the sweep was killed {starts} times in a row while it ran, and it did no epoch more"
-                )
+                reason = f"the sweep was killed {starts} times in a row while this trial ran and did no epoch"
                 self.fail(trial.number, reason)
             else:
                 found.append(Proposal(trial.number, self._config(trial), is_resumed=True))
         return found
 
     def change(self, number: int, changes: Mapping[str, Any]) -> Proposal:
-        """Change settings of a trial that runs which are no parameters of it; returns it as it is now."""
+        """Change settings of a running trial that are not its parameters; returns the changed trial."""
         trial = self.trials[number]
         all_changes = json.loads(trial.user_attrs[CHANGES]) | dict(changes)
         self._live(trial).set_user_attr(CHANGES, json.dumps(all_changes))
         return Proposal(number, self.config(number), is_resumed=True)
 
-    def started(self, number: int, num_epochs: int) -> None:
-        """Note that a start of the sweep begins with a trial, for the first time or again.
+    def count_start(self, number: int, num_epochs: int) -> None:
+        """Count a start of the sweep that begins or resumes a trial.
 
         Args:
             number: of the trial.
-            num_epochs: that it has done.
+            num_epochs: epochs that the trial has done.
         """
         trial = self.trials[number]
         live = self._live(trial)
         live.set_user_attr(STARTS, _starts(trial, num_epochs) + 1)
         live.set_user_attr(EPOCHS, num_epochs)
 
-    def outlived(self, number: int) -> None:
-        """Take back what `started` has noted: this start ends in order, so no trial has ended it."""
+    def uncount_start(self, number: int) -> None:
+        """Take back `count_start`: this start ends in order, so the trial has not killed it."""
         trial = self.trials[number]
         self._live(trial).set_user_attr(STARTS, trial.user_attrs[STARTS] - 1)
 
     def retry_failed(self) -> None:
-        """Have the configurations of trials that failed proposed again, each as a trial of its own, once."""
+        """Propose the configuration of each failed trial again, once, as a new trial."""
         retried = {trial.user_attrs.get(RETRY_OF) for trial in self.trials}
         self._retries = [
             trial
@@ -149,8 +157,8 @@ class SweepStudy:
 
     @property
     def num_trials(self) -> int:
-        """Trials that the sweep will have: fewer than asked for where the space has no more, and one more for
-        each that is run again.
+        """Trials that the sweep will have: fewer than requested if the space has no more, and one more per
+        failed trial that is run again.
         """
         return self._num_trials(self.trials)
 
@@ -165,26 +173,27 @@ class SweepStudy:
         return self._unsampled.num_retries + len(self._retries) + num_wanted
 
     def notes(self) -> list[str]:
-        """What there is to say of the draws."""
+        """Notes on the draws for the user."""
         notes = []
         if self.sweep.is_grid:
             num = self._unsampled.num
-            more = f"num_trials {self.sweep.num_trials} tries so many of them, in an order of the seed"
+            more = f"{self.sweep.num_trials} of them are tried (num_trials), in an order set by the seed"
             notes.append(
-                f"the grid, with what is tried before it, has {num:,} points; "
+                f"the grid, with the trials before it, has {num:,} points; "
                 + (more if num > self.sweep.num_trials else "all are tried")
             )
         return notes + self._refusals.notes()
 
     def take_news(self) -> list[str]:
-        """What there is to say since this was asked last."""
+        """Messages for the user since the last call."""
         return self._refusals.take_news()
 
     def propose(self) -> Proposal | None:
         """The next trial, already in the database; None once there are enough or the space has no more.
 
         Raises:
-            ImpossibleDrawError: one of the trials that no sampler proposes makes no valid configuration.
+            ImpossibleDrawError: a first trial, a grid's point or a failed trial's parameters make no valid
+                configuration.
         """
         trials = self.trials
         number = len(trials)
@@ -234,7 +243,7 @@ class SweepStudy:
             step: epochs done over all its folds, from 1.
             value: mean validation AUC of its folds so far.
             folds: values of its finished folds, by name.
-            may_stop: whether it may be stopped at all.
+            may_stop: whether the trial may be stopped at all.
         """
         trial = self.trials[number]
         if self.sweep.against == "none" and step not in trial.intermediate_values:
@@ -244,24 +253,24 @@ class SweepStudy:
         if not self.sweep.is_pruning:
             return None
         reason = None
-        # Asked of every trial: a rung counts those that went on whatever it said.
+        # Every trial is judged: a rung also counts the trials that may not be stopped.
         is_behind = self._study.pruner.prune(self._study, self.trials[number])
         if not may_stop:
             return None
         if is_behind:
-            reason = f"{value:.3f} after {step} epochs (scheduler {self.sweep.scheduler})"
+            reason = f"{value:.3f} after {formats.count(step, 'epoch')} (scheduler {self.sweep.scheduler})"
         elif self.sweep.between_folds:
             others = [t.user_attrs.get(FOLDS, {}) for t in self.trials if t.number != number]
             reason = pruning.between_folds(folds, others, self.sweep.folds_per_trial)
         return reason
 
     def complete(self, number: int, value: float, cost: float | None) -> None:
-        """Record a finished trial; one whose value is not finite has failed.
+        """Record a finished trial; a trial whose value is not finite has failed.
 
         Args:
             number: of the trial.
             value: of the objective.
-            cost: of the second objective; None where there is none.
+            cost: of the second objective; None if there is none.
         """
         values = [value] if cost is None else [value, cost]
         if not all(map(math.isfinite, values)):
@@ -280,7 +289,7 @@ class SweepStudy:
         self._study.tell(number, state=TrialState.FAIL)
 
     def importances(self) -> dict[str, float]:
-        """See `importances`."""
+        """See the function `importances`."""
         return importances(self._study)
 
     def pareto_front(self) -> list[int]:
@@ -299,13 +308,13 @@ class SweepStudy:
 
 
 def _starts(trial: FrozenTrial, num_epochs: int) -> int:
-    """Starts that were killed while a trial ran, since it last got on."""
+    """Starts that were killed while a trial ran, since it last made progress."""
     has_got_on = num_epochs > trial.user_attrs.get(EPOCHS, 0)
     return 0 if has_got_on else trial.user_attrs.get(STARTS, 0)
 
 
 class _Refusals:
-    """What there is to say of refused draws; it is kept in the study's attributes."""
+    """Messages on refused draws for the user; the study's attributes keep them."""
 
     def __init__(self, study: optuna.Study) -> None:
         self._study = study
@@ -313,17 +322,17 @@ class _Refusals:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether the space was found to have no more."""
+        """Whether the space has no more to try."""
         return EXHAUSTED in self._study.user_attrs
 
     def count(self, error: proposals.ImpossibleDrawError) -> None:
         """Count an impossible draw.
 
-        A branch so rare that no probe before the start came to it must not end a sweep of a week.
+        A branch so rare that no probe before the start took it must not end a sweep of a week.
         """
         counts = dict(self._study.user_attrs.get(IMPOSSIBLE, {}))
         if error.reason not in counts:
-            self._news.append(f"{error}; another one is drawn")
+            self._news.append(f"{error}; the trial is drawn again")
         counts[error.reason] = counts.get(error.reason, 0) + 1
         self._study.set_user_attr(IMPOSSIBLE, counts)
 
@@ -331,91 +340,90 @@ class _Refusals:
         """Note that the space has no more.
 
         Args:
-            num_trials: trials that the sweep has come to.
-            num_wanted: trials that it was asked for.
-            refused: how many draws were refused for each reason.
+            num_trials: trials that the sweep has.
+            num_wanted: trials that were requested.
+            refused: number of refused draws per reason.
         """
         reasons = ", ".join(f"{count} {reason}" for reason, count in refused.most_common())
         why = (
-            f"the space has no more: of {samplers.MAX_DRAWS} draws none was new and as required ({reasons}); "
-            f"the sweep ends with {formats.count(num_trials, 'trial')} of {num_wanted}"
+            f"the space has no more to try: none of {samplers.MAX_DRAWS} draws was new and valid "
+            f"({reasons}); the sweep ends with {formats.count(num_trials, 'trial')} of {num_wanted}"
         )
         self._study.set_user_attr(EXHAUSTED, why)
         self._news.append(why)
 
     def notes(self) -> list[str]:
-        """All there is to say."""
+        """All messages of this sweep, earlier starts included."""
         attributes = self._study.user_attrs
         notes = [attributes[EXHAUSTED]] if EXHAUSTED in attributes else []
         for reason, count in attributes.get(IMPOSSIBLE, {}).items():
-            notes.append(f"{formats.count(count, 'draw')} impossible and drawn again: {reason}")
+            notes.append(f"{formats.count(count, 'draw')} had to be repeated, as impossible: {reason}")
         return notes
 
     def take_news(self) -> list[str]:
-        """What there is to say since this was asked last."""
+        """Messages since the last call."""
         news, self._news = self._news, []
         return news
 
 
 class _Unsampled:
-    """The trials that no sampler proposes, and which parameters a study has tried.
+    """The trials that no sampler proposes, and the parameters that a study has tried.
 
-    A trial that has ended is looked at once, so that a look costs what is new and what runs.
+    A trial that has ended is looked at once, so a look costs only as much as the new and running trials.
 
     Attributes:
-        num: of these trials.
-        num_retries: trials of the study that run a failed one's configuration again.
+        num: number of the trials that no sampler proposes.
+        num_retries: trials of the study that run a failed trial's configuration again.
     """
 
     def __init__(self, wanted: Iterable[Params]) -> None:
-        """Begin.
+        """Begin with trials that no sampler proposes; `wanted` has their parameters, in order.
 
-        Args:
-            wanted: parameters of the trials, in their order; those that come again are left out.
+        Duplicates are left out.
         """
         self._left = {proposals.key(params): params for params in proposals.distinct(wanted)}
         self.num = len(self._left)
         self.num_retries = 0
         self._num_seen = 0
-        self._unended: list[int] = []
+        self._unfinished: list[int] = []
         self._ended_keys: set[Key] = set()
-        self._unended_keys: set[Key] = set()
+        self._unfinished_keys: set[Key] = set()
 
     def look_at(self, trials: Sequence[FrozenTrial]) -> None:
-        """Take in what is new of a study's trials, which stand in the order of their numbers."""
+        """Take in the new and the running trials; `trials` has all of the study, by number."""
         new = range(self._num_seen, len(trials))
         self._num_seen = len(trials)
         self.num_retries += sum(RETRY_OF in trials[number].user_attrs for number in new)
-        unended, self._unended, self._unended_keys = [*self._unended, *new], [], set()
-        for number in unended:
+        unfinished, self._unfinished, self._unfinished_keys = [*self._unfinished, *new], [], set()
+        for number in unfinished:
             key = proposals.key(trials[number].params)
             if trials[number].state.is_finished():
                 self._ended_keys.add(key)
                 self._left.pop(key, None)
-            else:  # its parameters may still change, where it is not of this software
-                self._unended.append(number)
-                self._unended_keys.add(key)
+            else:  # if another program added it, its parameters may still change
+                self._unfinished.append(number)
+                self._unfinished_keys.add(key)
 
     def is_tried(self, params: Params) -> bool:
         """Whether a trial has these parameters."""
         key = proposals.key(params)
-        return key in self._ended_keys or key in self._unended_keys
+        return key in self._ended_keys or key in self._unfinished_keys
 
     @property
     def next(self) -> Params | None:
-        """Parameters of the next of these trials; None after the last."""
-        return next((params for key, params in self._left.items() if key not in self._unended_keys), None)
+        """Parameters of the next trial that no sampler proposes; None after the last."""
+        return next((params for key, params in self._left.items() if key not in self._unfinished_keys), None)
 
     @property
     def num_left(self) -> int:
-        """How many of these trials are still to be proposed."""
-        return len(self._left) - len(self._left.keys() & self._unended_keys)
+        """How many trials that no sampler proposes are still to come."""
+        return len(self._left) - len(self._left.keys() & self._unfinished_keys)
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """The share of each parameter in what varies between complete trials, by fANOVA; empty if undefined.
+    """The share of each parameter in the variation of complete trials, by fANOVA; empty if undefined.
 
-    A parameter that only some trials have cannot be compared over all of them and is left out.
+    A parameter that only some trials have is left out, as it cannot be compared over all of them.
     """
     complete: Sequence[FrozenTrial] = study.get_trials(states=[TrialState.COMPLETE])
     if len(complete) < 4 or len({trial.values[0] for trial in complete}) == 1:

@@ -1,4 +1,4 @@
-"""A run of a sweep's base configuration, measured once per kind of device, and how many of it fit now."""
+"""Measures a run of a sweep's base configuration, once per kind of device, and counts how many fit now."""
 
 import hashlib
 import json
@@ -24,18 +24,18 @@ from mhimdist.sweep import plan as planner
 from mhimdist.sweep.memory import is_out_of_memory
 from mhimdist.sweep.plan import Calibration, Plan
 from mhimdist.sweep.task import Task
-from mhimdist.sweep.watch import say
+from mhimdist.sweep.watch import print_line
 from mhimdist.training.cost import measure
 from mhimdist.training.first_stage import RECIPE_VERSION
 
 CALIBRATION_VERSION = 2
-"""Raised when something else is measured, so that what an older release measured is not taken for it."""
+"""Increased when the measurement changes, so that results of an older release are not used."""
 
-_GPU_CONTEXT_BYTES = 600 * 2**20  # what CUDA takes of a GPU beside torch's tensors
+_GPU_CONTEXT_BYTES = 600 * 2**20  # CUDA takes this of a GPU in addition to torch's tensors
 
 
 class Planning:
-    """Measures a run of a sweep's base configuration when it first has to be known, and counts what fits."""
+    """Measures a run of a sweep's base configuration when first needed, and counts how many runs fit."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
@@ -43,34 +43,36 @@ class Planning:
 
     @cached_property
     def calibration(self) -> Calibration:
-        """What a run of the base configuration takes where runs will be.
+        """The resources that a run of the base configuration takes, measured where runs will be.
 
         Raises:
-            SweepError: it does not fit into memory even alone.
-            MhimdistError: what else keeps it from training, such as features that are not finite.
+            SweepError: it does not fit into memory even alone, or its process was lost.
+            MhimdistError: it cannot be trained for another reason, such as features that are not finite.
         """
         sweep, nodes = self._task.sweep, self._nodes.look()
         takes_gpu = sweep.gpus_per_run != 0 and sweep.train.device != "cpu" and any(n.gpus for n in nodes)
         needs = Share(sweep.cpus_per_run, 1.0 if takes_gpu else 0.0)
-        if not planner.num_runs_on(needs, [node for node in nodes if node.is_there]):
-            coming = planner.num_runs_on(needs, nodes) > 0
-            say(f"no node for a run is there{': the autoscaler is asked for one' if coming else ''}")
+        if not planner.num_runs_on(needs, [node for node in nodes if node.is_up]):
+            can_grow = planner.num_runs_on(needs, nodes) > 0
+            print_line(
+                f"no node is up that fits a run{': the autoscaler is asked for one' if can_grow else ''}"
+            )
         for name in self._nodes.without_memory:
-            say(
-                f"the autoscaler's node type {name} declares no memory, so that none is ever added for "
-                'trials, which reserve what they need: put "memory" among its resources'
+            print_line(
+                f"the autoscaler never adds a node of type {name}, as the type declares no memory and trials "
+                'reserve memory: put "memory" among its resources'
             )
         found = self._measure_in_a_process(needs.options)
         if takes_gpu and found.device != "cuda":
-            say("a node lends a GPU to Ray, but torch finds none there: runs train on its CPU")
+            print_line("a node offers a GPU to Ray, but torch finds none on it: runs train on its CPU")
         return found
 
     @cached_property
     def share(self) -> Share:
-        """What a run takes.
+        """The share of the cluster that a run takes.
 
         Raises:
-            MhimdistError: as `calibration`, or it does not fit on a GPU.
+            MhimdistError: see `calibration`, or the run does not fit on a GPU.
         """
         return planner.planned_share(self._task.sweep, self.calibration)
 
@@ -78,22 +80,22 @@ class Planning:
         """How the sweep will use the cluster; see `plan.plan`.
 
         Raises:
-            MhimdistError: as `calibration`, or no node can hold a trial.
+            MhimdistError: see `calibration`, or no node can hold a trial.
         """
         return planner.plan(self._task.sweep, self.calibration, self._nodes.look(), num_trials)
 
     def largest_share(self) -> Share:
-        """The most that a run can be given; see `plan.largest_share`."""
+        """The largest share that a run can be given; see `plan.largest_share`."""
         return planner.largest_share(self._task.sweep, self.share, self._nodes.look())
 
     def num_fitting(self) -> int:
-        """Trials that fit on the cluster as it is now and may become, at least one."""
+        """Trials that fit on the cluster with the nodes that it has and may add, at least one."""
         sweep = self._task.sweep
         fitting = planner.num_runs_on(self.share, self._nodes.look()) // planner.shares_per_trial(sweep)
         return max(1, min(fitting, sweep.at_once or fitting))
 
     def _measure_in_a_process(self, options: Mapping[str, float]) -> Calibration:
-        # A process of its own, which ends: what it takes is what is measured.
+        # In a separate process that ends: the memory of that process is measured.
         measuring = ray.remote(max_calls=1)(calibrate).options(
             **options, runtime_env={"env_vars": {"MHIMDIST_MEASURED": "1"}}
         )
@@ -103,8 +105,8 @@ class Planning:
             cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
             if is_out_of_memory(cause):
                 raise SweepError(
-                    "the base configuration ran out of memory while it was calibrated, alone: make the model "
-                    f"smaller, or steps by train.max_instances ({' '.join(str(cause).split())[:200]})"
+                    "the base configuration ran out of memory while it was calibrated alone: make the model "
+                    f"smaller, or its steps by train.max_instances ({' '.join(str(cause).split())[:200]})"
                 ) from None
             if isinstance(cause, MhimdistError):
                 raise cause from None
@@ -114,9 +116,9 @@ class Planning:
 
 
 def calibrate(task: Task) -> Calibration:
-    """What a run of the base configuration takes here; to be called in a process that has trained nothing.
+    """Measure a run of the base configuration here; call it in a process that has trained nothing.
 
-    It is measured once for all sweeps of a home, of each device on its own.
+    It is measured once per device for all sweeps of a home.
     """
     bags, sweep = task.bags(), task.sweep
     made_of = (
@@ -139,7 +141,7 @@ def calibrate(task: Task) -> Calibration:
 
 
 def _device(config: TrainConfig) -> tuple[str, int]:
-    """The device that runs would train on here, by its model and the bytes of its memory."""
+    """The device that runs train on here: its model and its memory in bytes, 0 for a CPU."""
     if config.device != "cpu" and torch.cuda.is_available():
         return torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1]
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -1,8 +1,8 @@
-"""What drives a sweep's trials under Ray Tune: it asks the study, tells it, and remembers nothing itself.
+"""Drives a sweep's trials under Ray Tune: it asks the study, reports to it, and remembers nothing itself.
 
-Where something fails in the driver's own process, such as the study's database or a logger, Ray Tune would
-end all trials at once, or go on without the failure. So `Driver.guarded` stands between Ray and what it
-calls: the sweep then stops as if it was asked to, its trials save themselves, and the same command goes on.
+If something fails in the driver's own process, such as the study's database or a logger, Ray Tune would end
+all trials immediately, or ignore the failure. So Ray calls everything through `Driver.guarded`: after a
+failure the sweep stops as if it was asked to, its trials save themselves, and the same command resumes it.
 """
 
 import json
@@ -28,19 +28,19 @@ from mhimdist.sweep.watch import Watch
 from mhimdist.training.fold import ERROR_FILE
 
 SAVING_S = 60.0
-"""How long trials that were asked to stop may take to save themselves."""
+"""Seconds that trials may take to save themselves after they were asked to stop."""
 
 SHARE = "share"
-"""The key, in a trial's configuration for Ray, of a share that is larger than planned."""
+"""In a trial's configuration for Ray, the key of a share that is larger than planned."""
 
 
 class Driver:
-    """What searcher, scheduler and callbacks share: it lives in the one process that drives the sweep.
+    """The common part of searcher, scheduler and callbacks, in the one process that drives the sweep.
 
     Attributes:
         capacity: how many trials run at once.
-        error: what stops the sweep, if something does.
-        is_over: whether Ray Tune is to end what still runs.
+        error: the failure that stops the sweep; None without one.
+        is_over: whether Ray Tune is to end the trials that still run.
     """
 
     def __init__(
@@ -56,15 +56,15 @@ class Driver:
         sizes_N: np.ndarray,
         is_asked_to_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Drive what is left of a sweep.
+        """Drive the rest of a sweep.
 
         Args:
             study, folder, watch, clock: of the sweep.
-            unfinished: trials of an earlier start, which come first.
+            unfinished: trials of an earlier start, which run first.
             capacity: how many trials run at once.
-            shares: what trials are given of the cluster.
+            shares: the shares of the cluster that trials are given.
             sizes_N: instances of each bag.
-            is_asked_to_stop: by a signal.
+            is_asked_to_stop: whether a signal has asked the sweep to stop.
         """
         self.study, self.folder, self.watch, self.clock = study, folder, watch, clock
         self.capacity, self._shares, self._is_asked_to_stop = capacity, shares, is_asked_to_stop
@@ -75,20 +75,20 @@ class Driver:
         self.is_over = False
 
     def __reduce__(self) -> Any:
-        return _nothing, ()  # Ray keeps a copy of its searcher on disk, which nothing here reads
+        return _nothing, ()  # Ray writes a copy of its searcher to disk; nothing here reads it
 
     @property
     def num_live(self) -> int:
-        """Trials that the same command resumes if this one ends now."""
+        """Trials that the same command resumes if this process ends now."""
         return len(self._trials)
 
     @property
     def is_stopping(self) -> bool:
-        """Whether no trial is begun any more, and those that run are to save themselves."""
+        """Whether no further trial begins, and running trials are asked to save themselves."""
         return self.error is not None or self._is_asked_to_stop()
 
     def guarded(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        """What a function gives; None where it fails, and the sweep stops in order."""
+        """The result of a function; None if it fails, and the sweep then stops in order."""
         try:
             return function(*arguments, **named)
         except Exception as error:
@@ -96,33 +96,33 @@ class Driver:
             return None
 
     def end_in_order(self) -> None:
-        """Note that nothing killed this start, so that no trial is taken for what has."""
-        trials = self.study.trials
+        """Note that nothing killed this start, so that no trial is taken for the cause."""
+        records = self.study.records
         for trial in self._trials:
-            if trial.is_begun and not trials[trial.number].state.is_finished():
-                self.study.outlived(trial.number)
+            if trial.is_begun and not records[trial.number].has_ended:
+                self.study.uncount_start(trial.number)
 
     def suggest(self, ray_id: str) -> dict[str, Any] | str | None:
-        """The next trial's configuration for Ray, None to wait, or that there is no more."""
-        running = self._trials.with_ray
+        """The next trial's configuration for Ray, None to wait, or `FINISHED` if there is no more."""
+        running = self._trials.given_to_ray
         if self.is_stopping:
             return None if running else Searcher.FINISHED
         if len(running) >= self.capacity.at_once:
             return None
         trial = self._next()
         if trial is None:
-            return None if running else Searcher.FINISHED  # one may come back, out of memory
+            return None if running else Searcher.FINISHED  # a running trial may come back, out of memory
         self._begin(trial, ray_id)
-        params = self.study.trials[trial.number].params
+        params = self.study.record(trial.number).params
         share = self._shares.enlarged(trial.number)
         return {"number": trial.number, **params} | ({SHARE: asdict(share)} if share else {})
 
     def decide(self, ray_id: str, result: Mapping[str, Any]) -> str | None:
-        """Record what a trial reports; returns why it is to be stopped, or None."""
+        """Record a trial's report; returns why the trial is to be stopped, or None."""
         trial = self._trials.find(ray_id)
         if "folds" not in result or trial is None:
             return None
-        trial.got_to(result["epoch"], result.get("hostname", ""))
+        trial.note_report(result["epoch"], result.get("hostname", ""))
         folds = json.loads(result["folds"])
         self._show(trial, step=result["epoch"], num_folds=len(folds), value=result[OBJECTIVE])
         reason = self.study.report(
@@ -130,7 +130,7 @@ class Driver:
             result["epoch"],
             result[OBJECTIVE],
             folds,
-            # The base is what the others are compared with.
+            # The base is never stopped: the other trials are compared with it.
             may_stop=not result["is_finished"] and trial.number > 0,
         )
         if reason is not None:
@@ -138,7 +138,7 @@ class Driver:
         return reason
 
     def note_error(self, ray_id: str, error: str) -> None:
-        """Note why Ray lost a trial's process, before `ended` says that it did."""
+        """Note why Ray lost a trial's process; `ended` follows."""
         if trial := self._trials.find(ray_id):
             trial.error = error
 
@@ -146,9 +146,9 @@ class Driver:
         """Record how a trial ended, or have it wait for its next process.
 
         Args:
-            ray_id: Ray's name for it.
-            result: its last report, if it made one.
-            error: its process was lost.
+            ray_id: Ray's name for the trial.
+            result: the trial's last report, if it made one.
+            error: whether its process was lost.
         """
         trial = self._trials.find(ray_id)
         if trial is None:
@@ -169,52 +169,52 @@ class Driver:
         self.clock.save()
 
     def tick(self, running: Collection[int]) -> None:
-        """Look how many trials fit, what they do, and whether all is to stop.
+        """Update how many trials fit and what is shown of them, and stop the sweep if it is asked to.
 
-        `is_over` then says when every trial has saved itself.
+        While it stops, `is_over` says whether every trial has saved itself.
 
         Args:
-            running: trials in processes of theirs now.
+            running: numbers of the trials that have a process now.
         """
         self.watch.tick(running)
         if self.capacity.recount():
             fitting = formats.count(self.capacity.at_once, "trial")
-            self.watch.say(f"the cluster's nodes have changed: {fitting} at once")
+            self.watch.print_line(f"the cluster's nodes have changed: {fitting} at once")
         if self.is_stopping:
             if self._deadline is None:
                 self._deadline = self._ask_to_save(len(running))
             self.is_over = not running or time.monotonic() > self._deadline
 
     def _ask_to_save(self, num_running: int) -> float:
-        """Ask all trials to save themselves; returns when those that have not are ended."""
+        """Ask all trials to save themselves; returns the time at which the others are ended."""
         to_save = formats.count(num_running, "running trial")
-        why = "asked to stop" if self.error is None else f"it cannot go on ({one_line(self.error)})"
-        self.watch.say(f"{why}: {to_save} to save; asked again, it ends at once")
+        why = "asked to stop" if self.error is None else f"the sweep cannot continue ({one_line(self.error)})"
+        self.watch.print_line(f"{why}: saving {to_save}; ask again to end them at once")
         deadline = time.monotonic() + SAVING_S
         try:
             self.folder.stop_file.touch()
-        except OSError:  # on a full disk, say: then they end where they are, with their checkpoints
+        except OSError:  # such as a full disk: the trials end where they are, with their checkpoints
             deadline = time.monotonic()
         return deadline
 
     def _next(self) -> LiveTrial | None:
-        """The trial to run next: one that waits, otherwise a new one; None where the study has no more."""
+        """The trial to run next: a waiting one, otherwise a new one; None if the study has no more."""
         trial = self._trials.next_waiting()
         if trial is None and (proposal := self.study.propose()):
             trial = LiveTrial(proposal)
         for news in self.study.take_news():
-            self.watch.say(news)
+            self.watch.print_line(news)
             self.watch.num_trials = self.study.num_trials
         return trial
 
     def _begin(self, trial: LiveTrial, ray_id: str) -> None:
-        """Leave a trial's process its configuration, and count it among those that Ray has."""
+        """Write a trial's configuration for its process, and count it among Ray's trials."""
         folder = self.folder.trial(trial.number)
         folder.mkdir(parents=True, exist_ok=True)
         files.write_text(folder / "config.json", trial.proposal.config.model_dump_json(indent=1))
         if not trial.is_begun:
             trial.is_begun = True
-            self.study.started(trial.number, self.folder.num_epochs(trial.number))
+            self.study.count_start(trial.number, self.folder.num_epochs(trial.number))
         self._trials.give_to_ray(trial, ray_id)
         self._show(trial)
 
@@ -225,7 +225,7 @@ class Driver:
 
 
 class Endings:
-    """What becomes of a trial that Ray has given back: its end is recorded, or it waits to run again."""
+    """Handles the trials that Ray gives back: their end is recorded, or they wait to run again."""
 
     def __init__(
         self,
@@ -236,12 +236,12 @@ class Endings:
         shares: TrialShares,
         sizes_N: np.ndarray,
     ) -> None:
-        """Record the ends of a sweep's trials.
+        """Handle a sweep's trials.
 
         Args:
             study, folder, watch: of the sweep.
-            trials: those that are live.
-            shares: what trials are given of the cluster.
+            trials: the live trials.
+            shares: the shares of the cluster that trials are given.
             sizes_N: instances of each bag.
         """
         self.study, self.folder, self.watch = study, folder, watch
@@ -249,10 +249,10 @@ class Endings:
         self._failures = FailureStreak()
 
     def completed(self, trial: LiveTrial, result: Mapping[str, Any]) -> None:
-        """Record the value of a trial that did all its epochs.
+        """Record the value of a trial that trained all its epochs.
 
         Args:
-            trial: which.
+            trial: the trial.
             result: its last report.
 
         Raises:
@@ -264,7 +264,7 @@ class Endings:
         cost = COSTS.get(study.sweep.against)
         study.complete(number, value, result[cost.field] if cost else None)
         text = _score(result) + (f", {cost.text} {result[cost.field]:.3g}" if cost else "")
-        state = "complete" if study.trials[number].state.name == "COMPLETE" else "failed"
+        state = study.record(number).state
         self._note_end(trial, state)
         self.watch.ended(number, state, value, text)
         if state == "failed":
@@ -274,7 +274,7 @@ class Endings:
         """Record that a trial was stopped early.
 
         Args:
-            trial: which.
+            trial: the trial.
             result: its last report.
         """
         self.study.prune(trial.number, trial.stop_reason)
@@ -282,7 +282,7 @@ class Endings:
         self.watch.ended(trial.number, "pruned", result[OBJECTIVE], _score(result))
 
     def failed(self, trial: LiveTrial, reason: str) -> None:
-        """Record that a configuration failed, unless it was for want of memory and there is some.
+        """Record that a trial failed, unless it ran out of memory and can be given more.
 
         Raises:
             SweepError: it is the last of too many failures in a row.
@@ -291,10 +291,10 @@ class Endings:
             self._record_failure(trial, reason)
 
     def lost(self, trial: LiveTrial) -> None:
-        """Have a trial whose process was lost resume, unless it happens too often.
+        """Have a trial resume after its process was lost, unless that happens too often.
 
         Raises:
-            SweepError: it happened too often, and it is the last of too many failures in a row.
+            SweepError: it was lost too often, and it is the last of too many failures in a row.
         """
         reason = trial.error
         what = "was killed because its node ran out of memory"
@@ -303,47 +303,47 @@ class Endings:
         trial.num_losses += 1
         if trial.num_losses > self.study.sweep.max_failures:
             times = formats.count(trial.num_losses, "time") + " in a row"
-            lost = f"its process was lost {times}: killed, out of memory, or its node gone"
+            lost = f"its process was lost {times}: killed, out of memory, or its node is gone"
             self._record_failure(trial, f"{lost} ({last_line(reason)})" if reason else lost)
             return
         more = ""
         if trial.num_losses > 1 and "its node" not in reason:
-            # The kernel's killer leaves no word: what loses its process twice is taken for its victim.
+            # The kernel's out-of-memory killer leaves no message: a second loss is taken for its work.
             more = ", with more memory" if self._shares.enlarge(trial.number, of_a_gpu=False) else ""
         self._trials.wait(trial)
-        self.watch.say(
-            f"trial {trial.number}: its process was lost; it goes on from its last checkpoint{more}"
+        self.watch.print_line(
+            f"trial {trial.number} lost its process; it resumes from its last checkpoint{more}"
         )
 
     def _give_memory(self, trial: LiveTrial, what: str, reason: str) -> bool:
-        """Have a trial that ran out of memory run again, with more of it or by smaller steps.
+        """Have a trial that ran out of memory run again, with more memory or smaller steps.
 
         Args:
-            trial: which.
-            what: says for the terminal what happened to it.
+            trial: the trial.
+            what: what happened to it, for the terminal.
             reason: its error.
 
         Returns:
-            False where it has all the memory, and its steps cannot be smaller.
+            False if it has all the memory already, and its steps cannot be smaller.
         """
         of_a_gpu = is_of_a_gpu(reason)
-        if trial.had_company and self._shares.enlarge(trial.number, of_a_gpu=of_a_gpu):
+        if trial.ran_beside_others and self._shares.enlarge(trial.number, of_a_gpu=of_a_gpu):
             self._trials.wait(trial)
             share = self._shares.enlarged(trial.number)
-            assert share is not None, "it was given more"
+            assert share is not None, "it was given a larger share"
             given = f"{share.gpus:.3g} GPU" if of_a_gpu and share.gpus else formats.mib(share.memory_bytes)
-            self.watch.say(f"trial {trial.number} {what}: it runs again with {given} to itself")
+            self.watch.print_line(f"trial {trial.number} {what}: it runs again with {given} to itself")
             return True
         max_instances = smaller_step(trial.proposal.config, self._sizes_N)
         if max_instances is None:
             return False
         trial.proposal = self.study.change(trial.number, {"max_instances": max_instances})
         self._trials.wait(trial)
-        for run in self.folder.trial(trial.number).glob("fold-*"):  # of another configuration now
+        for run in self.folder.trial(trial.number).glob("fold-*"):  # of the earlier configuration
             shutil.rmtree(run)
-        self.watch.say(
-            f"trial {trial.number} {what} with no other beside it: it begins again with steps of at most "
-            f"{max_instances:,} instances"
+        self.watch.print_line(
+            f"trial {trial.number} {what} with no other trial beside it: it begins again with steps of at "
+            f"most {max_instances:,} instances"
         )
         return True
 
@@ -357,7 +357,7 @@ class Endings:
         self._failures.add(trial, reason, self.study.sweep.max_failures_in_a_row)
 
     def _note_end(self, trial: LiveTrial, state: str) -> None:
-        """Let a trial's process know that the study has its end, so that nobody will resume it."""
+        """Tell a trial's process that the study has the trial's end, so that nothing resumes it."""
         self._trials.drop(trial)
         files.write_text(self.folder.trial(trial.number) / ENDED_FILE, f"{state}\n")
         if state != "failed":

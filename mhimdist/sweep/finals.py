@@ -30,7 +30,7 @@ from mhimdist.sweep.calibration import Planning
 from mhimdist.sweep.folder import SweepFolder
 from mhimdist.sweep.memory import is_out_of_memory
 from mhimdist.sweep.task import Task
-from mhimdist.sweep.watch import say
+from mhimdist.sweep.watch import print_line
 from mhimdist.training.environment import environment
 from mhimdist.training.fold import RESULT_FILE, Fold
 
@@ -43,9 +43,22 @@ def finish(
     planning: Planning,
     stopping: Stopping,
 ) -> Path:
-    """Train the best configurations again, test them once, and write report and result."""
+    """Train the best configurations again, test them once, and write report and result.
+
+    Args:
+        study, task, folder: of the sweep.
+        bags: the data set.
+        planning: knows the share of the cluster that a run takes.
+        stopping: asks the runs to stop.
+
+    Returns:
+        The sweep's folder.
+
+    Raises:
+        SweepError: no trial was completed.
+    """
     sweep, splits, console = study.sweep, list(task.splits), get_console()
-    trials = [folder.summarise(trial, study.config(trial.number), splits) for trial in study.trials]
+    trials = [folder.summarise(trial, study.config(trial.number), splits) for trial in study.records]
     complete = sorted((t for t in trials if t.state == "complete"), key=report.rank)
     if not complete:
         reasons = "; ".join(
@@ -53,11 +66,11 @@ def finish(
         )
         raise SweepError(f"no trial of {sweep.name} was completed. {reasons}")
     front = study.pareto_front()
-    # The first is the best either way; after it come those of the front.
+    # The best trial is first with one objective or two; the others of the front follow.
     chosen = sorted(complete, key=lambda trial: bool(front) and trial.number not in front)[: sweep.final_top]
     runs = sweep.final_seeds * len(splits)
     what = "configuration" if len(chosen) == 1 else f"{len(chosen)} configurations"
-    say(f"training the best {what} again, {formats.count(runs, 'run')} each, then testing")
+    print_line(f"training the best {what} again, {formats.count(runs, 'run')} each, then testing")
     best, *others = [(f"trial {trial.number}", study.config(trial.number)) for trial in chosen]
     plain = best[1].first_stage()
     candidates = [Candidate(*best), *(Candidate(*other) for other in others)]
@@ -108,7 +121,7 @@ def _train_finals(
     planning: Planning,
     stopping: Stopping,
 ) -> dict[str, list[report.FinalRun]]:
-    """Every candidate on all folds with all final seeds, trained and tested; what is found is only read."""
+    """Train and test every candidate on all folds with all final seeds; finished runs are only read."""
     planned = FoldSet(sweep, candidates, folder.finals)
     for seed in final_seeds(sweep):
         for number, split in enumerate(task.splits, 1):
@@ -117,7 +130,7 @@ def _train_finals(
     outcomes = run_folds(sweep, missing, task.data, stopping, planning.share) if missing else {}
     for digest, outcome in list(outcomes.items()):
         if isinstance(outcome, str) and is_out_of_memory(outcome):
-            say(f"{missing[digest].name} ran out of memory: it runs again, alone")
+            print_line(f"{missing[digest].name} ran out of memory: it runs again alone")
             outcomes |= run_folds(sweep, {digest: missing[digest]}, task.data, stopping, planning.share)
     planned.raise_failures(outcomes)
     return {
@@ -143,13 +156,13 @@ def _final_run(fold: Fold, with_history: bool, with_fold: bool) -> report.FinalR
 
 
 def final_seeds(sweep: Sweep) -> list[int]:
-    """The seeds of the final runs: none of the search's, whose best run is one that was chosen."""
+    """The seeds of the final runs: new ones, as the search chose its best run among its own seeds."""
     unused = (seed for seed in itertools.count(sweep.train.seed) if seed not in sweep.run_seeds)
     return list(itertools.islice(unused, sweep.final_seeds))
 
 
 def _num_tested(folder: SweepFolder) -> int:
-    """How many configurations have been tested in this sweep's final runs so far, whatever their seeds."""
+    """How many configurations this sweep's final runs have tested so far; seeds do not count."""
     tested = {
         TrainConfig.model_validate_json((result.parent / "config.json").read_text())
         .model_copy(update={"seed": 0})
@@ -160,20 +173,20 @@ def _num_tested(folder: SweepFolder) -> int:
 
 
 def _text_of(config: TrainConfig) -> str:
-    """Which of the authors' presets a configuration is, or is the nearest to, and what differs."""
+    """The authors' preset that a configuration is, or is nearest to, and the settings that differ."""
     named = {
         f"the paper's preset of {model} for {dataset}": _changes(preset(dataset, model), config)
         for dataset, model in PRESETS
         if model == config.model.name
     }
     if not named:
-        return f"no preset of the paper's, which has none of {config.model.name}"
+        return f"no preset of the paper, which has none for {config.model.name}"
     name = min(named, key=lambda each: len(named[each]))
     return name + (f" with {', '.join(named[name])}" if named[name] else "")
 
 
 def _changes(before: TrainConfig, after: TrainConfig) -> list[str]:
-    """What a configuration changes of another one, but its seed and where it runs."""
+    """The settings that a configuration changes in another one, except seed and device."""
     old, new = (dict(report.leaves(config.recipe())) for config in (before, after))
     return [
         f"{path} {formats.setting(new.get(path))}"
@@ -184,7 +197,7 @@ def _changes(before: TrainConfig, after: TrainConfig) -> list[str]:
 
 def _test_auc(run: report.FinalRun) -> float:
     value = run.test["auc"]
-    assert value is not None, "a split's test bags are of several classes"
+    assert value is not None, "a split's test bags have more than one class"
     return value
 
 

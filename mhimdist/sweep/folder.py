@@ -1,4 +1,4 @@
-"""The folder of one sweep: what it is a sweep of, who drives it, and what its trials left."""
+"""The folder of one sweep: its identity, its clock, and the folders and summaries of its trials."""
 
 import json
 import shutil
@@ -10,16 +10,15 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
-
 from mhimdist import files
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.splits import Split
 from mhimdist.errors import SweepError
 from mhimdist.report import summary as report
-from mhimdist.search import storage, study
+from mhimdist.search import storage
 from mhimdist.search.options import Sweep
 from mhimdist.search.proposals import Params
+from mhimdist.search.trial_record import TrialRecord
 from mhimdist.training.fold import STOP_FILE, Fold, folds_of_trial
 from mhimdist.training.history import EpochRecord
 from mhimdist.training.run_folder import HISTORY
@@ -27,9 +26,9 @@ from mhimdist.training.run_folder import HISTORY
 IDENTITY_FILE = "sweep.json"
 _CLOCK_FILE = "clock.json"
 LAYOUT = 2
-"""Raised when the folders of trials and final runs change, so that those of older releases are refused."""
-_OWN = ("layout", "id", "url", "first")
-"""What the folder says of itself; everything else in it is what makes the sweep."""
+"""Increased when the folders of trials and final runs change, so that older ones are refused."""
+_OWN_KEYS = ("layout", "id", "url", "first")
+"""Keys of the identity file that describe the folder; all other keys make the sweep."""
 CHANGEABLE = frozenset(
     {
         *("home", "data", "num_trials", "at_once", "cpus_per_run", "gpus_per_run", "workers", "min_workers"),
@@ -37,7 +36,7 @@ CHANGEABLE = frozenset(
         *("max_failures_in_a_row", "retry_failed", "final_seeds", "final_top", "fresh", "insecure"),
     }
 )
-"""Options that do not change what a trial's value is: the same sweep may go on with others."""
+"""Options that do not change a trial's value: a sweep may be resumed with others."""
 
 
 class SweepFolder:
@@ -52,12 +51,12 @@ class SweepFolder:
 
     @property
     def url(self) -> str:
-        """Of the study's storage."""
+        """URL of the study's database."""
         return self.sweep.storage or storage.sqlite_url(self.path / "study.db")
 
     @property
     def first_params(self) -> list[Params] | None:
-        """The parameters with which an earlier start began; None where this start begins the sweep."""
+        """The parameters of the first trials, from an earlier start; None if this start begins the sweep."""
         file = self.path / IDENTITY_FILE
         if self.sweep.fresh or not file.exists():
             return None
@@ -65,18 +64,22 @@ class SweepFolder:
 
     @property
     def owner(self) -> storage.Owner:
-        """What a study that belongs to this folder says, once it has been claimed."""
+        """The owner that this folder's study must name; `claim` comes first."""
         return storage.Owner(self._read()["id"], str(self.path), is_alone=self.sweep.storage is None)
 
     def _read(self) -> dict[str, Any]:
         return json.loads((self.path / IDENTITY_FILE).read_text(encoding="utf-8"))
 
     def claim(self, made_of: Mapping[str, Any], first: Sequence[Params]) -> bool:
-        """Begin the sweep's folder, or find that it holds this sweep; returns whether it did.
+        """Begin the sweep's folder, or check that it holds this sweep.
 
         Args:
-            made_of: what else makes the sweep, such as digests of its data and its space.
-            first: the parameters with which it begins; kept, so that it may go on without their source.
+            made_of: the rest of the sweep's identity, such as digests of its data and its space.
+            first: parameters of the first trials; the folder keeps them, so resuming does not need their
+                source.
+
+        Returns:
+            Whether the folder already held this sweep.
 
         Raises:
             SweepError: the folder holds something else.
@@ -90,9 +93,10 @@ class SweepFolder:
         if self.sweep.fresh and others:
             if not file.exists():
                 raise SweepError(
-                    f"{self.path} is no sweep's folder (it has no {IDENTITY_FILE}): not deleting it"
+                    f"{self.path} is not a sweep's folder (it has no {IDENTITY_FILE}): "
+                    "--fresh does not delete it"
                 )
-            if self.sweep.storage is not None:  # first, as only this folder says that the study is its own
+            if self.sweep.storage is not None:  # first, as only this folder says that it owns the study
                 storage.delete(self.url, self.sweep.name, self._read().get("id", ""))
             for each in others:
                 shutil.rmtree(each) if each.is_dir() else each.unlink()
@@ -107,37 +111,36 @@ class SweepFolder:
             files.write_text(file, json.dumps(own | identity, indent=1))
             return False
         if not file.exists():
-            raise SweepError(f"{self.path} holds something else than a sweep: give another --name")
+            raise SweepError(f"{self.path} holds something other than a sweep: give another --name")
         before = self._read()
         if before.get("layout") != LAYOUT:
             raise SweepError(
-                f"{self.path} was written by an earlier release, whose folders have another layout: give "
+                f"{self.path} was written by an earlier release, with another layout of folders: give "
                 "another --name, or --fresh to delete it"
             )
-        before = {key: value for key, value in before.items() if key not in _OWN}
+        before = {key: value for key, value in before.items() if key not in _OWN_KEYS}
         old, new = dict(report.leaves(before)), dict(report.leaves(identity))
         differing = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
         if differing:
             listing = "; ".join(f"{key} {old.get(key)!r}, now {new.get(key)!r}" for key in differing[:5])
             raise SweepError(
-                f"{self.path} holds another sweep ({listing}): give another --name, the options of that one "
-                f"to "
-                "go on with it, or --fresh to delete it"
+                f"{self.path} holds another sweep ({listing}): give another --name, that sweep's "
+                "options to resume it, or --fresh to delete it"
             )
         return True
 
     @property
     def stop_file(self) -> Path:
-        """Asks all trials, wherever they run, to save themselves and end."""
+        """A file that asks all trials, on whichever node, to save themselves and end."""
         return self.path / STOP_FILE
 
     def trial(self, number: int) -> Path:
-        """Where trial `number` leaves its configuration, environment, histories and weights."""
+        """Folder of trial `number`: its configuration, environment, histories and weights."""
         return self.path / "trials" / f"{number:04d}"
 
     @property
     def finals(self) -> Path:
-        """Holds the folders of the final runs."""
+        """Folder that holds the folders of the final runs."""
         return self.path / "final"
 
     def num_epochs(self, number: int) -> int:
@@ -161,39 +164,32 @@ class SweepFolder:
         return json.loads(file.read_text())["elapsed_s"] if file.exists() else 0.0
 
     def clock(self) -> "Clock":
-        """Goes on counting them."""
+        """A clock that adds this start to `elapsed_s`."""
         return Clock(self.path / _CLOCK_FILE, self.elapsed_s())
 
-    def summarise(self, trial: FrozenTrial, config: TrainConfig, splits: Sequence[Split]) -> report.Trial:
-        """What a trial left, for the report.
+    def summarise(self, trial: TrialRecord, config: TrainConfig, splits: Sequence[Split]) -> report.Trial:
+        """A trial for the report, from the study and the trial's folder.
 
         Args:
-            trial: as the study has it.
+            trial: the study's record of it.
             config: of the trial.
             splits: of the sweep's folds.
         """
         runs = [(fold, fold.records()) for fold in self.folds(trial.number, config, splits)]
         seen = [records for _, records in runs if records]
         in_training = [records for fold, records in runs if records and not fold.is_finished] or seen[-1:]
-        state: report.State = "failed"
-        value = None
-        if trial.state == TrialState.COMPLETE:
-            state, value = "complete", trial.values[0]
-        elif trial.state == TrialState.PRUNED:
-            state = "pruned"
-            if trial.intermediate_values:
-                value = trial.intermediate_values[max(trial.intermediate_values)]
+        state = "failed" if trial.state == "unfinished" else trial.state
         return report.Trial(
             number=trial.number,
             state=state,
-            value=value,
+            value=trial.value,
             params=trial.params,
             history=mean_history(seen),
             duration_s=sum(record.epoch_s for records in seen for record in records),
-            reason=trial.user_attrs.get(study.REASON, ""),
+            reason=trial.reason,
             num_epochs=sum(map(len, seen)),
-            folds=trial.user_attrs.get(study.FOLDS, {}),
-            cost=trial.values[1] if state == "complete" and len(trial.values) > 1 else None,
+            folds=trial.folds,
+            cost=trial.cost,
             last_epoch=max(map(len, in_training), default=0) - 1 if state == "pruned" and seen else None,
         )
 
@@ -212,7 +208,7 @@ class Clock:
 
 
 def mean_history(histories: Sequence[Sequence[EpochRecord]]) -> list[dict[str, float | None]]:
-    """A row an epoch: the means over the folds that were trained so far."""
+    """A row per epoch: the means over the folds that trained that epoch."""
     rows = []
     for epoch in range(max(map(len, histories), default=0)):
         at = [asdict(records[epoch]) for records in histories if epoch < len(records)]

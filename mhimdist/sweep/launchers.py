@@ -1,4 +1,4 @@
-"""Launchers of a wave's folds outside a trial's own process: in actors, or by worker groups of Ray Train."""
+"""Launchers that run a wave's folds outside a trial's own process: in actors, or in Ray Train's groups."""
 
 import threading
 import time
@@ -16,11 +16,11 @@ from mhimdist.sweep.trial import Launcher
 from mhimdist.training.fold import Epoch, Fold, Run, keep_best_only
 from mhimdist.training.history import EpochRecord
 
-_LOST = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)  # what Ray says of a killed process
+_LOST = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)  # Ray's errors for a killed process
 
 
 class ActorLauncher(Launcher):
-    """Runs a wave's first fold in this process, and the others in actors that it keeps for the next wave."""
+    """Runs a wave's first fold in this process, and the others in actors; the next wave uses them again."""
 
     def __init__(self, task: Task) -> None:
         sweep = task.sweep
@@ -39,7 +39,7 @@ class ActorLauncher(Launcher):
         return [*super().launch([first]), *(RemoteRun(actor, fold) for actor, fold in pairs)]
 
     def next_epochs(self, runs: Sequence[Run]) -> list[Epoch]:
-        """See `Launcher.next_epochs`; all of them at the same time."""
+        """See `Launcher.next_epochs`; the runs train at the same time."""
         asked = {i: run.ask() for i, run in enumerate(runs) if isinstance(run, RemoteRun)}
         here = {i: run.next_epoch() for i, run in enumerate(runs) if i not in asked}
         there = dict(zip(asked, ray.get(list(asked.values())), strict=True))
@@ -47,7 +47,7 @@ class ActorLauncher(Launcher):
 
     def _start(self) -> Any:
         group = get_current_placement_group()
-        assert group is not None, "Ray Tune gives every trial one"
+        assert group is not None, "Ray Tune gives every trial a placement group"
         bundle = group.bundle_specs[-1]
         actor = ray.remote(FoldServer).options(
             num_cpus=bundle.get("CPU", 0),
@@ -55,7 +55,7 @@ class ActorLauncher(Launcher):
             memory=bundle.get("memory"),
             scheduling_strategy=PlacementGroupSchedulingStrategy(group),
         )
-        return actor.remote(self._task)  # it ends with the process that started it
+        return actor.remote(self._task)  # the actor ends with the process that started it
 
 
 class FoldServer:
@@ -66,7 +66,7 @@ class FoldServer:
         self._run: Run | None = None
 
     def open(self, fold: Fold) -> None:
-        """Begin with a fold, in place of the one before."""
+        """Begin a fold, in place of the previous one."""
         (self._run,) = self._launcher.launch([fold])
 
     def next_epoch(self) -> Epoch:
@@ -95,7 +95,7 @@ class RemoteRun:
         actor.open.remote(fold)
 
     def ask(self) -> ray.ObjectRef:
-        """Have the next epoch trained."""
+        """Ask for the next epoch; returns Ray's reference to it."""
         return self._actor.next_epoch.remote()
 
     def next_epoch(self) -> Epoch:
@@ -108,13 +108,13 @@ class RemoteRun:
             ray.get(self._actor.close.remote())
 
     def release(self) -> None:
-        """See `Run.release`; after the epoch that it may be in. A lost process holds nothing."""
+        """See `Run.release`; an epoch in progress ends first. A lost process holds nothing."""
         with suppress(*_LOST):
             ray.get(self._actor.release.remote())
 
 
 class GroupLauncher(Launcher):
-    """Has each fold trained by several workers of Ray Train."""
+    """Trains each fold with a group of Ray Train's workers."""
 
     def __init__(self, task: Task, group: Group) -> None:
         super().__init__(task.bags(), task.sweep.first_stages, 1, task.saving, task.stop_file.exists)
@@ -126,7 +126,7 @@ class GroupLauncher(Launcher):
 
 
 class GroupRun:
-    """A fold that several workers train together; what they do is read from its history."""
+    """A fold that a group of workers trains together; its epochs are read from its history."""
 
     def __init__(self, fold: Fold, task: Task, group: Group) -> None:
         self.fold, self._task, self._group = fold, task, group
@@ -161,7 +161,7 @@ class GroupRun:
             records: list[EpochRecord] = self.fold.records()
             if is_over and self._error is not None:
                 raise self._error
-            # The last record is given once the workers are gone: only then it is known to be the last.
+            # The last record is yielded after the workers have ended: only then is it known to be the last.
             for record in records[given : None if is_over else -1]:
                 given += 1
                 yield Epoch(record, is_over and given == len(records))

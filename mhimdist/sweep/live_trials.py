@@ -1,4 +1,4 @@
-"""The trials of a sweep whose end the study does not have yet, and how many of them run at once."""
+"""The trials of a sweep that have not ended for the study, and how many of them run at once."""
 
 import time
 from collections import Counter
@@ -10,29 +10,29 @@ from mhimdist.report import formats
 from mhimdist.search.study import Proposal
 
 RECOUNT_S = 10.0
-"""How often the cluster's nodes, which come and go, are counted again."""
+"""Seconds between two counts of the cluster's nodes, which come and go."""
 
 
 @dataclass
 class LiveTrial:
-    """A trial whose end the study does not have: it runs, waits for its first or next process, or is saved.
+    """A trial that has not ended for the study: it runs, waits for a process, or has saved itself.
 
     Attributes:
         proposal: its number and its configuration.
-        is_begun: this start of the sweep has given it to Ray.
+        is_begun: whether this start of the sweep has given it to Ray.
         ray_id: Ray's name for it; None unless Ray has it now.
-        had_company: another trial was there beside it, since Ray has it.
+        ran_beside_others: whether Ray had another trial at the same time, since it was given this one.
         stop_reason: why the study stops it early.
-        error: what Ray says of how its process was lost.
-        num_losses: processes that it lost since it last got on.
-        last_step: the most epochs that it has reported, over all its folds.
+        error: Ray's error for the loss of its process.
+        num_losses: processes that it lost since it last made progress.
+        last_step: the largest number of epochs that it has reported, over all its folds.
         host: the node from which it last reported.
     """
 
     proposal: Proposal
     is_begun: bool = False
     ray_id: str | None = None
-    had_company: bool = False
+    ran_beside_others: bool = False
     stop_reason: str = "stopped"
     error: str = ""
     num_losses: int = 0
@@ -44,18 +44,18 @@ class LiveTrial:
         """Its number in the study."""
         return self.proposal.number
 
-    def got_to(self, step: int, host: str) -> None:
-        """Note a report: once it has got on, its lost processes are counted anew."""
+    def note_report(self, step: int, host: str) -> None:
+        """Note a report; after progress its lost processes are counted from 0 again."""
         self.host = host
         if step > self.last_step:
             self.last_step, self.num_losses = step, 0
 
 
 class LiveTrials:
-    """The live trials by number, and which of them waits to run next."""
+    """The live trials, by number, and the queue of those that wait to run."""
 
     def __init__(self, unfinished: Iterable[Proposal]) -> None:
-        """Begin with the trials that an earlier start of the sweep left; they wait."""
+        """Begin with the unfinished trials of an earlier start of the sweep; they wait."""
         self._waiting = [LiveTrial(proposal) for proposal in unfinished]
         self._trials = {trial.number: trial for trial in self._waiting}
 
@@ -66,37 +66,37 @@ class LiveTrials:
         return iter(self._trials.values())
 
     @property
-    def with_ray(self) -> list[LiveTrial]:
-        """Those that Ray has now."""
+    def given_to_ray(self) -> list[LiveTrial]:
+        """The trials that Ray has now."""
         return [trial for trial in self if trial.ray_id is not None]
 
     def find(self, ray_id: str) -> LiveTrial | None:
-        """The trial that Ray has by this name."""
+        """The trial of this name, if Ray has it now."""
         return next((trial for trial in self if trial.ray_id == ray_id), None)
 
     def next_waiting(self) -> LiveTrial | None:
-        """Take the trial that has waited at the front, if one waits."""
+        """Take the first trial that waits, if one does."""
         return self._waiting.pop(0) if self._waiting else None
 
     def wait(self, trial: LiveTrial) -> None:
-        """Have a trial that Ray gave back run again, before all others."""
+        """Queue a trial that Ray gave back, before all others."""
         self._waiting.insert(0, trial)
 
     def give_to_ray(self, trial: LiveTrial, ray_id: str) -> None:
         """Count a trial among those that Ray has.
 
         Args:
-            trial: one that waited, or a new one.
-            ray_id: Ray's name for it, which no other run of it has.
+            trial: a waiting trial, or a new one.
+            ray_id: Ray's name for it, new for each time that Ray is given it.
         """
         self._trials[trial.number] = trial
-        trial.ray_id, trial.had_company, trial.stop_reason, trial.error = ray_id, False, "stopped", ""
-        with_ray = self.with_ray
-        for each in with_ray:
-            each.had_company = each.had_company or len(with_ray) > 1
+        trial.ray_id, trial.ran_beside_others, trial.stop_reason, trial.error = ray_id, False, "stopped", ""
+        given_to_ray = self.given_to_ray
+        for each in given_to_ray:
+            each.ran_beside_others = each.ran_beside_others or len(given_to_ray) > 1
 
     def drop(self, trial: LiveTrial) -> None:
-        """Forget a trial whose end the study has."""
+        """Forget a trial that has ended for the study."""
         del self._trials[trial.number]
 
 
@@ -108,7 +108,7 @@ class Capacity:
     """
 
     def __init__(self, count: Callable[[], int]) -> None:
-        """Count; `count` says how many trials fit on the cluster as it is now."""
+        """Count; `count` returns how many trials fit on the cluster as it is now."""
         self.count = count
         self.at_once, self._counted = count(), time.monotonic()
 
@@ -128,25 +128,25 @@ class FailureStreak:
         self._hosts: list[str] = []
 
     def end(self) -> None:
-        """Begin anew: a trial did not fail."""
+        """End the streak: a trial did not fail."""
         self._hosts.clear()
 
     def add(self, trial: LiveTrial, reason: str, limit: int) -> None:
         """Count a trial that failed.
 
         Args:
-            trial: which.
-            reason: why.
-            limit: how many in a row stop the sweep.
+            trial: the trial.
+            reason: why it failed.
+            limit: the number in a row that stops the sweep.
 
         Raises:
-            SweepError: so many in a row have failed that it is no fault of theirs.
+            SweepError: `limit` trials in a row have failed, so the cause is not in them.
         """
         self._hosts.append(trial.host or "an unknown node")
         if len(self._hosts) == limit:
             by_node = ", ".join(f"{times} on {node}" for node, times in Counter(self._hosts).most_common())
             raise SweepError(
-                f"{formats.count(limit, 'trial')} in a row failed ({by_node}), trial {trial.number} "
-                f"as the last: {reason}; mend it and add --retry-failed to the same command, or allow more "
-                "with --max-failures-in-a-row"
+                f"{formats.count(limit, 'trial')} in a row failed ({by_node}), the last is "
+                f"trial {trial.number}: {reason}; fix the cause and add --retry-failed to the same command, "
+                "or allow more failures with --max-failures-in-a-row"
             )

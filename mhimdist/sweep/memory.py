@@ -1,4 +1,4 @@
-"""What a sweep does when memory runs out: more of it for the trial, then smaller steps."""
+"""How a sweep reacts when memory runs out: more memory for the trial, then smaller steps."""
 
 import re
 from dataclasses import replace
@@ -13,47 +13,50 @@ _SIGNS = re.compile(
     r"OutOfMemory|\bMemoryError|out of memory|running low on memory|ALLOC_FAILED"
     r"|can't allocate memory|[Cc]annot allocate memory"
 )
-"""torch's CPU allocator, cuBLAS and Ray say it in the text of other errors, Ray Train of a lost worker."""
+"""torch's CPU allocator, cuBLAS, Ray and (for a lost worker) Ray Train say so only in an error's text."""
 
 
 def is_out_of_memory(error: BaseException | str) -> bool:
-    """Whether an error, or its text, says that memory ran out, of a GPU or of the machine."""
+    """Whether an error, or its text, says that the memory of a GPU or of the machine ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return _SIGNS.search(str(error)) is not None
 
 
 def is_of_a_gpu(error: BaseException | str) -> bool:
-    """Whether it is a GPU's memory that an error, or its text, says ran out."""
+    """Whether an out-of-memory error, or its text, is about a GPU's memory."""
     return re.search(r"CUDA|CUBLAS|CUDNN|NCCL", str(error), re.IGNORECASE) is not None
 
 
 class TrialShares:
-    """What a run of each trial is given of the cluster: as planned, until its trial runs out of memory.
+    """The share of the cluster for each run of a trial: as planned, until the trial runs out of memory.
 
-    A trial that runs out of memory is given more, and the others as much as before: they may be no larger.
+    Only a trial that runs out of memory is given more; the others may need no more than planned.
     """
 
     def __init__(self, planned: Share, largest: Share) -> None:
         """Begin as planned.
 
         Args:
-            planned: what a run of a trial is given.
-            largest: the most that it can be given, which leaves no other trial beside it.
+            planned: the share of a run.
+            largest: the largest share that a run can be given, which leaves no room for another trial.
         """
         self._planned, self._largest = planned, largest
         self._enlarged: dict[int, Share] = {}
 
     def enlarged(self, number: int) -> Share | None:
-        """What a run of a trial is given; None where that is as planned."""
+        """The enlarged share of a trial's runs; None if it is as planned."""
         return self._enlarged.get(number)
 
     def enlarge(self, number: int, *, of_a_gpu: bool) -> bool:
-        """Give a trial twice the memory, then all that there is; False where it had that.
+        """Give a trial twice the memory, and the next time all that a node has.
 
         Args:
             number: of the trial.
-            of_a_gpu: it was a GPU's that ran out.
+            of_a_gpu: whether a GPU's memory ran out.
+
+        Returns:
+            False if the trial has all the memory already.
         """
         field = "gpus" if of_a_gpu and self._planned.gpus else "memory_bytes"
         share = self._enlarged.get(number, self._planned)
@@ -66,14 +69,14 @@ class TrialShares:
 
 
 def smaller_step(config: TrainConfig, sizes_N: np.ndarray) -> int | None:
-    """Half of the instances that the largest step can have, for `max_instances`.
+    """A value for `max_instances`: half of the instances that the largest step can have.
 
     Args:
-        config: what ran out of memory.
+        config: the configuration that ran out of memory.
         sizes_N: instances of each bag.
 
     Returns:
-        At least the size of the largest bag, which is never divided; None where steps are as small as that.
+        At least the size of the largest bag, which is never divided; None if steps are that small already.
     """
     largest_bag = int(sizes_N.max())
     step = int(np.sort(sizes_N)[-config.bags_per_step :].sum())

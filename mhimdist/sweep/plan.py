@@ -1,4 +1,4 @@
-"""How many trials fit at once, what each takes, and how long a sweep will be: arithmetic on a calibration."""
+"""How many trials fit at once, what each takes, and how long a sweep lasts: arithmetic on a calibration."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ USABLE_GPU_SHARE = 0.9
 """Share of a GPU's memory that trials may fill together."""
 
 MEMORY_MARGIN = 1.25
-"""What a run is given for each byte that the calibration took: configurations of a sweep differ."""
+"""Bytes that a run is given per byte of the calibration, as a sweep's configurations differ."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What one run of the base configuration took in a process of its own.
+    """The resources that one run of the base configuration took in a separate process.
 
     Attributes:
         epoch_s: seconds of an epoch with its validation.
-        memory_bytes: resident memory of the process, less the pages of the data set that all processes share.
-        gpu_bytes, gpu_total_bytes: on a GPU, what the process took of how much; 0 on a CPU.
+        memory_bytes: resident memory of the process, without the data set's pages that all processes share.
+        gpu_bytes, gpu_total_bytes: on a GPU, the memory that the process took, and the GPU's; 0 on a CPU.
         device: "cuda" or "cpu".
     """
 
@@ -39,19 +39,19 @@ class Plan:
     """How a sweep will use the cluster.
 
     Attributes:
-        at_once: trials that run at the same time, once the nodes are there that the autoscaler may add.
-        at_first: those that fit on the nodes that are there.
-        nodes_to_come: nodes that the autoscaler may add.
-        limited_by: what keeps it from being more.
-        share: what Ray keeps for a run; a trial is several where folds run in parallel.
-        gpu_bytes: memory of its GPU that a run takes, with room to spare; 0 on a CPU.
-        likely_s, longest_s: seconds of all trials, with early stopping as usual and with none stopped.
+        at_once: trials that run at the same time, once the autoscaler has added all nodes that it may add.
+        at_first: trials that fit on the nodes that are up.
+        num_addable_nodes: nodes that the autoscaler may add.
+        limited_by: the resource or setting that limits `at_once`.
+        share: what Ray reserves for a run; a trial is more than one run if folds run in parallel.
+        gpu_bytes: GPU memory that a run takes, with room to spare; 0 on a CPU.
+        likely_s, longest_s: seconds for all trials, with usual early stopping and with none stopped.
         others_s: seconds of the first stages before them and of the final runs after them.
     """
 
     at_once: int
     at_first: int
-    nodes_to_come: int
+    num_addable_nodes: int
     limited_by: str
     share: Share
     gpu_bytes: int
@@ -70,8 +70,8 @@ class Plan:
         growth = ""
         if self.at_first < self.at_once:
             growth = (
-                f", {self.at_first} on the nodes that are there and the others on up to "
-                f"{formats.count(self.nodes_to_come, 'node')} that the autoscaler adds"
+                f", {self.at_first} on the nodes that are up and the others on up to "
+                f"{formats.count(self.num_addable_nodes, 'node')} that the autoscaler adds"
             )
         likely = f"about {formats.rounded(self.likely_s)}"
         if self.longest_s > 1.05 * self.likely_s:
@@ -84,7 +84,7 @@ class Plan:
 
 
 def gpu_share(sweep: Sweep, calibration: Calibration) -> float:
-    """The share of a GPU that a run takes: as asked for, or by the memory that it needs.
+    """The share of a GPU that a run takes: as requested, or by the memory that it needs.
 
     Raises:
         SweepError: a run does not fit on a GPU.
@@ -96,14 +96,14 @@ def gpu_share(sweep: Sweep, calibration: Calibration) -> float:
     if fitting < 1:
         raise SweepError(
             f"a run takes {calibration.gpu_bytes / 2**30:.1f} GiB of a GPU of "
-            f"{calibration.gpu_total_bytes / 2**30:.1f} GiB, too much with room to spare: make the model "
-            "smaller, or bags by train.max_instances"
+            f"{calibration.gpu_total_bytes / 2**30:.1f} GiB, which leaves too little to spare: make the "
+            "model smaller, or its steps by train.max_instances"
         )
     return asked if asked is not None else 1 / min(fitting, 16)
 
 
 def planned_share(sweep: Sweep, calibration: Calibration) -> Share:
-    """What Ray keeps for a run.
+    """The share that Ray reserves for a run.
 
     Raises:
         SweepError: a run does not fit on a GPU.
@@ -121,20 +121,20 @@ def num_runs_on(share: Share, nodes: Sequence[Node]) -> int:
 
 
 def shares_per_trial(sweep: Sweep) -> int:
-    """How many shares a trial takes."""
+    """How many such shares a trial takes."""
     return sweep.workers if sweep.workers > 1 else sweep.parallel_folds
 
 
 def largest_share(sweep: Sweep, share: Share, nodes: Sequence[Node]) -> Share:
-    """The most that each run of a trial can be given of a GPU and of memory.
+    """The share with the most GPU and memory that each run of a trial can be given.
 
     Args:
-        sweep: how many runs of a trial there are at the same time.
-        share: what a run takes.
+        sweep: says how many runs of a trial there are at the same time.
+        share: the planned share of a run.
         nodes: of the cluster.
     """
     if sweep.workers > 1:
-        return share  # of the process that follows the workers
+        return share  # for the process that follows the workers
     count = sweep.parallel_folds
     fitting = [node for node in nodes if min(share.fits(node).values())]
     gpus = min(1.0, largest_equal_part([node.gpus for node in fitting], count)) if share.gpus else 0.0
@@ -146,7 +146,7 @@ def plan(sweep: Sweep, calibration: Calibration, nodes: Sequence[Node], num_tria
     """How many trials fit at once and how long all of them take.
 
     Args:
-        sweep: what each run takes of the cluster.
+        sweep: says what each run takes of the cluster.
         calibration: of the base configuration.
         nodes: of the cluster.
         num_trials: trials to run.
@@ -162,7 +162,7 @@ def plan(sweep: Sweep, calibration: Calibration, nodes: Sequence[Node], num_tria
         needs = f"{taken.cpus:g} CPU" + (f", {taken.gpus:g} GPU" if taken.gpus else "")
         raise SweepError(
             f"a trial takes {shares_each} x ({needs}, {formats.mib(taken.memory_bytes)} of memory), but the "
-            f"cluster's {formats.count(len(nodes), 'node')} can hold {runs} such: "
+            f"cluster's {formats.count(len(nodes), 'node')} can hold {runs} of them: "
             + "; ".join(
                 f"{node.cpus:g} CPU, {node.gpus:g} GPU, {formats.mib(node.memory_bytes)}" for node in nodes
             )
@@ -179,8 +179,8 @@ def plan(sweep: Sweep, calibration: Calibration, nodes: Sequence[Node], num_tria
     per_step = epoch_s / at_once
     return Plan(
         at_once=at_once,
-        at_first=min(at_once, num_runs_on(taken, [node for node in nodes if node.is_there]) // shares_each),
-        nodes_to_come=sum(not node.is_there and min(taken.fits(node).values()) > 0 for node in nodes),
+        at_first=min(at_once, num_runs_on(taken, [node for node in nodes if node.is_up]) // shares_each),
+        num_addable_nodes=sum(not node.is_up and min(taken.fits(node).values()) > 0 for node in nodes),
         limited_by=limited_by,
         share=taken,
         gpu_bytes=int(calibration.gpu_bytes * MEMORY_MARGIN),
@@ -191,16 +191,16 @@ def plan(sweep: Sweep, calibration: Calibration, nodes: Sequence[Node], num_tria
 
 
 def num_waves_beside_trials(sweep: Sweep, runs: int) -> int:
-    """First stages and final runs, in groups of those that follow each other.
+    """How many groups of first stages and final runs train one after another.
 
     Args:
-        sweep: which of them there are.
-        runs: that fit at the same time.
+        sweep: says which of them exist.
+        runs: number of runs that fit at the same time.
     """
     if sweep.workers > 1:
-        runs = 1  # they follow each other
+        runs = 1  # they train one after another
     teacher = sweep.train.teacher
-    # Several workers make a first stage where the first trial needs it.
+    # A group of workers makes a first stage when the first trial needs it.
     stages = sweep.folds_per_trial if teacher.is_pretrained and teacher.weights is None else 0
     each = sweep.final_seeds * sweep.folds
     finals, plain = sweep.final_top * each, each if teacher.kind != "none" else 0
@@ -210,7 +210,7 @@ def num_waves_beside_trials(sweep: Sweep, runs: int) -> int:
 
 
 def likely_steps(sweep: Sweep, num_steps: int) -> float:
-    """Mean number of epochs of a trial where one in `reduction_factor` passes each rung."""
+    """Mean number of epochs of a trial if one trial in `reduction_factor` passes each rung."""
     if sweep.scheduler not in ("asha", "hyperband") or not sweep.is_pruning:
         return num_steps
     rung, passing, total, done = min(sweep.grace_epochs, num_steps), 1.0, 0.0, 0

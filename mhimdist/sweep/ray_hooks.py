@@ -1,6 +1,6 @@
-"""What Ray Tune calls: searcher, scheduler, callback and stopper, which ask and tell the driver.
+"""The classes that Ray Tune calls: searcher, scheduler, callback and stopper; each passes all to the driver.
 
-And what of Ray Tune is changed while it runs.
+It also has the change that is made to Ray Tune while a sweep runs.
 """
 
 import importlib
@@ -20,15 +20,15 @@ from ray.tune.search import Searcher
 
 from mhimdist.sweep.driver import Driver
 
-LOST_ACTOR = "RayActorError"
-"""By this name of theirs, `JUDGES_OF_ERRORS` recognise the error of a trial whose process was lost."""
+ACTOR_ERROR = "RayActorError"
+"""The name in `ERROR_MODULES` by which they recognise the error of a lost process."""
 
-JUDGES_OF_ERRORS = ("ray.air.execution._internal.actor_manager", "ray.tune.execution.tune_controller")
-"""The modules of Ray, private ones, that end a sweep at any error of a process that they do not recognise."""
+ERROR_MODULES = ("ray.air.execution._internal.actor_manager", "ray.tune.execution.tune_controller")
+"""Private modules of Ray that end a sweep at any error of a process that they do not recognise."""
 
 
 class RayChangedWarning(UserWarning):
-    """Ray is not as the release that this software was made with; the message names what is missing."""
+    """Warns that Ray differs from the expected release; the message names what is missing."""
 
 
 class StudySearcher(Searcher):
@@ -50,19 +50,19 @@ class StudySearcher(Searcher):
         Args:
             trial_id: Ray's name for the trial.
             result: its last report, if it made one.
-            error: its process was lost.
+            error: whether its process was lost.
         """
         self._driver.guarded(self._driver.ended, trial_id, result, error)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study has it all."""
+        """Does nothing: the study has everything."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 class StudyScheduler(FIFOScheduler):
-    """Passes every report to the study, and stops the trials that it says."""
+    """Passes every report to the study, and stops the trials that the study stops."""
 
     def __init__(self, driver: Driver) -> None:
         super().__init__()
@@ -72,9 +72,9 @@ class StudyScheduler(FIFOScheduler):
         """See `Driver.decide`.
 
         Args:
-            tune_controller: not asked.
-            trial: which reports.
-            result: what it reports.
+            tune_controller: not used.
+            trial: the trial that reports.
+            result: its report.
         """
         if self._driver.guarded(self._driver.decide, trial.trial_id, result) is not None:
             return TrialScheduler.STOP
@@ -82,12 +82,12 @@ class StudyScheduler(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """See `Driver.note_error`."""
-        error = Path(trial.error_file)  # `trial.get_error` looks where it is brought only later
+        error = Path(trial.error_file)  # `trial.get_error` reads a copy that is made later
         self._driver.note_error(trial.trial_id, error.read_text(encoding="utf-8") if error.exists() else "")
 
 
 class DriverCallback(tune.Callback):
-    """Tells the driver, some ten times a second, which trials run."""
+    """Tells the driver which trials run, about ten times per second."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
@@ -99,7 +99,7 @@ class DriverCallback(tune.Callback):
 
 
 def guard_callback(callback: tune.Callback, driver: Driver) -> tune.Callback:
-    """Have what fails in a logger stop the sweep in order."""
+    """Have a failure in a logger stop the sweep in order."""
     for name in dir(tune.Callback):
         if name == "setup" or name.startswith("on_"):
             setattr(callback, name, partial(driver.guarded, getattr(callback, name)))
@@ -113,7 +113,7 @@ class StopOnceSaved(tune.Stopper):
         self._driver = driver
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Whether a trial is to be stopped; its scheduler says that."""
+        """Never stops a single trial; the scheduler does."""
         return False
 
     def stop_all(self) -> bool:
@@ -125,39 +125,39 @@ class StopOnceSaved(tune.Stopper):
 def surviving_the_memory_monitor() -> Iterator[None]:
     """Have Ray Tune lose only the trial whose process Ray's memory monitor killed.
 
-    Tune of Ray 2.60 expects that an actor's task fails by one of two errors, and ends the whole sweep when it
-    is the third one, that of the monitor. Where a release of Ray has no such names to change, a
-    `RayChangedWarning` says which, and the sweep runs without.
+    Ray Tune 2.60 expects one of two errors from an actor's task, and ends the whole sweep at a third one: the
+    memory monitor's. If a release of Ray lacks the names to change, a `RayChangedWarning` lists them, and the
+    sweep runs without the change.
     """
-    modules, missing = _judges_of_errors()
+    modules, missing = _modules_to_patch()
     if missing:
         warnings.warn(
             f"Ray {ray.__version__} has no {' and no '.join(missing)}, which Ray 2.60 has: the sweep stops "
-            "where Ray's memory monitor kills a trial, and the same command resumes it",
+            "if Ray's memory monitor kills a trial, and the same command resumes it",
             RayChangedWarning,
             stacklevel=3,
         )
         modules = []
     for module in modules:
-        setattr(module, LOST_ACTOR, (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError))
+        setattr(module, ACTOR_ERROR, (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError))
     try:
         yield
     finally:
         for module in modules:
-            setattr(module, LOST_ACTOR, ray.exceptions.RayActorError)
+            setattr(module, ACTOR_ERROR, ray.exceptions.RayActorError)
 
 
-def _judges_of_errors() -> tuple[list[ModuleType], list[str]]:
-    """The modules that judge errors, and the names that this release of Ray lacks."""
+def _modules_to_patch() -> tuple[list[ModuleType], list[str]]:
+    """The modules of `ERROR_MODULES`, and the names that this release of Ray lacks."""
     modules, missing = [], []
-    for name in JUDGES_OF_ERRORS:
+    for name in ERROR_MODULES:
         try:
             module = importlib.import_module(name)
         except ImportError:
             missing.append(name)
             continue
-        if getattr(module, LOST_ACTOR, None) is ray.exceptions.RayActorError:
+        if getattr(module, ACTOR_ERROR, None) is ray.exceptions.RayActorError:
             modules.append(module)
         else:
-            missing.append(f"{name}.{LOST_ACTOR}")
+            missing.append(f"{name}.{ACTOR_ERROR}")
     return modules, missing

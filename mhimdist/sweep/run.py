@@ -1,15 +1,14 @@
-"""Sweeps: Ray Tune runs the trials, Optuna proposes and prunes them, validation AUC judges them.
+"""Runs a sweep: Ray Tune runs the trials, Optuna proposes and prunes them, validation AUC ranks them.
 
-Ray Tune is what starts trials where there is room, notices when their process or node is lost, keeps
-processes for the next trial, stops trials, and feeds loggers. It decides nothing and remembers
-nothing: its searcher and its scheduler are two thin classes of `ray_hooks`, which pass everything to
-`study.SweepStudy`, and that has it in a database before it is acted upon. So there is one record, and one
-way to go on after anything was killed: open the study, run the trials that it says are unfinished, which find
-their own folds' checkpoints, then propose the rest. `Tuner.restore` would be a second record, some seconds
-older than the first.
+Ray Tune starts trials where there is room, notices when their process or node is lost, keeps processes for
+the next trial, stops trials, and feeds loggers. It decides nothing and remembers nothing: its searcher and
+its scheduler are two thin classes of `ray_hooks` that pass everything to `study.SweepStudy`, and the study
+writes it to a database before anyone acts on it. So there is one record, and one way to resume after a kill:
+open the study, run its unfinished trials, which find the checkpoints of their folds, then propose the rest.
+`Tuner.restore` would be a second record, some seconds older than the first.
 
-When all trials are done the best configurations are trained again on all folds with several seeds, and only
-then are test cases looked at.
+When all trials have ended, the best configurations are trained again on all folds with new seeds. Only these
+runs look at the test cases.
 """
 
 import importlib
@@ -62,38 +61,39 @@ from mhimdist.sweep.ray_hooks import (
 )
 from mhimdist.sweep.task import Task
 from mhimdist.sweep.trainable import SweepTrial, make_first_stage
-from mhimdist.sweep.watch import Watch, say
+from mhimdist.sweep.watch import Watch, print_line
 from mhimdist.training.fold import ERROR_FILE
 
 __all__ = ["Sweep", "run_sweep"]
 
 
 MAX_STARTS = 4
-"""Starts of a sweep in a row that may be killed while a trial runs and does not get on; then it is taken for
-what killed them."""
+"""Starts of a sweep in a row, killed while a trial ran without progress, after which the trial counts as the
+cause."""
 
 
 def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
     """Run the trials, train the best configuration again, test it, and write the report.
 
-    Under `<sweep.home>/runs/<name>` it leaves study.db, a folder a trial, result.json and report.html. Called
-    again with the same arguments it goes on with what was cut off, and changes nothing where all is done.
+    It writes study.db, a folder per trial, result.json and report.html under `<sweep.home>/runs/<name>`.
+    Called again with the same arguments, it resumes a sweep that was cut off, and changes nothing in a
+    finished one.
 
     Args:
-        sweep: how much to search, on what.
-        space: what a trial changes of `sweep.train`.
-        data: folder of shards, on storage that every node sees, or its URL.
+        sweep: the settings of the search.
+        space: the search space over `sweep.train`.
+        data: folder of shards on storage that every node sees, or its URL.
 
     Returns:
         The sweep's folder.
 
     Raises:
-        SweepError: the folder holds another sweep, the space is impossible, no trial was completed, or
-            something kept the sweep from going on, such as its database or failures in a row.
+        SweepError: the folder holds another sweep, the space is impossible, no trial was completed, or the
+            sweep could not continue, for example without its database or after failures in a row.
         RunLockedError: another process drives this sweep.
-        ClusterError: Ray's authentication is turned off, and the sweep does not say that this is meant.
-        DataError: the data set cannot be read, or gives no such splits.
-        PreemptedError: it was asked to stop; the same command goes on with it.
+        ClusterError: Ray's authentication is turned off, and `sweep.insecure` does not allow that.
+        DataError: the data set cannot be read, or cannot be split as requested.
+        PreemptedError: the sweep was asked to stop; the same command resumes it.
     """
     refuse_open_cluster(insecure=sweep.insecure)
     bags = open_bags(data, sweep.train.loading)
@@ -107,7 +107,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
         case_of = dict(zip(bags.keys, bags.cases, strict=True))
         earlier = first_trials.best_of_earlier(sweep, splits, case_of) if sweep.warm_from else []
         first, notes = first_trials.first_params(sweep, space, facts, earlier)
-    trackers(sweep)  # what is not installed is said before anything is written
+    trackers(sweep)  # a tracker that is not installed is refused before anything is written
     with sweep.driving():
         for left in (folder.stop_file, folder.path / ERROR_FILE):
             left.unlink(missing_ok=True)
@@ -118,7 +118,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
         study = SweepStudy(sweep, space, facts, folder.url, first, folder.owner)
         for number, split in enumerate(splits, 1):
             split.save(folder.path / f"split-{number}.json")
-        # Trials never open the study: its password stays in this process.
+        # Trials never open the study, so its password stays in this process.
         task = Task(
             sweep.model_copy(update={"storage": None}),
             splits,
@@ -128,7 +128,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
         )
         _announce(bags, splits, study, folder, notes, is_found)
         connect(dashboard=sweep.workers > 1)
-        with Stopping(f"{sweep.name} was stopped; the same command goes on with it") as stopping:
+        with Stopping(f"{sweep.name} was stopped; the same command resumes it") as stopping:
             if sweep.workers > 1:
                 task = replace(task, group=worker_group(sweep))
             planning = Planning(task)
@@ -147,24 +147,27 @@ def _announce(
     sweep = study.sweep
     runs = f" x {formats.count(sweep.folds_per_trial, 'run')}" if sweep.folds_per_trial > 1 else ""
     sizes = " / ".join(dict.fromkeys(f"{len(s.train)} train, {len(s.validation)} validate" for s in splits))
-    say(
+    print_line(
         f"{sweep.name}: {formats.count(study.num_trials, 'trial')}{runs} on {bags.name}, {sizes}, "
         f"{len(splits[0].test)} bags test; results in {folder.path}"
     )
-    done = sum(trial.state.is_finished() for trial in study.trials)
-    if is_found and study.trials:
-        say(f"goes on: {done} of {len(study.trials)} trials have ended")
+    records = study.records
+    if is_found and records:
+        done = sum(trial.has_ended for trial in records)
+        print_line(f"resumed: {done} of {len(records)} trials have ended")
     if study.facts.feasible_share < 0.5:
-        say(f"{formats.share(study.facts.feasible_share)} of random draws meet the space's requirements")
+        print_line(
+            f"{formats.share(study.facts.feasible_share)} of random draws meet the space's requirements"
+        )
     for note in [*notes, *study.notes()]:
-        say(note)
+        print_line(note)
     if sweep.storage is None and (kind := network_filesystem(folder.path)):
-        say(
-            f"study.db lies on {kind}, where locks of SQLite are not sure: open it from this machine only, "
+        print_line(
+            f"study.db is on {kind}, where SQLite's locks are unreliable: open it from this machine only, "
             "or give a database by --storage"
         )
-    say(f"watch: optuna-dashboard {hidden(folder.url)}")
-    say(f"       tensorboard --logdir {folder.path / 'ray'}")
+    print_line(f"watch: optuna-dashboard {hidden(folder.url)}")
+    print_line(f"       tensorboard --logdir {folder.path / 'ray'}")
 
 
 def _run_trials(
@@ -175,17 +178,17 @@ def _run_trials(
     stopping: Stopping,
     planning: Planning,
 ) -> None:
-    """Run what is left to run; what trials leave is in the study and in their folders."""
+    """Run the trials that are left; their results are in the study and in their folders."""
     sweep, clock = study.sweep, folder.clock()
     unfinished = study.unfinished(MAX_STARTS, folder.num_epochs)
     if sweep.retry_failed:
         study.retry_failed()
-    num_left = len(unfinished) + study.num_trials - len(study.trials)
+    num_left = len(unfinished) + study.num_trials - len(study.records)
     if not num_left:
         return
     planned = planning.plan(num_left)
-    say(planned.text(sweep))
-    stages = _begin_first_stages(task, planned.share)  # which would slow down what is calibrated
+    print_line(planned.text(sweep))
+    stages = _begin_first_stages(task, planned.share)  # not earlier: they would slow down the calibration
     driver = Driver(
         study,
         folder,
@@ -203,36 +206,36 @@ def _run_trials(
     if driver.error is not None:
         raise _why_it_stopped(sweep, folder, driver.error) from driver.error
     if stopping.is_asked:
-        say(f"stopped with {formats.count(driver.num_live, 'trial')} to go on with")
-        raise KeyboardInterrupt  # of a SIGTERM, `stopping` makes a PreemptedError
-    del stages  # until now, so that Ray did not end them
+        print_line(f"stopped with {formats.count(driver.num_live, 'trial')} to resume")
+        raise KeyboardInterrupt  # after a SIGTERM, `stopping` turns it into a PreemptedError
+    del stages  # kept until now, so that Ray did not cancel them
 
 
 def _watch(study: SweepStudy, task: Task, folder: SweepFolder) -> Watch:
-    """What shows the sweep's trials; it knows of those that an earlier start has ended."""
+    """The display of the sweep's trials; trials that ended in an earlier start are counted."""
     watch = Watch(get_console(), num_trials=study.num_trials)
-    for trial in study.trials:
-        if trial.state.is_finished():
+    for trial in study.records:
+        if trial.has_ended:
             summary = folder.summarise(trial, study.config(trial.number), task.splits)
             watch.count_ended(trial.number, summary.state, summary.value)
     return watch
 
 
 def _mute_failed_trials() -> None:
-    """Have Ray log no traceback of a trial that fails: it is in the trial's folder and in the report."""
+    """Have Ray log no traceback of a failed trial: the trial's folder and the report have it."""
     for name in ("execution.tune_controller", "tune", "analysis.experiment_analysis"):
         logging.getLogger(f"ray.tune.{name}").setLevel(logging.CRITICAL)
 
 
 def _set_environment_of_ray_tune(num_left: int) -> None:
-    """Leave it to us which loggers there are, what Ctrl-C does, and how many trials wait for nodes."""
+    """Have Ray Tune leave loggers, Ctrl-C and the number of trials that wait for nodes to us."""
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it would end trials for good
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(num_left)  # how many wait for nodes is ours to say
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ray's handler would end trials for good
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(num_left)  # the driver limits how many wait for nodes
 
 
 def _tuner(driver: Driver, task: Task, share: Share) -> tune.Tuner:
-    """Ray Tune, whose every question and every report goes to the driver."""
+    """Ray Tune, set up to pass every question and every report to the driver."""
     sweep = task.sweep
     return tune.Tuner(
         tune.with_resources(
@@ -241,7 +244,7 @@ def _tuner(driver: Driver, task: Task, share: Share) -> tune.Tuner:
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(driver),
             scheduler=StudyScheduler(driver),
-            num_samples=-1,  # the searcher says when there is no more
+            num_samples=-1,  # the searcher says when there are no more
             reuse_actors=True,
             trial_dirname_creator=_trial_name,
             trial_name_creator=_trial_name,
@@ -255,17 +258,17 @@ def _tuner(driver: Driver, task: Task, share: Share) -> tune.Tuner:
                 *(guard_callback(tracker, driver) for tracker in trackers(sweep)),
             ],
             stop=StopOnceSaved(driver),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs make their own
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs write their own
         ),
     )
 
 
 def _fit(tuner: tune.Tuner, driver: Driver, stopping: Stopping) -> None:
-    """Run trials until all have ended, or until a signal or an error has had all of them saved."""
+    """Run trials until all have ended, or until all are saved after a signal or an error."""
     with driver.watch, stopping.gently(), surviving_the_memory_monitor():
         try:
             driver.guarded(tuner.fit)
-        finally:  # at a second Ctrl-C too
+        finally:  # after a second Ctrl-C too
             driver.guarded(driver.end_in_order)
             driver.guarded(driver.clock.save)
 
@@ -276,7 +279,7 @@ def _why_it_stopped(sweep: Sweep, folder: SweepFolder, error: Exception) -> Swee
         files.write_text(folder.path / ERROR_FILE, details)
     what = str(error) if isinstance(error, MhimdistError) else one_line(error)
     return SweepError(
-        f"{sweep.name} was stopped, and the same command goes on with it: {what} (whole in "
+        f"{sweep.name} was stopped, and the same command resumes it: {what} (details in "
         f"{folder.path / ERROR_FILE})"
     )
 
@@ -286,7 +289,7 @@ def _trial_name(trial: Trial) -> str:
 
 
 def _resources(sweep: Sweep, share: Share, config: Mapping[str, Any]) -> PlacementGroupFactory:
-    """What Ray keeps for a trial; the workers of a run of several take theirs themselves."""
+    """The resources that Ray reserves for a trial; a run's group of workers takes its own."""
     if sweep.workers > 1:
         return PlacementGroupFactory([{"CPU": 0.0, "memory": float(share.memory_bytes)}])
     taken = Share(**config[SHARE]) if SHARE in config else share
@@ -296,8 +299,8 @@ def _resources(sweep: Sweep, share: Share, config: Mapping[str, Any]) -> Placeme
 def _begin_first_stages(task: Task, share: Share) -> list[ray.ObjectRef]:
     """Begin to train the first stage of every fold and seed, all at the same time.
 
-    A trial that comes to one of them waits for it. Trials whose network or optimiser differs from the base's
-    make theirs when they come to it.
+    A trial that needs one of them waits for it. Trials with another network or optimiser than the base train
+    their own first stages when they need them.
     """
     sweep = task.sweep
     teacher = sweep.train.teacher
@@ -305,16 +308,18 @@ def _begin_first_stages(task: Task, share: Share) -> list[ray.ObjectRef]:
         return []
     making = ray.remote(make_first_stage).options(**share.options, max_retries=sweep.max_failures)
     configs = [sweep.train.model_copy(update={"seed": seed}) for seed in sweep.run_seeds]
-    say(f"first stages: {formats.count(len(configs) * len(task.splits), 'network')}, shared by all trials")
+    print_line(
+        f"first stages: {formats.count(len(configs) * len(task.splits), 'network')}, shared by all trials"
+    )
     return [making.remote(config, task, split) for config in configs for split in task.splits]
 
 
 def trackers(sweep: Sweep) -> list[tune.Callback]:
-    """Ray's loggers of trials: TensorBoard always, and what is asked for.
+    """Ray's loggers of trials: always TensorBoard, and the requested tracker.
 
     Raises:
-        SweepError: a logger's package is not installed, and the message says which extra brings it; or it
-            would ask who one is, which no job can answer.
+        SweepError: the tracker's package is not installed (the message names the extra), or the tracker would
+            ask for a login, which no job can answer.
     """
     found: list[tune.Callback] = [TBXLoggerCallback()]
     if sweep.track == "none":

@@ -1,4 +1,4 @@
-"""What every trial of a sweep is given: settings, and paths on storage that every node sees."""
+"""The common input of a sweep's trials: settings, and paths on storage that every node sees."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from mhimdist.sweep.trial import Launcher
 
 @dataclass(frozen=True)
 class Task:
-    """What every trial of a sweep is told: settings, and paths on storage that every node sees.
+    """The common input of a sweep's trials: settings, and paths on storage that every node sees.
 
     Attributes:
-        sweep: how trials are run.
-        splits: of the folds.
+        sweep: the settings of the sweep, without its database.
+        splits: one split per fold.
         data: folder of shards, or its URL.
-        trials: folder of the trials' own.
-        stop_file: there once all trials are to save themselves and end.
-        group: the workers of a run, where several train one.
+        trials: folder that holds the trials' folders.
+        stop_file: exists once all trials are to save themselves and end.
+        group: the workers of a run; None if one process trains it.
     """
 
     sweep: Sweep
@@ -35,15 +35,15 @@ class Task:
 
     @property
     def saving(self) -> Saving:
-        """When a run makes checkpoints."""
+        """When a run writes checkpoints, and how many it keeps."""
         return Saving(self.sweep.keep_last, 0, self.sweep.save_every_s)
 
     def bags(self) -> BagShards:
-        """The data set; opened once a process, its files' pages shared by all processes of a node."""
+        """The data set: opened once per process; all processes of a node share its files' pages."""
         return open_bags(self.data, self.sweep.train.loading)
 
     def launcher(self) -> Launcher:
-        """Runs folds in this process."""
+        """A launcher that runs folds in this process."""
         sweep = self.sweep
         return Launcher(
             self.bags(), sweep.first_stages, sweep.num_threads, self.saving, self.stop_file.exists

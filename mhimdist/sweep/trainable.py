@@ -1,11 +1,11 @@
-"""A trial as Ray Tune runs it: a process that steps through its folds, and reports epoch by epoch.
+"""A trial as Ray Tune runs it: a process that steps through its folds and reports epoch by epoch.
 
-What a configuration does wrong ends its trial with a reason and is reported as a result, because trying it
-again would end the same way. What happens to a process ends the trial for Ray, and the driver starts it
-again; its folds then go on from their own checkpoints.
+A failure of a configuration ends its trial and is reported as a result, with a reason, because another try
+would end the same way. The loss of a process ends the trial only for Ray: the driver starts it again, and its
+folds resume from their checkpoints.
 
-However a process ends, what its trial would go on with stays, unless the driver has recorded that the trial
-has ended: Ray Tune stops trials in the same way whether they are pruned or something else has failed.
+However a process ends, it keeps everything that its trial needs to resume, unless the driver has recorded the
+trial's end: Ray Tune stops a pruned trial in the same way as all trials after a failure elsewhere.
 """
 
 import gc
@@ -32,20 +32,20 @@ from mhimdist.training.first_stage import first_stage
 from mhimdist.training.fold import ERROR_FILE, folds_of_trial
 
 ENDED_FILE = "ended"
-"""In a trial's folder once the study has it that the trial has ended."""
+"""A file in a trial's folder; it exists once the study has the trial's end."""
 
 
 class SweepTrial(tune.Trainable):
-    """A trial; the process is kept for the next one, with its open data set."""
+    """A trial; its process is kept for the next trial, with the open data set."""
 
     def setup(self, config: dict[str, Any], task: Task) -> None:  # type: ignore[override]
-        """Begin with the first trial."""
+        """Begin the first trial."""
         self.task = task
         self._launcher: Launcher | None = None
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Go on with another trial in the same process."""
+        """End this trial, and begin another one in the same process."""
         self.cleanup()
         self._begin(new_config)
         return True
@@ -56,7 +56,12 @@ class SweepTrial(tune.Trainable):
         self._run: TrialRun | None = None
 
     def step(self) -> dict[str, Any]:
-        """An epoch of every fold of the trial's wave."""
+        """Train an epoch of every fold of the trial's wave.
+
+        Raises:
+            RayError: the process or node of a fold was lost.
+            RunLockedError: a lost process still holds a fold.
+        """
         try:
             if self._run is None:
                 self._run = self._open()
@@ -67,13 +72,13 @@ class SweepTrial(tune.Trainable):
                 self.cleanup()
                 return {"number": self.number, "is_saved": True, "is_finished": False, "done": True}
             if isinstance(cause, ray.exceptions.RayError | RunLockedError):
-                raise  # a process or node was lost, or still holds a fold: the driver starts the trial again
+                raise  # the driver starts the trial again
             return self._failed(error, cause)
         return {
             "number": self.number,
             "epoch": progress.step,
             "validation_auc": progress.value,
-            "folds": json.dumps(progress.folds),  # as text, which loggers do not take apart
+            "folds": json.dumps(progress.folds),  # as text, so that loggers do not take it apart
             "train_s": progress.train_s,
             "kept_share": progress.kept_share,
             "num_epochs": progress.num_epochs,
@@ -89,7 +94,7 @@ class SweepTrial(tune.Trainable):
         if not (self.folder / ENDED_FILE).exists():
             run.release()
             return
-        with suppress(DiskFullError):  # the trial after this one would fail of it; its own will tell
+        with suppress(DiskFullError):  # it would fail the next trial, which notices it itself
             run.close()
 
     def _open(self) -> TrialRun:
@@ -109,10 +114,10 @@ class SweepTrial(tune.Trainable):
 
     def _failed(self, error: Exception, cause: BaseException) -> dict[str, Any]:
         details = "".join(traceback.format_exception(error))
-        traceback.clear_frames(error.__traceback__)  # what was being computed would stay in memory with them
-        with suppress(DiskFullError):  # what is to be told is the first error
+        traceback.clear_frames(error.__traceback__)  # frames keep their tensors in memory
+        with suppress(DiskFullError):  # the first error is the one to report
             if is_out_of_memory(cause):
-                self.cleanup()  # it may run again, with fewer beside it
+                self.cleanup()  # it may run again, beside fewer trials
             files.write_text(self.folder / ERROR_FILE, details)
         gc.collect()
         torch.cuda.empty_cache()
@@ -125,21 +130,27 @@ class SweepTrial(tune.Trainable):
 
 
 def _write_once(path: Path, content: Any) -> None:
-    """Write JSON unless an earlier start of the trial has."""
+    """Write JSON unless an earlier start of the trial has written it."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(path, json.dumps(content, indent=1))
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What was raised in a fold's own process, where it is one of Ray's."""
+    """The error in a fold's own process, if Ray wraps it; otherwise the error itself."""
     while isinstance(error, ray.exceptions.RayTaskError):
         error = error.cause
     return error
 
 
 def make_first_stage(config: TrainConfig, task: Task, split: Split) -> None:
-    """Train a first stage into the cache, for all trials that share it, unless they are asked to stop."""
+    """Train a first stage into the cache, for all trials that share it; it ends if they are asked to stop.
+
+    Args:
+        config: a trial's configuration that needs the first stage.
+        task: the common input of the trials.
+        split: of the fold.
+    """
     torch.set_num_threads(task.sweep.num_threads)
     with suppress(PreemptedError):
         first_stage(config, task.bags(), split, task.sweep.first_stages, stop=task.stop_file.exists)

@@ -1,8 +1,9 @@
-"""One trial of a sweep: a configuration on every fold with every seed, epoch by epoch. Nothing here knows
-Ray.
+"""One trial of a sweep: a configuration on every fold with every seed, epoch by epoch.
 
-The folds run one after the other, or a few at once in waves; a trial's value after an epoch is the mean over
-the folds so far, each by its best epoch, so that two trials can be compared at the same step.
+Nothing here knows Ray.
+
+The folds run one after another, or a few at a time in waves. A trial's value after an epoch is the mean of
+its folds so far, each at its best epoch, so two trials can be compared at the same step.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,14 +19,14 @@ from mhimdist.training.history import EpochRecord
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a trial is after an epoch.
+    """The state of a trial after an epoch.
 
     Attributes:
-        step: epochs done over all folds; an early stop counts as all of its fold's epochs.
-        value: mean over the folds so far of the best validation AUC.
+        step: epochs done over all folds; after an early stop, all of the fold's epochs count.
+        value: mean of the best validation AUC of each fold so far.
         folds: value of every fold that is done, by name.
-        train_s: mean seconds of training of the folds so far.
-        kept_share: mean share of the instances that the student saw in them.
+        train_s: mean training seconds of the folds so far.
+        kept_share: mean share of the instances that the student saw in these folds, in [0, 1].
         num_epochs: epochs trained in all folds so far.
         is_finished: whether all folds are done.
     """
@@ -41,7 +42,7 @@ class Progress:
 
 @dataclass
 class _State:
-    """What is known of one fold so far."""
+    """The epochs of one fold so far."""
 
     records: list[EpochRecord]
     is_done: bool = False
@@ -55,7 +56,7 @@ class TrialRun:
 
         Args:
             folds: its runs, in their order.
-            num_parallel: folds of a wave.
+            num_parallel: folds per wave.
             launcher: makes the runs of a wave and steps through them.
         """
         self._waves = [folds[i : i + num_parallel] for i in range(0, len(folds), num_parallel)]
@@ -113,7 +114,7 @@ class TrialRun:
 
 
 class Launcher:
-    """Makes a trial's runs in this process, and steps through them one after the other."""
+    """Makes a trial's runs in this process, and steps through them one after another."""
 
     def __init__(
         self,
@@ -123,6 +124,15 @@ class Launcher:
         saving: Saving,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
+        """Prepare to make runs.
+
+        Args:
+            bags: the data set.
+            cache: folder of the first stages.
+            num_threads: compute threads of a run.
+            saving: when runs write checkpoints.
+            stop: whether runs are asked to save themselves and end.
+        """
         self.bags, self.cache, self.num_threads, self.saving = bags, cache, num_threads, saving
         self.stop = stop
 

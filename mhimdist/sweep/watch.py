@@ -1,4 +1,4 @@
-"""A sweep in the terminal while it runs: a table that follows it, or in a job's log a line a trial."""
+"""A running sweep in the terminal: a table that follows it, or in a job's log a line per trial."""
 
 import time
 from collections.abc import Callable, Collection
@@ -16,23 +16,23 @@ from rich.text import Text
 from mhimdist.report import formats
 
 STATUS_EVERY_S = 180.0
-"""How often a job's log says what runs."""
+"""Seconds between two lines on the running trials in a job's log."""
 
 SILENT_EPOCHS, SILENT_S = 10, 60.0
-"""A trial is silent for too long after so many times its longest epoch, and so many seconds."""
+"""A trial has been silent for too long after this many of its longest epochs and this many seconds."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """A trial that runs.
+    """A running trial.
 
     Attributes:
         number: of the trial.
-        started: when, by `time.monotonic`.
-        step, num_steps: epochs done over all its folds, and of a complete trial.
-        num_folds, all_folds: folds done, and of a complete trial.
+        started: time of its start, by `time.monotonic`.
+        step, num_steps: epochs done over all its folds, and epochs of a complete trial.
+        num_folds, all_folds: folds done, and folds of a complete trial.
         value: its mean validation AUC so far; None before the first epoch.
-        last_report: when it reported last, or started.
+        last_report: time of its last report, or of its start.
         longest_s: the longest time between two of its reports; None before the second.
     """
 
@@ -48,7 +48,7 @@ class Running:
 
 
 class Watch:
-    """What is shown of a sweep; enter it while trials run.
+    """The display of a sweep; enter it while trials run.
 
     Attributes:
         best: value and number of the best complete trial so far.
@@ -60,17 +60,17 @@ class Watch:
         """Begin to watch.
 
         Args:
-            console: a terminal gets a table that follows, anything else lines.
-            num_trials: of the whole sweep.
-            clock: seconds.
+            console: a terminal gets a table that is updated, anything else gets lines.
+            num_trials: trials of the whole sweep.
+            clock: returns the time in seconds.
         """
         self.num_trials = num_trials
         self.best: tuple[float, int] | None = None
         self._console, self._clock = console, clock
         self._running: dict[int, Running] = {}
         self._counts = {"complete": 0, "pruned": 0, "failed": 0}
-        self._num_found = 0
-        self._started = self._status_said = clock()
+        self._num_earlier = 0
+        self._started = self._status_printed = clock()
         self._silent: set[int] = set()
         self._live = (
             Live(self, console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
@@ -88,14 +88,14 @@ class Watch:
             self._live.stop()
 
     def count_ended(self, number: int, state: str, value: float | None) -> None:
-        """Count a trial that an earlier start of the sweep has ended.
+        """Count a trial that ended in an earlier start of the sweep.
 
         Args:
             number: of the trial.
             state: complete, pruned or failed.
-            value: mean validation AUC of its folds; None where there is none.
+            value: mean validation AUC of its folds; None if there is none.
         """
-        self._num_found += 1
+        self._num_earlier += 1
         self._count(number, state, value)
 
     def progressed(
@@ -108,12 +108,12 @@ class Watch:
         all_folds: int,
         value: float | None = None,
     ) -> None:
-        """Note that a trial has started, or done another epoch.
+        """Note that a trial has started, or has done another epoch.
 
         Args:
             number: of the trial.
-            step, num_steps: epochs done over all its folds, and of a complete trial.
-            num_folds, all_folds: folds done, and of a complete trial.
+            step, num_steps: epochs done over all its folds, and epochs of a complete trial.
+            num_folds, all_folds: folds done, and folds of a complete trial.
             value: its mean validation AUC so far; None before the first epoch.
         """
         before, now = self._running.get(number), self._clock()
@@ -140,7 +140,7 @@ class Watch:
             number: of the trial.
             state: complete, pruned or failed.
             value: mean validation AUC of its folds; only a complete trial's can be the best.
-            text: what there is to say of it.
+            text: its result or its error.
         """
         self._running.pop(number, None)
         self._count(number, state, value)
@@ -159,7 +159,7 @@ class Watch:
         self._running.pop(number, None)
 
     def tick(self, running: Collection[int]) -> None:
-        """Say what runs, every few minutes where no table shows it, and what has been silent for too long.
+        """Print the running trials every few minutes, unless a table shows them, and the silent ones.
 
         Args:
             running: trials that have a process; the others wait for one.
@@ -171,13 +171,13 @@ class Watch:
                 continue
             if silent_s > max(SILENT_EPOCHS * longest_s, SILENT_S):
                 self._silent.add(each.number)
-                self.say(
-                    f"trial {each.number} has reported nothing for {formats.rounded(silent_s)}; no epoch of "
-                    f"its took more than {formats.rounded(longest_s)}"
+                self.print_line(
+                    f"trial {each.number} has reported nothing for {formats.rounded(silent_s)}; its "
+                    f"longest epoch took {formats.rounded(longest_s)}"
                 )
-        if self._live or now - self._status_said < STATUS_EVERY_S:
+        if self._live or now - self._status_printed < STATUS_EVERY_S:
             return
-        self._status_said = now
+        self._status_printed = now
         shown = [self._running[number] for number in sorted(running) if number in self._running]
         texts = [
             f"trial {each.number} {each.step}/{each.num_steps} {formats.auc(each.value)}" for each in shown
@@ -185,13 +185,13 @@ class Watch:
         waiting = len(self._running) - len(shown)
         if waiting:
             texts.append(f"{formats.count(waiting, 'trial')} waiting for room")
-        self.say(
+        self.print_line(
             f"[{self._num_done}/{self.num_trials}] running (epochs, validation AUC): {', '.join(texts)} | "
             f"{self._summary()}"
         )
 
-    def say(self, text: str) -> None:
-        """Print a line of its own."""
+    def print_line(self, text: str) -> None:
+        """Print a line of plain text, however long."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @property
@@ -204,8 +204,8 @@ class Watch:
             self.best = (value, number)
 
     def remaining_s(self) -> float | None:
-        """Seconds until all trials are done, by how long they took so far; None before the first ended."""
-        new = self._num_done - self._num_found
+        """Estimated seconds until all trials are done; None before a trial of this start has ended."""
+        new = self._num_done - self._num_earlier
         if not new:
             return None
         per_trial = (self._clock() - self._started) / new
@@ -219,7 +219,7 @@ class Watch:
         return f"{best} | {formats.rounded(self._clock() - self._started)}{more}"
 
     def __rich__(self) -> Group:
-        """The table of the trials that run."""
+        """The table of the running trials."""
         table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
         for heading in ("running", "folds", "epochs", "validation AUC", "time"):
             table.add_column(heading, justify="right", no_wrap=True)
@@ -236,6 +236,6 @@ class Watch:
         return Group(table, Text(line))
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print a line of plain text, however long."""
     get_console().print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The cluster launcher's files say what they should, in the words that the launcher knows."""
+"""The files of the cluster launcher have the right content, in keys that the launcher knows."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def test_the_head_stays_and_spot_workers_come_from_none(rented):
     assert field not in types["head"]["node_config"]
 
 
-def test_machines_of_ones_own_are_all_started():
+def test_own_machines_are_all_started():
     own = yaml.safe_load((ROOT / "cluster" / "on-premise.yaml").read_text())
     assert own["min_workers"] == own["max_workers"] == len(own["provider"]["worker_ips"])
 

@@ -21,7 +21,7 @@ from mhimdist.errors import ClusterError
 
 pytestmark = pytest.mark.ray
 CLI = [sys.executable, "-m", "mhimdist.cluster.local", "--num-cpus=1"]
-# Tells where the cluster is, and stays.
+# Prints where the cluster is, and keeps running.
 WAIT = [
     sys.executable,
     "-c",
@@ -30,7 +30,7 @@ WAIT = [
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:
-    """The command line in a session of its own, as a terminal would start it."""
+    """The command line in its own session, as a terminal would start it."""
     return subprocess.Popen(
         [*CLI, "--", *command],
         stdout=subprocess.PIPE,
@@ -45,7 +45,7 @@ def tree(process: psutil.Process) -> set[psutil.Process]:
 
 
 def assert_nothing_left(processes: set[psutil.Process], folder: Path, within_s: float = 0) -> None:
-    """None of the processes runs, none names the cluster's folder, and the folder is gone."""
+    """No process still runs, none names the cluster's folder, and the folder is gone."""
     _, alive = psutil.wait_procs(processes, timeout=within_s)
     assert not [process.cmdline() for process in alive if process.is_running()]
     naming = [
@@ -59,7 +59,7 @@ def assert_nothing_left(processes: set[psutil.Process], folder: Path, within_s: 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    ours = tree(psutil.Process())  # this process, and what other tests have left it, as Python's own tracker
+    ours = tree(psutil.Process())  # and children that other tests left, such as Python's tracker
     with LocalCluster(num_cpus=1) as cluster:
         processes = tree(psutil.Process()) - ours
         assert len(processes) > 10
@@ -163,7 +163,7 @@ def test_ctrl_c_ends_the_job_too(tmp_path: Path):
         _, pid, token_file = line.split()
         processes = tree(psutil.Process(process.pid))
         assert psutil.Process(int(pid)) in processes
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the whole foreground group
         process.communicate()
     assert process.returncode == 130
     assert_nothing_left(processes, Path(token_file).parent)
@@ -241,7 +241,7 @@ def test_killing_the_command_line_leaves_no_process():
         process.kill()
     _, alive = psutil.wait_procs(processes, timeout=300)
     assert not alive
-    subprocess.run(["rm", "-r", str(folder)], check=True)  # the one thing that SIGKILL leaves behind
+    subprocess.run(["rm", "-r", str(folder)], check=True)  # SIGKILL leaves nothing else behind
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What nodes lend, what runs take, and which nodes an autoscaler may still add."""
+"""The resources of nodes, the shares of runs, and the nodes that an autoscaler may still add."""
 
 from pathlib import Path
 
@@ -18,18 +18,18 @@ CONFIG = {
         "unknown": {"resources": {}},
     },
 }
-GPU = Node(16, 1, 40 * GIB, is_there=False)
-CPU = Node(8, 0, 20 * GIB, is_there=False)
+GPU = Node(16, 1, 40 * GIB, is_up=False)
+CPU = Node(8, 0, 20 * GIB, is_up=False)
 
 
-def test_what_may_come_is_what_each_type_and_all_together_leave():
+def test_addable_nodes_are_limited_per_type_and_in_total():
     assert addable_nodes(CONFIG, []) == ([GPU] * 4 + [CPU], [])
     assert addable_nodes(CONFIG, ["gpu", "gpu"]) == ([GPU] * 2 + [CPU], [])
     assert addable_nodes(CONFIG, ["cpu"] * 4) == ([GPU], [])
     assert addable_nodes(CONFIG, [""] * 5) == ([], [])
 
 
-def test_a_type_that_declares_no_memory_does_not_come_for_runs_that_ask_for_some():
+def test_a_node_type_without_memory_is_not_added_for_runs_that_reserve_some():
     kind = {"resources": {"CPU": 4}}
     config = {**CONFIG, "available_node_types": {**CONFIG["available_node_types"], "small": kind}}
     assert addable_nodes({**config, "max_workers": 6}, ["gpu"] * 4) == ([CPU] * 2, [])
@@ -38,7 +38,7 @@ def test_a_type_that_declares_no_memory_does_not_come_for_runs_that_ask_for_some
 
 
 @pytest.mark.parametrize(("file", "num"), [("cluster.yaml", 8), ("cluster/gcp.yaml", 8)])
-def test_the_workers_of_our_clusters_may_come(file, num):
+def test_the_workers_of_our_clusters_can_be_added(file, num):
     config = yaml.safe_load((Path(__file__).parents[2] / file).read_text())
     nodes, without_memory = addable_nodes(config, [])
     assert (len(nodes), without_memory) == (num, [])
@@ -46,7 +46,7 @@ def test_the_workers_of_our_clusters_may_come(file, num):
     assert {min(share.fits(node).values()) for node in nodes} == {4}
 
 
-def test_a_share_names_what_ray_keeps_and_nothing_that_it_does_not():
+def test_a_share_names_only_what_ray_reserves():
     assert Share(0.5, 0).bundle == {"CPU": 0.5}
     assert Share(0, 0.25, 7).bundle == {"CPU": 0, "GPU": 0.25, "memory": 7.0}
     assert Share(1, 0.25).options == {"num_cpus": 1, "num_gpus": 0.25}

@@ -1,4 +1,4 @@
-"""A job's upload is what git and Ray's ignore files leave, and is refused before it is sent."""
+"""A job's upload leaves out the ignored files, and a too large one is refused before it is sent."""
 
 import os
 import subprocess
@@ -75,4 +75,4 @@ def test_the_command_checks_only_when_asked_to(project):
 def test_a_missing_script_is_named_before_anything_is_sent(project):
     done = _submit(project, "jobs/tuna.py")
     assert done.returncode == 1
-    assert done.stderr == f"error: {project} has no jobs/tuna.py; name a script in the working directory\n"
+    assert done.stderr == f"error: {project} has no jobs/tuna.py; give a script in the working directory\n"

@@ -60,7 +60,7 @@ def _by_a_copy(opened: SweepStudy) -> tuple[dict, dict]:
 
 
 def _end(opened: SweepStudy, number: int) -> None:
-    """End a trial in one of all ways that there are, or leave it running."""
+    """End a trial in one of the possible ways, or leave it running."""
     value = 1 - abs(opened.config(number).masking.high.start - 0.05) - number % 7 / 100
     if number % 5 < 3:
         for epoch in (1, 2):
@@ -82,7 +82,7 @@ def _end(opened: SweepStudy, number: int) -> None:
         (numbers, {"sampler": "random"}),
     ],
 )
-def test_proposals_are_those_of_a_whole_copy_of_the_study(tmp_path, space, options):
+def test_proposals_equal_those_in_a_whole_copy_of_the_study(tmp_path, space, options):
     opened = _sweep_study(tmp_path, space, **options)
     states = set()
     for i in range(36):
@@ -91,7 +91,7 @@ def test_proposals_are_those_of_a_whole_copy_of_the_study(tmp_path, space, optio
         number = opened.propose().number
         assert opened.trials[:-1] == before
         assert (opened.trials[-1].params, opened.trials[-1].system_attrs) == expected
-        if i == 9:  # of somebody else: one that runs, one that is asked for
+        if i == 9:  # of another program: one trial that runs, one that is requested
             other = optuna.load_study(study_name="test", storage=opened.url)
             ask = other.ask(
                 {
@@ -132,7 +132,7 @@ def test_what_another_process_has_done_counts_in_the_next_proposal(tmp_path):
     assert opened.trials[-1].params == expected
 
 
-def test_drafts_read_a_record_where_it_lies_and_leave_no_trace_in_it():
+def test_drafts_read_a_record_in_place_and_leave_no_trace_in_it():
     record = optuna.create_study(direction="maximize")
     record.ask().suggest_float("x", 0, 1)
     trial = record.ask()
@@ -154,7 +154,7 @@ def test_drafts_read_a_record_where_it_lies_and_leave_no_trace_in_it():
     assert states == [TrialState.RUNNING, TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL]
     assert record.get_trials() == before
     assert all(found is mine for found, mine in zip(record.get_trials(deepcopy=False), trials, strict=True))
-    with pytest.raises(NotImplementedError, match="nothing else"):
+    with pytest.raises(NotImplementedError, match="drawn and marked as failed"):
         inside.set_user_attr("a", 1)
 
 
@@ -166,7 +166,7 @@ def test_drafts_ask_for_a_parameter_in_one_way_only():
 
 
 class _Counting(list[FrozenTrial]):
-    """Trials, and how often one of them was looked at."""
+    """Trials that count how often one of them was looked at."""
 
     looks = 0
 
@@ -189,6 +189,6 @@ def test_what_was_tried_is_known_without_a_look_at_every_trial(tmp_path):
     assert (known.num, known.num_left, known.next) == (2, 1, {"loss.alpha": 2.0})
     trials.looks = 0
     known.look_at(trials)
-    assert 0 < trials.looks <= 2  # the one that runs
+    assert 0 < trials.looks <= 2  # the running one
     assert all(known.is_tried(trial.params) for trial in opened.trials)
     assert not known.is_tried({"loss.alpha": 2.0})

@@ -22,7 +22,7 @@ def space(s: Space) -> None:
 
 @pytest.fixture
 def earlier(tmp_path):
-    """The folder of a sweep of five trials, and the parameters of these."""
+    """The folder of a sweep of five trials, and their parameters."""
     folder = tmp_path / "runs" / "earlier"
     folder.mkdir(parents=True)
     url = storage.sqlite_url(folder / "study.db")
@@ -51,21 +51,19 @@ def test_an_earlier_sweep_lends_its_best_wherever_the_job_runs(tmp_path, earlier
     assert _best_of_earlier(tmp_path, warm_from="moved") == best
 
 
-def test_what_was_trained_or_selected_on_test_cases_is_not_best_of_earlier(tmp_path, earlier):
-    # Not the bag itself, but another one of its case.
+def test_an_earlier_sweep_that_saw_test_cases_is_refused(tmp_path, earlier):
+    # Not the bag itself, but another bag of its case.
     for key, case in (("bag-1", "case-0"), ("bag-4", "case-2")):
         split = Split(("bag-10",), ("bag-11",), (key, "bag-8"))
-        with pytest.raises(
-            SweepError, match=f"on 1 of the 2 test cases of this sweep, the first is '{case}'"
-        ):
+        with pytest.raises(SweepError, match=f"on 1 of the 2 test cases of this sweep, such as '{case}'"):
             _best_of_earlier(tmp_path, split)
     assert len(_best_of_earlier(tmp_path, Split(("bag-0",), ("bag-4",), ("bag-6", "bag-10")))) == 3
 
 
 def test_a_folder_that_says_too_little_is_refused(tmp_path, earlier):
-    with pytest.raises(SweepError, match=r"warm_from other \(/.*other\) is no sweep's folder"):
+    with pytest.raises(SweepError, match=r"warm_from other \(/.*other\) is not a sweep's folder"):
         _best_of_earlier(tmp_path, warm_from="other")
     folder, _ = earlier
     (folder / "split-1.json").unlink()
-    with pytest.raises(SweepError, match=r"has no split-1\.json: nothing says which cases"):
+    with pytest.raises(SweepError, match=r"has no split-1\.json, so nothing says which cases"):
         _best_of_earlier(tmp_path)

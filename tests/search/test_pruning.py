@@ -10,7 +10,7 @@ from mhimdist.search.pruning import between_folds, within_folds
     [
         ({}, [{"a": 0.9}] * 9, None),  # no fold is done yet
         ({"a": 0.1, "b": 0.1, "c": 0.1}, [{"a": 0.9}] * 9, None),  # all are
-        ({"a": 0.8}, [{"a": 0.9}] * 3, None),  # too few to compare with
+        ({"a": 0.8}, [{"a": 0.9}] * 3, None),  # too few others to compare with
         ({"a": 0.8}, [{"a": 0.9}] * 4, "below the median of 0.900"),
         ({"a": 0.8}, [{"b": 0.9}] * 4, None),  # of another fold
         ({"a": 0.9}, [{"a": 0.9, "b": 0.1}] * 4, None),  # their other folds do not count
@@ -19,7 +19,7 @@ from mhimdist.search.pruning import between_folds, within_folds
         ({"a": 0.71}, [{"a": 0.9, "b": 0.9, "c": 0.9}], None),
     ],
 )
-def test_who_is_hopeless_between_folds(mine, others, reason):
+def test_which_trial_is_hopeless_between_folds(mine, others, reason):
     found = between_folds(mine, others, 3)
     assert (found is None) if reason is None else reason in found
 
@@ -46,7 +46,7 @@ def _reporting(study, values: dict[int, float]) -> optuna.trial.FrozenTrial:
 
 
 def _two_folds(first: float, second: float) -> dict[int, float]:
-    """Reports of a trial of two folds of three epochs: the mean of the folds so far."""
+    """Reports of a trial with two folds of three epochs: the mean of the folds so far."""
     return dict.fromkeys((1, 2, 3), first) | dict.fromkeys((4, 5, 6), (first + second) / 2)
 
 
@@ -61,7 +61,7 @@ def _two_folds(first: float, second: float) -> dict[int, float]:
         ({1: 0.9, 2: 0.1, 3: 0.8}, False),  # what it once was does not count either way
     ],
 )
-def test_the_median_is_of_the_same_step(values, is_stopped):
+def test_a_trial_is_compared_with_the_median_after_as_many_steps(values, is_stopped):
     study = optuna.create_study(direction="maximize")
     for second in (0.7, 0.8, 0.8, 0.9):
         done = _reporting(study, _two_folds(0.8, second))
@@ -73,7 +73,7 @@ def test_the_median_is_of_the_same_step(values, is_stopped):
     )
 
 
-def test_the_median_of_a_step_that_was_skipped_is_of_the_last_one_before():
+def test_a_skipped_step_counts_with_the_last_value_before_it():
     study = optuna.create_study(direction="maximize")
     pruner = within_folds(Sweep(scheduler="median", grace_epochs=2))
     for _ in range(4):

@@ -43,7 +43,7 @@ def test_a_url_is_shown_without_its_password(url, shown):
     ],
 )
 def test_no_error_shows_a_password(url):
-    with pytest.raises(SweepError, match="no Optuna study can be kept there") as caught:
+    with pytest.raises(SweepError, match="cannot keep an Optuna study") as caught:
         storage.open_storage(url)
     assert SECRET not in str(caught.value)
     assert caught.value.__suppress_context__
@@ -51,11 +51,11 @@ def test_no_error_shows_a_password(url):
 
 def test_a_database_without_its_driver_names_the_package_that_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg2", None)
-    with pytest.raises(SweepError, match=r"ada:\*\*\*@db/studies: no Optuna study .*psycopg2"):
+    with pytest.raises(SweepError, match=r"ada:\*\*\*@db/studies cannot keep an Optuna study: .*psycopg2"):
         storage.open_storage(f"postgresql+psycopg2://ada:{SECRET}@db/studies")
 
 
-def test_connections_are_asked_before_they_are_used(tmp_path):
+def test_connections_are_checked_before_they_are_used(tmp_path):
     opened = storage.open_storage(storage.sqlite_url(tmp_path / "study.db"))
     assert opened.engine.pool._pre_ping is True
 
@@ -64,7 +64,7 @@ def test_connections_are_asked_before_they_are_used(tmp_path):
     ("path", "kind"),
     [("/shared/home/runs", "nfs4"), ("/shared/fast/runs", None), ("/tmp", None), ("/sharedness", None)],
 )
-def test_a_network_is_told_from_a_disk(monkeypatch, tmp_path, path, kind):
+def test_a_network_file_system_is_told_from_a_local_disk(monkeypatch, tmp_path, path, kind):
     mounts = [("/", "ext4"), ("/shared", "nfs4"), ("/shared/fast", "xfs")]
     found = [SimpleNamespace(mountpoint=at, fstype=of) for at, of in mounts]
     monkeypatch.setattr(psutil, "disk_partitions", lambda all: found)

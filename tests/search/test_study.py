@@ -67,14 +67,14 @@ def test_a_study_that_is_opened_again_proposes_what_it_would_have(tmp_path, samp
     assert [_run(other, i / 10) for i in range(3)] != expected[:3]
 
 
-def test_what_never_ended_is_gone_on_with_or_marked_failed(tmp_path):
+def test_an_unfinished_trial_is_resumed_or_marked_as_failed(tmp_path):
     opened = _study(tmp_path)
     for _ in range(3):
-        opened.started(opened.propose().number, 0)
+        opened.count_start(opened.propose().number, 0)
     opened.complete(0, 0.5, None)
     for _ in range(3):
-        opened.started(2, 0)
-    optuna.load_study(study_name="test", storage=opened.url).ask()  # of somebody else
+        opened.count_start(2, 0)
+    optuna.load_study(study_name="test", storage=opened.url).ask()  # of another program
     again = _study(tmp_path)
     (resumed,) = again.unfinished(4, lambda number: 0)
     assert (resumed.number, resumed.is_resumed) == (1, True)
@@ -85,11 +85,11 @@ def test_what_never_ended_is_gone_on_with_or_marked_failed(tmp_path):
         TrialState.FAIL,
         TrialState.FAIL,
     ]
-    assert "killed 4 times in a row while it ran" in again.trials[2].user_attrs[study.REASON]
+    assert "killed 4 times in a row while this trial ran" in again.trials[2].user_attrs[study.REASON]
     assert "orphan" in again.trials[3].user_attrs[study.REASON]
 
 
-def test_a_trial_that_gets_on_between_kills_or_is_stopped_in_order_is_never_taken_for_what_killed(tmp_path):
+def test_a_trial_that_progresses_between_kills_or_stops_in_order_is_never_the_cause(tmp_path):
     opened = _study(tmp_path)
     for _ in range(3):
         opened.propose()
@@ -99,11 +99,11 @@ def test_a_trial_that_gets_on_between_kills_or_is_stopped_in_order_is_never_take
         left = [proposal.number for proposal in again.unfinished(4, epochs.get)]
         assert left == ([0, 1, 2] if start < 4 else [0, 1])
         for number in left:
-            again.started(number, epochs[number])
-        again.outlived(1)
+            again.count_start(number, epochs[number])
+        again.uncount_start(1)
 
 
-def test_failed_trials_are_run_again_once_as_trials_of_their_own(tmp_path):
+def test_failed_trials_are_run_again_once_as_new_trials(tmp_path):
     opened = _study(tmp_path, num_trials=5)
     for number in range(3):
         assert opened.propose().number == number
@@ -150,7 +150,7 @@ def test_a_trial_behind_the_others_is_stopped_at_a_rung(tmp_path):
         number = opened.propose().number
         reason = opened.report(number, 1, value, {}, may_stop=number > 0)
         assert (reason is None) == (value == 0.9)
-    assert reason == "0.400 after 1 epochs (scheduler asha)"
+    assert reason == "0.400 after 1 epoch (scheduler asha)"
 
 
 def test_between_folds_the_hopeless_are_stopped_by_what_the_database_says(tmp_path):
@@ -158,7 +158,7 @@ def test_between_folds_the_hopeless_are_stopped_by_what_the_database_says(tmp_pa
     for value in (0.9, 0.85, 0.8, 0.75, 0.7):
         number = opened.propose().number
         reason = opened.report(number, 3, value, {"fold 1": value}, may_stop=True)
-    assert reason == "after 1 of 2 folds 0.700, below the median of 0.825"
+    assert reason == "0.700 after 1 of 2 folds, below the median of 0.825"
     again = _study(tmp_path, scheduler="none", folds=2)
     assert again.report(4, 3, 0.7, {"fold 1": 0.7}, may_stop=True) == reason
     assert again.report(4, 3, 0.7, {"fold 1": 0.7}, may_stop=False) is None
@@ -170,9 +170,9 @@ def test_no_configuration_is_tried_twice(tmp_path):
     while (proposal := opened.propose()) is not None:
         tried.append(proposal.config.digest())
         opened.complete(proposal.number, 0.5, None)
-    assert len(tried) == len(set(tried)) == 4  # all there are
+    assert len(tried) == len(set(tried)) == 4  # all that exist
     (said,) = opened.take_news()
-    assert "the space has no more: of 500 draws none was new and as required (500 tried before)" in said
+    assert "the space has no more to try: none of 500 draws was new and valid (500 were tried before)" in said
     assert opened.take_news() == []
     again = _study(tmp_path, choices, num_trials=10)
     assert again.num_trials == 4
@@ -181,13 +181,13 @@ def test_no_configuration_is_tried_twice(tmp_path):
     assert again.take_news() == []  # nothing was drawn
 
 
-def test_a_grid_goes_on_with_another_number_of_trials_and_skips_and_repeats_nothing(tmp_path):
+def test_a_grid_resumes_with_another_number_of_trials_without_gaps_or_repeats(tmp_path):
     few = _study(tmp_path, choices, sampler="grid", num_trials=2)
     assert few.num_trials == 2
-    assert "has 4 points; num_trials 2 tries so many of them" in few.notes()[0]
+    assert "has 4 points; 2 of them are tried (num_trials)" in few.notes()[0]
     tried = [_run(few, 0.5) for _ in range(2)]
     assert few.propose() is None
-    optuna.load_study(study_name="test", storage=few.url).ask()  # an orphan shifts nothing
+    optuna.load_study(study_name="test", storage=few.url).ask()  # an orphan does not shift the order
     more = _study(tmp_path, choices, sampler="grid", num_trials=99)
     assert "4 points; all are tried" in more.notes()[0]
     assert more.num_trials == 5
@@ -210,11 +210,9 @@ RARE = False
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_a_draw_that_proves_impossible_during_the_sweep_is_counted_and_made_again(
-    tmp_path, monkeypatch, sampler
-):
+def test_an_impossible_draw_during_the_sweep_is_counted_and_repeated(tmp_path, monkeypatch, sampler):
     opened = _study(tmp_path, rarely_impossible, sampler=sampler, num_trials=20, seed=2)
-    monkeypatch.setitem(globals(), "RARE", True)  # a branch that no probe came to
+    monkeypatch.setitem(globals(), "RARE", True)  # a branch that no probe took
     _run(opened, 0.5)
     news = []
     while (proposal := opened.propose()) is not None:
@@ -225,32 +223,34 @@ def test_a_draw_that_proves_impossible_during_the_sweep_is_counted_and_made_agai
         news += opened.take_news()
     assert len(opened.trials) == 20
     assert len(news) == 2
-    assert any("low.start is a ratio in [0, 1], got 1.5; another one is drawn" in text for text in news)
+    assert any("low.start is a ratio in [0, 1], got 1.5; the trial is drawn again" in text for text in news)
     monkeypatch.setitem(globals(), "RARE", False)
     notes = _study(tmp_path, rarely_impossible, sampler=sampler, num_trials=20, seed=2).notes()
-    assert any("draws impossible and drawn again: ZeroDivisionError: of the user's" in n for n in notes)
+    assert any(
+        "draws had to be repeated, as impossible: ZeroDivisionError: of the user's" in n for n in notes
+    )
 
 
-def test_a_study_is_of_one_sweep(tmp_path):
+def test_a_study_belongs_to_one_sweep(tmp_path):
     mine = storage.Owner("a1", "/home/ada/runs/test", is_alone=False)
     opened = _study(tmp_path, owner=mine)
     _run(opened, 0.5)
     assert len(_study(tmp_path, owner=mine).trials) == 1
     theirs = mine._replace(id="b2", folder="/home/bob/runs/test")
     with pytest.raises(
-        SweepError, match=r"a study 'test', and it is that of the sweep in /home/ada/runs/test"
+        SweepError, match=r"a study 'test', which belongs to the sweep in /home/ada/runs/test"
     ):
         _study(tmp_path, owner=theirs)
-    with pytest.raises(SweepError, match="that of the sweep in /home/ada"):
+    with pytest.raises(SweepError, match="belongs to the sweep in /home/ada"):
         storage.delete(opened.url, "test", "b2")
     storage.delete(opened.url, "test", "a1")
     assert _study(tmp_path, owner=theirs).trials == []
 
 
-def test_a_study_that_says_nothing_of_its_owner_is_adopted_only_from_a_file_of_its_own(tmp_path):
+def test_a_study_without_an_owner_is_adopted_only_from_the_sweeps_own_file(tmp_path):
     _run(_study(tmp_path), 0.5)
     mine = storage.Owner("a1", "/home/ada/runs/test", is_alone=False)
-    with pytest.raises(SweepError, match="it does not say whose it is"):
+    with pytest.raises(SweepError, match="which names no owner"):
         _study(tmp_path, owner=mine)
     assert len(_study(tmp_path, owner=mine._replace(is_alone=True)).trials) == 1
     _study(tmp_path, owner=mine)

@@ -18,11 +18,11 @@ from mhimdist.search.options import Sweep
             "cmaes moves towards one optimum",
         ),
         (["--parallel-folds", "3", "--folds", "2"], r"a trial has only 2 runs \(2 folds x 1 seeds\)"),
-        (["--parallel-folds", "2", "--folds", "2", "--workers", "2"], "set one of them"),
-        (["--seeds", "1,1"], "seeds lists one twice: 1, 1"),
+        (["--parallel-folds", "2", "--folds", "2", "--workers", "2"], "set one to 1"),
+        (["--seeds", "1,1"], "seeds lists a seed twice: 1, 1"),
     ],
 )
-def test_what_does_not_work_together_is_refused_with_the_reason(options, message):
+def test_options_that_do_not_fit_together_are_refused_with_the_reason(options, message):
     with pytest.raises(ConfigError, match=message):
         Sweep.from_command_line(options)
 
@@ -31,14 +31,14 @@ def test_the_default_base_is_a_valid_first_trial():
     assert Sweep().train == TrainConfig()
 
 
-def test_units_and_waves():
+def test_folds_and_waves():
     sweep = Sweep(folds=3, seeds=(1, 2), parallel_folds=4)
     assert (sweep.folds_per_trial, sweep.num_waves) == (6, 2)
     assert Sweep().run_seeds == (TrainConfig().seed,)
 
 
 class Cases:
-    """Just what splits are made of: 20 cases of 3 bags."""
+    """The data that splits are made from: 20 cases of 3 bags."""
 
     keys = tuple(f"bag-{i}" for i in range(60))
     slides = keys

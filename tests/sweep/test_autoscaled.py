@@ -1,4 +1,4 @@
-"""A sweep that begins on a head without a core, and whose trials make the autoscaler add nodes for them."""
+"""A sweep that begins on a head without cores; the autoscaler adds nodes for its trials."""
 
 import json
 import shutil
@@ -39,9 +39,9 @@ def test_trials_bring_the_nodes_they_need_and_run_on_all_of_them(short_folder, t
             text=True,
         )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "no node for a run is there: the autoscaler is asked for one" in done.stdout
+    assert "no node is up that fits a run: the autoscaler is asked for one" in done.stdout
     assert (
-        "plan: 2 trials at once (limited by CPU cores), 1 on the nodes that are there and the others on up "
+        "plan: 2 trials at once (limited by CPU cores), 1 on the nodes that are up and the others on up "
         "to 1 node that the autoscaler adds; each 1 CPU, 1 GPU and "
     ) in done.stdout
     folder = home / "runs" / "grown"

@@ -86,7 +86,7 @@ def test_no_more_run_at_once_than_planned_and_every_trial_ends_once(driver):
     assert driver.suggest("e") is None
     for name in "bcd":
         driver.ended(name, _result(), error=False)
-    driver.ended("d", _result(), error=False)  # said twice
+    driver.ended("d", _result(), error=False)  # reported twice
     assert driver.suggest("e") == Searcher.FINISHED
     assert [trial.state for trial in driver.study.trials] == [TrialState.COMPLETE] * 4
     assert driver.num_live == 0
@@ -96,7 +96,7 @@ def _run_out_of_memory(driver, trial_id) -> None:
     driver.ended(trial_id, OUT_OF_MEMORY, error=False)
 
 
-def test_out_of_memory_gives_that_trial_more_until_it_fails_alone_and_the_others_what_they_had(driver, said):
+def test_a_trial_out_of_memory_is_given_more_until_it_fails_alone_and_the_others_are_not(driver, said):
     for name in "abc":
         driver.suggest(name)
     for trial_id, following, memory_bytes in (("b", "d", 200), ("d", "e", 350)):
@@ -108,7 +108,7 @@ def test_out_of_memory_gives_that_trial_more_until_it_fails_alone_and_the_others
         )
         assert driver.suggest("x") is None  # three at once, as before
     assert said.getvalue().count("trial 1 ran out of memory: it runs again with 0 MiB to itself") == 2
-    _run_out_of_memory(driver, "e")  # with all the memory of a node, by steps that cannot be smaller
+    _run_out_of_memory(driver, "e")  # with all the memory of a node, and steps that cannot be smaller
     assert driver.study.trials[1].state == TrialState.FAIL
     assert driver.study.trials[1].user_attrs["reason"] == "MemoryError: full"
     assert driver.study.trials[1].user_attrs["starts"] == 1
@@ -137,7 +137,7 @@ def test_nodes_that_come_and_go_change_how_many_run_at_once(driver, said, monkey
         driver.suggest(name)
     assert driver.suggest("d") is None
     driver.tick({0, 1, 2})
-    assert driver.suggest("d") is None  # it was looked at a moment ago
+    assert driver.suggest("d") is None  # the nodes were counted a moment ago
     monkeypatch.setattr(live_trials, "RECOUNT_S", 0.0)
     driver.tick({0, 1, 2})
     assert driver.suggest("d")["number"] == 3
@@ -176,7 +176,7 @@ def _lose(driver, trial_id, reason="ActorDiedError: its worker process has died"
 def test_a_lost_process_starts_its_trial_again_but_not_for_ever(driver, said):
     driver.suggest("a")
     _lose(driver, "a")
-    assert "trial 0: its process was lost; it goes on from its last checkpoint" in said.getvalue()
+    assert "trial 0 lost its process; it resumes from its last checkpoint" in said.getvalue()
     assert driver.suggest("b")["number"] == 0
     _lose(driver, "b", "ray.exceptions.ActorDiedError: The actor died.\nIts node was lost to a hoover.\n")
     assert driver.study.trials[0].state == TrialState.FAIL
@@ -185,10 +185,10 @@ def test_a_lost_process_starts_its_trial_again_but_not_for_ever(driver, said):
     assert reason.endswith("(Its node was lost to a hoover.)")
 
 
-def test_processes_may_be_lost_for_ever_by_a_trial_that_gets_on_in_between(driver):
+def test_a_trial_that_progresses_in_between_may_lose_any_number_of_processes(driver):
     for epoch, name in enumerate("abcdefgh", 1):
         assert driver.suggest(name)["number"] == 0
-        for again in range(1, epoch + 1):  # what it did before it reports again, without training
+        for again in range(1, epoch + 1):  # it reports its earlier epochs again, without training
             driver.decide(name, _result(epoch=again, is_finished=False))
         _lose(driver, name)
     assert driver.suggest("i")["number"] == 0
@@ -198,7 +198,7 @@ def test_processes_may_be_lost_for_ever_by_a_trial_that_gets_on_in_between(drive
     assert driver.study.trials[0].state == TrialState.FAIL
 
 
-def test_a_trial_whose_node_ran_out_of_memory_gets_more_and_that_is_no_failure_of_its(driver, said):
+def test_a_trial_whose_node_ran_out_of_memory_gets_more_and_has_not_failed(driver, said):
     names = iter("abcdefgh")
     for _ in range(3):
         last = next(names)
@@ -208,7 +208,7 @@ def test_a_trial_whose_node_ran_out_of_memory_gets_more_and_that_is_no_failure_o
         last = next(names)
         assert driver.suggest(last)["share"]["memory_bytes"] == memory_bytes
     assert said.getvalue().count("because its node ran out of memory: it runs again with ") == 2
-    # With all of it, it may be somebody else's memory: that is lost as often as any process may be.
+    # With all of its node's memory, another program may have taken it: this counts as an ordinary loss.
     _lose(driver, last, "ray.exceptions.OutOfMemoryError: Task was killed")
     assert driver.suggest("h")["number"] == 2
     _lose(driver, "h", "ray.exceptions.OutOfMemoryError: Task was killed")
@@ -222,7 +222,7 @@ def test_a_process_that_is_lost_twice_is_taken_for_a_victim_of_the_kernel(driver
     _lose(driver, "b")
     assert "share" not in driver.suggest("c")
     _lose(driver, "c")
-    assert "goes on from its last checkpoint, with more memory" in said.getvalue()
+    assert "resumes from its last checkpoint, with more memory" in said.getvalue()
     assert driver.suggest("d")["share"]["memory_bytes"] == 200
 
 
@@ -235,18 +235,18 @@ def test_asked_to_stop_it_proposes_nothing_and_is_over_once_all_are_saved(driver
     assert driver.suggest("c") is None
     driver.tick({0, 1})
     assert driver.folder.stop_file.exists()
-    assert "asked to stop: 2 running trials to save" in said.getvalue()
+    assert "asked to stop: saving 2 running trials" in said.getvalue()
     driver.ended("a", {"is_saved": True, "is_finished": False}, error=False)
     driver.tick({1})
     assert not driver.is_over
     assert driver.suggest("d") is None
     driver.tick(set())
     assert driver.is_over
-    assert driver.num_live == 2  # the second was waiting for a process
+    assert driver.num_live == 2  # the second one waited for a process
     assert [trial.state for trial in driver.study.trials] == [TrialState.RUNNING] * 2
 
 
-def test_what_fails_in_the_driver_stops_the_sweep_in_order(driver, said, monkeypatch):
+def test_a_failure_in_the_driver_stops_the_sweep_in_order(driver, said, monkeypatch):
     driver.suggest("a")
     driver.suggest("b")
     searcher, scheduler = StudySearcher(driver), StudyScheduler(driver)
@@ -261,7 +261,9 @@ def test_what_fails_in_the_driver_stops_the_sweep_in_order(driver, said, monkeyp
     assert searcher.suggest("c") is None
     DriverCallback(driver).on_step_end(1, [SimpleNamespace(status="RUNNING", config={"number": 0})])
     assert driver.folder.stop_file.exists()
-    assert "cannot go on (ConnectionError: the database is away): 1 running trial to save" in said.getvalue()
+    assert (
+        "cannot continue (ConnectionError: the database is away): saving 1 running trial" in said.getvalue()
+    )
     searcher.on_trial_complete("b", {"is_saved": True, "is_finished": False})
     DriverCallback(driver).on_step_end(2, [])
     assert driver.is_over
@@ -272,7 +274,7 @@ def test_what_fails_in_the_driver_stops_the_sweep_in_order(driver, said, monkeyp
     assert [trial.user_attrs["starts"] for trial in driver.study.trials] == [0, 0]
 
 
-def test_where_nobody_can_be_asked_to_stop_all_end_at_once(driver, monkeypatch):
+def test_if_no_trial_can_be_asked_to_stop_all_end_at_once(driver, monkeypatch):
     driver.suggest("a")
     driver.error = OSError(28, "No space left on device")
     shutil.rmtree(driver.folder.path)
@@ -318,7 +320,7 @@ def test_failures_in_a_row_stop_the_sweep_and_say_where_they_were(driver):
     _fail(driver, "f", "node-2")
     assert driver.is_stopping
     assert str(driver.error).startswith(
-        "3 trials in a row failed (2 on node-2, 1 on node-1), trial 5 as the last: DiskFullError: disk full;"
+        "3 trials in a row failed (2 on node-2, 1 on node-1), the last is trial 5: DiskFullError: disk full;"
     )
     assert driver.study.trials[5].user_attrs["reason"] == "DiskFullError: disk full (on node-2)"
     assert [path.parent.name for path in sorted(driver.folder.path.glob("trials/*/ended"))] == [
@@ -337,12 +339,12 @@ def two(s: Space) -> None:
     s.choice("teacher.momentum.kind", ["constant", "cosine"])
 
 
-def test_a_space_without_any_more_ends_the_sweep_and_says_so(driver, tmp_path, said):
+def test_a_space_with_no_more_to_try_ends_the_sweep_and_says_so(driver, tmp_path, said):
     url = storage.sqlite_url(tmp_path / "small.db")
     sweep = driver.study.sweep.model_copy(update={"warm_presets": False})
     driver = _drive(SweepStudy(sweep, two, proposals.examine(two, BASE), url), driver.folder, said)
     assert [driver.suggest(name)["number"] for name in "ab"] == [0, 1]
-    assert driver.suggest("c") is None  # one of them may come back
+    assert driver.suggest("c") is None  # one of the two may come back
     assert "the space has no more" in said.getvalue()
     assert "the sweep ends with 2 trials of 4" in said.getvalue()
     assert driver.watch.num_trials == 2

@@ -16,7 +16,7 @@ def test_final_runs_have_seeds_that_the_search_did_not_use():
     assert final_seeds(Sweep(train=base, final_seeds=2, seeds=(1, 2))) == [5, 6]
 
 
-def test_the_base_is_called_by_what_it_is():
+def test_the_base_is_named_after_the_nearest_preset():
     assert _text_of(BASE.override({"seed": 9, "device": "cpu"})) == "the paper's preset of abmil for c16"
     changed = BASE.override({"model.hidden_dim": 128, "optimizer.learning_rate": 5e-4})
     assert _text_of(changed) == (

@@ -63,7 +63,7 @@ def test_fresh_deletes_only_the_study_that_is_its_own(tmp_path):
     folder = _claim(tmp_path, storage=url)
     storage.create(url, "test", storage.Owner("b2", "/home/bob/runs/test", is_alone=False), ["maximize"])
     (folder.path / "trials").mkdir()
-    with pytest.raises(SweepError, match="that of the sweep in /home/bob/runs/test"):
+    with pytest.raises(SweepError, match="belongs to the sweep in /home/bob/runs/test"):
         _claim(tmp_path, storage=url, fresh=True)
     assert (folder.path / "trials").exists()
     storage.delete(url, "test", "b2")

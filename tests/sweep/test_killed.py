@@ -1,4 +1,4 @@
-"""Real sweeps whose driver fails, whose processes are killed and whose trials are stopped in the middle."""
+"""Real sweeps in which the driver fails, a process is killed and a trial is stopped in the middle."""
 
 import os
 import threading
@@ -33,7 +33,7 @@ def space(s: Space) -> None:
 
 
 def _slow_down() -> None:
-    """In a worker of Ray: epochs take long enough to be hit in the middle of a trial."""
+    """In a worker of Ray: make epochs slow enough that a kill hits the middle of a trial."""
     train = FoldRun.next_epoch
 
     def next_epoch(self):
@@ -50,7 +50,7 @@ def _lines(folder: Path, number: int) -> dict[str, list[str]]:
 
 
 def _kill_once(folder: Path, title: str, before: dict[str, list[str]]) -> None:
-    """Kill the newest process of a title once the first trial has got on."""
+    """Kill the newest process with a title once the first trial has trained another epoch."""
     while sum(map(len, _lines(folder, 0).values())) <= sum(map(len, before.values())):
         time.sleep(0.05)
     found = [
@@ -104,7 +104,7 @@ def test_a_driver_that_fails_a_killed_process_and_a_stop_in_the_middle(
         },
     )
     try:
-        with pytest.raises(SweepError, match="same command goes on with it: ConnectionError: the database"):
+        with pytest.raises(SweepError, match="same command resumes it: ConnectionError: the database"):
             run_sweep(sweep, space, data=data)
         before = _lines(folder, 0)
         assert len(before) == num_parallel
@@ -122,7 +122,7 @@ def test_a_driver_that_fails_a_killed_process_and_a_stop_in_the_middle(
         killing.join()
     finally:
         ray.shutdown()
-    assert "trial 0: its process was lost; it goes on from its last checkpoint" in capsys.readouterr().out
+    assert "trial 0 lost its process; it resumes from its last checkpoint" in capsys.readouterr().out
     first, second = storage.read(storage.sqlite_url(folder / "study.db"), "killed")
     assert [first.state, second.state] == [TrialState.COMPLETE, TrialState.PRUNED]
     after = _lines(folder, 0)

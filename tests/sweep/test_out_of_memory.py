@@ -1,4 +1,4 @@
-"""A sweep whose trials run out of memory: one only beside others, one for good, as real allocations do."""
+"""A sweep whose trials run out of memory: one only beside others, one always, by real allocations."""
 
 import importlib
 import os
@@ -17,7 +17,7 @@ from mhimdist.search import storage
 from mhimdist.search.options import Sweep
 from mhimdist.search.space import Space
 from mhimdist.sweep import ray_hooks
-from mhimdist.sweep.ray_hooks import LOST_ACTOR, RayChangedWarning, surviving_the_memory_monitor
+from mhimdist.sweep.ray_hooks import ACTOR_ERROR, RayChangedWarning, surviving_the_memory_monitor
 from mhimdist.sweep.run import run_sweep
 from mhimdist.sweep.trial import FoldRun
 
@@ -40,7 +40,7 @@ def space(s: Space) -> None:
 
 
 def _starve_hungry(folder: Path) -> None:
-    """In a worker of Ray: a trial of `HUNGRY` finds a GPU's memory full while another trial trains."""
+    """In a worker of Ray: a trial with `HUNGRY` finds a GPU's memory full while another trial trains."""
     train = FoldRun.next_epoch
 
     def next_epoch(self):
@@ -61,15 +61,15 @@ def _starve_hungry(folder: Path) -> None:
 
 
 def test_ray_has_the_private_names_that_are_changed_for_its_memory_monitor():
-    """Once it fails: look what this Ray makes of an `OutOfMemoryError`, and change or delete the patch."""
-    modules, missing = ray_hooks._judges_of_errors()
+    """If this fails: look how the new Ray handles an `OutOfMemoryError`, and change or delete the patch."""
+    modules, missing = ray_hooks._modules_to_patch()
     assert missing == [], f"Ray {ray.__version__} has changed: `surviving_the_memory_monitor` does nothing"
-    assert [module.__name__ for module in modules] == list(ray_hooks.JUDGES_OF_ERRORS)
+    assert [module.__name__ for module in modules] == list(ray_hooks.ERROR_MODULES)
 
 
-def test_what_rays_memory_monitor_kills_is_one_trial_and_not_the_sweep():
-    """Ray Tune ends the whole sweep by itself: once it does not, `surviving_the_memory_monitor` can go."""
-    actor_manager, tune_controller = map(importlib.import_module, ray_hooks.JUDGES_OF_ERRORS)
+def test_rays_memory_monitor_ends_one_trial_and_not_the_sweep():
+    """Ray Tune alone ends the whole sweep; once it does not, delete `surviving_the_memory_monitor`."""
+    actor_manager, tune_controller = map(importlib.import_module, ray_hooks.ERROR_MODULES)
     killed = ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.")
     errors = []
 
@@ -104,10 +104,10 @@ def test_what_rays_memory_monitor_kills_is_one_trial_and_not_the_sweep():
     assert actor_manager.RayActorError is tune_controller.RayActorError is ray.exceptions.RayActorError
 
 
-@pytest.mark.parametrize("missing", ["ray.tune.execution.gone", f"ray.tune.stopper.{LOST_ACTOR}"])
-def test_with_a_ray_that_has_other_names_a_sweep_warns_of_them_and_goes_without(missing, monkeypatch):
-    here = ray_hooks.JUDGES_OF_ERRORS[0]
-    monkeypatch.setattr(ray_hooks, "JUDGES_OF_ERRORS", (here, missing.removesuffix(f".{LOST_ACTOR}")))
+@pytest.mark.parametrize("missing", ["ray.tune.execution.gone", f"ray.tune.stopper.{ACTOR_ERROR}"])
+def test_with_a_ray_of_other_names_a_sweep_warns_and_runs_without_the_patch(missing, monkeypatch):
+    here = ray_hooks.ERROR_MODULES[0]
+    monkeypatch.setattr(ray_hooks, "ERROR_MODULES", (here, missing.removesuffix(f".{ACTOR_ERROR}")))
     with (
         pytest.warns(RayChangedWarning, match=f"^Ray {ray.__version__} has no {missing}, which") as warned,
         surviving_the_memory_monitor(),
@@ -117,7 +117,7 @@ def test_with_a_ray_that_has_other_names_a_sweep_warns_of_them_and_goes_without(
 
 
 @pytest.mark.slow
-def test_what_fits_beside_fewer_is_completed_and_what_fits_nowhere_fails_alone(tmp_path, capsys):
+def test_a_trial_that_fits_beside_fewer_completes_and_one_that_never_fits_fails_alone(tmp_path, capsys):
     data = digits.build("digits-c16", tmp_path / "digits-c16", scale=0.01)
     active = tmp_path / "active"
     active.mkdir()
@@ -162,7 +162,7 @@ def test_what_fits_beside_fewer_is_completed_and_what_fits_nowhere_fails_alone(t
     assert {t.state for t in trials.values()} == {TrialState.COMPLETE}
     refusals = (tmp_path / "refusals").read_text().splitlines()
     assert refusals
-    # Twice as much, then all of it: the one leaves no other beside the hungry trial, the other is too little.
+    # Twice the memory, then all: all of it leaves no trial beside the hungry one, and is still too little.
     for trial, times in ((full, 2), (trials[HUNGRY, 16], len(refusals))):
         assert trial.user_attrs["starts"] == 1
         assert said.count(f"trial {trial.number} ran out of memory: it runs again with ") == times

@@ -1,4 +1,4 @@
-"""Real sweeps on a Ray of its own; the sweep's parts are tested in modules of their own."""
+"""Real sweeps on a private Ray; other modules test the parts of a sweep."""
 
 import json
 import math
@@ -40,7 +40,7 @@ TESTS = Path(__file__).parents[1]
 
 def space(s: Space) -> None:
     s.uniform("masking.high.start", 0.005, 0.2, log=True)
-    # With the seed below one of the random trials takes a rate at which the loss overflows.
+    # With the seed below, one of the random trials takes a rate at which the loss overflows.
     s.choice("optimizer.learning_rate", [1e-3, DIVERGES])
 
 
@@ -68,8 +68,8 @@ def sweep(tmp_path_factory):
 
 
 def _note_reads(folder: Path) -> None:
-    """In a worker of Ray: write down when it reads which bags."""
-    checked = BagShards._checked  # every way to a bag's bytes leads through it
+    """In a worker of Ray: write down which bags it reads, and when."""
+    checked = BagShards._checked  # every read of a bag passes through it
 
     def noted(self, rows):
         with (folder / str(os.getpid())).open("a") as file:
@@ -81,7 +81,7 @@ def _note_reads(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def reads(tmp_path_factory):
-    """Where each worker notes what it reads."""
+    """Folder in which each worker notes its reads."""
     return tmp_path_factory.mktemp("reads")
 
 
@@ -205,10 +205,10 @@ def test_the_same_command_finds_a_finished_sweep_and_changes_nothing(folder, swe
     run_sweep(sweep, space, data=data)
     assert (folder / "result.json").read_text() == before
     assert {p: p.stat().st_mtime_ns for p in (folder / "trials").rglob("*") if p.is_file()} == stamps
-    assert "goes on: 7 of 7 trials have ended" in capsys.readouterr().out
+    assert "resumed: 7 of 7 trials have ended" in capsys.readouterr().out
 
 
-def test_another_sweep_does_not_go_on_in_its_folder(folder, sweep, data):
+def test_another_sweep_is_refused_in_its_folder(folder, sweep, data):
     with pytest.raises(SweepError, match=r"holds another sweep \(seed 3, now 4\): give another --name"):
         run_sweep(sweep.model_copy(update={"seed": 4}), space, data=data)
     with pytest.raises(SweepError, match=r"holds another sweep \(space '"):
@@ -218,9 +218,9 @@ def test_another_sweep_does_not_go_on_in_its_folder(folder, sweep, data):
     other = folder.parent / "other"
     other.mkdir()
     (other / "thesis.doc").write_text("mine")
-    with pytest.raises(SweepError, match=r"is no sweep's folder .* not deleting it"):
+    with pytest.raises(SweepError, match=r"is not a sweep's folder .* does not delete it"):
         run_sweep(sweep.model_copy(update={"name": "other", "fresh": True}), space, data=data)
-    with pytest.raises(SweepError, match="holds something else than a sweep"):
+    with pytest.raises(SweepError, match="holds something other than a sweep"):
         run_sweep(sweep.model_copy(update={"name": "other"}), space, data=data)
     assert (other / "thesis.doc").exists()
 

@@ -1,4 +1,4 @@
-"""A sweep over two simulated nodes, of which one is lost, and whose driver is killed."""
+"""A sweep on two simulated nodes: one node is lost, and the driver is killed."""
 
 import json
 import os
@@ -24,7 +24,7 @@ NUM_TRIALS = 8
 
 @pytest.fixture
 def cluster():
-    warnings.simplefilter("ignore")  # Ray's own sockets are not what this test is about
+    warnings.simplefilter("ignore")  # this test is not about Ray's own sockets
     running = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     nodes = [running.add_node(num_cpus=1) for _ in range(2)]
     try:
@@ -34,12 +34,12 @@ def cluster():
 
 
 def _ended(database: Path) -> int:
-    """Trials that have ended, by a look that disturbs nobody."""
+    """Number of trials that have ended, read without disturbing the sweep."""
     try:
         with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as opened:
             return opened.execute("SELECT COUNT(*) FROM trials WHERE state != 'RUNNING'").fetchone()[0]
     except sqlite3.OperationalError:
-        return 0  # not there yet
+        return 0  # it does not exist yet
 
 
 @pytest.mark.slow
@@ -81,7 +81,7 @@ def test_a_sweep_survives_a_node_and_its_driver(cluster, tmp_path):
         assert driver.poll() is None, (tmp_path / "first.log").read_text()
         time.sleep(0.05)
     running.remove_node(nodes[1], allow_graceful=False)
-    while "its process was lost; it goes on from its last" not in (tmp_path / "first.log").read_text():
+    while "lost its process; it resumes from its last" not in (tmp_path / "first.log").read_text():
         assert driver.poll() is None, (tmp_path / "first.log").read_text()
         time.sleep(0.2)
     until(3)
@@ -91,7 +91,7 @@ def test_a_sweep_survives_a_node_and_its_driver(cluster, tmp_path):
 
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "goes on: " in done.stdout
+    assert "resumed: " in done.stdout
     trials = storage.read(url, "nodes")
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * NUM_TRIALS
     assert [trial.number for trial in trials] == list(range(NUM_TRIALS))
@@ -105,7 +105,7 @@ def test_a_sweep_survives_a_node_and_its_driver(cluster, tmp_path):
         assert sorted(trial.intermediate_values) == list(range(1, 9))
     assert json.loads((folder / "result.json").read_text())["num_trials"] == NUM_TRIALS
 
-    # Nothing of either driver is left but what belongs to the cluster, which the fixture takes down.
+    # No process of either driver is left, except the cluster's own, which the fixture ends.
     deadline = time.monotonic() + 300
     while left := [p for p in psutil.process_iter(["pid", "cmdline"]) if _is_of_a_sweep(p, before)]:
         assert time.monotonic() < deadline, [process.info for process in left]
@@ -113,12 +113,12 @@ def test_a_sweep_survives_a_node_and_its_driver(cluster, tmp_path):
 
 
 def _trains(node) -> bool:
-    """Whether a trial is in the middle of an epoch on a node."""
+    """Whether a trial is training an epoch on a node."""
     raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
     return any("Trainable.train" in " ".join(process.cmdline()) for process in raylet.children())
 
 
 def _is_of_a_sweep(process: psutil.Process, before: set[int]) -> bool:
-    """Whether a process that was not there before drives or trains."""
+    """Whether a new process drives a sweep or trains."""
     text = " ".join(process.info["cmdline"] or ())
     return process.pid not in before and ("sweep_once" in text or "SweepTrial" in text)

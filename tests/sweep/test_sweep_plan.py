@@ -16,7 +16,7 @@ def _sweep(**options):
     return Sweep(**({"train": TRAIN, "scheduler": "none"} | options))
 
 
-def test_what_is_short_limits_the_number_at_once():
+def test_the_scarcest_resource_limits_the_number_at_once():
     nodes = [Node(cpus=4, gpus=0, memory_bytes=3 * GIB), Node(cpus=8, gpus=0, memory_bytes=100 * GIB)]
     found = plan(_sweep(), CPU, nodes, 100)
     assert found.at_once == 2 + 8  # by the first node's memory, and the second one's cores
@@ -48,17 +48,17 @@ def test_a_share_of_a_gpu_that_was_asked_for_holds_where_the_calibration_saw_non
 def test_nodes_that_the_autoscaler_may_add_count_and_the_plan_says_so():
     head = Node(cpus=0, gpus=0, memory_bytes=30 * GIB)
     there = Node(cpus=16, gpus=1, memory_bytes=40 * GIB)
-    coming = Node(cpus=16, gpus=1, memory_bytes=40 * GIB, is_there=False)
+    coming = Node(cpus=16, gpus=1, memory_bytes=40 * GIB, is_up=False)
     found = plan(_sweep(gpus_per_run=0.25), GPU, [head, there, *[coming] * 7], 100)
-    assert (found.at_once, found.at_first, found.nodes_to_come) == (32, 4, 7)
-    assert "4 on the nodes that are there and the others on up to 7 nodes that the autoscaler" in found.text(
+    assert (found.at_once, found.at_first, found.num_addable_nodes) == (32, 4, 7)
+    assert "4 on the nodes that are up and the others on up to 7 nodes that the autoscaler" in found.text(
         _sweep()
     )
     assert plan(_sweep(gpus_per_run=0.25), GPU, [head, coming], 100).at_first == 0
     assert "autoscaler" not in plan(_sweep(gpus_per_run=0.25), GPU, [there], 100).text(_sweep())
 
 
-def test_the_most_a_trial_can_be_given_leaves_no_other_beside_it():
+def test_the_largest_share_leaves_no_room_for_another_trial():
     share = Share(1, 0.25, GIB)
     nodes = [Node(0, 0, 99 * GIB), Node(16, 4, 40 * GIB), Node(16, 1, 30 * GIB)]
     # The head, without a core, does not count.
@@ -89,15 +89,15 @@ def test_parallel_folds_and_workers_take_several_shares():
     assert together.longest_s == 10 * 45 * 2 / 4 / 2  # an epoch is shared by four
 
 
-def test_what_fits_nowhere_is_refused():
-    with pytest.raises(SweepError, match=r"takes 1 x \(2 CPU, 1,280 MiB .* 1 node can hold 0 such: 1 CPU"):
+def test_a_run_that_fits_on_no_node_is_refused():
+    with pytest.raises(SweepError, match=r"takes 1 x \(2 CPU, 1,280 MiB .* 1 node can hold 0 of them: 1 CPU"):
         plan(_sweep(cpus_per_run=2), CPU, [Node(1, 0, 9 * GIB)], 1)
     huge = Calibration(1.0, GIB, gpu_bytes=70 * GIB, gpu_total_bytes=80 * GIB, device="cuda")
     with pytest.raises(SweepError, match=r"takes 70\.0 GiB of a GPU of 80\.0 GiB"):
         plan(_sweep(), huge, [Node(8, 1, 99 * GIB)], 1)
 
 
-def test_early_stopping_shortens_what_is_likely():
+def test_early_stopping_shortens_the_likely_time():
     assert likely_steps(_sweep(scheduler="asha", grace_epochs=5), 45) == pytest.approx(5 + 10 / 3 + 30 / 9)
     assert likely_steps(_sweep(scheduler="median"), 45) == 45
     assert likely_steps(_sweep(scheduler="asha", grace_epochs=99), 45) == 45

@@ -33,7 +33,7 @@ def data(tmp_path_factory):
 
 
 def _histories(folder: Path) -> dict[str, list[str]]:
-    """The lines of every fold's history, by its place."""
+    """The lines of every fold's history, by the history's path."""
     paths = sorted((folder / "trials").glob("*/fold-*/history.jsonl"))
     return {str(path.relative_to(folder)): path.read_text().splitlines() for path in paths}
 
@@ -44,7 +44,7 @@ def _runs_again(folder: Path, before: dict[str, list[str]]) -> bool:
     return any(len(lines) < EPOCHS and len(now[name]) > len(lines) + 1 for name, lines in before.items())
 
 
-def test_stopped_by_ctrl_c_and_by_sigterm_it_saves_itself_and_the_same_command_goes_on(data, tmp_path):
+def test_stopped_by_ctrl_c_or_sigterm_it_saves_itself_and_the_same_command_resumes_it(data, tmp_path):
     folder = tmp_path / "runs" / "sweep"
     command = [sys.executable, str(ROOT / "tests" / "sweep_once.py"), str(data), str(tmp_path), *OPTIONS]
     before: dict[str, list[str]] = {}
@@ -60,7 +60,7 @@ def test_stopped_by_ctrl_c_and_by_sigterm_it_saves_itself_and_the_same_command_g
         assert driver.returncode == status, out + err
         assert "asked to stop: " in out
         assert "Traceback" not in err
-        assert ("interrupted" if status == 130 else "the same command goes on with it") in err
+        assert ("interrupted" if status == 130 else "the same command resumes it") in err
         _, alive = psutil.wait_procs(started, timeout=120)
         assert not alive, [process.cmdline() for process in alive]
 
@@ -76,7 +76,7 @@ def test_stopped_by_ctrl_c_and_by_sigterm_it_saves_itself_and_the_same_command_g
 
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "goes on: " in done.stdout
+    assert "resumed: " in done.stdout
     trials = storage.read(storage.sqlite_url(folder / "study.db"), "sweep")
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
     found = _histories(folder)
@@ -129,7 +129,7 @@ def test_a_sigterm_in_a_final_run_loses_at_most_16_steps(data, tmp_path):
         assert all(torch.equal(value, weights[key]) for key, value in found[name][1].items())
 
 
-def test_a_stopped_job_goes_on_when_it_is_submitted_again(data, tmp_path):
+def test_a_stopped_job_resumes_when_it_is_submitted_again(data, tmp_path):
     folder = tmp_path / "runs" / "sweep"
     with LocalCluster(num_cpus=2) as cluster:
 

@@ -1,4 +1,4 @@
-"""A sweep whose every run is trained by two workers of Ray Train."""
+"""A sweep in which two workers of Ray Train train every run."""
 
 import json
 import threading
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.ray
 
 
 def _count_workers(folder: Path, found: set[int], is_over: threading.Event) -> None:
-    """How many workers have trained what lies in the checkpoints."""
+    """Collect how many workers have trained the runs, from their checkpoints."""
     while not is_over.wait(0.02):
         for state in folder.glob("runs/*/trials/*/*/checkpoints/*/state.json"):
             with suppress(FileNotFoundError, ValueError):

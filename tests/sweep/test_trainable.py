@@ -1,4 +1,4 @@
-"""A trial as Ray Tune runs it, without Ray: what it reports, and what it leaves however it ends."""
+"""A trial as Ray Tune runs it, without Ray Tune: its reports, and the files that it keeps at its end."""
 
 import os
 from pathlib import Path
@@ -32,7 +32,7 @@ CONFIG = load_config(
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    """A trial asks Ray for its node, which starts one where there is none."""
+    """A trial asks Ray for its node; Ray would start a cluster if none ran."""
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
@@ -40,7 +40,7 @@ def cluster():
 
 @pytest.fixture
 def begin(bags: MemoryBags, tmp_path, monkeypatch):
-    """Begins a trial, in a process of Ray's as it were."""
+    """Begins a trial, as a process of Ray would."""
     monkeypatch.setattr(Task, "bags", lambda self: bags)
     parts = [bags.keys[:16], bags.keys[16:28], bags.keys[28:]]  # of whole cases
     split = Split(parts[0], parts[1], parts[2])
@@ -52,7 +52,7 @@ def begin(bags: MemoryBags, tmp_path, monkeypatch):
         folder = task.trials / f"{number:04d}"
         folder.mkdir(parents=True, exist_ok=True)
         files.write_text(folder / "config.json", CONFIG.model_dump_json())
-        made = SweepTrial.__new__(SweepTrial)  # Ray's own part wants a cluster
+        made = SweepTrial.__new__(SweepTrial)  # Ray's own part needs a cluster
         made.setup({"number": number}, task)
         return made
 
@@ -63,10 +63,10 @@ def _checkpoints(begun: SweepTrial) -> Path:
     return begun.folder / f"fold-1-seed-{CONFIG.seed}" / "checkpoints"
 
 
-def test_a_trial_that_is_ended_by_whatever_failed_elsewhere_can_go_on(begin, monkeypatch):
+def test_a_trial_that_ends_by_a_failure_elsewhere_can_be_resumed(begin, monkeypatch):
     first = begin()
     assert [first.step()["epoch"] for _ in range(2)] == [1, 2]
-    first.cleanup()  # as Ray Tune does where its loop has failed: nobody has recorded an end
+    first.cleanup()  # as Ray Tune does after a failure of its loop: no end is recorded
     trained = []
     run_epoch = Trainer._run_epoch
     monkeypatch.setattr(
@@ -79,7 +79,7 @@ def test_a_trial_that_is_ended_by_whatever_failed_elsewhere_can_go_on(begin, mon
     assert trained == [2, 3]
 
 
-def test_a_trial_whose_end_is_recorded_leaves_nothing_to_go_on_with(begin):
+def test_a_trial_whose_end_is_recorded_leaves_nothing_to_resume(begin):
     begun = begin()
     begun.step()
     (begun.folder / ENDED_FILE).write_text("pruned")
@@ -89,7 +89,7 @@ def test_a_trial_whose_end_is_recorded_leaves_nothing_to_go_on_with(begin):
     assert (_checkpoints(pruned).parent / "best_student").exists()
 
 
-def test_a_full_disk_is_the_reason_that_is_told_and_keeps_the_checkpoints(begin, tmp_path):
+def test_a_full_disk_is_reported_as_the_reason_and_the_checkpoints_stay(begin, tmp_path):
     def on_a_full_disk() -> None:
         begun = begin()
         begun.step()
@@ -99,11 +99,11 @@ def test_a_full_disk_is_the_reason_that_is_told_and_keeps_the_checkpoints(begin,
             raise DiskFullError(f"disk full: {path}")
 
         files.write_text = full
-        while "failed" not in (result := begun.step()):  # a checkpoint is written beside the training
+        while "failed" not in (result := begun.step()):  # checkpoints are written while training continues
             pass
         assert result["failed"].startswith("DiskFullError: disk full: "), result
         (begun.folder / ENDED_FILE).write_text("failed")
-        begun.reset_config({"number": 1})  # the next trial has no part in it
+        begun.reset_config({"number": 1})  # the next trial is not affected
 
     assert status_of(fork(on_a_full_disk)) == 0
     assert list(_checkpoints(begin()).glob("epoch-00001-*"))

@@ -85,14 +85,14 @@ def test_a_trial_that_was_cut_off_reports_the_same_again_and_trains_the_rest(
     run = TrialRun(folds, 1, _launcher(bags, tmp_path))
     for _ in range(num_done):
         run.next_epoch()
-    for each in run._runs:  # as a killed process leaves it: nothing is closed, the lock is gone
+    for each in run._runs:  # as after a kill: nothing is closed, and the lock is gone
         if each._trainer is not None:
             each._trainer.folder.unlock()
     found = _steps(TrialRun(folds, 1, _launcher(bags, tmp_path)))
     assert [replace(p, train_s=0) for p in found] == expected
 
 
-def test_a_fold_that_was_stopped_keeps_its_weights_and_nothing_to_go_on_with(bags, splits, tmp_path):
+def test_a_stopped_fold_keeps_its_weights_and_nothing_to_resume(bags, splits, tmp_path):
     fold = folds_of_trial(CONFIG, splits, (1,), tmp_path)[0]
     run = FoldRun(fold, bags, tmp_path / "cache", 1, saving=Saving())
     epoch = run.next_epoch()
@@ -149,7 +149,7 @@ def test_a_fold_that_is_killed_at_its_end_is_not_trained_again(bags, splits, tmp
     assert checkpoint.load(fold.folder / "best_student")
 
 
-def test_the_lock_of_a_lost_node_is_waited_for_and_meanwhile_one_can_stop(
+def test_a_run_waits_for_the_lock_of_a_lost_node_and_can_be_stopped_meanwhile(
     bags, splits, tmp_path, monkeypatch
 ):
     assert fold_module.LOST_LOCK_S >= 180
@@ -166,7 +166,7 @@ def test_the_lock_of_a_lost_node_is_waited_for_and_meanwhile_one_can_stop(
 
 
 class Scripted:
-    """A run that gives what it is told to."""
+    """A run with the given values."""
 
     def __init__(self, aucs: list[float], record: EpochRecord) -> None:
         self._epochs = iter(
@@ -208,7 +208,7 @@ def test_the_environment_says_where_and_what_was_run():
     assert found["CUDA of torch"] == (torch.version.cuda or "none")
 
 
-def test_a_package_that_is_no_checkout_has_no_revision(monkeypatch, tmp_path):
+def test_a_package_outside_a_checkout_has_no_revision(monkeypatch, tmp_path):
     (tmp_path / "__init__.py").touch()
     monkeypatch.setattr(environment, "__file__", str(tmp_path / "environment.py"))
     environment.revision.cache_clear()

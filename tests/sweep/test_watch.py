@@ -33,7 +33,7 @@ def test_a_log_gets_a_line_for_every_trial_that_ends():
     ]
 
 
-def test_a_terminal_gets_a_table_of_what_runs():
+def test_a_terminal_gets_a_table_of_the_running_trials():
     watch, text, clock, console = _watch(is_terminal=True)
     watch.progressed(7, num_steps=50, all_folds=2)
     clock.now = 12.0
@@ -45,7 +45,7 @@ def test_a_terminal_gets_a_table_of_what_runs():
     assert lines[3].strip() == "0 of 4 done (none yet) | none complete | 12 s"
 
 
-def test_a_log_says_every_few_minutes_what_runs_and_what_waits_for_room():
+def test_a_log_says_every_few_minutes_which_trials_run_and_which_wait():
     watch, text, clock, _ = _watch(is_terminal=False)
     for number in (1, 2, 3):
         watch.progressed(number, num_steps=10, all_folds=1)
@@ -81,11 +81,11 @@ def test_a_trial_that_is_silent_for_ten_of_its_epochs_is_named_once():
     watch.tick({5})
     assert text.getvalue() == ""
     clock.now = 168.0
-    watch.tick(set())  # it lost its process, and waits for another
+    watch.tick(set())  # it lost its process, and waits for another one
     assert text.getvalue() == ""
     for clock.now in (168.0, 169.0):
         watch.tick({5})
-    said = "trial 5 has reported nothing for 1 min 41 s; no epoch of its took more than 10 s"
+    said = "trial 5 has reported nothing for 1 min 41 s; its longest epoch took 10 s"
     assert text.getvalue().splitlines() == [said]
     clock.now = 170.0
     watch.progressed(5, step=4, num_steps=10, all_folds=1, value=0.5)

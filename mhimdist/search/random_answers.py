@@ -1,4 +1,4 @@
-"""Answers to a search space's questions at random, and what a range or a list of choices holds."""
+"""Random answers to a search space's questions, and the values that a range or a list of choices allows."""
 
 import math
 import random
@@ -14,44 +14,54 @@ from optuna.distributions import (
 
 
 class RandomAnswers:
-    """Answers a space's questions at random, the same on every machine and by every version of Optuna.
-
-    A question that comes again with another range or other choices raises a ValueError.
+    """Answers a space's questions at random, equally on every machine and with every version of Optuna.
 
     Attributes:
-        params: the answers so far.
-        distributions: what was asked for.
+        params: the answers so far, by name.
+        distributions: the range or the choices of each question, by name.
     """
 
     def __init__(
         self, rng: random.Random, *, given: Mapping[str, Any] | None = None, is_at_ends: bool = False
     ) -> None:
-        """Begin.
+        """Prepare to answer.
 
         Args:
             rng: draws the answers.
-            given: answers that are not drawn.
-            is_at_ends: whether ranges are answered by one of their ends.
+            given: answers that are not drawn, by name.
+            is_at_ends: whether a range is answered with one of its ends.
         """
         self._rng, self._given, self._is_at_ends = rng, given or {}, is_at_ends
         self.params: dict[str, Any] = {}
         self.distributions: dict[str, BaseDistribution] = {}
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        """A number in [low, high]."""
+        """See `Proposer.suggest_float`.
+
+        Raises:
+            ValueError: the question was asked before, with another range.
+        """
         return self._answer(name, FloatDistribution(low, high, log=log))
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        """A whole number in [low, high]."""
+        """See `Proposer.suggest_int`.
+
+        Raises:
+            ValueError: the question was asked before, with another range.
+        """
         return self._answer(name, IntDistribution(low, high, log=log))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of the choices."""
+        """See `Proposer.suggest_categorical`.
+
+        Raises:
+            ValueError: the question was asked before, with other choices.
+        """
         return self._answer(name, CategoricalDistribution(choices))
 
     def _answer(self, name: str, distribution: BaseDistribution) -> Any:
         if self.distributions.setdefault(name, distribution) != distribution:
-            raise ValueError(f"{name} is asked for twice, as {self.distributions[name]} and {distribution}")
+            raise ValueError(f"{name} is searched in two ways, {self.distributions[name]} and {distribution}")
         if name not in self.params:
             is_given = name in self._given and holds(distribution, self._given[name])
             self.params[name] = self._given[name] if is_given else self._drawn(distribution)
@@ -66,12 +76,12 @@ class RandomAnswers:
             value = math.exp(self._rng.uniform(math.log(low), math.log(high)))
         else:
             value = self._rng.uniform(low, high)
-        value = min(max(value, low), high)  # not a rounding error outside
+        value = min(max(value, low), high)  # a rounding error must not leave the range
         return round(value) if isinstance(distribution, IntDistribution) else value
 
 
 def ends(distribution: BaseDistribution) -> list[Any]:
-    """The ends of a range, or all choices."""
+    """Both ends of a range, or all choices."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -79,7 +89,7 @@ def ends(distribution: BaseDistribution) -> list[Any]:
 
 
 def holds(distribution: BaseDistribution | None, value: Any) -> bool:
-    """Whether a range or a list of choices has a value."""
+    """Whether a range or a list of choices allows a value; False if there is neither."""
     if distribution is None:
         return False
     if isinstance(distribution, CategoricalDistribution):
