@@ -8,7 +8,6 @@ Dimensions: N instances of a bag, D features, I images of all digits, K images o
 
 import argparse
 import csv
-import fcntl
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from data_prep.shard import shard
 from data_prep.writing.writer import appearing_whole
 from mhimdist.data.remote import Location, is_remote
 from mhimdist.errors import DataError
-from mhimdist.files import home
+from mhimdist.files import Lock, home
 from mhimdist.process import run
 
 HARD_DIGIT, SALIENT_DIGIT = 8, 9
@@ -319,9 +318,7 @@ def ensure(name_or_path: str, home: Path) -> Location:
         return path
     out = home / "data" / name_or_path
     if not out.is_dir():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with (out.parent / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with Lock(out.parent / ".lock"):
             if not out.is_dir():  # another process may have built it while this one waited
                 build(name_or_path, out)
     return out

@@ -1,7 +1,6 @@
 """The folder in which a data set is made: what is finished stays there if the work is interrupted."""
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -37,6 +36,7 @@ class Workplace:
         self.shards = self.folder / "shards"
         self._records = self.folder / "records"
         self._made_of = out.with_name(f".{out.name}.sharded")
+        self._lock = files.Lock(self.folder / LOCK)
 
     def __enter__(self) -> Self:
         """Take the folder.
@@ -46,12 +46,8 @@ class Workplace:
         """
         for folder in (self.shards, self._records):
             folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.folder / LOCK).open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise RunLockedError(f"another process is making {self.out}, in {self.folder}") from None
+        if not self._lock.acquire(wait_s=0):
+            raise RunLockedError(f"another process is making {self.out}, in {self.folder}")
         self._take_back()
         self._remove_parts()
         return self
@@ -65,7 +61,7 @@ class Workplace:
                 shutil.rmtree(self.folder)
                 if error is None:
                     self._made_of.unlink(missing_ok=True)
-        self._lock.close()
+        self._lock.release()
 
     def may_have_made(self) -> bool:
         """Whether the data set that is there may be one that an earlier run was killed right after making."""

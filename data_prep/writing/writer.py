@@ -4,7 +4,6 @@ Dimensions: N instances of a bag, D features.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import os
@@ -183,8 +182,7 @@ def appearing_whole(out: Path) -> Iterator[Path]:
     folder = place / _MADE
     folder.mkdir(parents=True)
     try:
-        with (place / "taken").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with files.Lock(place / "taken"):
             (place / "taken").rename(place / _LOCK)  # who finds it under this name finds it locked
             yield folder
             files.sync(folder)
@@ -199,9 +197,11 @@ def appearing_whole(out: Path) -> Iterator[Path]:
 
 def _remove_abandoned(parent: Path) -> None:
     for path in parent.glob(f".sharding-*/{_LOCK}"):
-        with contextlib.suppress(OSError), path.open("w") as lock:  # BlockingIOError: somebody fills it
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove(path.parent)
+        lock = files.Lock(path)
+        with contextlib.suppress(OSError):
+            if lock.acquire(wait_s=0):  # otherwise another process still fills it
+                with lock:
+                    _remove(path.parent)
 
 
 def _remove(place: Path) -> None:
