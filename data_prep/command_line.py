@@ -1,56 +1,21 @@
-"""Settings classes of this package, and the options that a command makes of their fields.
+"""What the commands of this package share: options made from settings, and how SIGTERM ends a command.
 
-A field is described once: `Settings.of` checks it for a call from Python, `add_options` shows and checks it
-on a command line. `mhimdist.config.options.Options` does the same for jobs, whose options are nested
-settings and nothing else.
-It makes the whole parser, so that a command could not put a positional argument or a `--repair`
-of its own beside the settings, name a value `TABLE` in place of `Path`, or end with argparse's status 2.
+`mhimdist.config.options.Options` does the same for jobs, whose options are nested settings and nothing else.
+It makes the whole parser, so a command could not add a positional argument or its own `--repair`, name a
+value `TABLE` in place of `Path`, or end with argparse's status 2.
 """
 
 import argparse
-import operator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from mhimdist.errors import ConfigError
+from data_prep.settings import Metavar, Settings, reason, whole
+from data_prep.writing.parallel import num_cores
 from mhimdist.process import Stopping
-
-
-class Settings(BaseModel):
-    """Base of what a command, and the function behind it, can be asked for."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @classmethod
-    def of(cls, **values: Any) -> Self:
-        """Make the settings; a wrong value ends in an error of ours.
-
-        Args:
-            values: the fields.
-
-        Raises:
-            ConfigError: a value is not valid, or no field has its name; the message names it.
-        """
-        if unknown := sorted(values.keys() - cls.model_fields.keys()):
-            raise ConfigError(
-                f"no option {', '.join(unknown)}; expected one of {', '.join(cls.model_fields)}"
-            )
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            wrong = [f"{'.'.join(map(str, item['loc']))}: {_reason(item)}" for item in error.errors()]
-            raise ConfigError("; ".join(wrong)) from None
-
-
-class Metavar(NamedTuple):
-    """Names the value of an option in `--help`, as `Annotated[Path, Metavar("TABLE")]`."""
-
-    name: str
-
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
@@ -82,6 +47,22 @@ def add_options(parser: argparse.ArgumentParser, settings: type[Settings]) -> No
             )
 
 
+def add_workers(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add `--workers`, a whole number of at least 1; by default one worker per core.
+
+    Args:
+        parser: of a command.
+        what: what the workers do, as `--help` says it.
+    """
+    parser.add_argument(
+        "--workers",
+        type=partial(_parsed, TypeAdapter(Annotated[int, whole(1)])),
+        default=num_cores(),
+        metavar="N",
+        help=f"{what} (default: one per core, %(default)s)",
+    )
+
+
 def chosen(settings: type[AnySettings], options: argparse.Namespace) -> AnySettings:
     """The settings that a command line chose.
 
@@ -104,26 +85,6 @@ def stoppable(out: Path | str) -> Stopping:
     return Stopping(f"{out} is not finished; the same command finishes it")
 
 
-def whole(lowest: int | None = None) -> BeforeValidator:
-    """Let a field take whole numbers, also as text; where `lowest` is given, only from it on.
-
-    Raises:
-        ValueError: by the field, it was given something else; pydantic names the field.
-    """
-    expected = "a whole number" if lowest is None else f"a whole number of at least {lowest}"
-
-    def check(value: Any) -> int:
-        try:
-            number = int(value) if isinstance(value, str) else operator.index(value)
-        except (TypeError, ValueError):
-            number = None
-        if number is None or (lowest is not None and number < lowest):
-            raise ValueError(f"expected {expected}, got {value!r}")
-        return number
-
-    return BeforeValidator(check)
-
-
 def _validator(field: FieldInfo) -> TypeAdapter[Any]:
     kind: Any = field.annotation if not field.metadata else Annotated[field.annotation, *field.metadata]
     return TypeAdapter(kind)
@@ -134,17 +95,7 @@ def _parsed(kind: TypeAdapter[Any], text: str) -> Any:
     try:
         return kind.validate_python(text)
     except ValidationError as error:
-        raise argparse.ArgumentTypeError(_reason(error.errors()[0])) from None
-
-
-def _reason(item: Any) -> str:
-    """What was expected and what was got, of one of pydantic's errors."""
-    if item["type"] == "value_error":
-        return str(item["msg"]).removeprefix("Value error, ")
-    expected = item["ctx"]["expected"] if item["type"] == "literal_error" else None
-    return (
-        f"expected {expected}, got {item['input']!r}" if expected else f"{item['msg']}, got {item['input']!r}"
-    )
+        raise argparse.ArgumentTypeError(reason(error.errors()[0])) from None
 
 
 def _help(field: FieldInfo) -> str:

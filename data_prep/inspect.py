@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from data_prep.checks.inspection import Inspection, inspect
-from data_prep.writing.parallel import num_cores
+from data_prep.command_line import add_workers
 from data_prep.writing.progress import bar
 from mhimdist.data.manifest import Manifest
 from mhimdist.process import run
@@ -93,16 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="do not read the features: no NaN, constant bags or value ranges"
     )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=num_cores(),
-        metavar="N",
-        help="bags read at a time (default: as many as cores, %(default)s)",
-    )
+    add_workers(parser, "bags read at a time")
     options = parser.parse_args(arguments)
-    if options.workers < 1:
-        parser.error(f"argument --workers: expected at least 1, got {options.workers}")
     manifest = Manifest.read(options.folder)
     read: list[int] = []
     total = int(manifest.rows["features_bytes"].to_numpy().sum())

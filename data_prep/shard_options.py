@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field
 
-from data_prep.command_line import Metavar, Settings, add_options, chosen, whole
+from data_prep.command_line import add_options, chosen
 from data_prep.readers.stated import NOTHING_STATED, Stated
+from data_prep.settings import Metavar, Settings, whole
 from data_prep.writing.skipped import SKIPPED_NAME
 
 

@@ -10,9 +10,8 @@ from rich.filesize import decimal
 
 from data_prep.checks.faults import Fault, verify
 from data_prep.checks.repair import repair
-from data_prep.command_line import add_options, chosen
+from data_prep.command_line import add_options, add_workers, chosen
 from data_prep.readers.stated import Stated
-from data_prep.writing.parallel import num_cores
 from data_prep.writing.progress import Count, bar
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import CorruptShard
@@ -33,13 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         epilog="Exits with status 1 if anything differs, and lists what and where: shard, member and bytes.",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder that data_prep.shard wrote")
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=num_cores(),
-        metavar="N",
-        help="shards read, or written again, at a time (default: as many as cores, %(default)s)",
-    )
+    add_workers(parser, "shards read, or written again, at a time")
     parser.add_argument(
         "--repair",
         type=Path,
@@ -49,8 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     add_options(parser, Stated)
     options = parser.parse_args(arguments)
-    if options.workers < 1:
-        parser.error(f"argument --workers: expected at least 1, got {options.workers}")
     folder = options.folder
 
     started = time.perf_counter()

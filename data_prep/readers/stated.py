@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from data_prep.command_line import Metavar, Settings, whole
 from data_prep.readers.fields import FEATURES, SIDE_ARRAYS
+from data_prep.settings import Metavar, Settings, whole
 
 
 class Stated(Settings):
