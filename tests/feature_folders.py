@@ -1,4 +1,4 @@
-"""Small folders of features and labels, and the shards made of them, for the tests of both sides."""
+"""Small folders of features and labels, and shards made of them, for tests that write or read them."""
 
 import json
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from memory_bags import MemoryBags
 from data_prep.shard import shard
 from mhimdist.data.manifest import ROWS_SCHEMA, DatasetInfo, Manifest
 
-# A dot as TCGA's names have, what must be escaped in a tar or in DALI's index, and a name too long for one
-# tar header.
+# Names with a dot as TCGA's have, with characters that a tar or DALI's index must escape, and one that is too
+# long for a single tar header.
 SLIDES = ("TCGA-A1.B34C-2F", "a slide, é", "胃癌-001", "50%25.x~", "plain", "-" + 150 * "x")
 CLASSES = ("normal", "tumour")
 NUM_FEATURES = 8
@@ -22,8 +22,8 @@ NUM_FEATURES = 8
 def write_features(folder: Path, seed: int = 0) -> dict[str, np.ndarray]:
     """Write `features/*.npy` and `labels.csv`; returns the float32 features of every slide.
 
-    Slide i has 3 + 2 i instances, label i % 2 and case i // 2; every second has coordinates and instance
-    labels.
+    Slide i has 3 + 2 i instances, label i % 2 and case i // 2; every second slide has coordinates and
+    instance labels.
     """
     (folder / "features").mkdir(parents=True)
     generator = np.random.default_rng(seed)
@@ -54,7 +54,7 @@ def shard_folder(folder: Path, **options: Any) -> Path:
 
 
 def shards_of(bags: MemoryBags, folder: Path) -> Path:
-    """Shard bags that are held in memory, in float32, into `<folder>/shards`."""
+    """Shard bags that are in memory, in float32, into `<folder>/shards`."""
     (folder / "features").mkdir(parents=True)
     lines = ["slide,label,case"]
     for row, (key, case) in enumerate(zip(bags.keys, bags.cases, strict=True)):

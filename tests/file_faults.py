@@ -28,7 +28,7 @@ def ended_at(number: int, folder: Path, act: Callable[[], object]) -> int:
 
         def hook(event: str, arguments: tuple) -> None:
             nonlocal count
-            if event == "fcntl.flock":  # which names its file by a descriptor
+            if event == "fcntl.flock":  # it names its file by a descriptor
                 arguments = (os.readlink(f"/proc/self/fd/{arguments[0]}"),)
             if event in EVENTS and str(folder) in str(arguments):
                 count += 1

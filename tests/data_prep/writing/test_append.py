@@ -150,7 +150,7 @@ def test_an_append_to_a_full_disk_leaves_what_was_there(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ("relabel", LabelError, "is in the data set as 'normal' of case .*, and in the table as 'tumour'"),
+        ("relabel", LabelError, "is in the data set as 'normal' of case .*, but in the table as 'tumour'"),
         ("class", LabelError, "has label 'new', expected normal or tumour"),
         ("width", DataError, r"slide 'more': its features are 5 wide, those of the data set 8"),
     ],
@@ -184,7 +184,7 @@ def test_features_of_another_encoder_are_not_added(folder: Path) -> None:
             assert append(folder).num_new == 1
         else:
             with pytest.raises(
-                DataError, match=r"slide 'c': its features are of 'resnet', those of .* 'uni'"
+                DataError, match=r"slide 'c': expected features of 'uni' as in .*, got 'resnet'"
             ):
                 append(folder)
 

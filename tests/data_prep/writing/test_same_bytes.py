@@ -48,7 +48,7 @@ def expected(folder: Path) -> dict[str, bytes]:
 
 
 def read_failing_at(number: int, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Have the bag of this number (from 0) fail to be read; the slides that were read, as they are."""
+    """Let the bag of this number (from 0) fail to be read; returns a list of the slides read so far."""
     read, slides = plan_module._read, []
 
     def failing(bag: plan_module.PlannedBag, stop: object):
@@ -72,7 +72,7 @@ def test_what_is_finished_is_not_done_again(
         with pytest.raises(type(error)):
             shard_folder(folder, name="x", workers=1)
     assert not (folder / "shards").exists()
-    assert "of 3 shards are finished: the same command goes on with them" in capsys.readouterr().err
+    assert "of 3 shards are finished; the same command resumes and keeps them" in capsys.readouterr().err
     first = [row["slide"] for row in Manifest.read(folder / "expected").rows_of_shard("shard-000000.tar")]
     slides = read_failing_at(99, error, monkeypatch)
     out = shard_folder(folder, name="x", workers=1)
@@ -120,9 +120,9 @@ def test_killed_at_any_touch_of_a_file(every: int, folder: Path, expected: dict[
             whole = {path.name for path in (place / "shards").glob("*.tar")}
             recorded = {path.name for path in (place / "records").glob("*.tar")}
             assert recorded <= whole
-            assert len(whole - recorded) <= 1  # only what was open is done again
+            assert len(whole - recorded) <= 1  # only the shard that was open is written again
             assert act().num_reused == len(recorded)
-        elif (folder / ".shards.sharded").exists():  # it had not ended
+        elif (folder / ".shards.sharded").exists():  # it was killed before its end
             assert files_of(folder / "shards") == expected
             assert act() == Outcome(6, 3, ())
         assert files_of(folder / "shards") == expected
@@ -141,10 +141,10 @@ def test_what_another_command_made_is_not_taken_for_its_own(folder: Path, expect
         patch.setattr(shutil, "rmtree", lambda *_: os._exit(9))
         assert status_of(fork(act)) == 9
     for changed in ({"dtype": "float32"}, {"description": "another"}, {"seed": 1}):
-        with pytest.raises(DataError, match="exists already"):
+        with pytest.raises(DataError, match="already exists"):
             shard(folder / "features", folder / "labels.csv", folder / "shards", **SAME | changed)
     assert act() == Outcome(6, 3, ())
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError, match="already exists"):
         act()
     assert files_of(folder / "shards") == expected
     assert not list(folder.glob(".*"))
@@ -155,7 +155,7 @@ def test_sigkill_at_any_moment(folder: Path, expected: dict[str, bytes]) -> None
 
     def slow() -> None:
         plan_module._read = lambda bag, stop: (time.sleep(0.15), read(bag, stop))[1]
-        # However late the signal is: no other shard is recorded, and nothing published.
+        # However late the signal is, no other shard is recorded and nothing is published.
         Workplace.record = lambda *given: (record(*given), time.sleep(100))
         shard_folder(folder, name="x", workers=2)
 
@@ -191,10 +191,10 @@ def test_the_workers_of_ray_give_the_same_bytes(
     folder: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ray = pytest.importorskip("ray")
-    # Its workers import what the driver does, from where it does.
+    # Its workers import the modules of the driver, from the same place.
     ray.init(
         address="local",
-        num_cpus=1,  # a second worker would only take its time to start
+        num_cpus=1,  # a second worker would only take time to start
         include_dashboard=False,
         log_to_driver=False,
         runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
@@ -282,7 +282,7 @@ def test_a_disk_that_is_full_for_any_of_the_files(folder: Path, expected: dict[s
                 with pytest.raises(FULL, match="No space left on device"):
                     act()
                 assert not (folder / "shards").exists()
-            else:  # the folder around it, when it is there already
+            else:  # the parent folder, after the data set has appeared
                 with pytest.raises(FULL, match="No space left on device"):
                     act()
         assert act().num_new == 6
@@ -296,7 +296,7 @@ def test_the_command_says_what_it_passed_over(folder: Path, capsys: pytest.Captu
     paths = ["--features", folder / "features", "--labels", folder / "labels.csv", "--out", folder / "shards"]
     run(partial(main, [*map(str, paths), "--skip-unmatched", "--class-map", "0=no,1=yes"]))
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("passed over, without features or label: 6 ('nowhere', ")
+    assert first.startswith("passed over, for lack of features or of a label: 6 ('nowhere', ")
     assert second.endswith("shards: 1 bags of 1 cases, 10.2 kB (shards: 1; classes: no, yes)")
 
 
