@@ -32,7 +32,7 @@ def put_member(path: Path, offset: int, info: tarfile.TarInfo, payload: bytes = 
 
 
 def bless(shards: Path, shard: str) -> None:
-    """Make the manifest agree with a shard's length and hash, as who swapped the shard would."""
+    """Make the manifest agree with a shard's length and hash, as an attacker who swapped it would."""
     content = (shards / shard).read_bytes()
 
     def update(info: dict) -> None:
@@ -146,7 +146,7 @@ def _member(name: str, type_: bytes = tarfile.REGTYPE, link: str = "", size: int
 
 
 class Malicious:
-    """Leaves a file behind wherever it is unpickled."""
+    """Leaves a folder behind wherever it is unpickled."""
 
     def __reduce__(self) -> tuple:
         return os.mkdir, ("executed",)
@@ -223,7 +223,7 @@ def test_a_forged_size_neither_loops_nor_allocates(size: bytes, shards: Path) ->
 
 
 def _replace(shards: Path, kind: str, old: bytes, new: bytes) -> tuple[str, str]:
-    """Change a member of bag 0 and everything that vouches for it; its shard and name."""
+    """Change a member of bag 0 and all checksums of it; return its shard and key."""
     row = Manifest.read(shards).rows.to_pylist()[0]
     start = row[f"{kind}_offset"]
     path, payload = shards / row["shard"], slice(start, start + row[f"{kind}_bytes"])

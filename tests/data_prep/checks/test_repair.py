@@ -1,4 +1,4 @@
-"""Damaged shards and indexes written again from their features, to the same bytes."""
+"""Damaged shards and indexes rewritten from their features, to the same bytes."""
 
 from functools import partial
 from pathlib import Path
@@ -57,7 +57,9 @@ def test_what_cannot_be_repaired_is_left_with_the_reason(
     repaired, (fault,) = repair(shards, verify(shards), sources, workers=workers)
     assert repaired == ["shard-000002.tar"]
     assert fault.file == "shard-000001.tar"
-    assert fault.what.startswith(f"cannot be repaired: {sources} gives other bytes than it had: ")
+    assert fault.what.startswith(
+        f"cannot be repaired: {sources} yields other bytes than the manifest lists: "
+    )
     path.unlink()
     for sidecar in (*sources.glob("*.coords.npy"), *sources.glob("*.instance_labels.npy")):
         sidecar.unlink()
@@ -74,12 +76,12 @@ def test_the_command_repairs(shards: Path, sources: Path, capsys: pytest.Capture
     run(partial(main, [str(shards), "--repair", str(sources), "--workers", "2"]))
     assert capsys.readouterr().out.splitlines()[:2] == [
         "shard-000001.tar: missing",
-        "written again: shard-000001.tar",
+        "repaired: shard-000001.tar",
     ]
     (shards / "shard-000009.tar").write_bytes(b"")
     with pytest.raises(SystemExit) as exit_info:
         run(partial(main, [str(shards), "--repair", str(sources)]))
     assert exit_info.value.code == 1
     captured = capsys.readouterr()
-    assert "left: shard-000009.tar: not in the manifest" in captured.out
+    assert "not repaired: shard-000009.tar: not in the manifest" in captured.out
     assert "(faults: 1, files: 1)" in captured.err
