@@ -1,8 +1,8 @@
-"""What the commands of this package share: options made from settings, and how SIGTERM ends a command.
+"""What the commands share: options made from settings, `--workers`, and how SIGTERM ends a command.
 
-`mhimdist.config.options.Options` does the same for jobs, whose options are nested settings and nothing else.
-It makes the whole parser, so a command could not add a positional argument or its own `--repair`, name a
-value `TABLE` in place of `Path`, or end with argparse's status 2.
+`mhimdist.config.options.Options` does the same for jobs, which take nested settings and nothing else. It
+builds the whole parser. A command built with it could not add a positional argument or `--repair` to its
+settings, name a value `TABLE` instead of `Path`, or end with argparse's status 2.
 """
 
 import argparse
@@ -21,11 +21,11 @@ AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
 def add_options(parser: argparse.ArgumentParser, settings: type[Settings]) -> None:
-    """Add an option for every field of a settings class, and for those of the settings in it.
+    """Add an option for every field of a settings class, and of the settings nested in it.
 
     Args:
-        parser: of a command, which may have other options.
-        settings: a field's name is the option's, its description the help, its type what a value must be.
+        parser: the command's parser; it may have other options.
+        settings: the name of a field names the option, its description is the help, its type is the check.
     """
     for name, field in settings.model_fields.items():
         flag, about = f"--{name.replace('_', '-')}", _help(field)
@@ -48,11 +48,11 @@ def add_options(parser: argparse.ArgumentParser, settings: type[Settings]) -> No
 
 
 def add_workers(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add `--workers`, a whole number of at least 1; by default one worker per core.
+    """Add `--workers`: a whole number of at least 1, by default one worker per core.
 
     Args:
-        parser: of a command.
-        what: what the workers do, as `--help` says it.
+        parser: the command's parser.
+        what: what the number counts, for `--help`.
     """
     parser.add_argument(
         "--workers",
@@ -64,14 +64,14 @@ def add_workers(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def chosen(settings: type[AnySettings], options: argparse.Namespace) -> AnySettings:
-    """The settings that a command line chose.
+    """Build the settings that a command line chose.
 
     Args:
-        settings: the class whose fields `add_options` added.
-        options: what the parser made of the command line.
+        settings: the class that `add_options` was given.
+        options: the parsed command line.
 
     Raises:
-        ConfigError: the values do not go together.
+        ConfigError: the values do not fit together.
     """
     values: dict[str, Any] = {}
     for name, field in settings.model_fields.items():
@@ -81,7 +81,7 @@ def chosen(settings: type[AnySettings], options: argparse.Namespace) -> AnySetti
 
 
 def stoppable(out: Path | str) -> Stopping:
-    """How SIGTERM and Ctrl-C end a command that makes `out`: with the same words whichever command it is."""
+    """How SIGTERM and Ctrl-C end a command that makes `out`: with the same words in every command."""
     return Stopping(f"{out} is not finished; the same command finishes it")
 
 
@@ -91,7 +91,7 @@ def _validator(field: FieldInfo) -> TypeAdapter[Any]:
 
 
 def _parsed(kind: TypeAdapter[Any], text: str) -> Any:
-    """The value of an option, for argparse, which puts the option's name before the reason."""
+    """Parse an option's value for argparse, which puts the option's name before the reason."""
     try:
         return kind.validate_python(text)
     except ValidationError as error:
@@ -99,7 +99,7 @@ def _parsed(kind: TypeAdapter[Any], text: str) -> Any:
 
 
 def _help(field: FieldInfo) -> str:
-    """A field's description, with its default where that is a value and not the lack of one."""
+    """A field's description, followed by its default unless the default means "not given"."""
     about = (field.description or "").replace("%", "%%")
     is_value = not field.is_required() and field.default not in (None, "") and field.annotation is not bool
     return f"{about} (default: {field.default})" if is_value else about

@@ -1,7 +1,7 @@
-"""Settings classes of this package, whose fields a call from Python and a command line both fill.
+"""Settings: the base class of what a command, and the function behind it, can be asked for.
 
-A field is described once: `Settings.of` checks it for a call from Python, and `command_line.add_options`
-shows and checks it on a command line.
+A field is described once. `Settings.of` checks it for a call from Python; `command_line.add_options` shows
+and checks it on a command line.
 """
 
 import operator
@@ -13,23 +13,23 @@ from mhimdist.errors import ConfigError
 
 
 class Settings(BaseModel):
-    """Base of what a command, and the function behind it, can be asked for."""
+    """Base class of the settings of a command and of the function behind it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
     def of(cls, **values: Any) -> Self:
-        """Make the settings; a wrong value ends in an error of ours.
+        """Build the settings; a wrong value raises an error of ours.
 
         Args:
-            values: the fields.
+            values: the fields by name.
 
         Raises:
-            ConfigError: a value is not valid, or no field has its name; the message names it.
+            ConfigError: a value is not valid, or a name is not that of a field; the message says which.
         """
         if unknown := sorted(values.keys() - cls.model_fields.keys()):
             raise ConfigError(
-                f"no option {', '.join(unknown)}; expected one of {', '.join(cls.model_fields)}"
+                f"unknown option {', '.join(unknown)}; expected one of {', '.join(cls.model_fields)}"
             )
         try:
             return cls(**values)
@@ -39,16 +39,16 @@ class Settings(BaseModel):
 
 
 class Metavar(NamedTuple):
-    """Names the value of an option in `--help`, as `Annotated[Path, Metavar("TABLE")]`."""
+    """Name of an option's value in `--help`, as in `Annotated[Path, Metavar("TABLE")]`."""
 
     name: str
 
 
 def whole(lowest: int | None = None) -> BeforeValidator:
-    """Let a field take whole numbers, also as text; where `lowest` is given, only from it on.
+    """Let a field take whole numbers, also as text; `lowest`, if given, is the smallest that it takes.
 
     Raises:
-        ValueError: by the field, it was given something else; pydantic names the field.
+        ValueError: raised by the field if it is given anything else; pydantic names the field.
     """
     expected = "a whole number" if lowest is None else f"a whole number of at least {lowest}"
 
@@ -65,7 +65,7 @@ def whole(lowest: int | None = None) -> BeforeValidator:
 
 
 def reason(item: Any) -> str:
-    """What was expected and what was got, of one of pydantic's errors."""
+    """The text of one of pydantic's errors: what was expected and what was got."""
     if item["type"] == "value_error":
         return str(item["msg"]).removeprefix("Value error, ")
     expected = item["ctx"]["expected"] if item["type"] == "literal_error" else None

@@ -1,4 +1,4 @@
-"""The command that checks every byte of a data set and repairs it: `python -m data_prep.verify --help`."""
+"""Check every byte of a data set, and repair it: `python -m data_prep.verify --help`."""
 
 import argparse
 import time
@@ -21,24 +21,24 @@ MAX_LISTED = 20
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command.
+    """Run the command.
 
     Raises:
-        CorruptShard: something differs, and is listed.
+        CorruptShard: the data set differs from its manifest; the differences are printed first.
     """
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.verify",
         description="Check every byte of a folder of shards against its manifest.",
-        epilog="Exits with status 1 if anything differs, and lists what and where: shard, member and bytes.",
+        epilog="If anything differs, lists where (shard, member, bytes) and exits with status 1.",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder that data_prep.shard wrote")
-    add_workers(parser, "shards read, or written again, at a time")
+    add_workers(parser, "number of shards read or rewritten at a time")
     parser.add_argument(
         "--repair",
         type=Path,
         metavar="FEATURES",
-        help="write damaged and missing shards again from the features that they were made of, to the bytes "
-        "that the manifest tells; the options below as they were given to data_prep.shard",
+        help="rewrite damaged and missing shards from the features that they were made of, to exactly the "
+        "bytes that the manifest lists; give the options below as you gave them to data_prep.shard",
     )
     add_options(parser, Stated)
     options = parser.parse_args(arguments)
@@ -56,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         repaired, faults = repair(
             folder, faults, options.repair, stated=chosen(Stated, options), workers=options.workers
         )
-        console.print(f"written again: {', '.join(repaired) or 'nothing'}", style="green")
-        _list(console, faults, "left: ")
+        console.print(f"repaired: {', '.join(repaired) or 'nothing'}", style="green")
+        _list(console, faults, "not repaired: ")
     if faults:
         num_files = len({fault.file for fault in faults})
         raise CorruptShard(f"{folder} is not as it was written (faults: {len(faults)}, files: {num_files})")

@@ -120,7 +120,7 @@ def test_data_sets_grow_and_are_repaired(workplace, shards, capsys):
     with (shards / name).open("r+b") as file:
         file.truncate(1000)
     _run_here(_command("python -m data_prep.verify shards/ --repair"), workplace)
-    assert f"written again: {name}" in capsys.readouterr().out
+    assert f"repaired: {name}" in capsys.readouterr().out
     shutil.rmtree(shards)
     kept.rename(shards)
 
