@@ -1,66 +1,31 @@
-"""Settings classes of this package, and the options that a command makes of their fields.
+"""What the commands share: options made from settings, `--workers`, and how SIGTERM ends a command.
 
-A field is described once: `Settings.of` checks it for a call from Python, `add_options` shows and checks it
-on a command line. `mhimdist.config.options.Options` does the same for jobs, whose options are nested
-settings and nothing else.
-It makes the whole parser, so that a command could not put a positional argument or a `--repair`
-of its own beside the settings, name a value `TABLE` in place of `Path`, or end with argparse's status 2.
+`mhimdist.config.options.Options` does the same for jobs, which take nested settings and nothing else. It
+builds the whole parser. A command built with it could not add a positional argument or `--repair` to its
+settings, name a value `TABLE` instead of `Path`, or end with argparse's status 2.
 """
 
 import argparse
-import operator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from mhimdist.errors import ConfigError
+from data_prep.settings import Metavar, Settings, reason, whole
+from data_prep.writing.parallel import num_cores
 from mhimdist.process import Stopping
-
-
-class Settings(BaseModel):
-    """Base of what a command, and the function behind it, can be asked for."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @classmethod
-    def of(cls, **values: Any) -> Self:
-        """Make the settings; a wrong value ends in an error of ours.
-
-        Args:
-            values: the fields.
-
-        Raises:
-            ConfigError: a value is not valid, or no field has its name; the message names it.
-        """
-        if unknown := sorted(values.keys() - cls.model_fields.keys()):
-            raise ConfigError(
-                f"no option {', '.join(unknown)}; expected one of {', '.join(cls.model_fields)}"
-            )
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            wrong = [f"{'.'.join(map(str, item['loc']))}: {_reason(item)}" for item in error.errors()]
-            raise ConfigError("; ".join(wrong)) from None
-
-
-class Metavar(NamedTuple):
-    """Names the value of an option in `--help`, as `Annotated[Path, Metavar("TABLE")]`."""
-
-    name: str
-
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
 def add_options(parser: argparse.ArgumentParser, settings: type[Settings]) -> None:
-    """Add an option for every field of a settings class, and for those of the settings in it.
+    """Add an option for every field of a settings class, and of the settings nested in it.
 
     Args:
-        parser: of a command, which may have other options.
-        settings: a field's name is the option's, its description the help, its type what a value must be.
+        parser: the command's parser; it may have other options.
+        settings: the name of a field names the option, its description is the help, its type is the check.
     """
     for name, field in settings.model_fields.items():
         flag, about = f"--{name.replace('_', '-')}", _help(field)
@@ -82,15 +47,31 @@ def add_options(parser: argparse.ArgumentParser, settings: type[Settings]) -> No
             )
 
 
-def chosen(settings: type[AnySettings], options: argparse.Namespace) -> AnySettings:
-    """The settings that a command line chose.
+def add_workers(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add `--workers`: a whole number of at least 1, by default one worker per core.
 
     Args:
-        settings: the class whose fields `add_options` added.
-        options: what the parser made of the command line.
+        parser: the command's parser.
+        what: what the number counts, for `--help`.
+    """
+    parser.add_argument(
+        "--workers",
+        type=partial(_parsed, TypeAdapter(Annotated[int, whole(1)])),
+        default=num_cores(),
+        metavar="N",
+        help=f"{what} (default: one per core, %(default)s)",
+    )
+
+
+def chosen(settings: type[AnySettings], options: argparse.Namespace) -> AnySettings:
+    """Build the settings that a command line chose.
+
+    Args:
+        settings: the class that `add_options` was given.
+        options: the parsed command line.
 
     Raises:
-        ConfigError: the values do not go together.
+        ConfigError: the values do not fit together.
     """
     values: dict[str, Any] = {}
     for name, field in settings.model_fields.items():
@@ -100,28 +81,8 @@ def chosen(settings: type[AnySettings], options: argparse.Namespace) -> AnySetti
 
 
 def stoppable(out: Path | str) -> Stopping:
-    """How SIGTERM and Ctrl-C end a command that makes `out`: with the same words whichever command it is."""
+    """How SIGTERM and Ctrl-C end a command that makes `out`: with the same words in every command."""
     return Stopping(f"{out} is not finished; the same command finishes it")
-
-
-def whole(lowest: int | None = None) -> BeforeValidator:
-    """Let a field take whole numbers, also as text; where `lowest` is given, only from it on.
-
-    Raises:
-        ValueError: by the field, it was given something else; pydantic names the field.
-    """
-    expected = "a whole number" if lowest is None else f"a whole number of at least {lowest}"
-
-    def check(value: Any) -> int:
-        try:
-            number = int(value) if isinstance(value, str) else operator.index(value)
-        except (TypeError, ValueError):
-            number = None
-        if number is None or (lowest is not None and number < lowest):
-            raise ValueError(f"expected {expected}, got {value!r}")
-        return number
-
-    return BeforeValidator(check)
 
 
 def _validator(field: FieldInfo) -> TypeAdapter[Any]:
@@ -130,25 +91,15 @@ def _validator(field: FieldInfo) -> TypeAdapter[Any]:
 
 
 def _parsed(kind: TypeAdapter[Any], text: str) -> Any:
-    """The value of an option, for argparse, which puts the option's name before the reason."""
+    """Parse an option's value for argparse, which puts the option's name before the reason."""
     try:
         return kind.validate_python(text)
     except ValidationError as error:
-        raise argparse.ArgumentTypeError(_reason(error.errors()[0])) from None
-
-
-def _reason(item: Any) -> str:
-    """What was expected and what was got, of one of pydantic's errors."""
-    if item["type"] == "value_error":
-        return str(item["msg"]).removeprefix("Value error, ")
-    expected = item["ctx"]["expected"] if item["type"] == "literal_error" else None
-    return (
-        f"expected {expected}, got {item['input']!r}" if expected else f"{item['msg']}, got {item['input']!r}"
-    )
+        raise argparse.ArgumentTypeError(reason(error.errors()[0])) from None
 
 
 def _help(field: FieldInfo) -> str:
-    """A field's description, with its default where that is a value and not the lack of one."""
+    """A field's description, followed by its default unless the default means "not given"."""
     about = (field.description or "").replace("%", "%%")
     is_value = not field.is_required() and field.default not in (None, "") and field.annotation is not bool
     return f"{about} (default: {field.default})" if is_value else about

@@ -1,14 +1,13 @@
 """The embedded data sets: bags of real handwritten digits, and synthetic bags of CAMELYON16's shape.
 
-`python -m data_prep.digits digits-c16` builds one; `ensure` hands it to a job. What is real in them, what
-is sampled and what simple models reach on them stands in DATA_CARD.md beside this file.
+`python -m data_prep.digits digits-c16` builds one; `ensure` hands it to a job. DATA_CARD.md, next to this
+file, says what is real in them, what is sampled, and what simple models reach on them.
 
 Dimensions: N instances of a bag, D features, I images of all digits, K images of one kind.
 """
 
 import argparse
 import csv
-import fcntl
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from data_prep.shard import shard
 from data_prep.writing.writer import appearing_whole
 from mhimdist.data.remote import Location, is_remote
 from mhimdist.errors import DataError
-from mhimdist.files import home
+from mhimdist.files import Lock, home
 from mhimdist.process import run
 
 HARD_DIGIT, SALIENT_DIGIT = 8, 9
@@ -41,11 +40,11 @@ class Slide:
     """One slide of a data set.
 
     Attributes:
-        name: unique, and tells nothing of the label.
+        name: unique; it says nothing about the label.
         label: the name of its class.
-        case: the patient; slides of one case share their images.
+        case: the patient; slides of one case draw from the same images.
         features_ND: float16, N x D.
-        instance_labels_N: uint8, 0 for a negative instance; see DATA_CARD.md for the others.
+        instance_labels_N: uint8, 0 for a negative instance; DATA_CARD.md explains the others.
     """
 
     name: str
@@ -62,8 +61,8 @@ class DataSet:
     Attributes:
         classes: class names, the negative one first.
         description: one line, kept in the shards' manifest.
-        synthetic: whether its instances are made up.
-        scale: default bag size in relation to CAMELYON16's.
+        synthetic: whether its instances are synthetic.
+        scale: default bag size relative to CAMELYON16's.
         draw: yields the slides, from a generator and a scale.
     """
 
@@ -75,7 +74,7 @@ class DataSet:
 
 
 def c16_facts() -> dict[str, Any]:
-    """CAMELYON16's observed bag sizes, tumour fractions and number of slides by class."""
+    """CAMELYON16's observed bag sizes, tumour fractions and number of slides per class."""
     facts: dict[str, Any] = json.loads(Path(__file__).with_name("c16_facts.json").read_text())
     return facts
 
@@ -92,12 +91,12 @@ def digit_images() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _deal(rng: np.random.Generator, digits_I: np.ndarray, cases_of_digit: list[np.ndarray]) -> np.ndarray:
-    """Deal the images out, each to one case, so that no two cases share any.
+    """Deal the images out to the cases; no two cases share an image.
 
     Args:
         rng: source of the order.
         digits_I: the digit of each image.
-        cases_of_digit: for each digit the cases that share its images, as evenly as they divide.
+        cases_of_digit: for each digit, the cases among which its images are divided as evenly as possible.
 
     Returns:
         The case of each image, int64, I.
@@ -121,7 +120,7 @@ def _draw_bag(
 def _c16_sizes(rng: np.random.Generator, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Deal CAMELYON16's labels, bag sizes and tumour fractions out to its 398 slides, in random order.
 
-    The observed sizes and fractions, independent of each other, are all used before one is used again.
+    Sizes and fractions are independent of each other. Every observed one is used before any is used again.
 
     Returns:
         Label, bag size and number of positive instances of each slide, int64.
@@ -230,23 +229,22 @@ def write_features(
 ) -> None:
     """Write an embedded data set as a folder of features, the input of `data_prep.shard`.
 
-    The folder appears whole or not at all.
-
-    A slide is `out/features/SLIDE.npy` (float16, N x D) and `SLIDE.instance_labels.npy` (uint8, N);
-    `out/labels.csv` has the columns slide, label, case. Equal arguments write equal bytes.
+    The folder appears whole or not at all. A slide is `out/features/SLIDE.npy` (float16, N x D) and
+    `SLIDE.instance_labels.npy` (uint8, N); `out/labels.csv` has the columns slide, label, case. Equal
+    arguments write equal bytes.
 
     Args:
         name: a key of `DATA_SETS`.
         out: folder to make; must not exist.
         seed: seed of every draw.
-        scale: bag size in relation to CAMELYON16's, above 0; each data set has its own default.
+        scale: bag size relative to CAMELYON16's, above 0; each data set has its own default.
         bags: number of slides, if fewer than all.
 
     Raises:
         DataError: the data set is unknown, a number is not positive, or `out` exists.
     """
     if name not in DATA_SETS:
-        raise DataError(f"no embedded data set {name!r}; there are: {', '.join(DATA_SETS)}")
+        raise DataError(f"no embedded data set is named {name!r}; expected one of {', '.join(DATA_SETS)}")
     data_set = DATA_SETS[name]
     scale = data_set.scale if scale is None else scale
     if scale <= 0:
@@ -273,7 +271,7 @@ def build(
 
     Args:
         name, seed, scale, bags: as in `write_features`.
-        out: folder to make; must not exist. Its parent also holds the features until they are sharded.
+        out: folder to make; must not exist. Its parent folder also holds the features until they are sharded.
 
     Raises:
         DataError: as in `write_features`.
@@ -296,9 +294,9 @@ def build(
 
 
 def ensure(name_or_path: str, home: Path) -> Location:
-    """Return the folder of a data set's shards; an embedded one is built when first asked for.
+    """Return the folder of a data set's shards; an embedded data set is built on the first request.
 
-    Several processes, also of several nodes on shared storage, may ask at once: one builds, all wait.
+    Several processes may ask at once, also on several nodes with shared storage: one builds, the others wait.
 
     Args:
         name_or_path: a key of `DATA_SETS`, kept in `home/data/<name>`, or the path or URL of a folder of
@@ -306,7 +304,7 @@ def ensure(name_or_path: str, home: Path) -> Location:
         home: see `mhimdist.files.home`.
 
     Raises:
-        DataError: neither an embedded data set nor an existing folder.
+        DataError: it is neither an embedded data set nor an existing folder.
     """
     if is_remote(name_or_path):
         return name_or_path
@@ -314,14 +312,13 @@ def ensure(name_or_path: str, home: Path) -> Location:
         path = Path(name_or_path).expanduser()
         if not path.is_dir():
             raise DataError(
-                f"no data set {name_or_path!r}: neither a folder nor an embedded one ({', '.join(DATA_SETS)})"
+                f"no data set {name_or_path!r}; expected a URL, an existing folder, or one of "
+                f"{', '.join(DATA_SETS)}"
             )
         return path
     out = home / "data" / name_or_path
     if not out.is_dir():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with (out.parent / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with Lock(out.parent / ".lock"):
             if not out.is_dir():  # another process may have built it while this one waited
                 build(name_or_path, out)
     return out
@@ -329,14 +326,15 @@ def ensure(name_or_path: str, home: Path) -> Location:
 
 def _refuse_to_overwrite(out: Path) -> None:
     if out.exists():
-        raise DataError(f"{out} exists already; give another --out, or remove it")
+        raise DataError(f"{out} already exists; give another --out, or remove it")
 
 
 def main() -> None:
-    """Command line: build one embedded data set.
+    """Run the command: build one embedded data set.
 
     Raises:
-        PreemptedError: SIGTERM ended it, as of `ray job stop` and batch systems; nothing half-written stays.
+        PreemptedError: SIGTERM, which `ray job stop` and batch systems send, ended it; nothing half-written
+            stays.
     """
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.digits", description="Build an embedded data set as a folder of shards."
@@ -347,21 +345,21 @@ def main() -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        help="folder to make (default: data/NAME in MHIMDIST_HOME or ~/mhimdist, reused if it is there; "
-        "needed with any option below)",
+        help="folder to make; required with any option below (default: data/NAME in MHIMDIST_HOME or "
+        "~/mhimdist, reused if it exists)",
     )
     parser.add_argument("--seed", type=int, help="seed of every draw (default: 0)")
     parser.add_argument(
         "--scale",
         type=float,
-        help="bag size in relation to CAMELYON16's, above 0 (default: 0.05 for digits, 1 for c16-shaped, "
-        "which then takes 7.4 GB and twice that while building)",
+        help="bag size relative to CAMELYON16's, above 0 (default: 0.05 for the digits; 1 for c16-shaped, "
+        "which then takes 7.4 GB, and twice that while it is built)",
     )
-    parser.add_argument("--bags", type=int, help="number of slides, if fewer than all")
+    parser.add_argument("--bags", type=int, help="number of slides (default: all)")
     parser.add_argument(
         "--features-only",
         action="store_true",
-        help="stop before sharding: OUT/features/*.npy and OUT/labels.csv, the input of data_prep.shard",
+        help="stop before sharding: make OUT/features/*.npy and OUT/labels.csv, the input of data_prep.shard",
     )
     arguments = parser.parse_args()
     options = {key: getattr(arguments, key) for key in ("seed", "scale", "bags")}

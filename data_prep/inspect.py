@@ -1,4 +1,4 @@
-"""The command that shows what is in a data set, as tables and a picture: `python -m data_prep.inspect`."""
+"""Show what is in a data set, as tables and a picture: `python -m data_prep.inspect --help`."""
 
 import argparse
 from collections import Counter
@@ -12,14 +12,14 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from data_prep.checks.inspection import Inspection, inspect
-from data_prep.writing.parallel import num_cores
+from data_prep.command_line import add_workers
 from data_prep.writing.progress import bar
 from mhimdist.data.manifest import Manifest
 from mhimdist.process import run
 
 
 def tables(found: Inspection) -> list[Table]:
-    """The data set as a table, its classes as another, and odd bags, if there are any, as a third."""
+    """A table of the data set, one of its classes, and one of its odd bags if there are any."""
     info, rows = found.manifest.info, found.manifest.rows
     size_N, label_N = rows["num_instances"].to_numpy(), rows["label"].to_numpy()
     title = f"{info.name}: {info.description or 'no description'}"
@@ -27,7 +27,9 @@ def tables(found: Inspection) -> list[Table]:
     num_bytes = sum(shard.bytes for shard in info.shards)
     slides_a_case = Counter(rows["case"].to_pylist())
     several = sum(1 for count in slides_a_case.values() if count > 1)
-    about.add_row("bags", f"{len(rows):,} of {len(slides_a_case):,} cases, {several:,} of them with several")
+    about.add_row(
+        "bags", f"{len(rows):,} of {len(slides_a_case):,} cases, {several:,} of them with more than one"
+    )
     about.add_row("instances", f"{size_N.sum():,} ({_spread(size_N)})")
     dtypes = Counter(rows["dtype"].to_pylist())
     about.add_row("features", f"{rows['num_features'][0].as_py():,} wide, {_counted(dtypes)}")
@@ -45,7 +47,7 @@ def tables(found: Inspection) -> list[Table]:
         about.add_row("values", f"{low:.4g} to {high:.4g}")
     about.add_row("odd bags", f"{len(found.odd)}" if found.values else f"{len(found.odd)} (values not read)")
     if info.synthetic:
-        about.add_row("made up", "these features were not computed from slides")
+        about.add_row("synthetic", "these features were not computed from slides")
 
     classes = Table(box=box.SIMPLE)
     for name in ("class", "bags", "cases", "instances", "fewest", "median", "most"):
@@ -60,7 +62,7 @@ def tables(found: Inspection) -> list[Table]:
         return [about, classes]
     odd = Table(title="Odd bags", title_justify="left", box=box.SIMPLE)
     odd.add_column("slide", overflow="fold")
-    odd.add_column("what", overflow="fold")
+    odd.add_column("why it is odd", overflow="fold")
     for slide, what in found.odd:
         odd.add_row(slide, what)
     return [about, classes, odd]
@@ -68,7 +70,7 @@ def tables(found: Inspection) -> list[Table]:
 
 def _spread(size_N: np.ndarray) -> str:
     low, median, high = np.percentile(size_N, [0, 50, 100])
-    return f"{low:,.0f} to {high:,.0f} a bag, median {median:,.0f}"
+    return f"{low:,.0f} to {high:,.0f} per bag, median {median:,.0f}"
 
 
 def _counted(counts: Counter) -> str:
@@ -78,31 +80,25 @@ def _counted(counts: Counter) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.inspect",
-        description="Show what is in a folder of shards: bags, classes, sizes, encoders, bytes, odd bags.",
+        description="Show what is in a folder of shards: bags, classes, sizes, encoders, bytes and odd bags.",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder that data_prep.shard wrote")
     parser.add_argument(
         "--picture",
         type=Path,
         metavar="FILE",
-        help="where to draw it, .png, .svg or .pdf (default: NAME.png)",
+        help="file to draw, .png, .svg or .pdf (default: .png with the name of DIR, in the current folder)",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="do not read the features: no NaN, constant bags or value ranges"
+        "--quick",
+        action="store_true",
+        help="do not read the features: finds no NaN or constant bags, shows no value ranges",
     )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=num_cores(),
-        metavar="N",
-        help="bags read at a time (default: as many as cores, %(default)s)",
-    )
+    add_workers(parser, "number of bags read at a time")
     options = parser.parse_args(arguments)
-    if options.workers < 1:
-        parser.error(f"argument --workers: expected at least 1, got {options.workers}")
     manifest = Manifest.read(options.folder)
     read: list[int] = []
     total = int(manifest.rows["features_bytes"].to_numpy().sum())

@@ -1,4 +1,4 @@
-"""Make one data set of several, without rewriting their shards: `python -m data_prep.merge --help`."""
+"""Make one data set out of several, without rewriting their shards: `python -m data_prep.merge --help`."""
 
 import argparse
 import os
@@ -21,24 +21,24 @@ from mhimdist.process import run
 
 
 def merge(folders: Sequence[Path], out: Path, *, name: str | None = None, copy: bool = False) -> Manifest:
-    """Write a data set that holds the bags of several; theirs stay as they are.
+    """Write a data set that holds the bags of several data sets, which stay as they are.
 
-    Shards keep their bytes and get new numbers. They are linked, so that they take no room a second time,
-    and copied where the file system cannot.
+    Shards keep their bytes and get new numbers. They are hard links, which take no further space, or copies
+    where the file system cannot link.
 
     Args:
         folders: data sets; the shards of the first come first.
         out: folder to make; must not exist.
-        name: name of the new data set, by default that of `out`.
-        copy: copy the shards also where they could be linked.
+        name: name of the new data set; by default the name of `out`.
+        copy: copy the shards even where they could be linked.
 
     Raises:
-        DataError: `out` exists, a slide stands in two of them, or they differ in width or encoder.
-        LabelError: their classes cannot be told to be the same.
+        DataError: `out` exists, a slide is in two of the data sets, or they differ in width or encoder.
+        LabelError: a data set shares no class with those before it.
     """
     out = Path(os.path.abspath(out))
     if out.exists():
-        raise DataError(f"{out} exists already; give another --out, or remove it")
+        raise DataError(f"{out} already exists; give another --out, or remove it")
     manifests = [Manifest.open(folder) for folder in folders]
     _refuse_mixtures(folders, manifests)
     classes = _classes(folders, manifests)
@@ -71,13 +71,13 @@ def merge(folders: Sequence[Path], out: Path, *, name: str | None = None, copy: 
 
 
 def _classes(folders: Sequence[Path], manifests: Sequence[Manifest]) -> tuple[str, ...]:
-    """The first one's classes, then those that only later ones have."""
+    """The classes of the first data set, then those that only later ones have."""
     classes = list(manifests[0].info.classes)
     for folder, manifest in zip(folders[1:], manifests[1:], strict=True):
         if not set(classes) & set(manifest.info.classes):
             raise LabelError(
-                f"{folder} has the classes {list(manifest.info.classes)}, none of which is of {folders[0]}: "
-                f"{classes}; shard it again with --class-map"
+                f"{folder}: expected at least one class of {folders[0]}, {classes}, got "
+                f"{list(manifest.info.classes)}; shard it again with --class-map"
             )
         classes += [label for label in manifest.info.classes if label not in classes]
     return tuple(classes)
@@ -86,7 +86,7 @@ def _classes(folders: Sequence[Path], manifests: Sequence[Manifest]) -> tuple[st
 def _refuse_mixtures(folders: Sequence[Path], manifests: Sequence[Manifest]) -> None:
     counts = Counter(slide for manifest in manifests for slide in manifest.rows["slide"].to_pylist())
     if twice := [slide for slide, count in counts.items() if count > 1]:
-        raise DataError(f"{len(twice)} slides stand in more than one of the data sets: {some(twice)}")
+        raise DataError(f"{len(twice)} slides are in more than one of the data sets: {some(twice)}")
     first: dict[str, Any] = {}
     for folder, manifest in zip(folders, manifests, strict=True):
         got = {
@@ -95,7 +95,10 @@ def _refuse_mixtures(folders: Sequence[Path], manifests: Sequence[Manifest]) -> 
         }
         for what, value in got.items():
             if value is not None and first.setdefault(what, value) != value:
-                raise DataError(f"{folder}: features of {what} {value!r}, others are of {first[what]!r}")
+                raise DataError(
+                    f"{folder}: expected features of {what} {first[what]!r} as in the other data sets, "
+                    f"got {value!r}"
+                )
 
 
 def _put(source: Path, target: Path, *, copy: bool) -> None:
@@ -111,20 +114,22 @@ def _put(source: Path, target: Path, *, copy: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.merge",
-        description="Make one data set of several. Their shards are linked into it, not rewritten.",
+        description="Make one data set out of several. Their shards are linked into it, not rewritten.",
     )
-    parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="folders of shards")
+    parser.add_argument(
+        "folders", type=Path, nargs="+", metavar="DIR", help="folders of shards, at least two"
+    )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder to make; must not exist"
     )
-    parser.add_argument("--name", help="name of the data set, for reports (default: that of --out)")
+    parser.add_argument("--name", help="name of the data set in reports (default: the name of --out)")
     parser.add_argument("--copy", action="store_true", help="copy shards instead of linking them")
     options = parser.parse_args(arguments)
     if len(options.folders) < 2:
-        parser.error("expected at least two folders")
+        parser.error("expected at least two folders, got one")
     merged = merge(options.folders, options.out, name=options.name, copy=options.copy)
     num_bytes = sum(shard.bytes for shard in merged.info.shards)
     print(

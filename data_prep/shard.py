@@ -51,10 +51,10 @@ class Outcome:
     """What `shard` did.
 
     Attributes:
-        num_new: bags that were written into shards, now or by an earlier run that was interrupted.
-        num_reused: shards of these that an earlier run had finished.
-        passed_over: slides without features, or features without a label, where that is allowed.
-        bad: bags that were left out because they cannot be used, where that is allowed.
+        num_new: number of bags written into shards, by this run or by an interrupted run before it.
+        num_reused: number of these shards that an interrupted run had finished.
+        passed_over: slides without features, and features without a label, if the options allow them.
+        bad: bags left out because they cannot be used, if the options allow that.
     """
 
     num_new: int
@@ -66,22 +66,23 @@ class Outcome:
 def shard(
     features: Path, labels: Path | None, out: Path, *, distributed: bool = False, **options: Any
 ) -> Outcome:
-    """Write a data set of shards; the same input gives the same bytes, whatever the number of workers.
+    """Write a data set of shards; the same input gives the same bytes for any number of workers.
 
-    The folder appears whole or not at all: it is made under another name beside `out` and renamed at the
-    end. What an interrupted run had finished of it is taken over by the next one over the same sources.
+    The folder appears whole or not at all: it is made under another name next to `out` and renamed at the
+    end. If a run is interrupted, the next run over the same sources reuses the shards that it finished.
 
     Args:
         features: folder of features, see `folders.find_features`.
-        labels: table of slide, label and optionally case, see `labels.read_labels`; None takes them from
-            bundles of bags that say theirs.
-        out: folder to make; must not exist, unless it is appended to.
+        labels: table of slide, label and optionally case, see `labels.read_labels`; None takes the labels
+            from bundles of bags, which must state them.
+        out: folder to make; must not exist, unless you append to it.
         distributed: whether the workers of a Ray cluster write the shards.
         options: the other fields of `ShardOptions`, such as `classes=("normal", "tumor")` or `seed=1`.
 
     Raises:
         ConfigError: an option is unknown or out of range.
-        DataError: features that cannot be used, or `out` exists; `LabelError`: labels that cannot.
+        DataError: the features cannot be used, or `out` exists.
+        LabelError: the labels cannot be used.
         OSError: a file cannot be read or written.
     """
     given = ShardOptions.of(features=features, labels=labels, out=out, **options)
@@ -89,13 +90,18 @@ def shard(
 
 
 def make_shards(options: ShardOptions, *, distributed: bool = False) -> Outcome:
-    """Do what `shard` does, as the command asks for it.
+    """Do what `shard` does, with options that are already checked.
+
+    Args:
+        options: what to shard, and how.
+        distributed: whether the workers of a Ray cluster write the shards.
 
     Raises:
-        DataError: features that cannot be used, or `out` exists; `LabelError`: labels that cannot.
+        DataError: the features cannot be used, or `out` exists.
+        LabelError: the labels cannot be used.
         OSError: a file cannot be read or written.
     """
-    # Absolute, because the workers of a cluster are elsewhere.
+    # Absolute, because the workers of a cluster run in other folders.
     paths = {name: Path(os.path.abspath(getattr(options, name))) for name in ("features", "out")}
     options = options.model_copy(update=paths)
     workplace = Workplace(options.out)
@@ -115,12 +121,12 @@ def make_shards(options: ShardOptions, *, distributed: bool = False) -> Outcome:
 
 @dataclass(frozen=True)
 class _Plan:
-    """All that is decided before a byte is written.
+    """Everything that is decided before the first byte is written.
 
     Attributes:
-        shards: what each new shard will hold.
-        info: of the data set, but for its shards.
-        before: the data set that is appended to.
+        shards: the plan of each new shard.
+        info: the description of the data set, still without its shards.
+        before: the data set to append to, if there is one.
         passed_over: slides without features, or features without a label.
         bad: bags that cannot be used.
     """
@@ -132,12 +138,12 @@ class _Plan:
     bad: Sequence[BadBag]
 
     def digest(self, shards: Sequence[str]) -> str:
-        """Hash of all that decides what a new data set holds, given the digests of its shards' plans."""
+        """Hash of all that decides the content of a new data set, given the digests of its shards' plans."""
         document = [self.info.model_dump(), shards, [asdict(bag) for bag in self.bad]]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
     def outcome(self, num_new: int, num_reused: int, worse: Sequence[BadBag]) -> Outcome:
-        """What was done, where `worse` are the bags that turned out bad while they were written."""
+        """What was done; `worse` are the bags that turned out bad while they were written."""
         return Outcome(num_new, num_reused, self.passed_over, tuple(sorted([*self.bad, *worse])))
 
 
@@ -151,9 +157,12 @@ def _plan(options: ShardOptions, before: Manifest | None) -> _Plan:
     labels = options.labels or options.features
     table, passed_over = matched(table, sources, options.features, labels, skip=options.skip_unmatched)
     if not table and before is None:
-        raise DataError(f"no slide has both a label in {labels} and features in {options.features}")
+        raise DataError(
+            f"no slide has both a label in {labels} and features in {options.features}; "
+            "name the slides alike in both"
+        )
     looked = Count()
-    with bar(len(table), lambda: looked.total, "looking at the features of", unit="slides"):
+    with bar(len(table), lambda: looked.total, "reading headers:", unit="slides"):
         bags, bad = plan_bags(
             table,
             sources,
@@ -180,7 +189,7 @@ def _plan(options: ShardOptions, before: Manifest | None) -> _Plan:
 def _labelled(
     options: ShardOptions, before: Manifest | None
 ) -> tuple[list[SlideLabel], dict[str, Source], tuple[str, ...]]:
-    """The labels, the features by slide, and the classes in the order of their indices."""
+    """The labels, the features by slide, and the class names in the order of their indices."""
     with doing(f"looking for features in {options.features}"):
         sources = find_features(options.features, options.stated)
     in_shards = None
@@ -203,12 +212,12 @@ def _labelled(
 
 def _refuse_existing(out: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
-        out.lstat()  # raises now, not after hours, if the name is too long or the parent out of bounds
-        raise DataError(f"{out} exists already; give another --out, append to it, or remove it")
+        out.lstat()  # raises now, not after hours, if the name is too long or the parent not accessible
+        raise DataError(f"{out} already exists; give another --out, add to it with --append, or remove it")
 
 
 def _made_before(workplace: Workplace, plan: _Plan) -> Outcome | None:
-    """What an earlier run did that was killed right after it had made just this; None if none was."""
+    """The outcome of an earlier run, if one was killed right after it made exactly this; otherwise None."""
     if plan.before is not None:
         return None
     if not workplace.has_made(lambda: plan.digest([shard.digest() for shard in plan.shards])):
@@ -225,7 +234,7 @@ def _write(
     """Write the shards that no earlier run finished.
 
     Returns:
-        All shards in the order of the plan, and how many of them an earlier run had finished.
+        All shards in the order of the plan, and the number of them that an earlier run had finished.
     """
     written = workplace.resume(plan.shards, skip_bad=options.skip_bad)
     num_reused = len(written)
@@ -244,16 +253,16 @@ def _write(
             and not isinstance(error, SourceChangedError)
             and not options.skip_bad
         ):
-            print("slides that cannot be used can be left out: --skip-bad", file=sys.stderr)
+            print("hint: --skip-bad leaves out slides that cannot be used", file=sys.stderr)
         if written:
             finished = f"{len(written)} of {len(plan.shards)} shards are finished"
-            print(f"{finished}: the same command goes on with them", file=sys.stderr)
+            print(f"{finished}; the same command resumes and keeps them", file=sys.stderr)
         raise
     return [written[shard.name] for shard in plan.shards], num_reused
 
 
 def _finish(workplace: Workplace, plan: _Plan, shards: Sequence[WrittenShard], num_reused: int) -> Outcome:
-    """Make the data set appear, or grow, with its manifest and its table of what was left out."""
+    """Make the data set appear, or grow, with its manifest and its table of bags that were left out."""
     worse = [bag for shard in shards for bag in shard.bad]
     bad = [*plan.bad, *worse]
     rows = pa.Table.from_pylist([row for shard in shards for row in shard.rows], ROWS_SCHEMA)
@@ -275,22 +284,22 @@ def _finish(workplace: Workplace, plan: _Plan, shards: Sequence[WrittenShard], n
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command.
+    """Run the command.
 
     Raises:
-        PreemptedError: SIGTERM ended it, as of `ray job stop` and batch systems; what is finished stays.
+        PreemptedError: SIGTERM, which `ray job stop` and batch systems send, ended it; finished shards stay.
     """
     options = ShardOptions.from_command_line(arguments)
     with stoppable(options.out):
         outcome = make_shards(options, distributed=in_cluster())
     if outcome.passed_over:
         slides = some(outcome.passed_over)
-        print(f"passed over, without features or label: {len(outcome.passed_over)} ({slides})")
+        print(f"passed over, for lack of features or of a label: {len(outcome.passed_over)} ({slides})")
     if outcome.bad:
         table = options.out / SKIPPED_NAME
         print(f"left out, listed in {table}: {len(outcome.bad)} ({named(outcome.bad, 3)})")
     if outcome.num_reused:
-        print(f"taken over from an interrupted run: {outcome.num_reused} shards")
+        print(f"reused from an interrupted run: {outcome.num_reused} shards")
     manifest = Manifest.read(options.out)
     info, num_bytes = manifest.info, sum(item.bytes for item in manifest.info.shards)
     new = f", {outcome.num_new} of them new," if options.append else ""

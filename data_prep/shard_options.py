@@ -1,4 +1,4 @@
-"""What `data_prep.shard` can be asked for, as a function and as a command."""
+"""The options of `data_prep.shard`, both of the function and of the command."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field
 
-from data_prep.command_line import Metavar, Settings, add_options, chosen, whole
+from data_prep.command_line import add_options, chosen
 from data_prep.readers.stated import NOTHING_STATED, Stated
+from data_prep.settings import Metavar, Settings, whole
 from data_prep.writing.skipped import SKIPPED_NAME
 
 
@@ -26,90 +27,93 @@ def _renames(value: Any) -> Any:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
-"""Several names; as text, with a comma between them: a name may hold anything else."""
+"""Several names; as text, separated by commas: a name may hold any other character."""
 
 Renames = Annotated[dict[str, str], BeforeValidator(_renames)]
-"""New names by old ones; as text, OLD=NEW with a comma between them."""
+"""New names by old ones; as text, pairs OLD=NEW separated by commas."""
 
 
 class ShardOptions(Settings):
     """How features of slides and their labels become shards."""
 
     features: Annotated[Path, Metavar("PATH")] = Field(
-        description="folder of CLAM, TRIDENT or STAMP, or one with a .pt, .h5, .npy, .npz or .zarr a slide, "
-        "also in folders below, or with WebDataset shards or Parquet files of bags; what a file is, its "
-        "content says"
+        description="folder that CLAM, TRIDENT or STAMP wrote; or any folder, with its subfolders, of one "
+        ".pt, .h5, .npy, .npz or .zarr per slide, of WebDataset shards, or of Parquet files of bags; the "
+        "content of a file decides how it is read"
     )
     labels: Annotated[Path | None, Metavar("TABLE")] = Field(
         None,
-        description="CSV, TSV or Parquet with slide, label and, if slides share patients, case (or the like: "
-        "slide_id, case_id, patient, ...); without a header, two columns are slide and label (default: what "
-        "WebDataset shards or Parquet files say)",
+        description="CSV, TSV or Parquet table with the columns slide, label and, if patients have more than "
+        "one slide, case (or usual names such as slide_id, case_id or patient); two columns without a header "
+        "are slide and label (default: the labels that WebDataset shards or Parquet files state)",
     )
     out: Annotated[Path, Metavar("DIR")] = Field(
-        description="folder to make; must not exist, but for --append"
+        description="folder to make; must not exist, unless you give --append"
     )
-    append: bool = Field(False, description="add the slides that --out does not have, as further shards")
-    name: str | None = Field(None, description="name of the data set, for reports (default: that of --out)")
+    append: bool = Field(False, description="add the slides that --out lacks, as further shards")
+    name: str | None = Field(None, description="name of the data set in reports (default: the name of --out)")
     classes: Annotated[Names | None, Metavar("NAME,NAME,...")] = Field(
         None,
-        description="class names in the order of their indices (default: as in the shards that say the "
-        "labels, else by number if all labels are whole numbers, else by name)",
+        description="class names in the order of their indices (default: the order in the shards that state "
+        "the labels; otherwise by number if all labels are whole numbers, and by name if not)",
     )
     class_map: Annotated[Renames | None, Metavar("OLD=NEW,...")] = Field(
-        None, description="rename classes of the table; several may become one"
+        None, description="new names of classes; several classes may become one"
     )
     slide_column: Annotated[str | None, Metavar("NAME")] = Field(
-        None, description="column of the slide, or its number from 1, if it is not found"
+        None, description="column of the slide, by name or by number from 1, if it has an unusual name"
     )
     label_column: Annotated[str | None, Metavar("NAME")] = Field(
-        None, description="column of the label, or its number from 1, if it is not found"
+        None, description="column of the label, by name or by number from 1, if it has an unusual name"
     )
     case_column: Annotated[str | None, Metavar("NAME")] = Field(
-        None, description="column of the case, or its number from 1, if it is not found"
+        None, description="column of the case, by name or by number from 1, if it has an unusual name"
     )
     slides: Annotated[Path | None, Metavar("TABLE")] = Field(
         None,
-        description="second table, of slide and case, where --labels is a table of case and label",
+        description="second table, of slide and case, if --labels is a table of case and label",
     )
     case_from: Literal["tcga"] | None = Field(
         None,
-        description="take the case of a slide from its name: of TCGA's, the first 12 characters",
+        description="take the case from the name of the slide; tcga takes the first 12 characters",
     )
     skip_unmatched: bool = Field(
         False,
-        description="pass over slides without features and features without a label, and name them",
+        description="pass over slides without features and features without a label, and report them",
     )
     skip_bad: bool = Field(
         False,
         description="leave out slides whose features cannot be used (empty, NaN, damaged, of another width "
-        f"than most), count them, and list them in {SKIPPED_NAME}",
+        f"than most), report how many, and list them in {SKIPPED_NAME}",
     )
     stated: Stated = NOTHING_STATED
     dtype: Literal["float16", "bfloat16", "float32"] | None = Field(
         None,
-        description="how features are stored (default: float16, or as the data set appended to)",
+        description="stored type of the features (default: float16, or that of the data set to append to)",
     )
     shard_bytes: Annotated[int, whole(1), Metavar("N")] = Field(
-        2**30, description="size in bytes at which a new shard begins"
+        2**30, description="largest size in bytes of a shard that holds more than one bag"
     )
-    seed: Annotated[int, whole(), Metavar("N")] = Field(0, description="of the order of bags over shards")
+    seed: Annotated[int, whole(), Metavar("N")] = Field(
+        0, description="seed of the order in which bags fill the shards"
+    )
     workers: Annotated[Annotated[int, whole(1)] | None, Metavar("N")] = Field(
         None,
-        description="shards written at a time; the bytes are the same (default: as many as this machine has "
-        "cores, or the Ray cluster that the command is submitted to)",
+        description="number of shards written at a time; the bytes do not depend on it (default: one per "
+        "core of this machine, or of the Ray cluster that runs the command)",
     )
     description: Annotated[str, Metavar("TEXT")] = Field(
         "", description="where the features come from, for the manifest"
     )
-    synthetic: bool = Field(False, description="record that the features are made up")
+    synthetic: bool = Field(False, description="record in the manifest that the features are synthetic")
 
     @classmethod
     def from_command_line(cls, arguments: Sequence[str] | None = None) -> Self:
-        """The options of this process, or of `arguments`.
+        """The options on the command line of this process, or in `arguments`.
 
         Raises:
-            SystemExit: argparse refuses an option, after it named it, or showed the help.
+            SystemExit: argparse refused an option, which it named, or showed the help.
+            ConfigError: the options do not fit together.
         """
         return chosen(cls, parser().parse_args(arguments))
 
@@ -118,10 +122,10 @@ def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     made = argparse.ArgumentParser(
         prog="python -m data_prep.shard",
-        description="Turn features of slides and a table of labels into checked shards. Interrupted, the "
-        "same command goes on with the shards that are finished.",
-        epilog="On a Ray cluster: ray job submit --working-dir . -- python -m data_prep.shard ...; its nodes "
-        "must see the paths.",
+        description="Turn features of slides and a table of labels into checked shards. After an "
+        "interruption, the same command resumes and keeps the shards that are finished.",
+        epilog="On a Ray cluster: ray job submit --working-dir . -- python -m data_prep.shard ...; every "
+        "node must see the paths.",
     )
     add_options(made, ShardOptions)
     return made

@@ -1,4 +1,4 @@
-"""The command that checks every byte of a data set and repairs it: `python -m data_prep.verify --help`."""
+"""Check every byte of a data set, and repair it: `python -m data_prep.verify --help`."""
 
 import argparse
 import time
@@ -10,9 +10,8 @@ from rich.filesize import decimal
 
 from data_prep.checks.faults import Fault, verify
 from data_prep.checks.repair import repair
-from data_prep.command_line import add_options, chosen
+from data_prep.command_line import add_options, add_workers, chosen
 from data_prep.readers.stated import Stated
-from data_prep.writing.parallel import num_cores
 from data_prep.writing.progress import Count, bar
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import CorruptShard
@@ -22,35 +21,27 @@ MAX_LISTED = 20
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command.
+    """Run the command.
 
     Raises:
-        CorruptShard: something differs, and is listed.
+        CorruptShard: the data set differs from its manifest; the differences are printed first.
     """
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.verify",
         description="Check every byte of a folder of shards against its manifest.",
-        epilog="Exits with status 1 if anything differs, and lists what and where: shard, member and bytes.",
+        epilog="If anything differs, lists where (shard, member, bytes) and exits with status 1.",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder that data_prep.shard wrote")
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=num_cores(),
-        metavar="N",
-        help="shards read, or written again, at a time (default: as many as cores, %(default)s)",
-    )
+    add_workers(parser, "number of shards read or rewritten at a time")
     parser.add_argument(
         "--repair",
         type=Path,
         metavar="FEATURES",
-        help="write damaged and missing shards again from the features that they were made of, to the bytes "
-        "that the manifest tells; the options below as they were given to data_prep.shard",
+        help="rewrite damaged and missing shards from the features that they were made of, to exactly the "
+        "bytes that the manifest lists; give the options below as you gave them to data_prep.shard",
     )
     add_options(parser, Stated)
     options = parser.parse_args(arguments)
-    if options.workers < 1:
-        parser.error(f"argument --workers: expected at least 1, got {options.workers}")
     folder = options.folder
 
     started = time.perf_counter()
@@ -65,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         repaired, faults = repair(
             folder, faults, options.repair, stated=chosen(Stated, options), workers=options.workers
         )
-        console.print(f"written again: {', '.join(repaired) or 'nothing'}", style="green")
-        _list(console, faults, "left: ")
+        console.print(f"repaired: {', '.join(repaired) or 'nothing'}", style="green")
+        _list(console, faults, "not repaired: ")
     if faults:
         num_files = len({fault.file for fault in faults})
         raise CorruptShard(f"{folder} is not as it was written (faults: {len(faults)}, files: {num_files})")

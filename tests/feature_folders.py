@@ -1,4 +1,4 @@
-"""Small folders of features and labels, and shards made from them, for the tests of writer and reader."""
+"""Small folders of features and labels, and shards made of them, for tests that write or read them."""
 
 import json
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from memory_bags import MemoryBags
 from data_prep.shard import shard
 from mhimdist.data.manifest import ROWS_SCHEMA, DatasetInfo, Manifest
 
-# Names with dots, as in TCGA, with characters that must be escaped in a tar or in DALI's index, and one too
-# long for one tar header.
+# Names with a dot as TCGA's have, with characters that a tar or DALI's index must escape, and one that is too
+# long for a single tar header.
 SLIDES = ("TCGA-A1.B34C-2F", "a slide, é", "胃癌-001", "50%25.x~", "plain", "-" + 150 * "x")
 CLASSES = ("normal", "tumour")
 NUM_FEATURES = 8
@@ -47,14 +47,14 @@ def coords_of(size: int) -> np.ndarray:
 
 
 def shard_folder(folder: Path, **options: Any) -> Path:
-    """Shard the files of `write_features` into `<folder>/shards`."""
+    """Shard what `write_features` wrote, into `<folder>/shards`."""
     out = folder / "shards"
     shard(folder / "features", folder / "labels.csv", out, **{"shard_bytes": 10_000, **options})
     return out
 
 
 def shards_of(bags: MemoryBags, folder: Path) -> Path:
-    """Shard bags from memory in float32 into `<folder>/shards`."""
+    """Shard bags that are in memory, in float32, into `<folder>/shards`."""
     (folder / "features").mkdir(parents=True)
     lines = ["slide,label,case"]
     for row, (key, case) in enumerate(zip(bags.keys, bags.cases, strict=True)):
@@ -69,7 +69,7 @@ def forge_manifest(
     rows: Callable[[list[dict]], None] = lambda rows: None,
     info: Callable[[dict], None] = lambda info: None,
 ) -> None:
-    """Change a manifest in place as an adversary can, so that it agrees with its own hash."""
+    """Change a manifest in place as an adversary can: consistent with its own hash."""
     manifest = Manifest.read(shards)
     changed_rows, changed_info = manifest.rows.to_pylist(), manifest.info.model_dump()
     rows(changed_rows)

@@ -29,11 +29,12 @@ ORDER = {
         {"paper"},
     ],
     "data_prep": [
-        {"command_line"},
+        {"settings"},
         {"tables"},
         {"readers"},
         {"writing"},
         {"checks"},
+        {"command_line"},
         {"digits", "inspect", "merge", "shard", "shard_options", "verify"},
     ],
 }

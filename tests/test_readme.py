@@ -126,7 +126,7 @@ def test_every_command_has_a_test(page):
     ("page", "said"),
     [
         ("README.md", ["398 of 20 cases"]),
-        ("docs/data.md", ["399 bags, 1 of them new", "both: 400 bags", "written again: "]),
+        ("docs/data.md", ["399 bags, 1 of them new", "both: 400 bags", "repaired: "]),
     ],
 )
 def test_the_commands_of_data_prep_run(page, said, workplace, capsys):

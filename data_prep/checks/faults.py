@@ -1,4 +1,4 @@
-"""What in a data set is not as its manifest says, byte for byte."""
+"""Faults: the bytes of a data set that differ from its manifest."""
 
 import hashlib
 import json
@@ -56,13 +56,13 @@ TAR_TYPES = {REGTYPE: "file", XHDTYPE: "extended header", **DATALESS_TYPES}
 
 @dataclass(frozen=True)
 class Fault:
-    """Something in a data set that is not as its manifest says.
+    """A difference between a data set and its manifest.
 
     Attributes:
         file: file name of the shard or index.
-        what: what was expected and what was got.
-        member: name of the member, where it is one's.
-        start, end: the bytes of the file in question, `end` excluded.
+        what: what was expected and what was found.
+        member: name of the member, if the fault is in one.
+        start, end: the bytes of the file at fault, `end` excluded.
     """
 
     file: str
@@ -85,26 +85,24 @@ def verify(
 ) -> list[Fault]:
     """Compare a folder of shards with its manifest, byte for byte.
 
-    Nothing in a shard is executed or unpacked. Every byte is looked at twice: as part of a header, a payload
-    or padding, which tells where a fault is, and in the sha256 of the whole file.
+    Nothing in a shard is executed or unpacked. Every byte is checked twice: as part of a header, a payload or
+    padding, which shows where a fault is, and in the sha256 of the whole file.
 
     Args:
-        folder: what `data_prep.shard` wrote.
-        workers: shards that are read at a time, by threads: hashing lets go of Python's lock.
-        on_bytes: called with the number of bytes read since the last call, for a progress bar, by any
-            of the threads.
+        folder: a folder that `data_prep.shard` wrote.
+        workers: number of shards that threads read at a time; hashing releases Python's lock.
+        on_bytes: any of the threads calls it with the number of bytes read since the last call, for a
+            progress bar.
 
     Returns:
-        The faults, in the order of the shards; none if all is as it was written.
+        The faults in the order of the shards; an empty list if all is as it was written.
 
     Raises:
         ManifestError: the manifest itself cannot be trusted, so there is nothing to compare with.
     """
     manifest = Manifest.read(folder)
     faults = [Fault(name, what) for name, what in manifest.file_faults(folder).items()]
-    what = (
-        "moved here by an append that has not finished; the next one, also with nothing to add, takes it away"
-    )
+    what = "left by an append that has not finished; the next append removes it, even if it adds nothing"
     leftovers = arriving(folder) - {shard.name for shard in manifest.info.shards}
     faults += [Fault(name, what) for name in sorted(leftovers) if (folder / name).exists()]
     rows_of = manifest.rows_by_shard()
@@ -114,9 +112,9 @@ def verify(
         found = list(_index_faults(folder / index_name(shard.name), rows))
         try:
             found += verify_shard(path, shard, rows, manifest.info.classes, on_bytes=on_bytes)
-        except FileNotFoundError:  # which is among the faults already
+        except FileNotFoundError:  # already among the faults
             pass
-        except OSError as error:  # of the disk, say: the other shards are looked at all the same
+        except OSError as error:  # a failing disk, say; the other shards are still checked
             found.append(Fault(shard.name, f"cannot be read: {error.strerror}"))
         return found
 
@@ -138,17 +136,17 @@ def verify_shard(
     *,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> list[Fault]:
-    """Compare one shard with its rows of the manifest, as `verify` does with all.
+    """Compare one shard with its rows of the manifest, as `verify` does with all shards.
 
     Args:
         path: the shard.
-        shard: what the manifest says of its file.
-        rows: what the manifest says of its bags, in their order.
+        shard: its entry in the manifest.
+        rows: its bags in the manifest, in their order.
         classes: class names in the order of their indices.
         on_bytes: called with the number of bytes read since the last call.
 
     Returns:
-        The faults; none if the shard is as it was written.
+        The faults; an empty list if the shard is as it was written.
 
     Raises:
         OSError: the shard is missing or cannot be read.
@@ -166,7 +164,7 @@ def verify_shard(
 
 
 class _HashingReader:
-    """Reads a file once from front to back and hashes all of it on the way."""
+    """Reads a file once from front to back, and hashes it on the way."""
 
     def __init__(self, file: BinaryIO, on_bytes: Callable[[int], None]) -> None:
         self._file = file
@@ -175,7 +173,7 @@ class _HashingReader:
         self.position = 0
 
     def take(self, num_bytes: int) -> bytes:
-        """The next bytes, fewer at the end of the file."""
+        """Read the next bytes; fewer at the end of the file."""
         data = self._file.read(num_bytes)
         self.sha256.update(data)
         self.position += len(data)
@@ -183,7 +181,7 @@ class _HashingReader:
         return data
 
     def take_payload(self, num_bytes: int) -> tuple[bytes, int]:
-        """Pass over the next bytes: the first `CHUNK_BYTES` of them, and the crc32 of all."""
+        """Read past the next bytes; return the first `CHUNK_BYTES` of them, and the crc32 of all."""
         first = self.take(min(num_bytes, CHUNK_BYTES))
         crc32, left = zlib.crc32(first), num_bytes - len(first)
         while left and (chunk := self.take(min(left, CHUNK_BYTES))):
@@ -191,7 +189,7 @@ class _HashingReader:
         return first, crc32
 
     def skip_to_end(self) -> None:
-        """Hash what is left."""
+        """Hash the rest of the file."""
         while self.take(CHUNK_BYTES):
             pass
 
@@ -199,7 +197,7 @@ class _HashingReader:
 def _layout_faults(
     reader: _HashingReader, shard: str, rows: Sequence[Mapping[str, Any]], classes: Sequence[str]
 ) -> Iterator[Fault]:
-    """Go through a shard as it must have been written; the faults."""
+    """Read a shard as it must have been written, and yield the faults."""
     for number, row in enumerate(rows):
         if row["key"] != (key := escape_key(row["slide"])):
             yield Fault(shard, f"expected the key {key!r} for slide {row['slide']!r}, got {row['key']!r}")
@@ -240,7 +238,7 @@ def _layout_faults(
 def _content_fault(
     first: bytes, member: Member, row: Mapping[str, Any], classes: Sequence[str]
 ) -> str | None:
-    """What is wrong with a payload whose crc32 is right, given its first bytes."""
+    """What is wrong with a payload of the right crc32, given its first bytes; None if nothing is."""
     if member.kind == "json":
         expected = {"slide": row["slide"], "case": row["case"], "label": classes[row["label"]]}
         try:
@@ -260,7 +258,7 @@ def _content_fault(
 
 
 def _describe(header: bytes) -> str:
-    """What a tar header says is behind it."""
+    """The member that a tar header announces, in words."""
     try:
         info = TarInfo.frombuf(header[:BLOCKSIZE], "utf-8", "surrogateescape")
     except HeaderError as error:
@@ -271,9 +269,9 @@ def _describe(header: bytes) -> str:
 
 
 def _foreign_members(file: BinaryIO, shard: str, members: Sequence[Member]) -> Iterator[Fault]:
-    """Members that a reader of tars would find and that the manifest does not list, up to the first damage.
+    """Members that a tar reader would find but the manifest does not list, up to the first damage.
 
-    By hand: `tarfile` stops silently at a damaged header, and follows what extended headers tell it.
+    Headers are parsed here, because `tarfile` silently stops at a damaged one and obeys extended ones.
     """
     expected = Counter(member.name[:LENGTH_NAME] for member in members)
     has_long_names = any(len(member.name) > LENGTH_NAME for member in members)

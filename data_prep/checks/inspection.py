@@ -1,4 +1,4 @@
-"""What is in a data set, and which of its bags are odd.
+"""Inspection of a data set: its contents and its odd bags.
 
 Dimensions: N instances of a bag, D features.
 """
@@ -19,12 +19,19 @@ from mhimdist.data.manifest import Manifest
 
 BLOCK_BYTES = 2**22
 ODD_FACTOR = 5.0
-"""A bag is odd whose standard deviation is so many times the median bag's, or so many times less."""
+"""A bag is odd if its standard deviation is this many times above or below that of the median bag."""
 
 
 @dataclass(frozen=True)
 class BagValues:
-    """What a bag's features are like: mean and standard deviation over all of them, and their extremes."""
+    """Statistics of a bag's features.
+
+    Attributes:
+        mean, deviation: mean and standard deviation over all finite features.
+        lowest, highest: the extremes; a feature that is NaN or infinite counts as 0 here.
+        num_bad: number of features that are NaN or infinite.
+        constant: whether all instances are the same, or the only one has equal features throughout.
+    """
 
     mean: float
     deviation: float
@@ -36,13 +43,13 @@ class BagValues:
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """What is in a data set.
+    """The contents of a data set.
 
     Attributes:
         manifest: its table of contents.
-        described: what the JSON member of each bag says, in the order of the rows.
-        values: of each bag, in the same order; empty if features were not read.
-        odd: bags that look wrong: key, and why.
+        described: the content of each bag's JSON member, in the order of the rows.
+        values: statistics of each bag, in the same order; empty if features were not read.
+        odd: bags that look wrong: slide, and why.
     """
 
     manifest: Manifest
@@ -57,14 +64,15 @@ def inspect(
     """Look at every bag of a data set.
 
     Args:
-        folder: what `data_prep.shard` wrote.
-        values: whether to read the features, for NaN and constant bags; without, only the manifest and the
-            JSON members are read.
-        workers: threads that read.
-        on_bytes: called with the bytes of features read since the last call.
+        folder: a folder that `data_prep.shard` wrote.
+        values: whether to read the features, which finds NaN and constant bags; otherwise only the manifest
+            and the JSON members are read.
+        workers: number of threads that read.
+        on_bytes: called with the number of bytes of features read since the last call.
 
     Raises:
         ManifestError: the manifest is unusable, or shards are missing.
+        CorruptShard: a JSON member differs from what was written.
     """
     manifest = Manifest.open(folder)
     rows = manifest.rows.to_pylist()
@@ -85,13 +93,13 @@ def inspect(
         elif found.constant:
             odd.append((row["slide"], f"all of its {row['num_instances']} instances are the same"))
         elif not usual / ODD_FACTOR <= found.deviation <= usual * ODD_FACTOR:
-            what = f"standard deviation {found.deviation:.3g}, the median bag's is {usual:.3g}"
+            what = f"standard deviation {found.deviation:.3g}; that of the median bag is {usual:.3g}"
             odd.append((row["slide"], what))
     return Inspection(manifest, described, seen, odd + _duplicates(folder, rows))
 
 
 def bag_values(folder: Path, row: dict[str, Any]) -> BagValues:
-    """Read a bag's features once, some rows at a time."""
+    """Read a bag's features once, a block of rows at a time, for their statistics."""
     num_instances, num_features = row["num_instances"], row["num_features"]
     dtype = getattr(torch, row["dtype"])
     raw = np.memmap(
@@ -124,14 +132,14 @@ def bag_values(folder: Path, row: dict[str, Any]) -> BagValues:
 
 
 def _duplicates(folder: Path, rows: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Bags whose features are, byte for byte, those of an earlier one."""
+    """Bags whose features equal those of an earlier bag byte for byte: slide, and why."""
     alike: dict[tuple[int, int, int], list[dict[str, Any]]] = defaultdict(list)
     odd = []
     for row in rows:
         same = alike[row["features_bytes"], row["features_crc32"], row["num_features"]]
         for other in same:
             if np.array_equal(_payload(folder, row), _payload(folder, other)):
-                odd.append((row["slide"], f"has the features of {other['slide']!r}"))
+                odd.append((row["slide"], f"has the same features as {other['slide']!r}"))
                 break
         else:
             same.append(row)

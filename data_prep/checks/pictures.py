@@ -12,17 +12,17 @@ from matplotlib.ticker import MaxNLocator
 from data_prep.checks.inspection import Inspection
 from mhimdist.errors import ConfigError
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart, less its yellow and its black.
+# Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow and black.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7")
 GREY, RED = "#8b939c", "#c00000"
 MAX_CLASSES = len(COLOURS)
 
 
 def draw(found: Inspection, path: Path) -> None:
-    """Draw bag sizes, classes, the values of bags and the mixture of shards.
+    """Draw bag sizes, classes, feature values, and the mixture of classes in each shard.
 
     Raises:
-        ConfigError: the ending of `path` is of no kind of picture.
+        ConfigError: `path` does not have the suffix of a picture.
     """
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -36,12 +36,12 @@ def draw(found: Inspection, path: Path) -> None:
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
     if path.suffix.removeprefix(".") not in figure.canvas.get_supported_filetypes():
-        raise ConfigError(f"{path}: expected the ending of a picture, .png, .svg or .pdf")
+        raise ConfigError(f"{path}: expected a picture, such as .png, .svg or .pdf")
     figure.savefig(path, dpi=130)
 
 
 def _groups(found: Inspection) -> list[tuple[str, str, np.ndarray]]:
-    """Name, colour and rows of each class; the smallest classes are one if there are many."""
+    """Name, colour and rows of each class; if there are many classes, the smallest ones form one group."""
     label_N = found.manifest.rows["label"].to_numpy()
     classes = found.manifest.info.classes
     counts = np.bincount(label_N, minlength=len(classes))
@@ -60,12 +60,12 @@ def _sizes(axis: Axes, found: Inspection) -> None:
     low, high = max(size_N.min(), 1), size_N.max()
     bins = np.geomspace(low * 0.95, high * 1.05, min(40, max(8, len(size_N) // 4))).tolist()
     groups = _groups(found)
-    # The classes' panel says which colour is whose.
+    # The panel of the classes shows which colour is which class.
     colours = [colour for _, colour, _ in groups]
     axis.hist([size_N[mask_N] for _, _, mask_N in groups], bins, stacked=True, color=colours)
     median = float(np.median(size_N))
     axis.set(
-        xscale="log", xlabel="instances of a bag", ylabel="bags", title=f"Bag sizes, median {median:,.0f}"
+        xscale="log", xlabel="instances per bag", ylabel="bags", title=f"Bag sizes, median {median:,.0f}"
     )
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.axvline(median, color="black", linewidth=1, linestyle="--")
@@ -86,7 +86,7 @@ def _classes(axis: Axes, found: Inspection) -> None:
 
 
 def _values(axis: Axes, found: Inspection) -> None:
-    axis.set(title="Values of a bag's features", xlabel="mean", ylabel="standard deviation")
+    axis.set(title="Feature values per bag", xlabel="mean", ylabel="standard deviation")
     if not found.values:
         axis.set(xticks=[], yticks=[])
         axis.text(0.5, 0.5, "not read (--quick)", ha="center", transform=axis.transAxes, color=GREY)
@@ -111,7 +111,7 @@ def _values(axis: Axes, found: Inspection) -> None:
 
 
 def _shards(axis: Axes, found: Inspection) -> None:
-    """Share of each class in each shard: every shard should be a mixture like the whole."""
+    """Draw the share of each class in each shard: every shard should be a mixture like the whole."""
     rows = found.manifest.rows
     names = [shard.name for shard in found.manifest.info.shards]
     number_of = {name: number for number, name in enumerate(names)}

@@ -1,4 +1,4 @@
-"""Writing damaged shards again from their sources: `python -m data_prep.verify DIR --repair FEATURES`."""
+"""Rewriting damaged shards from their sources: `python -m data_prep.verify DIR --repair FEATURES`."""
 
 import tempfile
 from collections.abc import Sequence
@@ -29,20 +29,20 @@ def repair(
 ) -> tuple[list[str], list[Fault]]:
     """Replace the damaged shards and indexes of a data set.
 
-    A shard is replaced only by the very bytes that the manifest tells, by a rename; the manifest itself is
-    not touched. An index follows from the manifest and needs no features. A shard that cannot be repaired
-    does not keep the others from it.
+    A shard is replaced by a rename, only by exactly the bytes that the manifest lists. The manifest is not
+    touched. An index follows from the manifest and needs no features. A shard that cannot be repaired does
+    not prevent the repair of others.
 
     Args:
         folder: the data set.
-        faults: what `verify` found in it.
-        features: where the features are that it was made of, as `data_prep.shard` takes them.
-        stated: what was stated of them then.
-        workers: shards that are written at a time.
+        faults: the faults that `verify` found in it.
+        features: the features that it was made of, as `data_prep.shard` takes them.
+        stated: what was stated about them then.
+        workers: number of shards that are written at a time.
 
     Returns:
-        The files that were written again, and the faults that are left: files that are not in the manifest,
-        and shards that cannot be repaired, with the reason.
+        The files that were rewritten, and the faults that remain: files that are not in the manifest, and
+        shards that cannot be repaired, with the reason.
 
     Raises:
         DataError: there are no features.
@@ -79,7 +79,7 @@ def _replaced(
     features: Path,
     stop: Event | None = None,
 ) -> tuple[str, str | None]:
-    """Replace a shard; its name, and why it could not be replaced."""
+    """Replace a shard; return its name, and why it could not be replaced (None if it was)."""
     try:
         _replace(folder, shard, rows, classes, sources, features, stop)
     except DataError as error:
@@ -111,6 +111,6 @@ def _replace(
         written = write_shard(plan, Path(name), stop=stop)
         if written.shard != shard:
             faults = verify_shard(Path(name) / shard.name, shard, rows, classes)
-            raise DataError(f"{features} gives other bytes than it had: {faults[0]}")
+            raise DataError(f"{features} yields other bytes than the manifest lists: {faults[0]}")
         (Path(name) / shard.name).replace(folder / shard.name)
     files_module.sync(folder)

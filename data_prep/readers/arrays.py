@@ -1,6 +1,6 @@
-"""Arrays in files, as readers of features hand them on: mapped where that is possible, else read by rows.
+"""Arrays in files, as the readers return them: mapped where possible, otherwise read by rows.
 
-What a file claims to hold is compared with its length before anything is allocated.
+The size that a file claims is compared with its length before anything is allocated.
 
 Dimensions: N instances of a bag, D features.
 """
@@ -23,24 +23,24 @@ from data_prep.readers.inflation import refuse_inflation
 from mhimdist.errors import CorruptShard, DataError
 
 MAX_HEADER_BYTES = 2**14
-"""Of a .npy: more than numpy reads of one."""
+"""Most bytes of a .npy header; numpy reads fewer."""
 
 _PIECE_BYTES = 2**20
 
 _one_at_a_time = threading.Lock()
-"""For numpy's .npy headers: they are Python literals, and in CPython 3.11 threads that parse at the same time
-can fail with "AST constructor recursion depth mismatch"."""
+"""Guards the parsing of .npy headers: they are Python literals, and in CPython 3.11 threads that parse at the
+same time can fail with "AST constructor recursion depth mismatch"."""
 
 
 @dataclass(frozen=True, eq=False)
 class RowReader:
-    """An array that is read some rows at a time.
+    """An array that is read in blocks of rows.
 
     Attributes:
         shape: of the whole array.
-        dtype: of what `read` returns, in native byte order.
-        read: the rows from a start to an end.
-        step: rows that are best read together, such as those of a chunk.
+        dtype: of the rows that `read` returns, in native byte order.
+        read: returns the rows from a start to an end.
+        step: number of rows that are best read together, such as those of a chunk.
     """
 
     shape: tuple[int, ...]
@@ -50,12 +50,12 @@ class RowReader:
 
 
 def has_batch_axis(shape: tuple[int, ...]) -> bool:
-    """Whether an array is 1 x N x D, as some encoders leave it; it is then taken for N x D."""
+    """Whether an array is 1 x N x D, as some encoders write it; it is then read as N x D."""
     return len(shape) == 3 and shape[0] == 1
 
 
 def by_rows(array: Any, step: int = 1) -> RowReader:
-    """An array of numpy's, HDF5's or zarr's, whose rows are in native byte order and without a batch axis."""
+    """A reader of a numpy, HDF5 or zarr array, with rows in native byte order and without a batch axis."""
     shape, dtype = tuple(map(int, array.shape)), np.dtype(array.dtype).newbyteorder("=")
     batched = has_batch_axis(shape)
 
@@ -67,16 +67,16 @@ def by_rows(array: Any, step: int = 1) -> RowReader:
 
 
 def native(array: np.ndarray) -> np.ndarray | RowReader:
-    """An array in native byte order, turned only as it is read."""
+    """The array in native byte order; its bytes are swapped only as they are read."""
     return array if array.dtype.isnative else by_rows(array)
 
 
 def as_a_whole(shape: tuple[int, ...], dtype: np.dtype, load: Callable[[], np.ndarray]) -> RowReader:
-    """An array that can only be read as a whole, which is done when its first rows are; a scalar has one.
+    """A reader of an array that can only be read whole, which its first rows cause; a scalar has one row.
 
     Args:
-        shape: of the array; a leading axis of 1 is dropped where `has_batch_axis` says so.
-        dtype: of the array, in any byte order; rows are given in this machine's.
+        shape: of the array; a leading axis of 1 is dropped if `has_batch_axis` says so.
+        dtype: of the array, in any byte order; rows are in this machine's.
         load: reads the array, at most once.
     """
     shape, dtype = (shape[1:] if has_batch_axis(shape) else shape) or (1,), dtype.newbyteorder("=")
@@ -89,17 +89,17 @@ def as_a_whole(shape: tuple[int, ...], dtype: np.dtype, load: Callable[[], np.nd
 
 
 def checked(array: np.ndarray | RowReader, path: Path, start: int, num_bytes: int, crc32: int) -> RowReader:
-    """An array that is read only if the bytes of the file that hold it have this checksum.
+    """A reader that returns rows only if the array's bytes in the file have this checksum.
 
     Args:
         array: the array.
         path: the file that holds it.
         start: the first of its bytes.
-        num_bytes: how many there are.
-        crc32: their checksum as it should be.
+        num_bytes: their number.
+        crc32: the checksum that they should have.
 
     Raises:
-        CorruptShard: by `read`, they have another.
+        CorruptShard: raised by the reader if they have another checksum.
     """
     reader = array if isinstance(array, RowReader) else by_rows(array)
 
@@ -123,15 +123,15 @@ def checked(array: np.ndarray | RowReader, path: Path, start: int, num_bytes: in
 
 
 def map_npy(path: Path, start: int = 0, num_bytes: int | None = None) -> np.ndarray | RowReader:
-    """A .npy file, or one inside another file, mapped into memory.
+    """Map a .npy file, or one inside another file, into memory.
 
     Args:
         path: the file.
         start: where in the file the .npy begins.
-        num_bytes: its length, by default all that follows.
+        num_bytes: its length; by default the rest of the file.
 
     Raises:
-        DataError: not a .npy, it holds Python objects, or it claims another length than it has.
+        DataError: it is not a .npy, holds Python objects, or claims another length than it has.
     """
     with path.open("rb") as file:
         file.seek(start)
@@ -141,25 +141,25 @@ def map_npy(path: Path, start: int = 0, num_bytes: int | None = None) -> np.ndar
     if expected != got:
         raise DataError(f"{path}: its header says {shape} {dtype}, {expected} bytes, but it has {got}")
     if not math.prod(shape):
-        return np.empty(shape, dtype.newbyteorder("="))  # nothing that could be mapped
-    # "c", a private writable map, because torch warns of arrays that it could not write to.
+        return np.empty(shape, dtype.newbyteorder("="))  # there is nothing to map
+    # "c", a private writable map, because torch warns about arrays that it cannot write to.
     return native(np.memmap(path, dtype, "c", start + header_bytes, shape, order))
 
 
 def zipped_npy(path: Path, archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> RowReader:
-    """A .npy record of a .npz file, whose header is read now and the rest when its first rows are.
+    """A reader of a .npy record in a .npz file: reads the header now, and the rest with its first rows.
 
     Args:
         path: the .npz file, for messages.
         archive: the same file, open.
-        record: which of its records.
+        record: the record to read.
 
     Raises:
-        DataError: as `map_npy`, or it claims to be far larger than it is stored.
+        DataError: as in `map_npy`, or the record claims to be far larger than it is stored.
     """
     where = f"{path}: {record.filename}"
     if record.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise DataError(f"{where}: expected it stored or deflated, got method {record.compress_type}")
+        raise DataError(f"{where}: expected a stored or deflated record, got method {record.compress_type}")
     refuse_inflation(str(path), record.filename, record.file_size, record.compress_size)
     with archive.open(record) as file:
         shape, dtype, order, header_bytes = _npy_header(file.read(MAX_HEADER_BYTES), where)
@@ -173,7 +173,7 @@ def zipped_npy(path: Path, archive: zipfile.ZipFile, record: zipfile.ZipInfo) ->
         content = np.empty(num_bytes, np.uint8)
         with damage.named(f"{where}: damaged"), zipfile.ZipFile(path) as again, again.open(record) as file:
             file.read(header_bytes)
-            # In pieces, because asked for all, zipfile inflates whatever there is before it counts.
+            # In pieces, because zipfile, if asked for all, inflates everything before it counts.
             for start in range(0, num_bytes, _PIECE_BYTES):
                 piece = file.read(min(_PIECE_BYTES, num_bytes - start))
                 content[start : start + _PIECE_BYTES] = np.frombuffer(piece, np.uint8)
@@ -183,7 +183,7 @@ def zipped_npy(path: Path, archive: zipfile.ZipFile, record: zipfile.ZipInfo) ->
 
 
 def _npy_header(content: bytes, where: str) -> tuple[tuple[int, ...], np.dtype, Literal["C", "F"], int]:
-    """Shape, dtype and order ("C" or "F") of the .npy that begins so, and the length of its header."""
+    """Shape, dtype and order ("C" or "F") of the .npy that begins with this, and the length of its header."""
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     file = io.BytesIO(content)
     try:
@@ -192,9 +192,9 @@ def _npy_header(content: bytes, where: str) -> tuple[tuple[int, ...], np.dtype, 
             lengths, column_major, dtype = readers[version](file)
     except Exception as error:  # numpy evaluates the header as a literal: anything can be wrong with it
         raise DataError(f"{where}: not a .npy file: {' '.join(str(error).split())[:200]}") from error
-    shape = tuple(map(int, lengths))  # numpy lets through a bool for an int
+    shape = tuple(map(int, lengths))  # numpy accepts a bool as an int
     if dtype.hasobject:
         raise DataError(f"{where}: refused, it holds Python objects; expected numbers")
     if min(shape, default=0) < 0:
-        raise DataError(f"{where}: its header says {shape} {dtype}")
+        raise DataError(f"{where}: its header says {shape} {dtype}; expected lengths of at least 0")
     return shape, dtype, "F" if column_major else "C", file.tell()

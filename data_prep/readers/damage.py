@@ -1,4 +1,4 @@
-"""What the libraries that read files raise over damaged content, as errors that name the file."""
+"""Errors that name the file, in place of what libraries raise over damaged content."""
 
 import errno
 from collections.abc import Iterator
@@ -9,19 +9,19 @@ from mhimdist.errors import DataError
 
 @contextmanager
 def named(what: str, *, why: bool = True) -> Iterator[None]:
-    """Turn whatever a library raises into `DataError`: `what`, which names the file, and `why`, what it said.
+    """Turn what a library raises into a `DataError`: `what` names the file, `why` adds the library's words.
 
-    Out of memory, and a disk or network that fails, say nothing of the content and stay what they are.
+    A lack of memory, or a disk or network that fails, says nothing about the content and stays as it is.
 
     Raises:
-        DataError: in place of what a library raised over the content.
+        DataError: the library raised an error over the content.
     """
     try:
         yield
     except (DataError, MemoryError):
         raise
     except Exception as error:
-        # Libraries raise OSError over content, too: without a number, or for a place before the file.
+        # Libraries raise OSError over content, too: without a number, or for an offset before the file.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         said = " ".join(str(error).split())[:200] or type(error).__name__

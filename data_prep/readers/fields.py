@@ -1,4 +1,4 @@
-"""What is kept of a bag, and under which names files hold it: the one table of them, for all readers."""
+"""The fields kept of a bag, and their names in files: one table for all readers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 FEATURES = ("features", "feats", "embeddings")
-"""The array of features: CLAM and TRIDENT, STAMP, and scripts of many."""
+"""Names of the array of features: in CLAM and TRIDENT, in STAMP, and in many scripts."""
 
 SIDE_ARRAYS = ("coords", "instance_labels")
 
@@ -17,13 +17,13 @@ DETAILS: dict[str, tuple[type, tuple[str, ...]]] = {
     "magnification": (float, ("target_magnification", "magnification")),
     "coords_unit": (str, ("coords_unit", "unit")),
 }
-"""What is kept of a bag's making, with its type and names in files: the encoder's name, the edge of a patch
-in pixels, the level of the slide's pyramid, the magnification, and the unit of the coordinates ("um" for
-STAMP's, else pixels of level 0)."""
+"""How a bag was made, as far as it is kept; each detail with its type and its names in files: the encoder's
+name, the edge of a patch in pixels, the level of the slide's pyramid, the magnification, and the unit of the
+coordinates ("um" in STAMP's files, otherwise pixels of level 0)."""
 
 
 def describe(found: Mapping[Any, Any]) -> dict[str, Any]:
-    """Those of `DETAILS` that attributes, or entries beside arrays, say under any of their names."""
+    """The `DETAILS` that attributes, or entries next to arrays, hold under any of their names."""
     details = {}
     for name, (kind, names) in DETAILS.items():
         values = (_as(kind, found[other]) for other in names if other in found)
@@ -33,7 +33,7 @@ def describe(found: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _as(kind: type, value: object) -> Any:
-    """A detail in its type, None if it is not of it: attributes of files come in many."""
+    """A detail in its type, None if the value does not fit: files store attributes in many types."""
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
     if isinstance(value, np.generic):
@@ -41,7 +41,7 @@ def _as(kind: type, value: object) -> Any:
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if kind is str:
-        # TRIDENT writes the text "None" of an encoder without a name.
+        # TRIDENT writes the text "None" for an encoder without a name.
         return value if isinstance(value, str) and value not in ("", "None") else None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None

@@ -1,4 +1,4 @@
-"""Finding the features of slides in a folder, as CLAM, TRIDENT, STAMP and others lay them out."""
+"""Finding the features of slides in a folder that CLAM, TRIDENT, STAMP or others laid out."""
 
 import os
 from collections.abc import Iterator
@@ -16,29 +16,34 @@ from mhimdist.errors import DataError
 CLAM_FEATURES, CLAM_COORDS = "pt_files", "h5_files"
 TRIDENT_FEATURES = "features_"
 THREADS = 8
-"""That look at files: on network storage they wait more than they compute."""
+"""Threads that look at files: on network storage they wait more than they compute."""
 
 Bag = tuple[str, tuple, dict[str, Any]]
-"""A bag in a bundle: its key, its place, and what the bundle says of it."""
+"""A bag in a bundle: its key, its place, and its details in the bundle."""
 
 
 def find_features(path: Path, stated: Stated = NOTHING_STATED) -> dict[str, Source]:
-    """The features of every slide in a folder and those below it, or in one bundle of bags.
+    """Find the features of every slide in a folder and its subfolders, or in one bundle of bags.
 
-    A folder holds a file (or a zarr store) a slide, `<slide>.<suffix>`, or bundles; what a file is, its
-    first bytes say. CLAM's folder is known by its pt_files, whose coordinates then come from the h5_files
-    beside them, TRIDENT's by its features_<encoder>, which may be two folders down; these alone are taken.
-    Any other folder is taken with all that is below it, as STAMP repeats the folders of the slides; names of
-    slides are those of the files, so no two may be the same. Beside a manifest of ours, shards are those that
-    it lists. Hidden files and files with other endings are passed over.
+    A folder holds one file (or zarr store) per slide, `<slide>.<suffix>`, or bundles; the first bytes of a
+    file decide what it is. CLAM's folder is recognised by its pt_files, whose coordinates then come from the
+    h5_files next to them; TRIDENT's by its features_<encoder>, which may be two folders down. Only these
+    folders are read. Any other folder is read with all its subfolders, as STAMP repeats the folders of the
+    slides. Slides have the names of their files, so no two files may have the same name. Next to a manifest
+    of ours, only the shards that it lists are read. Hidden files and files with other suffixes are passed
+    over.
 
     Args:
         path: the folder or bundle.
-        stated: what the user says of the features.
+        stated: what the user states about the features.
+
+    Returns:
+        The source of each slide's features, by slide.
 
     Raises:
-        DataError: nothing to read, two files for one slide, several sets of features, or a sidecar alone;
-            `ManifestError`: shards of ours that are not those of their manifest.
+        DataError: there is nothing to read, a slide has two files, the folder holds more than one set of
+            features, or a sidecar is alone.
+        ManifestError: shards of ours are not those of their manifest.
     """
     if path.is_file() or (path.is_dir() and family_of(path) == "zarr"):
         return _collect(path.parent, [path], stated)
@@ -47,7 +52,9 @@ def find_features(path: Path, stated: Stated = NOTHING_STATED) -> dict[str, Sour
     folder = _folder_of_features(path)
     if not (files := list(_candidates(folder))):
         names = some(below.name for below in sorted(path.iterdir())) or "nothing"
-        raise DataError(f"no features in {path} (files ending in {', '.join(SUFFIXES)}); it holds {names}")
+        raise DataError(
+            f"no features in {path}: expected files that end in {', '.join(SUFFIXES)}, got {names}"
+        )
     found = _collect(folder, files, stated)
     if folder.name == CLAM_FEATURES and (beside := folder.with_name(CLAM_COORDS)).is_dir():
         coords = {file.stem: file for file in _candidates(beside) if file.suffix == ".h5"}
@@ -56,7 +63,7 @@ def find_features(path: Path, stated: Stated = NOTHING_STATED) -> dict[str, Sour
 
 
 def _folder_of_features(folder: Path) -> Path:
-    """The folder, or if it holds none itself, the one in it where CLAM or TRIDENT puts them."""
+    """The folder itself if it holds features, otherwise the one in it where CLAM or TRIDENT puts them."""
     if any(_is_candidate(path) for path in folder.iterdir()):
         return folder
     for name in (CLAM_FEATURES, CLAM_COORDS):
@@ -69,7 +76,7 @@ def _folder_of_features(folder: Path) -> Path:
     ]
     if len(named) > 1:
         names = some((str(path.relative_to(folder)) for path in named), 20)
-        raise DataError(f"{folder} holds {len(named)} sets of features: give one of {names}")
+        raise DataError(f"{folder} holds {len(named)} sets of features; give one of {names}")
     return named[0] if named else folder
 
 
@@ -78,9 +85,9 @@ def _has_features(folder: Path) -> bool:
 
 
 def _candidates(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
-    """The files and stores in a folder and those below it that may hold features, in order."""
+    """The files and stores in a folder and its subfolders that may hold features, in order."""
     state = folder.stat()
-    if (state.st_dev, state.st_ino) in above:  # a link to a folder above itself
+    if (state.st_dev, state.st_ino) in above:  # a link to a folder that holds it
         return
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name == MANIFEST_NAME:
@@ -104,7 +111,7 @@ def _collect(folder: Path, paths: list[Path], stated: Stated) -> dict[str, Sourc
     def sources_of(path: Path) -> list[tuple[str, Source]]:
         family = family_of(path) or SUFFIXES.get(path.suffix.lower())
         if family is None:
-            raise DataError(f"{path}: no features (expected a file ending in {', '.join(SUFFIXES)})")
+            raise DataError(f"{path}: no features (expected a file that ends in {', '.join(SUFFIXES)})")
         if family not in BUNDLES:
             encoder = _encoder_of(path) if stated.encoder is None else None
             said = (("encoder", encoder),) if encoder else ()
@@ -118,14 +125,14 @@ def _collect(folder: Path, paths: list[Path], stated: Stated) -> dict[str, Sourc
                 if slide in found:
                     first, second = (str(other.relative_to(folder)) for other in (found[slide].path, path))
                     raise DataError(
-                        f"two files of features for one slide, {slide!r}: {first} and {second} in {folder}; "
+                        f"slide {slide!r} has two files of features: {first} and {second} in {folder}; "
                         "give the folder of one of them"
                     )
                 found[slide] = source
     for path in sidecars:
         owner = path.with_name(f"{npy.sidecar_of(path)}{path.suffix}")
         if owner not in bags:
-            raise DataError(f"{path.name} belongs to no {owner.name} in {path.parent}")
+            raise DataError(f"{path.name}: expected {owner.name} next to it in {path.parent}")
     return found
 
 
@@ -149,6 +156,6 @@ def _bags_of_ours(folders: set[Path]) -> dict[Path, Iterator[Bag]]:
 
 
 def _encoder_of(path: Path) -> str | None:
-    """The encoder by the name of TRIDENT's folder, whose older versions write it nowhere else."""
+    """The encoder in the name of TRIDENT's folder; older versions of TRIDENT write it nowhere else."""
     name = Path(os.path.abspath(path)).parent.name
     return name.removeprefix(TRIDENT_FEATURES) or None if name.startswith(TRIDENT_FEATURES) else None

@@ -1,9 +1,8 @@
 """Features in HDF5 files, as CLAM, TRIDENT and STAMP write them.
 
-CLAM writes `features` and `coords` in chunks of one row, which the HDF5 library reads one after the other;
-uncompressed chunks are therefore read by their places in the file, which is about three times as fast. What
-is compressed is inflated here first, within a limit, because the library inflates a chunk to whatever size it
-becomes.
+CLAM writes `features` and `coords` in chunks of one row, which the HDF5 library reads one after the other.
+Uncompressed chunks are therefore read by their offsets in the file, which is about three times as fast.
+Compressed chunks are first inflated here, within a limit, because the library inflates a chunk to any size.
 
 Dimensions: D features.
 """
@@ -24,16 +23,17 @@ from mhimdist.errors import DataError
 
 _DEFLATE, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000
 _FILTERS = (_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF)
-"""Those that are read: the others can become any size in the hands of the library."""
+"""The filters that are read: with others, the library may inflate a chunk to any size."""
 
 
 def read(path: Path, arrays: Collection[str]) -> dict[Any, Any]:
-    """The arrays of an HDF5 file that are wanted, and its attributes; other names are there without a value.
+    """Read the wanted arrays of an HDF5 file, and its attributes; other names get no value.
 
-    TRIDENT's attributes stand at the arrays, STAMP's at the file.
+    TRIDENT's attributes belong to the arrays, STAMP's to the file.
 
     Raises:
-        DataError: damaged, no HDF5, or an array whose data lie in another file or were never written.
+        DataError: the file is damaged or not HDF5, or an array's data are in another file or were never
+            written.
     """
     with damage.named(f"{path}: damaged, or not an HDF5 file"):
         file = h5py.File(path, "r", locking=False)
@@ -51,7 +51,7 @@ def read(path: Path, arrays: Collection[str]) -> dict[Any, Any]:
 
 def _rows(path: Path, name: str, dataset: h5py.Dataset) -> np.ndarray | RowReader:
     if dataset.external or dataset.is_virtual:
-        raise DataError(f"{path}: refused, the data of {name!r} lie in other files")
+        raise DataError(f"{path}: refused, the data of {name!r} are in other files")
     if dataset.dtype.kind not in "fiub":
         raise DataError(f"{path}: {name} of type {dataset.dtype} cannot be used")
     if dataset.shape is None or not dataset.shape or not dataset.size:
@@ -60,15 +60,15 @@ def _rows(path: Path, name: str, dataset: h5py.Dataset) -> np.ndarray | RowReade
     refuse_inflation(str(path), name, num_bytes, stored_bytes)
     if dataset.chunks is not None:
         return _Chunks(path, name, dataset).rows()
-    if stored_bytes < num_bytes:  # what was not written reads as zeros
-        raise DataError(f"{path}: {name} is of {num_bytes} bytes, but only {stored_bytes} were written")
-    if (offset := dataset.id.get_offset()) is None:  # small enough to stand in the file's header
+    if stored_bytes < num_bytes:  # missing bytes read as zeros
+        raise DataError(f"{path}: {name} has {num_bytes} bytes, but only {stored_bytes} were written")
+    if (offset := dataset.id.get_offset()) is None:  # small enough to be in the file's header
         return native(dataset[()])
     return native(np.memmap(path, dataset.dtype, "c", offset, dataset.shape))
 
 
 class _Chunks:
-    """An array in chunks: all of them written, and none of them a bomb."""
+    """An array in chunks, all of which are written and none of which is a bomb."""
 
     def __init__(self, path: Path, name: str, dataset: h5py.Dataset) -> None:
         self._path, self._name = path, name
@@ -92,13 +92,13 @@ class _Chunks:
         expected = math.prod(
             -(-size // edge) for size, edge in zip(dataset.shape, dataset.chunks, strict=True)
         )
-        # What was not written reads as zeros. Where all chunks are of one length, there is no need to count.
+        # Missing chunks read as zeros. Without filters all chunks have one length, and need no counting.
         got = dataset.id.get_num_chunks() if self._codes else stored_bytes // self._chunk_bytes
         if got != expected:
             raise DataError(f"{path}: {name} has {expected} chunks, but only {got} were written")
 
     def rows(self) -> RowReader:
-        """The array, read by rows, of which those of a chunk go together."""
+        """A reader of the array; the rows of a chunk are best read together."""
         dataset = self._dataset
         reader = by_rows(dataset, self._chunk_rows)
         whole_rows = not self._axis and dataset.chunks[1:] == dataset.shape[1:]
@@ -118,7 +118,7 @@ class _Chunks:
 
     @cached_property
     def _places(self) -> list[list[Any]]:
-        """The chunks by their number along the rows."""
+        """The chunks, grouped by their number along the rows."""
         places: list[list[Any]] = [[] for _ in range(-(-self._dataset.shape[self._axis] // self._chunk_rows))]
 
         def note(chunk: Any) -> None:
@@ -127,24 +127,26 @@ class _Chunks:
         self._dataset.id.chunk_iter(note)
         for chunk in (chunk for row in places for chunk in row):
             if chunk.byte_offset + chunk.size > len(self._bytes):
-                raise DataError(f"{self._path}: damaged: chunks of {self._name} are not in the file")
+                raise DataError(
+                    f"{self._path}: damaged: chunks of {self._name} reach beyond the end of the file"
+                )
         return places
 
     @cached_property
     def _starts(self) -> np.ndarray:
-        """Where uncompressed chunks of whole rows begin in the file, int64."""
+        """Offsets in the file of the uncompressed chunks of whole rows, int64."""
         if any(row.size != self._chunk_bytes for (row,) in self._places):
-            raise DataError(f"{self._path}: damaged: chunks of {self._name} are not of their size")
+            raise DataError(f"{self._path}: damaged: chunks of {self._name} have the wrong size")
         return np.array([row.byte_offset for (row,) in self._places], np.int64)
 
     def _refuse_bombs(self, start: int, end: int) -> None:
         places = self._places[start // self._chunk_rows : -(-end // self._chunk_rows)]
-        if _DEFLATE not in self._codes:  # lzf makes at most 88 of a byte, the others none
+        if _DEFLATE not in self._codes:  # lzf makes at most 88 bytes of one, the others none
             return
         for row in places:
             for chunk in row:
                 mask, stored = self._dataset.id.read_direct_chunk(chunk.chunk_offset)
-                if not mask >> self._codes.index(_DEFLATE) & 1:  # else it was stored as it is
+                if not mask >> self._codes.index(_DEFLATE) & 1:  # otherwise it was stored as it is
                     where = f"{self._path}: the chunk of {self._name} at {chunk.chunk_offset}"
                     refuse_bomb(where, "zlib", stored, self._chunk_bytes)
 

@@ -1,4 +1,4 @@
-"""Small members of shards, read by the manifest's offsets."""
+"""Small members of shards, read at the offsets in the manifest."""
 
 import json
 import zlib
@@ -11,10 +11,10 @@ from mhimdist.errors import CorruptShard
 
 
 def describe_bag(folder: Path, row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a bag's JSON member says, given its row of the manifest.
+    """The content of a bag's JSON member, given its row of the manifest.
 
     Raises:
-        CorruptShard: it is not what was written.
+        CorruptShard: the member differs from what was written.
     """
     with (folder / row["shard"]).open("rb") as file:
         file.seek(row["json_offset"])
@@ -29,15 +29,15 @@ def describe_bag(folder: Path, row: Mapping[str, Any]) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CorruptShard(f"{folder / row['shard']}: {row['key']}.json cannot be read: {error}") from error
     if not isinstance(described, dict):
-        raise CorruptShard(f"{folder / row['shard']}: {row['key']}.json: expected an object")
+        raise CorruptShard(f"{folder / row['shard']}: {row['key']}.json: expected a JSON object")
     return described
 
 
 def encoder_of(folder: Path, manifest: Manifest) -> str | None:
-    """The encoder of a data set's features, which is that of the first bag that names one; None if none does.
+    """The encoder of a data set's features: that of the first bag that names one, None if none does.
 
     Raises:
-        CorruptShard: a JSON member that was looked at is not as it was written.
+        CorruptShard: a JSON member differs from what was written.
     """
     for batch in manifest.rows.to_batches(max_chunksize=64):
         for row in batch.to_pylist():

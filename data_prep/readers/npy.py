@@ -16,27 +16,34 @@ _TEXT_BYTES = 4096
 
 
 def sidecar_of(path: Path) -> str:
-    """The slide that a file of this name is a sidecar of, "" if it is none."""
+    """The slide that a file of this name is a sidecar of; "" if it is not a sidecar."""
     slide, _, kind = path.stem.rpartition(".")
     return slide if path.suffix.lower() == ".npy" and kind in SIDE_ARRAYS else ""
 
 
 def sidecars(path: Path) -> dict[str, Path]:
-    """The sidecars that lie beside a .npy file, by kind."""
+    """The sidecars next to a .npy file, by kind."""
     paths = {kind: path.with_name(f"{path.stem}.{kind}{path.suffix}") for kind in SIDE_ARRAYS}
     return {kind: sidecar for kind, sidecar in paths.items() if sidecar.exists()}
 
 
 def read(path: Path, arrays: Collection[str] = ()) -> dict[Any, Any]:
-    """A .npy file of features, and `<slide>.coords.npy` and `<slide>.instance_labels.npy` beside it."""
+    """Read a .npy file of features, and `<slide>.coords.npy` and `<slide>.instance_labels.npy` next to it.
+
+    Raises:
+        DataError: a file is not a .npy file, or is damaged.
+    """
     found: dict[Any, Any] = {next(iter(arrays), FEATURES[0]): map_npy(path)}
     return found | {kind: map_npy(sidecar) for kind, sidecar in sidecars(path).items()}
 
 
 def read_npz(path: Path, arrays: Collection[str]) -> dict[Any, Any]:
-    """The arrays of a .npz file that are wanted, by name, and its scalars of text or numbers.
+    """Read the wanted arrays of a .npz file by name, and its scalars of text or numbers.
 
-    An array that is alone in it needs no name. Only headers and scalars are inflated now.
+    An array that is alone in the file needs no name. Only headers and scalars are inflated now.
+
+    Raises:
+        DataError: the file is damaged, or a record claims to be far larger than it is stored.
     """
     with damage.named(f"{path}: damaged, or not a .npz file"), zipfile.ZipFile(path) as archive:
         records = {

@@ -1,8 +1,9 @@
-"""Bags in Parquet files: a row a bag (`features`: list of lists) or a row an instance (`features`: a list).
+"""Bags in Parquet files: one row per bag (`features`: list of lists) or per instance (`features`: a list).
 
-A Parquet file is read by row groups, and a column of one in pieces from its beginning. Sizes of bags follow
-from its metadata where a row is an instance; where a row is a bag, one pass over the file finds them. Either
-way a bag is read by passing over what stands before it in its group: groups of a few bags are read fastest.
+A Parquet file is read by row groups, and a column of a row group in pieces from its beginning. If a row is an
+instance, the sizes of bags follow from the metadata; if a row is a bag, one pass over the file finds them. In
+both cases, reading a bag means passing over everything before it in its group, so files with a few bags per
+group are read fastest.
 
 Dimensions: N instances of a bag, D features.
 """
@@ -34,15 +35,15 @@ _BATCH_ROWS = 1024
 """Instances that are decoded at a time."""
 
 _ITEM_BYTES = 8
-"""Of a number in memory, at most; of text, the number of its entry in a dictionary."""
+"""Most bytes of a number in memory; for text, of the number of its entry in a dictionary."""
 
 Place = tuple[tuple[Piece, ...], int, int]
-"""Where a bag lies, which may be in several groups, and its N and D."""
+"""Where a bag is, which may be in more than one group, and its N and D."""
 
 
 @dataclass(frozen=True)
 class _File:
-    """An open file: its columns of slides and features, and the arrays that it holds besides."""
+    """An open file, and the names of its columns of slides and features."""
 
     path: Path
     content: mmap.mmap
@@ -57,10 +58,10 @@ class _File:
 
 
 def bags_in(path: Path, arrays: Collection[str]) -> Iterator[tuple[str, Place, dict[str, Any]]]:
-    """The bags of a file: slide, place and what the columns of `DETAIL_COLUMNS` say of it.
+    """The bags of a file: slide, place, and the bag's values in the columns of `DETAIL_COLUMNS`.
 
     Raises:
-        DataError: damaged, no such columns, or the instances of a slide are not together.
+        DataError: the file is damaged, lacks columns, or holds the instances of a slide apart.
     """
     file = _open(path, arrays)
     details = [name for name in DETAIL_COLUMNS if name in file.parquet.schema_arrow.names]
@@ -74,7 +75,7 @@ def bags_in(path: Path, arrays: Collection[str]) -> Iterator[tuple[str, Place, d
             if slide in pieces and (slide != previous or file.bag_a_row):
                 raise DataError(f"{path}: the rows of slide {slide!r} are not together")
             if end - start > 1 and file.bag_a_row:
-                raise DataError(f"{path}: slide {slide!r} stands in it twice")
+                raise DataError(f"{path}: slide {slide!r} is in it twice")
             pieces.setdefault(slide, []).append((group, start, end - start))
             N, D = in_group[start] if file.bag_a_row else (end - start, in_group[0][1])
             before, width = shapes.get(slide, (0, D))
@@ -88,15 +89,15 @@ def bags_in(path: Path, arrays: Collection[str]) -> Iterator[tuple[str, Place, d
 
 
 def read(path: Path, place: Place, arrays: Collection[str]) -> dict[Any, Any]:
-    """The arrays of a bag by name. A row of a Parquet file cannot be read in part: a bag is in memory.
+    """Read the arrays of a bag by name. Rows cannot be read in part, so the whole bag is in memory.
 
     Args:
         path: the Parquet file.
-        place: row groups and rows of the bag, its numbers of instances and features, as `bags_in` tells them.
+        place: row groups and rows of the bag, and its N and D, as `bags_in` yields them.
         arrays: names of the arrays to read.
 
     Raises:
-        DataError: the file is damaged, or holds something else than `bags_in` found.
+        DataError: the file is damaged, or holds something other than `bags_in` found.
     """
     file = _open(path, arrays)
     pieces, N, D = place
@@ -113,7 +114,7 @@ def _open(path: Path, arrays: Collection[str]) -> _File:
     with damage.named(f"{path} cannot be read as Parquet"):
         schema = pq.read_schema(path, memory_map=True)
         named = [field for field in schema if field.name in (*SLIDE_COLUMNS, *DETAIL_COLUMNS)]
-        # As dictionaries: a name that stands in it a million times is then there once.
+        # As dictionaries, which hold a name once even if it is in the column a million times.
         text = [field.name for field in named if field.type in (pa.string(), pa.large_string())]
         parquet = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True, read_dictionary=text)
     names = schema.names
@@ -133,7 +134,7 @@ def _one(path: Path, names: list[str], wanted: Sequence[str]) -> str:
 
 
 def _runs(file: _File, group: int, details: list[str]) -> Iterator[tuple[str, int, int, dict[str, Any]]]:
-    """The slides of a row group: name, first row, end, and the details that its first row says."""
+    """The slides of a row group: name, first row, end, and the details in the first row."""
     columns = [file.slide, *details]
     for name in columns:
         _refuse_bomb(file, group, name)
@@ -152,7 +153,7 @@ def _runs(file: _File, group: int, details: list[str]) -> Iterator[tuple[str, in
 
 
 def _shapes(file: _File, group: int) -> list[tuple[int, int]]:
-    """N and D of the bags of a row group, a row each; where a row is an instance, of all its rows."""
+    """N and D of each bag in a row group; if a row is an instance, of all rows together."""
     metadata = file.parquet.metadata.row_group(group)
     if file.bag_a_row:
         rows = (0, metadata.num_rows)
@@ -182,7 +183,7 @@ def _array(
 
 
 def _matrices(file: _File, name: str, piece: Piece) -> Iterator[np.ndarray]:
-    """The rows of a piece in order: a bag at a time, or some instances."""
+    """The rows of a piece in order: one bag, or some instances, at a time."""
     group, first, num_rows = piece
     _refuse_bomb(file, group, name)
     step = 1 if file.bag_a_row else _BATCH_ROWS
@@ -196,12 +197,12 @@ def _matrices(file: _File, name: str, piece: Piece) -> Iterator[np.ndarray]:
             if at >= first + num_rows:
                 return
     raise DataError(
-        f"{file.path} is damaged: row group {group} has {at} rows of {name}, not {first + num_rows}"
+        f"{file.path} is damaged: expected {first + num_rows} rows of {name} in row group {group}, got {at}"
     )
 
 
 def _matrix(file: _File, name: str, array: pa.Array) -> np.ndarray:
-    """Rows of a column as an array: those of its one bag, or instances."""
+    """Rows of a column as an array: the rows of its one bag, or instances."""
     if array.null_count:
         raise DataError(f"{file.path}: {name} has empty cells")
     rows = array[0].values if file.bag_a_row else array
@@ -220,7 +221,8 @@ def _matrix(file: _File, name: str, array: pa.Array) -> np.ndarray:
 def _refuse_bomb(file: _File, group: int, name: str) -> None:
     """Refuse a column that would be far larger in memory than it is stored.
 
-    Features must hold for themselves; of the others, which may be all alike, the whole row group counts.
+    Features are judged by their own size. The other columns may hold equal values throughout, so they are
+    judged by the size of the whole row group.
     """
     metadata = file.parquet.metadata.row_group(group)
     columns = [metadata.column(index) for index in range(metadata.num_columns)]
@@ -233,7 +235,7 @@ def _refuse_bomb(file: _File, group: int, name: str) -> None:
 
 
 def _leaves(metadata: Any, name: str) -> list[Any]:
-    """What a row group's metadata say of a column."""
+    """The metadata of a column in a row group."""
     columns = (metadata.column(index) for index in range(metadata.num_columns))
     return [column for column in columns if column.path_in_schema.split(".")[0] == name]
 

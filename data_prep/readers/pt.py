@@ -1,7 +1,7 @@
-"""Features that `torch.save` wrote, as tensors or, as TRIDENT does, as arrays of numpy's.
+"""Features that `torch.save` wrote: tensors, or numpy arrays as TRIDENT writes them.
 
-Nothing in them is executed. A tensor in a file of its own is mapped; an array, which stands in the pickle
-itself, and what lies in a tar are read whole, and so once more when shards are planned.
+Nothing in the files is executed. A tensor in a .pt file is mapped. An array is part of the pickle, so it is
+read whole, as are members of a tar; both are read one more time when shards are planned.
 """
 
 import io
@@ -21,18 +21,18 @@ from data_prep.readers import damage
 from data_prep.readers.fields import FEATURES
 from mhimdist.errors import DataError
 
-# torch.save before 1.6 began a file with this pickled number; whatever else is not a zip, it did not write.
+# torch.save before 1.6 began a file with this pickled number. It wrote all other files as zips.
 LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
 
 _NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
 
 
 class _RefusedError(Exception):
-    """What a pickle makes is no array of numbers."""
+    """A pickle makes something other than an array of numbers."""
 
 
 def _empty_array(kind: type, shape: tuple[int, ...], typecode: bytes) -> np.ndarray:
-    """What numpy's pickles begin an array with; any other use of numpy's function would be an attack."""
+    """The empty array that numpy's pickles begin with; any other use of the function would be an attack."""
     if kind is not np.ndarray or shape != (0,) or typecode != b"b":
         raise _RefusedError(f"an array of {kind.__name__}, of shape {shape}, that numpy would not write")
     return np.ndarray((0,), np.int8)
@@ -57,21 +57,29 @@ _ARRAYS: list[Any] = [
     np.ndarray,
     *{type(np.dtype(name)) for name in _NUMBERS},
 ]
-"""What a pickle may call to make an array: functions of ours under the names of numpy's."""
+"""What a pickle may call to make an array: our functions under the names of numpy's."""
 
 _one_at_a_time = threading.Lock()
-"""For torch's list of what a pickle may call, which is one for all threads."""
+"""Guards torch's list of what a pickle may call; all threads share that list."""
 
 
 def read(path: Path, arrays: object = ()) -> dict[Any, Any]:
-    """A file of `torch.save`: a tensor is under "features", a dict is as it is."""
+    """Read a file of `torch.save`: a tensor gets the name "features", a dict stays as it is.
+
+    Raises:
+        DataError: the file is damaged, or holds anything but a tensor, an array, or a dict of them.
+    """
     with path.open("rb") as file:
         legacy = file.read(len(LEGACY_MAGIC)) == LEGACY_MAGIC
     return _load(path, str(path), legacy=legacy)
 
 
 def read_bytes(content: bytes, where: str) -> dict[Any, Any]:
-    """What `read` gives, from memory; `where` names it in messages."""
+    """Do the same as `read`, from memory; `where` names the content in messages.
+
+    Raises:
+        DataError: as in `read`.
+    """
     return _load(io.BytesIO(content), where, legacy=content.startswith(LEGACY_MAGIC))
 
 
@@ -90,7 +98,7 @@ def _load(file: Path | io.BytesIO, where: str, *, legacy: bool) -> dict[Any, Any
 
 
 def _unpickle(file: Path | io.BytesIO, where: str, *, legacy: bool) -> Any:
-    """What the file holds: tried without arrays first, because those need a lock."""
+    """The content of the file; tried without arrays first, because arrays need a lock."""
     mapped = isinstance(file, Path) and not legacy
     for allowed in ([], _ARRAYS):
         if isinstance(file, io.BytesIO):

@@ -1,6 +1,6 @@
-"""What `data_prep.shard` reads: features of slides, recognised by looking at the files.
+"""Sources of features: one per slide, recognised by the content of its file.
 
-The files are treated as hostile. Nothing in them is executed, and what they claim to hold is compared with
+The files are treated as hostile. Nothing in them is executed, and the size that they claim is compared with
 their length before anything is allocated.
 
 Dimensions: N instances of a bag, D features.
@@ -37,7 +37,7 @@ SUFFIXES = {
     ".tar": "tar",
     ".parquet": "parquet",
 }
-"""Files that are looked at, and what they are taken for if their content does not tell."""
+"""Suffixes of files that are looked at, and the family of a file if its content does not tell."""
 
 READERS: dict[str, Callable[..., dict[Any, Any]]] = {
     "torch": pt.read,
@@ -48,8 +48,8 @@ READERS: dict[str, Callable[..., dict[Any, Any]]] = {
     "tar": tar.read,
     "parquet": parquet.read,
 }
-"""By family: what turns a file, for bundles a place in it, and the names of the arrays that are wanted into
-arrays and details by name."""
+"""By family, the function that reads arrays and details by name, given the file, for bundles a place in it,
+and the names of the wanted arrays."""
 
 BUNDLES: dict[str, Callable[..., Iterator[tuple[str, tuple, dict[str, Any]]]]] = {
     "tar": tar.bags_in,
@@ -60,15 +60,16 @@ BUNDLES: dict[str, Callable[..., Iterator[tuple[str, tuple, dict[str, Any]]]]] =
 
 @dataclass(frozen=True)
 class Source:
-    """Where the features of a slide lie.
+    """Where the features of a slide are.
 
     Attributes:
         path: the file, or the folder of a zarr store.
         family: a key of `READERS`.
-        place: of the bag in a bundle, in the words of the bundle's reader.
+        place: place of the bag in a bundle, as the bundle's reader defines it.
         coords: a file that holds the coordinates of the same slide, as CLAM's h5_files do for its pt_files.
-        said: what a bundle says of the bag: label, case and `DETAILS`; else what its folder's name says.
-        stated: what the user says of all.
+        said: the details of the bag: in a bundle label, case and `DETAILS`, otherwise the encoder in the
+            name of the folder.
+        stated: what the user states about all features.
     """
 
     path: Path
@@ -84,7 +85,7 @@ class Source:
         return dict(self.said)
 
     def files(self) -> list[Path]:
-        """Files on which the bag depends, for telling whether it changed."""
+        """The files that the bag depends on, to find out whether they changed."""
         if self.path.is_dir():
             return sorted(path for path in self.path.rglob("*") if path.is_file())
         more = npy.sidecars(self.path).values() if self.family == "npy" else ()
@@ -92,13 +93,13 @@ class Source:
 
 
 class SlideFeatures:
-    """What a source holds, found sound in shape and type; the values are not yet looked at.
+    """The content of a source, checked in shape and type; the values are not checked yet.
 
     Attributes:
         num_instances, num_features: N and D, each at least 1.
         dtype: of the features, one of `FLOATS`.
-        details: encoder, patch size and so on: those of `DETAILS` that are known.
-        has_coords, has_instance_labels: whether it holds them.
+        details: the `DETAILS` that are known, such as encoder and patch size.
+        has_coords, has_instance_labels: whether the source holds them.
     """
 
     def __init__(
@@ -115,14 +116,14 @@ class SlideFeatures:
 
         Args:
             found: arrays by name.
-            details: those of `DETAILS` that are known.
+            details: the `DETAILS` that are known.
             where: names the source in messages.
-            names: which the features may have.
-            bfloat16: whether features of 16 bits are those of bfloat16.
+            names: names that the array of features may have.
+            bfloat16: whether the 16-bit features are the bits of bfloat16.
             max_bytes: length of the file, which uncompressed features cannot exceed.
 
         Raises:
-            DataError: it holds something else.
+            DataError: the arrays are not a bag.
         """
         keys = [key for key in names if found.get(key) is not None]
         if len(keys) != 1:
@@ -137,26 +138,29 @@ class SlideFeatures:
                 raise DataError(f"{where}: expected the bits of bfloat16 as uint16, got {self.dtype}")
             self.dtype = torch.bfloat16
         shape = tuple(self._features.shape)
-        if shape and not all(shape):  # as TRIDENT writes of a slide without tissue
+        if shape and not all(shape):  # as TRIDENT writes for a slide without tissue
             raise DataError(f"{where}: the bag is empty: its features are {' x '.join(map(str, shape))}")
         if self.dtype not in FLOATS:
-            raise DataError(f"{where}: features must be floats, got {self.dtype}")
+            raise DataError(f"{where}: expected features to be floats, got {self.dtype}")
         if len(shape) != 2:
             raise DataError(f"{where}: expected features of shape N x D, got {shape}")
         self.num_instances, self.num_features = map(int, shape)
         num_bytes = self.num_instances * self.num_features * self.dtype.itemsize
         if max_bytes is not None and num_bytes > max_bytes:
-            # An expanded tensor: one stored number may claim to be 10^15.
+            # An expanded tensor: one stored number may claim to be 10^15 numbers.
             raise DataError(f"{where}: claims {shape[0]} x {shape[1]} features, more than it stores")
-        # Some tools add the width and height of a patch, which are not kept.
+        # Some tools add the width and height of a patch, which are dropped.
         self.has_coords = self._has("coords", (self.num_instances, 2), (self.num_instances, 4))
         self.has_instance_labels = self._has("instance_labels", (self.num_instances,))
         self.details = dict(details)
 
     def blocks(self, max_bytes: int) -> Iterator[Tensor]:
-        """The features in order, some rows at a time, so that a bag of any size needs little memory.
+        """The features in order, in blocks of rows, so that a bag of any size needs little memory.
 
-        A block has about `max_bytes`, but at least one row, and with chunks in the file, one chunk of rows.
+        A block has about `max_bytes`, but at least one row, or one chunk of rows if the file has chunks.
+
+        Raises:
+            DataError: the rows are damaged.
         """
         row_bytes = self.num_features * self.dtype.itemsize
         step = max(1, max_bytes // row_bytes)
@@ -168,12 +172,16 @@ class SlideFeatures:
 
     @property
     def features_ND(self) -> Tensor:
-        """All features, N x D, one of `FLOATS`, in any layout."""
+        """All features, N x D, of a dtype in `FLOATS` and in any layout."""
         return self._rows(0, self.num_instances)
 
     @cached_property
     def coords_N2(self) -> np.ndarray | None:
-        """Coordinates, int32 N x 2; those in micrometres are rounded to whole ones."""
+        """Coordinates, int32 N x 2; micrometres are rounded to whole numbers. None if there are none.
+
+        Raises:
+            DataError: they are not whole numbers, or do not fit int32.
+        """
         rounded = "coords_unit" in self.details
         if not self.has_coords:
             return None
@@ -181,7 +189,11 @@ class SlideFeatures:
 
     @cached_property
     def instance_labels_N(self) -> np.ndarray | None:
-        """Labels of the instances, uint8 N."""
+        """Labels of the instances, uint8 N; None if there are none.
+
+        Raises:
+            DataError: they are not whole numbers from 0 to 255.
+        """
         return self._integers("instance_labels", INSTANCE_LABELS_DTYPE) if self.has_instance_labels else None
 
     @property
@@ -208,12 +220,12 @@ class SlideFeatures:
         return True
 
     def _integers(self, name: str, dtype: np.dtype, *, rounded: bool = False) -> np.ndarray:
-        """An array of whole numbers as `dtype`; floats will do if each is whole, or are `rounded`."""
+        """An array of whole numbers as `dtype`; floats must be whole too, unless they are `rounded`."""
         array = _array(self._found[name], self._where, name)
         tensor = array if isinstance(array, Tensor) else torch.from_numpy(array.read(0, array.shape[0]))
         if tensor.is_complex():
             raise DataError(f"{self._where}: expected {name} to be whole numbers, got {tensor.dtype}")
-        # Double, because the limits below must be representable.
+        # Double, because it must represent the limits below.
         values = (tensor.double() if tensor.is_floating_point() else tensor).numpy()
         values = np.rint(values) if rounded else values
         limits = np.iinfo(dtype)
@@ -225,22 +237,23 @@ class SlideFeatures:
 
 
 def some(names: Iterable[str], limit: int = 5) -> str:
-    """The first few names for a message, and how many more there are."""
+    """The first few names for a message, and the number of further ones."""
     listed = list(names)
     more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
     return ", ".join(map(repr, listed[:limit])) + more
 
 
 def read_features(source: Source) -> SlideFeatures:
-    """Open what a source holds; arrays are mapped or read later.
+    """Open a source; its arrays are mapped now, or read later.
 
-    Features are a tensor or array, N x D or 1 x N x D, or stand under one of `fields.FEATURES` beside
-    "coords" (N x 2, or N x 4 whose first two columns are taken), "instance_labels" and `DETAILS`. They must
-    be floats of 2, 4 or 8 bytes or bfloat16, in any byte order and layout; integers are refused, since their
-    scale is unknown.
+    Features are a tensor or array, N x D or 1 x N x D, alone or under one of the names in `fields.FEATURES`
+    next to "coords" (N x 2, or N x 4, of which the first two columns are taken), "instance_labels" and
+    `DETAILS`. They must be floats of 2, 4 or 8 bytes or bfloat16, in any byte order and layout; integers are
+    refused, because their scale is unknown.
 
     Raises:
-        DataError: the file holds something else, or another detail than was stated; the message names it.
+        DataError: the file holds something else, or a detail differs from the stated one; the message names
+            the file.
     """
     path, where, said, stated = source.path, _where(source), source.details, source.stated
     place = (source.place,) if source.family in BUNDLES else ()
@@ -259,13 +272,13 @@ def read_features(source: Source) -> SlideFeatures:
         where,
         names=stated.features,
         bfloat16=said.get("dtype") == "bfloat16",
-        # What compressed files claim was compared with their length by their readers.
+        # Readers of compressed files have already compared the claimed size with the stored one.
         max_bytes=path.stat().st_size if source.family in ("torch", "npy") else None,
     )
 
 
 def family_of(path: Path) -> str | None:
-    """What a file or folder is by its first bytes, a key of `READERS`; None if they do not tell."""
+    """The family of a file or folder by its first bytes, a key of `READERS`; None if they do not tell."""
     if path.is_dir():
         return "zarr" if zarr_store.is_store(path) else None
     with path.open("rb") as file:
@@ -274,7 +287,7 @@ def family_of(path: Path) -> str | None:
         try:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
-        except Exception:  # whatever the damage leads zipfile to; the reader will name it
+        except Exception:  # damage makes zipfile raise anything; the reader will name it
             return None
         if any(name.endswith("data.pkl") for name in names):
             return "torch"
@@ -300,7 +313,7 @@ def _torch(reader: RowReader) -> torch.dtype:
 
 
 def _array(value: object, where: str, what: str) -> Tensor | RowReader:
-    """An array that was found, without a batch axis."""
+    """A found array, without a batch axis."""
     if isinstance(value, (np.ndarray, RowReader)):
         try:
             torch.from_numpy(np.empty(0, value.dtype))

@@ -1,38 +1,39 @@
-"""What the user says of all features, where their files do not."""
+"""What the user states about all features, if their files do not."""
 
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from data_prep.command_line import Metavar, Settings, whole
 from data_prep.readers.fields import FEATURES, SIDE_ARRAYS
+from data_prep.settings import Metavar, Settings, whole
 
 
 class Stated(Settings):
-    """What the user says of all features, whose files may not say it."""
+    """What the user states about all features; their files may not say it."""
 
     feature_key: Annotated[str | None, Metavar("NAME")] = Field(
-        None, description=f"array of the features in a file, if it is not called {', '.join(FEATURES)}"
+        None,
+        description=f"name of the array of features in a file, if it is not one of {', '.join(FEATURES)}",
     )
     encoder: Annotated[str | None, Metavar("NAME")] = Field(
         None,
-        description="network that computed the features, if their files do not say (.pt, .npy, CLAM)",
+        description="network that computed the features, if their files do not say so (.pt, .npy, CLAM)",
     )
     patch_size: Annotated[Annotated[int, whole(0)] | None, Metavar("PIXELS")] = Field(
-        None, description="edge of a patch, if the files do not say"
+        None, description="edge of a patch, if the files do not say so"
     )
     level: Annotated[Annotated[int, whole(0)] | None, Metavar("N")] = Field(
-        None, description="level of the slide's pyramid, from 0, if the files do not say"
+        None, description="level of the slide's pyramid, from 0, if the files do not say so"
     )
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Names of the array of features, of which a file should hold one."""
+        """Possible names of the array of features; a file should hold exactly one."""
         return FEATURES if self.feature_key is None else (self.feature_key,)
 
     @property
     def arrays(self) -> tuple[str, ...]:
-        """Names of the arrays that are read."""
+        """Names of the arrays to read."""
         return (*self.features, *SIDE_ARRAYS)
 
     @property

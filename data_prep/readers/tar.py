@@ -1,4 +1,4 @@
-"""Bags in WebDataset shards: those of others, by their headers, and ours, by their manifest."""
+"""Bags in WebDataset shards: found by the headers in shards of others, by the manifest in ours."""
 
 import json
 import os
@@ -15,15 +15,15 @@ from mhimdist.data.format import EXTENSIONS, members_of
 from mhimdist.errors import DataError
 
 MAX_TEXT_BYTES = 2**20
-"""Of a member that is read as text, or of a header that stands before a member."""
+"""Most bytes of a member that is read as text, and of a header before a member."""
 
 Place = tuple[tuple[str, int, int, int | None], ...]
-"""Where a bag's members lie in its tar: extension, offset and length in bytes of each, and the crc32 that it
-must have, where that is known."""
+"""Where a bag's members are in its tar: the extension of each, its offset and length in bytes, and the crc32
+that it must have, if that is known."""
 
 
 class _Header(tarfile.TarInfo):
-    """A header that may be preceded by others, such as for a long name, but not by ones that fill memory."""
+    """A header that may follow others, such as one for a long name, but none that would fill the memory."""
 
     def _proc_member(self, tar: tarfile.TarFile) -> Any:  # which tarfile offers to subclasses
         if self.type not in tarfile.REGULAR_TYPES and self.size > MAX_TEXT_BYTES:
@@ -34,12 +34,12 @@ class _Header(tarfile.TarInfo):
 
 
 def bags_in(path: Path, arrays: Collection[str] = ()) -> Iterator[tuple[str, Place, dict[str, Any]]]:
-    """The bags of a tar: key, place, and what their JSON member says, by fields ({} without one).
+    """The bags of a tar: key, place, and the fields of the JSON member ({} without one).
 
     Only headers and small members are read, and nothing is unpacked.
 
     Raises:
-        DataError: damaged, a key twice, or a member that is no plain file.
+        DataError: the tar is damaged, holds a member twice, or holds a member that is not a plain file.
     """
     num_bytes = path.stat().st_size
     places: dict[str, list[tuple[str, int, int, int | None]]] = {}
@@ -48,17 +48,17 @@ def bags_in(path: Path, arrays: Collection[str] = ()) -> Iterator[tuple[str, Pla
             if not member.isreg() or member.issparse():
                 raise DataError(f"{path}: refused, {member.name!r} is not a plain file")
             if member.size < 0 or member.offset_data + member.size > num_bytes:
-                raise DataError(f"{path}: {member.name!r} reaches beyond the end of the file: cut off")
+                raise DataError(f"{path}: cut off: {member.name!r} reaches beyond the end of the file")
             folder, name = os.path.split(member.name)
             stem, _, extension = name.partition(".")  # at the first dot, as webdataset cuts
             place = places.setdefault(os.path.join(folder, stem), [])
             if any(extension.lower() == other for other, *_ in place):
-                raise DataError(f"{path}: {member.name!r} stands in it twice")
+                raise DataError(f"{path}: {member.name!r} is in it twice")
             place.append((extension.lower(), member.offset_data, member.size, None))
         end = tar.offset
     with path.open("rb") as file:
         file.seek(end)
-        # The reader of tars takes any damaged header for the end.
+        # tarfile takes any damaged header for the end.
         if any(file.read(2 * tarfile.BLOCKSIZE)):
             raise DataError(f"{path}: damaged at byte {end}: expected the header of a member")
     for key, place in places.items():
@@ -68,15 +68,15 @@ def bags_in(path: Path, arrays: Collection[str] = ()) -> Iterator[tuple[str, Pla
 def bags_of_ours(
     path: Path, rows: Sequence[Mapping[str, Any]], classes: tuple[str, ...]
 ) -> Iterator[tuple[str, Place, dict[str, Any]]]:
-    """The bags of a shard of ours, given its rows of the manifest: as `bags_in`, with the checksums.
+    """The bags of one of our shards, given its rows of the manifest: as in `bags_in`, with checksums.
 
     Args:
         path: the shard.
-        rows: what the manifest says of its bags.
+        rows: its bags in the manifest.
         classes: class names in the order of their indices.
 
     Raises:
-        CorruptShard: a JSON member is not what was written.
+        CorruptShard: a JSON member differs from what was written.
     """
     for row in rows:
         place = tuple((EXTENSIONS[m.kind], m.offset, m.num_bytes, m.crc32) for m in members_of(row))
@@ -86,12 +86,12 @@ def bags_of_ours(
 
 
 def read(path: Path, place: Place, arrays: Collection[str] = ()) -> dict[Any, Any]:
-    """The arrays of a bag by name: `x.npy` and `x.pt` hold x, a bare `npy` or `pt` the features.
+    """Read the arrays of a bag by name: `x.npy` and `x.pt` hold x, a bare `npy` or `pt` the features.
 
     Args:
         path: the tar.
-        place: extension, offset, number of bytes and, if it is known, crc32 of each member of the bag.
-        arrays: taken as other readers take it; a tar's members are read when their rows are.
+        place: extension, offset, number of bytes and, if known, crc32 of each member of the bag.
+        arrays: not used, as members are read with their rows; other readers take the same argument.
 
     Raises:
         DataError: a member is damaged.
@@ -111,13 +111,13 @@ def read(path: Path, place: Place, arrays: Collection[str] = ()) -> dict[Any, An
 
 
 def _text(path: Path, key: str, place: Place) -> dict[str, Any]:
-    """The JSON member, with "label" from a `cls` member where it has none."""
+    """The fields of the JSON member, with "label" from a `cls` member if they lack it."""
     said: dict[str, Any] = {}
     for extension, offset, num_bytes, _ in place:
         if extension not in ("json", "cls", "label"):
             continue
         if num_bytes > MAX_TEXT_BYTES:
-            raise DataError(f"{path}: {key}.{extension} is of {num_bytes} bytes, more than {MAX_TEXT_BYTES}")
+            raise DataError(f"{path}: {key}.{extension} has {num_bytes} bytes, more than {MAX_TEXT_BYTES}")
         try:
             text = _content(path, offset, num_bytes).decode()
             value = json.loads(text) if extension == "json" else {"label": text.strip()}

@@ -1,4 +1,4 @@
-"""Features in zarr stores, of version 2 or 3: a group as an HDF5 file would be, or one array."""
+"""Features in zarr stores of version 2 or 3: a group laid out like an HDF5 file, or a single array."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ MARKS = ("zarr.json", ".zgroup", ".zarray")
 
 _PLAIN = ("bytes", "crc32c", "shuffle")
 _COMPRESSORS = ("blosc", "gzip", "lz4", "zlib", "zstd")
-"""The codecs that are read: what others become cannot be told beforehand."""
+"""The compressors that are read: the size that others decompress to cannot be known beforehand."""
 
 
 def is_store(path: Path) -> bool:
@@ -26,12 +26,12 @@ def is_store(path: Path) -> bool:
 
 
 def read(path: Path, arrays: Collection[str]) -> dict[Any, Any]:
-    """The arrays of a zarr store that are wanted, and its attributes, as `hdf5.read`.
+    """Read the wanted arrays of a zarr store, and its attributes, as `hdf5.read` does.
 
     Raises:
-        DataError: damaged, arrays of anything but numbers, or chunks that were never written.
+        DataError: the store is damaged, an array holds anything but numbers, or chunks were never written.
     """
-    import zarr  # it takes longer to import than many a folder to read
+    import zarr  # importing it takes longer than reading many a folder
 
     with damage.named(f"{path}: damaged, or not a zarr store"):
         node = zarr.open(path, mode="r")
@@ -82,7 +82,7 @@ def _rows(path: Path, name: str, array: Any) -> np.ndarray | RowReader:
 
 
 def _compressor(path: Path, name: str, array: Any) -> str | None:
-    """What the chunks of an array are compressed with."""
+    """The compressor of an array's chunks; None if they are not compressed."""
     codecs = (
         array.metadata.codecs if array.metadata.zarr_format == 3 else (*array.filters, *array.compressors)
     )

@@ -1,4 +1,4 @@
-"""Tables of labels: which slide is of which class and case."""
+"""Tables of labels: the class and the case of each slide."""
 
 import csv
 import re
@@ -54,7 +54,7 @@ class SlideLabel:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a label table, by name or by number from 1; None is found by its usual names."""
+    """The columns of a label table, by name or by number from 1; None finds a column by its usual names."""
 
     slide: str | None = None
     label: str | None = None
@@ -63,19 +63,22 @@ class Columns:
 
 @dataclass(frozen=True)
 class _Table:
-    """Cells as text, and the line of the file that each row stands in."""
+    """A table's cells as text, and for each row its line in the file."""
 
     path: Path
     header: list[str] | None
     rows: list[tuple[int, list[str]]]
 
     def column(self, given: str | None, usual: Sequence[str], position: int | None) -> int | None:
-        """Number of a column from 0, None if there is none.
+        """Number of a column from 0; None if there is no such column.
 
         Args:
             given: name or number that the user gave.
-            usual: names to look for else.
-            position: where it stands in a table without a header.
+            usual: names to look for otherwise.
+            position: number of the column in a table without a header.
+
+        Raises:
+            LabelError: the given column does not exist, or more than one column has a usual name.
         """
         header = self.header or []
         if given is not None:
@@ -83,7 +86,7 @@ class _Table:
                 return header.index(given.lower())
             if given.isdecimal() and 1 <= int(given) <= len(self.rows[0][1]):
                 return int(given) - 1
-            raise LabelError(f"{self.path}: no column {given!r}; it has {header or len(self.rows[0][1])}")
+            raise LabelError(f"{self.path}: no column {given!r} (columns: {header or len(self.rows[0][1])})")
         if self.header is None:
             return position
         found = [index for index, name in enumerate(header) if name in usual]
@@ -103,20 +106,20 @@ def read_labels(
     """Read a table of labels: CSV or TSV, with or without a header, or Parquet.
 
     Columns are found by the usual names (`SLIDE_COLUMNS`, `LABEL_COLUMNS`, `CASE_COLUMNS`), whatever their
-    case; others are passed over. A table whose first line holds none of these names has no header: two
+    case; other columns are ignored. A table whose first line holds none of these names has no header: two
     columns are then slide and label. A byte-order mark, CRLF and blank lines do not matter. Without a case
     column, each slide is its own case.
 
     Args:
         path: the table.
-        columns: columns under unusual names.
-        slides: a second table of slides and cases, if the first one labels cases, each with any number of
-            slides.
-        class_map: new names of classes by their names in the table; others keep theirs.
+        columns: columns with unusual names.
+        slides: a second table, of slides and cases, if the first one labels cases; a case may have any
+            number of slides.
+        class_map: new names of classes by their names in the table; other classes keep their names.
 
     Raises:
-        LabelError: no such table, no such column, an empty cell, a slide that stands in it twice, or slides
-            of a case that is not labelled.
+        LabelError: the table or a column is missing, a cell is empty, a slide is in the table twice, slides
+            are of a case without a label, or no slide has a class that is to be renamed.
     """
     columns = columns or Columns()
     table = _read(path, columns)
@@ -131,7 +134,7 @@ def read_labels(
         case_of = list(_pairs(slide_table, slide_column, case_column, "slide"))
         if unlabelled := sorted({case for _, case in case_of} - label_of.keys()):
             raise LabelError(
-                f"{slides}: {len(unlabelled)} of its cases have no label in {path}: {unlabelled[:5]}"
+                f"{slides}: no label in {path} for cases of this table ({len(unlabelled)}): {unlabelled[:5]}"
             )
         rows = [SlideLabel(slide, case, label_of[case]) for slide, case in case_of]
     else:
@@ -141,18 +144,18 @@ def read_labels(
         labels = [label for _, label in _pairs(table, slide_column, label_column, "slide")]
         rows = [SlideLabel(slide, case, label) for (slide, case), label in zip(case_of, labels, strict=True)]
     if unused := sorted(set(renamed) - {row.label for row in rows}):
-        raise LabelError(f"{path}: no slide has the label {unused[0]!r} that is to be renamed")
+        raise LabelError(f"{path}: no slide has the label {unused[0]!r}, which --class-map renames")
     return [replace(row, label=renamed.get(row.label, row.label)) for row in rows]
 
 
 def without_suffixes(rows: Sequence[SlideLabel], known: Collection[str]) -> list[SlideLabel]:
-    """The rows with slides named as the features are.
+    """The rows, with slides named as the features are.
 
-    Folders and suffixes make no difference on either side where the bare name tells one slide: "batch/a.svs",
-    "a.svs" and "a" become "a", or "a.svs" if the features are in "a.svs.h5".
+    Folders and suffixes make no difference on either side if the bare name is that of one slide:
+    "batch/a.svs", "a.svs" and "a" become "a", or "a.svs" if the features are in "a.svs.h5".
 
     Raises:
-        LabelError: two rows become the same slide, or a row could be several.
+        LabelError: two rows become the same slide, or a row could be more than one slide.
     """
     by_bare_name: dict[str, list[str]] = {}
     for name in known:
@@ -161,21 +164,23 @@ def without_suffixes(rows: Sequence[SlideLabel], known: Collection[str]) -> list
     for row in rows:
         slides = [row.slide] if row.slide in known else by_bare_name.get(_bare(row.slide), [row.slide])
         if len(slides) > 1:
-            raise LabelError(f"slide {row.slide!r} of the table could be any of {sorted(slides)}")
+            raise LabelError(
+                f"slide {row.slide!r} of the table could be any of {sorted(slides)}; give its full name"
+            )
         (slide,) = slides
         if slide in renamed:
-            raise LabelError(f"slide {slide!r} stands in the table twice, once as {row.slide!r}")
+            raise LabelError(f"slide {slide!r} is in the table twice, once as {row.slide!r}")
         renamed[slide] = replace(row, slide=slide, case=slide if row.case == row.slide else row.case)
     return list(renamed.values())
 
 
 def is_missing(cell: str) -> bool:
-    """Whether a cell says nothing, as an empty one does, or what pandas writes of one."""
+    """Whether a cell is empty, or holds what pandas writes for an empty cell."""
     return cell.lower() in ("", "nan", "<na>")
 
 
 def class_order(labels: Sequence[SlideLabel], classes: Sequence[str] | None = None) -> tuple[str, ...]:
-    """The classes in the order of their indices: as given, else by number if all are whole, else by name.
+    """The classes in the order of their indices: as given; otherwise by number if all are whole, or by name.
 
     Raises:
         LabelError: a slide's label is not among the given classes, or a class is named twice.
@@ -184,10 +189,12 @@ def class_order(labels: Sequence[SlideLabel], classes: Sequence[str] | None = No
     if classes is None:
         numeric = all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names)
         if numeric and len(set(map(int, names))) < len(names):
-            raise LabelError(f"labels that are the same number are written differently: {sorted(names)}")
+            raise LabelError(
+                f"labels that are the same number are written in different ways: {sorted(names)}"
+            )
         return tuple(sorted(names, key=int) if numeric else sorted(names))
     if len(set(classes)) < len(classes) or not all(classes):
-        raise LabelError(f"expected the names of different classes, got {list(classes)}")
+        raise LabelError(f"expected class names that differ and are not empty, got {list(classes)}")
     for row in labels:
         if row.label not in classes:
             raise LabelError(f"slide {row.slide!r} has label {row.label!r}, expected {' or '.join(classes)}")
@@ -195,7 +202,7 @@ def class_order(labels: Sequence[SlideLabel], classes: Sequence[str] | None = No
 
 
 def _bare(name: str) -> str:
-    """The name of a slide without folder and suffixes."""
+    """The name of a slide without its folder and suffixes."""
     name = name.rpartition("/")[2]
     while end := next((end for end in SLIDE_SUFFIXES if name.lower().endswith(end)), None):
         name = name[: -len(end)]
@@ -212,18 +219,18 @@ def _required(table: _Table, given: str | None, usual: Sequence[str], position: 
 
 
 def _pairs(table: _Table, first: int, second: int, what: str) -> list[tuple[str, str]]:
-    """Two cells of each row, neither empty, the first one unique."""
+    """Two cells of each row; neither is empty, and the first is unique."""
     line_of: dict[str, int] = {}
     pairs = []
     for line, cells in table.rows:
         key, value = cells[first].strip(), cells[second].strip()
-        # A slide may be called "nan", and its case the same: there must be features of it.
+        # A slide may be named "nan", and its case too, as there must be features of that name.
         is_name = what == "slide" and key != ""
         if (is_missing(key) and not is_name) or (is_missing(value) and not (is_name and value == key)):
             raise LabelError(f"{table.path}, line {line}: a slide, case or label is empty or NaN: {cells}")
         if key in line_of:
             raise LabelError(
-                f"{table.path}: {what} {key!r} stands in line {line_of[key]} and again in line {line}"
+                f"{table.path}: {what} {key!r} is in line {line_of[key]} and again in line {line}"
             )
         line_of[key] = line
         pairs.append((key, value))
@@ -264,7 +271,7 @@ def _read_text(path: Path, columns: Columns) -> _Table:
             reader = csv.reader(file, strict=True, delimiter=delimiter)
             lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise LabelError(f"{path} is no CSV table in UTF-8: {error}") from None
+        raise LabelError(f"{path} cannot be read as CSV or TSV in UTF-8: {error}") from None
     if not lines:
         raise LabelError(f"{path}: expected a header and at least one slide, got 0 lines")
     width = len(lines[0][1])
@@ -278,7 +285,7 @@ def _read_text(path: Path, columns: Columns) -> _Table:
     by_number = columns.slide is not None and columns.label is not None
     if width != 2 and not by_number:
         raise LabelError(
-            f"{path}: no header that is known and {width} columns, where slide and label would be 2: "
-            f"{header}; name the columns, or give their numbers"
+            f"{path}: expected a header with known names, or two columns, slide and label; got {width} "
+            f"columns and the first line {header}; give --slide-column and --label-column"
         )
     return _Table(path, None, lines)

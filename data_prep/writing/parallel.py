@@ -1,4 +1,4 @@
-"""One function over many tasks: in threads of this process, or on the workers of a Ray cluster."""
+"""Running one function over many tasks: in threads of this process, or on workers of a Ray cluster."""
 
 import math
 import os
@@ -14,11 +14,11 @@ import torch
 
 Result = TypeVar("Result")
 
-_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # a container's own group stands at the root of what it sees
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # a container sees its own group at the root
 
 
 class StoppedError(Exception):
-    """A task ended early because another one failed or the command was interrupted."""
+    """A task was ended early because another one failed or the command was interrupted."""
 
 
 def in_cluster() -> bool:
@@ -27,9 +27,9 @@ def in_cluster() -> bool:
 
 
 def num_cores() -> int:
-    """Cores that this process may use: those it is bound to, at most its container's share."""
+    """Number of cores this process may use: those that it is bound to, up to its container's share."""
     cores = len(os.sched_getaffinity(0))
-    with suppress(OSError, ValueError):  # none here, or no limit ("max")
+    with suppress(OSError, ValueError):  # there is no such file, or no limit ("max")
         quota, period = map(int, _CPU_MAX.read_text().split())
         cores = min(cores, max(1, math.ceil(quota / period)))
     return cores
@@ -42,21 +42,21 @@ def results(
     workers: int | None = None,
     distributed: bool = False,
 ) -> Iterator[Result]:
-    """`function(*task)` of every task, as they are finished.
+    """Yield `function(*task)` for every task, in the order in which the tasks finish.
 
-    Threads serve one machine well: what takes time in a shard (hashing, checksums, conversion, reading and
-    writing) lets go of Python's lock.
+    Threads suffice on one machine: the slow work in a shard (hashing, checksums, conversion, reading and
+    writing) releases Python's lock.
 
     Args:
-        function: of this package, so that workers can import it. In threads it is also given `stop`, an event
-            after which it should raise `StoppedError` soon.
-        tasks: its arguments.
-        workers: how many run at a time; None is as many as there are cores, of this machine (`num_cores`)
-            or the cluster.
-        distributed: have Ray's workers run them.
+        function: a function of this package, so that workers can import it. In threads it also gets `stop`,
+            an event after which it should soon raise `StoppedError`.
+        tasks: the arguments of each call.
+        workers: number of tasks that run at a time; None means one per core, of this machine (`num_cores`)
+            or of the cluster.
+        distributed: whether Ray's workers run the tasks.
 
     Raises:
-        Exception: what the function raised first; tasks that still run are stopped.
+        Exception: the first error that the function raised; tasks that still run are stopped.
     """
     if distributed and tasks:
         yield from _on_ray(function, tasks, workers)
@@ -69,7 +69,7 @@ def results(
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Torch's own threads off: pieces of a shard are too small for them, and other shards need the cores."""
+    """Turn off torch's own threads: pieces of a shard are too small, and other shards need the cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -95,7 +95,7 @@ def _in_threads(
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keep what the command does at a SIGTERM; Ray would end it where it stands."""
+    """Keep the command's answer to SIGTERM; Ray would end the command on the spot."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     if callable(before) and threading.current_thread() is threading.main_thread():
@@ -105,7 +105,7 @@ def _own_sigterm() -> Iterator[None]:
 def _on_ray(
     function: Callable[..., Result], tasks: Sequence[tuple[Any, ...]], workers: int | None
 ) -> Iterator[Result]:
-    import ray  # it takes seconds, which a small folder does not
+    import ray  # importing it takes seconds, longer than a small folder does
 
     from mhimdist.cluster.connect import Nodes, connect, refuse_open_cluster
 

@@ -1,8 +1,8 @@
-"""What every shard will hold, decided before the first byte is written, and the writing of one.
+"""Plans of shards, made before the first byte is written, and the writing of a shard from its plan.
 
 Sizes come from the headers of the sources. A plan is a pure function of labels, sources and settings, and a
-shard of its plan alone: so shards can be written in any order, on any machine, and written again to the same
-bytes.
+shard is a function of its plan alone. Shards can therefore be written in any order, on any machine, and
+rewritten to the same bytes.
 
 Dimensions: N instances of a bag, D features.
 """
@@ -45,7 +45,7 @@ PLAN_VERSION = 1
 
 
 class SourceChangedError(DataError):
-    """Features are not what they were when they were planned."""
+    """Features changed after they were planned."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class PlannedBag:
 
     Attributes:
         source: where its features are.
-        columns: its row of the manifest, as far as that is known before it is written.
+        columns: its row of the manifest, as far as it is known before the bag is written.
         json: its JSON member.
         num_bytes: length of each member by kind.
     """
@@ -66,7 +66,7 @@ class PlannedBag:
 
     @property
     def tar_bytes(self) -> int:
-        """What it takes of a shard, headers and padding included."""
+        """Bytes that it takes in a shard, headers and padding included."""
         key = self.columns["key"]
         return sum(
             len(tar_header(f"{key}.{EXTENSIONS[kind]}", count)) + padded(count)
@@ -76,14 +76,14 @@ class PlannedBag:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """A shard to be written: its file name, its bags in order, and the bytes they take."""
+    """A shard to write: its file name, its bags in order, and the bytes that they take."""
 
     name: str
     bags: tuple[PlannedBag, ...]
     num_bytes: int
 
     def digest(self) -> str:
-        """Hash of all that decides the shard's bytes; of the sources, their files' lengths and times."""
+        """Hash of all that decides the shard's bytes; of source files, the lengths and times count."""
         files = [
             [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in bag.source.files()]
             for bag in self.bags
@@ -98,14 +98,14 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class WrittenShard:
-    """What became of a plan.
+    """A shard that was written from its plan.
 
     Attributes:
         name: file name of the shard.
-        shard: as the manifest lists it, on disk; None if none of its bags could be used.
-        rows: of the manifest.
+        shard: its entry in the manifest; None if none of its bags could be used, so that there is no file.
+        rows: its rows of the manifest.
         plan: digest of the plan.
-        bad: bags that it was planned with and that were left out.
+        bad: bags of the plan that were left out.
     """
 
     name: str
@@ -126,21 +126,27 @@ def plan_bags(
     skip_bad: bool = False,
     on_bag: Callable[[], None] = lambda: None,
 ) -> tuple[list[PlannedBag], list[BadBag]]:
-    """The bags in the order in which shards are filled with them, and those that cannot be used.
+    """Plan the bags in the order in which they fill the shards, and find those that cannot be used.
 
     Args:
-        labels, sources, classes, dtype: of the slides.
-        seed: of the order.
-        width: that the features must have; None is that of most.
-        skip_bad: leave out what cannot be used. A file that cannot be read is an error all the same: the
-            next run may read it, and the same input has to give the same bytes.
-        on_bag: called for each slide that was looked at, by any of some threads.
+        labels: the slides, with their cases and labels.
+        sources: the features by slide.
+        classes: class names in the order of their indices.
+        dtype: stored type of the features, a key of `FEATURE_DTYPES`.
+        seed: seed of the order.
+        width: width that the features must have; None means the most frequent width.
+        skip_bad: leave out bags that cannot be used. A file that cannot be read is still an error: the next
+            run may be able to read it, and the same input must give the same bytes.
+        on_bag: called after each slide, by any of several threads.
+
+    Returns:
+        The planned bags, and the bags that are left out.
 
     Raises:
-        DataError: sources cannot be used, all of which are counted and the first named, or features are of
-            several encoders.
+        DataError: sources cannot be used (the message counts them all and names the first ones), or features
+            are of more than one encoder.
     """
-    # By a hash, not a shuffle: no generator's version changes it, and a slide more moves no other.
+    # By a hash, not a shuffle: no generator's version changes it, and a new slide moves no other.
     order = sorted(labels, key=lambda row: hashlib.blake2b(f"{seed}/{row.slide}".encode()).digest())
     unread: list[BadBag] = []
 
@@ -180,20 +186,20 @@ def plan_bags(
 def _refusal(bad: Sequence[BadBag], num_slides: int) -> str:
     if len(bad) == 1:
         return f"{named(bad)} (1 of {num_slides:,} slides; --skip-bad leaves it out)"
-    return f"{len(bad):,} of {num_slides:,} slides cannot be used, --skip-bad leaves them out: {named(bad)}"
+    return f"{len(bad):,} of {num_slides:,} slides cannot be used (--skip-bad leaves them out): {named(bad)}"
 
 
 def plan_bag(row: SlideLabel, label: int, source: Source, dtype: str) -> PlannedBag:
-    """Plan one bag, from its source's headers.
+    """Plan one bag from the headers of its source.
 
     Args:
         row: the slide, its case and its class.
         label: index of the class.
         source: where the features are.
-        dtype: how they will be stored, a key of `FEATURE_DTYPES`.
+        dtype: stored type of the features, a key of `FEATURE_DTYPES`.
 
     Raises:
-        DataError: the features cannot be used, as their headers tell.
+        DataError: the headers show that the features cannot be used.
     """
     features = read_features(source)
     num_instances, num_features = features.num_instances, features.num_features
@@ -228,11 +234,11 @@ def plan_bag(row: SlideLabel, label: int, source: Source, dtype: str) -> Planned
 
 
 def plan_shards(bags: Iterable[PlannedBag], shard_bytes: int, *, first: int = 0) -> list[ShardPlan]:
-    """Fill shards with bags in order; one is closed when the next bag would make it exceed `shard_bytes`.
+    """Fill shards with bags in order; a shard ends before the bag that would make it exceed `shard_bytes`.
 
     Args:
-        bags: in the order in which they are stored.
-        shard_bytes: the most that a shard of several bags takes.
+        bags: the bags in the order in which they are stored.
+        shard_bytes: most bytes of a shard with more than one bag.
         first: number of the first shard.
     """
     plans: list[ShardPlan] = []
@@ -253,17 +259,19 @@ def plan_shards(bags: Iterable[PlannedBag], shard_bytes: int, *, first: int = 0)
 def write_shard(
     plan: ShardPlan, folder: Path, skip_bad: bool = False, stop: Event | None = None
 ) -> WrittenShard:
-    """Write a shard and its index into a folder; they appear when they are whole, and on disk.
+    """Write a shard and its index into a folder; they appear once they are whole and on disk.
 
     Args:
-        plan: what to write.
-        folder: where.
-        skip_bad: leave out bags whose values turn out to be of no use. The other bags stay where they were
-            planned, so that shards do not depend on each other.
-        stop: once it is set, the shard is given up.
+        plan: the plan of the shard.
+        folder: the folder to write into.
+        skip_bad: leave out bags whose values cannot be used. The other bags stay in the shard that they were
+            planned for, so that shards do not depend on each other.
+        stop: once it is set, the shard is abandoned.
 
     Raises:
-        DataError: a value is not finite or does not fit the dtype, or a source changed since it was planned.
+        DataError: a value is not finite or does not fit the dtype.
+        SourceChangedError: a source changed after it was planned.
+        StoppedError: `stop` was set.
     """
     digest, bags = plan.digest(), plan.bags
     shard: ShardFile | None
@@ -275,7 +283,7 @@ def write_shard(
     except DataError:
         if not skip_bad:
             raise
-        # All at once, because each would cost another start.
+        # All at once, because each of them would cost another start.
         reasons = {bag.columns["slide"]: _why_bad(bag, stop) for bag in bags}
         bad = tuple(BadBag(slide, reason) for slide, reason in reasons.items() if reason is not None)
         if not bad:
@@ -284,7 +292,9 @@ def write_shard(
         shard, rows = _write(plan.name, bags, folder, stop) if bags else (None, [])
     if digest != plan.digest():
         (folder / plan.name).unlink(missing_ok=True)
-        raise SourceChangedError(f"the features of {plan.name} changed while they were read")
+        raise SourceChangedError(
+            f"the features of {plan.name} changed while they were read; run the command again"
+        )
     return WrittenShard(plan.name, shard, rows, digest, bad)
 
 
@@ -297,7 +307,7 @@ def _write(
 
 
 def _why_bad(bag: PlannedBag, stop: Event | None) -> str | None:
-    """Why a bag cannot be written, found by reading all of it; None if it can."""
+    """Read all of a bag to find out why it cannot be written; None if it can."""
     try:
         for payload in _read(bag, stop).payloads.values():
             if isinstance(payload, Payload):
@@ -310,7 +320,7 @@ def _why_bad(bag: PlannedBag, stop: Event | None) -> str | None:
 
 
 def _read(bag: PlannedBag, stop: Event | None) -> Bag:
-    """The bag with its payloads, which are read as they are written."""
+    """The bag with its payloads, which are read while they are written."""
     features = read_features(bag.source)
     expected = bag.columns["num_instances"], bag.columns["num_features"]
     if (got := (features.num_instances, features.num_features)) != expected:
@@ -327,8 +337,8 @@ def _read(bag: PlannedBag, stop: Event | None) -> Bag:
         for block in features.blocks(block_bytes):
             if stop is not None and stop.is_set():
                 raise StoppedError(f"{bag.source.path}: not read to its end")
-            # The extremes are NaN if any value is, and rounding keeps their order: one fast pass tells
-            # whether all of a block fits, where isfinite() makes a mask.
+            # The extremes are NaN if any value is, and rounding keeps their order. One fast pass thus tells
+            # whether a whole block fits; isfinite() would build a mask.
             if not torch.stack(torch.aminmax(block)).to(target).isfinite().all():
                 raise _unfit(bag.source.path, features.blocks(block_bytes), dtype)
             if block.dtype != target or not block.is_contiguous():
@@ -355,7 +365,7 @@ def _npy(array: np.ndarray | None) -> bytes:
 
 
 def _unfit(path: Path, blocks: Iterable[torch.Tensor], dtype: str) -> DataError:
-    """Why features cannot be stored: how many are not finite, else the largest, which does not fit."""
+    """Why features cannot be stored: how many are not finite, or the largest one if it does not fit."""
     bad, largest = 0, 0.0
     for block in blocks:
         finite = block.isfinite()
@@ -365,7 +375,7 @@ def _unfit(path: Path, blocks: Iterable[torch.Tensor], dtype: str) -> DataError:
         return DataError(f"{path}: {bad} of its features are NaN or infinite")
     return DataError(
         f"{path}: a value of {largest:.6g} does not fit {dtype}, which ends at "
-        f"{torch.finfo(getattr(torch, dtype)).max:.6g}; store a wider --dtype, or scale the features"
+        f"{torch.finfo(getattr(torch, dtype)).max:.6g}; give a wider --dtype, or scale the features"
     )
 
 
@@ -376,4 +386,6 @@ def _refuse_encoders(bags: Sequence[PlannedBag]) -> None:
             encoders.setdefault(encoder, bag.columns["slide"])
     if len(encoders) > 1:
         (one, slide), (other, another) = list(encoders.items())[:2]
-        raise DataError(f"features of two encoders: {slide!r} is of {one!r}, {another!r} of {other!r}")
+        raise DataError(
+            f"expected features of one encoder, got two: {slide!r} is of {one!r}, {another!r} of {other!r}"
+        )

@@ -1,4 +1,4 @@
-"""How far a long command is: a bar at a terminal, a line now and then in a log."""
+"""Progress of a long command: a bar at a terminal, a line every now and then in a log."""
 
 import sys
 import threading
@@ -24,7 +24,7 @@ _POLL_S = 0.25
 
 
 class Count:
-    """A number to which threads add."""
+    """A number that threads add to."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -38,14 +38,14 @@ class Count:
 
 @contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Say what is being done while the context lasts, and in a log, how long it has taken."""
+    """Show what is being done while the context lasts; in a log, also how long it has taken so far."""
     console = Console(stderr=True, highlight=False)
     if console.is_terminal:
         with console.status(escape(what)):
             yield
         return
     start = time.monotonic()
-    with _now_and_then(lambda: f"{what}: {time.monotonic() - start:.0f} s by now"):
+    with _now_and_then(lambda: f"{what}: {time.monotonic() - start:.0f} s so far"):
         yield
 
 
@@ -58,14 +58,14 @@ def bar(
     *,
     unit: str | None = None,
 ) -> Iterator[None]:
-    """Show bytes or a number of things, their rate and the time left while the context lasts.
+    """Show a number of bytes or things, its rate and the time left while the context lasts.
 
     Args:
-        total: bytes or things in all.
-        done: asked for those by now, several times a second, from a thread.
-        what: said beside the bar.
-        console: where to show it, by default stderr.
-        unit: what is counted; None for bytes.
+        total: total number of bytes or things.
+        done: returns the number so far; a thread calls it several times per second.
+        what: the text next to the bar.
+        console: where to show the bar; by default on stderr.
+        unit: name of the things that are counted; None counts bytes.
     """
     console = console or Console(stderr=True)
     start, first = time.monotonic(), done()
@@ -98,7 +98,7 @@ def _now_and_then(line: Callable[[], str]) -> Iterator[None]:
 
 @contextmanager
 def _repeating(act: Callable[[], None], every_s: float) -> Iterator[None]:
-    """Act every so many seconds, from a thread, while the context lasts."""
+    """Act at regular intervals, from a thread, while the context lasts."""
     ended = threading.Event()
 
     def watch() -> None:

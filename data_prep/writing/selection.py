@@ -1,4 +1,4 @@
-"""Which slides go into a data set: those with a label and features, and of an append, those that are new."""
+"""Selecting slides: those with a label and features, and for an append, only those that are new."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ from mhimdist.errors import DataError, LabelError
 def labels_of(
     sources: Mapping[str, Source], features: Path, class_map: Mapping[str, str]
 ) -> list[SlideLabel]:
-    """The labels that bundles of bags say of their bags.
+    """The labels that bundles state for their bags.
 
     Args:
         sources: the bags by slide.
-        features: where they are.
-        class_map: new names of classes.
+        features: the folder of the bundles.
+        class_map: new names of classes by their old names.
 
     Raises:
         LabelError: a bag has no label.
@@ -30,16 +30,18 @@ def labels_of(
     for slide, source in sources.items():
         label, case = source.details.get("label"), source.details.get("case")
         if label is None or is_missing(str(label)):
-            raise LabelError(f"{source.path} says no label of {slide!r}; give a table of labels")
+            raise LabelError(
+                f"{source.path} states no label for {slide!r}; give a table of labels with --labels"
+            )
         table.append(SlideLabel(slide, str(case or slide), class_map.get(str(label), str(label))))
     return table
 
 
 def classes_of(sources: Mapping[str, Source], class_map: Mapping[str, str]) -> tuple[str, ...] | None:
-    """The classes in the order that shards of ours have them in, None if there are no such shards.
+    """The classes in the order that our shards have them in; None if there are no such shards.
 
     Raises:
-        LabelError: the shards are of data sets with different orders.
+        LabelError: the shards are of data sets whose classes are in different orders.
     """
     said = {source.details.get("classes") for source in sources.values()}
     orders = sorted(
@@ -54,7 +56,7 @@ def classes_of(sources: Mapping[str, Source], class_map: Mapping[str, str]) -> t
     longest = max(orders, key=len)
     if other := next((order for order in orders if order != longest[: len(order)]), None):
         raise LabelError(
-            f"the shards have their classes in other orders, {longest} and {other}; give --classes"
+            f"the shards have their classes in different orders, {longest} and {other}; give --classes"
         )
     return longest
 
@@ -65,13 +67,13 @@ def class_names(
     before: Manifest | None,
     in_shards: Sequence[str] | None = None,
 ) -> tuple[str, ...]:
-    """The classes in the order of their indices: new ones behind those of the data set.
+    """The classes in the order of their indices; new ones follow those of the data set.
 
     Args:
         table: the labels.
-        given: by the user.
-        before: the data set that is appended to.
-        in_shards: their order where the labels come from, if nothing is given.
+        given: the classes that the user gave.
+        before: the data set to append to, if there is one.
+        in_shards: their order in the shards that the labels come from, used if the user gave none.
 
     Raises:
         LabelError: the given classes do not begin with the data set's, or a label is not among them.
@@ -89,7 +91,7 @@ def class_names(
 def not_in(
     table: Sequence[SlideLabel], sources: Mapping[str, Source], before: Manifest, classes: Sequence[str]
 ) -> tuple[list[SlideLabel], dict[str, Source]]:
-    """What a data set does not have yet; refuse what it has with another label or case.
+    """The slides that a data set does not have yet; refuse those that it has with another label or case.
 
     Args:
         table: the labels.
@@ -109,7 +111,7 @@ def not_in(
         if row.slide in had and row != had[row.slide]:
             there = had[row.slide]
             raise LabelError(
-                f"slide {row.slide!r} is in the data set as {there.label!r} of case {there.case!r}, and in "
+                f"slide {row.slide!r} is in the data set as {there.label!r} of case {there.case!r}, but in "
                 f"the table as {row.label!r} of case {row.case!r}"
             )
     return [row for row in table if row.slide not in had], {
@@ -118,10 +120,10 @@ def not_in(
 
 
 def refuse_another_encoder(bags: Sequence[PlannedBag], before: Manifest, out: Path) -> None:
-    """Refuse bags, alike among themselves, that are of another encoder than those of a data set.
+    """Refuse bags whose features are of another encoder than those of a data set.
 
     Args:
-        bags: the new bags.
+        bags: the new bags, all of one encoder.
         before: the data set.
         out: its folder.
 
@@ -131,25 +133,25 @@ def refuse_another_encoder(bags: Sequence[PlannedBag], before: Manifest, out: Pa
     named = ((bag.columns["slide"], json.loads(bag.json)["encoder"]) for bag in bags)
     slide, new = next(((slide, encoder) for slide, encoder in named if encoder), ("", None))
     if new and (old := encoder_of(out, before)) and old != new:
-        raise DataError(f"slide {slide!r}: its features are of {new!r}, those of {out} of {old!r}")
+        raise DataError(f"slide {slide!r}: expected features of {old!r} as in {out}, got {new!r}")
 
 
 def next_number(before: Manifest | None) -> int:
-    """Number of the first shard that is new."""
+    """Number of the first new shard."""
     return 1 + max(shard_number(shard.name) for shard in before.info.shards) if before else 0
 
 
 def matched(
     table: list[SlideLabel], sources: Mapping[str, Source], features: Path, labels: Path, *, skip: bool
 ) -> tuple[list[SlideLabel], tuple[str, ...]]:
-    """Slides with both features and label; refuse, or name, those with one of them.
+    """Select slides with both features and a label; refuse, or return, those that have only one of them.
 
     Args:
         table: the labels.
         sources: the features by slide.
         features: where the features are, for messages.
         labels: where the labels are, for messages.
-        skip: whether slides that have only one of them are passed over.
+        skip: whether to pass over slides that have only one of them.
 
     Returns:
         The labels of slides that have both, and the slides that are passed over.
@@ -165,12 +167,12 @@ def matched(
         return [row for row in table if row.slide in sources], (*missing, *unlabelled)
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(table)} slides in {labels} have no features in {features}: "
-            f"{some(missing)}"
+            f"no features in {features} for {len(missing)} of {len(table)} slides in {labels} "
+            f"(--skip-unmatched passes over them): {some(missing)}"
         )
     if unlabelled:
         raise LabelError(
-            f"{len(unlabelled)} of {len(sources)} slides in {features} have no label in {labels}: "
-            f"{some(unlabelled)}"
+            f"no label in {labels} for {len(unlabelled)} of {len(sources)} slides in {features} "
+            f"(--skip-unmatched passes over them): {some(unlabelled)}"
         )
     return table, ()

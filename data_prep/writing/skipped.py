@@ -1,4 +1,4 @@
-"""Bags that are left out because they cannot be used, and the table of them beside the manifest."""
+"""Bags that are left out because they cannot be used, and the table of them next to the manifest."""
 
 import csv
 import io
@@ -21,13 +21,13 @@ class BadBag:
 
 
 def named(bad: Sequence[BadBag], limit: int = MAX_NAMED) -> str:
-    """The first few for a message, and how many more there are."""
+    """The first few reasons for a message, and the number of further ones."""
     more = f"; and {len(bad) - limit:,} more" if len(bad) > limit else ""
     return "; ".join(bag.reason for bag in bad[:limit]) + more
 
 
 def read_skipped(folder: Path) -> list[BadBag]:
-    """The bags that were left out of a data set; none if it has no such table."""
+    """The bags that were left out of a data set; an empty list if it has no such table."""
     try:
         text = (folder / SKIPPED_NAME).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -36,12 +36,12 @@ def read_skipped(folder: Path) -> list[BadBag]:
 
 
 def write_skipped(folder: Path, bad: Iterable[BadBag], slides: Collection[str]) -> None:
-    """List bags in a data set's table, beside those of earlier runs that have not been added since.
+    """List bags in a data set's table, with those of earlier runs that have not been added since.
 
     Args:
-        folder: of the data set.
-        bad: what this run left out.
-        slides: what the data set holds.
+        folder: folder of the data set.
+        bad: bags that this run left out.
+        slides: slides that the data set holds.
     """
     known = {bag.slide: bag for bag in read_skipped(folder)} | {bag.slide: bag for bag in bad}
     left = sorted(bag for bag in known.values() if bag.slide not in slides)

@@ -1,7 +1,6 @@
-"""The folder in which a data set is made: what is finished stays there if the work is interrupted."""
+"""The folder in which a data set is made; finished shards stay in it if the work is interrupted."""
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -23,12 +22,13 @@ LOCK = "lock"
 
 
 class Workplace:
-    """`.<name>.sharding` beside a data set, as a context manager.
+    """`.<name>.sharding` next to a data set, as a context manager.
 
-    Its `shards` hold finished shards, its `records` what each of them is. When its context is left after a
-    failure, what is finished stays, and another run over the same sources begins with it; without anything
-    finished, the folder goes. While a new data set appears and its workplace goes, `.<name>.sharded` says
-    what it was made of: so the same command knows it if it was killed right then.
+    `shards` holds the finished shards, `records` the description of each. If the context ends with a failure,
+    finished shards stay, and the next run over the same sources reuses them; if no shard is finished, the
+    folder is removed. Between the appearance of a new data set and the removal of its workplace,
+    `.<name>.sharded` holds a digest of its sources and settings, by which the same command recognises the
+    data set if it is killed in between.
     """
 
     def __init__(self, out: Path) -> None:
@@ -37,21 +37,18 @@ class Workplace:
         self.shards = self.folder / "shards"
         self._records = self.folder / "records"
         self._made_of = out.with_name(f".{out.name}.sharded")
+        self._lock = files.Lock(self.folder / LOCK)
 
     def __enter__(self) -> Self:
-        """Take the folder.
+        """Lock the folder, and tidy up after runs that were killed.
 
         Raises:
-            RunLockedError: another process works in it.
+            RunLockedError: another process works in the folder.
         """
         for folder in (self.shards, self._records):
             folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.folder / LOCK).open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise RunLockedError(f"another process is making {self.out}, in {self.folder}") from None
+        if not self._lock.acquire(wait_s=0):
+            raise RunLockedError(f"another process is making {self.out}, in {self.folder}")
         self._take_back()
         self._remove_parts()
         return self
@@ -65,22 +62,22 @@ class Workplace:
                 shutil.rmtree(self.folder)
                 if error is None:
                     self._made_of.unlink(missing_ok=True)
-        self._lock.close()
+        self._lock.release()
 
     def may_have_made(self) -> bool:
-        """Whether the data set that is there may be one that an earlier run was killed right after making."""
+        """Whether an earlier run may have been killed right after it made the data set."""
         return self._made_of.exists()
 
     def has_made(self, made_of: Callable[[], str]) -> bool:
-        """Whether it is one, and made of just this; only asked for where it may be."""
+        """Whether an earlier run did so, with this digest; `made_of` is called only if it may have."""
         return self.out.exists() and self.may_have_made() and self._made_of.read_text() == made_of()
 
     def resume(self, plans: Sequence[ShardPlan], *, skip_bad: bool = False) -> dict[str, WrittenShard]:
-        """The shards that an earlier run of these plans finished, by name; what else it left is removed.
+        """The shards that an earlier run of these plans finished, by name; its other files are removed.
 
         Args:
-            plans: of all shards.
-            skip_bad: whether shards will do that lack bags which could not be used.
+            plans: the plans of all shards.
+            skip_bad: whether to accept shards without the bags that could not be used.
         """
         found = {plan.name: shard for plan in plans if (shard := self._finished(plan)) is not None}
         finished = {name: shard for name, shard in found.items() if skip_bad or not shard.bad}
@@ -108,7 +105,11 @@ class Workplace:
         return written if there and written.plan == plan.digest() else None
 
     def record(self, written: WrittenShard) -> None:
-        """Remember that a shard is finished."""
+        """Record that a shard is finished.
+
+        Raises:
+            DiskFullError: the record does not fit on the disk.
+        """
         record = {
             "shard": written.shard.model_dump() if written.shard else None,
             "rows": written.rows,
@@ -118,20 +119,20 @@ class Workplace:
         files.write_text(self._records / written.name, json.dumps(record))
 
     def bytes_written(self) -> int:
-        """Length of all shards that are here, finished or not."""
+        """Total length of the shards in the folder, finished or not."""
         num_bytes = 0
         for entry in os.scandir(self.shards):
             try:
                 num_bytes += entry.stat().st_size
-            except FileNotFoundError:  # renamed meanwhile
+            except FileNotFoundError:  # renamed in the meantime
                 continue
         return num_bytes
 
     def refuse_if_full(self, num_bytes: int) -> None:
-        """Refuse to begin if this much more will not fit: now, not after hours.
+        """Refuse to begin if this many further bytes will not fit: now, not after hours.
 
         Raises:
-            OSError: `ENOSPC`, with the number of bytes that are needed and that are free.
+            OSError: `ENOSPC`, with the numbers of bytes that are needed and free.
         """
         free = shutil.disk_usage(self.folder).free
         if num_bytes > free:
@@ -139,14 +140,17 @@ class Workplace:
             raise OSError(errno.ENOSPC, message, str(self.out))
 
     def publish(self, manifest: Manifest, made_of: str) -> None:
-        """Make the data set appear, or grow by what is new.
+        """Make the data set appear, or grow by the new shards.
 
-        To readers it is whole at any moment: new shards are announced before they stand beside the others,
-        and the manifest that lists them is put there last.
+        For readers it is whole at any moment: new shards are announced before they are moved to the others,
+        and the manifest that lists them is moved last.
 
         Args:
-            manifest: of all shards.
-            made_of: a digest of what a new data set was made of, for `has_made`.
+            manifest: the manifest of all shards.
+            made_of: digest of the sources and settings of a new data set, for `has_made`.
+
+        Raises:
+            OSError: a file cannot be written or moved; a full disk is a `DiskFullError`.
         """
         manifest.write(self.shards)
         if not self.out.exists():
@@ -167,13 +171,13 @@ class Workplace:
         (self.out / ARRIVING_NAME).unlink()
 
     def _put(self, path: Path, text: str) -> None:
-        """Make a file by a rename from here, so that whatever happens, no part of it is left there."""
+        """Make a file by a rename from this folder, so that no failure leaves a part of it."""
         part = self.folder / "part"
         files.write_text(part, text)
         part.rename(path)
 
     def _take_back(self) -> None:
-        """Take from a data set what an append put there that was killed before the manifest listed it."""
+        """Take back shards that a killed append moved to the data set before the manifest listed them."""
         if not (self.out / ARRIVING_NAME).exists():
             return
         listed = {shard.name for shard in Manifest.read(self.out).info.shards}

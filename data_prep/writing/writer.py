@@ -1,10 +1,9 @@
-"""Writing shards: one tar with its index, hashed as it is written, and a folder that appears whole.
+"""Writing shards: a tar and its index, hashed while it is written, and a folder that appears whole.
 
 Dimensions: N instances of a bag, D features.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import os
@@ -31,14 +30,14 @@ from mhimdist.data.format import (
 from mhimdist.data.manifest import ShardFile
 
 CHUNK_BYTES = 2**20
-"""What is converted, checked, hashed and written at a time: it stays in the processor's cache in between."""
+"""Bytes that are converted, checked, hashed and written at a time: they stay in the processor's cache."""
 
 _LOCK, _MADE = "lock", "made"
 
 
 @dataclass(frozen=True)
 class Payload:
-    """The content of a member: its length, and buffers that give it; one may be filled again for the next."""
+    """The content of a member: its length and its buffers in order; a buffer may be refilled for the next."""
 
     num_bytes: int
     buffers: Iterable[Any]
@@ -46,21 +45,21 @@ class Payload:
 
 @dataclass(frozen=True, eq=False)
 class Bag:
-    """A bag ready to be written: its columns in the manifest, and its members' payloads by kind."""
+    """A bag that is ready to be written: its columns in the manifest, and its payloads by kind."""
 
     columns: dict[str, Any]
     payloads: dict[str, Payload | bytes]
 
 
 class ShardWriter:
-    """Writes one shard and its DALI index, and knows where every member lies.
+    """Writes one shard and its DALI index, and records where every member is.
 
-    As a context manager it closes the shard and forces it to disk; after an exception it removes it. The
-    bytes are those of `webdataset.TarWriter` with `format.TAR_OPTIONS`.
+    It is a context manager that closes the shard and forces it to disk; after an exception it removes the
+    shard. The bytes are those of `webdataset.TarWriter` with `format.TAR_OPTIONS`.
     """
 
     def __init__(self, path: Path) -> None:
-        """Begin a shard, which has the name of `path` when its context is left, and none before."""
+        """Begin a shard; it gets the name `path` only at the end of the context."""
         self._path = path
         self._part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
         self._file = _HashingFile(self._part)
@@ -88,7 +87,7 @@ class ShardWriter:
 
     @property
     def summary(self) -> ShardFile:
-        """The shard as the manifest lists it; final once the context is left."""
+        """The shard as the manifest lists it; final after the end of the context."""
         return ShardFile(
             name=self._path.name,
             bytes=self._file.num_bytes,
@@ -97,7 +96,11 @@ class ShardWriter:
         )
 
     def add(self, bag: Bag) -> dict[str, Any]:
-        """Append a bag; its row of the manifest."""
+        """Append a bag, and return its row of the manifest.
+
+        Raises:
+            ValueError: a payload has another length than it says.
+        """
         key = bag.columns["key"]
         members = [
             self._add_member(key, kind, bag.payloads[kind]) for kind in EXTENSIONS if kind in bag.payloads
@@ -128,7 +131,7 @@ class ShardWriter:
 
 
 class _HashingFile:
-    """A new file that is hashed as it is written; small pieces go to it together."""
+    """A new file that is hashed while it is written; small pieces are written together."""
 
     def __init__(self, path: Path) -> None:
         self.sha256 = hashlib.sha256()
@@ -137,7 +140,7 @@ class _HashingFile:
         self._small = bytearray()
 
     def write(self, buffer: Any) -> None:
-        """Append a buffer, which may be filled again afterwards."""
+        """Append a buffer; the caller may refill it afterwards."""
         view = memoryview(buffer).cast("B")
         if len(view) < CHUNK_BYTES // 8:  # headers, padding, small bags
             self._small += view
@@ -154,7 +157,7 @@ class _HashingFile:
         self._raw.close()
 
     def force(self) -> None:
-        """Force all to disk."""
+        """Force everything to disk."""
         self._flush()
         os.fsync(self._raw.fileno())
 
@@ -171,9 +174,9 @@ class _HashingFile:
 
 @contextlib.contextmanager
 def appearing_whole(out: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `out` at the end, or nothing after an exception.
+    """A folder to fill, which becomes `out` at the end; after an exception it is removed.
 
-    What a killed process has left of another one, beside `out`, is removed.
+    Folders that killed processes left next to `out` are removed, too.
 
     Raises:
         OSError: the folder cannot be made or written; the error names `out`.
@@ -183,9 +186,8 @@ def appearing_whole(out: Path) -> Iterator[Path]:
     folder = place / _MADE
     folder.mkdir(parents=True)
     try:
-        with (place / "taken").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            (place / "taken").rename(place / _LOCK)  # who finds it under this name finds it locked
+        with files.Lock(place / "taken"):
+            (place / "taken").rename(place / _LOCK)  # a process that finds it under this name finds it locked
             yield folder
             files.sync(folder)
             folder.rename(out)
@@ -199,20 +201,22 @@ def appearing_whole(out: Path) -> Iterator[Path]:
 
 def _remove_abandoned(parent: Path) -> None:
     for path in parent.glob(f".sharding-*/{_LOCK}"):
-        with contextlib.suppress(OSError), path.open("w") as lock:  # BlockingIOError: somebody fills it
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove(path.parent)
+        lock = files.Lock(path)
+        with contextlib.suppress(OSError):
+            if lock.acquire(wait_s=0):  # otherwise another process still fills it
+                with lock:
+                    _remove(path.parent)
 
 
 def _remove(place: Path) -> None:
-    """The lock last: what is left if this is interrupted is found again."""
+    """Remove a place, its lock last: after an interruption, the next process still finds the rest."""
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(place / _MADE)
     shutil.rmtree(place)
 
 
 def naming(out: Path, error: OSError) -> OSError:
-    """The error; if it is a write's, which does not say to where, one that does."""
+    """The error itself, or one that names `out` if the error of a write names no file."""
     if error.filename is None and error.errno is not None:
         return OSError(error.errno, error.strerror, str(out))
     return error

@@ -221,7 +221,10 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "digits"}, "no embedded data set 'digits'; there are: digits-c16, digits-tcga, c16-shaped"),
+        (
+            {"name": "digits"},
+            "no embedded data set is named 'digits'; expected one of digits-c16, digits-tcga, c16-shaped",
+        ),
         ({"name": "digits-c16", "scale": 0.0}, "scale of digits-c16 must be above 0, got 0.0"),
         ({"name": "digits-c16", "bags": 0}, "bags of digits-c16 must be at least 1, got 0"),
     ],
@@ -234,7 +237,7 @@ def test_bad_arguments_are_named(options: dict, message: str, tmp_path: Path):
 
 def test_an_existing_folder_is_not_touched(tmp_path: Path):
     (tmp_path / "mine").write_text("mine")
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError, match="already exists"):
         build("digits-c16", tmp_path)
     assert (tmp_path / "mine").read_text() == "mine"
 

@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def write(folder: Path, table: str = "slide,label\na,x\nb,y\n", **slides: np.ndarray) -> Path:
-    """A folder of features and labels; by default of two slides of 3 x 4."""
+    """A folder of features and labels; by default two slides of 3 x 4."""
     (folder / "features").mkdir(parents=True)
     for slide, features in (slides or {"a": np.ones((3, 4)), "b": np.zeros((3, 4))}).items():
         np.save(folder / "features" / f"{slide}.npy", features)
@@ -232,11 +232,11 @@ def test_slides_and_features_must_match(tmp_path: Path) -> None:
     folder = write(tmp_path, "slide,label\na,x\n" + "".join(f"s{i},x\n" for i in range(7)))
     call = partial(shard, folder / "features", folder / "labels.csv", folder / "out")
     with pytest.raises(
-        DataError, match=r"7 of 8 slides in .*labels\.csv have no features .*'s4' and 2 more$"
+        DataError, match=r"no features in .* for 7 of 8 slides in .*labels\.csv \(.*'s4' and 2 more$"
     ):
         call()
     (folder / "labels.csv").write_text("slide,label\na,x\n")
-    with pytest.raises(LabelError, match=r"1 of 2 slides in .*features have no label in .*: 'b'$"):
+    with pytest.raises(LabelError, match=r"no label in .* for 1 of 2 slides in .*features \(.*: 'b'$"):
         call()
 
 
@@ -248,7 +248,7 @@ def test_slides_and_features_must_match(tmp_path: Path) -> None:
         ({"workers": 0}, "workers: expected a whole number of at least 1, got 0"),
         ({"stated": {"level": -1}}, r"stated\.level: expected a whole number of at least 0, got -1"),
         ({"class_map": "a=b,a=c"}, "class_map: expected OLD=NEW,OLD=NEW,..., got 'a=b,a=c'"),
-        ({"seeds": 1}, "no option seeds; expected one of features, labels, out, .* seed, "),
+        ({"seeds": 1}, "unknown option seeds; expected one of features, labels, out, .* seed, "),
     ],
 )
 def test_options_out_of_range_are_refused(option: dict, message: str, tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_options_out_of_range_are_refused(option: dict, message: str, tmp_path: 
 def test_what_exists_is_not_touched(make, tmp_path: Path) -> None:
     folder = write(tmp_path)
     make(folder / "out")
-    with pytest.raises(DataError, match=r"out exists already"):
+    with pytest.raises(DataError, match=r"out already exists"):
         shard(folder / "features", folder / "labels.csv", folder / "out")
 
 
@@ -333,7 +333,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     )
     captured = capsys.readouterr()
     assert captured.out == f"{folder / 'shards'}: 2 bags of 2 cases, 10.2 kB (shards: 1; classes: y, x, z)\n"
-    assert captured.err.startswith("warning: the labels have no cases: each of the 2 slides is taken for a ")
+    assert captured.err.startswith(
+        "warning: the labels have no cases, so each of the 2 slides counts as its own "
+    )
     bags = BagShards(folder / "shards")
     assert (bags.name, bags.classes) == ("n", ("y", "x", "z"))
     assert dict(zip(bags.keys, bags.labels_N.tolist(), strict=True)) == {"a": 1, "b": 0}

@@ -66,7 +66,11 @@ def test_help_explains_every_option(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["--data", "nowhere"], 1, "error: no data set 'nowhere': neither a folder nor an embedded one"),
+        (
+            ["--data", "nowhere"],
+            1,
+            "error: no data set 'nowhere'; expected a URL, an existing folder, or one of",
+        ),
         (["--objective", "test_auc"], 1, "makes that metric worthless as a test"),
         (["--train.masking.hihg.start", "0.1"], 2, "unrecognized arguments: --train.masking.hihg.start"),
         (["--train.epochs", "0"], 1, "error: train.epochs: Input should be greater than or equal to 1"),

@@ -1,3 +1,5 @@
+"""Damage of every kind, and hostile members: found, and named by file, member and bytes."""
+
 import errno
 import hashlib
 import io
@@ -10,33 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from feature_folders import forge_manifest, shard_folder, write_features
+from feature_folders import forge_manifest, shard_folder
 
 from data_prep import verify as verify_module
 from data_prep.checks import faults as faults_module
 from data_prep.checks.faults import Fault, verify
-from data_prep.checks.repair import repair
 from data_prep.verify import main
 from mhimdist.data.format import index_name
 from mhimdist.data.manifest import MANIFEST_NAME, Manifest
 from mhimdist.errors import ManifestError
 from mhimdist.process import run
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    folder = tmp_path_factory.mktemp("pristine")
-    write_features(folder)
-    return {path.name: path.read_bytes() for path in shard_folder(folder).iterdir()}
-
-
-@pytest.fixture
-def shards(pristine: dict[str, bytes], tmp_path: Path) -> Path:
-    folder = tmp_path / "shards"
-    folder.mkdir()
-    for name, content in pristine.items():
-        (folder / name).write_bytes(content)
-    return folder
 
 
 def put_member(path: Path, offset: int, info: tarfile.TarInfo, payload: bytes = b"") -> None:
@@ -47,7 +32,7 @@ def put_member(path: Path, offset: int, info: tarfile.TarInfo, payload: bytes = 
 
 
 def bless(shards: Path, shard: str) -> None:
-    """Make the manifest agree with a shard's length and hash, as who swapped the shard would."""
+    """Make the manifest agree with a shard's length and hash, as an attacker who swapped it would."""
     content = (shards / shard).read_bytes()
 
     def update(info: dict) -> None:
@@ -161,7 +146,7 @@ def _member(name: str, type_: bytes = tarfile.REGTYPE, link: str = "", size: int
 
 
 class Malicious:
-    """Leaves a file behind wherever it is unpickled."""
+    """Leaves a folder behind wherever it is unpickled."""
 
     def __reduce__(self) -> tuple:
         return os.mkdir, ("executed",)
@@ -238,7 +223,7 @@ def test_a_forged_size_neither_loops_nor_allocates(size: bytes, shards: Path) ->
 
 
 def _replace(shards: Path, kind: str, old: bytes, new: bytes) -> tuple[str, str]:
-    """Change a member of bag 0 and everything that vouches for it; its shard and name."""
+    """Change a member of bag 0 and all checksums of it; return its shard and key."""
     row = Manifest.read(shards).rows.to_pylist()[0]
     start = row[f"{kind}_offset"]
     path, payload = shards / row["shard"], slice(start, start + row[f"{kind}_bytes"])
@@ -337,6 +322,13 @@ def test_a_folder_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture) ->
     assert capsys.readouterr().err.startswith("error: no manifest at ")
 
 
+def test_no_workers_are_refused(shards: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        run(partial(main, [str(shards), "--workers", "0"]))
+    assert exit_info.value.code == 2
+    assert "--workers: expected a whole number of at least 1, got '0'" in capsys.readouterr().err
+
+
 def test_the_hash_finds_what_the_rest_cannot(shards: Path) -> None:
     forge_manifest(shards, info=lambda info: info["shards"][1].update(sha256=64 * "0"))
     (fault,) = verify(shards)
@@ -349,13 +341,6 @@ def test_the_tar_is_one_for_others(pristine: dict[str, bytes]) -> None:
         assert all(info.isreg() and info.mode == 0o644 and info.mtime == 0 for info in tar)
 
 
-@pytest.fixture
-def sources(tmp_path: Path) -> Path:
-    """The features that `shards` was made of."""
-    write_features(tmp_path / "sources")
-    return tmp_path / "sources/features"
-
-
 def test_threads_find_the_same_in_the_same_order(shards: Path) -> None:
     for name in ("shard-000000.tar", "shard-000002.tar"):
         content = bytearray((shards / name).read_bytes())
@@ -364,54 +349,6 @@ def test_threads_find_the_same_in_the_same_order(shards: Path) -> None:
     faults = verify(shards, workers=1)
     assert [fault.file for fault in faults] == ["shard-000000.tar", "shard-000002.tar"]
     assert verify(shards, workers=3) == faults
-
-
-def test_damage_of_every_kind_is_repaired(shards: Path, pristine: dict[str, bytes], sources: Path) -> None:
-    content = bytearray(pristine["shard-000000.tar"])
-    content[1000] ^= 1
-    (shards / "shard-000000.tar").write_bytes(content)
-    (shards / "shard-000001.tar").unlink()
-    (shards / "shard-000002.tar").write_bytes(pristine["shard-000002.tar"][:600])
-    (shards / "shard-000000.idx").write_text("nonsense")
-    (shards / "shard-000002.idx").unlink()
-    repaired, left = repair(shards, verify(shards), sources)
-    assert repaired == [
-        *(f"shard-00000{i}.tar" for i in range(3)),
-        "shard-000000.idx",
-        "shard-000002.idx",
-    ]
-    assert left == []
-    assert {path.name: path.read_bytes() for path in shards.iterdir()} == pristine
-
-
-def test_what_is_not_in_the_manifest_is_left(shards: Path, tmp_path: Path) -> None:
-    (shards / "shard-000009.tar").write_bytes(b"")
-    fault = Fault("shard-000009.tar", "not in the manifest")
-    assert repair(shards, verify(shards), tmp_path / "nowhere") == ([], [fault])
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_what_cannot_be_repaired_is_left_with_the_reason(
-    workers: int, shards: Path, sources: Path, pristine: dict[str, bytes]
-) -> None:
-    (shards / "shard-000001.tar").unlink()
-    (shards / "shard-000002.tar").write_bytes(b"")
-    row = Manifest.read(shards).rows_of_shard("shard-000001.tar")[0]
-    path = sources / f"{row['slide']}.npy"
-    np.save(path, np.load(path) + 1)
-    repaired, (fault,) = repair(shards, verify(shards), sources, workers=workers)
-    assert repaired == ["shard-000002.tar"]
-    assert fault.file == "shard-000001.tar"
-    assert fault.what.startswith(f"cannot be repaired: {sources} gives other bytes than it had: ")
-    path.unlink()
-    for sidecar in (*sources.glob("*.coords.npy"), *sources.glob("*.instance_labels.npy")):
-        sidecar.unlink()
-    repaired, (fault,) = repair(shards, verify(shards), sources, workers=workers)
-    assert repaired == []
-    assert fault.what == f"cannot be repaired: {sources} has no features of {row['slide']!r}"
-    assert sorted(path.name for path in shards.parent.iterdir()) == ["shards", "sources"]
-    assert not (shards / "shard-000001.tar").exists()
-    assert (shards / "shard-000002.tar").read_bytes() == pristine["shard-000002.tar"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -439,19 +376,3 @@ def test_a_disk_that_fails_names_its_shards_and_the_rest_is_looked_at(
     with pytest.raises(SystemExit):
         run(partial(main, [str(shards)]))
     assert "shard-000001.tar: cannot be read: Input/output error\n" in capsys.readouterr().out
-
-
-def test_the_command_repairs(shards: Path, sources: Path, capsys: pytest.CaptureFixture) -> None:
-    (shards / "shard-000001.tar").unlink()
-    run(partial(main, [str(shards), "--repair", str(sources), "--workers", "2"]))
-    assert capsys.readouterr().out.splitlines()[:2] == [
-        "shard-000001.tar: missing",
-        "written again: shard-000001.tar",
-    ]
-    (shards / "shard-000009.tar").write_bytes(b"")
-    with pytest.raises(SystemExit) as exit_info:
-        run(partial(main, [str(shards), "--repair", str(sources)]))
-    assert exit_info.value.code == 1
-    captured = capsys.readouterr()
-    assert "left: shard-000009.tar: not in the manifest" in captured.out
-    assert "(faults: 1, files: 1)" in captured.err

@@ -57,7 +57,7 @@ def test_odd_bags_are_named(shards: Path) -> None:
     odd = dict(inspect(shards).odd)
     assert odd.pop("flat") == "all of its 9 instances are the same"
     assert odd.pop("rows") == "all of its 8 instances are the same"
-    assert odd in ({"same": "has the features of 's1'"}, {"s1": "has the features of 'same'"})
+    assert odd in ({"same": "has the same features as 's1'"}, {"s1": "has the same features as 'same'"})
     assert dict(inspect(shards, values=False).odd) == odd
 
 
@@ -68,9 +68,11 @@ def test_a_bag_of_another_scale_is_odd(tmp_path: Path) -> None:
         np.save(tmp_path / f"features/{slide}.npy", scale * values)
     (tmp_path / "labels.csv").write_text("\n".join(f"{slide},x" for slide in "abcde"))
     odd = dict(inspect(shard_folder(tmp_path)).odd)
-    assert odd.keys() == {"d", "e"} | (odd.keys() & {"a", "c"})  # those two are the same
+    assert odd.keys() == {"d", "e"} | (odd.keys() & {"a", "c"})  # the features of those two are the same
     for slide, scale in (("d", 30), ("e", 0.01)):
-        assert odd[slide].startswith(f"standard deviation {scale * values.std():.3g}, the median bag's is ")
+        assert odd[slide].startswith(
+            f"standard deviation {scale * values.std():.3g}; that of the median bag is "
+        )
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
@@ -83,7 +85,7 @@ def test_values_that_became_bad_after_sharding_are_counted(dtype: str, tmp_path:
     itemsize = 4 if dtype == "float32" else 2
     with (tmp_path / "out" / row["shard"]).open("r+b") as file:
         file.seek(row["features_data_offset"] + itemsize)
-        file.write(b"\xff" * itemsize)  # a NaN in each of the types
+        file.write(b"\xff" * itemsize)  # a NaN in every type
     found = inspect(tmp_path / "out")
     assert found.values == [BagValues(19 / 5, pytest.approx(np.std([1, 3, 4, 5, 6])), 0.0, 6.0, 1, False)]
     assert found.odd == [("a", "1 of its features are NaN or infinite")]
@@ -95,8 +97,8 @@ def test_the_command(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     text = capsys.readouterr().out
     lines = {line.split("  ")[1].strip(): line for line in text.splitlines() if line.startswith("  ")}
     assert "shards: noise" in text
-    assert "8 of 4 cases, 4 of them with several" in lines["bags"]
-    assert "487 (5 to 165 a bag, median 45)" in lines["instances"]
+    assert "8 of 4 cases, 4 of them with more than one" in lines["bags"]
+    assert "487 (5 to 165 per bag, median 45)" in lines["instances"]
     assert "6 wide, float32" in lines["features"]
     assert "unknown" in lines["encoder"]
     assert lines["odd bags"].split() == ["odd", "bags", "3"]
@@ -122,7 +124,7 @@ def test_many_classes_and_an_ending_that_is_no_picture(tmp_path: Path, capsys: p
     run(partial(main, [str(out), "--picture", str(tmp_path / "p.png")]))
     with pytest.raises(SystemExit):
         run(partial(main, [str(out), "--picture", str(tmp_path / "p.xyz")]))
-    assert "p.xyz: expected the ending of a picture" in capsys.readouterr().err
+    assert "p.xyz: expected a picture" in capsys.readouterr().err
 
 
 def test_what_is_no_data_set(tmp_path: Path, shards: Path) -> None:

@@ -1,4 +1,4 @@
-"""Small files that would become large: refused by name, within little memory; and damage of every kind."""
+"""Small files that would become large are refused by name, within little memory; so is any damage."""
 
 import gzip
 import io
@@ -28,7 +28,7 @@ from mhimdist.errors import DataError
 
 ROOM = 64 * 2**20
 BOMB = bytes(200 * 2**20)
-"""What a bomb becomes, four times what there is room for."""
+"""The content of a bomb, four times larger than the memory allowed."""
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def read_all() -> None:
 
 
 def h5_bomb(chunk: bytes, compression: str = "gzip", **options: object) -> None:
-    """256 rows of 256 float32 in a chunk of 256 KiB, says the file."""
+    """A file that claims 256 rows of 256 float32 in a chunk of 256 KiB."""
     with h5py.File("a.h5", "w") as file:
         options = {"chunks": (256, 256), "compression": compression, **options}
         dataset = file.create_dataset("features", (256, 256), "f4", **options)
@@ -68,7 +68,7 @@ def blosc_bomb() -> bytes:
 
 
 def npz_bomb() -> None:
-    """A record that says 4 x 4 float32, and inflates to far more."""
+    """A record that claims 4 x 4 float32 and inflates to far more."""
     np.savez_compressed("a.npz", features=np.ones((4, 4), np.float32))
     with zipfile.ZipFile("a.npz") as archive:
         (record,) = archive.infolist()
@@ -86,7 +86,7 @@ def npz_bomb() -> None:
 
 
 def parquet_bomb(column: str) -> None:
-    """A row of very many equal numbers, which run lengths store in a few bytes."""
+    """A row of very many equal numbers, which run-length coding stores in a few bytes."""
     numbers = pa.array(np.zeros(len(BOMB) // 16, np.float32))
     flat = pa.FixedSizeListArray.from_arrays(numbers, 1024)
     bag = pa.ListArray.from_arrays([0, len(flat)], flat)
@@ -95,7 +95,7 @@ def parquet_bomb(column: str) -> None:
 
 
 def lying_parquet_bomb() -> None:
-    """As `parquet_bomb`, but the footer says a number of values that would be none."""
+    """Like `parquet_bomb`, but the footer claims a number of values that would be harmless."""
     parquet_bomb("features")
     content, num_values = Path("a.parquet").read_bytes(), len(BOMB) // 16
     zigzag = [(2 * num_values >> 7 * i) & 127 for i in range(4)]
@@ -106,14 +106,14 @@ def lying_parquet_bomb() -> None:
 
 
 def text_bomb() -> None:
-    """A long name that stands in it very many times."""
+    """A long name that is in the file very many times."""
     num_rows = 2**12
     slides = pa.DictionaryArray.from_arrays(np.zeros(num_rows, np.int32), ["x" * 2**17])
     pq.write_table(pa.table({"slide": slides, "features": [[1.0, 2.0]] * num_rows}), "a.parquet")
 
 
 def pax_bomb() -> None:
-    """A header before a member that is longer than there is room for; a hole in the file."""
+    """A header before a member, longer than the memory allowed; on disk it is a hole in the file."""
     info = tarfile.TarInfo("x")
     info.type, info.size = tarfile.XHDTYPE, len(BOMB)
     with Path("a.tar").open("wb") as file:
@@ -252,7 +252,7 @@ def test_h5_that_is_compact() -> None:
 
 
 def chained_headers(path: Path) -> None:
-    """Headers that each announce another, deeper than Python calls."""
+    """Headers that each announce another one, deeper than Python can recurse."""
     header = tarfile.TarInfo("x")
     header.type, header.size = tarfile.XHDTYPE, 0
     path.write_bytes(header.tobuf(tarfile.USTAR_FORMAT) * 3000 + bytes(10_240))
@@ -354,7 +354,7 @@ def test_damage_is_never_a_bare_error_of_a_library(write: Callable[[], Path]) ->
         if number % 3 == 0:
             del damaged[generator.integers(len(content)) :]
         else:
-            # Half of them near an end, where headers and directories are.
+            # Half of them near either end, where headers and directories are.
             place = generator.integers(len(content) if number % 3 == 1 else min(400, len(content)))
             damaged[place - len(content) * (number % 2)] ^= 1 << generator.integers(8)
         path.write_bytes(damaged)

@@ -37,11 +37,11 @@ def test_features_are_found_by_slide() -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ((), r"no features in \. \(files ending in \.pt, .*\); it holds nothing"),
-        (("x.csv", "y.txt"), r"no features in \. .*; it holds 'x.csv', 'y.txt'"),
-        (("a.pt", "a.npy"), r"two files of features for one slide, 'a': a\.npy and a\.pt"),
-        (("a.npy", "b.coords.npy"), r"b\.coords\.npy belongs to no b\.npy"),
-        (("a.pt", "a.coords.npy"), r"a\.coords\.npy belongs to no a\.npy"),
+        ((), r"no features in \.: expected files that end in \.pt, .*, got nothing"),
+        (("x.csv", "y.txt"), r"no features in \.: .*, got 'x.csv', 'y.txt'"),
+        (("a.pt", "a.npy"), r"slide 'a' has two files of features: a\.npy and a\.pt"),
+        (("a.npy", "b.coords.npy"), r"b\.coords\.npy: expected b\.npy next to it"),
+        (("a.pt", "a.coords.npy"), r"a\.coords\.npy: expected a\.npy next to it"),
     ],
 )
 def test_a_folder_that_is_ambiguous_is_refused(names: tuple[str, ...], message: str) -> None:
@@ -61,7 +61,7 @@ COORDS = np.arange(600).reshape(300, 2) * 256
 
 
 def check(source: Source, expected: np.ndarray = FEATURES, coords: np.ndarray | None = COORDS) -> None:
-    """What a source gives, whole and in blocks of some rows."""
+    """The features of a source, read whole and in blocks of rows."""
     read = read_features(source)
     assert np.array_equal(read.features_ND.float().numpy(), expected)
     for block_bytes in (1, 100, 10**6):
@@ -132,7 +132,7 @@ def test_h5_of_trident() -> None:
     }
     (folder.parent / "features_conch").mkdir()
     (folder.parent / "features_conch/a.h5").touch()
-    with pytest.raises(DataError, match=r"holds 2 sets of features: give one of '20x.*features_conch'"):
+    with pytest.raises(DataError, match=r"holds 2 sets of features; give one of '20x.*features_conch'"):
         find_features(Path())
 
 
@@ -307,7 +307,7 @@ def member(name: str, kind: bytes) -> tarfile.TarInfo:
         ),
         (
             lambda: h5(shape=(8, 8), dtype="f4", external=[("/etc/passwd", 0, 256)]),
-            "the data of 'features' lie in",
+            "the data of 'features' are in",
         ),
         (
             lambda: h5(data=np.array([[b"x"]], object), dtype=h5py.string_dtype()),

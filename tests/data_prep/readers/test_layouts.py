@@ -1,4 +1,4 @@
-"""Folders and files as CLAM, TRIDENT, STAMP and scripts leave them: found, and read as they are meant."""
+"""Folders and files as CLAM, TRIDENT, STAMP and scripts write them: found, and read correctly."""
 
 import warnings
 from pathlib import Path
@@ -63,7 +63,8 @@ def test_a_name_that_stands_twice_in_a_tree_is_refused_by_name() -> None:
     for folder in ("uni-1/x", "virchow-2/x"):
         h5(f"{folder}/a.h5")
     with pytest.raises(
-        DataError, match=r"for one slide, 'a': uni-1/x/a\.h5 and virchow-2/x/a\.h5 in \.; give the folder of"
+        DataError,
+        match=r"slide 'a' has two files of features: uni-1/x/a\.h5 and virchow-2/x/a\.h5 in \.; give the",
     ):
         find_features(Path())
 
@@ -77,7 +78,7 @@ def test_stores_and_sidecars_in_a_tree() -> None:
     assert {slide: source.family for slide, source in found.items()} == {"a": "zarr", "b": "zarr", "c": "npy"}
     assert np.array_equal(read_features(found["c"]).coords_N2, COORDS)
     Path("x/c.npy").rename("c.npy")
-    with pytest.raises(DataError, match=r"c\.coords\.npy belongs to no c\.npy in x"):
+    with pytest.raises(DataError, match=r"c\.coords\.npy: expected c\.npy next to it in x"):
         find_features(Path())
 
 
@@ -210,7 +211,7 @@ def test_suffixes_in_capitals() -> None:
 
 def test_a_file_without_features_is_named() -> None:
     Path("a.txt").touch()
-    with pytest.raises(DataError, match=r"^a\.txt: no features \(expected a file ending in \.pt"):
+    with pytest.raises(DataError, match=r"^a\.txt: no features \(expected a file that ends in \.pt"):
         find_features(Path("a.txt"))
 
 

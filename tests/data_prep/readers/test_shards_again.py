@@ -1,4 +1,4 @@
-"""Shards of ours as sources of further shards: nothing of them is taken that is not as it was written."""
+"""Our shards as sources of further shards: only what is as it was written is read."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def shards(tmp_path: Path) -> Path:
 
 
 def flip(shards: Path, kind: str, at: int = 0) -> dict:
-    """Flip a bit of a bag's member; its row of the manifest."""
+    """Flip a bit of a bag's member; return the bag's row of the manifest."""
     row = next(row for row in Manifest.read(shards).rows.to_pylist() if row[f"{kind}_offset"] is not None)
     path = shards / row["shard"]
     content = bytearray(path.read_bytes())
@@ -137,7 +137,7 @@ def test_shards_of_several_data_sets_must_agree_on_the_order(tmp_path: Path) -> 
     assert info.classes == ("tumour", "normal", "rare")
     assert sum(item.num_bags for item in info.shards) == 4
     (tmp_path / "z").rename(tmp_path / "sets/z")
-    message = r"other orders, \('tumour', 'normal', 'rare'\) and \('normal', 'tumour'\); give --classes"
+    message = r"different orders, \('tumour', 'normal', 'rare'\) and \('normal', 'tumour'\); give --classes"
     with pytest.raises(LabelError, match=message):
         shard(tmp_path / "sets", None, tmp_path / "more")
 
@@ -147,5 +147,5 @@ def test_a_label_that_bags_do_not_say_is_missing(label: object, tmp_path: Path) 
     (tmp_path / "features").mkdir()
     table = {"slide": ["a", "b"], "label": pa.array([1.0 if isinstance(label, float) else "x", label])}
     pq.write_table(pa.table(table | {"features": [[[1.0]], [[2.0]]]}), tmp_path / "features/bags.parquet")
-    with pytest.raises(LabelError, match=r"bags\.parquet says no label of 'b'; give a table of labels"):
+    with pytest.raises(LabelError, match=r"bags\.parquet states no label for 'b'; give a table of labels"):
         shard(tmp_path / "features", None, tmp_path / "out")

@@ -23,16 +23,20 @@ def test_the_patient_is_in_a_barcode() -> None:
     for slide in ("slide", "xTCGA-A1-A0SB", "TCGA-A1-A0SBX-01", "TCGA-A1-A0"):
         with pytest.raises(LabelError, match=f"slide '{slide}': expected a TCGA barcode"):
             cases_of_barcodes(alone(slide))
-    with pytest.raises(LabelError, match="is of 'TCGA-A1-A0SB', but the table says 'P7'"):
+    with pytest.raises(
+        LabelError, match="expected the case 'TCGA-A1-A0SB' as in its name, but the table says 'P7'"
+    ):
         cases_of_barcodes([SlideLabel(TCGA[0], "P7", "x")])
 
 
 def test_what_is_said_of_missing_cases() -> None:
     assert missing_cases([SlideLabel("a", "p", "x"), SlideLabel("b", "p", "x")]) is None
     assert missing_cases(alone("a")) is None
-    assert "each of the 2 slides is taken for a patient of its own" in str(missing_cases(alone("a", "b")))
-    assert "each of the 2 slides is taken" in str(missing_cases(alone(*TCGA[1:])))
-    said = "3 slides have names of 2 TCGA patients, but the labels have no cases: slides of one patient would"
+    assert "each of the 2 slides counts as its own patient" in str(missing_cases(alone("a", "b")))
+    assert "each of the 2 slides counts" in str(missing_cases(alone(*TCGA[1:])))
+    said = (
+        "the names of 3 slides are of 2 TCGA patients, but the labels have no cases, so slides of one patient"
+    )
     assert str(missing_cases(alone(*TCGA))).startswith(said)
 
 
@@ -46,7 +50,7 @@ def test_the_command_warns_and_takes_the_case_from_the_name(
     paths = ["--features", str(tmp_path / "features"), "--labels", str(tmp_path / "labels.csv"), "--out"]
     main([*paths, str(tmp_path / "one")])
     captured = capsys.readouterr()
-    assert captured.err.startswith("warning: 3 slides have names of 2 TCGA patients, ")
+    assert captured.err.startswith("warning: the names of 3 slides are of 2 TCGA patients, ")
     assert captured.err.endswith("; give --case-from tcga\n")
     assert f"{tmp_path / 'one'}: 3 bags of 3 cases, " in captured.out
     main([*paths, str(tmp_path / "two"), "--case-from", "tcga"])

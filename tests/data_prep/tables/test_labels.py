@@ -42,7 +42,10 @@ def test_tables_of_labels(table: str, expected: list[tuple[str, str, str]]) -> N
     [
         (b"", "expected a header and at least one slide, got 0 lines"),
         (b"slide,label\n", "expected a header and at least one slide, got 1 lines"),
-        (b"a,x,p\nb,y,q\n", "no header that is known and 3 columns, where slide and label would be 2"),
+        (
+            b"a,x,p\nb,y,q\n",
+            "expected a header with known names, or two columns, slide and label; got 3 columns",
+        ),
         (b"name,label\na,x\n", r"expected one column named slide or .*, got the header \['name', 'label'\]"),
         (b"slide,slide_id,label\na,a,x\n", "expected one column named slide or slide_id"),
         (b"slide,score\na,1\n", "expected one column named label or"),
@@ -51,9 +54,9 @@ def test_tables_of_labels(table: str, expected: list[tuple[str, str, str]]) -> N
         (b"slide,label,case\na,x,\n", "line 2: a slide, case or label is empty"),
         (b"slide,label\na,x\nb,NaN\n", r"line 3: a slide, case or label is empty or NaN: \['b', 'NaN'\]"),
         (b"slide,label,case\na,x,<NA>\n", "line 2: a slide, case or label is empty or NaN"),
-        (b"slide,label\na,x\n\nb,y\na,y\n", "slide 'a' stands in line 2 and again in line 5"),
-        (b'slide,label\n"a,x\n', "is no CSV table in UTF-8"),
-        ("slide,label\nä,x\n".encode("latin-1"), "is no CSV table in UTF-8"),
+        (b"slide,label\na,x\n\nb,y\na,y\n", "slide 'a' is in line 2 and again in line 5"),
+        (b'slide,label\n"a,x\n', "cannot be read as CSV or TSV in UTF-8"),
+        ("slide,label\nä,x\n".encode("latin-1"), "cannot be read as CSV or TSV in UTF-8"),
     ],
 )
 def test_tables_that_say_too_little_or_too_much_are_refused(table: bytes, message: str) -> None:
@@ -91,9 +94,9 @@ def test_order_of_classes(labels: list[str], classes: list[str] | None, expected
     ("labels", "classes", "message"),
     [
         (["a", "b"], ["a", "c"], "slide '1' has label 'b', expected a or c"),
-        (["a"], ["a", "a"], r"expected the names of different classes, got \['a', 'a'\]"),
-        (["a"], [""], r"expected the names of different classes, got \[''\]"),
-        (["1", "01"], None, "labels that are the same number are written differently"),
+        (["a"], ["a", "a"], r"expected class names that differ and are not empty, got \['a', 'a'\]"),
+        (["a"], [""], r"expected class names that differ and are not empty, got \[''\]"),
+        (["1", "01"], None, "labels that are the same number are written in different ways"),
     ],
 )
 def test_classes_that_do_not_fit_are_refused(
@@ -119,7 +122,7 @@ def test_columns_under_other_names(table: str, columns: Columns) -> None:
 
 def test_a_column_that_is_not_there() -> None:
     Path("labels.csv").write_text("slide,label\na,x\n")
-    with pytest.raises(LabelError, match=r"no column 'grade'; it has \['slide', 'label'\]"):
+    with pytest.raises(LabelError, match=r"no column 'grade' \(columns: \['slide', 'label'\]\)"):
         read_labels(Path("labels.csv"), columns=Columns(label="grade"))
 
 
@@ -149,13 +152,13 @@ def test_labels_of_cases_with_several_slides() -> None:
     ]
     assert [row.slide for row in without_suffixes(rows, {"a", "b", "c.svs", "c"})] == ["a", "b", "c.svs"]
     Path("slides.csv").write_text("PATIENT,FILENAME\nr,a\n")
-    with pytest.raises(LabelError, match=r"1 of its cases have no label in cases\.csv: \['r'\]"):
+    with pytest.raises(LabelError, match=r"no label in cases\.csv for cases of this table \(1\): \['r'\]"):
         read_labels(Path("cases.csv"), slides=Path("slides.csv"))
 
 
 def test_a_class_that_is_renamed_must_be_there() -> None:
     Path("labels.csv").write_text("slide,label\na,x\n")
-    with pytest.raises(LabelError, match="no slide has the label 'z' that is to be renamed"):
+    with pytest.raises(LabelError, match="no slide has the label 'z', which --class-map renames"):
         read_labels(Path("labels.csv"), class_map={"z": "y"})
 
 
@@ -186,5 +189,5 @@ def test_a_slide_that_could_be_several_is_refused() -> None:
 def test_a_suffix_may_not_make_two_slides_one() -> None:
     rows = [SlideLabel("a.svs", "a.svs", "x"), SlideLabel("a.tif", "a.tif", "x")]
     assert without_suffixes(rows[:1], {"a"}) == [SlideLabel("a", "a", "x")]
-    with pytest.raises(LabelError, match=r"slide 'a' stands in the table twice, once as 'a\.tif'"):
+    with pytest.raises(LabelError, match=r"slide 'a' is in the table twice, once as 'a\.tif'"):
         without_suffixes(rows, {"a"})

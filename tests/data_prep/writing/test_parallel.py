@@ -29,7 +29,7 @@ def test_what_a_command_does_at_sigterm_survives_the_cluster_that_it_joins() -> 
     before = signal.signal(signal.SIGTERM, mine)
     try:
         with parallel._own_sigterm():
-            signal.signal(signal.SIGTERM, lambda *_: None)  # as Ray does when it is joined
+            signal.signal(signal.SIGTERM, lambda *_: None)  # as Ray does when a process joins it
         assert signal.getsignal(signal.SIGTERM) is mine
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -53,7 +53,9 @@ def test_two_encoders_of_one_width_are_refused(tmp_path: Path) -> None:
     for slide, encoder in (("a", "uni"), ("b", "resnet50")):
         torch.save({"features": torch.ones(3, 4), "encoder": encoder}, tmp_path / f"{slide}.pt")
     labels = [SlideLabel(slide, slide, "x") for slide in "ab"]
-    with pytest.raises(DataError, match=r"features of two encoders: '.' is of '.*', '.' of '.*'"):
+    with pytest.raises(
+        DataError, match=r"expected features of one encoder, got two: '.' is of '.*', '.' of '.*'"
+    ):
         plan_bags(labels, find_features(tmp_path), ["x"], "float16", seed=0)
 
 
@@ -105,7 +107,7 @@ def test_the_largest_float16_is_kept(tmp_path: Path) -> None:
 
 
 def shard_in_little_memory(room: int, said: Path, *folders: Path) -> list[str]:
-    """What happens with each folder in a process that may take `room` bytes of addresses more."""
+    """What happens with each folder in a process that may take `room` further bytes of addresses."""
     for folder in folders:
         (folder / "labels.csv").write_text("a,x\n")
 

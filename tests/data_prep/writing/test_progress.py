@@ -45,7 +45,7 @@ def test_what_is_counted_is_no_bytes(monkeypatch: pytest.MonkeyPatch, capsys: py
             time.sleep(0.005)
             text += capsys.readouterr().err
     lines = text.splitlines()
-    assert any(re.fullmatch(r"looking for features in \[x\]: 0 s by now", line) for line in lines)
+    assert any(re.fullmatch(r"looking for features in \[x\]: 0 s so far", line) for line in lines)
     pattern = r"looking at [0-9]+ of 20,000 slides, [0-9.]+/s, [0-9]+ s left"
     assert any(re.fullmatch(pattern, line) for line in lines)
 

@@ -56,7 +56,7 @@ def test_all_that_cannot_be_planned_is_named_at_once(folder: Path) -> None:
         make(folder)
     add(folder, narrow=NARROW)
     (folder / "features/plain.npy").write_bytes(b"")
-    with pytest.raises(DataError, match=r"^3 of 8 slides cannot be used, --skip-bad leaves") as error_info:
+    with pytest.raises(DataError, match=r"^3 of 8 slides cannot be used \(--skip-bad leaves") as error_info:
         make(folder)
     for part in ("empty.npy: the bag is empty", "slide 'narrow': its features are 5 wide", "plain.npy: not"):
         assert part in str(error_info.value)
@@ -64,7 +64,7 @@ def test_all_that_cannot_be_planned_is_named_at_once(folder: Path) -> None:
     assert named([BadBag(str(i), f"r{i}") for i in range(12)]).endswith("r8; r9; and 2 more")
 
 
-@pytest.mark.parametrize("shard_bytes", [1, 4_000, 10_000])  # of one bag: some shards are left out whole
+@pytest.mark.parametrize("shard_bytes", [1, 4_000, 10_000])  # at 1, shards of one bag are left out whole
 def test_what_is_left_out_is_listed_whatever_the_number_of_workers(shard_bytes: int, folder: Path) -> None:
     add(folder, **BAD)
     first = make(folder, skip_bad=True, workers=1, shard_bytes=shard_bytes)
@@ -201,5 +201,5 @@ def test_the_command_counts_what_it_left_out(folder: Path, capsys: pytest.Captur
     with pytest.raises(SystemExit):
         run(partial(main, [*map(str, options[:-1]), str(folder / "other"), "--skip-unmatched"]))
     hint, *_, error = capsys.readouterr().err.splitlines()
-    assert hint == "slides that cannot be used can be left out: --skip-bad"
+    assert hint == "hint: --skip-bad leaves out slides that cannot be used"
     assert error.endswith("nan.npy: 72 of its features are NaN or infinite")

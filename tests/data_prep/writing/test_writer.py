@@ -95,7 +95,7 @@ def test_what_a_killed_process_left_goes_with_the_next_start(tmp_path: Path) -> 
     (left,) = tmp_path.iterdir()
     with appearing_whole(tmp_path / "one") as one, appearing_whole(tmp_path / "two") as two:
         assert not left.exists()
-        assert one.exists()  # which somebody fills
+        assert one.exists()  # it is still being filled
         (two / "file").write_text("content")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 

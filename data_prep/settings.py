@@ -1,0 +1,74 @@
+"""Settings: the base class of what a command, and the function behind it, can be asked for.
+
+A field is described once. `Settings.of` checks it for a call from Python; `command_line.add_options` shows
+and checks it on a command line.
+"""
+
+import operator
+from typing import Any, NamedTuple, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from mhimdist.errors import ConfigError
+
+
+class Settings(BaseModel):
+    """Base class of the settings of a command and of the function behind it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """Build the settings; a wrong value raises an error of ours.
+
+        Args:
+            values: the fields by name.
+
+        Raises:
+            ConfigError: a value is not valid, or a name is not that of a field; the message says which.
+        """
+        if unknown := sorted(values.keys() - cls.model_fields.keys()):
+            raise ConfigError(
+                f"unknown option {', '.join(unknown)}; expected one of {', '.join(cls.model_fields)}"
+            )
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            wrong = [f"{'.'.join(map(str, item['loc']))}: {reason(item)}" for item in error.errors()]
+            raise ConfigError("; ".join(wrong)) from None
+
+
+class Metavar(NamedTuple):
+    """Name of an option's value in `--help`, as in `Annotated[Path, Metavar("TABLE")]`."""
+
+    name: str
+
+
+def whole(lowest: int | None = None) -> BeforeValidator:
+    """Let a field take whole numbers, also as text; `lowest`, if given, is the smallest that it takes.
+
+    Raises:
+        ValueError: raised by the field if it is given anything else; pydantic names the field.
+    """
+    expected = "a whole number" if lowest is None else f"a whole number of at least {lowest}"
+
+    def check(value: Any) -> int:
+        try:
+            number = int(value) if isinstance(value, str) else operator.index(value)
+        except (TypeError, ValueError):
+            number = None
+        if number is None or (lowest is not None and number < lowest):
+            raise ValueError(f"expected {expected}, got {value!r}")
+        return number
+
+    return BeforeValidator(check)
+
+
+def reason(item: Any) -> str:
+    """The text of one of pydantic's errors: what was expected and what was got."""
+    if item["type"] == "value_error":
+        return str(item["msg"]).removeprefix("Value error, ")
+    expected = item["ctx"]["expected"] if item["type"] == "literal_error" else None
+    return (
+        f"expected {expected}, got {item['input']!r}" if expected else f"{item['msg']}, got {item['input']!r}"
+    )
