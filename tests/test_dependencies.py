@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -42,9 +43,12 @@ def imported() -> dict[str, set[str]]:
     return found
 
 
+installed = cache(packages_distributions)
+
+
 def distributions(package: str) -> set[str]:
     """The distributions that install a package; if it is not installed, one of the same name."""
-    return {normal(name) for name in packages_distributions().get(package, [package])}
+    return {normal(name) for name in installed().get(package, [package])}
 
 
 def test_what_is_imported_is_declared():

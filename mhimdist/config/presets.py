@@ -77,6 +77,13 @@ def preset(dataset: str, model: str) -> TrainConfig:
 
     Raises:
         ConfigError: this preset does not exist; the message lists those that do.
+
+    Example:
+        >>> config = mh.preset("c16", "abmil")
+        >>> config.teacher.kind, config.loss.alpha
+        ('init_momentum', 0.1)
+        >>> config.first_stage().teacher.kind
+        'none'
     """
     if (dataset, model) not in PRESETS:
         known = ", ".join(f"({d}, {m})" for d, m in PRESETS)

@@ -215,7 +215,17 @@ class EarlyStopping(Settings):
 
 
 class TrainConfig(Settings):
-    """The configuration of one training run, on one split with one seed."""
+    """The configuration of one training run, on one split with one seed.
+
+    Raises:
+        pydantic.ValidationError: a value is out of its range, or a field does not exist; `load_config` and
+            `override` raise the same as a `ConfigError` that names the field.
+
+    Example:
+        >>> config = mh.TrainConfig().override({"masking.high.start": 0.03, "epochs": 25})
+        >>> config.masking.high.start, config.epochs
+        (0.03, 25)
+    """
 
     model: ModelSettings = Field(AttentionMIL(), description="the bag classifier of student and teacher")
     masking: Masking = Field(Masking(), description="which instances are hidden from the student")

@@ -126,7 +126,12 @@ class Experiment(Execution):
 
 
 class CrossValidation(Experiment):
-    """Cross-validate a configuration and the same network without masking."""
+    """Cross-validate a configuration and the same network without masking.
+
+    Raises:
+        ConfigError: by `from_command_line` and `of_model`, if an option or a value is invalid.
+        pydantic.ValidationError: by the constructor, for the same.
+    """
 
     model: str = Field("abmil", description="bag model; --train starts from its preset")
     train: TrainConfig = Field(TrainConfig(), description="the configuration")

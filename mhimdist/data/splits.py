@@ -23,6 +23,14 @@ class Split:
         train, validation, test: keys of the bags.
         selects_on_test: the authors' protocol, in which the test bags are also the validation bags: epoch,
             early stop and threshold come from them, so metrics on them are optimistic.
+
+    Raises:
+        SplitError: by `check`, if the split does not fit a data set; by `load`, if the file holds no split.
+
+    Example:
+        >>> split = mh.Split(train=("a", "b"), validation=("c",), test=("d",))
+        >>> sorted(split.sets)
+        ['test', 'train', 'validation']
     """
 
     train: tuple[str, ...]
@@ -166,6 +174,13 @@ def holdout(
 
     Raises:
         SplitError: there are too few cases, or a class is too rare, for such a split.
+
+    Example:
+        >>> import numpy as np
+        >>> keys = [f"slide-{i}" for i in range(10)]
+        >>> split = mh.holdout(keys, keys, np.arange(10) % 2, test_share=0.2, validation_share=0.2, seed=0)
+        >>> len(split.train), len(split.validation), len(split.test)
+        (6, 2, 2)
     """
     num_cases = len(set(cases))
     num_test, num_validation = (max(1, round(share * num_cases)) for share in (test_share, validation_share))
@@ -211,6 +226,14 @@ def k_folds(
 
     Raises:
         SplitError: there are too few cases, or a class is too rare, for such folds.
+
+    Example:
+        >>> import numpy as np
+        >>> keys = [f"slide-{i}" for i in range(12)]
+        >>> labels_N = np.arange(12) % 2
+        >>> folds = mh.k_folds(keys, keys, labels_N, num_folds=3, validation_share=0.25, seed=0)
+        >>> [(len(fold.train), len(fold.validation), len(fold.test)) for fold in folds]
+        [(6, 2, 4), (6, 2, 4), (6, 2, 4)]
     """
     rows_N, cases_N = np.arange(len(keys)), np.asarray(cases)
     for label in np.unique(labels_N):

@@ -34,7 +34,12 @@ COSTS: dict[str, CostField] = {
 
 
 class Sweep(Execution):
-    """A search for a better configuration."""
+    """A search for a better configuration.
+
+    Raises:
+        ConfigError: by `from_command_line`, if an option or a value is invalid; the message names it.
+        pydantic.ValidationError: by the constructor, for the same.
+    """
 
     name: str = Field("sweep", description="name of the sweep's folder under runs/", pattern=r"^[\w.-]+$")
     num_trials: int = Field(24, ge=1, description="configurations to try; the first is the base")

@@ -54,6 +54,15 @@ class Space:
     Attributes:
         changes: dotted path to value, for `TrainConfig.override`.
         requirements: the conditions that the changed configuration must meet.
+
+    Raises:
+        ValueError: by the methods, if a range is empty or a name is asked for twice with other choices.
+
+    Example:
+        >>> def space(s: mh.Space) -> None:
+        ...     high = s.uniform("masking.high.start", 0.005, 0.2, log=True)
+        ...     if high > 0.05:
+        ...         s.uniform("teacher.momentum.start", 0.99, 0.9999)
     """
 
     def __init__(self, proposer: Proposer) -> None:

@@ -174,14 +174,7 @@ class SweepStudy:
 
     def notes(self) -> list[str]:
         """Notes on the draws for the user."""
-        notes = []
-        if self.sweep.is_grid:
-            num = self._unsampled.num
-            more = f"{self.sweep.num_trials} of them are tried (num_trials), in an order set by the seed"
-            notes.append(
-                f"the grid, with the trials before it, has {num:,} points; "
-                + (more if num > self.sweep.num_trials else "all are tried")
-            )
+        notes = [self._unsampled.note(self.sweep.num_trials)] if self.sweep.is_grid else []
         return notes + self._refusals.notes()
 
     def take_news(self) -> list[str]:
@@ -388,6 +381,13 @@ class _Unsampled:
         self._unfinished: list[int] = []
         self._ended_keys: set[Key] = set()
         self._unfinished_keys: set[Key] = set()
+
+    def note(self, num_trials: int) -> str:
+        """How much of a grid a sweep of so many trials tries."""
+        tried = "all are tried"
+        if self.num > num_trials:
+            tried = f"{num_trials} of them are tried (num_trials), in an order set by the seed"
+        return f"the grid, with the trials before it, has {self.num:,} points; {tried}"
 
     def look_at(self, trials: Sequence[FrozenTrial]) -> None:
         """Take in the new and the running trials; `trials` has all of the study, by number."""

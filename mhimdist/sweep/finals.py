@@ -77,7 +77,32 @@ def finish(
     if best[1].teacher.kind != "none":
         candidates.append(Candidate("without masking", plain))
     finals = _train_finals(task.sweep, candidates, task, folder, bags, planning, stopping)
-    summary = report.SweepSummary(
+    summary = _summary(study, trials, best, finals, folder, bags, splits)
+    write_sweep_report(summary, folder.path / "report.html")
+    print_summary(summary, console)
+    result = {
+        "test_auc": statistics.median(_test_auc(final) for final in summary.final_runs),
+        "validation_auc": complete[0].value,
+        "num_trials": len(trials),
+        "sweep_s": round(summary.sweep_s, 1),
+        "report": str(folder.path / "report.html"),
+    }
+    files.write_text(folder.path / "result.json", json.dumps(result) + "\n")
+    return folder.path
+
+
+def _summary(
+    study: SweepStudy,
+    trials: list[report.Trial],
+    best: tuple[str, TrainConfig],
+    finals: dict[str, list[report.FinalRun]],
+    folder: SweepFolder,
+    bags: BagShards,
+    splits: list[Split],
+) -> report.SweepSummary:
+    """The sweep as plain data; `best` is the name and configuration of its best trial."""
+    sweep = study.sweep
+    return report.SweepSummary(
         name=sweep.name,
         dataset=bags.name,
         synthetic=bags.synthetic,
@@ -90,26 +115,15 @@ def finish(
         base_text=_text_of(sweep.train),
         base_config=sweep.train.model_dump(mode="json"),
         importances=study.importances(),
-        final_runs=finals.pop(best[0]),
-        baselines=finals,
+        final_runs=finals[best[0]],
+        baselines={name: runs for name, runs in finals.items() if name != best[0]},
         split_sizes=_split_sizes(bags, splits),
         environment=_environment(sweep, folder),
         notes=study.notes(),
         num_tested=_num_tested(folder),
-        front=front,
+        front=study.pareto_front(),
         cost=COSTS[sweep.against].text if sweep.against in COSTS else "",
     )
-    write_sweep_report(summary, folder.path / "report.html")
-    print_summary(summary, console)
-    result = {
-        "test_auc": statistics.median(_test_auc(final) for final in summary.final_runs),
-        "validation_auc": complete[0].value,
-        "num_trials": len(trials),
-        "sweep_s": round(summary.sweep_s, 1),
-        "report": str(folder.path / "report.html"),
-    }
-    files.write_text(folder.path / "result.json", json.dumps(result) + "\n")
-    return folder.path
 
 
 def _train_finals(

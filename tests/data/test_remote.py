@@ -3,7 +3,6 @@
 import errno
 import http.server
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -21,7 +20,6 @@ import boto3
 import pytest
 import torch
 from feature_folders import shard_folder, write_features
-from moto.server import ThreadedMotoServer
 from remote_reader import read_all
 
 from data_prep.digits import ensure
@@ -35,23 +33,6 @@ from mhimdist.data.shards import BagShards, open_bags
 from mhimdist.errors import ConfigError, CorruptShard, ManifestError, RemoteDataError
 
 TESTS = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The endpoint of an S3 server; the environment points to it."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    with pytest.MonkeyPatch.context() as patch:
-        server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-        server.start()
-        host, port = server.get_host_and_port()
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "none")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "none")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        yield f"http://{host}:{port}"
-        server.stop()
 
 
 @pytest.fixture

@@ -77,9 +77,9 @@ def _end(opened: SweepStudy, number: int) -> None:
     ("space", "options"),
     [
         (conditional, {}),
-        (conditional, {"against": "kept_share", "scheduler": "none"}),
+        pytest.param(conditional, {"against": "kept_share", "scheduler": "none"}, marks=pytest.mark.slow),
         (numbers, {"sampler": "cmaes"}),
-        (numbers, {"sampler": "random"}),
+        pytest.param(numbers, {"sampler": "random"}, marks=pytest.mark.slow),
     ],
 )
 def test_proposals_equal_those_in_a_whole_copy_of_the_study(tmp_path, space, options):
