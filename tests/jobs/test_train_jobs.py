@@ -67,7 +67,7 @@ def test_a_subset_of_the_ablation_fills_its_tables(tmp_path):
     ("script", "arguments", "status", "message"),
     [
         ("train_c16.py", ["--model", "nope"], 1, "error: no preset (c16, nope); valid: (c16, abmil)"),
-        ("ablate_c16.py", ["--rows", "GAN"], 1, "error: rows: no row gan; these tables have Max-pooling"),
+        ("ablate_c16.py", ["--rows", "GAN"], 1, "error: rows: expected rows of these tables (Max-pooling"),
     ],
 )
 def test_bad_input_gives_one_clear_line(tmp_path, script, arguments, status, message):

@@ -222,7 +222,7 @@ def test_banners_are_shown_where_they_apply(make_sweep: MakeSweep) -> None:
     both = page(make_sweep(protocol="paper", synthetic=True))
     assert both.attributes("role").count("note") == 2
     assert "Paper protocol." in both.text
-    assert "was never seen by the sweep" not in both.text
+    assert "The sweep never saw" not in both.text
     neither = page(make_sweep(synthetic=False))
     assert "note" not in neither.attributes("role")
 
