@@ -7,8 +7,8 @@ Alternatively, it is read from a checkpoint that the authors released.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from mhimdist.config.execution import Saving
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
-from mhimdist.errors import CheckpointError
+from mhimdist.errors import CheckpointError, PreemptedError
 from mhimdist.method.precision import compute_dtype
 from mhimdist.models import BagModel, build
 from mhimdist.models.official import load_official
@@ -143,6 +143,7 @@ def first_stage(
         workers, saving, stop: as in `Trainer`.
 
     Raises:
+        PreemptedError: the run was asked to stop, in training or while it waited for another process.
         MhimdistError: see `Trainer` and `Trainer.epochs`.
     """
     workers = workers or Workers()
@@ -159,7 +160,7 @@ def first_stage(
         stage.model, num_features=bags.num_features, num_classes=len(bags.classes), seed=stage.seed
     )
     is_first = workers.rank == 0  # the only worker that holds the lock and writes
-    with files.Lock(folder.with_suffix(".lock")) if is_first else nullcontext():
+    with _locked(folder.with_suffix(".lock"), workers, stop):
         found = workers.from_first(_load(folder, text) if is_first else None)
         if found is None:
             unfinished = folder.with_suffix(".run")
@@ -176,6 +177,23 @@ def first_stage(
     network.load_state_dict(tensors["student"])
     records = [EpochRecord.read(record, folder) for record in state["history"]]
     return FirstStage(network, state["best_epoch"], records)
+
+
+@contextmanager
+def _locked(path: Path, workers: Workers, stop: Callable[[], bool]) -> Iterator[None]:
+    """Hold a lock in worker 0; a stop ends the wait for it in all workers."""
+    lock = files.Lock(path)
+    if workers.rank == 0:
+        while not lock.acquire(wait_s=0.5) and not stop():
+            pass
+    try:
+        if not workers.from_first(lock.is_held and not stop()):
+            raise PreemptedError(
+                f"stopped before the first stage {path.stem} was there; run the same command again to resume"
+            )
+        yield
+    finally:
+        lock.release()
 
 
 def _load(folder: Path, made_of: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:

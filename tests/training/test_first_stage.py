@@ -3,7 +3,9 @@ import dataclasses
 import pytest
 import torch
 
+from mhimdist import files
 from mhimdist.config.train import load_config
+from mhimdist.errors import PreemptedError
 from mhimdist.training import checkpoint
 from mhimdist.training import first_stage as module
 from mhimdist.training.first_stage import first_stage, open_trainer
@@ -51,6 +53,18 @@ def test_it_is_the_best_epoch_of_the_run_without_masking(bags, tmp_path):
 def test_it_is_made_once_for_all_that_masks_differently(bags, tmp_path, trainings):
     for changes in ({}, {"masking.high.start": 0.3}, {"loss.alpha": 0.5}, {"teacher.momentum.start": 0.5}):
         first_stage(CONFIG.override(changes), bags, bags.holdout(), tmp_path)
+    assert len(trainings) == 1
+
+
+def test_a_stop_ends_the_wait_for_a_process_that_trains_it(bags, tmp_path, trainings):
+    first_stage(CONFIG, bags, bags.holdout(), tmp_path)
+    (lock,) = tmp_path.glob("*.lock")
+    answers = iter([False, True])
+    with files.Lock(lock), pytest.raises(PreemptedError, match=f"first stage {lock.stem} was there"):
+        first_stage(CONFIG, bags, bags.holdout(), tmp_path, stop=lambda: next(answers))
+    with pytest.raises(PreemptedError):  # the lock is free, but nobody begins once all are asked to stop
+        first_stage(CONFIG, bags, bags.holdout(), tmp_path, stop=lambda: True)
+    assert first_stage(CONFIG, bags, bags.holdout(), tmp_path).best_epoch >= 0
     assert len(trainings) == 1
 
 

@@ -188,7 +188,7 @@ def test_a_stop_is_seen_within_16_steps_of_a_fold_and_of_its_first_stage(bags, t
 
     def stop():
         asked.append(True)
-        return len(asked) > 1 + stages
+        return len(asked) > 2 + stages
 
     with pytest.raises(PreemptedError):
         run_fold(fold, many, tmp_path / "cache", 1, stop=stop)
