@@ -151,7 +151,7 @@ ZSTD, GZIP = (lambda: pa.compress(BOMB, "zstd", asbytes=True)), (lambda: gzip.co
         ),
         (lambda: parquet_bomb("features"), r"a\.parquet: claims \d+ bytes of features\.list\.element"),
         (lambda: parquet_bomb("coords"), r"a\.parquet: claims \d+ bytes of coords\.list\.element"),
-        (lying_parquet_bomb, r"a\.parquet: damaged: .* has 13107200 values, but its footer says 1024"),
+        (lying_parquet_bomb, r"a\.parquet: damaged: .* has 13107200 values, but the footer says 1024"),
         (pax_bomb, "refused, it has a header of 209715200 bytes, more than 1048576"),
     ],
 )
