@@ -29,6 +29,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: groups[item] != "ray")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse a pytest whose tests pytest-xdist cannot group: it would start two Rays at once, silently."""
+    if hasattr(session.config, "workerinput") and session.config.getvalue("loadgroup"):
+        assert all("@" in item.nodeid for item in session.items), "pytest-xdist does not group the tests"
+
+
 def _group(item: pytest.Item) -> str:
     if item.get_closest_marker("ray") is not None or "cluster" in getattr(item, "fixturenames", ()):
         return "ray"
