@@ -40,6 +40,7 @@ def test_masking():
     assert found["ratio_naive"] is found["ratio_naive_heads"] is None  # no bag of 9,000
 
 
+@pytest.mark.slow
 def test_layers():
     found = _json("layers", "--instances", "300", "--dtype", "bfloat16", "--rounds", "1")
     assert len({race["layer"] for race in found["races"]}) == len(found["races"]) == 7

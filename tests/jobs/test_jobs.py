@@ -13,7 +13,6 @@ import pytest
 from job_scripts import ROOT, run_here
 from local_cluster import LocalCluster
 
-pytestmark = pytest.mark.ray
 QUICK = ["--num-trials", "2", "--final-seeds", "1", "--train.epochs", "2"]
 
 
@@ -106,6 +105,7 @@ def _name(process: psutil.Process) -> str:
         return ""
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_a_killed_driver_leaves_no_process_behind_and_the_same_command_resumes(tmp_path):
     arguments = [sys.executable, "jobs/train_c16.py", *TWO_WORKERS]

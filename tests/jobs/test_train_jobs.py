@@ -12,8 +12,6 @@ from job_scripts import ROOT, run_here
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 
-pytestmark = pytest.mark.ray
-
 
 def _run(script: str, *arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -25,6 +23,7 @@ def _run(script: str, *arguments: str, home: Path) -> subprocess.CompletedProces
     )
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_tcga_four_folds_no_case_in_two_sets_and_a_table(tmp_path):
@@ -48,6 +47,7 @@ def test_tcga_four_folds_no_case_in_two_sets_and_a_table(tmp_path):
     assert min(row["auc"] for row in rows) > 0.8
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_subset_of_the_ablation_fills_its_tables(tmp_path):
