@@ -37,7 +37,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def _group(item: pytest.Item) -> str:
-    if item.get_closest_marker("ray") is not None or "cluster" in getattr(item, "fixturenames", ()):
+    marker = item.get_closest_marker("ray")
+    if marker is not None and marker.args:
+        return marker.args[0]
+    if marker is not None or "cluster" in getattr(item, "fixturenames", ()):
         return "ray"
     module = item.getparent(pytest.Module)
     return module.name if module is not None else item.name

@@ -19,7 +19,7 @@ from local_cluster import LocalCluster
 
 from mhimdist.errors import ClusterError
 
-pytestmark = pytest.mark.ray
+pytestmark = pytest.mark.ray("idle heads")  # which train nothing, so that another Ray may run beside them
 CLI = [sys.executable, "-m", "mhimdist.cluster.local", "--num-cpus=1"]
 # Prints where the cluster is, and keeps running.
 WAIT = [
