@@ -190,7 +190,7 @@ def test_folders_of_an_earlier_release_are_refused_by_name(job, data):
         compare(experiment, [Candidate("plain", BASE.first_stage())], data=data)
 
 
-@pytest.mark.slow  # eight processes that each import torch; Table 2 alone uses it
+@pytest.mark.slow  # each cost in a new process; Table 2 alone uses it
 def test_costs_are_measured_once_and_one_that_fails_keeps_no_other_from_it(job, data, monkeypatch):
     configs = {"bad": DIVERGES.first_stage(), "plain": BASE.first_stage()}
     made = measure_costs(job, configs, data=data)
