@@ -21,6 +21,7 @@ from mhimdist.cluster.nodes import Share
 from mhimdist.config.execution import Execution
 from mhimdist.data.remote import Location
 from mhimdist.data.shards import open_bags
+from mhimdist.distributed.shared_gpu import within_share
 from mhimdist.distributed.worker_group import train, worker_group
 from mhimdist.errors import MhimdistError, PreemptedError
 from mhimdist.process import Stopping
@@ -166,14 +167,15 @@ def _task(fold: Fold, data: Location, execution: Execution, stop_file: Path) -> 
     """Run a fold in a Ray process. A failure is an outcome, too; a stopped fold returns None."""
     try:
         if not fold.is_finished:  # another command may have finished it in the meantime
-            run_fold(
-                fold,
-                open_bags(data, fold.config.loading),
-                execution.first_stages,
-                execution.num_threads,
-                saving=execution.saving,
-                stop=stop_file.exists,
-            )
+            with within_share(fold.config):
+                run_fold(
+                    fold,
+                    open_bags(data, fold.config.loading),
+                    execution.first_stages,
+                    execution.num_threads,
+                    saving=execution.saving,
+                    stop=stop_file.exists,
+                )
         result = fold.result()
     except PreemptedError:
         return None

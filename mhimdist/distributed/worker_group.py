@@ -4,6 +4,7 @@ Ray holds no state of the run: whatever dies, the run resumes from the last chec
 """
 
 import json
+import math
 import os
 import threading
 import time
@@ -105,6 +106,27 @@ def train(
         )
 
 
+def nccl_environment(timeout_s: float) -> dict[str, str]:
+    """Environment variables for NCCL's own watchdog, so that our message comes before it acts.
+
+    Its ways are to kill the process, or to abort the exchange, after which the device continues on whatever
+    sums it has. Here the watchdog only notes an error or a timeout: the host finds a lost worker itself
+    (`DistributedWorkers`), by an exchange that takes up to `timeout_s` and a wait that takes as long again.
+    If the host is stuck elsewhere, torch's heartbeat monitor kills the process later than both.
+
+    Args:
+        timeout_s: seconds to wait for a worker that does not answer.
+
+    Returns:
+        Names and values; those that are set in this process's environment stay as they are.
+    """
+    wanted = {
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
+        "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": str(max(480, math.ceil(2 * timeout_s))),  # torch's own is 480
+    }
+    return {name: os.environ.get(name, value) for name, value in wanted.items()}
+
+
 def _trainer(task: _WorkerTask) -> TorchTrainer:
     group = task.group
     # Seconds until a dead worker is noticed, and seconds that an elastic group waits for its most workers.
@@ -125,6 +147,10 @@ def _trainer(task: _WorkerTask) -> TorchTrainer:
             name=f"start-{time.time_ns()}",
             storage_path=str(task.fold.folder / "ray"),
             failure_config=FailureConfig(max_failures=group.max_failures),
+            # As above: the annotation is of the base class.
+            worker_runtime_env=(  # type: ignore[call-arg]
+                {"env_vars": nccl_environment(group.timeout_s)} if group.gpus else None
+            ),
         ),
     )
 
@@ -135,20 +161,21 @@ def _train_in_worker(loop_config: dict[str, _WorkerTask]) -> None:
     fold, group = task.fold, task.group
     world_size = ray.train.get_context().get_world_size()
     workers = DistributedWorkers(group.timeout_s) if world_size > 1 else Workers()
-    if workers.from_first((fold.folder / _WORKER_ERROR_FILE).exists()):
-        return  # Ray has started it again after an error that would only recur
     if group.gpus:
         torch.cuda.set_device(ray.train.torch.get_device())
     try:
-        run_fold(
-            fold,
-            open_bags(task.data, fold.config.loading),
-            task.cache,
-            max(1, int(group.cpus)),
-            workers=workers,
-            saving=group.saving,
-            stop=(fold.folder / STOP_FILE).exists,
-        )
+        with workers.watched():
+            if workers.from_first((fold.folder / _WORKER_ERROR_FILE).exists()):
+                return  # Ray has started it again after an error that would only recur
+            run_fold(
+                fold,
+                open_bags(task.data, fold.config.loading),
+                task.cache,
+                max(1, int(group.cpus)),
+                workers=workers,
+                saving=group.saving,
+                stop=(fold.folder / STOP_FILE).exists,
+            )
     except errors.PreemptedError:
         return
     except errors.WorkerLostError:

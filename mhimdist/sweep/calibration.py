@@ -1,10 +1,13 @@
-"""Measures a run of a sweep's base configuration, once per kind of device, and counts how many fit now."""
+"""Measures a run of a sweep's base configuration, once per kind of device, and counts how many fit now.
+
+Where runs are to share a GPU, two of them are measured beside each other, too.
+"""
 
 import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,14 +16,17 @@ import ray
 import torch
 
 from mhimdist import files
+from mhimdist.cluster import mps
 from mhimdist.cluster.connect import Nodes
 from mhimdist.cluster.nodes import Share
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
+from mhimdist.distributed.shared_gpu import GPU_CONTEXT_BYTES
 from mhimdist.errors import MhimdistError, SweepError
 from mhimdist.search.options import Sweep
 from mhimdist.sweep import plan as planner
+from mhimdist.sweep import side_by_side
 from mhimdist.sweep.memory import is_out_of_memory
 from mhimdist.sweep.plan import Calibration, Plan
 from mhimdist.sweep.task import Task
@@ -28,10 +34,8 @@ from mhimdist.sweep.watch import print_line
 from mhimdist.training.cost import measure
 from mhimdist.training.first_stage import RECIPE_VERSION
 
-CALIBRATION_VERSION = 2
+CALIBRATION_VERSION = 3
 """Increased when the measurement changes, so that results of an older release are not used."""
-
-_GPU_CONTEXT_BYTES = 600 * 2**20  # CUDA takes this of a GPU in addition to torch's tensors
 
 
 class Planning:
@@ -62,7 +66,10 @@ class Planning:
                 f"the autoscaler never adds a node of type {name}, as the type declares no memory and trials "
                 'reserve memory: put "memory" among its resources'
             )
-        found = self._measure_in_a_process(needs.options)
+        # Two runs are measured beside each other if a GPU is shared, which takes a node that fits two.
+        pair = replace(needs, cpus=2 * needs.cpus)
+        has_room = takes_gpu and planner.num_runs_on(pair, [node for node in nodes if node.is_up]) > 0
+        found = self._measure_in_a_process((pair if has_room else needs).options)
         if takes_gpu and found.device != "cuda":
             print_line("a node offers a GPU to Ray, but torch finds none on it: runs train on its CPU")
         return found
@@ -82,7 +89,14 @@ class Planning:
         Raises:
             MhimdistError: see `calibration`, or no node can hold a trial.
         """
-        return planner.plan(self._task.sweep, self.calibration, self._nodes.look(), num_trials)
+        found = planner.plan(self._task.sweep, self.calibration, self._nodes.look(), num_trials)
+        if found.runs_per_gpu > 1 and not self.calibration.has_mps:
+            print_line(
+                f"{found.runs_per_gpu} runs share a GPU without NVIDIA MPS, so they take turns: stop Ray on "
+                f"the GPU nodes, run `{mps.START}` there as the user who runs Ray, and start Ray again "
+                f"(docs/cluster.md; `{mps.STOP}` ends MPS)"
+            )
+        return found
 
     def largest_share(self) -> Share:
         """The largest share that a run can be given; see `plan.largest_share`."""
@@ -103,13 +117,13 @@ class Planning:
             return ray.get(measuring.remote(self._task))
         except ray.exceptions.RayError as error:
             cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+            if isinstance(cause, MhimdistError):
+                raise cause from None
             if is_out_of_memory(cause):
                 raise SweepError(
                     "the base configuration ran out of memory while it was calibrated alone: make the model "
                     f"smaller, or its steps by train.max_instances ({' '.join(str(cause).split())[:200]})"
                 ) from None
-            if isinstance(cause, MhimdistError):
-                raise cause from None
             if isinstance(error, ray.exceptions.RayTaskError):
                 raise
             raise SweepError(f"the calibration's process was lost: {' '.join(str(error).split())}") from None
@@ -129,14 +143,20 @@ def calibrate(task: Task) -> Calibration:
         bags.digest,
         sweep.num_threads,
         _device(sweep.train),
+        mps.is_running(),
     )
     name = hashlib.blake2b(json.dumps(made_of).encode(), digest_size=8).hexdigest()
     file = sweep.home.resolve() / "cache" / "calibration" / f"{name}.json"
     if file.exists():
-        return Calibration(**json.loads(file.read_text()))
-    found = _measure(sweep, bags, task.splits[0])
-    file.parent.mkdir(parents=True, exist_ok=True)
-    files.write_text(file, json.dumps(asdict(found)))
+        found = Calibration(**json.loads(file.read_text()))
+    else:
+        found = _measure(sweep, bags, task.splits[0])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(file, json.dumps(asdict(found)))
+    if found.slowdown is None and planner.is_gpu_shared(sweep, found):
+        beside_s = side_by_side.epoch_s(task.data, sweep.train, task.splits[0], sweep.num_threads)
+        found = replace(found, slowdown=max(1.0, beside_s / found.epoch_s))
+        files.write_text(file, json.dumps(asdict(found)))
     return found
 
 
@@ -157,7 +177,12 @@ def _measure(sweep: Sweep, bags: BagShards, split: Split) -> Calibration:
     own_bytes = max(before.rss - before.shared + cost.peak_bytes, after.rss - after.shared)
     if cost.device != "cuda":
         return Calibration(cost.epoch_s, own_bytes, 0, 0, cost.device)
-    taken = torch.cuda.max_memory_reserved() + _GPU_CONTEXT_BYTES
+    taken = torch.cuda.max_memory_reserved() + GPU_CONTEXT_BYTES
     return Calibration(
-        cost.epoch_s, after.rss - after.shared, taken, torch.cuda.mem_get_info()[1], cost.device
+        cost.epoch_s,
+        after.rss - after.shared,
+        taken,
+        torch.cuda.mem_get_info()[1],
+        cost.device,
+        has_mps=mps.is_running(),
     )

@@ -327,7 +327,8 @@ class Endings:
             False if it has all the memory already, and its steps cannot be smaller.
         """
         of_a_gpu = is_of_a_gpu(reason)
-        if trial.ran_beside_others and self._shares.enlarge(trial.number, of_a_gpu=of_a_gpu):
+        is_short = trial.ran_beside_others or (of_a_gpu and self._shares.is_capped(trial.number))
+        if is_short and self._shares.enlarge(trial.number, of_a_gpu=of_a_gpu):
             self._trials.wait(trial)
             share = self._shares.enlarged(trial.number)
             assert share is not None, "it was given a larger share"

@@ -144,8 +144,11 @@ def _train_finals(
     outcomes = run_folds(sweep, missing, task.data, stopping, planning.share) if missing else {}
     for digest, outcome in list(outcomes.items()):
         if isinstance(outcome, str) and is_out_of_memory(outcome):
-            print_line(f"{missing[digest].name} ran out of memory: it runs again alone")
-            outcomes |= run_folds(sweep, {digest: missing[digest]}, task.data, stopping, planning.share)
+            print_line(
+                f"{missing[digest].name} ran out of memory: it runs again alone, with all that a node has"
+            )
+            share = planning.largest_share()
+            outcomes |= run_folds(sweep, {digest: missing[digest]}, task.data, stopping, share)
     planned.raise_failures(outcomes)
     return {
         name: [

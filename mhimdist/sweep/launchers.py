@@ -10,6 +10,7 @@ import ray
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from mhimdist.distributed.shared_gpu import within_share
 from mhimdist.distributed.worker_group import Group, train
 from mhimdist.sweep.task import Task
 from mhimdist.sweep.trial import Launcher
@@ -63,16 +64,20 @@ class FoldServer:
 
     def __init__(self, task: Task) -> None:
         self._launcher = task.launcher()
+        self._fold: Fold | None = None
         self._run: Run | None = None
 
     def open(self, fold: Fold) -> None:
         """Begin a fold, in place of the previous one."""
+        self._fold = fold
         (self._run,) = self._launcher.launch([fold])
 
     def next_epoch(self) -> Epoch:
         """See `Run.next_epoch`."""
         assert self._run is not None, "a fold was opened"
-        return self._run.next_epoch()
+        assert self._fold is not None
+        with within_share(self._fold.config):
+            return self._run.next_epoch()
 
     def close(self) -> None:
         """See `Run.close`."""

@@ -48,6 +48,10 @@ class TrialShares:
         """The enlarged share of a trial's runs; None if it is as planned."""
         return self._enlarged.get(number)
 
+    def is_capped(self, number: int) -> bool:
+        """Whether a trial's runs have only a share of a GPU, and so no more of its memory than that."""
+        return 0 < self._enlarged.get(number, self._planned).gpus < 1
+
     def enlarge(self, number: int, *, of_a_gpu: bool) -> bool:
         """Give a trial twice the memory, and the next time all that a node has.
 

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mhimdist.cluster.nodes import Node, Share, largest_equal_part
+from mhimdist.distributed.shared_gpu import USABLE_GPU_SHARE
 from mhimdist.errors import SweepError
 from mhimdist.report import formats
 from mhimdist.search.options import Sweep
-
-USABLE_GPU_SHARE = 0.9
-"""Share of a GPU's memory that trials may fill together."""
 
 MEMORY_MARGIN = 1.25
 """Bytes that a run is given per byte of the calibration, as a sweep's configurations differ."""
@@ -25,6 +23,9 @@ class Calibration:
         memory_bytes: resident memory of the process, without the data set's pages that all processes share.
         gpu_bytes, gpu_total_bytes: on a GPU, the memory that the process took, and the GPU's; 0 on a CPU.
         device: "cuda" or "cpu".
+        slowdown: how many times as long an epoch takes beside another run on the same GPU, at least 1; None
+            if it was not measured, because no GPU is shared.
+        has_mps: whether NVIDIA MPS ran on the node.
     """
 
     epoch_s: float
@@ -32,6 +33,15 @@ class Calibration:
     gpu_bytes: int
     gpu_total_bytes: int
     device: str
+    slowdown: float | None = None
+    has_mps: bool = False
+
+    def slowed(self, num_runs: int) -> float:
+        """How many times as long an epoch takes if so many runs share a GPU: each adds what the second did.
+
+        Runs that take turns (2.0) get nothing done sooner than one after the other; with 1.0 they are free.
+        """
+        return 1 + (num_runs - 1) * ((self.slowdown or 1.0) - 1)
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,8 @@ class Plan:
         limited_by: the resource or setting that limits `at_once`.
         share: what Ray reserves for a run; a trial is more than one run if folds run in parallel.
         gpu_bytes: GPU memory that a run takes, with room to spare; 0 on a CPU.
+        runs_per_gpu: runs that share a GPU at a time; 1 without a shared GPU.
+        slowed: how many times as long an epoch of theirs takes as one alone.
         likely_s, longest_s: seconds for all trials, with usual early stopping and with none stopped.
         others_s: seconds of the first stages before them and of the final runs after them.
     """
@@ -55,6 +67,8 @@ class Plan:
     limited_by: str
     share: Share
     gpu_bytes: int
+    runs_per_gpu: int
+    slowed: float
     likely_s: float
     longest_s: float
     others_s: float
@@ -76,9 +90,15 @@ class Plan:
         likely = f"about {formats.rounded(self.likely_s)}"
         if self.longest_s > 1.05 * self.likely_s:
             likely += f", at most {formats.rounded(self.longest_s)} if no trial is stopped"
+        slowed = ""
+        if self.slowed > 1.05:
+            slowed = (
+                f"; {self.runs_per_gpu} on a GPU, where an epoch takes {self.slowed:.1f} x as long as alone"
+            )
         return (
             f"plan: {formats.count(self.at_once, 'trial')} at once{runs} (limited by {self.limited_by})"
-            f"{growth}; each {self.share.cpus:g} CPU{gpu} and {formats.mib(self.share.memory_bytes)}; "
+            f"{growth}; each {self.share.cpus:g} CPU{gpu} and {formats.mib(self.share.memory_bytes)}"
+            f"{slowed}; "
             f"{likely}; first stages and final runs about {formats.rounded(self.others_s)} more"
         )
 
@@ -87,7 +107,7 @@ def gpu_share(sweep: Sweep, calibration: Calibration) -> float:
     """The share of a GPU that a run takes: as requested, or by the memory that it needs.
 
     Raises:
-        SweepError: a run does not fit on a GPU.
+        SweepError: a run does not fit on a GPU, or not into the requested share of it.
     """
     asked = 1.0 if sweep.workers > 1 else sweep.gpus_per_run
     if calibration.device != "cuda":
@@ -99,7 +119,39 @@ def gpu_share(sweep: Sweep, calibration: Calibration) -> float:
             f"{calibration.gpu_total_bytes / 2**30:.1f} GiB, which leaves too little to spare: make the "
             "model smaller, or its steps by train.max_instances"
         )
+    if asked is not None and 0 < asked < 1:
+        needs = calibration.gpu_bytes / (USABLE_GPU_SHARE * calibration.gpu_total_bytes)
+        if asked < needs:
+            raise SweepError(
+                f"gpus_per_run: expected at least {needs:.3f}, as a run takes "
+                f"{calibration.gpu_bytes / 2**30:.1f} GiB of a GPU of "
+                f"{calibration.gpu_total_bytes / 2**30:.1f} GiB, CUDA's context included; got {asked:g}: "
+                "ask for more, or leave it out, and each run gets what it needs"
+            )
     return asked if asked is not None else 1 / min(fitting, 16)
+
+
+def is_gpu_shared(sweep: Sweep, calibration: Calibration) -> bool:
+    """Whether several runs can be on one GPU at the same time.
+
+    Raises:
+        SweepError: see `gpu_share`.
+    """
+    return calibration.device == "cuda" and 0 < gpu_share(sweep, calibration) <= 0.5
+
+
+def runs_per_gpu(share: Share, nodes: Sequence[Node], num_runs: int) -> int:
+    """The most runs that share a GPU at a time; Ray fills one GPU of a node before it begins another.
+
+    Args:
+        share: the share of a run.
+        nodes: of the cluster.
+        num_runs: runs at the same time on the whole cluster.
+    """
+    if not 0 < share.gpus < 1:
+        return 1
+    on_a_node = max((min(share.fits(node).values()) for node in nodes), default=1)
+    return max(1, min(int(1 / share.gpus + 1e-9), on_a_node, num_runs))
 
 
 def planned_share(sweep: Sweep, calibration: Calibration) -> Share:
@@ -176,7 +228,10 @@ def plan(sweep: Sweep, calibration: Calibration, nodes: Sequence[Node], num_tria
             at_once, limited_by = max(1, limit), name
     num_steps = sweep.num_waves * sweep.train.epochs
     epoch_s = calibration.epoch_s / sweep.workers
-    per_step = epoch_s / at_once
+    num_sharing = runs_per_gpu(taken, nodes, at_once * shares_each)
+    slowed = calibration.slowed(num_sharing)
+    per_step = epoch_s * slowed / at_once
+    others_slowed = calibration.slowed(runs_per_gpu(taken, nodes, runs))
     return Plan(
         at_once=at_once,
         at_first=min(at_once, num_runs_on(taken, [node for node in nodes if node.is_up]) // shares_each),
@@ -184,9 +239,11 @@ def plan(sweep: Sweep, calibration: Calibration, nodes: Sequence[Node], num_tria
         limited_by=limited_by,
         share=taken,
         gpu_bytes=int(calibration.gpu_bytes * MEMORY_MARGIN),
+        runs_per_gpu=num_sharing,
+        slowed=slowed,
         likely_s=per_step * num_trials * likely_steps(sweep, num_steps),
         longest_s=per_step * num_trials * num_steps,
-        others_s=epoch_s * sweep.train.epochs * num_waves_beside_trials(sweep, runs),
+        others_s=epoch_s * others_slowed * sweep.train.epochs * num_waves_beside_trials(sweep, runs),
     )
 
 

@@ -22,6 +22,7 @@ from ray import tune
 from mhimdist import files
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.splits import Split
+from mhimdist.distributed.shared_gpu import within_share
 from mhimdist.errors import DiskFullError, PreemptedError, RunLockedError
 from mhimdist.sweep.launchers import ActorLauncher, GroupLauncher
 from mhimdist.sweep.memory import is_out_of_memory
@@ -65,7 +66,8 @@ class SweepTrial(tune.Trainable):
         try:
             if self._run is None:
                 self._run = self._open()
-            progress = self._run.next_epoch()
+            with within_share(self._config):
+                progress = self._run.next_epoch()
         except Exception as error:
             cause = _cause(error)
             if isinstance(cause, PreemptedError):
@@ -100,7 +102,7 @@ class SweepTrial(tune.Trainable):
     def _open(self) -> TrialRun:
         task, sweep = self.task, self.task.sweep
         (self.folder / ERROR_FILE).unlink(missing_ok=True)
-        config = TrainConfig.model_validate_json((self.folder / "config.json").read_text())
+        self._config = config = TrainConfig.model_validate_json((self.folder / "config.json").read_text())
         node = {"node": ray.get_runtime_context().get_node_id()}
         _write_once(self.folder / "environment.json", environment(sweep.num_threads) | node)
         folds = folds_of_trial(config, task.splits, sweep.run_seeds, self.folder)
@@ -152,5 +154,5 @@ def make_first_stage(config: TrainConfig, task: Task, split: Split) -> None:
         split: of the fold.
     """
     torch.set_num_threads(task.sweep.num_threads)
-    with suppress(PreemptedError):
+    with suppress(PreemptedError), within_share(config):
         first_stage(config, task.bags(), split, task.sweep.first_stages, stop=task.stop_file.exists)

@@ -1,7 +1,7 @@
 """The cost of training a configuration: parameters, time per epoch, peak memory. No Ray here."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -40,7 +40,14 @@ class Cost:
     num_threads: int
 
 
-def measure(config: TrainConfig, bags: BagSource, split: Split, num_threads: int) -> Cost:
+def measure(
+    config: TrainConfig,
+    bags: BagSource,
+    split: Split,
+    num_threads: int,
+    *,
+    before_measured: Callable[[], None] = lambda: None,
+) -> Cost:
     """Train two epochs and measure the second; call it in a process that has trained nothing before.
 
     A teacher that should be pre-trained starts from random weights, which cost the same.
@@ -50,6 +57,7 @@ def measure(config: TrainConfig, bags: BagSource, split: Split, num_threads: int
         bags: the data set.
         split: the split of one fold.
         num_threads: compute threads.
+        before_measured: called between the two epochs.
     """
     torch.set_num_threads(num_threads)
     _warm_up(bags, split)
@@ -64,7 +72,10 @@ def measure(config: TrainConfig, bags: BagSource, split: Split, num_threads: int
         on_gpu = trainer.device.type == "cuda"
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(trainer.device)
-        *_, last = trainer.epochs()
+        epochs = trainer.epochs()
+        first = next(epochs)
+        before_measured()
+        *_, last = first, *epochs
         if on_gpu:
             peak["bytes"] = torch.cuda.max_memory_allocated(trainer.device)
     return Cost(

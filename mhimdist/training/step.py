@@ -170,14 +170,18 @@ class TrainingStep:
         """Raise for an earlier step whose loss or gradient was not finite.
 
         Args:
-            wait: also wait for the steps that the device has not finished, as before a checkpoint.
+            wait: also wait for the steps that the device has not finished, as before a checkpoint. All
+                workers must call this. They meet first: with a lost worker, the device never finishes.
 
         Raises:
             NonFiniteError: such a step was found; the message names its bags.
+            WorkerLostError: another worker was killed or does not answer.
         """
+        if wait:
+            self.workers.meet()
         while self._unread and (wait or self._unread[0][1].query()):
             on_host_2, copied, place = self._unread.popleft()
-            copied.synchronize()
+            self.workers.wait(copied)
             is_bad, loss = on_host_2.tolist()
             if is_bad:
                 raise _not_finite(loss, place)

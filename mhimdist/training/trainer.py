@@ -74,6 +74,7 @@ class Trainer:
             CheckpointError: the folder belongs to another configuration or split, or is damaged.
             RunLockedError: another process trains in the folder.
             SplitError: the split does not fit the data.
+            WorkerLostError: another worker was killed or does not answer.
         """
         split.check(bags.keys, bags.cases, bags.labels_N)
         _check_class_weights(config, bags.classes)
@@ -88,7 +89,8 @@ class Trainer:
         self._train_rows = bags.rows_of(split.train)
         if self.workers.rank == 0:
             warn_of_larger_bags(bags, config.max_instances, self._train_rows)
-        # On several workers this copies worker 0's weights to all others, before a checkpoint is loaded.
+        # On several workers a step copies worker 0's weights to all others, before a checkpoint is loaded.
+        self.workers.meet()
         step = GraphedStep if config.cuda_graphs else TrainingStep
         self.train_step = step(config, self.student, self.teacher, self.workers)
         self.optimizer = self.train_step.optimizer

@@ -6,6 +6,7 @@ difference.
 """
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,6 +18,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mhimdist.errors import WorkerLostError
+
+_POLL_S = 0.0005
+"""Seconds between two looks at a device that another worker may keep waiting."""
+_GIVING_UP_S = 5.0
+"""Seconds by which workers may give up later than their timeout says."""
 
 
 class Workers:
@@ -49,6 +55,13 @@ class Workers:
     def from_first(self, value: Any) -> Any:
         """The value of worker 0."""
         return value
+
+    def meet(self) -> None:
+        """Return once all workers have come here; a wait for the device would not find a lost one."""
+
+    def wait(self, event: torch.cuda.Event) -> None:
+        """Wait until the device has reached an event; `meet` comes first."""
+        event.synchronize()
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -98,28 +111,61 @@ class DistributedWorkers(Workers):
         dist.broadcast_object_list(held, src=0, group=self._control)
         return held[0]
 
+    def meet(self) -> None:
+        """See `Workers.meet`.
+
+        Raises:
+            WorkerLostError: a worker is lost or does not come in time.
+        """
+        with self.watched():
+            dist.all_reduce(torch.zeros(1), group=self._control)
+
+    def wait(self, event: torch.cuda.Event) -> None:
+        """See `Workers.wait`; `event.synchronize` would never return if a worker was lost after `meet`.
+
+        Raises:
+            WorkerLostError: the device did not get there in time: it waits for another worker's gradients.
+        """
+        deadline = time.monotonic() + self.timeout_s
+        while not event.query():
+            if time.monotonic() > deadline:
+                raise self._lost()
+            time.sleep(_POLL_S)
+
     @contextmanager
     def watched(self) -> Iterator[None]:
         """See `Workers.watched`.
 
         Raises:
-            WorkerLostError: a collective operation failed; the message names the missing ranks, as far as
-                worker 0 knows them.
+            WorkerLostError: a collective operation failed; the message names the missing ranks.
         """
         try:
             yield
         except RuntimeError as error:
             if not re.search(r"gloo|NCCL|[Tt]imed out|closed by peer|Broken pipe", str(error)):
                 raise
-            raise WorkerLostError(
-                f"worker {self.rank} of {self.world_size} gave up waiting: {self._missing()} "
-                f"(timeout {self.timeout_s:g} s); start the run again to resume from its last checkpoint"
-            ) from error
+            raise self._lost() from error
+
+    def _lost(self) -> WorkerLostError:
+        return WorkerLostError(
+            f"worker {self.rank} of {self.world_size} gave up waiting: {self._missing()} "
+            f"(timeout {self.timeout_s:g} s); start the run again to resume from its last checkpoint"
+        )
 
     def _missing(self) -> str:
+        """Find out who is lost: whoever does not write to the group's store that it gave up, too.
+
+        The control group cannot tell: it is broken once a worker has died. Some workers notice that at once,
+        others after the timeout.
+        """
+        others = [rank for rank in range(self.world_size) if rank != self.rank]
+        deadline = time.monotonic() + self.timeout_s + _GIVING_UP_S
+        store = dist.distributed_c10d._get_default_store()
         try:
-            dist.monitored_barrier(self._control, timeout=timedelta(seconds=5), wait_all_ranks=True)
-        except RuntimeError as error:
-            if found := re.search(r"Ranks? ([\d, ]*\d) failed", str(error)):
-                return f"no answer from rank(s) {found[1]}"
-        return "another worker is lost"
+            store.set(f"gave_up/{self.rank}", "")
+            while len(others) > 1 and time.monotonic() < deadline:
+                others = [rank for rank in others if not store.check([f"gave_up/{rank}"])]
+                time.sleep(0.1)
+        except RuntimeError:  # the store has ended with worker 0, which holds it
+            others = [0] if 0 in others else others
+        return f"no answer from rank(s) {', '.join(map(str, others))}" if others else "the exchange failed"

@@ -121,6 +121,21 @@ def test_a_trial_out_of_memory_is_given_more_until_it_fails_alone_and_the_others
     assert [trial.number for trial in driver.study.trials] == [0, 1, 2, 3]
 
 
+def test_a_trial_alone_on_a_share_of_a_gpu_is_given_more_of_it_before_its_steps_shrink(driver, said):
+    """Its cap has refused the memory, not a neighbour: the rest of the GPU is free."""
+    driver.study.sweep = driver.study.sweep.model_copy(update={"num_trials": 1})
+    driver.suggest("a")
+    for trial_id, following, gpus in (("a", "b", 0.5), ("b", "c", 1)):
+        driver.ended(trial_id, {"failed": "OutOfMemoryError: CUDA out of memory", "done": True}, error=False)
+        given = driver.suggest(following)
+        assert (given["number"], given["share"]["gpus"]) == (0, gpus)
+        assert f"trial 0 ran out of memory: it runs again with {gpus:g} GPU to itself" in said.getvalue()
+    driver.ended("c", {"failed": "OutOfMemoryError: CUDA out of memory", "done": True}, error=False)
+    assert (
+        "with no other trial beside it" in said.getvalue() or driver.study.trials[0].state == TrialState.FAIL
+    )
+
+
 def test_a_gpu_that_is_full_makes_a_trial_share_it_with_fewer(driver, said):
     for name in "ab":
         driver.suggest(name)

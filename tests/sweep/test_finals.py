@@ -1,8 +1,16 @@
 import json
+from types import SimpleNamespace
 
+import pytest
+from memory_bags import MemoryBags
+
+from mhimdist.cluster.nodes import Share
 from mhimdist.config.presets import preset
 from mhimdist.config.train import TrainConfig
+from mhimdist.cross_validation.options import Candidate
+from mhimdist.errors import MhimdistError
 from mhimdist.search.options import Sweep
+from mhimdist.sweep import finals
 from mhimdist.sweep.finals import _num_tested, _text_of, final_seeds
 from mhimdist.sweep.folder import SweepFolder
 
@@ -36,3 +44,25 @@ def test_tested_configurations_are_counted_once_whatever_their_seeds(tmp_path):
         if config is not other:  # that one was cut off
             (fold / "result.json").write_text(json.dumps({}))
     assert _num_tested(folder) == 2
+
+
+def test_a_final_run_that_outgrew_its_share_runs_again_with_all_that_a_node_has(
+    bags: MemoryBags, tmp_path, monkeypatch, capsys
+):
+    """With the same share it would meet the same cap, however alone it is."""
+    shares, planned, largest = [], Share(1, 0.25, 100), Share(1, 1, 400)
+
+    def run_folds(sweep, folds, data, stopping, share):
+        shares.append(share)
+        return dict.fromkeys(folds, "OutOfMemoryError: CUDA out of memory")
+
+    monkeypatch.setattr(finals, "run_folds", run_folds)
+    sweep = Sweep(home=tmp_path, name="test", train=BASE, final_seeds=1)
+    task = SimpleNamespace(splits=[bags.holdout()], data=tmp_path)
+    planning = SimpleNamespace(share=planned, largest_share=lambda: largest)
+    with pytest.raises(MhimdistError, match="CUDA out of memory"):
+        finals._train_finals(
+            sweep, [Candidate("trial 0", BASE.first_stage())], task, SweepFolder(sweep), bags, planning, None
+        )
+    assert shares == [planned, largest]
+    assert "ran out of memory: it runs again alone, with all that a node has" in capsys.readouterr().out

@@ -1,10 +1,19 @@
+from dataclasses import replace
+
 import pytest
 
 from mhimdist.cluster.nodes import Node, Share
 from mhimdist.config.train import TrainConfig
 from mhimdist.errors import SweepError
 from mhimdist.search.options import Sweep
-from mhimdist.sweep.plan import Calibration, largest_share, likely_steps, num_waves_beside_trials, plan
+from mhimdist.sweep.plan import (
+    Calibration,
+    largest_share,
+    likely_steps,
+    num_waves_beside_trials,
+    plan,
+    runs_per_gpu,
+)
 
 GIB = 2**30
 CPU = Calibration(epoch_s=2.0, memory_bytes=GIB, gpu_bytes=0, gpu_total_bytes=0, device="cpu")
@@ -37,6 +46,44 @@ def test_a_gpu_is_shared_by_as_many_as_its_memory_holds():
     assert (
         "7 trials at once (limited by GPUs); each 1 CPU, 0.143 GPU (10.0 GiB of its memory) and 1,280 MiB"
     ) in found.text(_sweep())
+
+
+@pytest.mark.parametrize(
+    ("slowdown", "num_sharing_s"),  # seconds of an epoch on a GPU of seven; alone it takes 2
+    [(2.0, 14.0), (1.0, 2.0), (1.25, 5.0)],
+    ids=["they take turns", "they do not notice each other", "in between"],
+)
+def test_the_time_counts_what_runs_on_one_gpu_cost_each_other(slowdown, num_sharing_s):
+    node = Node(cpus=16, gpus=1, memory_bytes=100 * GIB)
+    found = plan(_sweep(), replace(GPU, slowdown=slowdown), [node], 100)
+    assert (found.at_once, found.runs_per_gpu) == (7, 7)
+    assert found.longest_s == pytest.approx(100 * 45 * num_sharing_s / 7)
+    num_waves = num_waves_beside_trials(_sweep(), 7)
+    assert found.others_s == pytest.approx(45 * num_sharing_s * num_waves)
+    is_said = "; 7 on a GPU, where an epoch takes" in found.text(_sweep())
+    assert is_said == (slowdown > 1)
+    # Turns gain nothing: the sweep takes as long as on whole GPUs, one trial after the other.
+    whole = plan(_sweep(gpus_per_run=1), replace(GPU, slowdown=slowdown), [node], 100)
+    assert whole.runs_per_gpu == 1
+    assert whole.longest_s == 100 * 45 * 2
+    if slowdown == 2.0:
+        assert found.longest_s == pytest.approx(whole.longest_s)
+
+
+def test_a_gpu_is_shared_by_no_more_runs_than_there_are():
+    share = Share(2, 0.125, 0)
+    node, small = Node(cpus=99, gpus=2, memory_bytes=GIB), Node(cpus=6, gpus=2, memory_bytes=GIB)
+    assert runs_per_gpu(share, [node, small], 100) == 8
+    assert runs_per_gpu(share, [node, small], 5) == 5
+    assert runs_per_gpu(share, [small], 100) == 3  # limited by cores
+    assert runs_per_gpu(Share(2, 1, 0), [node], 100) == runs_per_gpu(Share(2, 0, 0), [node], 100) == 1
+
+
+def test_a_requested_share_that_the_measured_run_would_outgrow_is_refused():
+    node = Node(cpus=16, gpus=1, memory_bytes=100 * GIB)
+    with pytest.raises(SweepError, match=r"at least 0\.111, as a run takes 8\.0 GiB of .* got 0\.1: ask for"):
+        plan(_sweep(gpus_per_run=0.1), GPU, [node], 1)
+    assert plan(_sweep(gpus_per_run=0.112), GPU, [node], 100).at_once == 8
 
 
 def test_a_share_of_a_gpu_that_was_asked_for_holds_where_the_calibration_saw_none():

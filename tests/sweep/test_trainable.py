@@ -1,10 +1,12 @@
 """A trial as Ray Tune runs it, without Ray Tune: its reports, and the files that it keeps at its end."""
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import ray
+import torch
 from forked import fork, status_of
 from memory_bags import MemoryBags
 
@@ -13,6 +15,7 @@ from mhimdist.config.train import load_config
 from mhimdist.data.splits import Split
 from mhimdist.errors import DiskFullError, RunLockedError
 from mhimdist.search.options import Sweep
+from mhimdist.sweep import trainable
 from mhimdist.sweep.task import Task
 from mhimdist.sweep.trainable import ENDED_FILE, SweepTrial
 from mhimdist.training import fold
@@ -77,6 +80,29 @@ def test_a_trial_that_ends_by_a_failure_elsewhere_can_be_resumed(begin, monkeypa
     assert [result["epoch"] for result in results] == [1, 2, 3, 4]
     assert results[-1]["is_finished"]
     assert trained == [2, 3]
+
+
+def test_a_trial_trains_within_its_share_of_a_gpu(begin, monkeypatch):
+    said = []
+
+    @contextmanager
+    def within_share(config):
+        said.append(config)
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            error.args = (f"{error}, of its share",)
+            raise
+
+    def outgrow(self):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainable, "within_share", within_share)
+    begun = begin()
+    begun.step()
+    monkeypatch.setattr(FoldRun, "next_epoch", outgrow)
+    assert begun.step()["failed"] == "OutOfMemoryError: CUDA out of memory, of its share"
+    assert said == [CONFIG, CONFIG]
 
 
 def test_a_trial_whose_end_is_recorded_leaves_nothing_to_resume(begin):

@@ -84,19 +84,19 @@ def _everything(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def _join(rank: int, folder: str, timeout_s: float = 60) -> DistributedWorkers:
+def _join(rank: int, folder: str, timeout_s: float = 60, world_size: int = 2) -> DistributedWorkers:
     """Join as this rank; `timeout_s` counts from then on, not while the processes still start."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    store = dist.FileStore(f"{folder}/meet", 2)
+    store = dist.FileStore(f"{folder}/meet", world_size)
     store.set(str(rank), "")
-    store.wait(["0", "1"], timedelta(seconds=600))
+    store.wait([str(each) for each in range(world_size)], timedelta(seconds=600))
     dist.init_process_group(
         "gloo",
         store=store,
         rank=rank,
-        world_size=2,
+        world_size=world_size,
         timeout=timedelta(seconds=timeout_s),
     )
     return DistributedWorkers(timeout_s)
@@ -160,3 +160,67 @@ def test_a_hung_worker_is_named_within_the_timeout(tmp_path):
     torch.multiprocessing.spawn(_hang, (str(tmp_path),), nprocs=2)
     message = json.loads((tmp_path / "0.json").read_text())
     assert "worker 0 of 2 gave up waiting: no answer from rank(s) 1 (timeout 3 s)" in message
+
+
+class _NeverReached:
+    """Stands in for an event behind the kernel of an exchange whose other worker is dead."""
+
+    def __init__(self, looked: Path) -> None:
+        self.looked = looked
+
+    def query(self) -> bool:
+        self.looked.touch()
+        return False
+
+    def synchronize(self) -> None:
+        raise AssertionError("the host waits for the device without end")
+
+
+def _check_beside_a_dead_worker(rank: int, folder: str, has_met: bool) -> None:
+    step = Trainer(_config(), (bags := _bags()), bags.holdout()).train_step
+    looked = Path(folder) / "looked"
+    step._unread.append((torch.zeros(2), _NeverReached(looked), "in epoch 0"))
+    step.workers = workers = _join(rank, folder, timeout_s=3)
+    if rank == 1:
+        if has_met:
+            workers.meet()
+            while not looked.exists():
+                time.sleep(0.01)
+        os._exit(0)
+    started = time.monotonic()
+    try:
+        step.check(wait=True)
+    except WorkerLostError as error:
+        found = {"message": str(error), "seconds": time.monotonic() - started, "looked": looked.exists()}
+        (Path(folder) / "0.json").write_text(json.dumps(found))
+    os._exit(0)
+
+
+@pytest.mark.parametrize("has_met", [False, True], ids=["before they meet", "while the device waits"])
+def test_a_worker_that_dies_is_named_where_the_device_would_wait_for_it_without_end(tmp_path, has_met):
+    torch.multiprocessing.spawn(_check_beside_a_dead_worker, (str(tmp_path), has_met), nprocs=2)
+    found = json.loads((tmp_path / "0.json").read_text())
+    assert "worker 0 of 2 gave up waiting: no answer from rank(s) 1 (timeout 3 s)" in found["message"]
+    # At most the timeout for each of the two; a busy machine is slower.
+    assert found["seconds"] < 30
+    assert found["looked"] == has_met, "the host looks at the device only once all have met"
+
+
+def _meet_without_the_last(rank: int, folder: str) -> None:
+    workers = _join(rank, folder, timeout_s=3, world_size=3)
+    workers.meet()
+    if rank == 2:
+        os._exit(0)
+    try:
+        workers.meet()
+    except WorkerLostError as error:
+        (Path(folder) / f"{rank}.json").write_text(json.dumps(str(error)))
+    os._exit(0)
+
+
+def test_every_survivor_names_the_dead_worker(tmp_path):
+    """The control group is broken then, and some of them notice it only after the timeout."""
+    torch.multiprocessing.spawn(_meet_without_the_last, (str(tmp_path),), nprocs=3)
+    for rank in (0, 1):
+        message = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert f"worker {rank} of 3 gave up waiting: no answer from rank(s) 2 (timeout 3 s)" in message
