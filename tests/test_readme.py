@@ -37,7 +37,10 @@ MAX_README_LINES = 200
 each_page = pytest.mark.parametrize("page", TEXTS)
 STARTS_RAY = ("run_cross_validation(", "run_sweep(", "load_student(")
 """Python blocks with these are slow, or need what those leave."""
-NEEDS_A_CLUSTER = ("ray up ", "ray down ", "ray dashboard ", "RAY_AUTH_MODE=token ray get-auth-token ")
+NEEDS_A_CLUSTER = (
+    *("ray up ", "ray down ", "ray dashboard ", "RAY_AUTH_MODE=token ray get-auth-token "),
+    *("nvidia-cuda-mps-control -d", "echo quit | nvidia-cuda-mps-control"),
+)
 OPTIONS_OF_OTHERS = {"--generate", "--working-dir"}  # of Ray's commands
 
 

@@ -142,7 +142,7 @@ class DistributedWorkers(Workers):
         try:
             yield
         except RuntimeError as error:
-            if not re.search(r"gloo|NCCL|[Tt]imed out|closed by peer|Broken pipe", str(error)):
+            if not re.search(r"gloo|NCCL|[Tt]imed out|closed by peer|pair closure|Broken pipe", str(error)):
                 raise
             raise self._lost() from error
 

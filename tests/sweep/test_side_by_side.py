@@ -16,7 +16,6 @@ CONFIG = load_config(
         "model": {"name": "abmil", "hidden_dim": 8, "attention_dim": 4},
         "teacher": {"kind": "none"},
         "loss": {"alpha": 0},
-        "masking": {"strategy": "none"},
         "device": "cpu",
     }
 )
@@ -45,6 +44,6 @@ def test_two_processes_measure_an_epoch_together_as_children_of_a_ray_task(data,
 
 def test_why_they_failed_is_said_and_neither_waits_for_the_other(data, split, tmp_path):
     with pytest.raises(
-        SweepError, match=r"failed beside each other on one GPU.*gpus_per_run 1 \((DataError|FileNotFound)"
+        SweepError, match=r"failed beside each other on one GPU.*gpus_per_run 1 \(ManifestError: no"
     ):
         side_by_side.epoch_s(tmp_path / "gone", CONFIG, split, 1)
