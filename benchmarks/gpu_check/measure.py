@@ -33,7 +33,7 @@ def timed(
     Args:
         setting: the device.
         work: what to measure.
-        steps: repetitions in each of three rounds, whose median counts; None for the setting's.
+        steps: repetitions in each round; None for the setting's.
         warmup: repetitions before the first round; None for 10 on a GPU and 1 on a CPU.
     """
     steps = steps or setting.num_steps
@@ -41,7 +41,7 @@ def timed(
     for _ in range(warmup):
         work()
     host_us, whole_us = [], []
-    for _ in range(3):
+    for _ in range(setting.num_rounds):
         sync(setting)
         started = time.perf_counter()
         for _ in range(steps):

@@ -25,7 +25,7 @@ class Setting:
     @property
     def num_instances(self) -> int:
         """Instances of a bag, about the mean of CAMELYON16."""
-        return 9000 if self.is_gpu else 600
+        return 9000 if self.is_gpu else 200
 
     @property
     def num_features(self) -> int:
@@ -35,4 +35,9 @@ class Setting:
     @property
     def num_steps(self) -> int:
         """Steps in a round of a timing."""
-        return 100 if self.is_gpu else 2
+        return 100 if self.is_gpu else 1
+
+    @property
+    def num_rounds(self) -> int:
+        """Rounds of a timing, of which the median counts."""
+        return 3 if self.is_gpu else 1
