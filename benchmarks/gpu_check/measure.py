@@ -34,10 +34,10 @@ def timed(
         setting: the device.
         work: what to measure.
         steps: repetitions in each round; None for the setting's.
-        warmup: repetitions before the first round; None for 10 on a GPU and 1 on a CPU.
+        warmup: repetitions before the first round; None for 10 on a GPU and none on a CPU.
     """
     steps = steps or setting.num_steps
-    warmup = warmup if warmup is not None else 10 if setting.is_gpu else 1
+    warmup = warmup if warmup is not None else 10 if setting.is_gpu else 0
     for _ in range(warmup):
         work()
     host_us, whole_us = [], []

@@ -25,6 +25,8 @@ def main() -> int:
     required = REQUIRED | ({"triton"} if options.device == "cuda" else set())
     notes = Notes(options.notes, frozenset(required))
     try:
+        if options.device == "cuda":
+            _require_cuda()
         part = importlib.import_module(options.module)
         part.check(notes, Setting(options.device, options.limit_s, options.argument))
     except ModuleNotFoundError as error:
@@ -35,6 +37,17 @@ def main() -> int:
         notes.fail("part", f"{type(error).__name__}: {error}")
         return 1
     return 0
+
+
+def _require_cuda() -> None:
+    """Raise a `RuntimeError` that says what to do if PyTorch finds no GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise RuntimeError(
+            f"expected a CUDA device, and PyTorch {torch.__version__} finds none; give --device cpu "
+            "to try the check itself on a CPU"
+        )
 
 
 if __name__ == "__main__":

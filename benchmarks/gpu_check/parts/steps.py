@@ -143,7 +143,7 @@ def _naive(notes: Notes, setting: Setting) -> None:
 
 
 def _time_naive(notes: Notes, setting: Setting, precision: str, work: Work) -> None:
-    row = {"precision": precision, **timed(setting, work, steps=10 if setting.is_gpu else 1, warmup=2)}
+    row = {"precision": precision, **timed(setting, work, steps=10 if setting.is_gpu else 1)}
     row["bags_per_s"] = round(1e6 / row["us"], 1)
     notes.add("naive", row | {"peak_mib": peak_mib(setting, work, 3)})
 
