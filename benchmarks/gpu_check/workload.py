@@ -15,6 +15,7 @@ from benchmarks.gpu_check.setting import Setting
 from mhimdist.config.presets import preset
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import PackedBags, bag_id
+from mhimdist.errors import ConfigError
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel, build
 from mhimdist.ops.draws import Draws
@@ -38,18 +39,33 @@ def config_of(
 
 
 def step_of(
-    setting: Setting, config: TrainConfig, *, graphs: bool = False, workers: Workers | None = None
+    setting: Setting,
+    config: TrainConfig,
+    *,
+    graphs: bool = False,
+    workers: Workers | None = None,
+    num_bags: int = 1,
 ) -> TrainingStep:
     """The training step on new networks on the configuration's device; equal settings make equal weights.
 
+    Args:
+        setting: the width of the features.
+        config: the other settings.
+        graphs: whether to record the steps.
+        workers: the processes that share a step; None for this one alone.
+        num_bags: most bags in a step.
+
     Raises:
-        ConfigError: the step cannot be recorded as a graph.
+        ConfigError: steps of that many bags cannot be recorded.
     """
     student = build(config.model, num_features=setting.num_features, num_classes=2, seed=0)
     student = student.to(config.device)
     teacher = Teacher(config.teacher, student, student) if config.teacher.kind != "none" else None
-    kind = GraphedStep if graphs else TrainingStep
-    return kind(config, student, teacher, workers)
+    if not graphs:
+        return TrainingStep(config, student, teacher, workers)
+    if stated_waits(student, config.model.name, num_bags):
+        raise ConfigError(f"a step of {num_bags} bag(s) of {config.model.name} waits for the device")
+    return GraphedStep(config, student, teacher, workers)
 
 
 def bags_of(

@@ -13,9 +13,10 @@ from benchmarks.gpu_check.notes import Notes
 from benchmarks.gpu_check.parts import masks, races, steps
 from benchmarks.gpu_check.parts import tests as tests_part
 from benchmarks.gpu_check.setting import Setting
-from benchmarks.gpu_check.workload import MemoryBags, bags_of, write_shards
+from benchmarks.gpu_check.workload import MemoryBags, bags_of, config_of, step_of, write_shards
 from mhimdist import ops
 from mhimdist.data.shards import BagShards
+from mhimdist.errors import ConfigError
 
 SETTING = Setting("cpu", 60.0)
 SHARES = (0.1, 0.5, 0.1, 0.5)
@@ -89,6 +90,12 @@ def test_a_batch_that_is_overwritten_too_early_fails(monkeypatch, notes):
     monkeypatch.setattr(races, "read_ahead", wrong)
     races._compare(notes, SETTING, "wrong", "abmil", False)
     assert set(notes.failed) == {"wrong"}
+
+
+def test_a_step_that_waits_is_not_recorded():
+    config = config_of(SETTING, "dtfd", "float32")
+    with pytest.raises(ConfigError, match="2 bag\\(s\\) of dtfd waits for the device"):
+        step_of(SETTING, config, graphs=True, num_bags=2)
 
 
 def test_the_shards_hold_the_bags(tmp_path):

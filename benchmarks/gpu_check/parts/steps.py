@@ -98,7 +98,7 @@ def _measure(
         return
     try:
         config = config_of(setting, setting.argument, precision, graphs=graphs)
-        step = step_of(setting, config, graphs=graphs)
+        step = step_of(setting, config, graphs=graphs, num_bags=num_bags)
         work = runner(step, batches)
         work()
     except ConfigError as error:

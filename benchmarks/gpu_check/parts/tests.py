@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 import subprocess
 import sys
 import tempfile
@@ -25,11 +26,11 @@ def check(notes: Notes, setting: Setting) -> None:
         chosen = ["-m", "gpu", "-k", "not kernels_on_the_device", *map(str, marked_files())]
     with tempfile.TemporaryDirectory(prefix="gpu-check-tests-") as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}", "-v"]
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}", "-vv"]
         # A plug-in that is missing leaves an option of pyproject.toml unknown.
         command += ["-W", "ignore::pytest.PytestConfigWarning", "--continue-on-collection-errors"]
         if importlib.util.find_spec("xdist"):
-            command += ["-n", "4", "--dist", "loadgroup"]
+            command += ["-n", str(min(4, len(os.sched_getaffinity(0)))), "--dist", "loadgroup"]
         try:
             run = subprocess.run([*command, *chosen], cwd=ROOT, timeout=setting.limit_s - _LEFT_S)
         except subprocess.TimeoutExpired:
