@@ -71,6 +71,23 @@ def test_a_wait_that_is_not_stated_fails(monkeypatch, notes):
     assert first["bags_per_s"] == pytest.approx(1e6 / first["us"], rel=0.1)
 
 
+def test_a_step_that_differs_from_the_cpus_fails(monkeypatch, notes):
+    setting, real, calls = replace(SETTING, argument="abmil"), steps.bags_of, []
+    steps._against_cpu(notes, setting)
+    assert notes.found["against the CPU"]["largest difference of a loss"] == 0
+    assert not notes.failed
+
+    def wrong(*arguments, **options):
+        calls.append(real(*arguments, **options))
+        if len(calls) == 2:
+            calls[1][3].features_TD.mul_(3)
+        return calls[-1]
+
+    monkeypatch.setattr(steps, "bags_of", wrong)
+    steps._against_cpu(notes, setting)
+    assert set(notes.failed) == {"against the CPU"}
+
+
 def test_a_batch_that_is_overwritten_too_early_fails(monkeypatch, notes):
     real = races.read_ahead
 

@@ -57,20 +57,24 @@ def _name(precision: str, num_bags: int, graphs: bool) -> str:
     return f"{precision}, {bags}, {'graphs' if graphs else 'plain'}"
 
 
+def _six_steps(setting: Setting, device: str) -> tuple[list[tuple[float, list[int]]], torch.Tensor]:
+    """The losses and counts of six steps on small bags, and the weights after them."""
+    step = step_of(setting, config_of(setting, setting.argument, "float32", device=device))
+    rows = []
+    for number, batch in enumerate(bags_of(setting, (700, 901) * 3, torch.float32, device=device)):
+        loss = step(batch, Draws(0, number), progress=0.1, num_bags=1)
+        assert loss is not None
+        counts = loss.num_kept, loss.masked_high, loss.masked_low, loss.masked_random
+        rows.append((float(loss.total_B[0].detach()), [int(count) for count in counts]))
+    step.check(wait=True)
+    return rows, weights_of(step)
+
+
 def _against_cpu(notes: Notes, setting: Setting) -> None:
-    """Six steps from the same weights on the device and on the CPU, on small bags."""
-    model, found = setting.argument, {}
-    for device in ("cpu", setting.device):
-        step = step_of(setting, config_of(setting, model, "float32", device=device))
-        rows = []
-        for number, batch in enumerate(bags_of(setting, (700, 901) * 3, torch.float32, device=device)):
-            loss = step(batch, Draws(0, number), progress=0.1, num_bags=1)
-            assert loss is not None
-            counts = loss.num_kept, loss.masked_high, loss.masked_low, loss.masked_random
-            rows.append((float(loss.total_B[0].detach()), [int(count) for count in counts]))
-        step.check(wait=True)
-        found[device] = rows, weights_of(step)
-    (ours, our_weights), (theirs, their_weights) = found[setting.device], found["cpu"]
+    """Six steps from the same weights on the CPU and on the device."""
+    (theirs, their_weights), (ours, our_weights) = (
+        _six_steps(setting, device) for device in ("cpu", setting.device)
+    )
     loss_difference = max(abs(one[0] - other[0]) for one, other in zip(ours, theirs, strict=True))
     kept_difference = max(abs(one[1][0] - other[1][0]) for one, other in zip(ours, theirs, strict=True))
     masked_equal = all(one[1][1:] == other[1][1:] for one, other in zip(ours, theirs, strict=True))
