@@ -9,9 +9,11 @@ MHIMDIST_HOME ?= $(CURDIR)
 # How many processes share the tests, and further options of pytest: `make test JOBS=4 PYTEST=--durations=20`.
 JOBS ?= 2
 PYTEST ?=
+# Options of the check on a GPU: `make gpu-check GPU_CHECK='--budget 900'`.
+GPU_CHECK ?=
 SHARED := -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(PYTEST)
 
-.PHONY: help venv demo test test-all test-isa lint clean
+.PHONY: help venv demo test test-all test-isa gpu-check lint clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -43,6 +45,9 @@ test-all: venv test-isa  ## run all tests; those for a GPU are skipped if there 
 test-isa: export OMP_NUM_THREADS := 1
 test-isa: venv  ## run the numeric tests with fewer instructions than this CPU has
 	@$(BIN)/python tests/capped.py $(BIN)/python -m pytest -m 'numeric and not slow and not gpu' $(SHARED)
+
+gpu-check: venv  ## check and measure this machine's GPU in less than 6 minutes; writes gpu_check_out/
+	@$(BIN)/python benchmarks/gpu_check/run.py $(GPU_CHECK)
 
 lint: venv  ## check style and types
 	@$(BIN)/ruff check

@@ -309,6 +309,7 @@ def options(tmp_path_factory):
     texts += [
         file.read_text() for folder in ("data_prep", "benchmarks") for file in (ROOT / folder).glob("*.py")
     ]
+    texts.append((ROOT / "benchmarks" / "gpu_check" / "run.py").read_text())
     texts.append(parser().format_help())
     return {option for text in texts for option in re.findall(r"--[a-z][\w.-]*\w", text)}
 

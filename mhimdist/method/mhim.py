@@ -132,6 +132,8 @@ class MHIM:
 
         output = self.parallel(kept, numbers.student_dropout_B)
         teacher_BME = seen_by_teacher.embeddings_BME if seen_by_teacher else None
+        if self.config.compile and teacher_BME is not None:
+            teacher_BME = teacher_BME.clone()  # a compiled backward pass may keep it, but no inference tensor
         total_B, classification_B, consistency_B = self._losses(output, bags.labels_B, teacher_BME)
         with torch.no_grad():
             masked = (selection.masked_high, selection.masked_low, selection.masked_random)

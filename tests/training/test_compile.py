@@ -97,6 +97,22 @@ def test_generated_code_trains_as_the_plain_step(model):
     _follow(_config(model, MASKED), [(30,), (7,), (5, 9, 1), (3, 3, 8)])
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_bf16_is_compiled_too(monkeypatch):
+    """In bf16 the backward pass, as inductor cuts it off, keeps the embeddings of the teacher."""
+    torch._dynamo.reset()
+    backend = functools.partial(torch.compile, backend="aot_eager_decomp_partition")
+    monkeypatch.setattr(torch, "compile", backend)
+    plain, compiled = (
+        _step(_config("abmil", MASKED).override({"precision": "bf16", "compile": is_compiled}))
+        for is_compiled in (False, True)
+    )
+    bags = PackedBags.from_list([torch.randn(30, 12).bfloat16()], [1])
+    for number in range(3):
+        ours, theirs = (step(bags, Draws(0, number), progress=0.0, num_bags=1) for step in (compiled, plain))
+        torch.testing.assert_close(ours.total_B, theirs.total_B, rtol=1e-2, atol=1e-2)
+
+
 def test_a_run_is_compiled_where_its_settings_say_so(compilations):
     from mhimdist.training.trainer import Trainer
 

@@ -1,0 +1,1 @@
+"""`make gpu-check`: one command that says whether everything works on the GPU at hand, and how fast."""
