@@ -2,18 +2,27 @@
 
 import logging
 import os
+import resource
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import grpc
 import psutil
 import ray
 import yaml
 
+from mhimdist.cluster.local import MAX_TEMP_ROOT_BYTES
 from mhimdist.cluster.nodes import Node, Share, addable_nodes
 from mhimdist.errors import ClusterError
 
 _NODE_TYPE_LABEL = "ray.io/node-group"
 _HEAD_RESOURCE = "node:__internal_head__"
+
+_ANSWER_TIMEOUT_S = 10.0  # ray.init itself waits for two minutes
+
+# A worker maps the object store, which takes this share of the memory, and torch beside it.
+_OBJECT_STORE_SHARE, _WORKER_BYTES = 0.3, 8 * 2**30
 
 
 def refuse_open_cluster(*, insecure: bool = False) -> None:
@@ -40,17 +49,77 @@ def connect(*, dashboard: bool = False) -> None:
         dashboard: whether a local cluster has Ray's dashboard. Ray Train asks the dashboard whether a trial
             that started more than one worker is still alive; without an answer, their resources are never
             released.
+
+    Raises:
+        ClusterError: no cluster answers at RAY_ADDRESS, or Ray cannot run within the limit on the processes'
+            address space.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # our own output is a line per run
-    # The output of Ray's processes stays in its logs: ours report by results, files and exceptions.
     if ray.is_initialized():
         return
+    cluster: dict[str, Any] = {}
     if _is_asked_to_join():
-        ray.init(logging_level=logging.WARNING, log_to_driver=False)
+        _require_answer(os.environ.get("RAY_ADDRESS", ""))
     else:
-        ray.init(
-            address="local", include_dashboard=dashboard, logging_level=logging.WARNING, log_to_driver=False
+        _require_address_space()
+        cluster = {"address": "local", "include_dashboard": dashboard, "_temp_dir": _temp_dir()}
+    # The output of Ray's processes stays in its logs: ours report by results, files and exceptions.
+    ray.init(logging_level=logging.WARNING, log_to_driver=False, **cluster)
+
+
+def _require_answer(address: str, timeout_s: float = _ANSWER_TIMEOUT_S) -> None:
+    """Refuse an address at which no cluster answers, within seconds.
+
+    Args:
+        address: value of RAY_ADDRESS; Ray finds a cluster of this machine by an empty one or "auto".
+        timeout_s: seconds to wait for the head.
+
+    Raises:
+        ClusterError: nothing answers there, or the address is not that of a cluster's head.
+    """
+    if address in ("", "auto"):
+        return  # Ray answers at once
+    if "://" in address:
+        raise ClusterError(
+            f"RAY_ADDRESS is {address!r}, expected the host and port of a cluster's head, such as "
+            "10.0.0.1:6379. Unset RAY_ADDRESS to use this machine alone, or submit the command to the "
+            "cluster by `python -m mhimdist.cluster.submit`"
         )
+    if os.environ.get("RAY_USE_TLS", "0") == "1":
+        return  # only Ray has the certificates
+    with grpc.insecure_channel(address) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=timeout_s)
+        except grpc.FutureTimeoutError:
+            raise ClusterError(
+                f"no cluster answers at {address} (RAY_ADDRESS) within {timeout_s:g} s. Start the cluster, "
+                "correct the address, or unset RAY_ADDRESS to use this machine alone"
+            ) from None
+
+
+def _require_address_space() -> None:
+    """Refuse a limit on the address space below which Ray's workers crash.
+
+    Raises:
+        ClusterError: the limit is too small.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    needed = int(_OBJECT_STORE_SHARE * psutil.virtual_memory().total) + _WORKER_BYTES
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        raise ClusterError(
+            f"each process may have {limit / 2**30:.1f} GiB of address space (ulimit -v), and Ray's workers "
+            f"need about {needed / 2**30:.1f} GiB of it here, most of which they never use. Lift the limit "
+            "by `ulimit -v unlimited`; a batch system can limit the memory itself (--mem)"
+        )
+
+
+def _temp_dir() -> str | None:
+    """The folder for Ray's files; None leaves Ray its own choice.
+
+    Batch systems set a TMPDIR that is longer than the path of a Unix socket may be.
+    """
+    chosen = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    return None if len(os.fsencode(chosen)) <= MAX_TEMP_ROOT_BYTES else "/tmp/ray"
 
 
 class Nodes:
@@ -129,4 +198,6 @@ def has_gpus() -> bool:
 
 
 def _is_asked_to_join() -> bool:
-    return "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return (
+        os.environ.get("RAY_ADDRESS", "") not in ("", "local") or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    )

@@ -32,8 +32,9 @@ from mhimdist.process import run
 
 START_TIMEOUT_S = 120.0
 
-# Ray's Unix sockets add some 65 bytes to the path of its temporary folder, and a path may have 107 bytes.
-_MAX_TEMP_ROOT_BYTES = 30
+MAX_TEMP_ROOT_BYTES = 30
+"""Longest temporary folder that Ray can use, in bytes: its Unix sockets add some 65, and 107 are allowed."""
+
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _INTERRUPT_GRACE_S = 2.0  # for the command, which has received a terminal's Ctrl-C as well
 _TERMINATE_GRACE_S = 8.0  # from SIGTERM to SIGKILL; normally all processes are gone after 3 s
@@ -104,7 +105,7 @@ def _wait(process: subprocess.Popen, head: subprocess.Popen, folder: Path) -> in
 def _private_folder() -> Path:
     """A folder that only this user may enter, for the token and for all of Ray's files."""
     root = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="mhim-", dir=root if len(root) <= _MAX_TEMP_ROOT_BYTES else "/tmp"))
+    return Path(tempfile.mkdtemp(prefix="mhim-", dir=root if len(root) <= MAX_TEMP_ROOT_BYTES else "/tmp"))
 
 
 def _start_head(

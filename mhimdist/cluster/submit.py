@@ -10,8 +10,10 @@ import os
 import sys
 import tempfile
 import zipfile
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE
 from ray._private.runtime_env.packaging import create_package
@@ -20,8 +22,8 @@ from mhimdist.cluster.connect import refuse_open_cluster
 from mhimdist.errors import SubmitError
 from mhimdist.process import run
 
-NAMED_FILES = 5
-"""How many of the largest files an error names."""
+NAMED = 5
+"""How many of the largest files and folders an error names."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,14 @@ class Upload:
         num_files: files of the working directory that no ignore file excludes.
         num_bytes: size of the package in bytes.
         largest: the largest files, each with its size in bytes.
+        folders: the largest folders, each with the number and the total size of its files in bytes; a folder
+            within another is listed if it has most of the other's bytes, which is then left out.
     """
 
     num_files: int
     num_bytes: int
     largest: tuple[tuple[str, int], ...]
+    folders: tuple[tuple[str, int, int], ...]
 
 
 def measure(working_dir: Path) -> Upload:
@@ -52,23 +57,39 @@ def measure(working_dir: Path) -> Upload:
         return Upload(
             num_files=len(files),
             num_bytes=package.stat().st_size,
-            largest=tuple((entry.filename, entry.file_size) for entry in files[:NAMED_FILES]),
+            largest=tuple((entry.filename, entry.file_size) for entry in files[:NAMED]),
+            folders=_largest_folders([(entry.filename, entry.file_size) for entry in files]),
         )
+
+
+def _largest_folders(files: Sequence[tuple[str, int]]) -> tuple[tuple[str, int, int], ...]:
+    """The largest folders with the number and size of their files; see `Upload.folders`."""
+    count: Counter[PurePosixPath] = Counter()
+    size: Counter[PurePosixPath] = Counter()
+    for name, num_bytes in files:
+        for folder in list(PurePosixPath(name).parents)[:-1]:  # the last one is the working directory
+            count[folder] += 1
+            size[folder] += num_bytes
+    left_out = {folder.parent for folder in size if 2 * size[folder] > size[folder.parent]}
+    named = [folder for folder, _ in size.most_common() if folder not in left_out]
+    return tuple((f"{folder}/", count[folder], size[folder]) for folder in named[:NAMED])
 
 
 def check(working_dir: Path, *, limit_bytes: int = DASHBOARD_CLIENT_MAX_SIZE) -> Upload:
     """The upload of a directory, if Ray takes it.
 
     Raises:
-        SubmitError: the package is larger than Ray takes; the error names the largest files.
+        SubmitError: the package is larger than Ray takes; the error names the largest folders and files.
     """
     upload = measure(working_dir)
     if upload.num_bytes > limit_bytes:
-        named = ", ".join(f"{name} ({_mib(size)})" for name, size in upload.largest)
+        files = ", ".join(f"{name} ({_mib(size)})" for name, size in upload.largest)
+        folders = ", ".join(f"{name} ({_mib(size)} in {num})" for name, num, size in upload.folders)
         raise SubmitError(
             f"{working_dir} is {_mib(upload.num_bytes)} in {upload.num_files} files, but Ray takes "
-            f"{_mib(limit_bytes)} at most; the largest are {named}. Keep data and runs on storage that the "
-            "cluster sees, and list the files to leave out in .rayignore"
+            f"{_mib(limit_bytes)} at most; the largest folders are {folders or 'none'}; the largest files "
+            f"are {files}. Keep data and runs on storage that the cluster sees, and list what to leave out "
+            "in .rayignore"
         )
     return upload
 

@@ -7,13 +7,16 @@ from typing import NamedTuple
 import optuna
 import psutil
 from optuna.trial import FrozenTrial
-from sqlalchemy import make_url
+from sqlalchemy import ExceptionContext, event, make_url
 from sqlalchemy.exc import ArgumentError
 
-from mhimdist.errors import SweepError
+from mhimdist.errors import DiskFullError, SweepError
 
 OWNER = "sweep"
 """A study's attribute: id and folder of the sweep that owns it."""
+
+LOCK_TIMEOUT_S = 60
+"""Seconds to wait for another process that locks a study's file, such as a dashboard that reads it."""
 
 _SECRET = re.compile("pass|pwd|secret|token|key", re.IGNORECASE)
 _NETWORK_FILESYSTEMS = re.compile("nfs|cifs|smb|lustre|gpfs|beegfs|ceph|gluster|^fuse", re.IGNORECASE)
@@ -52,14 +55,24 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     """Optuna's storage at a URL.
 
     Raises:
-        SweepError: no database answers there.
+        SweepError: no database answers there, or another process locks its file. Later work with the storage
+            raises it, too, if the file becomes unusable.
+        DiskFullError: the disk of the database's file is full.
     """
     # A sweep's connections rest for hours, and a server may close them meanwhile; a dashboard that reads a
     # file locks it.
-    connect = {"timeout": 60} if url.startswith("sqlite") else {}
+    connect = {"timeout": LOCK_TIMEOUT_S} if url.startswith("sqlite") else {}
     try:
-        return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": connect})
+        storage = optuna.storages.RDBStorage(
+            url, engine_kwargs={"pool_pre_ping": True, "connect_args": connect}
+        )
+        event.listen(storage.engine, "handle_error", _explain)
+        return storage
     except Exception as error:  # each database driver has its own errors
+        if url.startswith("sqlite"):
+            _refuse_file(
+                hidden(url).removeprefix("sqlite:///"), str(error.__cause__ or error).splitlines()[0]
+            )
         cause = (
             error.__cause__ if isinstance(error.__cause__, ImportError) else None
         )  # names the missing driver
@@ -70,6 +83,30 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
             reason = reason.replace(secret, "***")
         # Not `from error`: its text may hold the password.
         raise SweepError(f"storage {hidden(url)} cannot keep an Optuna study: {reason}") from None
+
+
+def _explain(context: ExceptionContext) -> None:
+    """Name what a study's file suffers from: Optuna calls it all "invalid data in the commit".
+
+    Raises:
+        SweepError: another process locks the file, or the file cannot be written.
+        DiskFullError: the file's disk is full.
+    """
+    if context.engine is not None and context.engine.dialect.name == "sqlite":
+        _refuse_file(context.engine.url.database or "the study", str(context.original_exception))
+
+
+def _refuse_file(file: str, reason: str) -> None:
+    again = "start the sweep again to resume it"
+    if "locked" in reason:
+        raise SweepError(
+            f"{file}: another process has kept the study locked for {LOCK_TIMEOUT_S} s; end that process "
+            f"(`fuser {file}` shows it), then {again}"
+        )
+    if "disk is full" in reason:
+        raise DiskFullError(f"disk full: {file} cannot be written; free space, then {again}")
+    if "readonly" in reason or "disk I/O error" in reason:
+        raise SweepError(f"{file}: the study cannot be written ({reason}); mend this, then {again}")
 
 
 def _secrets(url: str) -> list[str]:

@@ -50,6 +50,21 @@ def test_too_much_is_refused_and_the_largest_files_are_named(project):
         check(project, limit_bytes=2 * 2**20)
 
 
+def test_many_small_files_are_named_by_their_folder(project):
+    features = project / "slides" / "features"
+    features.mkdir(parents=True)
+    for i in range(400):
+        (features / f"{i}.npy").write_bytes(bytes(8192))
+    (project / "slides" / "labels.csv").write_bytes(bytes(100))
+    upload = measure(project)
+    assert upload.folders[0] == ("slides/features/", 400, 400 * 8192)
+    assert "slides/" not in [name for name, *_ in upload.folders]
+    with pytest.raises(
+        SubmitError, match=r"the largest folders are slides/features/ \(3\.1 MiB in 400\), jobs/"
+    ):
+        check(project, limit_bytes=2 * 2**20)
+
+
 def test_this_repository_stays_far_below_the_limit():
     upload = check(ROOT)
     assert upload.num_bytes < 20 * 2**20

@@ -1,10 +1,13 @@
+import sqlite3
 import sys
+from contextlib import closing
 from types import SimpleNamespace
 
+import optuna
 import psutil
 import pytest
 
-from mhimdist.errors import SweepError
+from mhimdist.errors import DiskFullError, SweepError
 from mhimdist.search import storage
 
 SECRET = "tok3n"
@@ -69,3 +72,47 @@ def test_a_network_file_system_is_told_from_a_local_disk(monkeypatch, tmp_path, 
     found = [SimpleNamespace(mountpoint=at, fstype=of) for at, of in mounts]
     monkeypatch.setattr(psutil, "disk_partitions", lambda all: found)
     assert storage.network_filesystem(type(tmp_path)(path)) == kind
+
+
+@pytest.fixture
+def locked(tmp_path, monkeypatch):
+    """A study whose file another connection locks, as another process would."""
+    monkeypatch.setattr(storage, "LOCK_TIMEOUT_S", 0.2)
+    url = storage.sqlite_url(tmp_path / "study.db")
+    study = storage.create(url, "sweep", None, [optuna.study.StudyDirection.MAXIMIZE])
+    with closing(sqlite3.connect(tmp_path / "study.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield url, study
+        other.rollback()
+
+
+def test_a_locked_study_is_called_locked(locked, tmp_path):
+    _, study = locked
+    with pytest.raises(SweepError, match=rf"{tmp_path}/study.db: another process has kept the study locked"):
+        study.ask()
+
+
+def test_a_study_that_is_locked_when_it_is_opened_is_called_locked(locked, tmp_path):
+    url, _ = locked
+    with pytest.raises(SweepError, match=rf"{tmp_path}/study.db: another process has kept the study locked"):
+        storage.open_storage(url)
+
+
+def _fill(study):
+    for number in range(1000):
+        study.set_user_attr(f"attribute {number}", "x" * 1000)
+
+
+def test_a_full_disk_is_called_full_and_the_study_can_be_used_again(tmp_path):
+    url = storage.sqlite_url(tmp_path / "study.db")
+    study = storage.create(url, "sweep", None, [optuna.study.StudyDirection.MAXIMIZE])
+    with study._storage._backend.engine.connect() as connection:  # the pool hands this connection out again
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+        connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(DiskFullError, match=rf"disk full: {tmp_path}/study.db cannot be written"):
+        _fill(study)
+    study._storage._backend.engine.dispose()
+    with study._storage._backend.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count=1000000")
+    study.set_user_attr("after", "more space")
+    assert storage.create(url, "sweep", None, study.directions).user_attrs["after"] == "more space"
