@@ -1,6 +1,7 @@
 """Finding the features of slides in a folder that CLAM, TRIDENT, STAMP or others laid out."""
 
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,6 +16,9 @@ from mhimdist.errors import DataError
 
 CLAM_FEATURES, CLAM_COORDS = "pt_files", "h5_files"
 TRIDENT_FEATURES = "features_"
+NO_FEATURES = ("patches", "masks", "stitches", "contours", "contours_geojson", "thumbnails", "visualization")
+"""Folders that CLAM and TRIDENT write beside their features; `patches` holds coordinates alone."""
+_TRIDENT_SETTINGS = re.compile(r"[\d.]+x_\d+px")  # such as 20x_256px_0px_overlap
 THREADS = 8
 """Threads that look at files: on network storage they wait more than they compute."""
 
@@ -28,10 +32,11 @@ def find_features(path: Path, stated: Stated = NOTHING_STATED) -> dict[str, Sour
     A folder holds one file (or zarr store) per slide, `<slide>.<suffix>`, or bundles; the first bytes of a
     file decide what it is. CLAM's folder is recognised by its pt_files, whose coordinates then come from the
     h5_files next to them; TRIDENT's by its features_<encoder>, which may be two folders down. Only these
-    folders are read. Any other folder is read with all its subfolders, as STAMP repeats the folders of the
-    slides. Slides have the names of their files, so no two files may have the same name. Next to a manifest
-    of ours, only the shards that it lists are read. Hidden files and files with other suffixes are passed
-    over.
+    folders are read. A folder may also hold one such folder per cohort. Any other folder is read with all its
+    subfolders, as STAMP repeats the folders of the slides. slideflow's `<slide>.index.npz` holds the
+    coordinates of `<slide>.pt`. Slides have the names of their files, so no two files may have the same name.
+    Next to a manifest of ours, only the shards that it lists are read. Hidden files and files with other
+    suffixes are passed over.
 
     Args:
         path: the folder or bundle.
@@ -49,35 +54,59 @@ def find_features(path: Path, stated: Stated = NOTHING_STATED) -> dict[str, Sour
         return _collect(path.parent, [path], stated)
     if not path.is_dir():
         raise DataError(f"no folder of features at {path}")
-    folder = _folder_of_features(path)
-    if not (files := list(_candidates(folder))):
+    folders = _folders_of_features(path)
+    if not (files := [file for folder in folders for file in _candidates(folder)]):
         names = some(below.name for below in sorted(path.iterdir())) or "nothing"
         raise DataError(
             f"no features in {path}: expected files that end in {', '.join(SUFFIXES)}, got {names}"
         )
-    found = _collect(folder, files, stated)
-    if folder.name == CLAM_FEATURES and (beside := folder.with_name(CLAM_COORDS)).is_dir():
-        coords = {file.stem: file for file in _candidates(beside) if file.suffix == ".h5"}
-        return {slide: replace(source, coords=coords.get(slide)) for slide, source in found.items()}
+    found = _collect(folders[0] if len(folders) == 1 else path, files, stated)
+    for folder in folders:
+        if folder.name == CLAM_FEATURES and (beside := folder.with_name(CLAM_COORDS)).is_dir():
+            coords = {file.stem: file for file in _candidates(beside) if file.suffix == ".h5"}
+            for slide, source in found.items():
+                if slide in coords and source.path.is_relative_to(folder):
+                    found[slide] = replace(source, coords=coords[slide])
     return found
 
 
-def _folder_of_features(folder: Path) -> Path:
-    """The folder itself if it holds features, otherwise the one in it where CLAM or TRIDENT puts them."""
+def _folders_of_features(folder: Path) -> list[Path]:
+    """The folder itself if it holds features, otherwise those in it where CLAM or TRIDENT puts them.
+
+    Raises:
+        DataError: it holds more than one set of features of the same slides.
+    """
+    if (found := _folder_of_one(folder)) is not None:
+        return [found]
+    below = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    cohorts = {path: _folder_of_one(path) for path in below if path.name not in NO_FEATURES}
+    known = [found for path, found in cohorts.items() if found not in (None, path)]
+    if not known:
+        return [folder]
+    return [found or path for path, found in cohorts.items() if found or _has_features(path)]
+
+
+def _folder_of_one(folder: Path) -> Path | None:
+    """Where a single cohort's features are; None if neither the folder nor a tool's folder in it has any.
+
+    Raises:
+        DataError: the folder holds more than one set of features.
+    """
     if any(_is_candidate(path) for path in folder.iterdir()):
         return folder
     for name in (CLAM_FEATURES, CLAM_COORDS):
         if _has_features(folder / name):
             return folder / name
     below = [path for path in sorted(folder.iterdir()) if path.is_dir()]
-    nested = [path for parent in below for path in sorted(parent.iterdir()) if path.is_dir()]
+    settings = [path for path in below if _TRIDENT_SETTINGS.match(path.name)]
+    nested = [path for parent in settings for path in sorted(parent.iterdir()) if path.is_dir()]
     named = [
         path for path in (*below, *nested) if path.name.startswith(TRIDENT_FEATURES) and _has_features(path)
     ]
     if len(named) > 1:
         names = some((str(path.relative_to(folder)) for path in named), 20)
         raise DataError(f"{folder} holds {len(named)} sets of features; give one of {names}")
-    return named[0] if named else folder
+    return named[0] if named else None
 
 
 def _has_features(folder: Path) -> bool:
@@ -105,7 +134,8 @@ def _is_candidate(path: Path) -> bool:
 def _collect(folder: Path, paths: list[Path], stated: Stated) -> dict[str, Source]:
     found: dict[str, Source] = {}
     sidecars = [path for path in paths if npy.sidecar_of(path)]
-    bags = [path for path in paths if not npy.sidecar_of(path)]
+    indices = {path: index for path in paths if (index := _index_of(path)) is not None}
+    bags = [path for path in paths if not npy.sidecar_of(path) and path not in indices.values()]
     ours = _bags_of_ours({path.parent for path in bags})
 
     def sources_of(path: Path) -> list[tuple[str, Source]]:
@@ -115,7 +145,7 @@ def _collect(folder: Path, paths: list[Path], stated: Stated) -> dict[str, Sourc
         if family not in BUNDLES:
             encoder = _encoder_of(path) if stated.encoder is None else None
             said = (("encoder", encoder),) if encoder else ()
-            return [(path.stem, Source(path, family, said=said, stated=stated))]
+            return [(path.stem, Source(path, family, coords=indices.get(path), said=said, stated=stated))]
         bags_in = ours[path] if path in ours else BUNDLES[family](path, stated.arrays)
         return [_bag(path, family, bag, stated) for bag in bags_in]
 
@@ -134,6 +164,12 @@ def _collect(folder: Path, paths: list[Path], stated: Stated) -> dict[str, Sourc
         if owner not in bags:
             raise DataError(f"{path.name}: expected {owner.name} next to it in {path.parent}")
     return found
+
+
+def _index_of(path: Path) -> Path | None:
+    """The file next to a .pt file in which slideflow keeps the coordinates of the patches."""
+    index = path.with_suffix(".index.npz")
+    return index if path.suffix.lower() == ".pt" and index.is_file() else None
 
 
 def _bag(path: Path, family: str, bag: Bag, stated: Stated) -> tuple[str, Source]:

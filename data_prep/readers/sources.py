@@ -6,6 +6,7 @@ their length before anything is allocated.
 Dimensions: N instances of a bag, D features.
 """
 
+import difflib
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from data_prep.readers import hdf5, npy, parquet, pt, tar, zarr_store
 from data_prep.readers.arrays import RowReader, by_rows, has_batch_axis
-from data_prep.readers.fields import DETAILS, describe
+from data_prep.readers.fields import DETAILS, SIDE_ARRAYS, describe
 from data_prep.readers.stated import NOTHING_STATED, Stated
 from mhimdist.data.format import COORDS_DTYPE, INSTANCE_LABELS_DTYPE
 from mhimdist.errors import DataError
@@ -66,7 +67,8 @@ class Source:
         path: the file, or the folder of a zarr store.
         family: a key of `READERS`.
         place: place of the bag in a bundle, as the bundle's reader defines it.
-        coords: a file that holds the coordinates of the same slide, as CLAM's h5_files do for its pt_files.
+        coords: a file that holds the coordinates of the same slide: CLAM's h5_files do for its pt_files, and
+            slideflow's `<slide>.index.npz` for `<slide>.pt`.
         said: the details of the bag: in a bundle label, case and `DETAILS`, otherwise the encoder in the
             name of the folder.
         stated: what the user states about all features.
@@ -125,13 +127,9 @@ class SlideFeatures:
         Raises:
             DataError: the arrays are not a bag.
         """
-        keys = [key for key in names if found.get(key) is not None]
-        if len(keys) != 1:
-            there = some(sorted(map(str, found)), 20) or "nothing"
-            raise DataError(f"{where}: expected one of the keys {names}, got {there}")
         self._where = where
         self._found = found
-        self._features = _array(found[keys[0]], where, keys[0])
+        self._features = _as_rows(_array(*_features_in(found, names, where)))
         self.dtype = self._features.dtype if isinstance(self._features, Tensor) else _torch(self._features)
         if bfloat16:
             if self.dtype != torch.uint16:
@@ -145,6 +143,7 @@ class SlideFeatures:
         if len(shape) != 2:
             raise DataError(f"{where}: expected features of shape N x D, got {shape}")
         self.num_instances, self.num_features = map(int, shape)
+        self._refuse_transposed()
         num_bytes = self.num_instances * self.num_features * self.dtype.itemsize
         if max_bytes is not None and num_bytes > max_bytes:
             # An expanded tensor: one stored number may claim to be 10^15 numbers.
@@ -216,24 +215,80 @@ class SlideFeatures:
             return False
         got = tuple(_array(self._found[name], self._where, name).shape)
         if got not in expected:
-            raise DataError(f"{self._where}: expected {name} of shape {expected[0]}, got {got}")
+            raise DataError(
+                f"{self._where}: expected {name} of shape {expected[0]}, got {got}{_way_out(name)}"
+            )
         return True
+
+    def _refuse_transposed(self) -> None:
+        """Refuse D x N features by name, if the coordinates tell them from N x D."""
+        coords = self._found.get("coords")
+        if coords is None or self.num_instances == self.num_features:
+            return
+        rows = tuple(_array(coords, self._where, "coords").shape)
+        if len(rows) == 2 and rows[0] == self.num_features:
+            raise DataError(
+                f"{self._where}: its features are {self.num_instances} x {self.num_features}, its "
+                f"coordinates {rows[0]} x {rows[1]}: the features are transposed; save them as "
+                "patches x features"
+            )
 
     def _integers(self, name: str, dtype: np.dtype, *, rounded: bool = False) -> np.ndarray:
         """An array of whole numbers as `dtype`; floats must be whole too, unless they are `rounded`."""
         array = _array(self._found[name], self._where, name)
         tensor = array if isinstance(array, Tensor) else torch.from_numpy(array.read(0, array.shape[0]))
         if tensor.is_complex():
-            raise DataError(f"{self._where}: expected {name} to be whole numbers, got {tensor.dtype}")
+            raise DataError(
+                f"{self._where}: expected {name} to be whole numbers, got {tensor.dtype}{_way_out(name)}"
+            )
         # Double, because it must represent the limits below.
         values = (tensor.double() if tensor.is_floating_point() else tensor).numpy()
         values = np.rint(values) if rounded else values
         limits = np.iinfo(dtype)
         if not ((values >= limits.min) & (values <= limits.max)).all():
-            raise DataError(f"{self._where}: expected {name} from {limits.min} to {limits.max}")
+            raise DataError(
+                f"{self._where}: expected {name} from {limits.min} to {limits.max}{_way_out(name)}"
+            )
         if not (values == (exact := values.astype(dtype))).all():
-            raise DataError(f"{self._where}: expected {name} to be whole numbers")
+            raise DataError(f"{self._where}: expected {name} to be whole numbers{_way_out(name)}")
         return exact
+
+
+def _way_out(name: str) -> str:
+    return "; --drop-coords leaves the coordinates out" if name == "coords" else ""
+
+
+def _features_in(found: Mapping[Any, Any], names: tuple[str, ...], where: str) -> tuple[Any, str, str]:
+    """The array of features, the source and the array's name, as `_array` takes them.
+
+    Raises:
+        DataError: none of the names is there, or more than one.
+    """
+    keys = [key for key in names if found.get(key) is not None]
+    if len(keys) > 1:
+        raise DataError(
+            f"{where}: holds features under {some(keys)}; give --feature-key with one of them, such as "
+            f"--feature-key {keys[0]}"
+        )
+    if not keys:
+        there = sorted(map(str, found))
+        others = [name for name in there if name not in SIDE_ARRAYS]
+        near = difflib.get_close_matches(names[0], others, 1) or others[:1]
+        hint = f"; give --feature-key, such as --feature-key {near[0]}" if near else ""
+        raise DataError(
+            f"{where}: expected one of the keys {names}, got {some(there, 20) or 'nothing'}{hint}"
+        )
+    return found[keys[0]], where, keys[0]
+
+
+def _as_rows(array: Tensor | RowReader) -> Tensor | RowReader:
+    """The features of a single patch, of shape D, as 1 x D; others as they are."""
+    if len(array.shape) != 1 or not array.shape[0]:
+        return array
+    if isinstance(array, Tensor):
+        return array[None]
+    reader, width = array, array.shape[0]
+    return RowReader((1, width), reader.dtype, lambda start, end: reader.read(0, width)[None][start:end])
 
 
 def some(names: Iterable[str], limit: int = 5) -> str:
@@ -246,10 +301,10 @@ def some(names: Iterable[str], limit: int = 5) -> str:
 def read_features(source: Source) -> SlideFeatures:
     """Open a source; its arrays are mapped now, or read later.
 
-    Features are a tensor or array, N x D or 1 x N x D, alone or under one of the names in `fields.FEATURES`
-    next to "coords" (N x 2, or N x 4, of which the first two columns are taken), "instance_labels" and
-    `DETAILS`. They must be floats of 2, 4 or 8 bytes or bfloat16, in any byte order and layout; integers are
-    refused, because their scale is unknown.
+    Features are a tensor or array, N x D, 1 x N x D or, for a single patch, D. It is alone in its file, or
+    under one of the names in `fields.FEATURES` next to "coords" (N x 2, or N x 4, of which the first two
+    columns are taken), "instance_labels" and `DETAILS`. Features must be floats of 2, 4 or 8 bytes or
+    bfloat16, in any byte order and layout; integers are refused, because their scale is unknown.
 
     Raises:
         DataError: the file holds something else, or a detail differs from the stated one; the message names
@@ -259,9 +314,11 @@ def read_features(source: Source) -> SlideFeatures:
     place = (source.place,) if source.family in BUNDLES else ()
     found = READERS[source.family](path, *place, stated.arrays)
     details = {name: said[name] for name in DETAILS if said.get(name) is not None} | describe(found)
-    if source.coords is not None:
-        beside = hdf5.read(source.coords, ("coords",))
+    if source.coords is not None and not stated.drop_coords:
+        beside = _beside(source.coords)
         found, details = {"coords": beside.get("coords"), **found}, describe(beside) | details
+    if stated.drop_coords:
+        found = {name: value for name, value in found.items() if name != "coords"}
     for name, value in stated.details.items():
         if details.setdefault(name, value) != value:
             option = f"--{name.replace('_', '-')}"
@@ -275,6 +332,13 @@ def read_features(source: Source) -> SlideFeatures:
         # Readers of compressed files have already compared the claimed size with the stored one.
         max_bytes=path.stat().st_size if source.family in ("torch", "npy") else None,
     )
+
+
+def _beside(path: Path) -> Mapping[Any, Any]:
+    """Coordinates, and details, in a file that is next to that of the features."""
+    if path.suffix == ".npz":  # slideflow's
+        return {"coords": npy.read_npz(path, (npy.UNNAMED,)).get(npy.UNNAMED)}
+    return hdf5.read(path, ("coords",))
 
 
 def family_of(path: Path) -> str | None:

@@ -26,6 +26,11 @@ class Stated(Settings):
         None, description="level of the slide's pyramid, from 0, if the files do not say so"
     )
 
+    drop_coords: bool = Field(
+        False,
+        description="leave out the coordinates of the patches; training does not use them, but heat maps do",
+    )
+
     @property
     def features(self) -> tuple[str, ...]:
         """Possible names of the array of features; a file should hold exactly one."""
@@ -34,7 +39,8 @@ class Stated(Settings):
     @property
     def arrays(self) -> tuple[str, ...]:
         """Names of the arrays to read."""
-        return (*self.features, *SIDE_ARRAYS)
+        side = [name for name in SIDE_ARRAYS if not (self.drop_coords and name == "coords")]
+        return (*self.features, *side)
 
     @property
     def details(self) -> dict[str, Any]:

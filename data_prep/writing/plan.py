@@ -165,6 +165,7 @@ def plan_bags(
         planned = list(threads.map(plan, order))
     bags = [bag for bag in planned if isinstance(bag, PlannedBag)]
     bad = [bag for bag in planned if isinstance(bag, BadBag)]
+    _refuse_transposed(bags)
     if bags and width is None:
         ((width, _),) = Counter(bag.columns["num_features"] for bag in bags).most_common(1)
         whose = "most others"
@@ -173,7 +174,8 @@ def plan_bags(
     for bag in bags:
         if (got := bag.columns["num_features"]) != width:
             slide = bag.columns["slide"]
-            bad.append(BadBag(slide, f"slide {slide!r}: its features are {got} wide, {whose} {width}"))
+            hint = "; they may be transposed" if bag.columns["num_instances"] == width else ""
+            bad.append(BadBag(slide, f"slide {slide!r}: its features are {got} wide, {whose} {width}{hint}"))
     if unread:
         raise DataError(f"{len(unread):,} of {len(order):,} slides cannot be read: {named(sorted(unread))}")
     if bad and not skip_bad:
@@ -181,6 +183,23 @@ def plan_bags(
     bags = [bag for bag in bags if bag.columns["num_features"] == width]
     _refuse_encoders(bags)
     return bags, sorted(bad)
+
+
+def _refuse_transposed(bags: Sequence[PlannedBag]) -> None:
+    """Refuse features that are all D x N: then all slides have the same number of "patches".
+
+    Raises:
+        DataError: they seem to be transposed.
+    """
+    sizes = {bag.columns["num_instances"] for bag in bags}
+    widths = {bag.columns["num_features"] for bag in bags}
+    if len(sizes) == 1 and len(widths) > 2 and 2 * len(widths) > len(bags):
+        first = bags[0].columns
+        raise DataError(
+            f"all {len(bags):,} slides have {sizes.pop():,} rows and differ in their width "
+            f"({first['slide']!r}: {first['num_features']:,}): the features are transposed; save them "
+            "as patches x features"
+        )
 
 
 def _refusal(bad: Sequence[BadBag], num_slides: int) -> str:

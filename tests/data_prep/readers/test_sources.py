@@ -131,7 +131,7 @@ def test_npy_with_sidecars(dtype: object) -> None:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda: npy(np.ones(4, np.float32)), r"expected features of shape N x D, got \(4,\)"),
+        (lambda: npy(np.float32(4)), r"expected features of shape N x D, got \(\)"),
         (lambda: npy(np.ones((2, 3, 4), np.float32)), r"expected features of shape N x D, got \(2, 3, 4\)"),
         (lambda: npy(np.ones((0, 4), np.float32)), "the bag is empty: its features are 0 x 4"),
         (lambda: pt(torch.ones(3, 0)), "the bag is empty: its features are 3 x 0"),
@@ -147,7 +147,7 @@ def test_npy_with_sidecars(dtype: object) -> None:
         (lambda: pt({"x": torch.ones(3, 4)}), r"expected one of the keys .*, got 'x'"),
         (
             lambda: pt({"features": torch.ones(3, 4), "feats": torch.ones(3, 4)}),
-            r"expected one of the keys .*, got 'feats', 'features'",
+            "holds features under 'features', 'feats'; give --feature-key with one of them",
         ),
     ],
 )
@@ -230,7 +230,7 @@ def test_compressed_records_are_not_inflated() -> None:
 @pytest.mark.parametrize(
     ("kind", "value", "message"),
     [
-        ("coords", np.ones((4, 2), int), r"expected coords of shape \(3, 2\), got \(4, 2\)"),
+        ("coords", np.ones((5, 2), int), r"expected coords of shape \(3, 2\), got \(5, 2\)"),
         ("coords", np.full((3, 2), 0.5), "expected coords to be whole numbers"),
         ("coords", np.full((3, 2), np.nan), "expected coords from -2147483648 to 2147483647"),
         ("coords", np.full((3, 2), 2**31), "expected coords from -2147483648 to 2147483647"),
