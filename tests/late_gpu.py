@@ -162,4 +162,5 @@ def same_bits(ours: Tensor, theirs: Tensor) -> bool:
     """Whether two tensors are equal in dtype, shape and every bit."""
     if (ours.dtype, ours.shape) != (theirs.dtype, theirs.shape):
         return False
-    return torch.equal(ours.contiguous().view(torch.uint8), theirs.contiguous().view(torch.uint8))
+    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[ours.itemsize]
+    return torch.equal(ours.view(bits), theirs.view(bits))
