@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from memory_bags import MemoryBags
 
+from data_prep.merge import merge
 from data_prep.shard import shard
 from mhimdist.data.manifest import ROWS_SCHEMA, DatasetInfo, Manifest
 
@@ -62,6 +63,27 @@ def shards_of(bags: MemoryBags, folder: Path) -> Path:
         lines.append(f"{key},{bags.classes[bags.labels_N[row]]},{case}")
     (folder / "labels.csv").write_text("\n".join(lines))
     return shard_folder(folder, dtype="float32", shard_bytes=10**6)
+
+
+def normal_shards(folder: Path, *dtypes: str) -> Path:
+    """Shard four bags of normal features per stored dtype, which lose bits in any narrower one.
+
+    Several dtypes are merged into one data set; the rows of each are next to each other.
+    """
+    generator, folders = np.random.default_rng(len(dtypes)), []
+    for dtype in dtypes:
+        (folder / dtype / "features").mkdir(parents=True)
+        lines = ["slide,label,case"]
+        for i, size in enumerate((5, 40, 1, 18)):
+            features_ND = generator.standard_normal((size, NUM_FEATURES)).astype(np.float32)
+            np.save(folder / dtype / "features" / f"{dtype}-{i}.npy", features_ND)
+            lines.append(f"{dtype}-{i},{CLASSES[i % 2]},{dtype} case {i}")
+        (folder / dtype / "labels.csv").write_text("\n".join(lines))
+        folders.append(shard_folder(folder / dtype, dtype=dtype))
+    if len(folders) == 1:
+        return folders[0]
+    merge(folders, folder / "merged")
+    return folder / "merged"
 
 
 def forge_manifest(

@@ -186,8 +186,8 @@ class Loading(Settings):
     )
     cache: Literal["none", "ram", "device"] = Field(
         "none",
-        description="keep the whole data set in memory; ram: converted, one copy per node in shared memory; "
-        "device: as stored, one copy per process on the model's device",
+        description="keep the whole data set in memory; ram: one copy per node in shared memory, converted "
+        "for a CPU; device: as stored, one copy per process on the model's device",
     )
     read_ahead: bool = Field(True, description="prepare the next batch in the background; mmap reader only")
     verify: Literal["first_read", "never"] = Field(

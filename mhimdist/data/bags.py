@@ -115,12 +115,15 @@ class PackedBags:
         return torch.index_select(self.features_TD, 0, self.rows_K[rows], out=out)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "PackedBags":
-        """The same bags on another device, with features in `dtype` if it is given."""
+        """The same bags on another device, with features in `dtype` if it is given; that device converts."""
+        device = torch.device(device)
+        features_TD = self.features_TD.to(device, non_blocking=True)
+        offsets_B1, labels_B, ids_B = _moved((self.offsets_B1, self.labels_B, self.ids_B), device)
         return PackedBags(
-            features_TD=self.features_TD.to(device, dtype, non_blocking=True),
-            offsets_B1=self.offsets_B1.to(device, non_blocking=True),
-            labels_B=self.labels_B.to(device, non_blocking=True),
-            ids_B=self.ids_B.to(device, non_blocking=True),
+            features_TD=features_TD if dtype is None else features_TD.to(dtype),
+            offsets_B1=offsets_B1,
+            labels_B=labels_B,
+            ids_B=ids_B,
             keys=self.keys,
             host_sizes=self.host_sizes,
             rows_K=self.rows_K.to(device, non_blocking=True) if self.rows_K is not None else None,
@@ -133,6 +136,22 @@ class PackedBags:
         """
         rows_K = kept_K if self.rows_K is None else self.rows_K[kept_K]
         return replace(self, offsets_B1=offsets_B1, rows_K=rows_K, host_sizes=None)
+
+
+def _moved(numbers: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Tensors of int64 on another device; they reach a GPU by a single copy, for which the host never waits.
+
+    A copy from memory that is not pinned would wait for all earlier work of its stream.
+    """
+    if device.type != "cuda" or numbers[0].device.type != "cpu":
+        return [tensor.to(device, non_blocking=True) for tensor in numbers]
+    # Each starts at a multiple of 16 bytes: Triton compiles a kernel once more for other addresses.
+    lengths = [len(tensor) + len(tensor) % 2 for tensor in numbers]
+    host = torch.empty(sum(lengths), dtype=torch.int64, pin_memory=True)
+    for part, tensor in zip(host.split(lengths), numbers, strict=True):
+        part[: len(tensor)] = tensor
+    parts = host.to(device, non_blocking=True).split(lengths)
+    return [part[: len(tensor)] for part, tensor in zip(parts, numbers, strict=True)]
 
 
 class BagSource(Protocol):

@@ -3,14 +3,17 @@
 DALI's own `readers.webdataset` reads whole tars in an order that cannot follow our plan, and it gives each
 rank a part of the data set instead of a part of each step. Here an `external_source` follows the plan: for
 each step it gets the members of that step's bags, .npy files straight from the mapped shards without a copy.
-The rest is DALI's pipeline: its threads decode the .npy files, its prefetch queue runs ahead of the consumer,
-and on a GPU it copies and converts there. The source counts steps, so an epoch resumes at any step.
+The rest is DALI's pipeline: its threads decode the .npy files, and its prefetch queue runs ahead of the
+consumer. For a GPU it copies them there as stored, and torch converts them into memory of its own. The source
+counts steps, so an epoch resumes at any step.
 
 Dimensions: T instances of a batch, N of a bag, B bags of a batch, D features.
 """
 
+import ctypes
+from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -25,8 +28,20 @@ NUM_THREADS = 2
 PREFETCHED_STEPS = 2
 
 
+class _Outputs(Protocol):
+    """The part of `nvidia.dali.tensors.TensorListGPU` that is used: the arrays of a step's bags."""
+
+    def __getitem__(self, bag: int) -> Any: ...
+
+
 class DaliBatches:
-    """The batches of some steps from a DALI pipeline; see `read_ahead.read_ahead`."""
+    """The batches of some steps from a DALI pipeline; see `read_ahead.read_ahead`.
+
+    DALI keeps an output only as long as the host refers to it, and torch's streams are unknown to it. So on a
+    GPU each output is copied into memory of torch, and held until an event says that the copy is done. DLPack
+    would save the copy, but DALI then synchronises the whole device before it frees an output, from a thread
+    of its own, which CUDA forbids while a graph is recorded.
+    """
 
     def __init__(
         self,
@@ -39,7 +54,8 @@ class DaliBatches:
         """Build the pipeline.
 
         Args:
-            bags, steps, dtype, device: as for `read_ahead.read_ahead`.
+            bags, steps, dtype: as for `read_ahead.read_ahead`.
+            device: device of the batches; a GPU with its index, which DALI's pipeline takes, too.
 
         Raises:
             ConfigError: DALI is not installed, or the data set is not in shards of a single dtype.
@@ -56,6 +72,8 @@ class DaliBatches:
         self._bags, self._dtype, self._device = bags, dtype, device
         self._steps = [np.asarray(rows, np.int64) for rows in steps]
         self._source = (self._payloads(rows_B) for rows_B in self._steps if len(rows_B))
+        self._decoding: deque[list[np.ndarray]] = deque()  # files that the pipeline may still read
+        self._copying: deque[tuple[torch.cuda.Event, _Outputs]] = deque()  # outputs a GPU may still read
         self._error: MhimdistError | OSError | None = None
         self._next = 0
         self._require_memory()
@@ -85,15 +103,43 @@ class DaliBatches:
             if self._error is not None:
                 raise self._error from None
             raise
-        parts = [self._features(decoded[i]) for i in range(len(rows_B))]
-        features_TD = parts[0] if len(parts) == 1 else torch.cat(parts)
+        self._decoding.popleft()  # `run` returns when this step's work is done, on a GPU too
+        if self._device.type == "cuda":
+            features_TD = self._copied(decoded, self._bags.sizes_N[rows_B].tolist())
+        else:
+            parts = [self._features(decoded[i]) for i in range(len(rows_B))]
+            features_TD = parts[0] if len(parts) == 1 else torch.cat(parts)
         return PackedBags.of_rows(self._bags, rows_B, features_TD).to(self._device)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._release(keep=0)
         self._pipeline = None
+
+    def _copied(self, decoded: "_Outputs", sizes: list[int]) -> Tensor:
+        """Outputs on the GPU, laid end to end in the step's dtype; they are held until they are copied."""
+        shape = sum(sizes), self._bags.num_features
+        stored_TD = torch.empty(shape, dtype=self._bags.dtype, device=self._device)
+        stream = torch.cuda.current_stream(self._device)
+        for bag, place_ND in enumerate(stored_TD.split(sizes)):
+            address, handle = ctypes.c_void_p(place_ND.data_ptr()), ctypes.c_void_p(stream.cuda_stream)
+            decoded[bag].copy_to_external(address, handle, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record(stream)
+        self._copying.append((event, decoded))
+        self._release(keep=PREFETCHED_STEPS)
+        return stored_TD.to(self._dtype)
+
+    def _release(self, keep: int) -> None:
+        """Release the outputs that have been copied, and wait until at most `keep` steps of them are left.
+
+        The wait bounds the memory of a GPU that is behind: each of these steps is there twice.
+        """
+        while self._copying and (len(self._copying) > keep or self._copying[0][0].query()):
+            self._copying[0][0].synchronize()
+            self._copying.popleft()
 
     def _require_memory(self) -> None:
         """Refuse steps that do not fit in memory together: those in the queue and the one in use."""
@@ -120,7 +166,7 @@ class DaliBatches:
         pipeline = Pipeline(
             batch_size=most_bags,
             num_threads=NUM_THREADS,
-            device_id=(self._device.index or 0) if on_gpu else None,
+            device_id=self._device.index if on_gpu else None,
             prefetch_queue_depth=PREFETCHED_STEPS,
             exec_dynamic=True,  # outputs live as long as they are referenced
         )
@@ -131,7 +177,7 @@ class DaliBatches:
             features = fn.decoders.numpy(files)
             if on_gpu:
                 features = features.gpu()
-            if self._dtype == torch.float32 and self._bags.dtype != torch.bfloat16:
+            elif self._dtype == torch.float32 and self._bags.dtype != torch.bfloat16:
                 features = fn.cast(features, dtype=DALIDataType.FLOAT)  # DALI itself has no bfloat16
             pipeline.set_outputs(features)
         pipeline.build()
@@ -146,9 +192,12 @@ class DaliBatches:
             raise
 
     def _payloads(self, rows_B: np.ndarray) -> list[np.ndarray]:
-        return [self._bags.payload(row) for row in rows_B.tolist()]
+        files = [self._bags.payload(row) for row in rows_B.tolist()]
+        self._decoding.append(files)  # DALI does not copy them, and their shard may be unmapped meanwhile
+        return files
 
     def _features(self, decoded: object) -> Tensor:
+        """An output on the CPU as a tensor, on the same memory if it is not converted."""
         features_ND = torch.utils.dlpack.from_dlpack(decoded)
         if self._bags.dtype == torch.bfloat16:
             features_ND = features_ND.view(torch.bfloat16)  # stored as its bits

@@ -17,6 +17,7 @@ from torch import Tensor
 from mhimdist.config.train import Loading
 from mhimdist.data import memory
 from mhimdist.data.bags import BagSource, PackedBags
+from mhimdist.data.devices import indexed, read_dtype, stored_dtypes
 from mhimdist.data.resident import DeviceBags, RamBags
 from mhimdist.data.shards import BagShards
 
@@ -62,7 +63,7 @@ def read_ahead(
         DataError: the largest steps need more memory than this process can have; the message names their
             largest bag.
     """
-    loading, device = loading or Loading(), torch.device(device)
+    loading, device = loading or Loading(), indexed(device)
     if isinstance(bags, BagShards):
         bags.fetch_ahead(row for rows in steps for row in rows)
     if isinstance(bags, DeviceBags):
@@ -77,7 +78,11 @@ def read_ahead(
 
 
 class Unbuffered:
-    """The batches of some steps, each made on request."""
+    """The batches of some steps, each made on request.
+
+    Bags that a device holds are converted there. Others are copied from the pages where they are: the
+    consumer waits for them anyway, and the driver copies them through pinned memory by itself.
+    """
 
     def __init__(self, bags: BagSource, steps: Steps, *, dtype: torch.dtype, device: torch.device) -> None:
         """Read nothing yet.
@@ -85,7 +90,9 @@ class Unbuffered:
         Args:
             bags, steps, dtype, device: as for `read_ahead`.
         """
-        self._batches = (bags.load(rows, dtype).to(device) for rows in steps)
+        self._batches = (
+            bags.load(rows, _load_dtype(bags, rows, dtype, device)).to(device, dtype) for rows in steps
+        )
 
     def __iter__(self) -> Iterator[PackedBags]:
         return self
@@ -106,8 +113,8 @@ class ReadAhead:
     Even steps are at the start of one buffer and odd steps at its end. The buffer is as large as the two
     largest neighbouring steps together, and pinned for a GPU. The thread refills a step's half only when no
     tensor or array shares it any more. A faster consumer makes the next batch itself; if it still holds the
-    batch in that half, the new batch gets other memory. For a GPU, a separate stream copies batches in their
-    stored dtype, and the GPU converts them.
+    batch in that half, the new batch gets other memory. For a GPU, a separate stream copies batches in the
+    dtype that `devices.read_dtype` chooses, and the GPU converts them.
     """
 
     def __init__(
@@ -121,12 +128,8 @@ class ReadAhead:
         Raises:
             DataError: the buffer needs more memory than this process can have.
         """
-        self._bags, self._steps, self._dtype, self._device = bags, steps, dtype, torch.device(device)
+        self._bags, self._steps, self._dtype, self._device = bags, steps, dtype, indexed(device)
         self._is_cuda = self._device.type == "cuda"
-        stored = dtype if isinstance(bags, RamBags) else getattr(bags, "dtype", dtype)
-        self._read_dtype = stored if self._is_cuda and stored.itemsize < dtype.itemsize else dtype
-        # A bag that needs no conversion is a view of its file or data set, and takes no buffer.
-        self._is_view = not self._is_cuda and stored == self._read_dtype
         self._arena = self._new_arena()
         self._copied: list[torch.cuda.Event | None] = [None, None]
         self._stream = torch.cuda.Stream(self._device) if self._is_cuda else None
@@ -163,7 +166,7 @@ class ReadAhead:
             self.close()
             raise made
         if self._is_cuda:
-            self._hand_over(made)
+            self._hand_over(made, self._copied[(self._given - 1) % 2])
         return made
 
     def __enter__(self) -> Self:
@@ -210,47 +213,73 @@ class ReadAhead:
             del made  # otherwise the batch would count as in use
 
     def _new_arena(self) -> "_Arena":
-        row_bytes = self._bags.num_features * self._read_dtype.itemsize
         bytes_S = [
-            0
-            if self._is_view and len(rows) == 1
-            else int(self._bags.sizes_N[np.asarray(rows, np.int64)].sum()) * row_bytes
+            0 if self._is_view(rows) else self._num_instances(rows) * self._row_bytes(rows)
             for rows in self._steps
         ]
         largest = max(range(len(bytes_S)), key=bytes_S.__getitem__, default=0)
         what = ""
         if bytes_S and bytes_S[largest]:
-            what = memory.describe(self._bags, self._steps[largest], self._read_dtype)
+            rows = self._steps[largest]
+            what = memory.describe(self._bags, rows, self._read_dtype(rows))
         return _Arena(bytes_S, pinned=self._is_cuda, what=f"{what}, with the neighbouring step")
+
+    def _read_dtype(self, rows: Sequence[int] | np.ndarray) -> torch.dtype:
+        return _load_dtype(self._bags, rows, self._dtype, self._device)
+
+    def _num_instances(self, rows: Sequence[int] | np.ndarray) -> int:
+        return int(self._bags.sizes_N[np.asarray(rows, np.int64)].sum())
+
+    def _row_bytes(self, rows: Sequence[int] | np.ndarray) -> int:
+        return self._bags.num_features * self._read_dtype(rows).itemsize
+
+    def _is_view(self, rows: Sequence[int] | np.ndarray) -> bool:
+        """Whether the batch is a view of its file or data set: a single bag, not converted, for a CPU."""
+        if self._is_cuda or len(rows) != 1:
+            return False
+        if isinstance(self._bags, RamBags):
+            return True  # it converts all its bags on the first load
+        return stored_dtypes(self._bags, rows, self._dtype) == {self._dtype}
 
     def _make(self, number: int) -> PackedBags:
         rows = self._steps[number]
-        if self._is_view and len(rows) == 1:
-            return self._bags.load(rows, self._read_dtype)
-        num_instances = int(self._bags.sizes_N[np.asarray(rows, np.int64)].sum())
+        dtype = self._read_dtype(rows)
+        if self._is_view(rows):
+            return self._bags.load(rows, dtype)
         if (event := self._copied[number % 2]) is not None:
             event.synchronize()
-        buffer_TD = self._arena.lease(number, (num_instances, self._bags.num_features), self._read_dtype)
-        batch = self._bags.load(rows, self._read_dtype, out=buffer_TD)
+        buffer_TD = self._arena.lease(number, (self._num_instances(rows), self._bags.num_features), dtype)
+        batch = self._bags.load(rows, dtype, out=buffer_TD)
         if self._stream is None:
             return batch
         features_TD = batch.features_TD
         if features_TD.data_ptr() != buffer_TD.data_ptr():  # a view of the mapped file; a GPU reads it slowly
             features_TD = buffer_TD.copy_(features_TD)
         with torch.cuda.stream(self._stream):
-            on_device = replace(batch, features_TD=features_TD).to(self._device)
-            on_device = on_device.to(self._device, self._dtype)
+            on_device = replace(batch, features_TD=features_TD).to(self._device, self._dtype)
             event = self._copied[number % 2] = torch.cuda.Event()
             event.record(self._stream)
         return on_device
 
-    def _hand_over(self, batch: PackedBags) -> None:
-        """Make the consumer's stream wait for the copy, and keep the memory until that stream has used it."""
+    def _hand_over(self, batch: PackedBags, copied: torch.cuda.Event | None) -> None:
+        """Make the consumer's stream wait for the copy, and keep the memory until that stream has used it.
+
+        The stream waits for this batch's copy only: the next one may be under way already.
+        """
         consumer = torch.cuda.current_stream(self._device)
-        assert self._stream is not None
-        consumer.wait_stream(self._stream)
+        assert copied is not None
+        consumer.wait_event(copied)
         for tensor in (batch.features_TD, batch.offsets_B1, batch.labels_B, batch.ids_B):
             tensor.record_stream(consumer)
+
+
+def _load_dtype(
+    bags: BagSource, rows: Sequence[int] | np.ndarray, dtype: torch.dtype, device: torch.device
+) -> torch.dtype:
+    """The dtype in which to load a step: a device that holds its bags converts them itself, in one pass."""
+    if isinstance(bags, DeviceBags):
+        return dtype
+    return read_dtype(stored_dtypes(bags, rows, dtype), dtype, device.type)
 
 
 class _Arena:

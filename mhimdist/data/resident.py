@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mhimdist.data import memory
 from mhimdist.data.bags import BagSource, PackedBags, bag_id
+from mhimdist.data.devices import indexed, stored_dtypes
 from mhimdist.errors import ConfigError
 from mhimdist.files import Lock
 
@@ -44,6 +45,7 @@ def resident(
     if cache == "none" or isinstance(bags, _ResidentBags):
         return bags
     global _last
+    device = indexed(device)
     made_of = bags, cache, str(device)
     if _last is None or _last[0] != made_of:
         _last = None  # frees the old one's memory first
@@ -126,7 +128,7 @@ class DeviceBags(_ResidentBags):
             ConfigError: they do not fit on the device.
         """
         super().__init__(bags)
-        device = torch.device(device)
+        device = indexed(device)
         needed = self._num_values * self.dtype.itemsize
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory.free_bytes()[0]
         if needed > 0.9 * free:
@@ -144,6 +146,8 @@ class DeviceBags(_ResidentBags):
 
 class RamBags(_ResidentBags):
     """A data set in this node's shared memory, in the requested dtypes, in one copy for all processes.
+
+    A CPU requests the dtypes of its steps, a GPU usually the stored one, for training and evaluation alike.
 
     The first process converts all bags into a file in `SHARED_MEMORY`; the others wait for it and map the
     same pages. Each process holds a lock on the file until it ends in any way. The last process removes the
@@ -213,12 +217,20 @@ class RamBags(_ResidentBags):
 
 
 def _fill(features_AD: Tensor, bags: BagSource, starts_N1: np.ndarray) -> None:
+    """Copy all bags; a GPU gets them as stored and converts them itself.
+
+    The pages are not pinned for a GPU: once per process, the crc32 and the disk take longer than the copy.
+    """
     for row in range(len(starts_N1) - 1):
         part_ND = features_AD[starts_N1[row] : starts_N1[row + 1]]
-        on_cpu = part_ND.device.type == "cpu"
-        batch = bags.load([row], features_AD.dtype, out=part_ND if on_cpu else None)
-        if batch.features_TD.data_ptr() != part_ND.data_ptr():
-            part_ND.copy_(batch.features_TD)
+        if part_ND.device.type == "cpu":
+            features_ND = bags.load([row], features_AD.dtype, out=part_ND).features_TD
+        else:
+            (stored,) = stored_dtypes(bags, [row], features_AD.dtype)
+            # `copy_` from the CPU would convert there.
+            features_ND = bags.load([row], stored).features_TD.to(part_ND.device)
+        if features_ND.data_ptr() != part_ND.data_ptr():
+            part_ND.copy_(features_ND)
 
 
 def _in_use(path: Path) -> BinaryIO | None:

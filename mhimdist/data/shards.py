@@ -143,6 +143,14 @@ class BagShards:
             )
         return np.array([self._row_of[key] for key in keys], dtype=np.int64)
 
+    def dtypes_of(self, rows: Sequence[int] | np.ndarray) -> frozenset[torch.dtype]:
+        """The dtypes in which the features of these rows are stored.
+
+        Raises:
+            DataError: a row is out of range.
+        """
+        return frozenset(getattr(torch, self._dtypes[row]) for row in self._checked(rows).tolist())
+
     def load(
         self,
         rows: Sequence[int] | np.ndarray,

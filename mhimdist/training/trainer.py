@@ -14,6 +14,7 @@ import torch
 from mhimdist.config.execution import Saving
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import BagSource, PackedBags
+from mhimdist.data.devices import indexed
 from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.resident import resident
 from mhimdist.data.sampler import EpochPlan, epoch_plan, warn_of_larger_bags
@@ -70,7 +71,7 @@ class Trainer:
                 and ends.
 
         Raises:
-            ConfigError: the class weights are not one per class.
+            ConfigError: the class weights are not one per class, or the device is a GPU and there is none.
             CheckpointError: the folder belongs to another configuration or split, or is damaged.
             RunLockedError: another process trains in the folder.
             SplitError: the split does not fit the data.
@@ -306,5 +307,16 @@ def _first_student(config: TrainConfig, bags: BagSource, pretrained: BagModel | 
 
 
 def device_of(name: str) -> torch.device:
-    """The device that a configuration's `device` means in this process: `auto` is a GPU if it sees one."""
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+    """The device that a configuration's `device` means in this process: `auto` is a GPU if it sees one.
+
+    A GPU comes with its index, which is that of this thread's current GPU.
+
+    Raises:
+        ConfigError: `device` is cuda, but this process sees no GPU.
+    """
+    sees_gpu = torch.cuda.is_available()
+    if name == "cuda" and not sees_gpu:
+        raise ConfigError(
+            "device: expected a GPU for cuda, but this process sees none; choose auto or cpu, or give it one"
+        )
+    return indexed("cuda") if name != "cpu" and sees_gpu else torch.device("cpu")

@@ -70,6 +70,17 @@ def test_none_is_the_data_set_itself(shards: Path) -> None:
     assert resident(bags, "none") is bags
 
 
+def test_a_gpu_by_either_name_holds_one_copy(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(resident_module, "DeviceBags", lambda bags, device: asked.append(device) or object())
+    bags = BagShards(shards)
+    held = resident(bags, "device", "cuda")
+    assert resident(bags, "device", "cuda:3") is held
+    assert resident(bags, "device", "cuda:2") is not held
+    assert asked == [torch.device("cuda", 3), torch.device("cuda", 2)]
+
+
 def _read(shared: Path, shards: Path, connection) -> None:
     resident_module.SHARED_MEMORY = shared
     bags = RamBags(BagShards(shards))

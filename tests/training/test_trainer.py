@@ -14,7 +14,7 @@ from mhimdist.errors import CheckpointError, ConfigError, NonFiniteError, Preemp
 from mhimdist.models import build
 from mhimdist.training.evaluation import evaluate, predict
 from mhimdist.training.run_folder import CheckpointWarning, Position
-from mhimdist.training.trainer import Trainer
+from mhimdist.training.trainer import Trainer, device_of
 
 pytestmark = pytest.mark.numeric
 SETTINGS = {
@@ -269,3 +269,48 @@ def test_a_step_of_two_bags_is_the_mean_of_their_gradients(bags):
 def test_class_weights_are_one_for_each_class(bags):
     with pytest.raises(ConfigError, match=r"loss\.class_weights: expected 2 weights, .*, got 3"):
         Trainer(_config(**{"loss.class_weights": [1, 2, 3]}), bags, bags.holdout())
+
+
+@pytest.mark.parametrize(
+    ("name", "sees_gpu", "device"),
+    [
+        ("auto", True, "cuda:3"),  # with its index, or DALI would take GPU 0
+        ("cuda", True, "cuda:3"),
+        ("cpu", True, "cpu"),
+        ("auto", False, "cpu"),
+        ("cpu", False, "cpu"),
+    ],
+)
+def test_a_run_takes_the_gpu_that_its_worker_was_given(name, sees_gpu, device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: sees_gpu)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    assert device_of(name) == torch.device(device)
+
+
+def test_a_gpu_that_this_process_does_not_see_is_refused(bags, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="device: expected a GPU for cuda, but this process sees none"):
+        Trainer(_config(device="cuda"), bags, bags.holdout())
+
+
+@pytest.mark.parametrize("cache", ["none", "device"])
+def test_all_readers_of_a_run_get_the_device_with_its_index(bags, monkeypatch, cache):
+    """What asks for the GPU is recorded here; the tensors stay on the CPU."""
+    from mhimdist.training import trainer as module
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    asked = []
+
+    def refuse(*args, device, **options):
+        asked.append(device)
+        raise PreemptedError("stop here")
+
+    monkeypatch.setattr(module, "read_ahead", refuse)
+    monkeypatch.setattr(module, "resident", lambda bags, cache, device: asked.append(device) or bags)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda network, device: asked.append(device) or network)
+    trainer = Trainer(_config(device="auto", **{"loading.cache": cache}), bags, bags.holdout())
+    with pytest.raises(PreemptedError, match="stop here"):
+        next(trainer.epochs())
+    assert len(asked) >= 3
+    assert set(asked) == {torch.device("cuda", 3)}

@@ -1,0 +1,26 @@
+import json
+import sys
+
+import pytest
+import torch
+
+from benchmarks import conversion
+from mhimdist.data.devices import read_dtype
+
+
+def test_every_conversion_is_timed(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(
+        sys, "argv", ["conversion", "--json", "--rows", "30", "--features", "8", "--repeats", "2"]
+    )
+    conversion.main()
+    torch.set_num_threads(threads)
+    result = json.loads(capsys.readouterr().out)
+    assert (result["rows"], result["features"]) == (30, 8)
+    # Both what a step on a GPU may need, and what is read for it instead.
+    for stored in conversion.DTYPES:
+        for dtype in (torch.float32, torch.bfloat16):
+            for target in (dtype, read_dtype({stored}, dtype, "cuda")):
+                names = (str(found).removeprefix("torch.") for found in (stored, target))
+                assert result["ms"][" to ".join(names)] >= 0
+    assert len(result["ms"]) == 9
