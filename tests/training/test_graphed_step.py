@@ -183,11 +183,12 @@ def test_a_graph_serves_all_steps_of_its_bucket_and_the_unused_one_goes_first(de
         [(1, 16), (2, 16)],
         [(1, 16), (2, 16)],
         [(2, 16), (1, 16)],
-        [(1, 96)],  # more rows than the memory holds: all graphs are recorded again
+        [(1, 96)],  # more rows than the memory holds: all graphs of bags are recorded again
         [(1, 96), (2, 16)],
         [(2, 16), (1, 16)],
     ]
-    assert len(recorders) == 3
+    assert len(recorders) == 4  # one of them records the update, once
+    assert len(recorders[1].recordings) == 1 if device == "cpu" else True
     _assert_close(graphed, plain)
 
 
@@ -215,13 +216,14 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_spoils_no_later_step(devi
 
 
 def test_recording_changes_no_weight(device):
-    """However often a recorder runs a step, these runs are rehearsals and change nothing."""
+    """However often a recorder runs the two parts of a step."""
     graphed, _ = _graphed(_config(), device)
     _train(graphed, _bags((20,), device), 0, 4)
     before = _state(graphed)
-    graphed._set_numbers(Draws(0, 1), 0.5, 0.5, is_rehearsal=True)
-    graph = graphed._record(Bucket(1, 32, 32), _bags((30,), device))
-    graph.replay()
+    graphed._set_numbers(Draws(0, 1), 0.5, 0.5)
+    graphed._record(Bucket(1, 32, 32, 1), _bags((30,), device)).replay()
+    _, update = graphed._record_update()
+    update()
     assert all(torch.equal(*pair) for pair in zip(before, _state(graphed), strict=True))
 
 
@@ -233,31 +235,6 @@ def test_few_sizes_are_not_much_larger_than_what_they_are_for(count):
 
 def test_bags_of_all_sizes_need_few_graphs():
     assert len({rounded(count) for count in range(1, 65_536)}) <= 64
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"model.name": "transmil"}, "cuda_graphs needs abmil or dsmil: a step of transmil waits for counts"),
-        ({"device": "cpu"}, "cuda_graphs needs a CUDA device, but device is cpu"),
-    ],
-)
-def test_what_cannot_be_recorded_is_refused(changes, message):
-    config = TrainConfig().override({"cuda_graphs": True})
-    with pytest.raises(ConfigError, match=message):
-        config.override(changes)
-
-
-def test_a_step_is_refused_where_there_is_no_gpu_or_several_workers(monkeypatch):
-    with pytest.raises(ConfigError, match="cuda_graphs: expected a CUDA device, got cpu"):
-        _step(GraphedStep, _config(), "cpu")
-    monkeypatch.setattr(Workers, "world_size", 2)
-    with AsOnAGpu(), pytest.raises(ConfigError, match="cuda_graphs: expected 1 worker, got 2"):
-        _step(GraphedStep, _config(), "cpu")
-
-
-def test_how_a_step_is_launched_is_no_part_of_a_runs_identity():
-    assert TrainConfig().override({"cuda_graphs": True}).digest() == TrainConfig().digest()
 
 
 def test_a_recording_keeps_numbers_and_memory_as_they_were():
@@ -272,27 +249,3 @@ def test_a_recording_keeps_numbers_and_memory_as_they_were():
     assert found.tolist() == [6.0, 6.0]
     with pytest.raises(AssertionError, match="waits for the device"), Recording():
         on_device.sum().item()
-
-
-def test_a_run_by_graphs_is_the_run_without(device, monkeypatch):
-    """A whole run, with its evaluation and its epochs' averages."""
-    from mhimdist.training import trainer as trainer_module
-
-    if device == "cpu":
-        step = functools.partial(GraphedStep, recorder=Recorder)
-        monkeypatch.setattr(trainer_module, "GraphedStep", step)
-        monkeypatch.setattr(GraphedStep, "_read_later", lambda self, found_2, place: None)
-        monkeypatch.setattr(TrainingStep, "_read_later", lambda self, found_2, place: None)
-    bags = gaussian_bags()
-    changes = {"epochs": 3, "bags_per_step": 2, "optimizer.learning_rate": 5e-3}
-    config = _config(**changes)
-    histories = []
-    for by_graphs in (False, True):
-        trainer = trainer_module.Trainer(config.override({"cuda_graphs": by_graphs}), bags, bags.holdout())
-        assert isinstance(trainer.train_step, GraphedStep) == by_graphs
-        histories.append([dataclasses.asdict(record) for record in trainer.epochs()])
-    for ours, theirs in zip(*histories, strict=True):
-        for timed in ("train_s", "epoch_s"):
-            del ours[timed], theirs[timed]
-        assert ours == pytest.approx(theirs, rel=1e-4)
-    assert histories[0][0]["learning_rate"] != histories[0][2]["learning_rate"]
