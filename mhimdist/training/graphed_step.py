@@ -239,9 +239,9 @@ class GraphedStep(TrainingStep):
     def _record(self, bucket: Bucket, bags: PackedBags) -> _Graph:
         """Record the work from bags of this size to their gradients."""
         if bucket.rows > len(self._features_TD):
-            # The features move to larger memory, and the graphs so far read the old one.
-            self._graphs.clear()
-            self._recorder = self._make_recorder()
+            if self._graphs:  # they read the memory that the features leave now
+                self._graphs.clear()
+                self._recorder = self._make_recorder()
             rows = max(bucket.rows, rounded(self._most_rows))
             self._features_TD = bags.features_TD.new_zeros(rows, bags.features_TD.shape[1])
         static_bags = PackedBags(

@@ -4,25 +4,24 @@ On the CPU the kernels' specification replaces the kernels; `test_kernels.py` co
 TRITON_INTERPRET=1 the kernels themselves run, for minutes.
 """
 
-import dataclasses
-import functools
-import os
+import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from as_on_a_gpu import AsOnAGpu, Recorder, Recording, kernels_as_specified
-from memory_bags import gaussian_bags
+from as_on_a_gpu import Recorder, Recording
 
-from mhimdist.config.train import TrainConfig, load_config
+from mhimdist.config.presets import preset
+from mhimdist.config.train import load_config
 from mhimdist.data.bags import PackedBags
-from mhimdist.errors import ConfigError, NonFiniteError
+from mhimdist.data.sampler import epoch_plan
+from mhimdist.errors import NonFiniteError
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
 from mhimdist.ops.draws import Draws
-from mhimdist.training import graphed_step
-from mhimdist.training.graphed_step import Bucket, CudaGraphs, GraphedStep, rounded
+from mhimdist.training.graphed_step import MOST_GRAPHS, Bucket, CudaGraphs, GraphedStep, rounded
 from mhimdist.training.step import TrainingStep
-from mhimdist.training.workers import Workers
 
 pytest.importorskip("triton", reason="the kernels' operators need triton, from the extra dev")
 
@@ -31,7 +30,6 @@ MODELS = {
     "abmil": {"hidden_dim": 16, "attention_dim": 8},
     "dsmil": {"hidden_dim": 16, "query_dim": 8},
 }
-SMALLEST = 16  # in place of 128, so that small bags will do
 SIZES = [(25,), (18,), (9, 1, 5), (4, 8, 3)]
 
 
@@ -58,19 +56,6 @@ def _config(model="abmil", **changes):
     if changes.get("teacher.kind") == "none":
         tree |= {"teacher": {}, "loss": {"alpha": 0}}
     return load_config(tree).override(changes)
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request, monkeypatch):
-    monkeypatch.setattr(graphed_step, "SMALLEST_STEP", SMALLEST)
-    if request.param == "cuda":
-        yield "cuda"
-        return
-    if os.environ.get("TRITON_INTERPRET") != "1":
-        for operator, kernel in kernels_as_specified().items():
-            monkeypatch.setitem(operator._backend_fns, None, kernel)
-    with AsOnAGpu():
-        yield "cpu"
 
 
 def _bags(sizes, device, seed=0):
@@ -187,9 +172,64 @@ def test_a_graph_serves_all_steps_of_its_bucket_and_the_unused_one_goes_first(de
         [(1, 96), (2, 16)],
         [(2, 16), (1, 16)],
     ]
-    assert len(recorders) == 4  # one of them records the update, once
-    assert len(recorders[1].recordings) == 1 if device == "cpu" else True
+    assert len(recorders) == 3  # one before and one after; between them the one that records the update
+    if device == "cpu":
+        assert [len(recorder.recordings) for recorder in recorders] == [3, 1, 3]
     _assert_close(graphed, plain)
+
+
+def test_the_features_get_memory_for_the_largest_step_at_once(device):
+    """A larger bag then discards no graph; one that is larger than announced is trained, too."""
+    config = _config()
+    plain, (graphed, recorders) = _step(TrainingStep, config, device), _graphed(config, device, most_rows=70)
+    places = set()
+    for number, size in enumerate([10, 40, 70, 21, 52]):
+        bags = _bags((size,), device, seed=number)
+        for step in (plain, graphed):
+            _train(step, bags, number, 5)
+        places.add((graphed._features_TD.data_ptr(), len(graphed._features_TD)))
+        assert len(recorders) == 2  # one for the bags' graphs, one for the update
+        assert len(graphed._graphs) == number + 1
+    assert {rows for _, rows in places} == {80}
+    assert len(places) == 1
+    bags = _bags((90,), device, seed=9)
+    for step in (plain, graphed):
+        _train(step, bags, 5, 6)
+    assert (len(recorders), len(graphed._graphs), len(graphed._features_TD)) == (3, 1, 96)
+    _assert_close(graphed, plain)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_nothing_of_a_larger_bag_reaches_the_steps_after_it(device, model):
+    """Bags of all sizes in a random order: each leaves rows in the memory that the next one is copied to."""
+    config = _config(model)
+    plain, (graphed, _) = _step(TrainingStep, config, device), _graphed(config, device, most_rows=100)
+    sizes = np.random.default_rng(0).integers(1, 100, 24)
+    assert (np.diff(sizes) < 0).sum() > 8
+    for number, size in enumerate(sizes):
+        bags = _bags((int(size),), device, seed=number)
+        theirs, ours = (_train(step, bags, number, len(sizes)) for step in (plain, graphed))
+        torch.testing.assert_close(ours.total_B, theirs.total_B.detach(), **_close(config))
+        assert torch.equal(ours.num_kept, theirs.num_kept)
+    _assert_close(graphed, plain)
+
+
+@pytest.mark.parametrize(("bags_per_step", "first", "later"), [(1, 45, 0), (8, 12, 4)])
+def test_the_steps_of_camelyon16_need_few_graphs(bags_per_step, first, later):
+    """What two epochs record; the masks' ratios move, and the order of the bags is drawn anew."""
+    facts = Path(__file__).parents[2] / "data_prep" / "c16_facts.json"
+    sizes = np.random.default_rng(0).permutation(json.loads(facts.read_text())["bag_sizes"])[:270]
+    step = _step(GraphedStep, preset("c16", "abmil"), "cpu", recorder=Recorder)
+    found, recorded = set(), []
+    for epoch in range(2):
+        plan = epoch_plan(sizes, seed=1, epoch=epoch, bags_per_step=bags_per_step)
+        for number, (bags,) in enumerate(plan):
+            no_data = PackedBags.from_list([torch.empty(sizes[bag], 0) for bag in bags])
+            progress = (epoch + plan.num_bags_before(number) / len(sizes)) / 200
+            found.add(step._bucket(no_data, progress, len(bags)))
+        recorded.append(len(found))
+    assert recorded == [first, first + later]
+    assert len(found) <= MOST_GRAPHS
 
 
 def test_a_loss_that_is_not_finite_changes_nothing_and_spoils_no_later_step(device):
