@@ -249,8 +249,8 @@ def report() -> str:
         "",
         f"A step has {launches} launches: {counted.ours} of our kernels and {counted.others} of PyTorch's "
         "operators (counted on tensors without data; views and the copy of the verdict to the host are left "
-        f"out). With CUDA graphs the host makes {counted.around}. Two of them are graphs: from the bag to its "
-        "gradients, and from there to the new weights. Together they have "
+        f"out). With CUDA graphs the host makes {counted.around}. Two of them are graphs: from the bag to "
+        "its gradients, and from there to the new weights. Together they have "
         f"{counted.nodes} nodes for {counted.rows:,} instances and {counted.kept:,} that stay.",
         "",
         "| prediction | us per bag | bags/s | x the paper's 62 |",

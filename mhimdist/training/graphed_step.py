@@ -152,6 +152,14 @@ class GraphedStep(TrainingStep):
         for group in self.optimizer.param_groups:
             group["lr"], group["capturable"] = self._numbers.learning_rate, True
 
+    def release(self) -> None:
+        """Drop all graphs; NCCL's process group cannot end before the graphs that hold its work.
+
+        A further step records them again.
+        """
+        self._graphs.clear()
+        self._recorded_update = None
+
     def set_learning_rate(self, rate: float) -> None:
         """See `TrainingStep.set_learning_rate`."""
         self._learning_rate = rate

@@ -94,6 +94,9 @@ class TrainingStep:
             self._read_later(verdict_2, place)
         return step_loss
 
+    def release(self) -> None:
+        """Give up what only further steps need."""
+
     def set_learning_rate(self, rate: float) -> None:
         """Set the learning rate of all steps from now on."""
         for group in self.optimizer.param_groups:

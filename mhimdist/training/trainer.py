@@ -140,6 +140,7 @@ class Trainer:
                     record = self._run_epoch()
                 yield record
         finally:
+            self.train_step.release()
             if self.folder is not None:
                 self.folder.unlock()
 

@@ -138,6 +138,8 @@ def test_a_run_by_graphs_resumes_within_an_epoch_as_if_it_had_never_stopped(reco
         (resumed.teacher.network, whole.teacher.network),
     ):
         torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+    assert not resumed.train_step._graphs, "they would keep NCCL's process group from ending"
+    assert resumed.train_step._recorded_update is None
     said = json.loads((tmp_path / LAUNCHING).read_text())
     assert said == {"device": "cuda:0", "dtype": "float32", "workers": 1, "CUDA graphs": "used"}
 
