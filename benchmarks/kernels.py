@@ -113,6 +113,7 @@ def parts(num_parameters: int, rows: int = N, kept: int = K) -> list[Part]:
         _product("projection's gradient (cuBLAS)", E, kept, D),
         _passes("gradient of the projection's bias", kept * E, 2),
         _passes("gradients to float32", num_parameters, 2 + 4),
+        _passes("gradients to one buffer", num_parameters, 4 + 4),
         Part("fused Adam, on flat float32", num_parameters * 7 * 4, 12 * num_parameters),
         Part("moving average of the teacher", num_parameters * 3 * 4, 3 * num_parameters),
     ]
@@ -146,7 +147,7 @@ class Launches(TorchDispatchMode):
 
 
 class CountedGraph:
-    """A recorder that only counts the launches of a step, the nodes of its graph."""
+    """A recorder that only counts the launches of a step, the nodes of its two graphs."""
 
     def __init__(self) -> None:
         self.nodes = Launches()
@@ -165,8 +166,8 @@ class Counted:
 
     Attributes:
         ours, others: of our kernels and of torch's, if the host launches each of them.
-        nodes: of the CUDA graph of the step.
-        around: by the host if the step is a graph; the graph is one of them.
+        nodes: of the two CUDA graphs of the step.
+        around: by the host if the step is recorded; two of them are the graphs.
         rows, kept: instances that the graph is for.
         num_parameters: of the student.
     """
@@ -204,7 +205,7 @@ def count_launches() -> Counted:
         of_eager.ours,
         of_eager.others,
         graph.nodes.ours + graph.nodes.others,
-        around.others + 1,
+        around.others + 2,
         bucket.rows,
         bucket.capacity,
         sum(p.numel() for p in student.parameters()),
@@ -248,8 +249,9 @@ def report() -> str:
         "",
         f"A step has {launches} launches: {counted.ours} of our kernels and {counted.others} of PyTorch's "
         "operators (counted on tensors without data; views and the copy of the verdict to the host are left "
-        f"out). With `--train.cuda-graphs` the host makes {counted.around}. One of them is the graph's, "
-        f"which has {counted.nodes} nodes for {counted.rows:,} instances and {counted.kept:,} that stay.",
+        f"out). With CUDA graphs the host makes {counted.around}. Two of them are graphs: from the bag to "
+        "its gradients, and from there to the new weights. Together they have "
+        f"{counted.nodes} nodes for {counted.rows:,} instances and {counted.kept:,} that stay.",
         "",
         "| prediction | us per bag | bags/s | x the paper's 62 |",
         "|---|---|---|---|",

@@ -50,7 +50,8 @@ class Recording(TorchDispatchMode):
         # The results of views are in memory of the arguments. The schema cannot tell: `aten::to` may copy.
         given = {tensor.untyped_storage().data_ptr() for tensor in _tensors((args, kwargs))}
         results = [tensor for tensor in _tensors(found) if tensor.untyped_storage().data_ptr() not in given]
-        if results or func._schema.is_mutable:
+        # The schema of an exchange does not tell that it writes into its arguments.
+        if results or func._schema.is_mutable or name.startswith("c10d::"):
             self.calls.append((func, args, kwargs, results))
         return found
 
@@ -58,9 +59,11 @@ class Recording(TorchDispatchMode):
     def replay(self) -> None:
         """Run all recorded operators again."""
         for func, args, kwargs, results in self.calls:
-            found = _tensors(func(*args, **kwargs))
-            if results:
-                for result, again in zip(results, found, strict=True):
+            found = func(*args, **kwargs)
+            if func._schema.name.startswith("c10d::"):
+                found[1].wait()  # an exchange with other processes runs in a thread
+            elif results:
+                for result, again in zip(results, _tensors(found), strict=True):
                     result.copy_(again)
 
 

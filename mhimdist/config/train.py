@@ -13,11 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from mhimdist.config.models import (
     CLAM,
-    DSMIL,
     DTFD,
     MODEL_NAMES,
     AttentionMIL,
@@ -266,11 +265,18 @@ class TrainConfig(Settings):
         description="use torch.compile for the part after the pooling, the losses of the bags: fewer kernel "
         "launches on a GPU, slower on a CPU; needs a C++ compiler",
     )
-    cuda_graphs: bool = Field(
-        False,
-        description="record steps as CUDA graphs, one graph for all steps of similar size, so that each step "
-        "is a single launch; needs a GPU and one worker; abmil and dsmil only",
+    cuda_graphs: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="record steps as CUDA graphs, one graph for all steps of similar size, so that the host "
+        "launches a step at once; needs a GPU, and a model that reads no sizes on the host. auto: where that "
+        "is so; on: refuse the run where it is not",
     )
+
+    @field_validator("cuda_graphs", mode="before")
+    @classmethod
+    def _from_switch(cls, value: Any) -> Any:
+        """Files of earlier releases have a switch here."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
@@ -281,11 +287,7 @@ class TrainConfig(Settings):
                 raise ValueError("loss.alpha must be 0 without a teacher, but teacher.kind is none")
         if isinstance(self.model, Pooling | CLAM | DTFD) and self.teacher.kind != "none":
             raise ValueError(f"{self.model.name} has no scores to mask by; set teacher.kind to none")
-        if self.cuda_graphs and not isinstance(self.model, AttentionMIL | DSMIL):
-            raise ValueError(
-                f"cuda_graphs needs abmil or dsmil: a step of {self.model.name} waits for counts from the GPU"
-            )
-        if self.cuda_graphs and self.device == "cpu":
+        if self.cuda_graphs == "on" and self.device == "cpu":
             raise ValueError("cuda_graphs needs a CUDA device, but device is cpu")
         return self
 

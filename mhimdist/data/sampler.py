@@ -13,11 +13,21 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypedDict
 
 import numpy as np
 
 from mhimdist.config.train import ConfigWarning
 from mhimdist.data.bags import BagSource
+
+
+class StepLimits(TypedDict):
+    """What decides how large a step is; see `epoch_plan`."""
+
+    bags_per_step: int
+    max_instances: int | None
+    world_size: int
+    balance_labels: Sequence[int] | np.ndarray | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +156,34 @@ def epoch_plan(
     order_K = order_K[np.lexsort((order_K, -sizes_N[order_K], steps_K))]
     ranks_K = _deal(sizes_N[order_K], starts_S1, world_size)
     return EpochPlan(order_K, ranks_K, starts_S1, world_size)
+
+
+def most_instances(
+    sizes: Sequence[int] | np.ndarray,
+    *,
+    bags_per_step: int,
+    max_instances: int | None = None,
+    world_size: int = 1,
+    balance_labels: Sequence[int] | np.ndarray | None = None,
+) -> int:
+    """A bound on the instances that a worker has in a step, in any epoch; exact for steps of one bag.
+
+    Args:
+        sizes, bags_per_step, max_instances, world_size, balance_labels: see `epoch_plan`.
+    """
+    sizes_N = np.asarray(sizes, np.int64)
+    largest = int(sizes_N.max())
+    candidates_K = sizes_N
+    if balance_labels is not None:
+        _, classes_N, counts_C = np.unique(balance_labels, return_inverse=True, return_counts=True)
+        # An epoch draws a bag once per whole shuffle of its class, and may begin and end within a shuffle.
+        times_C = -(-len(sizes_N) // len(counts_C)) // counts_C + 2
+        candidates_K = np.repeat(sizes_N, times_C[classes_N])
+    step = int(np.sort(candidates_K)[-bags_per_step:].sum())
+    if max_instances is not None:
+        step = min(step, max(max_instances, largest))
+    # A bag goes to the pile with the fewest instances: no more than the mean of all piles without the bag.
+    return min(step, largest + (step - largest) // world_size)
 
 
 def warn_of_larger_bags(

@@ -1,8 +1,8 @@
-"""The parameters of a network in one buffer, and Adam on them.
+"""The parameters of a network in one buffer, their gradients in another, and Adam on them.
 
-Work on all parameters (the moving average, a cast to 16 bits) is then one operation, whatever their number.
-The parameters themselves keep their names and shapes as views of the buffer, so checkpoints, DDP and
-everything else that looks at a network see no difference.
+Work on all parameters (the moving average, a cast to 16 bits, the exchange of gradients between workers) is
+then one operation, whatever their number. The parameters themselves keep their names and shapes as views of
+the buffer, so checkpoints and everything else that looks at a network see no difference.
 """
 
 from collections.abc import Iterator, Mapping
@@ -63,6 +63,48 @@ def flatten_parameters(network: nn.Module) -> FlatParameters:
     if found is None or next(network.parameters()) is not found.masters[0] or not found.is_current():
         found = network.__dict__["_flat_parameters"] = FlatParameters(network)
     return found
+
+
+class Gradients:
+    """The gradients of a worker's loss in one buffer, laid out like `FlatParameters`; the loss comes last.
+
+    One exchange therefore adds up everything that the workers of a run share. The memory stays the same in
+    all steps.
+
+    Attributes:
+        shared: the buffer, float32.
+        loss: its last value.
+        own_loss: the loss of this worker alone, which no exchange changes.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        """Make the buffer; the network's parameters must stay in the buffer that they are in now."""
+        self._parameters = flatten_parameters(network)
+        values = self._parameters.values
+        self.shared = values.new_zeros(len(values) + 1)
+        self.loss, self.own_loss = self.shared[-1], values.new_zeros(())
+        self._views = self._parameters.views(self.shared)
+
+    def of(self, loss: Tensor) -> None:
+        """Take the gradients of a loss, in place of those of the step before."""
+        for parameter in self._parameters.masters:
+            parameter.grad = None
+        loss.backward()
+        # Adding up in the buffer itself would be an operation per parameter.
+        found = [parameter.grad for parameter in self._parameters.masters]
+        value = loss.detach()
+        torch._foreach_copy_([*self._views, self.loss, self.own_loss], [*found, value, value])
+        self._attach()
+
+    def clear(self) -> None:
+        """Take the gradients of a worker that has no bag in a step: 0."""
+        self.shared.zero_()
+        self.own_loss.zero_()
+        self._attach()
+
+    def _attach(self) -> None:
+        for parameter, view in zip(self._parameters.masters, self._views, strict=True):
+            parameter.grad = view
 
 
 class NamedAdam(torch.optim.Adam):

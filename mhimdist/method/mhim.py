@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mhimdist import ops
 from mhimdist.config.train import TrainConfig
@@ -49,23 +49,6 @@ class StepLoss:
     sums_7: Tensor
 
 
-class Student(nn.Module):
-    """The student in the form that DDP wraps: a worker that has no bag in a step can call it, too.
-
-    It computes in the dtype of the features; its parameters and their gradients are float32.
-    """
-
-    def __init__(self, network: BagModel) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, bags: PackedBags | None, dropout_keys_B: Tensor | None) -> BagOutput | Tensor:
-        """The network's output; without bags a 0 that gives every parameter a gradient of zero."""
-        if bags is None:
-            return torch.stack([parameter.sum() for parameter in self.network.parameters()]).sum() * 0
-        return precision.call(self.network, bags.features_TD.dtype, bags, dropout_keys_B)
-
-
 class MHIM:
     """The method's forward pass (paper, equations 4 to 10), for any student and teacher."""
 
@@ -74,7 +57,6 @@ class MHIM:
         config: TrainConfig,
         student: BagModel,
         teacher: Teacher | None,
-        parallel: nn.Module | None = None,
         lap: Callable[[str], None] = lambda part: None,
     ) -> None:
         """Take the networks.
@@ -83,7 +65,6 @@ class MHIM:
             config: the run's settings.
             student: the network to train.
             teacher: the teacher; None if the settings ask for none.
-            parallel: the wrapped `Student`, if more than one worker shares a step; None for a plain one.
             lap: called with the name of each part of the forward pass when the part is over.
         """
         self.config = config
@@ -91,15 +72,10 @@ class MHIM:
         self.teacher = teacher
         self._lap = lap
         self._losses = torch.compile(self._losses_of) if config.compile else self._losses_of
-        self.parallel = parallel or Student(student)
         weights = config.loss.class_weights
         self.class_weights_C = (
             torch.tensor(weights, device=next(student.parameters()).device) if weights else None
         )
-
-    def no_loss(self) -> Tensor:
-        """The loss of a worker without bags in a step: 0, so that the worker still takes part in it."""
-        return self.parallel(None, None)
 
     def loss(self, bags: PackedBags, draws: Draws, progress: float) -> StepLoss:
         """Score and mask whole bags, run the student on the kept instances, and form its losses.
@@ -130,7 +106,7 @@ class MHIM:
         kept, selection = mask_bags(bags, scores_TH, numbers, capacity=capacity)
         self._lap("mask and gather")
 
-        output = self.parallel(kept, numbers.student_dropout_B)
+        output = precision.call(self.student, bags.features_TD.dtype, kept, numbers.student_dropout_B)
         teacher_BME = seen_by_teacher.embeddings_BME if seen_by_teacher else None
         if self.config.compile and teacher_BME is not None:
             teacher_BME = teacher_BME.clone()  # a compiled backward pass may keep it, but no inference tensor

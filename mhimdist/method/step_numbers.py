@@ -18,8 +18,8 @@ from mhimdist.config.train import Masking
 from mhimdist.method.masking import ratios_at
 from mhimdist.ops.draws import Draws
 
-_LAYOUT = struct.Struct(f"=4d{len(ops.STREAMS)}q3f4x")
-_RATES = _LAYOUT.size // 4 - 4  # where the rates start, counted in float32 values
+_LAYOUT = struct.Struct(f"=4d{len(ops.STREAMS)}q2f")
+_RATES = _LAYOUT.size // 4 - 2  # where the rates start, counted in float32 values
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,6 @@ class StepNumbers:
         *,
         learning_rate: float = 0.0,
         teacher_share: float = 0.0,
-        is_rehearsal: bool = False,
     ) -> Self:
         """Pack the numbers on the CPU.
 
@@ -49,12 +48,10 @@ class StepNumbers:
             masking: the ratios and their schedules.
             draws: the epoch's random streams.
             progress: share of the run's bags already seen, in [0, 1].
-            learning_rate, teacher_share, is_rehearsal: see the properties; only recorded work needs them.
+            learning_rate, teacher_share: see the properties; only recorded work needs them.
         """
         streams = (draws.stream(purpose) for purpose in ops.STREAMS)
-        packed = _LAYOUT.pack(
-            *ratios_at(masking, progress), *streams, learning_rate, teacher_share, float(is_rehearsal)
-        )
+        packed = _LAYOUT.pack(*ratios_at(masking, progress), *streams, learning_rate, teacher_share)
         return cls(torch.frombuffer(bytearray(packed), dtype=torch.int64))
 
     def to(self, device: torch.device) -> Self:
@@ -88,11 +85,6 @@ class StepNumbers:
     def teacher_share(self) -> Tensor:
         """How far the teacher moves towards the student, 1 - momentum, a float32 scalar."""
         return self._rate(1)
-
-    @property
-    def is_rehearsal(self) -> Tensor:
-        """1 if neither student nor teacher may change, otherwise 0, a float32 scalar."""
-        return self._rate(2)
 
     def _rate(self, place: int) -> Tensor:
         return self.words_W.view(torch.float32)[_RATES + place]

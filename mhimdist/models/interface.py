@@ -59,6 +59,13 @@ class BagModel(nn.Module, ABC):
         """Class probabilities of each bag, B x C."""
         return torch.softmax(output.logits_BC, dim=1)
 
+    def waits_for_sizes(self, num_bags: int) -> bool:
+        """Whether a forward pass of that many bags reads their sizes on the host.
+
+        Such a pass cannot be recorded as a CUDA graph.
+        """
+        return False
+
     def clip_groups(self) -> Sequence[Iterable[nn.Parameter]]:
         """All parameters, in groups whose gradient norms are clipped separately; by default one group."""
         return [self.parameters()]

@@ -179,6 +179,10 @@ class TransMIL(BagModel):
         super().initialize(generator)
         nn.init.normal_(self.class_token, std=self.class_token_std, generator=generator)
 
+    def waits_for_sizes(self, num_bags: int) -> bool:
+        """See `BagModel.waits_for_sizes`."""
+        return True
+
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> BagOutput:
         """See `BagModel.forward`; one head of scores per attention head, one embedding per bag."""
         bags = bags.without_padding()  # the square's layout needs the sizes: the only read of a step

@@ -4,6 +4,11 @@ A recorded step repeats the same work, on the same memory and with the same argu
 copied into memory that stays allocated, padded to a size that many steps share. Everything else that changes
 from step to step is read from memory, too (`step_numbers`).
 
+A step is two graphs: one from the bags to their gradients, for steps of about a size; and one from the
+gradients to the new weights, for all steps. Each worker records the first one whenever its own bags need it,
+and recording runs the work several times. So the exchange between workers is in the second one, which all
+workers record together, in their first step. A worker without a bag runs the second one alone.
+
 Dimensions: T instances of a batch, B bags, D features.
 """
 
@@ -17,15 +22,13 @@ from torch import Tensor
 
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import PackedBags
-from mhimdist.errors import ConfigError
-from mhimdist.method.flat_parameters import flatten_parameters
 from mhimdist.method.masking import most_kept
 from mhimdist.method.mhim import StepLoss
 from mhimdist.method.step_numbers import StepNumbers
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel
 from mhimdist.ops.draws import Draws
-from mhimdist.training.step import TrainingStep, place_of
+from mhimdist.training.step import TrainingStep, mean_share, place_of
 from mhimdist.training.workers import Workers
 
 MOST_GRAPHS = 64
@@ -51,7 +54,7 @@ class CudaGraphs:
     """Records with `torch.cuda.graph`; all graphs of a recorder share one pool of memory.
 
     Sharing is safe: no two graphs run at the same time, and nothing reads a graph's results after another
-    graph has run.
+    graph of the same recorder has run.
     """
 
     def __init__(self) -> None:
@@ -67,7 +70,8 @@ class CudaGraphs:
                 work()
         torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        # Another thread may be reading the next batch; its work must not become part of the graph.
+        # Another thread may be reading the next batch, or be NCCL's watchdog, which asks for events; neither
+        # belongs to the graph.
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             outputs = work()
         return outputs, graph.replay
@@ -78,14 +82,16 @@ class Bucket:
     """The sizes of the steps that one graph serves.
 
     Attributes:
-        num_bags: exact number of bags in the step.
+        num_bags: exact number of this worker's bags in the step.
         rows: most instances in the bags.
         capacity: most instances that masking keeps.
+        num_bags_of_all: exact number of bags in the step over all workers.
     """
 
     num_bags: int
     rows: int
     capacity: int
+    num_bags_of_all: int
 
 
 def rounded(count: int) -> int:
@@ -99,7 +105,7 @@ def rounded(count: int) -> int:
 
 @dataclass(frozen=True)
 class _Graph:
-    """A recorded step: the memory from which it reads the bags, how to run it again, and its outputs."""
+    """Recorded work on bags: the memory from which it reads them, how to run it again, and its outputs."""
 
     bags: PackedBags
     replay: Callable[[], None]
@@ -107,10 +113,10 @@ class _Graph:
 
 
 class GraphedStep(TrainingStep):
-    """`TrainingStep` with CUDA graphs, one per `Bucket`, recorded when a step first needs it.
+    """`TrainingStep` with CUDA graphs: one per `Bucket`, made when a step first needs it, and one to update.
 
     Losses, weights and masks equal those of `TrainingStep` as far as sums over padded bags have the same
-    order. After a step was recorded, nothing may replace the tensors of the optimiser's state.
+    order. After the first step, nothing may replace the tensors of the optimiser's state.
     """
 
     def __init__(
@@ -122,34 +128,37 @@ class GraphedStep(TrainingStep):
         *,
         recorder: Callable[[], Recorder] = CudaGraphs,
         most_graphs: int = MOST_GRAPHS,
+        most_rows: int = 0,
     ) -> None:
-        """Take the networks, already on their device.
+        """Take the networks, already on their CUDA device.
 
         Args:
             config, student, teacher, workers: see `TrainingStep`.
-            recorder: makes a recorder; called again whenever all graphs so far are dropped.
-            most_graphs: most graphs kept at once, at least 1.
-
-        Raises:
-            ConfigError: the networks are not on a CUDA device, or several workers share a step.
+            recorder: makes a recorder; called again whenever all graphs of bags so far are dropped.
+            most_graphs: most graphs of bags kept at once, at least 1.
+            most_rows: most instances of this worker in a step. A larger step is trained, too; it moves the
+                features to larger memory and drops all graphs of bags.
         """
         super().__init__(config, student, teacher, workers)
-        device = flatten_parameters(student).values.device
-        if device.type == "cpu":
-            raise ConfigError(f"cuda_graphs: expected a CUDA device, got {device.type}")
-        if self.workers.world_size > 1:
-            raise ConfigError(
-                f"cuda_graphs: expected 1 worker, got {self.workers.world_size}: CUDA graphs cannot record "
-                "the exchange of gradients between workers; turn cuda_graphs off, or use 1 worker"
-            )
-        self._make_recorder, self._most_graphs = recorder, most_graphs
-        self._recorder = recorder()
-        self._graphs: OrderedDict[Bucket, _Graph] = OrderedDict()
+        self._make_recorder, self._most_graphs, self._most_rows = recorder, most_graphs, most_rows
+        self._recorder, self._graphs = recorder(), OrderedDict[Bucket, _Graph]()
+        # The update has a recorder to itself: the results of the other graph are read after it has run.
+        self._update_recorder = recorder()
+        self._recorded_update: tuple[tuple[Tensor, ...], Callable[[], None]] | None = None
+        device = self._gradients.shared.device
         self._features_TD = torch.empty(0, 0, device=device)
         self._numbers = StepNumbers.of(config.masking, Draws(0, 0), 0.0).to(device)
         self._learning_rate = config.optimizer.learning_rate
         for group in self.optimizer.param_groups:
             group["lr"], group["capturable"] = self._numbers.learning_rate, True
+
+    def release(self) -> None:
+        """Drop all graphs; NCCL's process group cannot end before the graphs that hold its work.
+
+        A further step records them again.
+        """
+        self._graphs.clear()
+        self._recorded_update = None
 
     def set_learning_rate(self, rate: float) -> None:
         """See `TrainingStep.set_learning_rate`."""
@@ -158,7 +167,7 @@ class GraphedStep(TrainingStep):
     def __call__(
         self, bags: PackedBags | None, draws: Draws, *, progress: float, num_bags: int
     ) -> StepLoss | None:
-        """Train on the bags of a step and return their losses; a single worker has all bags of a step.
+        """Train on this worker's bags of a step; return their losses, or None if it has no bag.
 
         Args:
             bags, draws, progress, num_bags: see `TrainingStep.__call__`.
@@ -166,23 +175,22 @@ class GraphedStep(TrainingStep):
         Raises:
             NonFiniteError: the loss or a gradient of an earlier step is not finite.
         """
-        assert bags is not None, "a single worker has all bags of a step"
-        assert len(bags) == num_bags
-        teacher_share = self._teacher_share(progress, num_bags)
-        bucket = self._bucket(bags, progress)
-        graph = self._graphs.get(bucket)
-        if graph is None:
-            self._set_numbers(draws, progress, teacher_share, is_rehearsal=True)
-            graph = self._graphs[bucket] = self._record(bucket, bags)
-            if len(self._graphs) > self._most_graphs:
-                self._graphs.popitem(last=False)
-        self._graphs.move_to_end(bucket)
+        self._set_numbers(draws, progress, self._teacher_share(progress, num_bags))
+        if self._recorded_update is None:
+            self._recorded_update = self._record_update()
+        (verdict_2,), update = self._recorded_update
+        if bags is None:
+            self._gradients.clear()
+            update()
+            self._read_later(verdict_2, place_of(bags, draws))
+            return None
+        graph = self._graph_for(bags, self._bucket(bags, progress, num_bags))
         _copy(bags, graph.bags)
-        self._set_numbers(draws, progress, teacher_share)
         graph.replay()
-        verdict_2, *results = graph.outputs
+        update()
         self._read_later(verdict_2, place_of(bags, draws))
-        losses_3B, counts_4, sums_7 = (tensor.clone() for tensor in results)  # the next step writes there
+        # The next step writes there.
+        losses_3B, counts_4, sums_7 = (tensor.clone() for tensor in graph.outputs)
         total_B, classification_B, consistency_B = losses_3B.unbind()
         num_kept, high, low, random = counts_4.unbind()
         return StepLoss(
@@ -197,9 +205,7 @@ class GraphedStep(TrainingStep):
             sums_7=sums_7,
         )
 
-    def _set_numbers(
-        self, draws: Draws, progress: float, teacher_share: float, *, is_rehearsal: bool = False
-    ) -> None:
+    def _set_numbers(self, draws: Draws, progress: float, teacher_share: float) -> None:
         self._numbers.fill(
             StepNumbers.of(
                 self.config.masking,
@@ -207,24 +213,46 @@ class GraphedStep(TrainingStep):
                 progress,
                 learning_rate=self._learning_rate,
                 teacher_share=teacher_share,
-                is_rehearsal=is_rehearsal,
             )
         )
 
-    def _bucket(self, bags: PackedBags, progress: float) -> Bucket:
+    def _bucket(self, bags: PackedBags, progress: float, num_bags: int) -> Bucket:
         rows = rounded(len(bags.features_TD))
         # The capacity moves with the mask ratios; rounding it makes a new graph only per 32nd of the rows.
         share = max(-(-rows // 32), SMALLEST_STEP // 2)
         capacity = -(-most_kept(self.config.masking, rows, len(bags), progress) // share) * share
-        return Bucket(len(bags), rows, min(capacity, rows))
+        return Bucket(len(bags), rows, min(capacity, rows), num_bags)
+
+    def _record_update(self) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
+        """Record the exchange, Adam and the moving average; it changes no weight."""
+        self._gradients.clear()
+        self._gradients.loss.fill_(torch.nan)  # as after a bad step, neither student nor teacher may change
+
+        def work() -> tuple[Tensor, ...]:
+            verdict_2 = self._update(self._numbers.teacher_share)
+            assert verdict_2 is not None, "the networks are on a CUDA device"
+            return (verdict_2,)
+
+        return self._update_recorder.record(work)
+
+    def _graph_for(self, bags: PackedBags, bucket: Bucket) -> _Graph:
+        graph = self._graphs.get(bucket)
+        if graph is None:
+            self._finish()  # recording waits for the device, without a limit
+            graph = self._graphs[bucket] = self._record(bucket, bags)
+            if len(self._graphs) > self._most_graphs:
+                self._graphs.popitem(last=False)
+        self._graphs.move_to_end(bucket)
+        return graph
 
     def _record(self, bucket: Bucket, bags: PackedBags) -> _Graph:
-        """Record a step on bags of this size; it changes no weight."""
+        """Record the work from bags of this size to their gradients."""
         if bucket.rows > len(self._features_TD):
-            # The features move to larger memory, and the graphs so far read the old one.
-            self._graphs.clear()
-            self._recorder = self._make_recorder()
-            self._features_TD = bags.features_TD.new_zeros(bucket.rows, bags.features_TD.shape[1])
+            if self._graphs:  # they read the memory that the features leave now
+                self._graphs.clear()
+                self._recorder = self._make_recorder()
+            rows = max(bucket.rows, rounded(self._most_rows))
+            self._features_TD = bags.features_TD.new_zeros(rows, bags.features_TD.shape[1])
         static_bags = PackedBags(
             features_TD=self._features_TD[: bucket.rows],
             offsets_B1=torch.empty_like(bags.offsets_B1),
@@ -236,12 +264,10 @@ class GraphedStep(TrainingStep):
 
         def work() -> tuple[Tensor, ...]:
             loss = self.method.loss_by(static_bags, self._numbers, capacity=bucket.capacity)
-            mean = self._mean(loss.total_B, bucket.num_bags)
-            verdict_2 = self._learn(mean, self._numbers.teacher_share, self._numbers.is_rehearsal)
-            assert verdict_2 is not None
+            self._gradients.of(mean_share(loss.total_B, bucket.num_bags_of_all))
             losses = (loss.total_B.detach(), loss.classification_B, loss.consistency_B)
             counts = (loss.num_kept, loss.masked_high, loss.masked_low, loss.masked_random)
-            return verdict_2, torch.stack(losses), torch.stack(counts), loss.sums_7
+            return torch.stack(losses), torch.stack(counts), loss.sums_7
 
         outputs, replay = self._recorder.record(work)
         return _Graph(static_bags, replay, outputs)

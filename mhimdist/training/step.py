@@ -15,12 +15,14 @@ from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import PackedBags
 from mhimdist.errors import NonFiniteError
 from mhimdist.method import precision
-from mhimdist.method.flat_parameters import NamedAdam, flatten_parameters
-from mhimdist.method.mhim import MHIM, StepLoss, Student
+from mhimdist.method.flat_parameters import Gradients, NamedAdam, flatten_parameters
+from mhimdist.method.mhim import MHIM, StepLoss
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel
 from mhimdist.ops.draws import Draws
 from mhimdist.training.workers import Workers
+
+_ELSEWHERE = "of another worker"
 
 
 class TrainingStep:
@@ -41,7 +43,7 @@ class TrainingStep:
         workers: Workers | None = None,
         lap: Callable[[str], None] = lambda part: None,
     ) -> None:
-        """Take the networks, already on their device.
+        """Take the networks, already on their device; the student gets worker 0's weights.
 
         Args:
             config: the run's settings.
@@ -51,10 +53,12 @@ class TrainingStep:
         """
         self.config, self.student, self.teacher, self._lap = config, student, teacher, lap
         self.workers = workers or Workers()
-        device = flatten_parameters(student).values.device
-        self.dtype = precision.compute_dtype(config.precision, device)
+        weights = flatten_parameters(student).values
+        self.workers.share_first(weights)
+        self.dtype = precision.compute_dtype(config.precision, weights.device)
         self.optimizer = NamedAdam(student, config.optimizer)
-        self.method = MHIM(config, student, teacher, self.workers.parallel(Student(student)), lap)
+        self.method = MHIM(config, student, teacher, lap)
+        self._gradients = Gradients(student)
         self._clip_groups = [list(group) for group in student.clip_groups()]
         self.momentum: float | None = None
         self._unread: deque[tuple[Tensor, torch.cuda.Event, str]] = deque()
@@ -64,9 +68,8 @@ class TrainingStep:
     ) -> StepLoss | None:
         """Train on this worker's bags of a step; return their losses, or None if it has no bag.
 
-        The loss is the sum over this worker's bags, times the number of workers, divided by the number of
-        bags in the step. DDP's mean over the workers is then the mean over the bags, however unevenly the
-        workers share them.
+        The loss is the sum over this worker's bags, divided by the number of bags in the step. The sum over
+        the workers is then the mean over the bags, however unevenly the workers share them.
 
         Args:
             bags: whole bags on the student's device, features in `dtype`; None if this worker has no bag.
@@ -75,33 +78,29 @@ class TrainingStep:
             num_bags: bags in the step over all workers.
 
         Raises:
-            NonFiniteError: the loss or a gradient is not finite, in this step or, on a GPU, in an earlier
-                one. That step has changed neither student nor teacher.
+            NonFiniteError: the loss or a gradient is not finite on any worker, in this step or, on a GPU, in
+                an earlier one. That step has changed neither student nor teacher.
         """
         step_loss = None
         if bags is None:
-            loss = self.method.no_loss()
+            self._gradients.clear()
         else:
             step_loss = self.method.loss(bags, draws, progress)
-            loss = self._mean(step_loss.total_B, num_bags)
-        self._lap("student")
+            self._lap("student")
+            self._gradients.of(mean_share(step_loss.total_B, num_bags))
         place = place_of(bags, draws)
-        if loss.device.type == "cpu" and not torch.isfinite(loss):
-            raise _not_finite(loss.item(), place)
-        verdict_2 = self._learn(loss, self._teacher_share(progress, num_bags), place=place)
+        verdict_2 = self._update(self._teacher_share(progress, num_bags), place)
         if verdict_2 is not None:
             self._read_later(verdict_2, place)
         return step_loss
+
+    def release(self) -> None:
+        """Give up what only further steps need."""
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the learning rate of all steps from now on."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-
-    def _mean(self, total_B: Tensor, num_bags: int) -> Tensor:
-        """The share of this worker's bags in the step's mean loss, times the number of workers."""
-        weight = self.workers.world_size / num_bags
-        return total_B.sum() if weight == 1 else total_B.sum() * weight
 
     def _teacher_share(self, progress: float, num_bags: int) -> float:
         """How far the teacher moves after the step, in [0, 1]; stores its momentum."""
@@ -110,43 +109,38 @@ class TrainingStep:
         self.momentum = self.teacher.momentum(progress=progress, num_bags=num_bags)
         return 1 - self.momentum
 
-    def _learn(
-        self, loss: Tensor, share: float | Tensor, is_rehearsal: Tensor | None = None, *, place: str = ""
-    ) -> Tensor | None:
-        """The backward pass, Adam and the moving average.
+    def _update(self, share: float | Tensor, place: str = "") -> Tensor | None:
+        """Exchange the gradients, then take Adam's step and move the teacher; all workers must call this.
+
+        A loss or gradient that is not finite on any worker keeps the weights of all as they are.
 
         Args:
-            loss: this worker's loss.
             share: how far the teacher moves, in [0, 1].
-            is_rehearsal: on the device, 1 if no weight may change, otherwise 0.
             place: the step's place, for messages.
 
         Returns:
             On a GPU two values: 1 if the loss or a gradient is not finite, and no weight was changed,
-            otherwise 0; and the loss. On the CPU None.
+            otherwise 0; and this worker's loss. On the CPU None.
 
         Raises:
-            NonFiniteError: on the CPU, if a gradient is not finite.
+            NonFiniteError: on the CPU, if the loss or a gradient is not finite.
         """
-        self.optimizer.zero_grad()
-        loss.backward()
-        loss_and_norm = loss.detach() + self._gradient_norm()
+        gradients = self._gradients
+        self.workers.add_up(gradients.shared)
+        loss_and_norm = gradients.loss + self._gradient_norm()
         # inf - inf is NaN, too; `isfinite` takes twice the launches.
-        is_bad = None if loss.device.type == "cpu" else (loss_and_norm - loss_and_norm != 0).float()
+        is_bad = None if loss_and_norm.device.type == "cpu" else (loss_and_norm - loss_and_norm != 0).float()
         if is_bad is None and not math.isfinite(loss_and_norm):
-            raise _not_finite(loss.item(), place)
+            raise self._not_finite(gradients.own_loss.item(), place)
         self._lap("backward")
-        skips_update = (
-            is_bad if is_bad is None or is_rehearsal is None else torch.maximum(is_bad, is_rehearsal)
-        )
         # If it is 1, fused Adam leaves weights and moments alone.
-        self.optimizer.found_inf = skips_update
+        self.optimizer.found_inf = is_bad
         self.optimizer.step()
         self._lap("optimiser")
         if self.teacher is not None and self.teacher.is_own_network:
-            self.teacher.follow(self.student, share if skips_update is None else (1 - skips_update) * share)
+            self.teacher.follow(self.student, share if is_bad is None else (1 - is_bad) * share)
         self._lap("average")
-        return None if is_bad is None else torch.stack([is_bad, loss.detach()])
+        return None if is_bad is None else torch.stack([is_bad, gradients.own_loss])
 
     def _gradient_norm(self) -> Tensor:
         """The norm of all gradients before clipping; if groups are clipped, the sum of the groups' norms."""
@@ -166,6 +160,15 @@ class TrainingStep:
         copied.record()
         self._unread.append((on_host_2, copied, place))
 
+    def _finish(self) -> None:
+        """Wait until the device has finished all steps so far, but no longer than for a lost worker.
+
+        Raises:
+            WorkerLostError: another worker was killed or does not answer.
+        """
+        if self._unread:
+            self.workers.wait(self._unread[-1][1])
+
     def check(self, *, wait: bool = False) -> None:
         """Raise for an earlier step whose loss or gradient was not finite.
 
@@ -184,17 +187,27 @@ class TrainingStep:
             self.workers.wait(copied)
             is_bad, loss = on_host_2.tolist()
             if is_bad:
-                raise _not_finite(loss, place)
+                raise self._not_finite(loss, place)
+
+    def _not_finite(self, loss: float, place: str) -> NonFiniteError:
+        what = f"the loss became {loss}"
+        if math.isfinite(loss):
+            what = "a gradient is not finite"
+            if self.workers.world_size > 1:
+                what = "the loss or a gradient is not finite"
+                if not place.endswith(_ELSEWHERE):
+                    place = f"{place} or {_ELSEWHERE}"
+        return NonFiniteError(
+            f"{what} {place}; the step changed no weight: look for NaN or huge features, or lower the "
+            "learning rate"
+        )
+
+
+def mean_share(total_B: Tensor, num_bags: int) -> Tensor:
+    """The share of some bags in the mean loss of a step that has `num_bags` bags over all workers."""
+    return total_B.sum() if num_bags == 1 else total_B.sum() * (1 / num_bags)
 
 
 def place_of(bags: PackedBags | None, draws: Draws) -> str:
     """A step's place, for messages."""
-    return f"in epoch {draws.epoch} at bag(s) {', '.join(bags.keys) if bags else 'of another worker'}"
-
-
-def _not_finite(loss: float, place: str) -> NonFiniteError:
-    what = "a gradient is not finite" if math.isfinite(loss) else f"the loss became {loss}"
-    return NonFiniteError(
-        f"{what} {place}; the step changed no weight: look for NaN or huge features, or lower the learning "
-        "rate"
-    )
+    return f"in epoch {draws.epoch} at bag(s) {', '.join(bags.keys) if bags else _ELSEWHERE}"

@@ -4,20 +4,23 @@ It does not know Ray: a caller steps through `Trainer.epochs()` and reports the 
 workers, each worker is a process that steps through the same loop with its share of every step's bags.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from mhimdist import files
 from mhimdist.config.execution import Saving
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import BagSource, PackedBags
 from mhimdist.data.devices import indexed
 from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.resident import resident
-from mhimdist.data.sampler import EpochPlan, epoch_plan, warn_of_larger_bags
+from mhimdist.data.sampler import EpochPlan, StepLimits, epoch_plan, most_instances, warn_of_larger_bags
 from mhimdist.data.splits import Split
 from mhimdist.errors import ConfigError, PreemptedError
 from mhimdist.method import precision
@@ -26,15 +29,16 @@ from mhimdist.models import BagModel, build
 from mhimdist.ops.draws import Draws
 from mhimdist.training import denormals
 from mhimdist.training.evaluation import Predictions, predict
-from mhimdist.training.graphed_step import GraphedStep
 from mhimdist.training.history import EpochRecord
+from mhimdist.training.launching import launching, make_step
 from mhimdist.training.run_folder import LOST_LOCK_S, RunFolder
 from mhimdist.training.run_state import RunState, Totals
-from mhimdist.training.step import TrainingStep
 from mhimdist.training.workers import Workers
 
 AGREE_EVERY_STEPS = 16
 """The workers agree every so many steps on whether to stop or to save."""
+
+LAUNCHING = "launching.json"
 
 
 class Trainer:
@@ -63,7 +67,8 @@ class Trainer:
             config: the run's settings.
             bags: the data set.
             split: keys that train, select and test; proved disjoint by case.
-            folder: receives config.json, split.json, history.jsonl and checkpoints/; None writes nothing.
+            folder: receives config.json, split.json, launching.json, history.jsonl and checkpoints/; None
+                writes nothing.
             pretrained: the first stage's network, if the configuration needs one.
             workers: the processes of this run; by default this process alone.
             saving: when checkpoints are written and which are kept.
@@ -71,7 +76,8 @@ class Trainer:
                 and ends.
 
         Raises:
-            ConfigError: the class weights are not one per class, or the device is a GPU and there is none.
+            ConfigError: the class weights are not one per class, the device is a GPU and there is none, or
+                `cuda_graphs` is `on` where steps cannot be recorded.
             CheckpointError: the folder belongs to another configuration or split, or is damaged.
             RunLockedError: another process trains in the folder.
             SplitError: the split does not fit the data.
@@ -90,10 +96,11 @@ class Trainer:
         self._train_rows = bags.rows_of(split.train)
         if self.workers.rank == 0:
             warn_of_larger_bags(bags, config.max_instances, self._train_rows)
+        self._limits = _step_limits(config, bags.labels_N[self._train_rows], self.workers)
+        most_rows = most_instances(bags.sizes_N[self._train_rows], **self._limits)
         # On several workers a step copies worker 0's weights to all others, before a checkpoint is loaded.
         self.workers.meet()
-        step = GraphedStep if config.cuda_graphs else TrainingStep
-        self.train_step = step(config, self.student, self.teacher, self.workers)
+        self.train_step = make_step(config, self.student, self.teacher, self.workers, most_rows=most_rows)
         self.optimizer = self.train_step.optimizer
         self.run = RunState(self.student, self.teacher, self.optimizer, self.workers)
         self.folder = self._open(folder) if folder is not None else None
@@ -136,6 +143,7 @@ class Trainer:
                     record = self._run_epoch()
                 yield record
         finally:
+            self.train_step.release()
             if self.folder is not None:
                 self.folder.unlock()
 
@@ -161,16 +169,8 @@ class Trainer:
 
     def _plan(self, epoch: int) -> EpochPlan:
         """Plan the bags of each step of an epoch on each worker."""
-        config, rows_N = self.config, self._train_rows
-        return epoch_plan(
-            self.bags.sizes_N[rows_N],
-            seed=config.seed,
-            epoch=epoch,
-            bags_per_step=config.bags_per_step,
-            max_instances=config.max_instances,
-            world_size=self.workers.world_size,
-            balance_labels=self.bags.labels_N[rows_N] if config.sampling == "class_balanced" else None,
-        )
+        sizes_N = self.bags.sizes_N[self._train_rows]
+        return epoch_plan(sizes_N, seed=self.config.seed, epoch=epoch, **self._limits)
 
     def _take_steps(self, epoch: int) -> None:
         """Take the steps of an epoch that are not done yet.
@@ -265,6 +265,9 @@ class Trainer:
             self.run.load(*latest, folder=path)
         if folder is not None and self.is_finished:
             folder.unlock()
+        if folder is not None:
+            text = json.dumps(launching(self.config, self.train_step), indent=1)
+            files.write_text(path / LAUNCHING, text)
         return folder
 
     def _save(self) -> None:
@@ -288,6 +291,15 @@ def _check_class_weights(config: TrainConfig, classes: Sequence[str]) -> None:
             f"loss.class_weights: expected {len(classes)} weights, one per class ({', '.join(classes)}), "
             f"got {len(weights)}"
         )
+
+
+def _step_limits(config: TrainConfig, labels_N: np.ndarray, workers: Workers) -> StepLimits:
+    return {
+        "bags_per_step": config.bags_per_step,
+        "max_instances": config.max_instances,
+        "world_size": workers.world_size,
+        "balance_labels": labels_N if config.sampling == "class_balanced" else None,
+    }
 
 
 def _build(config: TrainConfig, bags: BagSource) -> BagModel:

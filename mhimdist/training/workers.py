@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from mhimdist.errors import WorkerLostError
 
@@ -36,9 +35,14 @@ class Workers:
     rank = 0
     world_size = 1
 
-    def parallel(self, module: nn.Module) -> nn.Module:
-        """Wrap a module so that its gradients are averaged over the workers."""
-        return module
+    def share_first(self, values: Tensor) -> None:
+        """Overwrite a tensor, on the device of the run, with that of worker 0."""
+
+    def add_up(self, values: Tensor) -> None:
+        """Replace a tensor, on the device of the run, by its sum over the workers.
+
+        A CUDA graph can record this.
+        """
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum a tensor over the workers; each of them gets the sum."""
@@ -83,9 +87,13 @@ class DistributedWorkers(Workers):
         # Decisions travel on the CPU, apart from the gradients: they must not make a GPU wait.
         self._control = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
 
-    def parallel(self, module: nn.Module) -> nn.Module:
-        """See `Workers.parallel`; uses DDP, and the loss is scaled for DDP's mean over the workers."""
-        return DistributedDataParallel(module, gradient_as_bucket_view=True)
+    def share_first(self, values: Tensor) -> None:
+        """See `Workers.share_first`."""
+        dist.broadcast(values, src=0)
+
+    def add_up(self, values: Tensor) -> None:
+        """See `Workers.add_up`."""
+        dist.all_reduce(values)
 
     def sum(self, values: Tensor) -> Tensor:
         """See `Workers.sum`."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mhimdist.config.train import ConfigWarning
-from mhimdist.data.sampler import balanced_order, epoch_plan, warn_of_larger_bags
+from mhimdist.data.sampler import balanced_order, epoch_plan, most_instances, warn_of_larger_bags
 
 FACTS = Path(__file__).parents[2] / "data_prep" / "c16_facts.json"
 
@@ -39,6 +39,32 @@ def test_every_bag_once_equal_steps_and_the_same_bags_in_a_step_for_any_world(
         for first in {0, len(plan) // 2, len(plan)}:
             mine = plan.of_rank(rank, first)
             assert [part.tolist() for part in mine] == [step[rank] for step in list(plan)[first:]]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 1000), min_size=1, max_size=30),
+    per_step=st.integers(1, 9),
+    most=st.none() | st.integers(1, 3000),
+    world=st.integers(1, 5),
+    num_classes=st.integers(0, 3),
+)
+def test_no_worker_has_more_instances_in_a_step_than_announced(sizes, per_step, most, world, num_classes):
+    labels = [i % num_classes for i in range(len(sizes))] if num_classes else None
+    limits = {"bags_per_step": per_step, "max_instances": most, "world_size": world, "balance_labels": labels}
+    bound = most_instances(sizes, **limits)
+    for epoch in range(4):
+        plan = epoch_plan(sizes, seed=1, epoch=epoch, **limits)
+        assert plan.loads_SW(sizes).max() <= bound
+    if per_step == 1:
+        assert bound == max(sizes)
+
+
+def test_the_announced_instances_of_a_worker_are_close_to_those_of_its_steps():
+    sizes = json.loads(FACTS.read_text())["bag_sizes"]
+    for limits in ({"bags_per_step": 8}, {"bags_per_step": 64, "max_instances": 120_000, "world_size": 4}):
+        plans = [epoch_plan(sizes, seed=1, epoch=epoch, **limits) for epoch in range(20)]
+        most = max(plan.loads_SW(sizes).max() for plan in plans)
+        assert most <= most_instances(sizes, **limits) < 2 * most
 
 
 @given(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mhimdist.method.flat_parameters import ALIGNMENT, flatten_parameters
+from mhimdist.method.flat_parameters import ALIGNMENT, Gradients, flatten_parameters
 from mhimdist.models.layers.linear import Linear
 
 pytestmark = pytest.mark.numeric
@@ -52,3 +52,23 @@ def test_the_buffer_can_be_asked_for_first_in_inference_mode():
     flatten_parameters(network).values.add_(1.0)
     network[0](torch.ones(1, 5)).sum().backward()
     assert network[0].weight.grad is not None
+
+
+def test_gradients_and_their_loss_are_one_buffer_that_stays_where_it_is():
+    network, generator = _network(), torch.Generator().manual_seed(0)
+    gradients = Gradients(network)
+    for _ in range(2):  # the second step replaces the gradients, and adds nothing to them
+        loss = network(torch.randn(4, 5, generator=generator)).square().sum()
+        expected = torch.autograd.grad(loss, list(network.parameters()), retain_graph=True)
+        place = gradients.shared.data_ptr()
+        gradients.of(loss)
+        for parameter, grad in zip(network.parameters(), expected, strict=True):
+            assert torch.equal(parameter.grad, grad)
+        assert gradients.shared[-1] == gradients.own_loss == loss
+        assert gradients.shared.data_ptr() == place
+    gradients.shared.mul_(2)  # as two workers with equal bags add up
+    assert all(torch.equal(p.grad, 2 * g) for p, g in zip(network.parameters(), expected, strict=True))
+    assert (gradients.loss, gradients.own_loss) == (2 * loss, loss)
+    gradients.clear()
+    assert not gradients.shared.any()
+    assert all((parameter.grad == 0).all() for parameter in network.parameters())

@@ -1,4 +1,4 @@
-"""Every parameter of every model has a gradient in every step, as DDP needs it."""
+"""Every parameter of every model has a gradient in every step: workers exchange all of them in one buffer."""
 
 import pytest
 import torch

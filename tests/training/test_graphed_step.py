@@ -4,25 +4,24 @@ On the CPU the kernels' specification replaces the kernels; `test_kernels.py` co
 TRITON_INTERPRET=1 the kernels themselves run, for minutes.
 """
 
-import dataclasses
-import functools
-import os
+import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from as_on_a_gpu import AsOnAGpu, Recorder, Recording, kernels_as_specified
-from memory_bags import gaussian_bags
+from as_on_a_gpu import Recorder, Recording
 
-from mhimdist.config.train import TrainConfig, load_config
+from mhimdist.config.presets import preset
+from mhimdist.config.train import load_config
 from mhimdist.data.bags import PackedBags
-from mhimdist.errors import ConfigError, NonFiniteError
+from mhimdist.data.sampler import epoch_plan
+from mhimdist.errors import NonFiniteError
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
 from mhimdist.ops.draws import Draws
-from mhimdist.training import graphed_step
-from mhimdist.training.graphed_step import Bucket, CudaGraphs, GraphedStep, rounded
+from mhimdist.training.graphed_step import MOST_GRAPHS, Bucket, CudaGraphs, GraphedStep, rounded
 from mhimdist.training.step import TrainingStep
-from mhimdist.training.workers import Workers
 
 pytest.importorskip("triton", reason="the kernels' operators need triton, from the extra dev")
 
@@ -31,7 +30,6 @@ MODELS = {
     "abmil": {"hidden_dim": 16, "attention_dim": 8},
     "dsmil": {"hidden_dim": 16, "query_dim": 8},
 }
-SMALLEST = 16  # in place of 128, so that small bags will do
 SIZES = [(25,), (18,), (9, 1, 5), (4, 8, 3)]
 
 
@@ -58,19 +56,6 @@ def _config(model="abmil", **changes):
     if changes.get("teacher.kind") == "none":
         tree |= {"teacher": {}, "loss": {"alpha": 0}}
     return load_config(tree).override(changes)
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request, monkeypatch):
-    monkeypatch.setattr(graphed_step, "SMALLEST_STEP", SMALLEST)
-    if request.param == "cuda":
-        yield "cuda"
-        return
-    if os.environ.get("TRITON_INTERPRET") != "1":
-        for operator, kernel in kernels_as_specified().items():
-            monkeypatch.setitem(operator._backend_fns, None, kernel)
-    with AsOnAGpu():
-        yield "cpu"
 
 
 def _bags(sizes, device, seed=0):
@@ -183,12 +168,68 @@ def test_a_graph_serves_all_steps_of_its_bucket_and_the_unused_one_goes_first(de
         [(1, 16), (2, 16)],
         [(1, 16), (2, 16)],
         [(2, 16), (1, 16)],
-        [(1, 96)],  # more rows than the memory holds: all graphs are recorded again
+        [(1, 96)],  # more rows than the memory holds: all graphs of bags are recorded again
         [(1, 96), (2, 16)],
         [(2, 16), (1, 16)],
     ]
-    assert len(recorders) == 3
+    assert len(recorders) == 3  # one before and one after; between them the one that records the update
+    if device == "cpu":
+        assert [len(recorder.recordings) for recorder in recorders] == [3, 1, 3]
     _assert_close(graphed, plain)
+
+
+def test_the_features_get_memory_for_the_largest_step_at_once(device):
+    """A larger bag then discards no graph; one that is larger than announced is trained, too."""
+    config = _config()
+    plain, (graphed, recorders) = _step(TrainingStep, config, device), _graphed(config, device, most_rows=70)
+    places = set()
+    for number, size in enumerate([10, 40, 70, 21, 52]):
+        bags = _bags((size,), device, seed=number)
+        for step in (plain, graphed):
+            _train(step, bags, number, 5)
+        places.add((graphed._features_TD.data_ptr(), len(graphed._features_TD)))
+        assert len(recorders) == 2  # one for the bags' graphs, one for the update
+        assert len(graphed._graphs) == number + 1
+    assert {rows for _, rows in places} == {80}
+    assert len(places) == 1
+    bags = _bags((90,), device, seed=9)
+    for step in (plain, graphed):
+        _train(step, bags, 5, 6)
+    assert (len(recorders), len(graphed._graphs), len(graphed._features_TD)) == (3, 1, 96)
+    _assert_close(graphed, plain)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_nothing_of_a_larger_bag_reaches_the_steps_after_it(device, model):
+    """Bags of all sizes in a random order: each leaves rows in the memory that the next one is copied to."""
+    config = _config(model)
+    plain, (graphed, _) = _step(TrainingStep, config, device), _graphed(config, device, most_rows=100)
+    sizes = np.random.default_rng(0).integers(1, 100, 24)
+    assert (np.diff(sizes) < 0).sum() > 8
+    for number, size in enumerate(sizes):
+        bags = _bags((int(size),), device, seed=number)
+        theirs, ours = (_train(step, bags, number, len(sizes)) for step in (plain, graphed))
+        torch.testing.assert_close(ours.total_B, theirs.total_B.detach(), **_close(config))
+        assert torch.equal(ours.num_kept, theirs.num_kept)
+    _assert_close(graphed, plain)
+
+
+@pytest.mark.parametrize(("bags_per_step", "first", "later"), [(1, 45, 0), (8, 12, 4)])
+def test_the_steps_of_camelyon16_need_few_graphs(bags_per_step, first, later):
+    """What two epochs record; the masks' ratios move, and the order of the bags is drawn anew."""
+    facts = Path(__file__).parents[2] / "data_prep" / "c16_facts.json"
+    sizes = np.random.default_rng(0).permutation(json.loads(facts.read_text())["bag_sizes"])[:270]
+    step = _step(GraphedStep, preset("c16", "abmil"), "cpu", recorder=Recorder)
+    found, recorded = set(), []
+    for epoch in range(2):
+        plan = epoch_plan(sizes, seed=1, epoch=epoch, bags_per_step=bags_per_step)
+        for number, (bags,) in enumerate(plan):
+            no_data = PackedBags.from_list([torch.empty(sizes[bag], 0) for bag in bags])
+            progress = (epoch + plan.num_bags_before(number) / len(sizes)) / 200
+            found.add(step._bucket(no_data, progress, len(bags)))
+        recorded.append(len(found))
+    assert recorded == [first, first + later]
+    assert len(found) <= MOST_GRAPHS
 
 
 def test_a_loss_that_is_not_finite_changes_nothing_and_spoils_no_later_step(device):
@@ -215,13 +256,14 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_spoils_no_later_step(devi
 
 
 def test_recording_changes_no_weight(device):
-    """However often a recorder runs a step, these runs are rehearsals and change nothing."""
+    """However often a recorder runs the two parts of a step."""
     graphed, _ = _graphed(_config(), device)
     _train(graphed, _bags((20,), device), 0, 4)
     before = _state(graphed)
-    graphed._set_numbers(Draws(0, 1), 0.5, 0.5, is_rehearsal=True)
-    graph = graphed._record(Bucket(1, 32, 32), _bags((30,), device))
-    graph.replay()
+    graphed._set_numbers(Draws(0, 1), 0.5, 0.5)
+    graphed._record(Bucket(1, 32, 32, 1), _bags((30,), device)).replay()
+    _, update = graphed._record_update()
+    update()
     assert all(torch.equal(*pair) for pair in zip(before, _state(graphed), strict=True))
 
 
@@ -233,31 +275,6 @@ def test_few_sizes_are_not_much_larger_than_what_they_are_for(count):
 
 def test_bags_of_all_sizes_need_few_graphs():
     assert len({rounded(count) for count in range(1, 65_536)}) <= 64
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"model.name": "transmil"}, "cuda_graphs needs abmil or dsmil: a step of transmil waits for counts"),
-        ({"device": "cpu"}, "cuda_graphs needs a CUDA device, but device is cpu"),
-    ],
-)
-def test_what_cannot_be_recorded_is_refused(changes, message):
-    config = TrainConfig().override({"cuda_graphs": True})
-    with pytest.raises(ConfigError, match=message):
-        config.override(changes)
-
-
-def test_a_step_is_refused_where_there_is_no_gpu_or_several_workers(monkeypatch):
-    with pytest.raises(ConfigError, match="cuda_graphs: expected a CUDA device, got cpu"):
-        _step(GraphedStep, _config(), "cpu")
-    monkeypatch.setattr(Workers, "world_size", 2)
-    with AsOnAGpu(), pytest.raises(ConfigError, match="cuda_graphs: expected 1 worker, got 2"):
-        _step(GraphedStep, _config(), "cpu")
-
-
-def test_how_a_step_is_launched_is_no_part_of_a_runs_identity():
-    assert TrainConfig().override({"cuda_graphs": True}).digest() == TrainConfig().digest()
 
 
 def test_a_recording_keeps_numbers_and_memory_as_they_were():
@@ -274,25 +291,22 @@ def test_a_recording_keeps_numbers_and_memory_as_they_were():
         on_device.sum().item()
 
 
-def test_a_run_by_graphs_is_the_run_without(device, monkeypatch):
-    """A whole run, with its evaluation and its epochs' averages."""
-    from mhimdist.training import trainer as trainer_module
+@pytest.mark.parametrize("device", ["cpu"], indirect=True)
+def test_a_lost_worker_is_noticed_before_a_recording_waits_for_it_without_end(device):
+    """Recording synchronises the device, which a worker's missing gradients may keep from ever finishing."""
 
-    if device == "cpu":
-        step = functools.partial(GraphedStep, recorder=Recorder)
-        monkeypatch.setattr(trainer_module, "GraphedStep", step)
-        monkeypatch.setattr(GraphedStep, "_read_later", lambda self, found_2, place: None)
-        monkeypatch.setattr(TrainingStep, "_read_later", lambda self, found_2, place: None)
-    bags = gaussian_bags()
-    changes = {"epochs": 3, "bags_per_step": 2, "optimizer.learning_rate": 5e-3}
-    config = _config(**changes)
-    histories = []
-    for by_graphs in (False, True):
-        trainer = trainer_module.Trainer(config.override({"cuda_graphs": by_graphs}), bags, bags.holdout())
-        assert isinstance(trainer.train_step, GraphedStep) == by_graphs
-        histories.append([dataclasses.asdict(record) for record in trainer.epochs()])
-    for ours, theirs in zip(*histories, strict=True):
-        for timed in ("train_s", "epoch_s"):
-            del ours[timed], theirs[timed]
-        assert ours == pytest.approx(theirs, rel=1e-4)
-    assert histories[0][0]["learning_rate"] != histories[0][2]["learning_rate"]
+    class LostError(Exception):
+        pass
+
+    def lost(event):
+        raise LostError(event)
+
+    step, recorders = _graphed(_config(), device)
+    _train(step, _bags([200], device), 0, 2)
+    recordings = sum(len(recorder.recordings) for recorder in recorders)
+    step._unread.append((torch.zeros(2), "the last step's event", ""))
+    step.workers.wait = lost
+    _train(step, _bags([200], device), 1, 2)
+    with pytest.raises(LostError, match="the last step's event"):
+        _train(step, _bags([900], device), 1, 2)
+    assert sum(len(recorder.recordings) for recorder in recorders) == recordings
