@@ -150,6 +150,31 @@ def _relu_dropout_backward(grad_TE: Tensor, out_TE: Tensor, threshold: int) -> T
     return torch.where(out_TE > 0, grad_TE * (256 / (256 - threshold)), 0)
 
 
+def _reduce(values_TE: Tensor, offsets_B1: Tensor, is_max: bool) -> tuple[Tensor, Tensor]:
+    reduce = reference.segment_max if is_max else reference.segment_mean
+    reduced_BE = reduce(values_TE, offsets_B1)
+    counts = [
+        (values_TE[start:stop] == reduced_E).sum(0) if is_max else torch.full_like(reduced_E, stop - start)
+        for reduced_E, (start, stop) in zip(reduced_BE, pairwise(offsets_B1.tolist()), strict=True)
+    ]
+    return reduced_BE, torch.stack(counts).int()
+
+
+def _reduce_backward(
+    values_TE: Tensor,
+    offsets_B1: Tensor,
+    reduced_BE: Tensor,
+    counts_BE: Tensor,
+    grad_BE: Tensor,
+    is_max: bool,
+) -> Tensor:
+    grad_values_TE = torch.zeros_like(values_TE)
+    for bag, (start, stop) in enumerate(pairwise(offsets_B1.tolist())):
+        is_counted = (values_TE[start:stop] == reduced_BE[bag]) if is_max else 1.0
+        grad_values_TE[start:stop] = grad_BE[bag] / counts_BE[bag] * is_counted
+    return grad_values_TE
+
+
 def kernels_as_specified() -> dict[Any, Callable[..., Any]]:
     """The operators of the kernels, each with a CPU version that is fast, unlike an interpreted kernel.
 
@@ -157,6 +182,7 @@ def kernels_as_specified() -> dict[Any, Callable[..., Any]]:
     """
     from mhimdist.ops import _dropout as dropout
     from mhimdist.ops import _numbers, _pool, _select
+    from mhimdist.ops import _reduce as reduce
 
     return {
         _numbers.bag_numbers: _bag_numbers,
@@ -166,4 +192,6 @@ def kernels_as_specified() -> dict[Any, Callable[..., Any]]:
         _pool.segment_top_k: _top_k,
         dropout.keyed_dropout: _dropout,
         dropout.relu_dropout_backward: _relu_dropout_backward,
+        reduce.segment_reduce: _reduce,
+        reduce.segment_reduce_backward: _reduce_backward,
     }
