@@ -64,6 +64,23 @@ class Recording(TorchDispatchMode):
                     result.copy_(again)
 
 
+class OneDevice(TorchDispatchMode):
+    """Refuses operators that mix a device's tensors with a CPU's: a GPU refuses, too, or is waited for."""
+
+    def __init__(self, device_type: str) -> None:
+        super().__init__()
+        self.device_type = device_type
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func._schema.name
+        given = _tensors((args, kwargs))
+        if any(tensor.device.type == self.device_type for tensor in given) and name != "aten::copy_":
+            strangers = [tensor for tensor in given if tensor.device.type == "cpu" and tensor.dim()]
+            assert not strangers, f"{name} has arguments on a CPU: {strangers}"
+        return func(*args, **kwargs)
+
+
 def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 

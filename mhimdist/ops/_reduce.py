@@ -164,7 +164,7 @@ def _blocks(width: int) -> tuple[int, int]:
 @torch.library.custom_op("mhimdist::segment_reduce", mutates_args=())
 @on_its_device
 def segment_reduce(values_TE: Tensor, offsets_B1: Tensor, is_max: bool) -> tuple[Tensor, Tensor]:
-    """See `ops.segment_max` and `ops.segment_mean`; also returns the rows that share a gradient, int32 B x E."""
+    """See `ops.segment_max` and `ops.segment_mean`; also returns how many rows share a gradient, int32."""
     require_float(values_TE=values_TE)
     values_TE = with_rows_in_line(values_TE)
     num_bags, (num_rows, width) = len(offsets_B1) - 1, values_TE.shape
