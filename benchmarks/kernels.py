@@ -122,6 +122,7 @@ NO_LAUNCH = ("aten::empty", "aten::new_empty", "aten::detach", "profiler::")
 LAUNCHES_OF = {
     "mhimdist::select_and_gather": 3,
     "mhimdist::segment_softmax_pool": 2,
+    "mhimdist::segment_reduce": 2,
 }
 
 
@@ -286,6 +287,9 @@ def report() -> str:
     labelled += [(f"`{launch.name}`, 2 columns", launch) for launch in bag_on_gpu.pooling(columns=2)]
     labelled += [(f"`{launch.name}`", launch) for launch in bag_on_gpu.dropout()]
     labelled += [(f"`{launch.name}`", launch) for launch in bag_on_gpu.ranking()]
+    for kind in ("mean", "max"):
+        launches = bag_on_gpu.reducing(is_max=kind == "max")
+        labelled += [(f"`{launch.name}`, {kind}", launch) for launch in launches]
     return "\n".join(lines + [_compiled_row(label, launch) for label, launch in labelled])
 
 
