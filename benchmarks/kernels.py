@@ -288,8 +288,7 @@ def report() -> str:
     labelled += [(f"`{launch.name}`", launch) for launch in bag_on_gpu.dropout()]
     labelled += [(f"`{launch.name}`", launch) for launch in bag_on_gpu.ranking()]
     for kind in ("mean", "max"):
-        launches = bag_on_gpu.reducing(is_max=kind == "max")
-        labelled += [(f"`{launch.name}`, {kind}", launch) for launch in launches]
+        labelled += [(f"`{each.name}`, {kind}", each) for each in bag_on_gpu.reducing(is_max=kind == "max")]
     return "\n".join(lines + [_compiled_row(label, launch) for label, launch in labelled])
 
 

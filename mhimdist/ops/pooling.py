@@ -143,7 +143,7 @@ def _reduce(values_TE: Tensor, offsets_B1: Tensor, how: Literal["mean", "max"]) 
         return torch.segment_reduce(values_TE, how, offsets=offsets_B1)
     if values_TE.dim() == 1:
         return _reduce(values_TE[:, None], offsets_B1, how).squeeze(1)
-    # On CUDA `torch.segment_reduce` has one thread go over all rows of a bag.
+    # On CUDA one thread of `torch.segment_reduce` goes over all rows of a bag, per column.
     from mhimdist.ops import _reduce as kernels
 
     return kernels.segment_reduce(values_TE, offsets_B1, how == "max")[0]
