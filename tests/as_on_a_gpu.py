@@ -76,7 +76,8 @@ class OneDevice(TorchDispatchMode):
         name = func._schema.name
         given = _tensors((args, kwargs))
         if any(tensor.device.type == self.device_type for tensor in given) and name != "aten::copy_":
-            strangers = [tensor for tensor in given if tensor.device.type == "cpu" and tensor.dim()]
+            # Kernels take a number from the CPU as an argument; `where` copies it to the device and waits.
+            strangers = [t for t in given if t.device.type == "cpu" and (t.dim() or name == "aten::where")]
             assert not strangers, f"{name} has arguments on a CPU: {strangers}"
         return func(*args, **kwargs)
 
