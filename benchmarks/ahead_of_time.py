@@ -19,7 +19,8 @@ import triton
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from triton.runtime.jit import JITFunction
+from triton.compiler.compiler import make_backend
+from triton.runtime.jit import JITFunction, create_function_from_signature
 
 ARCHITECTURES = {80: "A100", 90: "H100", 100: "B200"}
 _TYPES = {
@@ -87,6 +88,19 @@ def noted() -> Iterator[list[Launch]]:
 
     with patch.object(JITFunction, "run", note):
         yield launches
+
+
+def compiled_for(launch: Launch, architecture: int) -> str:
+    """All that the machine code of a launch depends on, as Triton keys its cache: types, constants, options.
+
+    Args:
+        launch: by `noted`; its tensors' addresses count as they would on a GPU.
+        architecture: such as 90 for sm_90.
+    """
+    backend = make_backend(GPUTarget("cuda", architecture, 32))
+    bind = create_function_from_signature(launch.kernel.signature, launch.kernel.params, backend)
+    _, types, options = bind(**launch.arguments, **launch.options)
+    return f"{types} {sorted(options.items())}"
 
 
 def built(launch: Launch, architecture: int) -> Any:

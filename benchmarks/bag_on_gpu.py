@@ -3,20 +3,22 @@
 import torch
 
 from benchmarks.ahead_of_time import Launch, noted
-from mhimdist.ops import _dropout, _numbers, _pool, _select
+from mhimdist.ops import _dropout, _numbers, _pool, _reduce, _select
 
 INSTANCES, FEATURES, WIDTH = 9075, 1024, 512
 
 
-def selection(*, num_bags: int = 1, num_heads: int = 1, capacity: int = 4538) -> list[Launch]:
+def selection(
+    *, num_bags: int = 1, num_heads: int = 1, capacity: int = 4538, rows: int = INSTANCES
+) -> list[Launch]:
     """Launches of `select_and_gather` on fp16 features to bf16 rows."""
     each_B = torch.ones(num_bags, dtype=torch.int64)
-    offsets_B1 = torch.arange(num_bags + 1) * (INSTANCES // num_bags)
-    features_TD = torch.empty(INSTANCES, FEATURES, dtype=torch.float16)
+    offsets_B1 = torch.arange(num_bags + 1) * (rows // num_bags)
+    features_TD = torch.empty(rows, FEATURES, dtype=torch.float16)
     with noted() as launches:
         _select.select_and_gather(
             features_TD,
-            torch.empty(INSTANCES, num_heads),
+            torch.empty(rows, num_heads),
             offsets_B1,
             *[each_B] * 7,
             capacity,
@@ -62,9 +64,19 @@ def dropout(*, num_bags: int = 1, rows: int = INSTANCES, relu: bool = True) -> l
     return launches
 
 
-def ranking(*, num_bags: int = 1, columns: int = 1) -> list[Launch]:
+def ranking(*, num_bags: int = 1, columns: int = 1, rows: int = INSTANCES) -> list[Launch]:
     """The launch of `segment_argmax`."""
-    offsets_B1 = torch.arange(num_bags + 1) * (INSTANCES // num_bags)
+    offsets_B1 = torch.arange(num_bags + 1) * (rows // num_bags)
     with noted() as launches:
-        _pool.segment_top_k(torch.empty(INSTANCES, columns), 1, offsets_B1, True)
+        _pool.segment_top_k(torch.empty(rows, columns), 1, offsets_B1, True)
+    return launches
+
+
+def reducing(*, num_bags: int = 1, columns: int = WIDTH, rows: int = INSTANCES, is_max: bool) -> list[Launch]:
+    """Launches of `segment_max` or `segment_mean` on float32 values, and of its gradient."""
+    offsets_B1 = torch.arange(num_bags + 1) * (rows // num_bags)
+    values_TE = torch.empty(rows, columns)
+    with noted() as launches:
+        reduced = _reduce.segment_reduce(values_TE, offsets_B1, is_max)
+        _reduce.segment_reduce_backward(values_TE, offsets_B1, *reduced, reduced[0], is_max)
     return launches

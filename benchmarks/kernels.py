@@ -123,6 +123,7 @@ NO_LAUNCH = ("aten::empty", "aten::new_empty", "aten::detach", "profiler::")
 LAUNCHES_OF = {
     "mhimdist::select_and_gather": 3,
     "mhimdist::segment_softmax_pool": 2,
+    "mhimdist::segment_reduce": 2,
 }
 
 
@@ -288,6 +289,8 @@ def report() -> str:
     labelled += [(f"`{launch.name}`, 2 columns", launch) for launch in bag_on_gpu.pooling(columns=2)]
     labelled += [(f"`{launch.name}`", launch) for launch in bag_on_gpu.dropout()]
     labelled += [(f"`{launch.name}`", launch) for launch in bag_on_gpu.ranking()]
+    for kind in ("mean", "max"):
+        labelled += [(f"`{each.name}`, {kind}", each) for each in bag_on_gpu.reducing(is_max=kind == "max")]
     return "\n".join(lines + [_compiled_row(label, launch) for label, launch in labelled])
 
 

@@ -67,6 +67,24 @@ class Recording(TorchDispatchMode):
                     result.copy_(again)
 
 
+class OneDevice(TorchDispatchMode):
+    """Refuses operators that mix a device's tensors with a CPU's: a GPU refuses, too, or is waited for."""
+
+    def __init__(self, device_type: str) -> None:
+        super().__init__()
+        self.device_type = device_type
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func._schema.name
+        given = _tensors((args, kwargs))
+        if any(tensor.device.type == self.device_type for tensor in given) and name != "aten::copy_":
+            # Kernels take a number from the CPU as an argument; `where` copies it to the device and waits.
+            strangers = [t for t in given if t.device.type == "cpu" and (t.dim() or name == "aten::where")]
+            assert not strangers, f"{name} has arguments on a CPU: {strangers}"
+        return func(*args, **kwargs)
+
+
 def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
@@ -153,6 +171,31 @@ def _relu_dropout_backward(grad_TE: Tensor, out_TE: Tensor, threshold: int) -> T
     return torch.where(out_TE > 0, grad_TE * (256 / (256 - threshold)), 0)
 
 
+def _reduce(values_TE: Tensor, offsets_B1: Tensor, is_max: bool) -> tuple[Tensor, Tensor]:
+    reduce = reference.segment_max if is_max else reference.segment_mean
+    reduced_BE = reduce(values_TE, offsets_B1)
+    counts = [
+        (values_TE[start:stop] == reduced_E).sum(0) if is_max else torch.full_like(reduced_E, stop - start)
+        for reduced_E, (start, stop) in zip(reduced_BE, pairwise(offsets_B1.tolist()), strict=True)
+    ]
+    return reduced_BE, torch.stack(counts).int()
+
+
+def _reduce_backward(
+    values_TE: Tensor,
+    offsets_B1: Tensor,
+    reduced_BE: Tensor,
+    counts_BE: Tensor,
+    grad_BE: Tensor,
+    is_max: bool,
+) -> Tensor:
+    grad_values_TE = torch.zeros_like(values_TE)
+    for bag, (start, stop) in enumerate(pairwise(offsets_B1.tolist())):
+        is_counted = (values_TE[start:stop] == reduced_BE[bag]) if is_max else 1.0
+        grad_values_TE[start:stop] = grad_BE[bag] / counts_BE[bag] * is_counted
+    return grad_values_TE
+
+
 def kernels_as_specified() -> dict[Any, Callable[..., Any]]:
     """The operators of the kernels, each with a CPU version that is fast, unlike an interpreted kernel.
 
@@ -160,6 +203,7 @@ def kernels_as_specified() -> dict[Any, Callable[..., Any]]:
     """
     from mhimdist.ops import _dropout as dropout
     from mhimdist.ops import _numbers, _pool, _select
+    from mhimdist.ops import _reduce as reduce
 
     return {
         _numbers.bag_numbers: _bag_numbers,
@@ -169,4 +213,6 @@ def kernels_as_specified() -> dict[Any, Callable[..., Any]]:
         _pool.segment_top_k: _top_k,
         dropout.keyed_dropout: _dropout,
         dropout.relu_dropout_backward: _relu_dropout_backward,
+        reduce.segment_reduce: _reduce,
+        reduce.segment_reduce_backward: _reduce_backward,
     }

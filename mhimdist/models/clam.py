@@ -33,6 +33,11 @@ class CLAMOutput(BagOutput):
     outside_loss_BC: Tensor
 
 
+def _is_class(classes_N: Tensor, num_classes: int) -> Tensor:
+    """`one_hot` as booleans, N x C, without its check of the classes, for which the host reads them."""
+    return classes_N[:, None] == torch.arange(num_classes, device=classes_N.device)
+
+
 def smooth_top1_svm(
     logits_IK: Tensor, targets_I: Tensor, *, temperature: float = 1.0, margin: float = 1.0
 ) -> Tensor:
@@ -52,7 +57,7 @@ def smooth_top1_svm(
         temperature: tau, above 0.
         margin: alpha, the lead that the true score should have.
     """
-    wrong_IK = 1 - functional.one_hot(targets_I, logits_IK.shape[1])
+    wrong_IK = ~_is_class(targets_I, logits_IK.shape[1])
     lead_IK = logits_IK - logits_IK.gather(1, targets_I[:, None]) + margin * wrong_IK
     return temperature * torch.logsumexp(lead_IK / temperature, dim=1)
 
@@ -139,7 +144,7 @@ class CLAM(BagModel):
         """
         assert isinstance(output, CLAMOutput)
         bag_loss_B = functional.cross_entropy(output.logits_BC, labels_B, class_weights_C, reduction="none")
-        is_label_BC = functional.one_hot(labels_B, output.logits_BC.shape[1]).bool()
+        is_label_BC = _is_class(labels_B, output.logits_BC.shape[1])
         if self.settings.subtyping:
             losses_BC = torch.where(is_label_BC, output.inside_loss_BC, output.outside_loss_BC)
             instance_loss_B = losses_BC.mean(1)

@@ -28,7 +28,7 @@ class DTFDOutput(BagOutput):
     """The second tier's results for packed bags, and the first tier's for their pseudo-bags.
 
     Attributes:
-        pseudo_logits_PC: class logits of the pseudo-bags, grouped by bag.
+        pseudo_logits_PC: class logits of the pseudo-bags, grouped by bag; on CUDA padding may follow them.
         pseudo_offsets_B1: int64 offsets of the bags among the pseudo-bags.
     """
 
@@ -41,44 +41,54 @@ class Cut:
     """Bags cut into pseudo-bags.
 
     Attributes:
-        order_T: int64 rows of the batch, grouped by pseudo-bag.
-        sizes: number of instances of each pseudo-bag.
-        offsets_P1: int64 offsets of the pseudo-bags in `order_T`.
+        order_T: int64 rows of the batch, grouped by pseudo-bag; any padding stays behind them.
+        offsets_P1: int64 offsets of the pseudo-bags in `order_T`. On CUDA pseudo-bags without instances may
+            follow the last bag's.
         offsets_B1: int64 offsets of the bags among the pseudo-bags.
     """
 
     order_T: Tensor
-    sizes: list[int]
     offsets_P1: Tensor
     offsets_B1: Tensor
 
 
 def cut(bags: PackedBags, num_pseudo_bags: int, keys_B: Tensor) -> Cut:
-    """Cut each bag at random into pseudo-bags; their sizes differ by at most 1, and none is empty.
+    """Cut each bag at random into pseudo-bags; their sizes differ by at most 1, and no bag's is empty.
+
+    All numbers are computed where the bags are. On CUDA P is `num_pseudo_bags` per bag, which the host knows
+    without waiting; whatever the bags do not fill is padding.
 
     Args:
         bags: whole bags; a bag of fewer than `num_pseudo_bags` instances has one pseudo-bag per instance.
         num_pseudo_bags: pseudo-bags per bag.
         keys_B: int64 keys of the bags' streams; a bag's cut depends on nothing else.
     """
-    total = bags.num_rows
-    words_T = instance_words(keys_B, bags.offsets_B1, total).squeeze(1)
-    bag_T = torch.repeat_interleave(bags.sizes_B, output_size=total)
+    words_T = instance_words(keys_B, bags.offsets_B1, bags.num_rows).squeeze(1)
+    row_T = torch.arange(bags.num_rows, device=words_T.device)
+    # Padding counts as bag B, so it stays last.
+    bag_T = torch.bucketize(row_T, bags.offsets_B1[1:], right=True)
     shuffled_T = torch.argsort(words_T, stable=True)
     order_T = shuffled_T[torch.argsort(bag_T[shuffled_T], stable=True)]
 
-    num_parts = [min(size, num_pseudo_bags) for size in bags.sizes()]
-    sizes = [
-        (size + parts - 1 - part) // parts
-        for size, parts in zip(bags.sizes(), num_parts, strict=True)
-        for part in range(parts)
-    ]
-    device = words_T.device
-    return Cut(order_T, sizes, _offsets(sizes).to(device), _offsets(num_parts).to(device))
+    parts_B = bags.sizes_B.clamp_max(num_pseudo_bags)
+    offsets_B1 = _offsets(parts_B)
+    is_cpu = words_T.device.type == "cpu"
+    num_parts = int(offsets_B1[-1]) if is_cpu else len(bags) * num_pseudo_bags
+    bag_P = _bag_of(num_parts, offsets_B1)
+    part_P = torch.arange(num_parts, device=bag_P.device) - offsets_B1[bag_P]
+    parts_P = parts_B[bag_P]
+    sizes_P = (bags.sizes_B[bag_P] + parts_P - 1 - part_P) // parts_P
+    return Cut(order_T, _offsets(torch.where(part_P < parts_P, sizes_P, 0)), offsets_B1)
 
 
-def _offsets(sizes: Sequence[int]) -> Tensor:
-    return torch.tensor([0, *sizes]).cumsum(0)
+def _offsets(sizes_N: Tensor) -> Tensor:
+    return functional.pad(sizes_N.cumsum(0), (1, 0))
+
+
+def _bag_of(num_rows: int, offsets_B1: Tensor) -> Tensor:
+    """The bag of each row, int64; the last bag for padding."""
+    row_T = torch.arange(num_rows, device=offsets_B1.device)
+    return torch.bucketize(row_T, offsets_B1[1:-1], right=True)
 
 
 class DTFD(BagModel):
@@ -115,9 +125,8 @@ class DTFD(BagModel):
         """See `BagModel.forward`; no scores to mask by, one embedding per bag.
 
         The dropout keys decide the cut into pseudo-bags, so it differs from epoch to epoch. Without keys a
-        bag is always cut in the same way.
+        bag is always cut in the same way. On CUDA the host waits for nothing.
         """
-        bags = bags.without_padding()
         if dropout_keys_B is None:
             keys_B = Draws(seed=0, epoch=0).keys(bags.ids_B, "pseudo_bags")
         else:
@@ -155,13 +164,14 @@ class DTFD(BagModel):
         if self.settings.distillation == "AFS":
             return attended_PE
         with torch.no_grad():  # the activations only rank
-            attention_T = torch.cat([torch.softmax(s, 0) for s in scores_T.split(pseudo.sizes)])
+            attention_T = ops.segment_softmax(scores_T, pseudo.offsets_P1)
             activation_TC = linear(attention_T[:, None] * hidden_TE, self.pseudo_head.weight)
             last_T1 = torch.softmax(activation_TC, dim=1)[:, -1:]
             rows = [ops.segment_argmax(last_T1, pseudo.offsets_P1)]
             if self.settings.distillation == "MaxMinS":
                 rows.append(ops.segment_argmax(-last_T1, pseudo.offsets_P1))
-        return hidden_TE[torch.cat(rows, dim=1).flatten()]
+        # A pseudo-bag without instances has no such row. It is padding of the second tier, whatever it takes.
+        return hidden_TE[torch.cat(rows, dim=1).flatten().clamp_min(0)]
 
     def classification_loss(
         self, output: BagOutput, labels_B: Tensor, class_weights_C: Tensor | None = None
@@ -172,9 +182,7 @@ class DTFD(BagModel):
             output, labels_B, class_weights_C: see `BagModel.classification_loss`.
         """
         assert isinstance(output, DTFDOutput)
-        labels_P = labels_B.repeat_interleave(
-            output.pseudo_offsets_B1.diff(), output_size=len(output.pseudo_logits_PC)
-        )
+        labels_P = labels_B[_bag_of(len(output.pseudo_logits_PC), output.pseudo_offsets_B1)]
         pseudo_loss_P = functional.cross_entropy(
             output.pseudo_logits_PC, labels_P, class_weights_C, reduction="none"
         )

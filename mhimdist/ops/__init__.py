@@ -11,6 +11,7 @@ from mhimdist.ops.pooling import (
     segment_argmax,
     segment_max,
     segment_mean,
+    segment_softmax,
     segment_softmax_pool,
     segment_top_k,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "segment_argmax",
     "segment_max",
     "segment_mean",
+    "segment_softmax",
     "segment_softmax_pool",
     "segment_top_k",
     "select",

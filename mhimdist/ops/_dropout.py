@@ -14,7 +14,7 @@ from torch import Tensor
 from mhimdist.ops._triton import bag_of, mix, on_its_device, require_float, stream_words
 
 
-@triton.jit(do_not_specialize=["threshold", "site"])
+@triton.jit(do_not_specialize=["num_rows", "num_bags", "threshold", "site"])
 def _drop(
     values,
     out,
@@ -57,10 +57,11 @@ def _drop(
     tl.store(out + at_row * width + column, kept.to(out.dtype.element_ty), mask=is_value)
 
 
-@triton.jit
-def _relu_backward(grad, out, grad_values, scale, size, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["num_rows"])
+def _relu_backward(grad, out, grad_values, scale, num_rows, width, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < size
+    # The width's divisibility allows the loads to be vectors: the mask then is the same for a whole vector.
+    inside = at < num_rows.to(tl.int64) * width
     kept = tl.load(out + at, mask=inside, other=0.0).to(tl.float32) > 0
     value = tl.load(grad + at, mask=inside, other=0.0).to(tl.float32)
     value = tl.where(kept, value * scale, 0.0)
@@ -113,9 +114,9 @@ def relu_dropout_backward(grad_TE: Tensor, out_TE: Tensor, threshold: int) -> Te
     """The gradient of the values from which `keyed_dropout` with ReLU made `out_TE`."""
     grad_TE, out_TE = grad_TE.contiguous(), out_TE.contiguous()
     grad_values_TE = torch.empty_like(out_TE)
-    size, block = out_TE.numel(), 2048
-    _relu_backward[triton.cdiv(size, block),](
-        grad_TE, out_TE, grad_values_TE, 256 / (256 - threshold), size, BLOCK=block, num_warps=4
+    block = 2048
+    _relu_backward[triton.cdiv(out_TE.numel(), block),](
+        grad_TE, out_TE, grad_values_TE, 256 / (256 - threshold), *out_TE.shape, BLOCK=block, num_warps=4
     )
     return grad_values_TE
 

@@ -25,7 +25,7 @@ def _share(sizes, ratio):
     return tl.ceil(scaled / 1e9).to(tl.int64)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_bags", "stride"])
 def _number(
     offsets, ids, ratios, streams, numbers, num_bags, stride, STREAMS: tl.constexpr, BAGS: tl.constexpr
 ):

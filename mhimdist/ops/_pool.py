@@ -17,22 +17,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mhimdist.ops._triton import on_its_device, rank, require_float
+from mhimdist.ops._triton import (
+    most_parts,
+    on_its_device,
+    part_of,
+    part_or_padding,
+    rank,
+    require_float,
+    with_rows_in_line,
+)
 
-# Target number of programs over all bags and blocks of columns, and the most parts of a bag that are joined.
-_PROGRAMS = 512
+# The most parts of a bag that are joined.
 MOST_PARTS = 128
 # Rows of a bag that a program ranks at a time.
 BLOCK = 2048
-
-
-@triton.jit
-def _part(offsets, bag, part, num_parts):
-    """The first row of one part of a bag, and its last row + 1."""
-    start, stop = tl.load(offsets + bag), tl.load(offsets + bag + 1)
-    rows = tl.cdiv(stop - start, num_parts)
-    first = start + part * rows
-    return first, tl.minimum(first + rows, stop)
 
 
 @triton.jit(do_not_specialize=["num_parts"])
@@ -54,7 +52,7 @@ def _pool_parts(
     WIDTH: tl.constexpr,
 ):
     bag, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    first, stop = _part(offsets, bag, part, num_parts)
+    first, stop = part_of(offsets, bag, part, num_parts)
     column = tl.arange(0, PADDED_COLUMNS)
     across = tl.program_id(2) * WIDTH + tl.arange(0, WIDTH)
     largest = tl.full([PADDED_COLUMNS], float("-inf"), tl.float32)
@@ -94,6 +92,7 @@ def _pool_parts(
 
 @triton.jit(do_not_specialize=["num_parts"])
 def _join_parts(
+    offsets,
     maxima,
     sums,
     sums_of_parts,
@@ -127,22 +126,11 @@ def _join_parts(
         )
         sum_ += tl.sum(value * tl.exp(maximum - base)[:, None], 0)
     out = bag * num_columns + column
+    # A bag without rows is pooled to 0.
+    total = tl.where(tl.load(offsets + bag) == tl.load(offsets + bag + 1), 1.0, total)
     tl.store(pooled + out * width + across, sum_ / total, mask=across < width)
     if tl.program_id(2) == 0:
         tl.store(logsumexp + out, base + tl.log(total))
-
-
-@triton.jit
-def _part_or_padding(offsets, bag, part, num_bags, num_parts, num_rows):
-    """`_part`, and for bag number `num_bags` a part of the rows that belong to no bag."""
-    if bag < num_bags:
-        first, stop = _part(offsets, bag, part, num_parts)
-    else:
-        start = tl.load(offsets + num_bags)
-        rows_a_part = tl.cdiv(num_rows - start, num_parts)
-        first = start + part * rows_a_part
-        stop = tl.minimum(first + rows_a_part, num_rows)
-    return first, stop
 
 
 @triton.jit
@@ -161,7 +149,7 @@ def _products(left_rows, right_rows, at, is_row, width, ROWS: tl.constexpr, WIDT
     return product
 
 
-@triton.jit(do_not_specialize=["num_parts"])
+@triton.jit(do_not_specialize=["num_bags", "num_parts", "num_rows"])
 def _pool_backward(
     scores,
     values,
@@ -186,7 +174,7 @@ def _pool_backward(
     bag, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     column = tl.arange(0, PADDED_COLUMNS)
     is_column = column < COLUMNS
-    first, stop = _part_or_padding(offsets, bag, part, num_bags, num_parts, num_rows)
+    first, stop = part_or_padding(offsets, bag, part, num_bags, num_parts, num_rows)
     is_bag = bag < num_bags
     at = bag * COLUMNS + column
     log_total = tl.load(logsumexp + at, mask=is_column & is_bag, other=float("inf"))
@@ -264,28 +252,21 @@ def _top_k(
         before = best
 
 
-def _parts(num_bags: int, num_rows: int, width_blocks: int = 1) -> int:
-    return max(1, min(_PROGRAMS // (num_bags * width_blocks), triton.cdiv(num_rows, 32)))
-
-
-def _rows(values_TE: Tensor) -> Tensor:
-    return values_TE if values_TE.stride(1) == 1 else values_TE.contiguous()
-
-
 @torch.library.custom_op("mhimdist::segment_softmax_pool", mutates_args=())
 @on_its_device
 def segment_softmax_pool(scores_TC: Tensor, values_TE: Tensor, offsets_B1: Tensor) -> tuple[Tensor, Tensor]:
     """See `ops.segment_softmax_pool`; returns float32 B x C x E, and the log of each softmax's sum, B x C."""
     require_float(scores_TC=scores_TC, values_TE=values_TE)
-    values_TE = _rows(values_TE)
+    values_TE = with_rows_in_line(values_TE)
     num_bags, columns, width = len(offsets_B1) - 1, scores_TC.shape[1], values_TE.shape[1]
     padded = triton.next_power_of_2(columns)
     width_block = min(triton.next_power_of_2(width), 128)
     width_blocks = triton.cdiv(width, width_block)
-    parts = min(_parts(num_bags, len(values_TE), width_blocks), MOST_PARTS)
+    parts = min(most_parts(num_bags, len(values_TE), width_blocks), MOST_PARTS)
     pooled_BCE = scores_TC.new_empty((num_bags, columns, width), dtype=torch.float32)
     log_BC = pooled_BCE.new_empty((num_bags, columns))
-    maxima_BSC, sums_BSC = pooled_BCE.new_empty((2, num_bags, parts, columns)).unbind()
+    # Two tensors: where the second half of one would start, aligned or not, depends on the bags.
+    maxima_BSC, sums_BSC = (pooled_BCE.new_empty((num_bags, parts, columns)) for _ in range(2))
     parts_BSCE = pooled_BCE.new_empty((num_bags, parts, columns, width))
     _pool_parts[num_bags, parts, width_blocks](
         scores_TC,
@@ -305,6 +286,7 @@ def segment_softmax_pool(scores_TC: Tensor, values_TE: Tensor, offsets_B1: Tenso
         num_warps=4,
     )
     _join_parts[num_bags, columns, width_blocks](
+        offsets_B1,
         maxima_BSC,
         sums_BSC,
         parts_BSCE,
@@ -339,12 +321,12 @@ def segment_softmax_pool_backward(
     grad_BCE: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of the scores and of the values, zero for rows after the last bag."""
-    values_TE, grad_BCE = _rows(values_TE), grad_BCE.contiguous()
+    values_TE, grad_BCE = with_rows_in_line(values_TE), grad_BCE.contiguous()
     num_bags, columns, width = grad_BCE.shape
     padded = triton.next_power_of_2(columns)
     grad_scores_TC = torch.empty(scores_TC.shape, dtype=scores_TC.dtype, device=scores_TC.device)
     grad_values_TE = torch.empty(values_TE.shape, dtype=values_TE.dtype, device=values_TE.device)
-    parts = _parts(num_bags, len(values_TE))
+    parts = most_parts(num_bags, len(values_TE))
     _pool_backward[num_bags + 1, parts](
         scores_TC,
         values_TE,

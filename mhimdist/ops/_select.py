@@ -62,7 +62,7 @@ def _limit(keys, size, count, first_shift, BLOCK: tl.constexpr):
     return limit
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["total", "head_stride"])
 def _find_limits(
     scores,
     offsets,
@@ -150,7 +150,7 @@ def _first_word(key, size, BLOCK: tl.constexpr):
     return found
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["total"])
 def _mask(
     offsets,
     pool_counts,
@@ -220,7 +220,7 @@ def _mask(
     tl.store(num_kept + bag, kept)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_bags", "capacity"])
 def _gather(
     features,
     offsets,

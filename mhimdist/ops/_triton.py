@@ -1,5 +1,8 @@
 # mypy: disable-error-code="no-untyped-def"
-"""Functions that the kernels share: random words, the order of scores, and the bag of a row.
+"""Functions that the kernels share: random words, the order of scores, the bag of a row, a bag's parts.
+
+Triton compiles a kernel for every argument that is 1 and every one that is a multiple of 16. Where a number
+differs from bag to bag, `do_not_specialize` names it: otherwise the first epoch would compile at every turn.
 
 Dimensions: R rows of a block, B bags, B1 = B + 1 offsets.
 """
@@ -16,6 +19,8 @@ from torch import Tensor
 _Operator = TypeVar("_Operator", bound=Callable[..., Any])
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+# Target number of programs over all bags and blocks of columns.
+_PROGRAMS = 512
 
 
 def require_float(**tensors: Tensor) -> None:
@@ -39,6 +44,22 @@ def on_its_device(operator: _Operator) -> _Operator:
             return operator(*args)
 
     return guarded  # type: ignore[return-value]
+
+
+def most_parts(num_bags: int, num_rows: int, width_blocks: int = 1) -> int:
+    """The number of parts into which every bag is split, so that one large bag fills the device.
+
+    Args:
+        num_bags: number of bags.
+        num_rows: rows of all bags.
+        width_blocks: blocks of columns, each of which a separate program takes.
+    """
+    return max(1, min(_PROGRAMS // (num_bags * width_blocks), triton.cdiv(num_rows, 32)))
+
+
+def with_rows_in_line(values_TE: Tensor) -> Tensor:
+    """The values, copied if the columns of a row are not next to each other."""
+    return values_TE if values_TE.stride(1) == 1 else values_TE.contiguous()
 
 
 @triton.jit
@@ -81,3 +102,25 @@ def bag_of(rows, offsets, num_bags, BAGS: tl.constexpr):
         ends = tl.load(offsets + 1 + bag, mask=bag < num_bags, other=0x7FFFFFFFFFFFFFFF)
         bags += tl.sum((ends[None, :] <= rows[:, None]).to(tl.int32), axis=1)
     return bags
+
+
+@triton.jit
+def part_of(offsets, bag, part, num_parts):
+    """The first row of one part of a bag, and its last row + 1."""
+    start, stop = tl.load(offsets + bag), tl.load(offsets + bag + 1)
+    rows = tl.cdiv(stop - start, num_parts)
+    first = start + part * rows
+    return first, tl.minimum(first + rows, stop)
+
+
+@triton.jit
+def part_or_padding(offsets, bag, part, num_bags, num_parts, num_rows):
+    """`part_of`, and for bag number `num_bags` a part of the rows that belong to no bag."""
+    if bag < num_bags:
+        first, stop = part_of(offsets, bag, part, num_parts)
+    else:
+        start = tl.load(offsets + num_bags)
+        rows_a_part = tl.cdiv(num_rows - start, num_parts)
+        first = start + part * rows_a_part
+        stop = tl.minimum(first + rows_a_part, num_rows)
+    return first, stop

@@ -3,6 +3,9 @@
 Dimensions: T instances of a batch, B bags, B1 = B + 1 offsets, C columns, E embedding width.
 """
 
+from itertools import pairwise
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -88,11 +91,59 @@ def segment_argmax(values_TC: Tensor, offsets_B1: Tensor) -> Tensor:
     return segment_top_k(values_TC, 1, offsets_B1).squeeze(1)
 
 
+def segment_softmax(scores_T: Tensor, offsets_B1: Tensor) -> Tensor:
+    """The softmax over each bag's scores, without gradient; shape T, zero for rows after the last bag.
+
+    Args:
+        scores_T: scores before the softmax, in at least float32.
+        offsets_B1: int64 offsets of the bags.
+
+    Raises:
+        TypeError: scores on CUDA are not in float32, fp16 or bf16.
+    """
+    scores_T = scores_T.detach()
+    if scores_T.device.type != "cpu":
+        from mhimdist.ops import _pool
+
+        _, log_B1 = _pool.segment_softmax_pool(scores_T[:, None], scores_T[:, None], offsets_B1)
+        row_T = torch.arange(len(scores_T), device=scores_T.device)
+        bag_T = torch.bucketize(row_T, offsets_B1[1:-1], right=True)
+        return torch.where(row_T < offsets_B1[-1], torch.exp(scores_T - log_B1[bag_T, 0]), 0)
+    weights = [torch.softmax(scores_T[start:stop], 0) for start, stop in pairwise(offsets_B1.tolist())]
+    return torch.cat([*weights, torch.zeros_like(scores_T[int(offsets_B1[-1]) :])])
+
+
 def segment_mean(values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
-    """The mean of each bag's rows, B x E; rows after the last bag are padding."""
-    return torch.segment_reduce(values_TE, "mean", offsets=offsets_B1)
+    """The mean of each bag's rows, B x E, or B for one-dimensional values.
+
+    Args:
+        values_TE: packed rows; rows after the last bag are padding, without weight and gradient.
+        offsets_B1: int64 offsets of the bags.
+
+    Raises:
+        TypeError: values on CUDA are not in float32, fp16 or bf16.
+    """
+    return _reduce(values_TE, offsets_B1, "mean")
 
 
 def segment_max(values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
-    """The maximum of each column over each bag's rows, B x E; rows after the last bag are padding."""
-    return torch.segment_reduce(values_TE, "max", offsets=offsets_B1)
+    """The maximum of each column over each bag's rows, B x E; equal rows share its gradient.
+
+    Args:
+        values_TE, offsets_B1: see `segment_mean`.
+
+    Raises:
+        TypeError: values on CUDA are not in float32, fp16 or bf16.
+    """
+    return _reduce(values_TE, offsets_B1, "max")
+
+
+def _reduce(values_TE: Tensor, offsets_B1: Tensor, how: Literal["mean", "max"]) -> Tensor:
+    if values_TE.device.type == "cpu":
+        return torch.segment_reduce(values_TE, how, offsets=offsets_B1)
+    if values_TE.dim() == 1:
+        return _reduce(values_TE[:, None], offsets_B1, how).squeeze(1)
+    # On CUDA one thread of `torch.segment_reduce` goes over all rows of a bag, per column.
+    from mhimdist.ops import _reduce as kernels
+
+    return kernels.segment_reduce(values_TE, offsets_B1, how == "max")[0]

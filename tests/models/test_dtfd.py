@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from as_on_a_gpu import AsOnAGpu
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,6 +44,24 @@ def test_a_cut_is_a_partition_into_parts_as_equal_as_can_be(sizes, parts):
     assert pseudo.offsets_B1.diff().tolist() == [min(n, parts) for n in sizes]
     for start, stop in zip(bags.offsets_B1[:-1], bags.offsets_B1[1:], strict=True):  # bags stay in place
         assert set(pseudo.order_T[start:stop].tolist()) == set(range(start, stop))
+
+
+@given(sizes=st.lists(st.integers(1, 12), min_size=1, max_size=5), parts=st.integers(1, 6))
+def test_a_cut_on_a_gpu_is_that_of_a_cpu_and_padding(sizes, parts):
+    """There the host knows no size: it makes room for all parts, and rows without a bag stay last."""
+    bags, padding = _bags(sizes), 3
+    keys_B = Draws(0, 0).keys(bags.ids_B, "pseudo_bags")
+    on_cpu = cut(bags, parts, keys_B)
+    features_TD = torch.cat([bags.features_TD, torch.zeros(padding, 5, dtype=torch.float64)])
+    with AsOnAGpu():
+        padded = replace(bags, features_TD=features_TD, host_sizes=None)
+        on_gpu = cut(padded, parts, keys_B)
+    total, num_parts = sum(sizes), len(on_cpu.offsets_P1) - 1
+    assert torch.equal(on_gpu.order_T[:total], on_cpu.order_T)
+    assert set(on_gpu.order_T[total:].tolist()) == set(range(total, total + padding))
+    assert torch.equal(on_gpu.offsets_B1, on_cpu.offsets_B1)
+    assert torch.equal(on_gpu.offsets_P1[: num_parts + 1], on_cpu.offsets_P1)
+    assert on_gpu.offsets_P1[num_parts:].tolist() == [total] * (len(sizes) * parts - num_parts + 1)
 
 
 def test_a_cut_is_new_in_every_epoch_and_fixed_in_evaluation():

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mhimdist import ops
-from mhimdist.ops import _dropout, _numbers, _pool, _select, reference
+from mhimdist.ops import _dropout, _numbers, _pool, _reduce, _select, reference
 from mhimdist.ops.draws import Draws, mix
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -20,6 +20,18 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 # bf16 products are silently wrong under the interpreter.
 DTYPES = [torch.float32, torch.float16] if INTERPRETED else [torch.float32, torch.float16, torch.bfloat16]
 BLOCK = 16
+
+if INTERPRETED:
+    from triton.runtime import interpreter
+
+    _patch_tensors = interpreter._patch_lang_tensor
+
+    def _patch_tensors_and_their_index(tensor, scope):
+        """Up to Triton 3.6, `range` of a loaded number asks NumPy for what NumPy 2.4 refuses."""
+        _patch_tensors(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
+
+    interpreter._patch_lang_tensor = _patch_tensors_and_their_index
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -87,6 +99,7 @@ def small_blocks(monkeypatch):
     """A bag of a few instances then takes several blocks."""
     monkeypatch.setattr(_select, "BLOCK", BLOCK)
     monkeypatch.setattr(_pool, "BLOCK", BLOCK)
+    monkeypatch.setattr(_reduce, "BLOCK", 32 * BLOCK)
 
 
 SHARES = {
@@ -228,6 +241,72 @@ def test_softmax_pool_of_extreme_scores_and_of_strides():
     torch.testing.assert_close(ours.cpu(), reference.segment_softmax_pool(scores_TC, values_TE, offsets_B1))
 
 
+@pytest.mark.parametrize("is_max", [True, False], ids=["max", "mean"])
+@pytest.mark.parametrize(("dtype", "width"), list(zip(DTYPES, [150, 3, 130], strict=False)))
+@pytest.mark.parametrize("sizes", POOLED_SIZES.values(), ids=POOLED_SIZES)
+def test_mean_and_max_and_their_gradients(small_blocks, sizes, width, dtype, is_max):
+    """Values have few levels, so that rows tie: they share the gradient, as on a CPU."""
+    offsets_B1, total, padding = _offsets(sizes), sum(sizes), 3
+    values_TE = (_random(total + padding, 2 * width)[:, ::2] * 2).round().to(dtype)
+    values_TE[total:] = torch.nan
+    weights_BE = _random(len(sizes), width, seed=2).to(dtype)
+    expected = values_TE.clone().requires_grad_()
+    specified = reference.segment_max if is_max else reference.segment_mean
+    theirs_BE = specified(expected, offsets_B1)
+    (theirs_grad_TE,) = torch.autograd.grad((theirs_BE * weights_BE).sum(), expected)
+    inputs = values_TE.to(DEVICE).requires_grad_()
+    ours_BE, counts_BE = _reduce.segment_reduce(inputs, offsets_B1.to(DEVICE), is_max)
+    (grad_TE,) = torch.autograd.grad((ours_BE * weights_BE.to(DEVICE)).sum(), inputs)
+    assert ours_BE.dtype == grad_TE.dtype == dtype
+    torch.testing.assert_close(ours_BE.cpu(), theirs_BE.detach())
+    torch.testing.assert_close(grad_TE.cpu(), theirs_grad_TE)
+    assert not grad_TE[total:].any()
+    if is_max:
+        assert torch.equal(ours_BE.cpu(), theirs_BE.detach())
+        assert counts_BE.max() > 1 or total < 32
+    else:
+        assert torch.equal(counts_BE.cpu(), offsets_B1.diff()[:, None].expand(-1, width).int())
+
+
+@pytest.mark.parametrize("is_max", [True, False], ids=["max", "mean"])
+def test_nan_and_infinities_are_reduced_as_on_a_cpu(small_blocks, is_max):
+    """A NaN stays in its bag and column, and takes the whole gradient of a maximum."""
+    values_TE, offsets_B1 = _random(300, 4), _offsets([120, 100, 80])
+    values_TE[[3, 77], 1], values_TE[130, 2] = torch.nan, torch.inf
+    values_TE[220:, 3] = -torch.inf
+    found = []
+    for device in ("cpu", DEVICE):
+        inputs = values_TE.to(device).requires_grad_()
+        if device == "cpu" and not found:
+            reduced_BE = (ops.segment_max if is_max else ops.segment_mean)(inputs, offsets_B1)
+        else:
+            reduced_BE, _ = _reduce.segment_reduce(inputs, offsets_B1.to(device), is_max)
+        (grad_TE,) = torch.autograd.grad(reduced_BE.sum(), inputs)
+        found.append((reduced_BE.detach().cpu(), grad_TE.cpu()))
+    assert found[0][0].isnan().nonzero().tolist() == [[0, 1]]
+    for theirs, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, equal_nan=True)
+
+
+@pytest.mark.parametrize("sizes", [[3, 0, 40, 0, 0], [1, 0]])
+def test_a_bag_without_rows_is_pooled_to_zero_and_has_no_largest_row(sizes):
+    """DTFD makes as many pseudo-bags of every bag, however few instances the bag has."""
+    offsets_B1, padding = _offsets(sizes), 2
+    scores_TC, values_TE = (
+        _random(sum(sizes) + padding, columns, seed=columns).to(DEVICE) for columns in (2, 9)
+    )
+    inputs = [scores_TC.requires_grad_(), values_TE.requires_grad_()]
+    pooled_BCE, _ = _pool.segment_softmax_pool(*inputs, offsets_B1.to(DEVICE))
+    grads = torch.autograd.grad(pooled_BCE.square().sum(), inputs)
+    expected = [each.detach().cpu().requires_grad_() for each in inputs]
+    expected_BCE = reference.segment_softmax_pool(*expected, offsets_B1)
+    expected_grads = torch.autograd.grad(expected_BCE.square().sum(), expected)
+    for found, right in zip((pooled_BCE, *grads), (expected_BCE, *expected_grads), strict=True):
+        torch.testing.assert_close(found.cpu(), right)
+    rows_BKC = _pool.segment_top_k(values_TE.detach(), 1, offsets_B1.to(DEVICE), True)
+    assert [bool((rows == -1).all()) for rows in rows_BKC] == [size == 0 for size in sizes]
+
+
 @pytest.mark.parametrize("largest", [True, False])
 @pytest.mark.parametrize("k", [1, 4])
 def test_top_k(small_blocks, k, largest):
@@ -296,6 +375,7 @@ def _operators():
     counts_of_masks = (counts.high_pool_B, counts.high_B, counts.low_B, counts.random_B)
     keys_of_masks = (keys.high_B, keys.random_B, keys.keep_B)
     with_grad = [tensor.clone().requires_grad_() for tensor in (scores_TC, values_TE)]
+    reduced = {is_max: _reduce.segment_reduce(values_TE, offsets_B1, is_max) for is_max in (True, False)}
     return {
         _select.select_and_gather: (
             (values_TE, scores_TC, offsets_B1, *counts_of_masks, *keys_of_masks, 9, torch.float16),
@@ -313,11 +393,16 @@ def _operators():
             (offsets_B1, keys.high_B, torch.rand(4, dtype=torch.float64).to(DEVICE), keys.random_B),
         ),
         _dropout.relu_dropout_backward: ((values_TE, values_TE.relu(), 64),),
+        _reduce.segment_reduce: tuple((with_grad[1], offsets_B1, is_max) for is_max in reduced),
+        _reduce.segment_reduce_backward: tuple(
+            (values_TE, offsets_B1, *found, torch.ones_like(found[0]), is_max)
+            for is_max, found in reduced.items()
+        ),
     }
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("number", range(7))
+@pytest.mark.parametrize("number", range(9))
 def test_operators_are_registered_as_torch_wants_them(number):
     operator, inputs = list(_operators().items())[number]
     for arguments in inputs:

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from host_waits import host_waits
 
 from mhimdist import ops
 from mhimdist.ops.draws import Draws
@@ -50,6 +52,65 @@ def test_launches_do_not_grow_with_the_number_of_bags(num_bags):
     assert _names(bag_on_gpu.pooling(num_bags=num_bags)) == ["_pool_parts", "_join_parts", "_pool_backward"]
     assert _names(bag_on_gpu.dropout(num_bags=num_bags)) == ["_drop", "_relu_backward"]
     assert _names(bag_on_gpu.ranking(num_bags=num_bags)) == ["_top_k"]
+    reducing = bag_on_gpu.reducing(num_bags=num_bags, is_max=True)
+    assert _names(reducing) == ["_reduce_parts", "_join_reduced", "_reduce_backward"]
+
+
+# At the edges of 1 and of 16, on which Triton would specialise, and all over.
+BAG_SIZES = [
+    *range(1, 19),
+    *(16 * n + over for n in (2, 7, 64, 567, 6000) for over in (-1, 0, 1)),
+    *range(997, 24_000, 871),
+]
+
+
+def test_bags_of_other_sizes_compile_nothing_anew():
+    """One compilation per kernel, dtype and width, whatever the number and the sizes of the bags."""
+    from benchmarks import bag_on_gpu
+    from benchmarks.ahead_of_time import compiled_for
+
+    assert len(set(BAG_SIZES)) >= 60
+    found = {}
+    for place, rows in enumerate(BAG_SIZES):
+        num_bags = 1 if place % 2 else min(1 + place % 33, rows)
+        sizes = {"num_bags": num_bags, "rows": rows}
+        launches = {
+            "selection": bag_on_gpu.selection(**sizes, capacity=max(rows // 2, 1)),
+            "eight heads": bag_on_gpu.selection(**sizes, capacity=rows, num_heads=8),
+            "numbers": bag_on_gpu.numbers(num_bags=num_bags),
+            "pooling": bag_on_gpu.pooling(**sizes),
+            "two columns": bag_on_gpu.pooling(**sizes, columns=2),
+            "dropout": bag_on_gpu.dropout(**sizes),
+            "dropout alone": bag_on_gpu.dropout(**sizes, relu=False),
+            "ranking": bag_on_gpu.ranking(**sizes),
+            "mean": bag_on_gpu.reducing(**sizes, is_max=False),
+            "max of two columns": bag_on_gpu.reducing(**sizes, columns=2, is_max=True),
+        }
+        for what, several in launches.items():
+            for launch in several:
+                found.setdefault((what, launch.name), set()).add(compiled_for(launch, 90))
+    anew = {kernel: keys for kernel, keys in found.items() if len(keys) > 1}
+    assert not anew, anew
+    assert {name for _, name in found} >= {"_find_limits", "_gather", "_pool_backward", "_reduce_backward"}
+
+
+def test_the_key_of_a_compilation_knows_what_triton_specialises_on():
+    """The assumption of the test above."""
+    import triton
+
+    from benchmarks import bag_on_gpu
+    from benchmarks.ahead_of_time import Launch, compiled_for
+
+    def keys(kernel, name, numbers):
+        launch = next(each for each in bag_on_gpu.dropout() if each.name == "_relu_backward")
+        for number in numbers:
+            arguments = launch.arguments | {name: number}
+            yield compiled_for(Launch(kernel or launch.kernel, launch.grid, arguments, launch.options), 90)
+
+    assert len(set(keys(None, "width", (1, 2, 3, 16, 32)))) == 3
+    assert len(set(keys(None, "num_rows", (1, 2, 3, 16, 32)))) == 1
+    unnamed = triton.JITFunction(next(iter(bag_on_gpu.dropout()[1:])).kernel.fn)
+    assert len(set(keys(unnamed, "num_rows", (1, 2, 3, 16, 32)))) == 3
 
 
 @pytest.mark.parametrize(
@@ -71,6 +132,9 @@ def test_nothing_spills(architecture, tmp_path, monkeypatch, record_property):
         *bag_on_gpu.dropout(),
         *bag_on_gpu.dropout(relu=False),
         *bag_on_gpu.ranking(),
+        *bag_on_gpu.reducing(is_max=False),
+        *bag_on_gpu.reducing(is_max=True),
+        *bag_on_gpu.reducing(columns=2, is_max=True),
     ]
     for launch in launches:
         found = compiled(launch, architecture)
@@ -139,8 +203,10 @@ def test_every_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch):
     for work in (bag_on_gpu.selection, bag_on_gpu.numbers, bag_on_gpu.pooling, bag_on_gpu.ranking):
         work()
     bag_on_gpu.dropout()
+    bag_on_gpu.reducing(is_max=True)
     names = ["_find_limits", "_mask", "_gather", "_number", "_pool_parts", "_join_parts", "_pool_backward"]
-    assert launches == [(name, 1) for name in [*names, "_top_k", "_drop", "_relu_backward"]]
+    reducing = ["_reduce_parts", "_join_reduced", "_reduce_backward"]
+    assert launches == [(name, 1) for name in [*names, "_top_k", "_drop", "_relu_backward", *reducing]]
     assert guarded == []
 
 
@@ -192,18 +258,15 @@ def test_nothing_waits_for_the_device():
     keys_B = Draws(0, 0).keys(torch.arange(2), "high_mask").cuda()
     features_TD = torch.randn(100, 8, device="cuda")
     counts, keys = ops.MaskCounts(each_B, each_B, each_B, each_B), ops.MaskKeys(keys_B, keys_B, keys_B)
-    for mode in ("default", "error"):  # the first pass compiles
-        torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode(mode)
-        try:
+    for watch in (nullcontext, host_waits):  # the first pass compiles
+        with watch() as waits:
             gathered = ops.select_and_gather(
                 features_TD, features_TD[:, :3], offsets_B1, counts, keys, capacity=100
             )
             values_KE = gathered.features_KD.requires_grad_()
             dropped_KE = ops.relu_dropout(values_KE, 0.25, gathered.offsets_B1, each_B)
             ops.segment_softmax_pool(dropped_KE[:, :1], dropped_KE, gathered.offsets_B1).sum().backward()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+    assert waits == {}
     num_kept = int(gathered.offsets_B1[-1])
     assert 94 <= num_kept < 100
     assert not values_KE.grad[num_kept:].any()

@@ -1,7 +1,10 @@
 """Pooling and ranking of ragged bags on the CPU against the specification."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+from as_on_a_gpu import AsOnAGpu, kernels_as_specified
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -98,3 +101,40 @@ def test_the_argmax_of_a_segment_is_the_first_of_its_largest_rows():
 def test_mean_and_max(name):
     _, values, offsets = _problem([5, 1, 2], 1, 3)
     torch.testing.assert_close(getattr(ops, name)(values, offsets), getattr(reference, name)(values, offsets))
+
+
+@pytest.fixture(params=["cpu", "as on a gpu"])
+def way(request, monkeypatch):
+    """The way of a CPU and that of CUDA, the latter with the kernels' specification in their place."""
+    if request.param == "cpu":
+        return nullcontext
+    pytest.importorskip("triton", reason="the kernels' operators need triton, from the extra dev")
+    for operator, kernel in kernels_as_specified().items():
+        monkeypatch.setitem(operator._backend_fns, None, kernel)
+    return AsOnAGpu
+
+
+@pytest.mark.parametrize("name", ["segment_mean", "segment_max"])
+def test_mean_and_max_take_values_without_columns_and_padding(way, name):
+    _, values, offsets = _problem([5, 1, 2], 1, 3, padding=4)
+    expected = getattr(reference, name)(values, offsets)
+    for columns, theirs in ((values, expected), (values[:, 0], expected[:, 0])):
+        columns = columns.clone().requires_grad_()
+        with way():
+            found = getattr(ops, name)(columns, offsets)
+        torch.testing.assert_close(found, theirs)
+        found.sum().backward()
+        assert not columns.grad[8:].any()
+        torch.testing.assert_close(columns.grad[:8].sum(0), torch.full_like(columns[0], 3).detach())
+
+
+def test_softmax_is_that_of_each_bag_and_zero_for_padding(way):
+    scores, _, offsets = _problem([5, 1, 2], 1, 3, padding=4)
+    scores[8:] = torch.nan
+    with way():
+        weights = ops.segment_softmax(scores[:, 0].requires_grad_(), offsets)
+        of_empty = ops.segment_softmax(scores[:8, 0].detach(), torch.tensor([0, 5, 6, 8, 8]))
+    expected = torch.cat([torch.softmax(each, 0) for each in scores[:8, 0].split([5, 1, 2])])
+    torch.testing.assert_close(weights, torch.cat([expected, torch.zeros(4)]).detach())
+    torch.testing.assert_close(of_empty, expected.detach())
+    assert not weights.requires_grad

@@ -209,63 +209,6 @@ def test_nothing_of_the_step_waits_for_the_device(
     assert all(p.grad.device.type == "meta" for p in step.student.parameters())
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-@pytest.mark.parametrize("sizes", [(300,), SIZES])
-@pytest.mark.parametrize(
-    ("model", "num_reads"),
-    [("transmil", 1), ("clam_mb", 0), ("dtfd", 1), ("mean_pooling", 0), ("max_pooling", 0)],
-)
-def test_the_step_of_other_models_waits_for_nothing_but_the_sizes_of_masked_bags(
-    monkeypatch, fused_on_meta, model, num_reads, precision, sizes
-):
-    config = _config("transmil" if model == "transmil" else "abmil", precision=precision)
-    if model != "transmil":  # these configurations have no teacher
-        config = config.first_stage().override(
-            {"model.name": model, "masking.random.start": 0.5, "optimizer.clip_norm": 5.0}
-        )
-    step, reads = _step(config, "meta"), []
-    monkeypatch.setattr(step, "_read_later", lambda found_2, where: None)
-    bags = _bags(sizes, step.dtype).to("meta")
-
-    def read(masked: PackedBags) -> tuple[int, ...]:
-        if masked.host_sizes is None:
-            reads.append(masked)
-        return masked.host_sizes or tuple(-(-size // 6) for size in sizes)
-
-    monkeypatch.setattr(PackedBags, "sizes", read)
-    step(bags, Draws(0, 0), progress=0.5, num_bags=len(bags))
-    assert len(reads) == num_reads
-    assert all(p.grad.device.type == "meta" for p in step.student.parameters() if p.grad is not None)
-
-
-@pytest.mark.parametrize(
-    "read", [torch.Tensor.item, torch.Tensor.tolist, torch.nonzero, bool, torch.Tensor.cpu]
-)
-def test_reading_from_the_meta_device_raises(read):
-    """The assumption of the test above."""
-    with pytest.raises((RuntimeError, NotImplementedError)):
-        read(torch.ones(3, device="meta").sum())
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("model", ["abmil", "dsmil"])
-def test_cuda_finds_nothing_that_waits(model):
-    config = preset("c16", model).override({"device": "cuda"})
-    step = _step(config, "cuda")
-    bags = _bags(dtype=step.dtype).to("cuda")
-    step(bags, Draws(0, 0), progress=0.0, num_bags=3)  # compiles the kernels
-    before = _weights(step.student)
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for epoch in range(1, 4):
-            step(bags, Draws(0, epoch), progress=0.0, num_bags=3)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    step.check(wait=True)
-    assert not torch.equal(before, _weights(step.student))
-
-
 @pytest.mark.gpu
 def test_cuda_names_the_bag_of_a_loss_that_was_not_finite():
     step = _step(preset("c16", "abmil").override({"device": "cuda"}), "cuda")
