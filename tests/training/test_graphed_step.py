@@ -306,7 +306,7 @@ def test_a_lost_worker_is_noticed_before_a_recording_waits_for_it_without_end(de
     recordings = sum(len(recorder.recordings) for recorder in recorders)
     step._unread.append((torch.zeros(2), "the last step's event", ""))
     step.workers.wait = lost
-    _train(step, _bags([200], device), 1, 2)
+    _train(step, _bags([200], device), 0, 2)
     with pytest.raises(LostError, match="the last step's event"):
-        _train(step, _bags([900], device), 1, 2)
+        _train(step, _bags([900], device), 0, 2)
     assert sum(len(recorder.recordings) for recorder in recorders) == recordings
