@@ -3,7 +3,7 @@
 import torch
 
 from benchmarks.ahead_of_time import Launch, noted
-from mhimdist.ops import _dropout, _numbers, _pool, _select
+from mhimdist.ops import _dropout, _numbers, _pool, _select, _square
 
 INSTANCES, FEATURES, WIDTH = 9075, 1024, 512
 
@@ -67,4 +67,15 @@ def ranking(*, num_bags: int = 1, columns: int = 1) -> list[Launch]:
     offsets_B1 = torch.arange(num_bags + 1) * (INSTANCES // num_bags)
     with noted() as launches:
         _pool.segment_top_k(torch.empty(INSTANCES, columns), 1, offsets_B1, True)
+    return launches
+
+
+def square() -> list[Launch]:
+    """Launches of `square_convolution` on bf16 instances, and of its gradients."""
+    tokens_TE, kernel_JE = (torch.empty(rows, WIDTH, dtype=torch.bfloat16) for rows in (INSTANCES, 49))
+    offsets_2 = torch.tensor([0, INSTANCES])
+    with noted() as launches:
+        _square.square_convolution(tokens_TE, kernel_JE, kernel_JE[0], offsets_2)
+        _square.square_convolution_backward(tokens_TE, kernel_JE, offsets_2)
+        _square.square_convolution_kernel_backward(tokens_TE, tokens_TE, offsets_2)
     return launches
