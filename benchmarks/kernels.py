@@ -122,6 +122,7 @@ NO_LAUNCH = ("aten::empty", "aten::new_empty", "aten::detach", "profiler::")
 LAUNCHES_OF = {
     "mhimdist::select_and_gather": 3,
     "mhimdist::segment_softmax_pool": 2,
+    "mhimdist::square_convolution_kernel_backward": 2,
 }
 
 

@@ -71,6 +71,7 @@ def test_nothing_spills(architecture, tmp_path, monkeypatch, record_property):
         *bag_on_gpu.dropout(),
         *bag_on_gpu.dropout(relu=False),
         *bag_on_gpu.ranking(),
+        *bag_on_gpu.square(),
     ]
     for launch in launches:
         found = compiled(launch, architecture)
@@ -139,8 +140,10 @@ def test_every_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch):
     for work in (bag_on_gpu.selection, bag_on_gpu.numbers, bag_on_gpu.pooling, bag_on_gpu.ranking):
         work()
     bag_on_gpu.dropout()
+    bag_on_gpu.square()
     names = ["_find_limits", "_mask", "_gather", "_number", "_pool_parts", "_join_parts", "_pool_backward"]
-    assert launches == [(name, 1) for name in [*names, "_top_k", "_drop", "_relu_backward"]]
+    names += ["_top_k", "_drop", "_relu_backward", "_convolve", "_convolve", "_kernel_gradient"]
+    assert launches == [(name, 1) for name in names]
     assert guarded == []
 
 
