@@ -179,8 +179,9 @@ class TransMIL(BagModel):
     Nystrom factors: it has no softmax of its own and may be negative. Scores are formed only while gradients
     are off, as they are for a teacher. The result depends on the order of the instances.
 
-    Bags run one at a time. A step of one bag on a GPU reads no size on the host: the bag then lies in room for
-    more instances, and the device finds landmarks and square. With 1,024 features, width 512 and two classes it has 2,672,146 parameters.
+    Bags run one at a time. A step of one bag on a GPU reads no size on the host: the bag then lies in room
+    for more instances, and the device finds landmarks and square. With 1,024 features, width 512 and two
+    classes it has 2,672,146 parameters.
     """
 
     def __init__(self, settings: model_settings.TransMIL, num_features: int, num_classes: int) -> None:
@@ -206,7 +207,7 @@ class TransMIL(BagModel):
         nn.init.normal_(self.class_token, std=self.class_token_std, generator=generator)
 
     def waits_for_sizes(self, num_bags: int) -> bool:
-        """See `BagModel.waits_for_sizes`; the sizes of several bags delimit the bags, each with own launches."""
+        """See `BagModel.waits_for_sizes`; several bags run one by one, so the host must know their rows."""
         return num_bags > 1
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> BagOutput:

@@ -3,8 +3,8 @@
 device knows.
 
 The instances lie in a square row by row. Its side follows from the size, which every program reads itself; no
-square is ever copied together. Each pass is a sum over what it reads, in a fixed order and in float32, so that
-equal arguments give equal bits.
+square is ever copied together. Each pass is a sum over what it reads, in a fixed order and in float32: equal
+arguments give equal bits.
 
 Dimensions: T rows, the instances of a bag and padding after them, E width, J = 49 taps of the kernel, row by
 row, J1 = J + 1 the taps and the bias.

@@ -37,8 +37,6 @@ def as_specified(monkeypatch):
         monkeypatch.setitem(operator._backend_fns, None, kernel)
 
 
-
-
 def _bag(size, dtype=torch.float32, seed=0):
     features = torch.randn(size, FEATURES, generator=torch.Generator().manual_seed(seed))
     return PackedBags.from_list([features.to(dtype)])
@@ -66,7 +64,9 @@ def _results(network, bag, keys_B=None):
     """Logits, embeddings and every gradient; and, without gradients, scores and embeddings."""
     output = network(bag, keys_B)
     assert output.scores_TH is None
-    loss = (output.embeddings_BME * torch.linspace(-1, 1, SETTINGS.hidden_dim).to(output.embeddings_BME)).sum()
+    loss = (
+        output.embeddings_BME * torch.linspace(-1, 1, SETTINGS.hidden_dim).to(output.embeddings_BME)
+    ).sum()
     loss = loss + output.logits_BC[0, 0] - 2 * output.logits_BC[0, 1]
     gradients = torch.autograd.grad(loss, list(network.parameters()))
     with torch.no_grad():

@@ -359,7 +359,9 @@ def _operators():
             (offsets_B1, keys.high_B, torch.rand(4, dtype=torch.float64).to(DEVICE), keys.random_B),
         ),
         _dropout.relu_dropout_backward: ((values_TE, values_TE.relu(), 64),),
-        _square.square_convolution: ((with_grad[1], _random(49, 5).to(DEVICE), values_TE[0], offsets_B1[:2]),),
+        _square.square_convolution: (
+            (with_grad[1], _random(49, 5).to(DEVICE), values_TE[0], offsets_B1[:2]),
+        ),
         _square.square_convolution_backward: ((values_TE, _random(49, 5).to(DEVICE), offsets_B1[:2]),),
         _square.square_convolution_kernel_backward: ((values_TE, values_TE, offsets_B1[:2]),),
     }
