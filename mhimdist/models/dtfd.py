@@ -107,10 +107,6 @@ class DTFD(BagModel):
         self.attention = GatedAttention(width, attention_dim)
         self.head = Linear(width, num_classes)
 
-    def waits_for_sizes(self, num_bags: int) -> bool:
-        """See `BagModel.waits_for_sizes`; the sizes decide how many pseudo-bags there are."""
-        return True
-
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> DTFDOutput:
         """See `BagModel.forward`; no scores to mask by, one embedding per bag.
 

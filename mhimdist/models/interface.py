@@ -43,16 +43,6 @@ class BagModel(nn.Module, ABC):
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> BagOutput:
         """Classify packed bags, with dropout if the bags' dropout keys are given."""
 
-    def waits_for_sizes(self, num_bags: int) -> bool:
-        """Whether a forward pass of that many bags on a GPU reads their sizes on the host.
-
-        The host then waits for the device, and the pass cannot be recorded as a CUDA graph.
-
-        Args:
-            num_bags: bags of a step, at least 1.
-        """
-        return False
-
     def classification_loss(
         self, output: BagOutput, labels_B: Tensor, class_weights_C: Tensor | None = None
     ) -> Tensor:
@@ -68,6 +58,13 @@ class BagModel(nn.Module, ABC):
     def probabilities(self, output: BagOutput) -> Tensor:
         """Class probabilities of each bag, B x C."""
         return torch.softmax(output.logits_BC, dim=1)
+
+    def waits_for_sizes(self, num_bags: int) -> bool:
+        """Whether a forward pass of that many bags reads their sizes on the host.
+
+        Such a pass cannot be recorded as a CUDA graph.
+        """
+        return False
 
     def clip_groups(self) -> Sequence[Iterable[nn.Parameter]]:
         """All parameters, in groups whose gradient norms are clipped separately; by default one group."""

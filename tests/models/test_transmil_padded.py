@@ -10,7 +10,7 @@ import pytest
 import torch
 from as_on_a_gpu import AsOnAGpu, Recorder, kernels_as_specified
 
-from mhimdist.config.models import CLAM, DSMIL, DTFD, AttentionMIL, Pooling, TransMIL
+from mhimdist.config.models import CLAM, DSMIL, AttentionMIL, Pooling, TransMIL
 from mhimdist.config.train import load_config
 from mhimdist.data.bags import PackedBags
 from mhimdist.method.teacher import Teacher
@@ -226,7 +226,6 @@ def test_recorded_steps_train_as_plain_ones(as_specified, monkeypatch):
         (TransMIL(), False, True),
         (CLAM(name="clam_sb"), False, False),
         (Pooling(name="max_pooling"), False, False),
-        (DTFD(), True, True),
     ],
 )
 def test_models_say_whether_they_wait_for_sizes(settings, of_one, of_two):

@@ -234,7 +234,8 @@ def test_the_step_of_other_models_waits_for_nothing_but_the_sizes_of_masked_bags
 
     monkeypatch.setattr(PackedBags, "sizes", read)
     step(bags, Draws(0, 0), progress=0.5, num_bags=len(bags))
-    assert len(reads) == num_reads
+    # One bag of TransMIL lies in room for more, and the device finds where it ends.
+    assert len(reads) == (0 if model == "transmil" and len(bags) == 1 else num_reads)
     assert all(p.grad.device.type == "meta" for p in step.student.parameters() if p.grad is not None)
 
 
