@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import statistics
 from dataclasses import asdict
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from mhimdist.sweep.task import Task
 from mhimdist.sweep.watch import print_line
 from mhimdist.training.environment import environment
 from mhimdist.training.fold import RESULT_FILE, Fold
+from mhimdist.training.requirements import notes_on_classes
 
 
 def finish(
@@ -80,12 +80,14 @@ def finish(
     summary = _summary(study, trials, best, finals, folder, bags, splits)
     write_sweep_report(summary, folder.path / "report.html")
     print_summary(summary, console)
+    test = report.Spread.of([final.test for final in summary.final_runs], "auc")
     result = {
-        "test_auc": statistics.median(_test_auc(final) for final in summary.final_runs),
+        "test_auc": test.median if test is not None else None,
         "validation_auc": complete[0].value,
         "num_trials": len(trials),
         "sweep_s": round(summary.sweep_s, 1),
         "report": str(folder.path / "report.html"),
+        "notes": notes_on_classes(bags, splits),
     }
     files.write_text(folder.path / "result.json", json.dumps(result) + "\n")
     return folder.path
@@ -119,7 +121,7 @@ def _summary(
         baselines={name: runs for name, runs in finals.items() if name != best[0]},
         split_sizes=_split_sizes(bags, splits),
         environment=_environment(sweep, folder),
-        notes=study.notes(),
+        notes=[*study.notes(), *notes_on_classes(bags, splits)],
         num_tested=_num_tested(folder),
         front=study.pareto_front(),
         cost=COSTS[sweep.against].text if sweep.against in COSTS else "",
@@ -157,8 +159,7 @@ def _train_finals(
 
 
 def _final_run(fold: Fold, with_history: bool, with_fold: bool) -> report.FinalRun:
-    result = fold.result()
-    assert result is not None, "failures have been raised"
+    result = fold.ended_result()
     return report.FinalRun(
         seed=fold.config.seed,
         best_epoch=result.best_epoch,
@@ -207,12 +208,6 @@ def _changes(before: TrainConfig, after: TrainConfig) -> list[str]:
         for path in dict.fromkeys([*old, *new])
         if old.get(path) != new.get(path) and path not in ("seed", "device")
     ]
-
-
-def _test_auc(run: report.FinalRun) -> float:
-    value = run.test["auc"]
-    assert value is not None, "a split's test bags have more than one class"
-    return value
 
 
 def _split_sizes(bags: BagShards, splits: list[Split]) -> dict[str, dict[str, int]]:

@@ -113,6 +113,20 @@ class Fold:
                 "again to judge the fold again"
             ) from error
 
+    def ended_result(self) -> Result:
+        """Read the result of a fold that has been trained, here or elsewhere.
+
+        Raises:
+            CheckpointError: the file is not there, or another release wrote it.
+        """
+        result = self.result()
+        if result is None:
+            raise CheckpointError(
+                f"{self.folder / RESULT_FILE}: expected the result of {self.name}, which has ended, found no "
+                "file: was it deleted, or does this machine see the folder late? Run the same command again"
+            )
+        return result
+
     def records(self) -> list[EpochRecord]:
         """Read its history file; empty before the end of its first epoch.
 
@@ -380,6 +394,11 @@ def _judge(
         labels=test.labels_N.tolist() if test else (),
         probabilities=test.probabilities_NC.tolist() if test else (),
         note=OUTSIDE_WEIGHTS if fold.config.teacher.has_outside_weights else "",
+        missing_classes={
+            name: classes
+            for name, classes in fold.split.missing_classes(bags.keys, bags.labels_N, bags.classes).items()
+            if fold.is_tested or name != "test"
+        },
     )
     save_student(fold.folder, network.state_dict(), fold.config, bags)
     # In this order: a fold that is killed before its result is written still has its checkpoints.
