@@ -12,6 +12,7 @@ from statistics import mean
 from types import MappingProxyType
 
 from rich import get_console
+from rich.markup import escape
 
 from mhimdist import files
 from mhimdist.cluster.connect import refuse_open_cluster
@@ -95,7 +96,8 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
             splits = experiment.splits(bags, protocol, seed)
             num_train.setdefault(protocol, []).extend(len(split.train) for split in splits)
             for fold, split in enumerate(splits, 1):
-                name = f"{_run_text(fold, seed, experiment.seeds)} ({protocol})"
+                name = _run_text(fold, seed, experiment.seeds)
+                name += f", {protocol}" if len(experiment.protocols) > 1 else ""
                 lacking[name] = split.missing_classes(bags.keys, bags.labels_N, bags.classes)
                 planned.add(split, fold, seed, protocol, bags)
                 _save_split(split, folder / "splits" / f"{protocol}-seed-{seed}-fold-{fold}.json")
@@ -156,8 +158,8 @@ def _announce(experiment: Experiment, bags: BagShards, num_rows: int, num_folds:
     if "paper" in experiment.protocols:
         console.print(PAPER_WARNING, style="bold", highlight=False)
     console.print(
-        f"[bold]{experiment.name}[/]: {formats.count(num_rows, 'configuration')} on {bags.name}, "
-        f"{formats.count(num_folds, 'run')}, {num_found} of them finished before; "
-        f"results in {experiment.folder}",
+        f"[bold]{escape(experiment.name)}[/]: {formats.count(num_rows, 'configuration')} on "
+        f"{escape(bags.name)}, {formats.count(num_folds, 'run')}, {num_found} of them finished before; "
+        f"results in {escape(str(experiment.folder))}",
         soft_wrap=True,
     )

@@ -247,7 +247,7 @@ class ReadAhead:
     def _hand_over(self, batch: PackedBags) -> None:
         """Make the consumer's stream wait for the copy, and keep the memory until that stream has used it."""
         consumer = torch.cuda.current_stream(self._device)
-        assert self._stream is not None
+        assert self._stream is not None, "only batches that a stream copied are handed over"
         consumer.wait_stream(self._stream)
         for tensor in (batch.features_TD, batch.offsets_B1, batch.labels_B, batch.ids_B):
             tensor.record_stream(consumer)

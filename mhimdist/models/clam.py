@@ -137,7 +137,7 @@ class CLAM(BagModel):
         Args:
             output, labels_B, class_weights_C: see `BagModel.classification_loss`.
         """
-        assert isinstance(output, CLAMOutput)
+        assert isinstance(output, CLAMOutput), "it is this network's own output"
         bag_loss_B = functional.cross_entropy(output.logits_BC, labels_B, class_weights_C, reduction="none")
         is_label_BC = functional.one_hot(labels_B, output.logits_BC.shape[1]).bool()
         if self.settings.subtyping:

@@ -167,7 +167,7 @@ class DTFD(BagModel):
         Args:
             output, labels_B, class_weights_C: see `BagModel.classification_loss`.
         """
-        assert isinstance(output, DTFDOutput)
+        assert isinstance(output, DTFDOutput), "it is this network's own output"
         labels_P = labels_B.repeat_interleave(
             output.pseudo_offsets_B1.diff(), output_size=len(output.pseudo_logits_PC)
         )

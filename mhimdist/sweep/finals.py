@@ -2,6 +2,8 @@
 
 import itertools
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,6 +36,9 @@ from mhimdist.training.environment import environment
 from mhimdist.training.fold import RESULT_FILE, Fold
 from mhimdist.training.requirements import notes_on_classes
 
+MAX_REASONS = 5
+"""Most different reasons that an error names if no trial was completed."""
+
 
 def finish(
     study: SweepStudy,
@@ -61,10 +66,7 @@ def finish(
     trials = [folder.summarise(trial, study.config(trial.number), splits) for trial in study.records]
     complete = sorted((t for t in trials if t.state == "complete"), key=report.rank)
     if not complete:
-        reasons = "; ".join(
-            f"trial {t.number}: {t.reason.strip().splitlines()[-1]}" for t in trials if t.reason
-        )
-        raise SweepError(f"no trial of {sweep.name} was completed. {reasons}")
+        raise SweepError(_why_none_completed(sweep, trials))
     front = study.pareto_front()
     # The best trial is first with one objective or two; the others of the front follow.
     chosen = sorted(complete, key=lambda trial: bool(front) and trial.number not in front)[: sweep.final_top]
@@ -91,6 +93,19 @@ def finish(
     }
     files.write_text(folder.path / "result.json", json.dumps(result) + "\n")
     return folder.path
+
+
+def _why_none_completed(sweep: Sweep, trials: Sequence[report.Trial]) -> str:
+    states = Counter(trial.state for trial in trials)
+    counts = ", ".join(f"{number} {state}" for state, number in states.items()) or "none"
+    reasons = {formats.last_line(trial.reason): trial.number for trial in reversed(trials) if trial.reason}
+    named = [f"trial {number}: {reason}" for reason, number in reversed(reasons.items())]
+    more = f"; and {len(named) - MAX_REASONS} other reasons" if len(named) > MAX_REASONS else ""
+    return (
+        f"no trial of {sweep.name} was completed ({formats.count(len(trials), 'trial')}: {counts}), so there "
+        f"is nothing to train again and test; run more trials, or failed ones again by --retry-failed. "
+        f"{'; '.join(named[:MAX_REASONS])}{more}"
+    )
 
 
 def _summary(
@@ -178,12 +193,13 @@ def final_seeds(sweep: Sweep) -> list[int]:
 
 def _num_tested(folder: SweepFolder) -> int:
     """How many configurations this sweep's final runs have tested so far; seeds do not count."""
-    tested = {
-        TrainConfig.model_validate_json((result.parent / "config.json").read_text())
-        .model_copy(update={"seed": 0})
-        .digest()
-        for result in folder.finals.glob(f"*/{RESULT_FILE}")
-    }
+    tested = set()
+    for result in folder.finals.glob(f"*/{RESULT_FILE}"):
+        try:
+            config = TrainConfig.model_validate_json((result.parent / "config.json").read_text())
+            tested.add(config.model_copy(update={"seed": 0}).digest())
+        except (OSError, ValueError):  # lost, or of another release; it was tested all the same
+            tested.add(result.parent.name)
     return len(tested)
 
 

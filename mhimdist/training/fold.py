@@ -131,11 +131,17 @@ class Fold:
         """Read its history file; empty before the end of its first epoch.
 
         Raises:
-            CheckpointError: another release wrote the history.
+            CheckpointError: the history is damaged, or another release wrote it.
         """
         file = self.folder / HISTORY
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        return [EpochRecord.read(json.loads(line), self.folder) for line in lines]
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+            rows = [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise CheckpointError(
+                f"{file} is damaged ({error}); delete the folder {self.folder} and run the same command again"
+            ) from None
+        return [EpochRecord.read(row, self.folder) for row in rows]
 
 
 def fold_folder(parent: Path, fold: int, seed: int, digest: str = "") -> Path:

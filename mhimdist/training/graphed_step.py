@@ -167,7 +167,7 @@ class GraphedStep(TrainingStep):
             NonFiniteError: the loss or a gradient of an earlier step is not finite.
         """
         assert bags is not None, "a single worker has all bags of a step"
-        assert len(bags) == num_bags
+        assert len(bags) == num_bags, "a single worker has all bags of a step"
         teacher_share = self._teacher_share(progress, num_bags)
         bucket = self._bucket(bags, progress)
         graph = self._graphs.get(bucket)
@@ -238,7 +238,7 @@ class GraphedStep(TrainingStep):
             loss = self.method.loss_by(static_bags, self._numbers, capacity=bucket.capacity)
             mean = self._mean(loss.total_B, bucket.num_bags)
             verdict_2 = self._learn(mean, self._numbers.teacher_share, self._numbers.is_rehearsal)
-            assert verdict_2 is not None
+            assert verdict_2 is not None, "steps on a GPU return their verdict"
             losses = (loss.total_B.detach(), loss.classification_B, loss.consistency_B)
             counts = (loss.num_kept, loss.masked_high, loss.masked_low, loss.masked_random)
             return verdict_2, torch.stack(losses), torch.stack(counts), loss.sums_7

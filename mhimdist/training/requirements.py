@@ -114,19 +114,19 @@ def describe_missing(lacking: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
     Args:
         lacking: by the fold's name, or by "" if there is only one, what `Split.missing_classes` returned.
     """
-    found = [
-        f"{name}{f' of {fold}' if fold else ''} has no case of {', '.join(classes)}"
-        for fold, sets in lacking.items()
-        for name, classes in sets.items()
-    ]
-    if not found:
+    places: dict[str, list[str]] = {}
+    for fold, sets in lacking.items():
+        for name, classes in sets.items():
+            places.setdefault(", ".join(classes), []).append(f"{name} of {fold}" if fold else name)
+    if not places:
         return ""
-    more = f", and so on for {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
-    return (
-        f"{', '.join(found[:MAX_NAMED])}{more}: AUC, F1, precision and recall there are means over the "
-        "classes that are present"
+    listed = "; ".join(
+        f"no case of {classes} in {', '.join(where[:MAX_NAMED])}"
+        + (f" and {len(where) - MAX_NAMED} more" if len(where) > MAX_NAMED else "")
+        for classes, where in places.items()
     )
+    return f"{listed}: AUC, F1, precision and recall there are means over the classes that are present"
 
 
 MAX_NAMED = 6
-"""Most sets that `describe_missing` names."""
+"""Most sets that `describe_missing` names per class."""
