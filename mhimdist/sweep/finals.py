@@ -98,7 +98,10 @@ def finish(
 def _why_none_completed(sweep: Sweep, trials: Sequence[report.Trial]) -> str:
     states = Counter(trial.state for trial in trials)
     counts = ", ".join(f"{number} {state}" for state, number in states.items()) or "none"
-    reasons = {formats.last_line(trial.reason): trial.number for trial in reversed(trials) if trial.reason}
+    reasons = {
+        formats.last_line(trial.reason) or "no reason was recorded": trial.number
+        for trial in reversed(trials)
+    }
     named = [f"trial {number}: {reason}" for reason, number in reversed(reasons.items())]
     more = f"; and {len(named) - MAX_REASONS} other reasons" if len(named) > MAX_REASONS else ""
     return (

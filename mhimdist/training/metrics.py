@@ -66,6 +66,10 @@ def classification(
     }
 
 
+LEAST_DEFINED = 0.1
+"""Least share of the resamples that an interval is drawn from."""
+
+
 @dataclass(frozen=True)
 class Scores:
     """One network's scores of bags that it was not trained on.
@@ -106,7 +110,8 @@ def auc_interval(
         seed: seed of the draws.
 
     Returns:
-        The interval's ends, or None if the AUC of a part is undefined or no resample has all its classes.
+        The interval's ends, or None if the AUC of a part is undefined, or fewer than `LEAST_DEFINED` of the
+            resamples have all classes of a part: the interval would be that of a few lucky draws.
     """
     if not parts or any(auc(part.labels_N, part.probabilities_NC) is None for part in parts):
         return None
@@ -120,7 +125,7 @@ def auc_interval(
     # A part that lacks one of its classes in a resample is left out of it; a resample without any part is
     # left out.
     defined_R = np.isfinite(aucs_RP).any(axis=1)
-    if not defined_R.any():
+    if defined_R.mean() < LEAST_DEFINED:
         return None
     means_R = np.nanmean(aucs_RP[defined_R], axis=1)
     low, high = np.quantile(means_R, [(1 - level) / 2, (1 + level) / 2])
