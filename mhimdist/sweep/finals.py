@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import ray
 from rich import get_console
@@ -83,14 +84,15 @@ def finish(
     write_sweep_report(summary, folder.path / "report.html")
     print_summary(summary, console)
     test = report.Spread.of([final.test for final in summary.final_runs], "auc")
-    result = {
+    result: dict[str, Any] = {
         "test_auc": test.median if test is not None else None,
         "validation_auc": complete[0].value,
         "num_trials": len(trials),
         "sweep_s": round(summary.sweep_s, 1),
         "report": str(folder.path / "report.html"),
-        "notes": notes_on_classes(bags, splits),
     }
+    if notes := notes_on_classes(bags, splits):
+        result["notes"] = notes
     files.write_text(folder.path / "result.json", json.dumps(result) + "\n")
     return folder.path
 
