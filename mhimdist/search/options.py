@@ -200,8 +200,9 @@ class Sweep(Execution):
             validation_share=0.0,
             selects_on_test=True,  # the held-out fold, which is not a test set
             seed=self.split_seed,
+            classes=bags.classes,
         )
         splits = [Split(fold.train, fold.validation, outer.test) for fold in inner]
         for split in splits:
-            split.check(bags.keys, bags.cases, bags.labels_N)
+            split.check(bags.keys, bags.cases, bags.labels_N, bags.classes)
         return splits
