@@ -1,11 +1,12 @@
 """Cases: which slides are of one patient, and a warning for a table that does not say so."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from data_prep.tables.labels import SlideLabel
 from mhimdist.errors import LabelError
+from mhimdist.tables.names import KnownNames, bare
 
 _BARCODE = re.compile(r"(TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})(?![A-Z0-9])")
 """The patient in a slide name of The Cancer Genome Atlas: its first 12 characters."""
@@ -28,6 +29,31 @@ def cases_of_barcodes(table: Sequence[SlideLabel]) -> list[SlideLabel]:
             )
         rows.append(replace(row, case=found[1]))
     return rows
+
+
+def slides_of_barcodes(table: Sequence[SlideLabel], known: Collection[str]) -> list[SlideLabel]:
+    """The rows, with those of a TCGA case or sample spread over the slides that begin with its barcode.
+
+    Args:
+        table: the rows; one whose slide is known stays as it is.
+        known: the slides that there are.
+    """
+    spread: list[SlideLabel] = []
+    names = KnownNames(known)
+    of_case: dict[str, list[str]] = {}
+    for slide in sorted(known):
+        if found := _BARCODE.match(bare(slide)):
+            of_case.setdefault(found[1], []).append(slide)
+    for row in table:
+        found = _BARCODE.match(row.slide.upper())
+        slides = names.meant_by(row.slide)
+        if found and not slides:
+            begins = re.compile(re.escape(row.slide.upper()) + r"(?![A-Z0-9])")
+            slides = [slide for slide in of_case.get(found[1], []) if begins.match(bare(slide).upper())]
+            spread += [SlideLabel(slide, slide, row.label) for slide in slides] or [row]
+        else:
+            spread.append(row)
+    return spread
 
 
 def missing_cases(table: Sequence[SlideLabel]) -> str | None:

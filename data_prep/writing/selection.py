@@ -6,11 +6,14 @@ from pathlib import Path
 
 from data_prep.readers.members import encoder_of
 from data_prep.readers.sources import Source, some
-from data_prep.tables.labels import SlideLabel, class_order, is_missing
+from data_prep.tables.classes import class_order
+from data_prep.tables.labels import SlideLabel
 from data_prep.writing.plan import PlannedBag
 from mhimdist.data.format import shard_number
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import DataError, LabelError
+from mhimdist.tables.cells import is_missing
+from mhimdist.tables.names import begins_names, examples, rule_that_joins
 
 
 def labels_of(
@@ -166,9 +169,10 @@ def matched(
     if skip:
         return [row for row in table if row.slide in sources], (*missing, *unlabelled)
     if missing:
+        others = f"; features without a label: {examples(unlabelled)}" if unlabelled else ""
         raise DataError(
             f"no features in {features} for {len(missing)} of {len(table)} slides in {labels} "
-            f"(--skip-unmatched passes over them): {some(missing)}"
+            f"(--skip-unmatched passes over them{others}): {some(missing)}{_why(missing, unlabelled)}"
         )
     if unlabelled:
         raise LabelError(
@@ -176,3 +180,29 @@ def matched(
             f"(--skip-unmatched passes over them): {some(unlabelled)}"
         )
     return table, ()
+
+
+def nothing_in_both(
+    table: Sequence[SlideLabel], sources: Mapping[str, Source], features: Path, labels: Path
+) -> DataError:
+    """The error for labels of which none is of a slide with features; with examples, and why if it shows.
+
+    Args:
+        table, sources, features, labels: as in `matched`.
+    """
+    slides = [row.slide for row in table]
+    sides = f"labels: {examples(slides) or 'none'}; features: {examples(sources) or 'none'}"
+    return DataError(
+        f"no slide has both a label in {labels} and features in {features} ({sides}); name the slides alike "
+        f"in both{_why(slides, sorted(sources))}"
+    )
+
+
+def _why(missing: Sequence[str], unlabelled: Sequence[str]) -> str:
+    """What could join the names of a table to features, as the end of a message."""
+    if begins_names(missing, unlabelled):
+        return (
+            "; they begin the names of features, as cases do: give --slides, a table of slide and case, or "
+            "--case-from tcga for TCGA barcodes"
+        )
+    return rule_that_joins(missing, unlabelled)

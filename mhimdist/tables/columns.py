@@ -49,7 +49,7 @@ LABEL = Kind(
     ("label", "class", "target", "slide_label", "diagnosis"),
     (
         *("labels", "classes", "class_name", "class_label", "label_name", "case_label", "patient_label"),
-        *("category", "ground_truth", "gt", "subtype", "y"),
+        *("category", "ground_truth", "subtype"),
     ),
     "--label-column",
 )

@@ -52,7 +52,9 @@ class Table:
         return replace(self, columns=[], rows=[first, *self.rows])
 
 
-def read_table(path: Path, *, error: type[DataError] = DataError, row: str | None = "row") -> Table:
+def read_table(
+    path: Path, *, error: type[DataError] = DataError, row: str = "row", header_alone: bool = False
+) -> Table:
     """Read a table: CSV, TSV or other delimited text, a spreadsheet (.xlsx, .xls, .ods), or Parquet.
 
     The content decides and not the suffix. A text may be in UTF-8, with or without a byte-order mark, in
@@ -62,7 +64,8 @@ def read_table(path: Path, *, error: type[DataError] = DataError, row: str | Non
     Args:
         path: the file.
         error: type of the error to raise.
-        row: what a row is, for the message for a table without rows; None allows it.
+        row: what a row is, for the message for a table without rows.
+        header_alone: whether a table without rows will do.
 
     Raises:
         DataError: as `error`; the file does not exist or is no table, a line has too few or too many cells,
@@ -75,8 +78,8 @@ def read_table(path: Path, *, error: type[DataError] = DataError, row: str | Non
     except OSError as problem:
         raise error(f"{path} cannot be read: {problem.strerror or problem}") from None
     lines = _lines(path, content, error)
-    if len(lines) < 2 and (row is not None or not lines):
-        raise error(f"{path}: expected a header and at least one {row or 'row'}, got {len(lines)} lines")
+    if len(lines) < (1 if header_alone else 2):
+        raise error(f"{path}: expected a header and at least one {row}, got {len(lines)} lines")
     (header_line, header), *rows = lines
     return Table(path, [name.strip() for name in header], rows, header_line)
 

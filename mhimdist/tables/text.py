@@ -26,6 +26,7 @@ _MARKS = (
 )
 _SEPARATOR_LINE = re.compile(r"\"?sep=(.)\"?[\t;, ]*(?:\r\n|\r|\n|$)", re.IGNORECASE)
 """The line with which Excel is told a delimiter."""
+_SPACED_QUOTE = re.compile(r"[,;\t] +\"")
 _LOOKED_AT = 100
 
 
@@ -118,7 +119,10 @@ def _parsed(text: str, delimiter: str, most: int | None = None) -> list[Line]:
 
 def _rows(text: str, delimiter: str, most: int | None, *, strict: bool) -> list[Line]:
     reader = csv.reader(
-        io.StringIO(text, newline=""), strict=strict, delimiter=delimiter, skipinitialspace=True
+        io.StringIO(text, newline=""),
+        strict=strict,
+        delimiter=delimiter,
+        skipinitialspace=_SPACED_QUOTE.search(text) is not None,
     )
     lines: list[Line] = []
     for cells in reader:

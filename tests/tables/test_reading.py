@@ -95,7 +95,7 @@ def test_what_is_no_table_is_refused_by_file_and_line(content: bytes, message: s
 
 
 def test_a_header_alone_can_be_allowed_and_a_missing_file_is_named() -> None:
-    assert read(b"slide,label\n", row=None).rows == []
+    assert read(b"slide,label\n", header_alone=True).rows == []
     with pytest.raises(DataError, match=r"nowhere\.csv cannot be read: No such file"):
         read_table(Path("nowhere.csv"))
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from data_prep.shard import main, shard
-from data_prep.tables.cases import cases_of_barcodes, missing_cases
+from data_prep.tables.cases import cases_of_barcodes, missing_cases, slides_of_barcodes
 from data_prep.tables.labels import SlideLabel
 from mhimdist.data.shards import BagShards
-from mhimdist.errors import ConfigError, LabelError
+from mhimdist.errors import ConfigError, DataError, LabelError
 
 TCGA = ("TCGA-A1-A0SB-01Z-00-DX1", "TCGA-A1-A0SB-01Z-00-DX2.0123", "TCGA-A1-A0SD-01Z-00-DX1")
 
@@ -27,6 +27,18 @@ def test_the_patient_is_in_a_barcode() -> None:
         LabelError, match="expected the case 'TCGA-A1-A0SB' as in its name, but the table says 'P7'"
     ):
         cases_of_barcodes([SlideLabel(TCGA[0], "P7", "x")])
+
+
+def test_labels_of_cases_are_those_of_the_slides_with_their_barcode() -> None:
+    rows = [SlideLabel("TCGA-A1-A0SB", "TCGA-A1-A0SB", "x"), SlideLabel("tcga-a1-a0sd-01", "", "y")]
+    known = [*TCGA, "TCGA-A1-A0SC-01Z", "other"]
+    spread = [SlideLabel(slide, slide, "x") for slide in TCGA[:2]]
+    assert slides_of_barcodes(rows, known) == [*spread, rows[1]]
+    rows[1] = SlideLabel("tcga-a1-a0sd-01z", "", "y")
+    assert slides_of_barcodes(rows, known)[2:] == [SlideLabel(TCGA[2], TCGA[2], "y")]
+    assert slides_of_barcodes(alone(TCGA[0], "other", "TCGA-ZZ-ZZZZ"), known) == alone(
+        TCGA[0], "other", "TCGA-ZZ-ZZZZ"
+    )
 
 
 def test_what_is_said_of_missing_cases() -> None:
@@ -60,3 +72,24 @@ def test_the_command_warns_and_takes_the_case_from_the_name(
     assert sorted(BagShards(tmp_path / "two").cases) == ["TCGA-A1-A0SB", "TCGA-A1-A0SB", "TCGA-A1-A0SD"]
     with pytest.raises(ConfigError, match="case_from: expected 'tcga', got 'name'"):
         shard(tmp_path / "features", tmp_path / "labels.csv", tmp_path / "three", case_from="name")
+
+
+def test_the_command_joins_labels_of_cases_by_barcode(tmp_path: Path) -> None:
+    (tmp_path / "features").mkdir()
+    for slide in TCGA:
+        np.save(tmp_path / f"features/{slide}.npy", np.ones((3, 4), np.float32))
+    (tmp_path / "labels.csv").write_text("Submitter ID;diagnosis\nTCGA-A1-A0SB;x\nTCGA-A1-A0SD;y\n")
+    features, labels = tmp_path / "features", tmp_path / "labels.csv"
+    with pytest.raises(LabelError, match="names cases and no slides"):
+        shard(features, labels, tmp_path / "out")
+    shard(features, labels, tmp_path / "out", case_from="tcga")
+    bags = BagShards(tmp_path / "out")
+    found = {(s, c, bags.classes[n]) for s, c, n in zip(bags.slides, bags.cases, bags.labels_N, strict=True)}
+    assert found == {
+        (TCGA[0], "TCGA-A1-A0SB", "x"),
+        (TCGA[1], "TCGA-A1-A0SB", "x"),
+        (TCGA[2], "TCGA-A1-A0SD", "y"),
+    }
+    labels.write_text("slide,label\nTCGA-A1-A0SB,x\nTCGA-A1-A0SD,y\n")
+    with pytest.raises(DataError, match="they begin the names of features, as cases do: give --slides"):
+        shard(features, labels, tmp_path / "more")
