@@ -44,8 +44,8 @@ class ShardOptions(Settings):
     labels: Annotated[Path | None, Metavar("TABLE")] = Field(
         None,
         description="CSV, TSV, .xlsx or Parquet table with the columns slide, label and, if patients have "
-        "more than one slide, case (or usual names such as slide_id, case_id or patient); two columns without "
-        "a header are slide and label (default: the labels that WebDataset shards or Parquet files state)",
+        "more than one slide, case (or usual names such as slide_id, case_id or patient); two columns "
+        "without a header are slide and label (default: what WebDataset shards or Parquet files state)",
     )
     out: Annotated[Path, Metavar("DIR")] = Field(
         description="folder to make; must not exist, unless you give --append"

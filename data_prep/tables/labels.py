@@ -119,7 +119,7 @@ def read_labels(
         if not cases_alone:
             raise LabelError(
                 f"{path} names cases and no slides (columns: {table.columns}): give --slides, a table of "
-                "slide and case; or --case-from tcga, if slides and cases have TCGA barcodes; or --slide-column"
+                "slide and case; or --case-from tcga, if slides have TCGA barcodes; or --slide-column"
             )
         label_of = _labels_of_cases(table, columns, renamed, gaps)
         rows = [SlideLabel(case, case, label) for case, label in label_of.items()]
