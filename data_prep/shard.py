@@ -202,7 +202,7 @@ def _labelled(
     left_out: dict[str, str] = {}
     if options.labels is None:
         renamed = options.class_map or {}
-        table = labels_of(sources, options.features, renamed)
+        table, left_out = labels_of(sources, renamed, skip_missing=options.skip_unmatched)
         in_shards = classes_of(sources, renamed) if options.classes is None else None
     else:
         table, left_out = _read_labels(options, options.labels, sources)

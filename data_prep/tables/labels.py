@@ -8,7 +8,7 @@ from pathlib import Path
 from mhimdist.errors import LabelError
 from mhimdist.tables.cells import is_missing
 from mhimdist.tables.columns import CASE, LABEL, SLIDE, Kind, find, known_names, plain, require
-from mhimdist.tables.names import KnownNames
+from mhimdist.tables.names import KnownNames, examples, rule_that_joins
 from mhimdist.tables.reading import Table, read_table
 
 
@@ -101,8 +101,8 @@ def read_labels(
         class_map: new names of classes by their names in the table; other classes keep their names.
         known: the slides that there are; only these may be called "NA" or alike. None means that all may.
         skip_missing: leave out slides without a case or label, rather than refusing the table.
-        cases_alone: whether a table of cases and labels, without slides, will do; a case is then its own
-            slide.
+        cases_alone: whether a table of cases and labels, without slides, will do even if the cases are not
+            all among the slides; a case is then its own slide.
 
     Raises:
         LabelError: the table or a column is missing, a cell is empty, a slide is in the table twice, slides
@@ -116,12 +116,12 @@ def read_labels(
         label_of = _labels_of_cases(table, columns, renamed, gaps)
         rows = _slides_of_cases(_read(slides, columns), columns, path, label_of, known, gaps)
     elif _names_cases_alone(table, columns):
-        if not cases_alone:
+        label_of = _labels_of_cases(table, columns, renamed, gaps)
+        if not cases_alone and not (known and label_of.keys() <= set(known)):
             raise LabelError(
                 f"{path} names cases and no slides (columns: {table.columns}): give --slides, a table of "
                 "slide and case; or --case-from tcga, if slides have TCGA barcodes; or --slide-column"
             )
-        label_of = _labels_of_cases(table, columns, renamed, gaps)
         rows = [SlideLabel(case, case, label) for case, label in label_of.items()]
     else:
         rows = _labelled_slides(table, columns, renamed, known, gaps)
@@ -157,9 +157,9 @@ def without_suffixes(rows: Sequence[SlideLabel], known: Collection[str]) -> list
     return list(renamed.values())
 
 
-def _number(label: str) -> str:
-    """A label without the decimals that say nothing, which a spreadsheet or pandas adds to a number."""
-    return re.sub(r"^([+-]?[0-9]+)\.0*$|^([+-]?[0-9]*\.[0-9]*[1-9])0+$", r"\1\2", label)
+def _number(name: str) -> str:
+    """A label or case without the decimals that say nothing, which spreadsheets and pandas add to numbers."""
+    return re.sub(r"^([+-]?[0-9]+)\.0*$|^([+-]?[0-9]*\.[0-9]*[1-9])0+$", r"\1\2", name)
 
 
 def _names_cases_alone(table: Table, columns: Columns) -> bool:
@@ -186,7 +186,7 @@ def _labels_of_cases(
     label_of: dict[str, str] = {}
     line_of: dict[str, int] = {}
     for line, cells in table.rows:
-        case, label = cells[case_column].strip(), _number(cells[label_column].strip())
+        case, label = _number(cells[case_column].strip()), _number(cells[label_column].strip())
         if is_missing(case):
             gaps.add(table, line, cells, CASE, "")
         elif is_missing(label) and label not in renamed:
@@ -213,7 +213,7 @@ def _slides_of_cases(
     of_cases, gaps.left_out = gaps.left_out, {}  # listed by their slides
     rows, unlabelled = [], {}
     for line, cells, slide in _slides(table, slide_column, known, gaps):
-        case = cells[case_column].strip()
+        case = _number(cells[case_column].strip())
         if is_missing(case):
             gaps.add(table, line, cells, CASE, slide)
         elif case in label_of:
@@ -226,7 +226,8 @@ def _slides_of_cases(
         cases = sorted(set(unlabelled.values()))
         raise LabelError(
             f"{table.path}: no label in {labels} for cases of this table ({len(cases)}): {cases[:5]} "
-            "(--skip-unmatched leaves out and lists their slides)"
+            f"(--skip-unmatched leaves out and lists their slides; cases with a label: {examples(label_of)})"
+            f"{rule_that_joins(cases, label_of)}"
         )
     return rows
 
@@ -246,14 +247,31 @@ def _labelled_slides(
     rows = []
     for line, cells, slide in _slides(table, slide_column, known, gaps):
         label = _number(cells[label_column].strip())
-        case = slide if case_column is None else cells[case_column].strip()
+        case = slide if case_column is None else _number(cells[case_column].strip())
         if case != slide and is_missing(case):
             gaps.add(table, line, cells, CASE, slide)
         elif is_missing(label) and label not in renamed:
             gaps.add(table, line, cells, LABEL, slide)
         else:
             rows.append(SlideLabel(slide, case, label))
+    if not table.columns and known is not None:
+        _refuse_header(table, rows, known)
     return rows
+
+
+def _refuse_header(table: Table, rows: Sequence[SlideLabel], known: Collection[str]) -> None:
+    """Refuse a first line that is like a header without usual names, and unlike the lines below it."""
+    names = KnownNames(known)
+    first, *others = rows or [SlideLabel("", "", "")]
+    if (
+        not names.meant_by(first.slide)
+        and all(row.label != first.label for row in others)
+        and any(names.meant_by(row.slide) for row in others)
+    ):
+        raise LabelError(
+            f"{table.path}, line {table.rows[0][0]}: {table.rows[0][1]} is no slide and no class of another "
+            "line; if it is a header, name its columns with --slide-column and --label-column"
+        )
 
 
 def _slides(

@@ -17,27 +17,37 @@ from mhimdist.tables.names import begins_names, examples, rule_that_joins
 
 
 def labels_of(
-    sources: Mapping[str, Source], features: Path, class_map: Mapping[str, str]
-) -> list[SlideLabel]:
+    sources: Mapping[str, Source], class_map: Mapping[str, str], *, skip_missing: bool = False
+) -> tuple[list[SlideLabel], dict[str, str]]:
     """The labels that bundles state for their bags.
 
     Args:
         sources: the bags by slide.
-        features: the folder of the bundles.
         class_map: new names of classes by their old names.
+        skip_missing: leave out bags without a label, rather than refusing them all.
+
+    Returns:
+        The labels, and why bags are left out, by slide.
 
     Raises:
-        LabelError: a bag has no label.
+        LabelError: a bag has no label, or its case is a mark for a missing value.
     """
-    table = []
+    table, left_out = [], {}
     for slide, source in sources.items():
         label, case = source.details.get("label"), source.details.get("case")
-        if label is None or is_missing(str(label)):
+        # Without a case, a slide is its own; "NA" would be a patient with the slides of many.
+        no_case = case is not None and case != "" and is_missing(str(case)) and str(case) != slide
+        if not no_case and label is not None and (not is_missing(str(label)) or str(label) in class_map):
+            table.append(SlideLabel(slide, str(case or slide), class_map.get(str(label), str(label))))
+            continue
+        what = "case" if no_case else "label"
+        if not skip_missing:
             raise LabelError(
-                f"{source.path} states no label for {slide!r}; give a table of labels with --labels"
+                f"{source.path} states no {what} for {slide!r}; give a table of labels with --labels, or "
+                "leave out such slides with --skip-unmatched"
             )
-        table.append(SlideLabel(slide, str(case or slide), class_map.get(str(label), str(label))))
-    return table
+        left_out[slide] = f"{source.path.name} states no {what}"
+    return table, left_out
 
 
 def classes_of(sources: Mapping[str, Source], class_map: Mapping[str, str]) -> tuple[str, ...] | None:

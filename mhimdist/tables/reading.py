@@ -58,8 +58,8 @@ def read_table(
     """Read a table: CSV, TSV or other delimited text, a spreadsheet (.xlsx, .xls, .ods), or Parquet.
 
     The content decides and not the suffix. A text may be in UTF-8, with or without a byte-order mark, in
-    UTF-16 with one, or in Latin-1, which a `TableWarning` says; its delimiter is a comma, semicolon or tab,
-    or what Excel's line `sep=` names. A workbook must have one sheet that is not empty.
+    UTF-16 with one, or in Latin-1, which a `TableWarning` says; its delimiter is a comma, semicolon, tab
+    or bar, or spaces, or what Excel's line `sep=` names. A workbook must have one sheet that is not empty.
 
     Args:
         path: the file.

@@ -16,7 +16,7 @@ from mhimdist.errors import DataError
 Line = tuple[int, list[str]]
 """The number of a line in the file, from 1, and its cells; of a row over several lines, the last number."""
 
-DELIMITERS = ("\t", ",", ";")
+DELIMITERS = ("\t", ",", ";", "|", " ")
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
@@ -95,14 +95,18 @@ def _western(path: Path, content: bytes) -> str:
 
 
 def _delimiter(text: str) -> str:
-    """The delimiter that divides the first lines into equally many cells, and into the most."""
+    """The delimiter that divides the first lines into equally many cells, and into the most.
 
-    def quality(delimiter: str) -> tuple[bool, int]:
+    A space counts only if no other delimiter does, because names and headers hold spaces.
+    """
+
+    def quality(delimiter: str) -> tuple[bool, bool, int]:
         try:
             widths = [len(cells) for _, cells in _parsed(text, delimiter, _LOOKED_AT)]
         except csv.Error:
-            return False, 0
-        return len(set(widths)) == 1 and widths[0] > 1, widths[0] if widths else 0
+            return False, False, 0
+        is_even = len(set(widths)) == 1 and widths[0] > 1
+        return is_even, delimiter != " ", widths[0] if widths else 0
 
     return max(DELIMITERS, key=quality)
 
@@ -122,10 +126,12 @@ def _rows(text: str, delimiter: str, most: int | None, *, strict: bool) -> list[
         io.StringIO(text, newline=""),
         strict=strict,
         delimiter=delimiter,
-        skipinitialspace=_SPACED_QUOTE.search(text) is not None,
+        skipinitialspace=delimiter == " " or _SPACED_QUOTE.search(text) is not None,
     )
     lines: list[Line] = []
     for cells in reader:
+        if delimiter == " " and len(cells) > 1 and not cells[-1]:
+            cells.pop()  # spaces at the end of the line
         if any(cell.strip() for cell in cells):
             lines.append((reader.line_num, cells))
         if most is not None and len(lines) == most:

@@ -61,6 +61,9 @@ def test_latin_1_is_read_and_said(encoding: str) -> None:
         ("slide,label\na,x,\nb,y, \n", ["slide", "label"], [(2, ["a", "x"]), (3, ["b", "y"])]),
         (",slide\n0,a\n", ["", "slide"], [(2, ["0", "a"])]),
         ("slide\na\n", ["slide"], [(2, ["a"])]),
+        ("slide|label\na b|x\n", ["slide", "label"], [(2, ["a b", "x"])]),
+        ("slide  label\na      x \n", ["slide", "label"], [(2, ["a", "x"])]),
+        ("my slide id,label\na b c,x\n", ["my slide id", "label"], [(2, ["a b c", "x"])]),
         ('slide,label\na,5" biopsy\n', ["slide", "label"], [(2, ["a", '5" biopsy'])]),
     ],
 )

@@ -236,7 +236,10 @@ def test_a_table_of_cases_alone_needs_slides() -> None:
         LabelError, match=r"names cases and no slides .*: give --slides, .*; or --case-from tcga"
     ):
         read_labels(Path("labels.csv"))
+    with pytest.raises(LabelError, match="names cases and no slides"):
+        read_labels(Path("labels.csv"), known={"p", "q_1"})
     rows = read_labels(Path("labels.csv"), cases_alone=True).rows
+    assert read_labels(Path("labels.csv"), known={"p", "q", "r"}).rows == rows
     assert rows == [SlideLabel("p", "p", "x"), SlideLabel("q", "q", "y")]
 
 
@@ -256,3 +259,24 @@ def test_a_number_with_decimals_is_the_number_if_no_slide_is_called_so() -> None
     assert without_suffixes([row], {"101"}) == [SlideLabel("101", "p", "x")]
     assert without_suffixes([row], {"101", "101.0"}) == [row]
     assert without_suffixes([row], {"102"}) == [row]
+
+
+def test_a_header_of_unknown_names_is_no_slide() -> None:
+    Path("labels.csv").write_text("sample,grade\na,x\nb,y\n")
+    message = r"line 1: \['sample', 'grade'\] is no slide .* --slide-column and --label-column"
+    with pytest.raises(LabelError, match=message):
+        read_labels(Path("labels.csv"), known={"a", "b"})
+    Path("labels.csv").write_text("late,x\na,x\nb,y\n")
+    assert len(read_labels(Path("labels.csv"), known={"a", "b"}).rows) == 3
+
+
+def test_a_case_that_a_spreadsheet_wrote_as_a_decimal_is_one_patient() -> None:
+    Path("labels.csv").write_text("slide,label,case\na,x,101\nb,x,101.0\n")
+    assert {row.case for row in read_labels(Path("labels.csv")).rows} == {"101"}
+    Path("cases.csv").write_text("case,label\n101.0,x\n7,y\n")
+    Path("slides.csv").write_text("slide,case\na,101\nb,007\n")
+    message = (
+        r"\(1\): \['007'\] \(.*; cases with a label: '101', '7'\); they differ .* zeros in front of numbers"
+    )
+    with pytest.raises(LabelError, match=message):
+        read_labels(Path("cases.csv"), slides=Path("slides.csv"))
