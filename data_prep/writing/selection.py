@@ -201,7 +201,9 @@ def nothing_in_both(
         table, sources, features, labels: as in `matched`.
     """
     slides = [row.slide for row in table]
-    sides = f"labels: {examples(slides) or 'none'}; features: {examples(sources) or 'none'}"
+    if not slides:
+        return DataError(f"no row of {labels} says all of slide, label and case; nothing is left to shard")
+    sides = f"labels: {examples(slides)}; features: {examples(sources) or 'none'}"
     return DataError(
         f"no slide has both a label in {labels} and features in {features} ({sides}); name the slides alike "
         f"in both{_why(slides, sorted(sources))}"
@@ -210,9 +212,11 @@ def nothing_in_both(
 
 def _why(missing: Sequence[str], unlabelled: Sequence[str]) -> str:
     """What could join the names of a table to features, as the end of a message."""
+    if rule := rule_that_joins(missing, unlabelled):
+        return rule
     if begins_names(missing, unlabelled):
         return (
-            "; they begin the names of features, as cases do: give --slides, a table of slide and case, or "
-            "--case-from tcga for TCGA barcodes"
+            "; these look like cases, as they begin the names of features: give --slides, a table of slide "
+            "and case, or --case-from tcga for TCGA barcodes"
         )
-    return rule_that_joins(missing, unlabelled)
+    return ""

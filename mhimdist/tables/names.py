@@ -1,11 +1,13 @@
 """Names of slides as tables and files write them: which are joined without asking, which only pointed out.
 
-A table's name and a file's name are the same slide if they differ by folders, by suffixes, by spaces around
-them, or by the ".0" that a spreadsheet adds to a number, and if no second slide could be meant. Zeros lost in
-front, upper and lower case, and parts of names are never guessed; a message names them.
+A table's name and a file's name are the same slide if they differ by folders, suffixes, spaces around
+them, the way that letters with accents are stored, or the ".0" that spreadsheets add to numbers, and if no
+second slide could be meant. Zeros lost in front, upper and lower case, and parts of names are never guessed.
+A message names them.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 SLIDE_SUFFIXES = (
@@ -18,7 +20,7 @@ _NUM_EXAMPLES = 2
 
 def bare(name: str) -> str:
     """The name of a slide without its folder, of Linux or Windows, and without its suffixes."""
-    name = re.split(r"[/\\]", name.strip())[-1]
+    name = unicodedata.normalize("NFC", re.split(r"[/\\]", name.strip())[-1])  # macOS takes letters apart
     while end := next((end for end in SLIDE_SUFFIXES if name.lower().endswith(end)), None):
         name = name[: -len(end)]
     return name
@@ -61,7 +63,10 @@ _RULES: tuple[tuple[str, Callable[[str], str]], ...] = (
         "spaces, hyphens, underscores and case; write them alike",
         lambda name: re.sub(r"[\W_]+", "", name.casefold()),
     ),
-    ("what follows the first dot; write the whole name", lambda name: name.split(".")[0]),
+    (
+        "what follows the first dot; write the whole name, or join TCGA barcodes with --case-from tcga",
+        lambda name: name.split(".")[0],
+    ),
 )
 
 

@@ -91,4 +91,6 @@ def _lines(path: Path, content: bytes, error: type[DataError]) -> list[Line]:
         return sheets.lines_of(path, content, error)
     if other := next((name for magic, name in _OTHERS if content.startswith(magic)), None):
         raise error(f"{path} is {other}, not a table; save it as CSV, .xlsx or Parquet")
+    if content.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
+        raise error(f"{path} is HTML or XML, not a table; save it as CSV, .xlsx or Parquet")
     return text.lines_of(path, content, error)

@@ -10,6 +10,10 @@ def test_the_bare_name(name: str) -> None:
     assert bare(name) == "a"
 
 
+def test_letters_that_macos_takes_apart_are_the_same() -> None:
+    assert KnownNames(["a\u0308"]).meant_by("ä.svs") == ["a\u0308"]
+
+
 def test_what_a_name_can_mean() -> None:
     names = KnownNames(["a", "x/b", "c.svs", "c.tif", "101", "7"])
     expected = {"a.svs": ["a"], "b": ["x/b"], "c": ["c.svs", "c.tif"], "c.svs": ["c.svs"], "101.0": ["101"]}

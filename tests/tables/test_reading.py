@@ -90,6 +90,7 @@ def test_texts(text: str, columns: list[str], rows: list) -> None:
         (b"\xd0\xcf\x11\xe0" + bytes(600), "cannot be read as a spreadsheet"),
         (b"\x1f\x8b\x08" + bytes(50), "is gzip, not a table; save it as CSV"),
         (b"\x80\x04\x95" + bytes(50), "is a pickle, not a table"),
+        (b"\xef\xbb\xbf\n<html><table>", "is HTML or XML, not a table"),
     ],
 )
 def test_what_is_no_table_is_refused_by_file_and_line(content: bytes, message: str) -> None:

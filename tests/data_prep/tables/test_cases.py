@@ -91,5 +91,15 @@ def test_the_command_joins_labels_of_cases_by_barcode(tmp_path: Path) -> None:
         (TCGA[2], "TCGA-A1-A0SD", "y"),
     }
     labels.write_text("slide,label\nTCGA-A1-A0SB,x\nTCGA-A1-A0SD,y\n")
-    with pytest.raises(DataError, match="they begin the names of features, as cases do: give --slides"):
+    with pytest.raises(
+        DataError, match="these look like cases, as they begin the names of features: give --slides"
+    ):
         shard(features, labels, tmp_path / "more")
+    long = [slide.split(".")[0] for slide in TCGA]
+    labels.write_text("".join(f"{slide},{slide[-1]}\n" for slide in long))
+    for slide in TCGA[::2]:
+        (features / f"{slide}.npy").rename(features / f"{slide}.UUID.npy")
+    with pytest.raises(DataError, match="they differ from slides only in what follows the first dot"):
+        shard(features, labels, tmp_path / "more")
+    shard(features, labels, tmp_path / "more", case_from="tcga")
+    assert len(BagShards(tmp_path / "more").slides) == 3

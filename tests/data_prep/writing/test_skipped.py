@@ -232,3 +232,9 @@ def test_the_list_is_read_as_it_was_written_and_a_changed_one_is_refused(tmp_pat
     (tmp_path / "skipped.csv").write_text("name,why\na,b\n")
     with pytest.raises(DataError, match=r"skipped\.csv: expected one column named slide, got the header"):
         read_skipped(tmp_path)
+
+
+def test_a_table_without_any_ground_truth_leaves_nothing(folder: Path) -> None:
+    (folder / "labels.csv").write_text("slide,label\nplain,NA\nlate,-\n")
+    with pytest.raises(DataError, match=r"no row of .*labels\.csv says all of slide, label and case"):
+        make(folder, skip_unmatched=True)
