@@ -36,7 +36,8 @@ EXPECTED = (
     "expected the columns slide,set and, for several folds, fold; or train,val,test, each a list of slides "
     "(CLAM, MIL_BASELINE); or slide and fold_0, fold_1, ... that say train or test (Patho-Bench); or slide "
     "and fold, the number of the fold that tests it; or JSON of "
-    '{"train": [...], "val": [...], "test": [...]} or a list of these; or a folder of one such file per fold'
+    '{"train": [...], "val": [...], "test": [...]} or a list of these; or a folder of one such file per fold, '
+    "or of train.csv, val.csv and test.csv"
 )
 
 
@@ -127,6 +128,9 @@ def _of_folder(path: Path) -> dict[str, Sets]:
     ]
     if not chosen:
         raise SplitError(f"{path}: expected files of splits, one per fold, got none ({', '.join(_SUFFIXES)})")
+    set_of = {file: _SET_OF[file.stem.lower()] for file in chosen if file.stem.lower() in _SET_OF}
+    if "train" in set_of.values() and len(set(set_of.values())) == len(chosen) > 1:
+        return {"": {name: [] for name in SETS} | {name: _listed(file) for file, name in set_of.items()}}
     folds: dict[str, Sets] = {}
     for file in sorted(chosen, key=lambda each: _natural(each.name)):
         found = folds_in(file)
@@ -134,6 +138,18 @@ def _of_folder(path: Path) -> dict[str, Sets]:
             raise SplitError(f"{file} holds {len(found)} splits; in a folder, each file must be one fold")
         folds[file.name] = next(iter(found.values()))
     return folds
+
+
+def _listed(path: Path) -> list[str]:
+    """The slides or cases of a file that lists one set, with or without a header."""
+    table = read_table(path, error=SplitError, row="slide", header_alone=True)
+    column = _names(table)
+    if column is None and table.width > 1:
+        raise SplitError(
+            f"{path}: expected a column slide, or one slide a line, got the header {table.columns}"
+        )
+    rows = table.rows if column is not None else table.without_header().rows
+    return [cells[column or 0].strip() for _, cells in rows]
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -112,6 +112,20 @@ def test_a_folder_of_clam_is_its_folds() -> None:
     assert splits("task") == [EXPECTED, second, EXPECTED]
 
 
+def test_a_folder_of_one_list_per_set() -> None:
+    Path("lists").mkdir()
+    for name, slides in SETS.items():
+        Path(f"lists/{name}.txt").write_text("\n".join(f"{slide}.svs" for slide in slides))
+    assert splits("lists") == [EXPECTED]
+    Path("lists/val.txt").write_text("label,slide_id\n1,s06\n0,s07\n")
+    assert splits("lists") == [EXPECTED]
+    Path("lists/val.txt").write_text("a,b\n1,s06\n")
+    with pytest.raises(
+        SplitError, match=r"lists/val\.txt: expected a column slide, or one slide a line, got"
+    ):
+        splits("lists")
+
+
 def test_mil_baseline_and_its_folder() -> None:
     names = [f"{name}_{what}" for name in SETS for what in ("slide_path", "label")]
     lines = []
