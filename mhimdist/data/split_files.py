@@ -36,7 +36,7 @@ EXPECTED = (
     "expected the columns slide,set and, for several folds, fold; or train,val,test, each a list of slides "
     "(CLAM, MIL_BASELINE); or slide and fold_0, fold_1, ... that say train or test (Patho-Bench); or slide "
     "and fold, the number of the fold that tests it; or JSON of "
-    '{"train": [...], "val": [...], "test": [...]} or a list of these; or a folder of one such file per fold, '
+    '{"train": [...], "val": [...], "test": [...]} or a list of these; or a folder of one such file per fold '
     "or of train.csv, val.csv and test.csv"
 )
 
