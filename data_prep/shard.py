@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -230,10 +230,16 @@ def _read_labels(
         skip_missing=options.skip_unmatched,
         cases_alone=options.case_from is not None,
     )
-    rows = slides_of_barcodes(read.rows, sources) if options.case_from is not None else read.rows
-    names = KnownNames(sources)
-    left_out = {(*names.meant_by(slide), slide)[0]: reason for slide, reason in read.left_out.items()}
-    return rows, left_out
+    rows, left_out, names = read.rows, read.left_out, KnownNames(sources)
+    if options.case_from is not None:
+        slides_of = slides_of_barcodes([*(row.slide for row in rows), *left_out], sources)
+        rows = [
+            replace(row, slide=slide, case=slide if row.case == row.slide else row.case)
+            for row in rows
+            for slide in slides_of[row.slide]
+        ]
+        left_out = {slide: reason for name, reason in left_out.items() for slide in slides_of[name]}
+    return rows, {(*names.meant_by(slide), slide)[0]: reason for slide, reason in left_out.items()}
 
 
 def _refuse_existing(out: Path) -> None:

@@ -1,7 +1,7 @@
 """Cases: which slides are of one patient, and a warning for a table that does not say so."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from data_prep.tables.labels import SlideLabel
@@ -31,29 +31,31 @@ def cases_of_barcodes(table: Sequence[SlideLabel]) -> list[SlideLabel]:
     return rows
 
 
-def slides_of_barcodes(table: Sequence[SlideLabel], known: Collection[str]) -> list[SlideLabel]:
-    """The rows, with those of a TCGA case or sample spread over the slides that begin with its barcode.
+def slides_of_barcodes(names: Iterable[str], known: Collection[str]) -> dict[str, list[str]]:
+    """The slides that each name means: those that begin with it, if it is the barcode of a case or sample.
 
     Args:
-        table: the rows; one whose slide is known stays as it is.
+        names: the names of slides, cases or samples.
         known: the slides that there are.
+
+    Returns:
+        The slides by name; a name that means none, or is no barcode, stands for itself.
     """
-    spread: list[SlideLabel] = []
-    names = KnownNames(known)
     of_case: dict[str, list[str]] = {}
     for slide in sorted(known):
-        if found := _BARCODE.match(bare(slide)):
+        if found := _BARCODE.match(bare(slide).upper()):
             of_case.setdefault(found[1], []).append(slide)
-    for row in table:
-        found = _BARCODE.match(row.slide.upper())
-        slides = names.meant_by(row.slide)
-        if found and not slides:
-            begins = re.compile(re.escape(row.slide.upper()) + r"(?![A-Z0-9])")
-            slides = [slide for slide in of_case.get(found[1], []) if begins.match(bare(slide).upper())]
-            spread += [SlideLabel(slide, slide, row.label) for slide in slides] or [row]
-        else:
-            spread.append(row)
-    return spread
+    slides, meant = KnownNames(known), {}
+    for name in names:
+        found = _BARCODE.match(name.upper())
+        begins = re.compile(re.escape(name.upper()) + r"(?![A-Z0-9])")
+        spread = (
+            [slide for slide in of_case.get(found[1], []) if begins.match(bare(slide).upper())]
+            if found
+            else []
+        )
+        meant[name] = [name] if slides.meant_by(name) else spread or [name]
+    return meant
 
 
 def missing_cases(table: Sequence[SlideLabel]) -> str | None:

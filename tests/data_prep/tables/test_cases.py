@@ -6,6 +6,7 @@ import pytest
 from data_prep.shard import main, shard
 from data_prep.tables.cases import cases_of_barcodes, missing_cases, slides_of_barcodes
 from data_prep.tables.labels import SlideLabel
+from data_prep.writing.skipped import read_skipped
 from mhimdist.data.shards import BagShards
 from mhimdist.errors import ConfigError, DataError, LabelError
 
@@ -29,16 +30,15 @@ def test_the_patient_is_in_a_barcode() -> None:
         cases_of_barcodes([SlideLabel(TCGA[0], "P7", "x")])
 
 
-def test_labels_of_cases_are_those_of_the_slides_with_their_barcode() -> None:
-    rows = [SlideLabel("TCGA-A1-A0SB", "TCGA-A1-A0SB", "x"), SlideLabel("tcga-a1-a0sd-01", "", "y")]
+def test_a_barcode_means_the_slides_that_begin_with_it() -> None:
     known = [*TCGA, "TCGA-A1-A0SC-01Z", "other"]
-    spread = [SlideLabel(slide, slide, "x") for slide in TCGA[:2]]
-    assert slides_of_barcodes(rows, known) == [*spread, rows[1]]
-    rows[1] = SlideLabel("tcga-a1-a0sd-01z", "", "y")
-    assert slides_of_barcodes(rows, known)[2:] == [SlideLabel(TCGA[2], TCGA[2], "y")]
-    assert slides_of_barcodes(alone(TCGA[0], "other", "TCGA-ZZ-ZZZZ"), known) == alone(
-        TCGA[0], "other", "TCGA-ZZ-ZZZZ"
-    )
+    assert slides_of_barcodes(["TCGA-A1-A0SB", "tcga-a1-a0sd-01z", "TCGA-A1-A0SB-01Z-00-DX2"], known) == {
+        "TCGA-A1-A0SB": list(TCGA[:2]),
+        "tcga-a1-a0sd-01z": [TCGA[2]],
+        "TCGA-A1-A0SB-01Z-00-DX2": [TCGA[1]],
+    }
+    themselves = [TCGA[0], f"{TCGA[0]}.svs", "other", "TCGA-A1-A0SD-01", "TCGA-ZZ-ZZZZ"]
+    assert slides_of_barcodes(themselves, known) == {name: [name] for name in themselves}
 
 
 def test_what_is_said_of_missing_cases() -> None:
@@ -90,6 +90,9 @@ def test_the_command_joins_labels_of_cases_by_barcode(tmp_path: Path) -> None:
         (TCGA[1], "TCGA-A1-A0SB", "x"),
         (TCGA[2], "TCGA-A1-A0SD", "y"),
     }
+    labels.write_text("Submitter ID;diagnosis\nTCGA-A1-A0SB;NA\nTCGA-A1-A0SD;y\n")
+    shard(features, labels, tmp_path / "some", case_from="tcga", skip_unmatched=True)
+    assert [bag.slide for bag in read_skipped(tmp_path / "some")] == list(TCGA[:2])
     labels.write_text("slide,label\nTCGA-A1-A0SB,x\nTCGA-A1-A0SD,y\n")
     with pytest.raises(
         DataError, match="these look like cases, as they begin the names of features: give --slides"
