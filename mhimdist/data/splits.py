@@ -1,6 +1,5 @@
 """`Split`: which bags train, select and test; always whole cases, so that no patient is in two sets."""
 
-import csv
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ import numpy as np
 from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
 
 from mhimdist.data.shards import BagShards
+from mhimdist.data.split_files import Bags, folds_in
 from mhimdist.errors import SplitError
 
 
@@ -176,7 +176,7 @@ def splits_of(
         validation_share: share of the cases to validate on, in [0, 1): in a holdout of all cases, otherwise
             of the cases that do not test.
         seed: seed of the draws.
-        split_file: CSV (slide,set[,fold]) or JSON; it takes precedence over the next two.
+        split_file: a table or JSON, see `from_file`; it takes precedence over the next two.
         test_share: share of the cases to test on, for one holdout.
         num_folds: number of folds if neither a file nor a test share is given.
         selects_on_test: the authors' protocol, see `Split`.
@@ -326,12 +326,12 @@ def from_file(
 ) -> list[Split]:
     """The splits in a file, such as an official one: a single split, or one per fold.
 
-    A CSV file has the columns `slide`, `set` (train, validation or test) and, for more than one fold, `fold`.
-    A JSON file holds the output of `Split.save`, or a list of such objects. If the file names no validation
-    set, a share of the training cases becomes one.
+    Read are our tables and JSON, and those of CLAM, MIL_BASELINE and Patho-Bench; see `split_files`. Names of
+    slides differ from those of the data by folders and suffixes at most, as in label tables. If the file
+    names no validation set, a share of the training cases becomes one.
 
     Args:
-        path: the file, .csv or .json; it names bags by slide or by key.
+        path: the file, or a folder of one file per fold; it names bags by slide, by key or by case.
         keys: key of every bag.
         slides: slide of every bag.
         cases: case of every bag.
@@ -342,26 +342,19 @@ def from_file(
         SplitError: the file is unreadable as such, or one of its splits does not fit the data; the message
             names it.
     """
-    row_of = {name: row for names in (slides, keys) for row, name in enumerate(names)}
-    try:
-        folds = _csv_folds(path) if path.suffix == ".csv" else _json_folds(path)
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise SplitError(f"{path} does not hold a split into train, validation and test: {error}") from None
+    bags = Bags(keys, slides, cases)
     splits = []
-    for number, (name, sets) in enumerate(folds.items()):
+    for number, (name, sets) in enumerate(folds_in(path).items()):
         where = f"{path}, {name}" if name else str(path)
-        if unknown := [slide for members in sets.values() for slide in members if slide not in row_of]:
-            raise SplitError(
-                f"{where}: {len(unknown)} slides are not in the data, the first is {unknown[0]!r}"
-            )
-        rows = {kind: np.array([row_of[slide] for slide in members], int) for kind, members in sets.items()}
-        train, validation = rows["train"], rows["validation"]
-        if not len(validation) and (validation_share or not selects_on_test):
-            train, validation = _take(train, labels_N, np.asarray(cases), validation_share, seed + number)
-        if selects_on_test:
-            validation = rows["test"]
-        split = _split(keys, train, validation, rows["test"], selects_on_test)
         try:
+            rows = {kind: np.array(members, int) for kind, members in bags.rows(sets).items()}
+            _refuse_no_test(rows, selects_on_test=selects_on_test)
+            train, validation = rows["train"], rows["validation"]
+            if not len(validation) and (validation_share or not selects_on_test):
+                train, validation = _take(train, labels_N, np.asarray(cases), validation_share, seed + number)
+            if selects_on_test:
+                validation = rows["test"]
+            split = _split(keys, train, validation, rows["test"], selects_on_test)
             split.check(keys, cases, labels_N, classes)
         except SplitError as error:
             raise SplitError(f"{where}: {error}") from None
@@ -369,34 +362,16 @@ def from_file(
     return splits
 
 
-def _csv_folds(path: Path) -> dict[str, dict[str, list[str]]]:
-    folds: dict[str, dict[str, list[str]]] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        table = csv.DictReader(file)
-        if missing := {"slide", "set"} - set(table.fieldnames or ()):
-            raise ValueError(f"it has no column {', '.join(sorted(missing))}")
-        for row in table:
-            fold = f"fold {row['fold']}" if "fold" in row else ""
-            sets = folds.setdefault(fold, {"train": [], "validation": [], "test": []})
-            if row["set"] not in sets:
-                raise ValueError(
-                    f"line {table.line_num}: set is {row['set']!r}, not one of {', '.join(sets)}"
-                )
-            sets[row["set"]].append(row["slide"])
-    if not folds:
-        raise ValueError("it has no rows")
-    return folds
-
-
-def _json_folds(path: Path) -> dict[str, dict[str, list[str]]]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    many = content if isinstance(content, list) else [content]
-    names = [f"fold {number}" for number in range(1, len(many) + 1)] if isinstance(content, list) else [""]
-    kinds = ("train", "validation", "test")
-    return {
-        name: {kind: list(map(str, each.get(kind, ()))) for kind in kinds}
-        for name, each in zip(names, many, strict=True)
-    }
+def _refuse_no_test(rows: Mapping[str, np.ndarray], *, selects_on_test: bool) -> None:
+    """Refuse the sets of others in which no bag is left to test on that does not select."""
+    validation, test = set(rows["validation"].tolist()), set(rows["test"].tolist())
+    if validation and not test:
+        raise SplitError("the test set is empty: call the set that tests `test`, not a validation set")
+    if validation and validation == test and not selects_on_test:
+        raise SplitError(
+            "its validation set is its test set, so that a result would be chosen on what it is tested on; "
+            "remove the validation set from the file, or cross-validate with --protocol paper"
+        )
 
 
 def _split(

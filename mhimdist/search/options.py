@@ -60,7 +60,7 @@ class Sweep(Execution):
         0.2, gt=0, lt=1, description="share of the cases that validates a trial if there is one fold"
     )
     split_file: Path | None = Field(
-        None, description="CSV (slide,set) or JSON of an official split; no trial sees its test set"
+        None, description="table (slide,set) or JSON of an official split; no trial sees its test set"
     )
     split_seed: int = Field(0, ge=0, description="seed of the draw of test cases and folds")
     seeds: tuple[int, ...] = Field(
