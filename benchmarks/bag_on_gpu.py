@@ -82,10 +82,10 @@ def reducing(*, num_bags: int = 1, columns: int = WIDTH, rows: int = INSTANCES, 
     return launches
 
 
-def square() -> list[Launch]:
+def square(*, rows: int = INSTANCES) -> list[Launch]:
     """Launches of `square_convolution` on bf16 instances, and of its gradients."""
-    tokens_TE, kernel_JE = (torch.empty(rows, WIDTH, dtype=torch.bfloat16) for rows in (INSTANCES, 49))
-    offsets_2 = torch.tensor([0, INSTANCES])
+    tokens_TE, kernel_JE = (torch.empty(count, WIDTH, dtype=torch.bfloat16) for count in (rows, 49))
+    offsets_2 = torch.tensor([0, rows])
     with noted() as launches:
         _square.square_convolution(tokens_TE, kernel_JE, kernel_JE[0], offsets_2)
         _square.square_convolution_backward(tokens_TE, kernel_JE, offsets_2)

@@ -86,13 +86,21 @@ def test_bags_of_other_sizes_compile_nothing_anew():
             "ranking": bag_on_gpu.ranking(**sizes),
             "mean": bag_on_gpu.reducing(**sizes, is_max=False),
             "max of two columns": bag_on_gpu.reducing(**sizes, columns=2, is_max=True),
+            # Its first launch convolves, the second one back.
+            **{f"square {place}": [launch] for place, launch in enumerate(bag_on_gpu.square(rows=rows))},
         }
         for what, several in launches.items():
             for launch in several:
                 found.setdefault((what, launch.name), set()).add(compiled_for(launch, 90))
     anew = {kernel: keys for kernel, keys in found.items() if len(keys) > 1}
     assert not anew, anew
-    assert {name for _, name in found} >= {"_find_limits", "_gather", "_pool_backward", "_reduce_backward"}
+    assert {name for _, name in found} >= {
+        "_find_limits",
+        "_gather",
+        "_pool_backward",
+        "_reduce_backward",
+        "_convolve",
+    }
 
 
 def test_the_key_of_a_compilation_knows_what_triton_specialises_on():
