@@ -32,9 +32,9 @@ def find_features(path: Path, stated: Stated = NOTHING_STATED) -> dict[str, Sour
     A folder holds one file (or zarr store) per slide, `<slide>.<suffix>`, or bundles; the first bytes of a
     file decide what it is. CLAM's folder is recognised by its pt_files, whose coordinates then come from the
     h5_files next to them; TRIDENT's by its features_<encoder>, which may be two folders down. Only these
-    folders are read. A folder may also hold one such folder per cohort. Any other folder is read with all its
-    subfolders, as STAMP repeats the folders of the slides. slideflow's `<slide>.index.npz` holds the
-    coordinates of `<slide>.pt`. Slides have the names of their files, so no two files may have the same name.
+    folders are read. A folder may also hold one such folder per cohort, at any depth. Any other folder
+    is read with all its subfolders, as STAMP repeats the folders of the slides. slideflow's
+    `<slide>.index.npz` holds the coordinates of `<slide>.pt`. Slides have the names of their files, so no two files may have the same name.
     Next to a manifest of ours, only the shards that it lists are read. Hidden files and files with other
     suffixes are passed over.
 
@@ -70,20 +70,23 @@ def find_features(path: Path, stated: Stated = NOTHING_STATED) -> dict[str, Sour
     return found
 
 
-def _folders_of_features(folder: Path) -> list[Path]:
-    """The folder itself if it holds features, otherwise those in it where CLAM or TRIDENT puts them.
+def _folders_of_features(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> list[Path]:
+    """The folder itself if it holds features, otherwise those below where CLAM or TRIDENT puts them.
 
     Raises:
         DataError: it holds more than one set of features of the same slides.
     """
+    state = folder.stat()
+    if (state.st_dev, state.st_ino) in above:  # a link to a folder that holds it
+        return []
     if (found := _folder_of_one(folder)) is not None:
         return [found]
+    above |= {(state.st_dev, state.st_ino)}
     below = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    cohorts = {path: _folder_of_one(path) for path in below if path.name not in NO_FEATURES}
-    known = [found for path, found in cohorts.items() if found not in (None, path)]
-    if not known:
-        return [folder]
-    return [found or path for path, found in cohorts.items() if found or _has_features(path)]
+    cohorts = {path: _folders_of_features(path, above) for path in below if path.name not in NO_FEATURES}
+    if all(folders in ([], [path]) for path, folders in cohorts.items()):
+        return [folder]  # no tool wrote anything below
+    return [found for folders in cohorts.values() for found in folders if _has_features(found)]
 
 
 def _folder_of_one(folder: Path) -> Path | None:

@@ -5,6 +5,7 @@ get prefixes from whatever held the network: `module.`, `model.`, `student.`, `n
 is recognised by what is left of the names without it.
 """
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -73,8 +74,9 @@ def without_prefix(tensors: Mapping[str, Tensor], names: Collection[str]) -> tup
         names: the parameters' names in the network that they may belong to.
 
     Returns:
-        The weights without the prefix that leaves most of these names (those without it keep theirs), and
-        how many of the names it leaves.
+        The weights without the prefix that leaves most of these names, and how many of the names it leaves.
+        Weights without the prefix keep their names; if all of the network's have it, they belong to something
+        beside the network, such as a loss, and are left out.
     """
     bare = {".".join(p for p in key.split(".") if p not in _HOLDERS): value for key, value in tensors.items()}
     prefixes = Counter(
@@ -83,6 +85,8 @@ def without_prefix(tensors: Mapping[str, Tensor], names: Collection[str]) -> tup
     if not prefixes:
         return bare, 0
     prefix, count = min(prefixes.items(), key=lambda item: (-item[1], len(item[0])))
+    if prefix and count == len(set(names)):
+        bare = {key: value for key, value in bare.items() if key.startswith(prefix)}
     return {key.removeprefix(prefix): value for key, value in bare.items()}, count
 
 
@@ -113,6 +117,7 @@ def _some(texts: Sequence[str], word: str) -> str:
 
 
 def _read(path: Path) -> Any:
+    _refuse_what_is_no_checkpoint(path)
     try:
         if path.suffix.lower() == ".safetensors":
             return load_file(path)
@@ -120,7 +125,34 @@ def _read(path: Path) -> Any:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: expected a checkpoint, cannot read one: {error}") from None
     except Exception as error:  # a damaged file can make torch's reader raise any error
+        if found := re.search(r"(?:GLOBAL|type) ([\w.]+)", str(error)):
+            raise CheckpointError(
+                f"{path}: refused, it holds {found[1]}, which would run code; save the network's "
+                "state_dict() instead of the network"
+            ) from None
         raise CheckpointError(
-            f"{path}: expected a checkpoint of torch, cannot read one: {error} (a file of a whole network "
-            "cannot be read, as it would run code: save its state_dict())"
+            f"{path}: expected a checkpoint of torch, got a damaged file or one of another format"
         ) from None
+
+
+def _refuse_what_is_no_checkpoint(path: Path) -> None:
+    """Name what a download may leave in a checkpoint's place.
+
+    Raises:
+        CheckpointError: the file is missing, empty, a web page or a pointer of Git LFS.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(200).lstrip()
+    except OSError as error:
+        raise CheckpointError(f"{path}: expected a checkpoint, cannot read one: {error}") from None
+    kinds = {
+        b"version https://git-lfs": "a pointer of Git LFS; fetch the file itself by `git lfs pull`",
+        b"<!doctype": "a web page; download the file itself",
+        b"<html": "a web page; download the file itself",
+    }
+    for sign, kind in kinds.items():
+        if head.lower().startswith(sign):
+            raise CheckpointError(f"{path}: expected a checkpoint, got {kind}")
+    if not head:
+        raise CheckpointError(f"{path}: expected a checkpoint, got an empty file")

@@ -166,7 +166,11 @@ def _check(
     ).state_dict()
     if faults := differences(weights, expected):
         model, hint = _MODELS[_baseline(settings)], _what_fits(found, weights, expected)
-        raise CheckpointError(f"{path}: the weights do not fit {model}{hint}: {'; '.join(faults)}")
+        beside = weights.keys() > expected.keys() and not differences(
+            {name: weights[name] for name in expected}, expected
+        )
+        way_out = "; if these belong to a loss or a metric, save the file without them" if beside else ""
+        raise CheckpointError(f"{path}: the weights do not fit {model}{hint}: {'; '.join(faults)}{way_out}")
 
 
 def _what_fits(

@@ -84,12 +84,6 @@ def test_a_damaged_safetensors_file_is_a_typed_error(tmp_path):
         read_tensors(file, "model")
 
 
-def test_a_whole_pickled_network_is_refused_with_what_to_do(tmp_path):
-    torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pt")
-    with pytest.raises(CheckpointError, match=r"save its state_dict\(\)"):
-        read_tensors(tmp_path / "whole.pt", "model")
-
-
 def test_the_network_that_fits_is_named(tmp_path):
     torch.save(_prefixed("module.", golden_values.official_weights("dsmil", 1000)), tmp_path / "d.pt")
     with pytest.raises(CheckpointError, match="do not fit transmil, but have the names of dsmil: "):
@@ -100,6 +94,8 @@ def test_the_prefix_that_leaves_most_names_is_removed():
     one = torch.zeros(1)
     tensors = {"net.layer1.norm.weight": one, "net.norm.weight": one, "criterion.weight": one}
     bare, count = without_prefix(tensors, {"layer1.norm.weight", "norm.weight"})
+    assert (set(bare), count) == ({"layer1.norm.weight", "norm.weight"}, 2)
+    bare, count = without_prefix(tensors, {"layer1.norm.weight", "norm.weight", "head.weight"})
     assert (set(bare), count) == ({"layer1.norm.weight", "norm.weight", "criterion.weight"}, 2)
     assert without_prefix({"x": one}, {"y"}) == ({"x": one}, 0)
 
@@ -113,3 +109,54 @@ def test_differences_list_the_smallest_kind_first_and_at_most_a_handful():
         "e0 is missing; e1 is missing; e2 is missing; e3 is missing; e4 is missing; and 2 more missing",
     ]
     assert differences(expected, expected) == []
+
+
+def test_what_is_beside_a_prefixed_network_is_left_out(tmp_path):
+    lightning = _prefixed("net.", STUDENT) | {
+        "criterion.weight": torch.ones(2),
+        "val_auc.confmat": torch.ones(3),
+    }
+    torch.save({"epoch": 1, "state_dict": lightning}, tmp_path / "a.ckpt")
+    assert _is(load_official(tmp_path / "a.ckpt", AttentionMIL()), STUDENT)
+
+
+def test_what_is_beside_a_network_without_prefix_is_named_with_the_way_out(tmp_path):
+    torch.save(STUDENT | {"criterion.weight": torch.ones(2)}, tmp_path / "a.pt")
+    with pytest.raises(
+        CheckpointError, match=r"criterion\.weight is unknown; if these belong to a loss or a m"
+    ):
+        load_official(tmp_path / "a.pt", AttentionMIL())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<!DOCTYPE html><html>Virus scan warning</html>", "got a web page; download the file itself"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\n",
+            "a pointer of Git LFS; .*git lfs pull",
+        ),
+        (b"", "got an empty file"),
+        (b"PK\x03\x04 and nothing else", "got a damaged file or one of another format"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_what_a_download_may_leave_is_named(tmp_path, content, message, suffix):
+    file = tmp_path / f"a{suffix}"
+    file.write_bytes(content)
+    if suffix == ".safetensors" and content.startswith(b"PK"):
+        message = "cannot read one"
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_official(file, AttentionMIL())
+    assert "weights_only" not in str(caught.value)
+
+
+def test_a_whole_network_is_refused_without_unsafe_advice(tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "a.pt")
+    with pytest.raises(
+        CheckpointError,
+        match=r"a\.pt: refused, it holds torch\.nn\.modules\.linear\.Linear, which would run code",
+    ) as caught:
+        load_official(tmp_path / "a.pt", AttentionMIL())
+    assert "weights_only" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)

@@ -73,6 +73,27 @@ def test_cohorts_of_trident() -> None:
     assert read_features(find_features(Path())["a"]).encoder == "uni_v1"
 
 
+@pytest.mark.parametrize("layout", ["{}/features", "TCGA/{}", "a/b/{}/c"])
+def test_cohorts_at_any_depth(layout: str) -> None:
+    for cohort, slide in (("BRCA", "a"), ("LUAD", "b")):
+        pt(f"{layout.format(cohort)}/pt_files/{slide}.pt")
+        h5(f"{layout.format(cohort)}/h5_files/{slide}.h5", features=FEATURES, coords=COORDS)
+        h5(f"{layout.format(cohort)}/patches/{slide}.h5", coords=COORDS)
+    assert found() == {
+        slide: f"{layout.format(cohort)}/pt_files/{slide}.pt"
+        for cohort, slide in (("BRCA", "a"), ("LUAD", "b"))
+    }
+    assert all(source.coords for source in find_features(Path()).values())
+
+
+def test_a_link_to_a_folder_above_ends_no_search() -> None:
+    pt("BRCA/deep/pt_files/a.pt")
+    pt("LUAD/deep/pt_files/b.pt")
+    Path("LUAD/deep/again").symlink_to(Path().resolve(), target_is_directory=True)
+    Path("LUAD/again").symlink_to(Path().resolve(), target_is_directory=True)
+    assert found() == {"a": "BRCA/deep/pt_files/a.pt", "b": "LUAD/deep/pt_files/b.pt"}
+
+
 def test_a_cohort_of_clam_next_to_a_plain_folder() -> None:
     pt("BRCA/pt_files/a.pt")
     pt("own/deeper/b.pt")
