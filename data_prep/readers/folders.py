@@ -32,9 +32,10 @@ def find_features(path: Path, stated: Stated = NOTHING_STATED) -> dict[str, Sour
     A folder holds one file (or zarr store) per slide, `<slide>.<suffix>`, or bundles; the first bytes of a
     file decide what it is. CLAM's folder is recognised by its pt_files, whose coordinates then come from the
     h5_files next to them; TRIDENT's by its features_<encoder>, which may be two folders down. Only these
-    folders are read. A folder may also hold one such folder per cohort, at any depth. Any other folder
-    is read with all its subfolders, as STAMP repeats the folders of the slides. slideflow's
-    `<slide>.index.npz` holds the coordinates of `<slide>.pt`. Slides have the names of their files, so no two files may have the same name.
+    folders are read. A folder may also hold one such folder per cohort, at any depth. Any other folder is
+    read with all its subfolders, as STAMP repeats the folders of the slides. slideflow's `<slide>.index.npz`
+    holds the coordinates of `<slide>.pt`. Slides have the names of their files, so no two files may have the
+    same name.
     Next to a manifest of ours, only the shards that it lists are read. Hidden files and files with other
     suffixes are passed over.
 

@@ -44,6 +44,7 @@ class Cases:
     slides = keys
     cases = tuple(f"case-{i // 3}" for i in range(60))
     labels_N = np.array([i // 3 % 2 for i in range(60)])
+    classes = ("normal", "tumour")
 
 
 def test_folds_validate_every_case_once_and_none_of_them_sees_the_test_cases():
