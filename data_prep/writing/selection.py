@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data_prep.readers.members import encoder_of
 from data_prep.readers.sources import Source, some
+from data_prep.tables.cases import of_the_same_cases
 from data_prep.tables.classes import class_order
 from data_prep.tables.labels import SlideLabel
 from data_prep.writing.plan import PlannedBag
@@ -218,5 +219,10 @@ def _why(missing: Sequence[str], unlabelled: Sequence[str]) -> str:
         return (
             "; these look like cases, as they begin the names of features: give --slides, a table of slide "
             "and case, or --case-from tcga for TCGA barcodes"
+        )
+    if missing and of_the_same_cases(missing, unlabelled):
+        return (
+            "; they are other samples or slides of the same TCGA cases: label the cases (TCGA-XX-XXXX) and give "
+            "--case-from tcga, or --slides, a table of slide and case"
         )
     return ""

@@ -20,9 +20,9 @@ _NUM_EXAMPLES = 2
 
 def bare(name: str) -> str:
     """The name of a slide without its folder, of Linux or Windows, and without its suffixes."""
-    name = unicodedata.normalize("NFC", re.split(r"[/\\]", name.strip())[-1])  # macOS takes letters apart
+    name = unicodedata.normalize("NFC", re.split(r"[/\\]", name)[-1].strip())  # macOS takes letters apart
     while end := next((end for end in SLIDE_SUFFIXES if name.lower().endswith(end)), None):
-        name = name[: -len(end)]
+        name = name[: -len(end)].rstrip()
     return name
 
 
