@@ -206,12 +206,12 @@ def _labelled(
         in_shards = classes_of(sources, renamed) if options.classes is None else None
     else:
         table, left_out = _read_labels(options, options.labels, sources)
-        if options.classes is None and before is None:
-            refuse_measurements(table, options.labels)
         table = spelled_as(table, options.classes or (before.info.classes if before else ()))
     table = without_suffixes(table, sources)
     if options.case_from is not None:
         table = cases_of_barcodes(table)
+    if options.labels is not None and options.classes is None and before is None:
+        refuse_measurements(table, options.labels)
     if (warning := missing_cases(table)) is not None:
         print(f"warning: {warning}", file=sys.stderr)  # now, not after hours
     return table, sources, class_names(table, options.classes, before, in_shards), left_out

@@ -152,7 +152,9 @@ def without_suffixes(rows: Sequence[SlideLabel], known: Collection[str]) -> list
             )
         (slide,) = slides
         if slide in renamed:
-            raise LabelError(f"slide {slide!r} is in the table twice, once as {row.slide!r}")
+            raise LabelError(
+                f"slide {slide!r} is in the table twice, once as {row.slide!r}; remove one of the two rows"
+            )
         renamed[slide] = replace(row, slide=slide, case=slide if row.case == row.slide else row.case)
     return list(renamed.values())
 
@@ -227,7 +229,7 @@ def _slides_of_cases(
         raise LabelError(
             f"{table.path}: no label in {labels} for cases of this table ({len(cases)}): {cases[:5]} "
             f"(--skip-unmatched leaves out and lists their slides; cases with a label: {examples(label_of)})"
-            f"{rule_that_joins(cases, label_of)}"
+            f"{rule_that_joins(cases, label_of, 'cases with a label')}"
         )
     return rows
 
@@ -288,7 +290,8 @@ def _slides(
             continue
         if slide in line_of:
             raise LabelError(
-                f"{table.path}: slide {slide!r} is in line {line_of[slide]} and again in line {line}"
+                f"{table.path}: slide {slide!r} is in line {line_of[slide]} and again in line {line}; remove "
+                "one of them"
             )
         line_of[slide] = line
         found.append((line, cells, slide))

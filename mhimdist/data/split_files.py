@@ -10,7 +10,7 @@ from typing import Any
 from mhimdist.errors import SplitError
 from mhimdist.tables.cells import is_missing
 from mhimdist.tables.columns import CASE, SLIDE, Kind, find, plain
-from mhimdist.tables.names import KnownNames, examples, rule_that_joins
+from mhimdist.tables.names import KnownNames, begins_names, examples, rule_that_joins
 from mhimdist.tables.reading import Table, read_table
 
 Sets = dict[str, list[str]]
@@ -83,6 +83,7 @@ class Bags:
         self._rows_of_case: dict[str, list[int]] = defaultdict(list)
         for row, case in enumerate(cases):
             self._rows_of_case[case].append(row)
+        self._cases = KnownNames(self._rows_of_case)
 
     def rows(self, sets: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
         """The rows of the bags of each set, in the order in which they are named.
@@ -96,16 +97,30 @@ class Bags:
         unknown = [member for members in sets.values() for member in members if not self._of(member)]
         if not unknown:
             return found
-        if all(member in self._rows_of_case for members in sets.values() for member in members):
+        if all(len(self._cases.meant_by(member)) == 1 for members in sets.values() for member in members):
             return {
-                name: [row for member in members for row in self._rows_of_case[member]]
+                name: [
+                    row
+                    for member in members
+                    for case in self._cases.meant_by(member)
+                    for row in self._rows_of_case[case]
+                ]
                 for name, members in sets.items()
             }
         used = {row for rows in found.values() for row in rows}
         free = [slide for row, slide in enumerate(self._slides) if row not in used]
         raise SplitError(
             f"{len(unknown)} slides are not in the data, the first is {unknown[0]!r} (in the data are "
-            f"{examples(free or self._slides)}){rule_that_joins(unknown, free)}"
+            f"{examples(free or self._slides)}){rule_that_joins(unknown, free) or self._hint(unknown, free)}"
+        )
+
+    @staticmethod
+    def _hint(unknown: Sequence[str], free: Sequence[str]) -> str:
+        if not begins_names(unknown, free):
+            return ""
+        return (
+            "; these look like cases, as they begin the names of slides: write the shards with a column "
+            "case, or with --case-from tcga for TCGA barcodes"
         )
 
     def _of(self, name: str) -> list[int]:

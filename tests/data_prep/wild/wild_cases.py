@@ -1,16 +1,17 @@
-"""The table of inputs as people have them, each with the right answer: run this file to print it.
+"""The table of inputs as people have them, each with the right answer.
 
+`PYTHONPATH=.:tests python tests/data_prep/wild/wild_cases.py` prints it: kind, case and answer, in columns.
 All content is drawn from one seed, kind by kind, so a new kind changes no other.
 """
-
-from collections.abc import Iterable
 
 import numpy as np
 import wild_folders
 import wild_ids
 import wild_labels
 import wild_texts
+from wild_checkpoints import CHECKPOINTS
 from wild_inputs import Case
+from wild_splits import SPLITS
 
 SEED = 13
 
@@ -22,3 +23,7 @@ def all_cases() -> list[Case]:
 
 
 CASES = all_cases()
+
+if __name__ == "__main__":
+    for each in (*CASES, *SPLITS, *CHECKPOINTS):
+        print(each.kind, each.name, each.answer, sep="\t")

@@ -20,8 +20,14 @@ from wild_inputs import (
 
 
 def _case(
-    draw: np.random.Generator, kind: str, name: str, table: str, answer: Holds | Refused, slides: Sequence[str],
-    options: str = "", **files: str,
+    draw: np.random.Generator,
+    kind: str,
+    name: str,
+    table: str,
+    answer: Holds | Refused,
+    slides: Sequence[str],
+    options: str = "",
+    **files: str,
 ) -> Case:
     """A case whose features are of these slides."""
     features = {slide: draw_features(draw) for slide in slides}
@@ -49,13 +55,20 @@ def joined(draw: np.random.Generator) -> Iterator[Case]:
         "a relative folder": lambda s: f"./{s}",
         "spaces": lambda s: f"  {s} ",
         "a suffix after a space": lambda s: f"{s} .svs",
+        "a folder of each slide": lambda s: f"D:\\Scans\\{s}\\",
+        "a bucket": lambda s: f"s3://scans/2019/{s}.svs",
     }
     for name, writing in writings.items():
         rows = own_cases(draw_rows(draw))
         yield _case(draw, "name", name, _written(rows, writing), Holds(rows), [row.slide for row in rows])
     numbers = own_cases(draw_rows(draw, ["101", "102", "203", "304"]))
     yield _case(
-        draw, "name", "101.0", _written(numbers, lambda s: f"{s}.0"), Holds(numbers), [row.slide for row in numbers]
+        draw,
+        "name",
+        "101.0",
+        _written(numbers, lambda s: f"{s}.0"),
+        Holds(numbers),
+        [row.slide for row in numbers],
     )
     for form, stored in (("NFD", "NFC"), ("NFC", "NFD")):
         names = [unicodedata.normalize(stored, f"Präparat {i}é") for i in range(4)]
@@ -64,59 +77,158 @@ def joined(draw: np.random.Generator) -> Iterator[Case]:
         yield _case(draw, "name", f"accents as {form}, files as {stored}", table, Holds(rows), names)
     rows = own_cases(draw_rows(draw, ["S1.svs", "S2.svs", "S3.svs", "S4.svs"]))
     yield _case(
-        draw, "name", "files with two suffixes", _written(rows, lambda s: s.removesuffix(".svs")), Holds(rows),
+        draw,
+        "name",
+        "files with two suffixes",
+        _written(rows, lambda s: s.removesuffix(".svs")),
+        Holds(rows),
         [row.slide for row in rows],
     )
-    dotted = own_cases(draw_rows(draw, ["TCGA-A1-A0SB-01Z.1F2E-33", "TCGA-A1-A0SC-01Z.77AA-01", "S.1.2", "S.1.3"]))
-    yield _case(draw, "name", "dots within", _written(dotted, lambda s: f"{s}.svs"), Holds(dotted), [r.slide for r in dotted])
+    dotted = own_cases(
+        draw_rows(draw, ["TCGA-A1-A0SB-01Z.1F2E-33", "TCGA-A1-A0SC-01Z.77AA-01", "S.1.2", "S.1.3"])
+    )
+    yield _case(
+        draw,
+        "name",
+        "dots within",
+        _written(dotted, lambda s: f"{s}.svs"),
+        Holds(dotted),
+        [r.slide for r in dotted],
+    )
 
 
 def not_joined(draw: np.random.Generator) -> Iterator[Case]:
     """Names that would only be joined by guessing."""
     plain = [f"S17-{number}" for number in draw.choice(9000, 4, replace=False) + 1000]
     for name, slides, writing, words in (
-        ("zeros lost in front", ["0071", "0102", "0203", "0304"], lambda s: s.lstrip("0"), ("'0071', '0102'", "zeros in front of numbers")),
-        ("zeros lost, decimals won", ["0071", "0102", "0203", "0304"], lambda s: f"{int(s)}.0", ("'102.0'", "zeros in front of numbers")),
-        ("upper case", ["slide-a", "slide-b", "slide-c"], str.upper, ("'SLIDE-A'", "'slide-a', 'slide-b'", "only in upper and lower case")),
-        ("underscores for hyphens", plain, lambda s: s.replace("-", "_"), ("only in spaces, hyphens, underscores and case",)),
+        (
+            "zeros lost in front",
+            ["0071", "0102", "0203", "0304"],
+            lambda s: s.lstrip("0"),
+            ("'0071', '0102'", "zeros in front of numbers"),
+        ),
+        (
+            "zeros lost, decimals won",
+            ["0071", "0102", "0203", "0304"],
+            lambda s: f"{int(s)}.0",
+            ("'102.0'", "zeros in front of numbers"),
+        ),
+        (
+            "upper case",
+            ["slide-a", "slide-b", "slide-c"],
+            str.upper,
+            ("'SLIDE-A'", "'slide-a', 'slide-b'", "only in upper and lower case"),
+        ),
+        (
+            "underscores for hyphens",
+            plain,
+            lambda s: s.replace("-", "_"),
+            ("only in spaces, hyphens, underscores and case",),
+        ),
         ("a stain behind the dot", [f"{s}.HE" for s in plain], str, ("no",)),
-        ("no uuid", [f"TCGA-A1-A0S{x}-01Z-00-DX1.{i}F2E" for i, x in enumerate("BCD")], lambda s: s.split(".")[0], ("what follows the first dot", "--case-from tcga")),
-        ("a scanner's prefix", plain, lambda s: f"scan1_{s}", ("scan1_S17", "features without a label: 'S17-")),
-        ("other slides altogether", plain, lambda s: s[::-1], ("features without a label", "--skip-unmatched")),
+        (
+            "no uuid",
+            [f"TCGA-A1-A0S{x}-01Z-00-DX1.{i}F2E" for i, x in enumerate("BCD")],
+            lambda s: s.split(".")[0],
+            ("what follows the first dot", "--case-from tcga"),
+        ),
+        (
+            "a scanner's prefix",
+            plain,
+            lambda s: f"scan1_{s}",
+            ("the names of the table have 'scan1_' before them",),
+        ),
+        (
+            "other slides altogether",
+            plain,
+            lambda s: s[::-1],
+            ("features without a label", "--skip-unmatched"),
+        ),
     ):
         rows = own_cases(draw_rows(draw, slides))
         if name == "a stain behind the dot":
             yield _case(draw, "name", name, _written(rows, writing), Holds(rows), slides)
             continue
         yield _case(draw, "name", name, _written(rows, writing), no_features(*words), slides)
+    for name, file, writing, words in (
+        (
+            "files with _patches behind",
+            lambda s: f"{s}_patches",
+            str,
+            "the names of features have '_patches' behind",
+        ),
+        (
+            "files with a cohort before",
+            lambda s: f"BRCA-{s}",
+            str,
+            "the names of features have 'BRCA-' before",
+        ),
+        (
+            "a table with a stain behind",
+            str,
+            lambda s: f"{s}_HE.svs",
+            "the names of the table have '_HE' behind",
+        ),
+        ("large numbers, rounded", str, lambda s: "2.01912E+12", "a spreadsheet has rounded '2.01912E+12'"),
+    ):
+        rows = own_cases(draw_rows(draw, 1 if "rounded" in name else 6))
+        files = [file(row.slide) for row in rows]
+        yield _case(draw, "name", name, _written(rows, writing), no_features(words), files)
     rows = own_cases(draw_rows(draw))
     slides = [row.slide for row in rows]
     table = _written(rows, lambda s: f"{s}.svs")
     yield _case(
-        draw, "name", "a slide without features", table,
-        no_features("1 of 6 slides in labels.csv", "--skip-unmatched", f"'{slides[0]}"), slides[1:],
+        draw,
+        "name",
+        "a slide without features",
+        table,
+        no_features("1 of 6 slides in labels.csv", "--skip-unmatched", f"'{slides[0]}"),
+        slides[1:],
     )
     yield _case(
-        draw, "name", "a slide without features, passed over", table,
-        Holds(rows[1:], passed_over=frozenset({f"{slides[0]}.svs"})), slides[1:], "--skip-unmatched",
+        draw,
+        "name",
+        "a slide without features, passed over",
+        table,
+        Holds(rows[1:], passed_over=frozenset({f"{slides[0]}.svs"})),
+        slides[1:],
+        "--skip-unmatched",
     )
     yield _case(
-        draw, "name", "features without a label", _written(rows[1:], str),
-        refused("no label in labels.csv for 1 of 6 slides", "--skip-unmatched", f"'{slides[0]}'"), slides,
+        draw,
+        "name",
+        "features without a label",
+        _written(rows[1:], str),
+        refused("no label in labels.csv for 1 of 6 slides", "--skip-unmatched", f"'{slides[0]}'"),
+        slides,
     )
     yield _case(
-        draw, "name", "features without a label, passed over", _written(rows[1:], str),
-        Holds(rows[1:], passed_over=frozenset({slides[0]})), slides, "--skip-unmatched",
+        draw,
+        "name",
+        "features without a label, passed over",
+        _written(rows[1:], str),
+        Holds(rows[1:], passed_over=frozenset({slides[0]})),
+        slides,
+        "--skip-unmatched",
     )
     yield _case(
-        draw, "name", "nothing in both, passed over", _written(rows, lambda s: s[::-1]),
-        no_features("no slide has both a label", f"features: {min(slides)!r}", "name the slides alike"), slides, "--skip-unmatched",
+        draw,
+        "name",
+        "nothing in both, passed over",
+        _written(rows, lambda s: s[::-1]),
+        no_features("no slide has both a label", f"features: {min(slides)!r}", "name the slides alike"),
+        slides,
+        "--skip-unmatched",
     )
     several = ["S1.svs", "S1.tif", "S2.svs"]
     rows = own_cases(draw_rows(draw, ["S1", "S2.svs"]))
     yield _case(
-        draw, "name", "a name of two files", _written(rows, str),
-        refused("slide 'S1' of the table could be any of ['S1.svs', 'S1.tif']", "full name"), several,
+        draw,
+        "name",
+        "a name of two files",
+        _written(rows, str),
+        refused("slide 'S1' of the table could be any of ['S1.svs', 'S1.tif']", "full name"),
+        several,
     )
 
 
@@ -135,27 +247,72 @@ def cases(draw: np.random.Generator) -> Iterator[Case]:
     kinds = as_text({"Sample ID": [f"{code}-01" for code in labels], "Class": list(labels.values())})
     by_slide = as_text(columns_of(rows, filename=lambda row: f"{row.slide}.svs", label=lambda row: row.label))
     as_sample = as_text({"case_id": [f"{code}-01Z" for code in labels], "label": list(labels.values())})
-    wrong = as_text(columns_of(rows, slide=lambda row: row.slide, case=lambda row: row.case[::-1], label=lambda row: row.label))
-    lower = by_case.replace("TCGA-", "tcga-").lower().replace("lu", "LU").replace("ad\n", "AD\n").replace("sc\n", "SC\n")
+    wrong = as_text(
+        columns_of(
+            rows, slide=lambda row: row.slide, case=lambda row: row.case[::-1], label=lambda row: row.label
+        )
+    )
+    lower = (
+        by_case.replace("TCGA-", "tcga-")
+        .lower()
+        .replace("lu", "LU")
+        .replace("ad\n", "AD\n")
+        .replace("sc\n", "SC\n")
+    )
     some = as_text({"case_id": list(labels)[:3], "label": list(labels.values())[:3]})
     gap = by_case.replace("TCGA-A1-A0SD,LUSC", "TCGA-A1-A0SD,NA")
-    lost = {slide: "labels.csv, line 3: the label is missing" for slide in slides[2:4]}
+    lost = dict.fromkeys(slides[2:4], "labels.csv, line 3: the label is missing")
     for name, table, options, answer in (
-        ("cases of TCGA alone", by_case, "", refused("labels.csv names cases and no slides", "--slides", "--case-from tcga")),
+        (
+            "cases of TCGA alone",
+            by_case,
+            "",
+            refused("labels.csv names cases and no slides", "--slides", "--case-from tcga"),
+        ),
         ("cases of TCGA, joined", by_case, tcga, holds),
-        ("cases of TCGA as slides", bare, "", no_features("these look like cases", "--slides", "--case-from tcga")),
+        (
+            "cases of TCGA as slides",
+            bare,
+            "",
+            no_features("these look like cases", "--slides", "--case-from tcga"),
+        ),
         ("cases of TCGA as slides, joined", bare, tcga, holds),
         ("cases of TCGA in lower case", lower, tcga, holds),
         ("samples as cBioPortal names them", kinds, f"{tcga} --slide-column 'Sample ID'", holds),
-        ("samples of another vial", samples, tcga, no_features("-01A'", "of the same TCGA cases", "TCGA-XX-XXXX")),
+        (
+            "samples of another vial",
+            samples,
+            tcga,
+            no_features("-01A'", "of the same TCGA cases", "TCGA-XX-XXXX"),
+        ),
         ("samples of TCGA", as_sample, tcga, holds),
         ("slides of TCGA", by_slide, tcga, holds),
         ("slides of TCGA, their cases unsaid", by_slide, "", Holds(own_cases(rows))),
-        ("a case that its barcode contradicts", wrong, tcga, refused("expected the case 'TCGA-A1-A0SB'", "the table says")),
-        ("a case without a label", some, tcga, refused("no label in labels.csv for 2 of 8 slides", "--skip-unmatched")),
-        ("a case without a label, passed over", some, f"{tcga} --skip-unmatched", Holds(rows[:6], passed_over=frozenset(slides[6:]))),
+        (
+            "a case that its barcode contradicts",
+            wrong,
+            tcga,
+            refused("expected the case 'TCGA-A1-A0SB'", "the table says"),
+        ),
+        (
+            "a case without a label",
+            some,
+            tcga,
+            refused("no label in labels.csv for 2 of 8 slides", "--skip-unmatched"),
+        ),
+        (
+            "a case without a label, passed over",
+            some,
+            f"{tcga} --skip-unmatched",
+            Holds(rows[:6], passed_over=frozenset(slides[6:])),
+        ),
         ("a case of NA", gap, tcga, refused("labels.csv, line 3", "the label")),
-        ("a case of NA, left out", gap, f"{tcga} --skip-unmatched", Holds((*rows[:2], *rows[4:]), left_out=lost)),
+        (
+            "a case of NA, left out",
+            gap,
+            f"{tcga} --skip-unmatched",
+            Holds((*rows[:2], *rows[4:]), left_out=lost),
+        ),
     ):
         yield _case(draw, "cases", name, table, answer, slides, options)
     yield from _two_tables(draw)
@@ -168,25 +325,56 @@ def _two_tables(draw: np.random.Generator) -> Iterator[Case]:
     slides = [row.slide for row in rows]
     by_case = as_text({"Patient ID": list(labels), "Class": list(labels.values())})
     numbers = as_text({"patient": ["010", "011", "012"], "label": list(labels.values())})
-    of_cases = as_text(columns_of(rows, **{"case": lambda row: row.case, "slide": lambda row: f"{row.slide}.svs"}))
+    of_cases = as_text(
+        columns_of(rows, **{"case": lambda row: row.case, "slide": lambda row: f"{row.slide}.svs"})
+    )
     shorn = of_cases.replace("P", "")
     lower = of_cases.replace("P1", "p1")
     hole = of_cases.replace("P12", "NA")
-    lost = {slide: "slides.csv, line" for slide in slides[4:]}
+    lost = dict.fromkeys(slides[4:], "slides.csv, line")
     for name, table, second, options, answer in (
         ("a table of slides", by_case, of_cases, "", Holds(rows)),
-        ("cases in lower case", by_case, lower, "", refused("no label in labels.csv for cases", "'p10'", "upper and lower case")),
+        (
+            "cases in lower case",
+            by_case,
+            lower,
+            "",
+            refused("no label in labels.csv for cases", "'p10'", "upper and lower case"),
+        ),
         ("cases whose zeros are lost", numbers, shorn, "", refused("'10'", "zeros in front of numbers")),
         ("a slide without a case", by_case, hole, "", refused("slides.csv, line 6", "(the case)")),
-        ("a slide without a case, left out", by_case, hole, "--skip-unmatched", Holds(rows[:4], left_out=lost)),
+        (
+            "a slide without a case, left out",
+            by_case,
+            hole,
+            "--skip-unmatched",
+            Holds(rows[:4], left_out=lost),
+        ),
     ):
-        yield _case(draw, "cases", name, table, answer, slides, f"--slides slides.csv {options}", **{"slides.csv": second})
+        yield _case(
+            draw,
+            "cases",
+            name,
+            table,
+            answer,
+            slides,
+            f"--slides slides.csv {options}",
+            **{"slides.csv": second},
+        )
     yield _case(
-        draw, "cases", "cases of no barcode alone", by_case,
-        refused("names cases and no slides", "['Patient ID', 'Class']", "--slides", "--slide-column"), slides,
+        draw,
+        "cases",
+        "cases of no barcode alone",
+        by_case,
+        refused("names cases and no slides", "['Patient ID', 'Class']", "--slides", "--slide-column"),
+        slides,
     )
-    decimal = as_text({"slide": slides, "case": ["7.0", "7", "8.0", "8", "9.0", "9"], "label": ["a", "b"] * 3})
-    true = tuple(Row(slide, case, label) for slide, case, label in zip(slides, "778899", "ababab", strict=True))
+    decimal = as_text(
+        {"slide": slides, "case": ["7.0", "7", "8.0", "8", "9.0", "9"], "label": ["a", "b"] * 3}
+    )
+    true = tuple(
+        Row(slide, case, label) for slide, case, label in zip(slides, "778899", "ababab", strict=True)
+    )
     yield _case(draw, "cases", "7 and 7.0 are one patient", decimal, Holds(true), slides)
 
 

@@ -111,7 +111,9 @@ class Case:
     labels: str = "labels.csv"
 
 
-def draw_features(draw: np.random.Generator, rows: int | None = None, width: int = NUM_FEATURES) -> np.ndarray:
+def draw_features(
+    draw: np.random.Generator, rows: int | None = None, width: int = NUM_FEATURES
+) -> np.ndarray:
     """Features of a slide, N x D float32, that float16 holds exactly; by default 2 to 5 patches."""
     size = int(draw.integers(2, 6)) if rows is None else rows
     return (draw.integers(-99, 99, (size, width)) / 16).astype(np.float32)
@@ -123,10 +125,13 @@ def draw_rows(
     """Slides with names as scanners give them, of about half as many cases, and of every class."""
     if isinstance(slides, int):
         numbers = draw.choice(9000, slides, replace=False) + 1000
-        slides = [f"S{year}-{number}" for year, number in zip(draw.integers(10, 25, slides), numbers, strict=True)]
+        slides = [
+            f"S{year}-{number}" for year, number in zip(draw.integers(10, 25, slides), numbers, strict=True)
+        ]
     labels = [classes[i % len(classes)] for i in draw.permutation(len(slides))]
     return tuple(
-        Row(slide, f"P{i // 2 + 10}", label) for i, (slide, label) in enumerate(zip(slides, labels, strict=True))
+        Row(slide, f"P{i // 2 + 10}", label)
+        for i, (slide, label) in enumerate(zip(slides, labels, strict=True))
     )
 
 
