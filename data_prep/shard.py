@@ -210,11 +210,13 @@ def _labelled(
     table = without_suffixes(table, sources)
     if options.case_from is not None:
         table = cases_of_barcodes(table)
+    # A slide that is passed over for lack of features makes no class either.
+    used = [row for row in table if row.slide in sources] if options.skip_unmatched else table
     if options.labels is not None and options.classes is None and before is None:
-        refuse_measurements(table, options.labels)
+        refuse_measurements(used, options.labels)
     if (warning := missing_cases(table)) is not None:
         print(f"warning: {warning}", file=sys.stderr)  # now, not after hours
-    return table, sources, class_names(table, options.classes, before, in_shards), left_out
+    return table, sources, class_names(used or table, options.classes, before, in_shards), left_out
 
 
 def _read_labels(

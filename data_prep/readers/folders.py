@@ -20,6 +20,8 @@ TRIDENT_FEATURES = "features_"
 NO_FEATURES = ("patches", "masks", "stitches", "contours", "contours_geojson", "thumbnails", "visualization")
 """Folders that CLAM and TRIDENT write beside their features; `patches` holds coordinates alone."""
 _TRIDENT_SETTINGS = re.compile(r"[\d.]+x_\d+px")  # such as 20x_256px_0px_overlap
+MAX_DEPTH = 3
+"""Most folders between the one that is given and that of a cohort."""
 THREADS = 8
 """Threads that look at files: on network storage they wait more than they compute."""
 
@@ -33,11 +35,11 @@ def find_features(path: Path, stated: Stated = NOTHING_STATED) -> dict[str, Sour
     A folder holds one file (or zarr store) per slide, `<slide>.<suffix>`, or bundles; the first bytes of a
     file decide what it is. CLAM's folder is recognised by its pt_files, whose coordinates then come from the
     h5_files next to them; TRIDENT's by its features_<encoder>, which may be two folders down. Only these
-    folders are read. A folder may also hold one such folder per cohort. Any other folder is read with all its
-    subfolders, as STAMP repeats the folders of the slides. slideflow's `<slide>.index.npz` holds the
-    coordinates of `<slide>.pt`. Slides have the names of their files, so no two files may have the same name.
-    Next to a manifest of ours, only the shards that it lists are read. Hidden files and files with other
-    suffixes are passed over.
+    folders are read. A folder may also hold one such folder per cohort, at most `MAX_DEPTH` folders down. Any
+    other folder is read with all its subfolders, as STAMP repeats the folders of the slides. slideflow's
+    `<slide>.index.npz` holds the coordinates of `<slide>.pt`. Slides have the names of their files,
+    so no two files may have the same name. Next to a manifest of ours, only the shards that it lists are
+    read. Hidden files and files with other suffixes are passed over.
 
     Args:
         path: the folder or bundle.
@@ -71,7 +73,7 @@ def find_features(path: Path, stated: Stated = NOTHING_STATED) -> dict[str, Sour
     return found
 
 
-def _folders_of_features(folder: Path) -> list[Path]:
+def _folders_of_features(folder: Path, depth: int = MAX_DEPTH) -> list[Path]:
     """The folder itself if it holds features, otherwise those in it where CLAM or TRIDENT puts them.
 
     Raises:
@@ -79,12 +81,13 @@ def _folders_of_features(folder: Path) -> list[Path]:
     """
     if (found := _folder_of_one(folder)) is not None:
         return [found]
-    below = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    cohorts = {path: _folder_of_one(path) for path in below if path.name not in NO_FEATURES}
-    known = [found for path, found in cohorts.items() if found not in (None, path)]
-    if not known:
+    if depth == 0:
         return [folder]
-    return [found or path for path, found in cohorts.items() if found or _has_features(path)]
+    below = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    cohorts = {path: _folders_of_features(path, depth - 1) for path in below if path.name not in NO_FEATURES}
+    if all(found == [path] for path, found in cohorts.items()):
+        return [folder]
+    return [each for found in cohorts.values() for each in found if _has_features(each)]
 
 
 def _folder_of_one(folder: Path) -> Path | None:

@@ -11,6 +11,9 @@ from mhimdist.tables.columns import CASE, LABEL, SLIDE, Kind, find, known_names,
 from mhimdist.tables.names import KnownNames, examples, rule_that_joins
 from mhimdist.tables.reading import Table, read_table
 
+_MOST_LINES_ABOVE = 20
+"""Most lines above a header in which one looks for it, to say so."""
+
 
 @dataclass(frozen=True)
 class SlideLabel:
@@ -298,6 +301,16 @@ def _slides(
     return found
 
 
+def _header_below(table: Table) -> str:
+    """What to do if a table has a title or remarks above its header; empty if it seems to have none."""
+    names = known_names(SLIDE, LABEL, CASE)
+    for line, cells in table.rows[:_MOST_LINES_ABOVE]:
+        words = {plain(word) for cell in cells for word in re.split(r"[,;|\t]", cell)}
+        if len(words & names) > 1:
+            return f"line {line} looks like the header: remove the lines above it, or "
+    return ""
+
+
 def _read(path: Path, columns: Columns) -> Table:
     if not path.is_file():
         raise LabelError(f"no label table at {path}")
@@ -311,6 +324,7 @@ def _read(path: Path, columns: Columns) -> Table:
     if table.width != 2 and not by_number:
         raise LabelError(
             f"{path}: expected a header with known names, or two columns, slide and label; got {table.width} "
-            f"columns and the first line {table.columns}; give --slide-column and --label-column"
+            f"columns and the first line {table.columns}; {_header_below(table)}give --slide-column and "
+            "--label-column"
         )
     return table.without_header()

@@ -41,5 +41,6 @@ def test_checkpoints(case: Checkpoint) -> None:
 
 
 def test_every_case_has_a_name_of_its_own() -> None:
-    names = [name_of(case) for case in (*CASES, *SPLITS, *CHECKPOINTS)]
-    assert len(names) == len(set(names)) >= 120
+    cases = (*CASES, *SPLITS, *CHECKPOINTS)
+    assert len(cases) == len({name_of(case) for case in cases}) >= 120
+    assert [name_of(case) for case in cases if len(str(case).splitlines()) != 1] == []

@@ -26,4 +26,4 @@ CASES = all_cases()
 
 if __name__ == "__main__":
     for each in (*CASES, *SPLITS, *CHECKPOINTS):
-        print(each.kind, each.name, each.answer, sep="\t")
+        print(each.kind, each.name, each, sep="\t")

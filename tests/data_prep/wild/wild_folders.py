@@ -81,6 +81,7 @@ def tools(draw: np.random.Generator) -> Iterator[Case]:
     their_patches = {f"20x_256px_0px_overlap/patches/{n}_patches.h5": patches[n] for n in names}
     of_trident = {f"{cohort[n]}/20x_256px_0px_overlap/features_uni_v1/{n}.h5": made.h5(n) for n in names}
     second = {f"20x_256px_0px_overlap/features_gigapath/{n}.h5": made.h5(n) for n in names}
+    archives = {f"{'TCGA' if path < 'C' else 'CPTAC'}/{path}": content for path, content in cohorts.items()}
     vectors = {
         f"20x_256px_0px_overlap/slide_features_titan/{n}.h5": {"features": features[n][0]} for n in names
     }
@@ -98,6 +99,8 @@ def tools(draw: np.random.Generator) -> Iterator[Case]:
         ("CLAM's .pt files alone", {f"pt_files/{n}.pt": features[n] for n in names}, False, None),
         ("CLAM's .h5 files alone", {f"h5_files/{n}.h5": made.h5(n) for n in names}, True, None),
         ("cohorts of CLAM", cohorts, True, None),
+        ("cohorts of CLAM, two folders down", {f"TCGA/2019/{p}": c for p, c in cohorts.items()}, True, None),
+        ("cohorts of two archives", archives, True, None),
         ("cohorts of CLAM with patches", cohorts | more, True, None),
         ("TRIDENT's", trident | their_patches, True, None),
         ("TRIDENT's with vectors of slides", trident | vectors, True, None),

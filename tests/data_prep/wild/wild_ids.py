@@ -220,6 +220,16 @@ def not_joined(draw: np.random.Generator) -> Iterator[Case]:
         slides,
         "--skip-unmatched",
     )
+    more = as_text(columns_of(rows, slide=lambda row: row.slide, label=lambda row: row.label)) + "Total,6\n"
+    yield _case(
+        draw,
+        "name",
+        "a row of totals, passed over, makes no class",
+        more,
+        Holds(rows, passed_over=frozenset({"Total"})),
+        slides,
+        "--skip-unmatched",
+    )
     several = ["S1.svs", "S1.tif", "S2.svs"]
     rows = own_cases(draw_rows(draw, ["S1", "S2.svs"]))
     yield _case(

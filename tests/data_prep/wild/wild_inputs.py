@@ -110,6 +110,9 @@ class Case:
     coords: Mapping[str, np.ndarray] = field(default_factory=dict)
     labels: str = "labels.csv"
 
+    def __str__(self) -> str:
+        return str(self.answer)
+
 
 def draw_features(
     draw: np.random.Generator, rows: int | None = None, width: int = NUM_FEATURES

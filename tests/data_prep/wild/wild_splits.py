@@ -145,6 +145,7 @@ def tables(data: SplitData) -> Iterator[SplitCase]:
     )
     numbered = {slide: i for i, members in enumerate(one.values()) for slide in members}
     by_number = columns_of(rows, slide=lambda row: row.slide, fold=lambda row: numbered[row.slide])
+    named = columns_of(rows, slide=lambda row: row.slide, fold=lambda row: f"fold_{numbered[row.slide]}")
     rest = [
         {"train": [s for s in data.slides if s not in members], "test": members} for members in one.values()
     ]
@@ -180,6 +181,7 @@ def tables(data: SplitData) -> Iterator[SplitCase]:
             as_text({k: v[::2] for k, v in patho.items() if k != "slide_id"}, "\t"),
             [one, two],
         ),
+        ("the name of the fold that tests", "folds.csv", as_text(named), rest),
         ("the number of the fold that tests", "folds.csv", as_text(by_number), rest),
     ):
         yield SplitCase("split by rows", name, {path: content}, path, answer)
@@ -207,6 +209,11 @@ def lists(data: SplitData) -> Iterator[SplitCase]:
         "task/notes.txt": "x",
     }
     listed = {f"sets/{name}.txt": "\n".join(f"{s}.svs" for s in members) for name, members in one.items()}
+    nested = {
+        f"k/fold{i}/{name}.csv": as_text({"slide_id": members})
+        for i, sets in ((1, one), (10, two))
+        for name, members in sets.items()
+    }
     flat = {slide: name for name, members in one.items() for slide in members}
     slots = {"train": one["train"], "validation": one["val"], "test": one["test"]}
     for name, files, path, answer in (
@@ -218,6 +225,13 @@ def lists(data: SplitData) -> Iterator[SplitCase]:
         ("CLAM's folder", ordered | beside, "task", [one, two, one]),
         ("MIL_BASELINE's", {"fold.csv": as_text(padded | labels)}, "fold.csv", [one]),
         ("a folder of lists", listed, "sets", [one]),
+        ("a folder of folders of lists", nested, "k", [one, two]),
+        (
+            "TransMIL's",
+            {"fold0.csv": as_text(padded | labels).replace("_slide_path", "")},
+            "fold0.csv",
+            [one],
+        ),
         (
             "a folder of JSON",
             {"k/fold_0.json": json.dumps(one), "k/fold_1.json": json.dumps(two)},

@@ -59,6 +59,7 @@ def encodings(draw: np.random.Generator) -> Iterator[Case]:
         "blank lines and no end": (("\n\n" + text.replace("\n", "\n\n")).strip("\n").encode(), holds),
         "compressed": (b"\x1f\x8b\x08\0" + text.encode(), refused("labels.csv is gzip", "save it as CSV")),
         "a web page": (b"<!DOCTYPE html><table></table>", refused("labels.csv is HTML", "save it as CSV")),
+        "JSON": (b'[{"slide": "a", "label": "x"}]', refused("labels.csv is JSON", "save it as CSV")),
         "nothing": (b"", refused("labels.csv", "a header and at least one slide, got 0 lines")),
         "a header alone": (b"slide,label\n", refused("labels.csv", "at least one slide, got 1 lines")),
     }
@@ -207,6 +208,10 @@ def headers(draw: np.random.Generator) -> Iterator[Case]:
         yield _case(draw, "header", name, as_text(columns), answer, rows, options)
     broken = as_text(columns_of(rows, **{'"Slide\nID"': SLIDE, "Case\xa0ID": CASE, "# Label": LABEL}))
     yield _case(draw, "header", "a line break, a hard space and a mark", broken, Holds(rows), rows)
+    below = refused("labels.csv", "line 2 looks like the header: remove the lines above it")
+    yield _case(draw, "header", "a title above", "Table S1,,\n" + as_text(columns_of(rows)), below, rows)
+    remark = "# exported in 2019\n" + as_text(columns_of(rows), ";")
+    yield _case(draw, "header", "a remark above", remark, below, rows)
     bare = as_text(columns_of(rows, slide=SLIDE, label=LABEL)).split("\n", 1)[1]
     yield _case(draw, "header", "none", bare, own, rows)
     unknown = "specimen,grade\n" + bare
@@ -218,6 +223,7 @@ def workbooks(draw: np.random.Generator) -> Iterator[Case]:
     """Spreadsheets: numbers, empty borders, sheets."""
     rows = draw_rows(draw, classes=("0", "1"))
     sheet, holds = as_rows(columns_of(rows)), Holds(rows)
+    titled = [["Supplementary table 1", None, None], [None] * 3, *sheet]
     numbers = [sheet[0], *([slide, case, int(label)] for slide, case, label in sheet[1:])]
     decimals = [sheet[0], *([slide, case, float(label)] for slide, case, label in sheet[1:])]
     framed = [[None] * 4, *([None, *row] for row in sheet), [None] * 4]
@@ -231,6 +237,7 @@ def workbooks(draw: np.random.Generator) -> Iterator[Case]:
         "whole numbers": ("labels.xlsx", numbers, holds),
         "numbers with decimals": ("labels.xlsx", decimals, holds),
         "empty cells around": ("labels.xlsx", framed, holds),
+        "a title above": ("labels.xlsx", titled, refused("labels.xlsx", "line 3 looks like the header")),
         "an empty row within": ("labels.xlsx", gap, holds),
         "an empty second sheet": ("labels.xlsx", {"Sheet1": sheet, "Sheet2": []}, holds),
         "two sheets": (
