@@ -282,9 +282,9 @@ def arrays(draw: np.random.Generator) -> Iterator[Case]:
             "",
         ),
         ("an empty bag, left out", odd(np.empty((0, NUM_FEATURES), np.float32)), left, skip),
-        ("NaN", odd(nan), no_features(f"{first}", "NaN"), ""),
+        ("NaN", odd(nan), no_features(f"{first}.npy: 1 of its features are NaN"), ""),
         ("NaN, left out", odd(nan), left, skip),
-        ("infinite", odd(inf), no_features(f"{first}"), ""),
+        ("infinite", odd(inf), no_features(f"{first}.npy: 1 of its features are NaN or infinite"), ""),
         ("too large for float16", odd(big), no_features(f"{first}", "float16", "--dtype"), ""),
         (
             "another width",

@@ -224,11 +224,20 @@ def not_joined(draw: np.random.Generator) -> Iterator[Case]:
     yield _case(
         draw,
         "name",
-        "a row of totals, passed over, makes no class",
+        "a row of totals, passed over",
+        more,
+        Holds(rows, ("6", "normal", "tumour"), passed_over=frozenset({"Total"})),
+        slides,
+        "--skip-unmatched",
+    )
+    yield _case(
+        draw,
+        "name",
+        "a row of totals, passed over, and the classes said",
         more,
         Holds(rows, passed_over=frozenset({"Total"})),
         slides,
-        "--skip-unmatched",
+        "--skip-unmatched --classes normal,tumour",
     )
     several = ["S1.svs", "S1.tif", "S2.svs"]
     rows = own_cases(draw_rows(draw, ["S1", "S2.svs"]))
