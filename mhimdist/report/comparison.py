@@ -15,7 +15,7 @@ import numpy as np
 
 from mhimdist.report import formats
 from mhimdist.report.text_table import Grid
-from mhimdist.training import metrics
+from mhimdist.statistics import metrics
 from mhimdist.training.result import Protocol, Result
 
 METRICS = ("auc", "accuracy", "f1", "precision", "recall")

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from mhimdist.training.metrics import Scores
+from mhimdist.statistics.metrics import Scores
 
 Protocol = Literal["strict", "paper"]
 OUTSIDE_WEIGHTS = (
