@@ -263,6 +263,7 @@ class Comparison:
     def json(self) -> str:
         """Everything except the scores of single bags, which are in the runs' folders, as JSON."""
         large = {"keys", "cases", "labels", "probabilities"}
+        large |= {f"validation_{name}" for name in large}
         rows = [
             self.record(row)
             | {

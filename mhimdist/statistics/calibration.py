@@ -131,8 +131,8 @@ def wilson(frequency: float, count: int, level: float = 0.95) -> tuple[float, fl
     z = normal_quantile(level)
     centre = frequency + z**2 / (2 * count)
     reach = z * np.sqrt(frequency * (1 - frequency) / count + z**2 / (4 * count**2))
-    low, high = (centre - reach, centre + reach) / np.float64(1 + z**2 / count)
-    return max(0.0, float(low)), min(1.0, float(high))
+    scale = 1 + z**2 / count
+    return max(0.0, float((centre - reach) / scale)), min(1.0, float((centre + reach) / scale))
 
 
 def negative_log_likelihood(labels_N: np.ndarray, probabilities_NC: np.ndarray) -> float:
