@@ -28,9 +28,9 @@ class Result:
         num_parameters: parameters of the student.
         validation: metrics of the selected epoch's student on the validation bags, at their Youden threshold.
         test: the same student's metrics on the test bags, at the same threshold.
-        keys, cases, labels, probabilities: one entry per test bag.
         validation_keys, validation_cases, validation_labels, validation_probabilities: one entry per
             validation bag, such as for fitting a temperature; empty if an earlier release wrote the result.
+        keys, cases, labels, probabilities: one entry per test bag.
         note: what may make the figures optimistic, apart from the protocol; empty if nothing does.
     """
 

@@ -11,8 +11,8 @@ from mhimdist.config.train import load_config
 from mhimdist.data.splits import k_folds
 from mhimdist.errors import CheckpointError, PreemptedError
 from mhimdist.models import build
-from mhimdist.training import checkpoint, first_stage
 from mhimdist.statistics.metrics import auc
+from mhimdist.training import checkpoint, first_stage
 from mhimdist.training.evaluation import predict
 from mhimdist.training.first_stage import open_trainer
 from mhimdist.training.fold import Fold, run_fold
