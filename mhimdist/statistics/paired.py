@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from mhimdist.errors import UndefinedError
-from mhimdist.statistics.results import Tested, normal_quantile
+from mhimdist.statistics.results import Tested, normal_quantile, tails
 
 
 def mcnemar(
@@ -134,7 +134,7 @@ def corrected_t(differences_J: Sequence[float], test_to_train: float, *, level: 
             f"all {len(values_J)} differences are {mean:.3g}: they have no spread to test by"
         )
     error = spread * np.sqrt(1 / len(values_J) + test_to_train)
-    statistic, reach = mean / error, t.ppf((1 + level) / 2, degrees) * error
+    statistic, reach = mean / error, t.ppf(tails(level)[1], degrees) * error
     p = float(2 * t.sf(abs(statistic), degrees))
     return Tested(mean, float(mean - reach), float(mean + reach), float(statistic), p, note)
 

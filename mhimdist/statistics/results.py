@@ -47,6 +47,17 @@ class Tested:
     note: str = ""
 
 
+def tails(level: float) -> np.ndarray:
+    """The shares below the two ends of an interval of this level, such as 0.025 and 0.975.
+
+    Raises:
+        UndefinedError: the level is not in (0, 1).
+    """
+    if not 0 < level < 1:
+        raise UndefinedError(f"expected the level of an interval in (0, 1), got {level}")
+    return np.array([(1 - level) / 2, (1 + level) / 2])
+
+
 def normal_quantile(level: float) -> float:
     """The standard normal's quantile that a two-sided interval of this level reaches, such as 1.96.
 
@@ -55,9 +66,7 @@ def normal_quantile(level: float) -> float:
     """
     from scipy.stats import norm  # a second to import, which training does not need
 
-    if not 0 < level < 1:
-        raise UndefinedError(f"expected the level of an interval in (0, 1), got {level}")
-    return float(norm.ppf((1 + level) / 2))
+    return float(norm.ppf(tails(level)[1]))
 
 
 def wald(difference: float, error: float, level: float, note: str = "") -> Tested:
