@@ -29,11 +29,26 @@ def test_a_cross_validation_is_compared_with_itself_without_masking(run):
     assert re.fullmatch(
         r"On 60 test cases of digits \(3 folds x 2 seeds, strict protocol\), MHIM \(abmil\) reached AUC "
         r"\.\d{3} against \.\d{3} of abmil; difference \.\d{3}, 95 % interval \[\.\d{3}, \.\d{3}\], DeLong "
-        r"p (= \.\d+|< \.001): evidence that MHIM \(abmil\) is better\.",
+        r"p (= \.\d+|< \.001): evidence that MHIM \(abmil\) is better "
+        r"\(corrected t over folds, p (= \.\d+|< \.001)\)\.",
         sentence,
     )
     table = json.loads((run / "table.json").read_text())["rows"]
     assert f"AUC {table[0]['auc']:.3f}".replace("0.", ".") in sentence
+
+
+def test_networks_that_differ_by_chance_of_training_are_not_called_better_ones(tmp_path):
+    """DeLong knows the patients only; the folds say whether training again would do the same."""
+    run = write_cross_validation(tmp_path / "cv", BOTH, folds=2, seeds=(1,), num_slides=200)
+    (sentence,) = mh.compare(run, num_resamples=100).sentences
+    assert re.search(
+        r"DeLong p < \.001: evidence that these networks of MHIM \(abmil\) are better, but not that training "
+        r"again would make them so \(corrected t over folds, p = \.\d+\)\.$",
+        sentence,
+    )
+    one = [next((run / "folds").glob(f"fold-1-seed-1-{number}*")) for number in (0, 1)]
+    (sentence,) = mh.compare(*one, num_resamples=100).sentences
+    assert sentence.endswith("are better; what training again would change is not known.")
 
 
 def test_the_same_options_give_the_same_bytes(run):
