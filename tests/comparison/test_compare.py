@@ -1,9 +1,10 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from job_scripts import run_here
-from written_runs import MASKED, PLAIN, write_cross_validation
+from written_runs import MASKED, PLAIN, write_cross_validation, write_prediction
 
 import mhimdist as mh
 from mhimdist.errors import ComparisonError, ConfigError
@@ -117,6 +118,22 @@ def test_protocols_are_not_mixed(tmp_path, run):
             fold.rename(both / "folds" / fold.name)
     assert mh.compare(both, num_resamples=100).entries[0].protocol == "strict"
     assert mh.compare(both, protocol="paper", num_resamples=100).entries[0].protocol == "paper"
+
+
+def test_folders_of_predictions_are_compared(tmp_path):
+    generator = np.random.default_rng(0)
+    labels = ["normal", "tumour"] * 40
+    shared = generator.normal(size=80) + np.tile([-1, 1], 40)
+    for name in ("a", "b"):
+        scores = 1 / (1 + np.exp(-shared - generator.normal(size=80)))
+        write_prediction(tmp_path / name, labels, scores.tolist())
+    found = mh.compare(tmp_path / "a", tmp_path / "b", num_resamples=100)
+    assert found.sentences[0].startswith(
+        "On 80 test cases of other (predictions, strict protocol), a reached"
+    )
+    assert [outcome.tested is None for outcome in found.pairs[0].outcomes] == [False, False, True, False]
+    assert found.warnings == ["a: w", "b: w"]
+    assert "No setting differs, or none is known." in found.markdown()
 
 
 def test_one_configuration_and_wild_options_are_refused(run):
