@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mhimdist.cross_validation.options import CrossValidation
     from mhimdist.data.shards import open_bags
     from mhimdist.data.splits import Split, holdout, k_folds
+    from mhimdist.heatmaps.options import HeatMaps
+    from mhimdist.heatmaps.run import heat_maps
     from mhimdist.search.options import Sweep
     from mhimdist.search.space import Space
     from mhimdist.sweep.run import run_sweep
@@ -33,12 +35,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CrossValidation",
+    "HeatMaps",
     "Space",
     "Split",
     "Sweep",
     "TrainConfig",
     "__version__",
     "evaluate",
+    "heat_maps",
     "holdout",
     "k_folds",
     "load_student",
@@ -51,11 +55,13 @@ __all__ = [
 
 _MODULES = {
     "CrossValidation": "cross_validation.options",
+    "HeatMaps": "heatmaps.options",
     "Space": "search.space",
     "Split": "data.splits",
     "Sweep": "search.options",
     "TrainConfig": "config.train",
     "evaluate": "training.evaluation",
+    "heat_maps": "heatmaps.run",
     "holdout": "data.splits",
     "k_folds": "data.splits",
     "load_student": "training.student",

@@ -22,6 +22,7 @@ ORDER = {
         {"method"},
         {"training"},
         {"report"},
+        {"heatmaps"},
         {"search"},
         {"distributed"},
         {"cross_validation"},
@@ -52,6 +53,7 @@ DOORS = {
     "nvidia": ("mhimdist.data",),
     "webdataset": ("mhimdist.data",),
     "plotly": ("mhimdist.report",),
+    "openslide": ("mhimdist.heatmaps.slides",),
 }
 
 
