@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw where a model looks: attention and probabilities of patches on slides, as PNG and GeoJSON for QuPath."""
+"""Draw where a model looks: attention and probabilities of patches on slides, and GeoJSON for QuPath."""
 
 from mhimdist.heatmaps.options import HeatMaps
 from mhimdist.heatmaps.run import heat_maps

@@ -84,7 +84,7 @@ def inert(text: str) -> str:
 def draw(
     path: Path, slide: Slide, predictions: Sequence[tuple[str, Scores, Places]], count: int, dpi: int
 ) -> None:
-    """Draw the extreme patches as the slide shows them: by each prediction a row of the highest and the lowest.
+    """Draw the extreme patches as the slide shows them: a row of the highest and one of the lowest each.
 
     Args:
         path: the PNG file.

@@ -108,7 +108,7 @@ def _name(unit: str) -> str:
 
 
 def _edge_of_level(scores: Scores, slide: Slide | None) -> tuple[float, str] | None:
-    """The edge in pixels of level 0 from how the patches were cut, with a note; None if too little is known."""
+    """The edge in pixels of level 0 from how patches were cut, with a note; None if too little is known."""
     about = scores.about
     size = about.patch_size
     if size is None:
@@ -161,6 +161,6 @@ def _check(places: Places, slide: Slide, name: str) -> None:
     if extent.x < -over or extent.y < -over or right > width + over or bottom > height + over:
         raise DataError(
             f"slide {name!r}: its patches reach from ({extent.x:.0f}, {extent.y:.0f}) to ({right:.0f}, "
-            f"{bottom:.0f}), but {slide.path} has {width} x {height} pixels: expected coordinates of level 0 of "
-            "this slide"
+            f"{bottom:.0f}), but {slide.path} has {width} x {height} pixels: expected coordinates of level 0 "
+            "of this slide"
         )

@@ -45,7 +45,8 @@ def write(path: Path, scores: Scores, places: Places, *, model: str, min_percent
     """
     if places.unit != "px":
         raise DataError(
-            f"slide {scores.about.slide!r} has coordinates in µm, and QuPath wants pixels: give --slides or --mpp"
+            f"slide {scores.about.slide!r} has coordinates in µm, and QuPath wants pixels: give "
+            "--slides or --mpp"
         )
     part = path.with_name(f".{path.name}.part")
     number = 0
@@ -87,11 +88,11 @@ def _features(
         columns["instance label"] = scores.instance_labels_N
     classes = _classifications(scores, percentile_N)
     # Attention of 45,000 patches is about 2e-5, so digits count, not decimals.
-    for index in np.flatnonzero(percentile_N >= min_percentile):
+    for index in np.flatnonzero(percentile_N >= min_percentile).tolist():
         yield {
             "type": "Feature",
             "id": str(uuid5(_NAMESPACE, f"{model}\n{scores.about.slide}\n{index}")),
-            "geometry": {"type": "Polygon", "coordinates": [_ring(*places.corners_N2[index], places.edge)]},
+            "geometry": {"type": "Polygon", "coordinates": [_ring(places.corners_N2[index], places.edge)]},
             "properties": {
                 "objectType": "tile",
                 "classification": classes[index],
@@ -116,9 +117,9 @@ def _classifications(scores: Scores, percentile_N: np.ndarray) -> Sequence[dict[
     return [made[index] for index in tenth_N]
 
 
-def _ring(x: float, y: float, edge: float) -> list[list[float]]:
+def _ring(corner_2: np.ndarray, edge: float) -> list[list[float]]:
     """A closed ring around a square, counterclockwise as GeoJSON wants it if y counts upward."""
-    left, top, right, bottom = (_pixel(value) for value in (x, y, x + edge, y + edge))
+    left, top, right, bottom = (_pixel(value) for value in (*corner_2, *(corner_2 + edge)))
     return [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
 
 

@@ -23,9 +23,9 @@ def percentiles(scores_N: np.ndarray) -> np.ndarray:
 def draw(values_N: np.ndarray, places: Places, view: Region, width: int, height: int) -> np.ndarray:
     """Draw the patches as squares on a canvas: float64, Y x X, NaN where there is none.
 
-    A pixel under several patches holds their mean. Each patch covers at least one pixel. Values and counts are
-    added at the corners of the squares and then summed over rows and columns, so that the time does not grow
-    with the size of a patch.
+    A pixel under several patches holds their mean. Each patch covers at least one pixel. Values and counts
+    are added at the corners of the squares and then summed over rows and columns, so that the time does not
+    grow with the size of a patch.
 
     Args:
         values_N: value of each patch.

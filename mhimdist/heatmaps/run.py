@@ -16,7 +16,7 @@ from mhimdist.files import full_disk
 from mhimdist.heatmaps import annotations, patches, picture, qupath, scores
 from mhimdist.heatmaps.annotations import Outline
 from mhimdist.heatmaps.options import HeatMaps
-from mhimdist.heatmaps.places import Places, places_of
+from mhimdist.heatmaps.places import places_of
 from mhimdist.heatmaps.scores import Scores
 from mhimdist.heatmaps.slides import Region, Slide, file_of, files_in, opened, slides_in
 from mhimdist.process import Stopping

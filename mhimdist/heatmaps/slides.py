@@ -4,7 +4,7 @@ All regions are rectangles in pixels of level 0.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +147,7 @@ def files_in(folder: Path, suffixes: tuple[str, ...], what: str) -> dict[str, li
     return found
 
 
-def file_of(slide: str, files: dict[str, list[Path]]) -> Path | None:
+def file_of(slide: str, files: Mapping[str, list[Path]]) -> Path | None:
     """The file of a slide, whose name may or may not have a suffix; None if there is none.
 
     Raises:
