@@ -97,7 +97,7 @@ def draw(
         DataError: the slide is damaged.
     """
     edge = PATCH_PIXELS / dpi
-    width, line, head = max(count * (edge + 0.08) + 0.16, 1500 / dpi), edge + 0.34, 0.3
+    width, line, head = max(count * (edge + 0.08) + 0.16, 1500 / dpi), edge + 0.38, 0.24
     height = len(predictions) * (2 * (line + head)) + 0.1
     figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white")
     FigureCanvasAgg(figure)
@@ -106,7 +106,7 @@ def draw(
         by, ranked_N = ranked_by(scores)
         percentile_N = percentiles(ranked_N)
         for end, chosen_K in zip(("highest", "lowest"), extremes(ranked_N, count), strict=True):
-            title = printable(f"{name}: {end} {by}")
+            title = printable(f"{name}: {end} {by}; each with its percentile and place")
             figure.text(0.08 / width, 1 - top / height, title, va="top", size=9, parse_math=False)
             for index, patch in enumerate(chosen_K):
                 x, y = places.corners_N2[patch]
@@ -117,7 +117,7 @@ def draw(
                 axes = figure.add_axes(box)
                 axes.imshow(np.asarray(picture), interpolation="nearest")
                 axes.set(xticks=[], yticks=[])
-                label = f"{percentile_N[patch]:.4g} %\n{x:.0f}, {y:.0f}"
+                label = f"{percentile_N[patch]:.2f} %\n{x:.0f}, {y:.0f}"
                 axes.set_xlabel(label, fontsize=6, labelpad=2, parse_math=False)
             top += line + head
     figure.savefig(path, dpi=dpi)

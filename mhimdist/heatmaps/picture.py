@@ -27,9 +27,11 @@ from mhimdist.heatmaps.slides import Region
 
 # Inches.
 _MARGIN, _GAP = 0.15, 0.12
-_TITLE, _ROW_TITLE, _COLUMN_TITLE, _BAR, _NOTE = 0.62, 0.26, 0.24, 0.52, 0.19
+_TITLE, _ROW_TITLE, _COLUMN_TITLE, _BAR, _NOTE = 0.62, 0.27, 0.23, 0.66, 0.19
 _LONGEST_SIDE = 0.8
 """Highest panel relative to the picture's width."""
+_LETTER, _SMALLEST = 0.58, 5.0
+"""Mean width of a letter relative to its size, and the smallest size in points."""
 _OPACITY = 0.62
 """Of a map over a slide."""
 _STYLES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
@@ -87,48 +89,36 @@ def compose(sheet: Sheet) -> Figure:
     panel_width = panel_height / aspect
     notes = _notes(sheet, round(width * 13))
     row_height = _ROW_TITLE + panel_height + _GAP
-    height = _TITLE + _COLUMN_TITLE + len(sheet.rows) * row_height + _BAR + _NOTE * len(notes) + _MARGIN
+    bars = _TITLE + _COLUMN_TITLE + len(sheet.rows) * row_height
+    height = bars + _BAR + _NOTE * len(notes) + _MARGIN
     figure = Figure(figsize=(width, height), dpi=sheet.dpi, facecolor="white")
     FigureCanvasAgg(figure)
 
     about = sheet.rows[0].scores.about
     _text(figure, _MARGIN, _MARGIN, _shortened(about.slide, round(width * 9)), size=12, weight="bold")
-    _text(figure, _MARGIN, _MARGIN + 0.25, f"label: {about.label or 'unknown'}", size=9)
+    label = _shortened(f"label: {about.label or 'unknown'}", round(width * 12))
+    _text(figure, _MARGIN, _MARGIN + 0.25, label, size=9)
     pixels = (max(1, round(panel_width * sheet.dpi)), max(1, round(panel_height * sheet.dpi)))
     picture = sheet.thumbnail(*pixels) if sheet.thumbnail else None
     start = (width - len(columns) * room - (len(columns) - 1) * _GAP) / 2
     for number, row in enumerate(sheet.rows):
-        top = _TITLE + _COLUMN_TITLE + number * row_height
-        _text(figure, _MARGIN, top - 0.02, _row_title(row, round(width * 12)), size=9)
+        top = _TITLE + number * row_height + (_COLUMN_TITLE if number else 0)
+        _text(figure, _MARGIN, top, _row_title(row, round(width * 12)), size=9)
+        top = _TITLE + _COLUMN_TITLE + number * row_height + _ROW_TITLE
         for index, column in enumerate(columns):
             left = start + index * (room + _GAP) + (room - panel_width) / 2
-            axes = _axes(figure, left, top + _ROW_TITLE, panel_width, panel_height)
+            axes = _axes(figure, left, top, panel_width, panel_height)
             _panel(axes, sheet, row, column, pixels, picture)
             if number == index == 0:
                 _scale_bar(axes, sheet, row.places)
     for index, column in enumerate(columns):
         left = start + index * (room + _GAP)
-        _text(
-            figure, left + room / 2, _TITLE, _shortened(column.title, round(room * 13)), size=9, ha="center"
-        )
+        title, size = _fitted(column.title, room, 9)
+        _text(figure, left + room / 2, _TITLE + _ROW_TITLE, title, size=size, ha="center")
         if column.colour_map:
-            _colour_bar(
-                figure,
-                column,
-                left,
-                height - _MARGIN - len(notes) * _NOTE - _BAR,
-                room,
-                has_slide=bool(picture),
-            )
+            _colour_bar(figure, column, left, bars, room, opacity=1.0 if picture is None else _OPACITY)
     for index, note in enumerate(notes):
-        _text(
-            figure,
-            _MARGIN,
-            height - _MARGIN - (len(notes) - index) * _NOTE + 0.06,
-            note,
-            size=7.5,
-            color="#444444",
-        )
+        _text(figure, _MARGIN, bars + _BAR + index * _NOTE + 0.06, note, size=7.5, color="#444444")
     return figure
 
 
@@ -137,7 +127,7 @@ class _Column:
     """One map of every row: `of` gives its values, or None if the row has none."""
 
     title: str
-    legend: str = ""
+    scale: str = ""
     colour_map: str = ""
     top: float = 1.0
     kind: str = ""
@@ -153,17 +143,17 @@ class _Column:
 def _columns(sheet: Sheet) -> list[_Column]:
     columns = [_Column("slide")] if sheet.thumbnail else []
     all_scores = [row.scores for row in sheet.rows]
-    of_patches = "percentile of the slide's patches"
+    percentile = "percentile of the slide's patches"
     attention = [("attention", [scores.attention_N for scores in all_scores])]
     attention.append(("teacher's attention", [scores.teacher_attention_N for scores in all_scores]))
     for (title, values), kind in zip(attention, ("attention", "teacher"), strict=True):
         if any(each is not None for each in values):
-            columns.append(_Column(title, f"{title}, {of_patches}", colours.ATTENTION, 100.0, kind))
+            columns.append(_Column(title, percentile, colours.ATTENTION, 100.0, kind))
     for name in sheet.classes:
         if any(name in scores.probability_N for scores in all_scores):
             title = f"probability of {name}"
             columns.append(
-                _Column(title, f"{title}, each patch alone", colours.PROBABILITY, 1.0, "probability", name)
+                _Column(title, "of each patch alone", colours.PROBABILITY, 1.0, "probability", name)
             )
     return columns
 
@@ -174,10 +164,16 @@ def _panel(
     view = sheet.view
     extent = (view.x, view.x + view.width, view.y + view.height, view.y)
     axes.set(xlim=extent[:2], ylim=extent[2:])
+    values_N = column.values(row.scores) if column.colour_map else None
+    if column.colour_map and values_N is None:
+        said = printable(f"this model gives patches\nno {column.title}")
+        axes.text(
+            0.5, 0.5, said, transform=axes.transAxes, ha="center", va="center", size=9, parse_math=False
+        )
+        return
     if picture is not None:
         under = picture if not column.colour_map else picture.convert("L").convert("RGB")
         axes.imshow(np.asarray(under), extent=extent, aspect="auto", interpolation="nearest")
-    values_N = column.values(row.scores) if column.colour_map else None
     if values_N is not None:
         axes.imshow(
             np.ma.masked_invalid(raster.draw(values_N, row.places, view, *pixels)),
@@ -187,18 +183,6 @@ def _panel(
             cmap=column.colour_map,
             norm=Normalize(0, column.top),
             alpha=1.0 if picture is None else _OPACITY,
-        )
-    elif column.colour_map:
-        said = f"this model gives patches\nno {column.title}"
-        axes.text(
-            0.5,
-            0.5,
-            printable(said),
-            transform=axes.transAxes,
-            ha="center",
-            va="center",
-            size=9,
-            parse_math=False,
         )
     groups = _groups(sheet.outlines)
     halo = [patheffects.Stroke(linewidth=2.6, foreground="white"), patheffects.Normal()]
@@ -237,16 +221,16 @@ def _round_length(length: float) -> float:
 
 
 def _colour_bar(
-    figure: Figure, column: _Column, left: float, top: float, room: float, *, has_slide: bool
+    figure: Figure, column: _Column, left: float, top: float, room: float, *, opacity: float
 ) -> None:
     axes = _axes(figure, left + 0.1 * room, top + 0.06, 0.8 * room, 0.11)
     mappable = ScalarMappable(Normalize(0, column.top), column.colour_map)
-    bar = figure.colorbar(mappable, cax=axes, orientation="horizontal", alpha=_OPACITY if has_slide else 1.0)
+    bar = figure.colorbar(mappable, cax=axes, orientation="horizontal", alpha=opacity)
     bar.set_ticks([0, column.top / 4, column.top / 2, 3 * column.top / 4, column.top])
     bar.outline.set_linewidth(0.5)
     axes.tick_params(labelsize=7, length=2, width=0.5, pad=1.5)
-    label = _shortened(column.legend, round(room * 15))
-    axes.set_xlabel(label, fontsize=7.5, labelpad=1.5, parse_math=False)
+    label, size = _fitted(f"{column.title}\n{column.scale}", room, 7.5)
+    axes.set_xlabel(label, fontsize=size, labelpad=1.5, parse_math=False)
 
 
 def _notes(sheet: Sheet, width: int) -> list[str]:
@@ -296,6 +280,14 @@ def _axes(figure: Figure, left: float, top: float, width: float, height: float) 
 def _text(figure: Figure, left: float, top: float, text: str, **style: Any) -> None:
     width, height = figure.get_size_inches()
     figure.text(left / width, 1 - top / height, printable(text), va="top", parse_math=False, **style)
+
+
+def _fitted(text: str, room: float, size: float) -> tuple[str, float]:
+    """Lines that fit into so many inches, and the size of their letters, at most `size` points."""
+    lines = text.split("\n")
+    fits = room * 72 / (_LETTER * max(map(len, lines)))
+    size = min(size, max(fits, _SMALLEST))
+    return "\n".join(_shortened(line, int(room * 72 / (_LETTER * size))) for line in lines), size
 
 
 def _shortened(text: str, width: int) -> str:

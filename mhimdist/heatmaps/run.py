@@ -22,7 +22,7 @@ from mhimdist.heatmaps.slides import Region, Slide, file_of, files_in, opened, s
 from mhimdist.process import Stopping
 
 MAX_NAMED = 20
-_MARGIN = 0.03
+_MARGIN, _LONGEST = 0.03, 4.0
 
 
 def heat_maps(job: HeatMaps) -> Path:
@@ -204,8 +204,10 @@ def _view(rows: list[picture.Row], slide: Slide | None, outlines: list[Outline],
     corners = [np.array([[e.x, e.y], [e.x + e.width, e.y + e.height]]) for e in extents]
     points_P2 = np.concatenate([*corners, *([] if crop else [outline.points_P2 for outline in outlines])])
     low_2, high_2 = points_P2.min(0), points_P2.max(0)
-    margin = _MARGIN * (high_2 - low_2).max()
-    return Region(*(low_2 - margin), *(high_2 - low_2 + 2 * margin))
+    size_2 = high_2 - low_2
+    # A long row of patches gets room, so that its map is no line.
+    wide_2 = np.maximum(size_2, size_2.max() / _LONGEST) + 2 * _MARGIN * size_2.max()
+    return Region(*((low_2 + high_2 - wide_2) / 2), *wide_2)
 
 
 def _classes(job: HeatMaps, read: Mapping[str, Scores]) -> list[str]:

@@ -124,6 +124,8 @@ def _table(path: Path) -> pa.Table:
     try:
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         metadata = file.metadata
+        if not metadata.num_rows:
+            raise DataError(f"{path} holds no patches; predict again")
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         claims = [
             claims_of(content, group.column(index), str(path))
@@ -136,8 +138,6 @@ def _table(path: Path) -> pa.Table:
         table = file.read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a whole Parquet file ({error}); predict again") from None
-    if not table.num_rows:
-        raise DataError(f"{path} holds no patches; predict again")
     return table
 
 
