@@ -151,7 +151,7 @@ def _columns(sheet: Sheet) -> list[_Column]:
             columns.append(_Column(title, percentile, colours.ATTENTION, 100.0, kind))
     for name in sheet.classes:
         if any(name in scores.probability_N for scores in all_scores):
-            title = f"probability of {name}"
+            title = printable(f"probability of {name}")
             columns.append(
                 _Column(title, "of each patch alone", colours.PROBABILITY, 1.0, "probability", name)
             )
@@ -166,7 +166,7 @@ def _panel(
     axes.set(xlim=extent[:2], ylim=extent[2:])
     values_N = column.values(row.scores) if column.colour_map else None
     if column.colour_map and values_N is None:
-        said = printable(f"this model gives patches\nno {column.title}")
+        said = f"this model gives patches\nno {column.title}"
         axes.text(
             0.5, 0.5, said, transform=axes.transAxes, ha="center", va="center", size=9, parse_math=False
         )
@@ -303,11 +303,7 @@ def printable(text: str) -> str:
     """A text without what the font lacks or what moves the line: control characters become spaces."""
     has = _font_has()
     return "".join(
-        letter
-        if letter == "\n" or ord(letter) in has
-        else " "
-        if letter.isspace() or ord(letter) < 32
-        else "?"
+        letter if ord(letter) in has else " " if letter.isspace() or ord(letter) < 32 else "?"
         for letter in text
     )
 

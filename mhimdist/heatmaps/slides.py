@@ -72,14 +72,12 @@ class Slide:
             for left in range(0, width, step_x):
                 columns, rows = min(step_x, width - left), min(step_y, height - top)
                 corner = (round(region.x + left * scale_x), round(region.y + top * scale_y))
-                size = (
-                    max(1, math.ceil(columns * scale_x / downsample)),
-                    max(1, math.ceil(rows * scale_y / downsample)),
-                )
-                whole.paste(
-                    self._block(corner, level, size).resize((columns, rows), Image.Resampling.BOX),
-                    (left, top),
-                )
+                covered = (columns * scale_x / downsample, rows * scale_y / downsample)
+                size = (max(1, math.ceil(covered[0])), max(1, math.ceil(covered[1])))
+                block = self._block(corner, level, size)
+                # Only what is covered counts: beyond the slide's margin a block is white.
+                box = (0.0, 0.0, min(covered[0], size[0]), min(covered[1], size[1]))
+                whole.paste(block.resize((columns, rows), Image.Resampling.BOX, box), (left, top))
         return whole
 
     def _block(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:

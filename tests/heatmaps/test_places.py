@@ -79,18 +79,24 @@ def test_micrometres_become_pixels_if_the_slide_or_the_user_knows_how_many(tmp_p
         places = places_of(scores, slide, mpp=mpp)
         assert (places.unit, places.edge, places.mpp) == ("px", 512, 0.5)
         assert (places.corners_N2 == GRID * 2).all()
-    with pytest.raises(DataError, match=r"micrometres, and s\.svs does not say how many a pixel has; give --mpp"):
+    with pytest.raises(
+        DataError, match=r"micrometres, and s\.svs does not say how many a pixel has; give --mpp"
+    ):
         places_of(scores, slide_of())
 
 
 def test_what_cannot_be_drawn_is_refused_by_name(tmp_path):
-    with pytest.raises(DataError, match="slide 's' has no coordinates, so it has no map: predict on features"):
+    with pytest.raises(
+        DataError, match="slide 's' has no coordinates, so it has no map: predict on features"
+    ):
         places_of(scores_of(tmp_path, None), None)
     with pytest.raises(DataError, match="edge of its 2 patches is unknown.*give --patch-edge"):
         places_of(scores_of(tmp_path, np.array([[0, 0], [300, 300]]), level=None), None)
     with pytest.raises(DataError, match=r"from level 2, but s\.svs has levels 0 to 1"):
         places_of(scores_of(tmp_path, GRID, level=2), slide_of())
-    with pytest.raises(DataError, match=r"reach from \(200, 100\) to \(1736, 612\), but s\.svs has 1000 x 4096"):
+    with pytest.raises(
+        DataError, match=r"reach from \(200, 100\) to \(1736, 612\), but s\.svs has 1000 x 4096"
+    ):
         places_of(scores_of(tmp_path, GRID, patch_size=256), slide_of((1000, 4096)))
     with pytest.raises(DataError, match="reach from"):
         places_of(scores_of(tmp_path, GRID - 1000, patch_size=256), slide_of())
