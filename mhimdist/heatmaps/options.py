@@ -39,6 +39,12 @@ class HeatMaps(Options):
     )
     width: int = Field(2400, ge=1500, le=20_000, description="width of a picture in pixels")
     dpi: int = Field(200, ge=72, le=1200, description="pixels per inch: more makes lines and text larger")
+    run: Path | None = Field(
+        None,
+        description="folder of a run that still has checkpoints: draw what its masks hide at the start of "
+        "epochs, too; needs --data",
+    )
+    data: Path | None = Field(None, description="folder of the shards that --run trains on")
     crop: bool = Field(False, description="show only the part of the slide that has patches")
     mpp: float | None = Field(
         None, gt=0, description="micrometres per pixel of level 0; none: what the slide says"
@@ -61,4 +67,10 @@ class HeatMaps(Options):
             )
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"expected different names, got {', '.join(self.names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _run_with_data(self) -> Self:
+        if (self.run is None) != (self.data is None):
+            raise ValueError(f"expected run and data together, got only {'data' if self.data else 'run'}")
         return self

@@ -11,10 +11,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mhimdist.data.format import escape_key
+from mhimdist.data.shards import open_bags
 from mhimdist.errors import ConfigError, DataError
 from mhimdist.files import full_disk
-from mhimdist.heatmaps import annotations, patches, picture, qupath, scores
+from mhimdist.heatmaps import annotations, masks, patches, picture, qupath, scores
 from mhimdist.heatmaps.annotations import Outline
+from mhimdist.heatmaps.masks import Masks
 from mhimdist.heatmaps.options import HeatMaps
 from mhimdist.heatmaps.places import places_of
 from mhimdist.heatmaps.scores import Scores
@@ -28,8 +30,8 @@ _MARGIN, _LONGEST = 0.03, 4.0
 def heat_maps(job: HeatMaps) -> Path:
     """Draw maps of attention and of patches' probabilities, one slide after the other.
 
-    `heatmap.png`, `patches.geojson` for QuPath, `top_patches.csv` and, with slides, `top_patches.png` go to a
-    folder per slide, named as in `scores/`. Each slide prints a line.
+    `heatmap.png`, `patches.geojson` for QuPath, `top_patches.csv`, with slides `top_patches.png`, and with a
+    run `masks.png` go to a folder per slide, named as in `scores/`. Each slide prints a line.
 
     Args:
         job: what to draw; its fields are the options of `jobs/heatmap.py`.
@@ -39,6 +41,7 @@ def heat_maps(job: HeatMaps) -> Path:
 
     Raises:
         ConfigError: a class is unknown.
+        CheckpointError: `run` has no masks, or no checkpoint of the end of an epoch.
         DataError: there are no scores, or some slides could not be drawn; the message names each with the
             reason, and the others are drawn.
         PreemptedError: SIGTERM ended it; the slide at work is not finished, and the same command draws all.
@@ -54,6 +57,7 @@ def heat_maps(job: HeatMaps) -> Path:
     materials = _Materials(
         slides_in(job.slides) if job.slides else {},
         files_in(job.annotations, annotations.SUFFIXES, "annotation") if job.annotations else {},
+        Masks(job.run, open_bags(job.data)) if job.run and job.data else None,
     )
     failed: dict[str, str] = {}
     start = time.monotonic()
@@ -75,10 +79,11 @@ def heat_maps(job: HeatMaps) -> Path:
 
 @dataclass(frozen=True)
 class _Materials:
-    """The files of slides and of annotations, by name."""
+    """The files of slides and of annotations, by name, and the masks of a run."""
 
     slides: Mapping[str, list[Path]]
     annotations: Mapping[str, list[Path]]
+    masks: Masks | None
 
 
 def _files(path: Path) -> dict[str, Path]:
@@ -158,6 +163,11 @@ def _draw(
         if slide and job.top:
             shown = [(row.name, row.scores, row.places) for row in rows]
             patches.draw(folder / "top_patches.png", slide, shown, job.top, job.dpi)
+        if materials.masks:
+            first = rows[0]
+            hidden = materials.masks.of(slide_name, first.scores.num_patches)
+            figure = masks.draw(hidden, slide_name, first.places, view, width_px=job.width, dpi=job.dpi)
+            _save(figure, folder / "masks.png", job.dpi)
     if job.geojson:
         for row in rows:
             several = f"-{quote(row.name, safe='')}" if len(rows) > 1 else ""

@@ -1,4 +1,4 @@
-"""The picture: hot patches are hot where they are, outlines lie where they were drawn, words are all there."""
+"""The picture: hot patches are hot in place, outlines lie where they were drawn, words are all there."""
 
 import numpy as np
 import pytest

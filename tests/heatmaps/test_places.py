@@ -65,7 +65,7 @@ def test_overlap_is_said(tmp_path):
 
 def test_pieces_of_tissue_with_their_own_grids_do_not_shrink_the_step(tmp_path):
     """CLAM's grid begins anew in each piece, here 3 pixels apart."""
-    other = GRID + (3, 2003)
+    other = GRID + np.array([3, 2003])
     places = places_of(scores_of(tmp_path, np.concatenate([GRID, other]), level=None), None)
     assert places.edge == 256
 
@@ -90,7 +90,7 @@ def test_what_cannot_be_drawn_is_refused_by_name(tmp_path):
         DataError, match="slide 's' has no coordinates, so it has no map: predict on features"
     ):
         places_of(scores_of(tmp_path, None), None)
-    with pytest.raises(DataError, match="edge of its 2 patches is unknown.*give --patch-edge"):
+    with pytest.raises(DataError, match=r"edge of its 2 patches is unknown.*give --patch-edge"):
         places_of(scores_of(tmp_path, np.array([[0, 0], [300, 300]]), level=None), None)
     with pytest.raises(DataError, match=r"from level 2, but s\.svs has levels 0 to 1"):
         places_of(scores_of(tmp_path, GRID, level=2), slide_of())
