@@ -2,8 +2,8 @@
 
 A mask follows from the teacher's scores and from keyed draws of (seed, epoch, bag), so a checkpoint at the
 end of epoch e gives the mask with which epoch e + 1 starts. Within an epoch the teacher moves on, so these
-are the masks of a bag that the epoch begins with. Only epochs whose checkpoints the run has kept can be shown;
-a finished fold keeps none.
+are the masks of a bag that the epoch begins with. Only epochs whose checkpoints the run has kept can be
+shown; a finished fold keeps none.
 
 Dimensions: N patches of a slide.
 """
