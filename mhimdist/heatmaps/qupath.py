@@ -56,7 +56,7 @@ def write(path: Path, scores: Scores, places: Places, *, model: str, min_percent
                 file.write('{"type":"FeatureCollection","features":[')
                 for number, feature in enumerate(_features(scores, places, model, min_percentile), start=1):
                     file.write(",\n" if number > 1 else "\n")
-                    json.dump(feature, file, separators=(",", ":"), allow_nan=False)
+                    file.write(json.dumps(feature, separators=(",", ":"), allow_nan=False))
                 file.write("\n]}\n")
             part.replace(path)
     finally:
@@ -69,7 +69,7 @@ def ranked_by(scores: Scores) -> tuple[str, np.ndarray]:
     if scores.attention_N is not None:
         return "attention", scores.attention_N
     name = scores.about.predicted
-    if name not in scores.probability_N:
+    if name is None or name not in scores.probability_N:
         name = next(iter(scores.probability_N))
     return f"probability of {name}", scores.probability_N[name]
 
@@ -79,13 +79,14 @@ def _features(
 ) -> Iterator[dict[str, object]]:
     name, ranked_N = ranked_by(scores)
     percentile_N = percentiles(ranked_N)
-    columns: dict[str, np.ndarray] = {name: ranked_N, f"{name} percentile": percentile_N}
+    arrays: dict[str, np.ndarray] = {name: ranked_N, f"{name} percentile": percentile_N}
     if scores.teacher_attention_N is not None:
-        columns["teacher attention"] = scores.teacher_attention_N
-        columns["teacher attention percentile"] = percentiles(scores.teacher_attention_N)
-    columns |= {f"probability of {each}": values_N for each, values_N in scores.probability_N.items()}
+        arrays["teacher attention"] = scores.teacher_attention_N
+        arrays["teacher attention percentile"] = percentiles(scores.teacher_attention_N)
+    arrays |= {f"probability of {each}": values_N for each, values_N in scores.probability_N.items()}
     if scores.instance_labels_N is not None:
-        columns["instance label"] = scores.instance_labels_N
+        arrays["instance label"] = scores.instance_labels_N
+    columns = {key: values_N.tolist() for key, values_N in arrays.items()}
     classes = _classifications(scores, percentile_N)
     # Attention of 45,000 patches is about 2e-5, so digits count, not decimals.
     for index in np.flatnonzero(percentile_N >= min_percentile).tolist():
@@ -96,7 +97,7 @@ def _features(
             "properties": {
                 "objectType": "tile",
                 "classification": classes[index],
-                "measurements": {key: _short(values_N[index]) for key, values_N in columns.items()},
+                "measurements": {key: _short(values[index]) for key, values in columns.items()},
             },
         }
 

@@ -5,23 +5,25 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from mhimdist.data.format import escape_key
-from mhimdist.data.shards import open_bags
 from mhimdist.errors import ConfigError, DataError
 from mhimdist.files import full_disk
-from mhimdist.heatmaps import annotations, masks, patches, picture, qupath, scores
+from mhimdist.heatmaps import annotations, mask_picture, patches, picture, qupath, scores
 from mhimdist.heatmaps.annotations import Outline
-from mhimdist.heatmaps.masks import Masks
 from mhimdist.heatmaps.options import HeatMaps
 from mhimdist.heatmaps.places import places_of
 from mhimdist.heatmaps.scores import Scores
 from mhimdist.heatmaps.slides import Region, Slide, file_of, files_in, opened, slides_in
 from mhimdist.process import Stopping
+
+if TYPE_CHECKING:
+    from mhimdist.heatmaps.masks import Masks
 
 MAX_NAMED = 20
 _MARGIN, _LONGEST = 0.03, 4.0
@@ -57,7 +59,7 @@ def heat_maps(job: HeatMaps) -> Path:
     materials = _Materials(
         slides_in(job.slides) if job.slides else {},
         files_in(job.annotations, annotations.SUFFIXES, "annotation") if job.annotations else {},
-        Masks(job.run, open_bags(job.data)) if job.run and job.data else None,
+        _masks(job),
     )
     failed: dict[str, str] = {}
     start = time.monotonic()
@@ -83,7 +85,17 @@ class _Materials:
 
     slides: Mapping[str, list[Path]]
     annotations: Mapping[str, list[Path]]
-    masks: Masks | None
+    masks: "Masks | None"
+
+
+def _masks(job: HeatMaps) -> "Masks | None":
+    """The masks of the run, if one is given; only they need torch, which takes seconds to import."""
+    if job.run is None or job.data is None:
+        return None
+    from mhimdist.data.shards import open_bags
+    from mhimdist.heatmaps.masks import Masks
+
+    return Masks(job.run, open_bags(job.data))
 
 
 def _files(path: Path) -> dict[str, Path]:
@@ -166,7 +178,9 @@ def _draw(
         if materials.masks:
             first = rows[0]
             hidden = materials.masks.of(slide_name, first.scores.num_patches)
-            figure = masks.draw(hidden, slide_name, first.places, view, width_px=job.width, dpi=job.dpi)
+            figure = mask_picture.draw(
+                hidden, slide_name, first.places, view, width_px=job.width, dpi=job.dpi
+            )
             _save(figure, folder / "masks.png", job.dpi)
     if job.geojson:
         for row in rows:

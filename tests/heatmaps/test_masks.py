@@ -4,13 +4,18 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
 from score_files import write_scores
 
 import mhimdist as mh
 from data_prep.shard import shard
 from mhimdist.config.execution import Saving
 from mhimdist.errors import CheckpointError, DataError
+from mhimdist.heatmaps import mask_picture
 from mhimdist.heatmaps.masks import Masks
+from mhimdist.heatmaps.places import Places
+from mhimdist.heatmaps.slides import Region
 from mhimdist.method import mhim
 
 EPOCHS = 3
@@ -92,6 +97,26 @@ def test_the_command_draws_them(trained, tmp_path):
     assert "2 of 3 slides have no map" in str(raised.value)
     assert f"'s2' has 40 patches in {folder}/data, and 9 in the prediction" in str(raised.value)
     assert f"{folder}/data has no bag 'other'" in str(raised.value)
+
+
+@pytest.mark.parametrize("edge", [64, 128])
+def test_each_patch_has_the_colour_of_its_kind_even_if_patches_overlap(tmp_path, edge):
+    kinds = (mask_picture.SALIENT, mask_picture.OTHER, mask_picture.SEEN)
+    corners_N2 = np.array([[0.0, 0], [64, 0], [128, 0]])
+    mask = mask_picture.EpochMask(2, np.array([True, True, False]), np.array([True, False, False]))
+    view = Region(0, 0, 192, 640)  # taller than a panel may be
+    places = Places(corners_N2, edge, 64, "px", None)
+    figure = mask_picture.draw([mask], "s", places, view, width_px=1500, dpi=100)
+    figure.savefig(tmp_path / "a.png", dpi=100)
+    with Image.open(tmp_path / "a.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")) / 255
+    (axes,) = figure.axes
+    for (x, _), colour in zip(corners_N2, kinds, strict=True):
+        column, line = axes.transData.transform((x + 32, 32))
+        assert pixels[len(pixels) - 1 - int(line), int(column)] == pytest.approx(to_rgb(colour), abs=0.01)
+    assert axes.get_title(loc="left") == "start of epoch 2: 66.7% hidden, 1 as salient"
+    bounds = axes.get_window_extent()
+    assert bounds.height / bounds.width == pytest.approx(640 / 192, rel=0.01)
 
 
 def test_runs_without_masks_or_checkpoints_are_refused(trained, tmp_path):

@@ -116,7 +116,7 @@ def test_a_large_slide_is_streamed_into_a_file_below_25_mb(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert out.stat().st_size < 25e6
-    assert peak < 12e6  # arrays of 45,000 numbers, not features
+    assert peak < 20e6  # 8 numbers of 45,000 patches; their features would take 10 times as much
     assert list(tmp_path.glob(".*.part")) == []
 
 
