@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mhimdist.cross_validation.options import CrossValidation
     from mhimdist.data.shards import open_bags
     from mhimdist.data.splits import Split, holdout, k_folds
+    from mhimdist.heatmaps.options import HeatMaps
+    from mhimdist.heatmaps.run import heat_maps
     from mhimdist.search.options import Sweep
     from mhimdist.search.space import Space
     from mhimdist.sweep.run import run_sweep
@@ -34,6 +36,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CrossValidation",
+    "HeatMaps",
     "Space",
     "Split",
     "Sweep",
@@ -41,6 +44,7 @@ __all__ = [
     "__version__",
     "compare",
     "evaluate",
+    "heat_maps",
     "holdout",
     "k_folds",
     "load_student",
@@ -53,12 +57,14 @@ __all__ = [
 
 _MODULES = {
     "CrossValidation": "cross_validation.options",
+    "HeatMaps": "heatmaps.options",
     "Space": "search.space",
     "Split": "data.splits",
     "Sweep": "search.options",
     "TrainConfig": "config.train",
     "compare": "comparison.compare",
     "evaluate": "training.evaluation",
+    "heat_maps": "heatmaps.run",
     "holdout": "data.splits",
     "k_folds": "data.splits",
     "load_student": "training.student",

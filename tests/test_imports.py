@@ -25,6 +25,7 @@ ORDER = {
         {"training"},
         {"report"},
         {"comparison"},
+        {"heatmaps"},
         {"search"},
         {"distributed"},
         {"cross_validation"},
@@ -57,6 +58,7 @@ DOORS = {
     "plotly": ("mhimdist.report",),
     "pandas": ("mhimdist.tables",),
     "python_calamine": ("mhimdist.tables",),
+    "openslide": ("mhimdist.heatmaps.slides",),
 }
 
 

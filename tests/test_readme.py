@@ -26,6 +26,7 @@ from data_prep.shard import shard
 from data_prep.shard_options import parser
 from mhimdist.cross_validation import compare
 from mhimdist.data.manifest import Manifest
+from mhimdist.heatmaps import run as heatmaps_run
 from mhimdist.paper import ablation
 from mhimdist.sweep import run as sweep_run
 
@@ -208,13 +209,17 @@ def test_the_options_of_jobs_are_understood(command, monkeypatch):
         (compare, "run_cross_validation"),
         (sweep_run, "run_sweep"),
         (ablation, "run_ablation"),
+        (heatmaps_run, "heat_maps"),
     ):
-        monkeypatch.setattr(module, name, lambda *given, data: started.append((given, data)))
+        monkeypatch.setattr(module, name, lambda *given, data=None: started.append((given, data)))
     monkeypatch.setattr(digits, "ensure", lambda data, home: data)
     monkeypatch.setattr(sys, "argv", shlex.split(command)[1:])
     runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
     ((given, data),) = started
     job = given[0]
+    if isinstance(job, heatmaps_run.HeatMaps):
+        assert job.predictions
+        return
     if isinstance(job, ablation.Ablation):
         assert ablation.select(*given)  # its rows are in its tables
     if "s3://" in command:
@@ -240,11 +245,14 @@ def _quick(command: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    "command",
+    "command",  # tests/heatmaps/test_page.py runs those of heat maps
     [
         command
         for command in _all_commands("python jobs/")
-        if "://" not in command and "/shared/" not in command and not command.startswith(COMPARES)
+        if "://" not in command
+        and "/shared/" not in command
+        and not command.startswith(COMPARES)
+        and "jobs/heatmap.py" not in command
     ],
 )
 def test_the_jobs_run(command, workplace):
