@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mhimdist.cross_validation.options import CrossValidation
     from mhimdist.data.shards import open_bags
     from mhimdist.data.splits import Split, holdout, k_folds
+    from mhimdist.prediction.run import predict
     from mhimdist.search.options import Sweep
     from mhimdist.search.space import Space
     from mhimdist.sweep.run import run_sweep
@@ -44,6 +45,7 @@ __all__ = [
     "load_student",
     "open_bags",
     "open_trainer",
+    "predict",
     "preset",
     "run_cross_validation",
     "run_sweep",
@@ -61,6 +63,7 @@ _MODULES = {
     "load_student": "training.student",
     "open_bags": "data.shards",
     "open_trainer": "training.first_stage",
+    "predict": "prediction.run",
     "preset": "config.presets",
     "run_cross_validation": "cross_validation.compare",
     "run_sweep": "sweep.run",

@@ -381,7 +381,14 @@ def _judge(
         probabilities=test.probabilities_NC.tolist() if test else (),
         note=OUTSIDE_WEIGHTS if fold.config.teacher.has_outside_weights else "",
     )
-    save_student(fold.folder, network.state_dict(), fold.config, bags)
+    save_student(
+        fold.folder,
+        network.state_dict(),
+        fold.config,
+        bags,
+        threshold=judged["validation"]["threshold"],
+        threshold_from=f"Youden's J on the {'test' if fold.split.selects_on_test else 'validation'} bags",
+    )
     # In this order: a fold that is killed before its result is written still has its checkpoints.
     files.write_text(fold.folder / RESULT_FILE, json.dumps(asdict(result), allow_nan=False))
     checkpoint.discard(fold.checkpoints)

@@ -17,9 +17,7 @@ BY_A_BAG_OF_ONE = SETTINGS.keys() - WITHOUT_PROBABILITIES - {"dsmil"}
 @pytest.fixture
 def bags() -> PackedBags:
     generator = torch.Generator().manual_seed(3)
-    return PackedBags.from_list(
-        [torch.randn(n, 6, dtype=torch.float64, generator=generator) for n in SIZES]
-    )
+    return PackedBags.from_list([torch.randn(n, 6, dtype=torch.float64, generator=generator) for n in SIZES])
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -85,9 +83,7 @@ def test_dsmil_attends_to_the_top_instance_of_each_class(bags):
 def test_an_instance_is_as_probable_as_a_bag_of_it_alone(name, bags):
     network = _build(name)
     alone = PackedBags.from_list(list(bags.features_TD.split(1)))
-    torch.testing.assert_close(
-        network.instance_probabilities(bags), network.probabilities(network(alone))
-    )
+    torch.testing.assert_close(network.instance_probabilities(bags), network.probabilities(network(alone)))
 
 
 @torch.no_grad()
