@@ -34,11 +34,12 @@ class Item:
     """What is predicted as one bag: a slide, or all slides of a case.
 
     Attributes:
-        name: slide or case, for messages.
+        what, name: "slide" or "case", and its name.
         key: key of the bag, on which a network's random cuts depend.
         rows: row numbers of its slides.
     """
 
+    what: str
     name: str
     key: str
     rows: tuple[int, ...]
@@ -180,7 +181,7 @@ def _predict(item: Item, packed: PackedBags, networks: Sequence[BagModel], keep:
             instances.append(network.instance_probabilities(bag))
     probabilities_MC = torch.stack(probabilities).numpy()
     if not np.isfinite(probabilities_MC).all():
-        raise NonFiniteError(f"the probabilities of {item.name!r} are not finite")
+        raise NonFiniteError(f"the probabilities of {item.what} {item.name!r} are not finite")
     if keep is not None:
         keep(item, probabilities_MC, InstanceScores(_mean(attention), _mean(instances)))
     return Predicted(item, probabilities_MC)

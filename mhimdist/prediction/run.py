@@ -136,13 +136,13 @@ class _Task:
         job, slides, members = self.job, self.slides, self.members
         threshold = threshold_of(members, job.threshold)
         items = [
-            Item(f"slide {name!r}", slides.bags.keys[row], (row,))
+            Item("slide", name, slides.bags.keys[row], (row,))
             for row, name in zip(slides.rows, slides.slides, strict=True)
         ]
         unions = {}
         if job.cases == "union":
             unions = {
-                case: Item(f"case {case!r}", escape_key(case), tuple(slides.rows[place] for place in places))
+                case: Item("case", case, escape_key(case), tuple(slides.rows[place] for place in places))
                 for case, places in slides.several().items()
             }
         device = _device(job)

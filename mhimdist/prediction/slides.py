@@ -88,7 +88,7 @@ def open_slides(location: Location, options: Prediction, member: Member) -> Slid
         warnings.append(
             f"{who} which encoder made them; only their width was compared"
             if encoder is None
-            else f"{who} which encoder it was trained with; only the width of the features was compared"
+            else f"{who} which encoder it was trained with; only their width was compared"
         )
     warnings += _patch_size(bags, rows[0], options.patch_size, member)
     slides = tuple(bags.slides[row] for row in rows)
