@@ -26,6 +26,7 @@ from data_prep.shard_options import parser
 from mhimdist.cross_validation import compare
 from mhimdist.data.manifest import Manifest
 from mhimdist.paper import ablation
+from mhimdist.prediction import run as prediction_run
 from mhimdist.sweep import run as sweep_run
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +36,7 @@ TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text() for page in PAGES}
 MAX_README_LINES = 200
 
 each_page = pytest.mark.parametrize("page", TEXTS)
-STARTS_RAY = ("run_cross_validation(", "run_sweep(", "load_student(")
+STARTS_RAY = ("run_cross_validation(", "run_sweep(", "load_student(", "mh.predict(")
 """Python blocks with these are slow, or need what those leave."""
 NEEDS_A_CLUSTER = (
     *("ray up ", "ray down ", "ray dashboard ", "RAY_AUTH_MODE=token ray get-auth-token "),
@@ -203,6 +204,7 @@ def test_the_options_of_jobs_are_understood(command, monkeypatch):
         (compare, "run_cross_validation"),
         (sweep_run, "run_sweep"),
         (ablation, "run_ablation"),
+        (prediction_run, "run_prediction"),
     ):
         monkeypatch.setattr(module, name, lambda *given, data: started.append((given, data)))
     monkeypatch.setattr(digits, "ensure", lambda data, home: data)
@@ -235,13 +237,28 @@ def _quick(command: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    "command", [c for c in _all_commands("python jobs/") if "://" not in c and "/shared/" not in c]
+    "command",
+    [
+        c
+        for c in _all_commands("python jobs/")
+        if not any(words in c for words in ("://", "/shared/", "jobs/predict.py"))
+    ],
 )
 def test_the_jobs_run(command, workplace):
     (workplace / "shards").symlink_to(workplace / "data" / "digits-c16")
     printed = _run(_quick(command), workplace)
     assert ("inflation" in printed) == ("both" in command)
     assert "Best trials" in printed or "tables: " in printed
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_what_was_trained_predicts(workplace):
+    (workplace / "shards").symlink_to(workplace / "data" / "digits-c16")
+    _run(_quick("python jobs/train_c16.py"), workplace)
+    for command in _all_commands("python jobs/predict.py"):
+        assert "slides by " in _run(shlex.split(command), workplace)
 
 
 def test_the_job_that_is_submitted_to_a_cluster_fits_its_upload():

@@ -15,7 +15,7 @@ class Prediction(Options):
     models: tuple[Path, ...] = Field(
         min_length=1,
         description="folders of trained models, as one,two: a fold, a cross-validation or a sweep (its final "
-        "runs); all their folds and seeds vote together",
+        "runs), here or below --home; all their folds and seeds vote together",
     )
     data: str = Field(
         description="folder of shards or of feature files, as CLAM, TRIDENT, STAMP or your scripts wrote "
@@ -24,8 +24,7 @@ class Prediction(Options):
     out: Path = Field(description="folder to write; the same command resumes what is there")
     home: Path = Field(
         default_factory=home,
-        description="folder that contains data/, for embedded data sets (default: MHIMDIST_HOME, otherwise "
-        "~/mhimdist)",
+        description="folder that contains runs/ and data/ (default: MHIMDIST_HOME, otherwise ~/mhimdist)",
     )
     candidate: str | None = Field(
         None,

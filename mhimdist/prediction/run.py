@@ -92,7 +92,7 @@ def run_prediction(job: Prediction, *, data: Location) -> Path:
         from mhimdist.cluster.connect import refuse_open_cluster  # Ray is heavy, and only workers need it
 
         refuse_open_cluster(insecure=job.insecure)
-    members = find_members(job.models, job.candidate)
+    members = find_members([_here_or_at_home(folder, job.home) for folder in job.models], job.candidate)
     slides = open_slides(data if is_remote(data) else Path(data), job, members[0])
     out.mkdir(parents=True, exist_ok=True)
     lock = files.Lock(out / ".lock", signed=True)
@@ -105,6 +105,12 @@ def run_prediction(job: Prediction, *, data: Location) -> Path:
         results.write(time.monotonic() - started)
     _say(results)
     return out
+
+
+def _here_or_at_home(folder: Path, home: Path) -> Path:
+    """A folder of models, which may be named as it is below the home folder, such as runs/train_c16."""
+    folder = folder.expanduser()
+    return home / folder if not folder.exists() and (home / folder).exists() else folder
 
 
 def _clear(out: Path) -> None:

@@ -82,13 +82,11 @@ def open_slides(location: Location, options: Prediction, member: Member) -> Slid
         raise DataError(_cannot(left_out, len(bags)))
     warnings = []
     encoder = _encoder(bags, rows, options.encoder, member)
-    needed = member.features.get("encoder")
-    if encoder is None or needed is None:
-        who = "the features do not say" if encoder is None else "the model does not say"
+    if encoder is None:
+        warnings.append("the features do not say which encoder made them; only their width was compared")
+    elif member.features.get("encoder") is None:
         warnings.append(
-            f"{who} which encoder made them; only their width was compared"
-            if encoder is None
-            else f"{who} which encoder it was trained with; only their width was compared"
+            "the model does not say which encoder it was trained with; only the width was compared"
         )
     warnings += _patch_size(bags, rows[0], options.patch_size, member)
     slides = tuple(bags.slides[row] for row in rows)

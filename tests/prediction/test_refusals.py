@@ -118,7 +118,7 @@ def test_what_is_not_known_is_a_warning(of_resnet, trained, tmp_path):
         "the model was trained with patches of 256 pixels, the patches here have 224"
     ]
     assert warnings(trained, features, "c", encoder="uni") == [
-        "the model does not say which encoder it was trained with; only their width was compared"
+        "the model does not say which encoder it was trained with; only the width was compared"
     ]
 
 
