@@ -26,7 +26,7 @@ from mhimdist.errors import MhimdistError, NonFiniteError
 from mhimdist.models import BagModel
 from mhimdist.prediction.sources import Bags
 from mhimdist.training import denormals
-from mhimdist.training.student import load_student
+from mhimdist.training.student import load_student, load_teacher
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,12 @@ class InstanceScores:
         attention_N: float32 weights that add up to 1; None if a network has none.
         instance_NC: float32 class probabilities by each instance alone; None if a network does not define
             them.
+        teacher_attention_N: `attention_N` by the teachers; None if a run has kept none.
     """
 
     attention_N: np.ndarray | None
     instance_NC: np.ndarray | None
+    teacher_attention_N: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,18 @@ class Predicted:
 
 
 @lru_cache(maxsize=1)
-def _networks(folders: tuple[Path, ...], device: str) -> tuple[BagModel, ...]:
-    """The networks, which a process keeps from one slice of slides to the next."""
+def _networks(folders: tuple[Path, ...], digests: tuple[str, ...], device: str) -> tuple[BagModel, ...]:
+    """The networks, which a process keeps from one slice of slides to the next unless they change."""
     return tuple(load_student(folder).to(device) for folder in folders)
+
+
+@lru_cache(maxsize=1)
+def _teachers(
+    folders: tuple[Path, ...], digests: tuple[str, ...], device: str
+) -> tuple[BagModel | None, ...]:
+    """The teachers, which only scores of instances need."""
+    loaded = (load_teacher(folder) for folder in folders)
+    return tuple(None if network is None else network.to(device) for network in loaded)
 
 
 Keep = Callable[[Item, np.ndarray, InstanceScores], None]
@@ -85,17 +96,26 @@ Keep = Callable[[Item, np.ndarray, InstanceScores], None]
 
 
 @dataclass(frozen=True)
+class _Scoring:
+    """Who takes what the instances say, and the teachers that are asked, too."""
+
+    keep: Keep
+    teachers: tuple[BagModel | None, ...]
+
+
+@dataclass(frozen=True)
 class Ensemble:
     """Networks that predict together.
 
     Attributes:
-        folders: folders of their runs.
+        folders, digests: folders of their runs, and the digest of each network's weights.
         device: "cpu" or "cuda".
         threads: bags computed at a time on a CPU.
         skip_bad: whether an item that fails has an outcome, too; otherwise it raises.
     """
 
     folders: tuple[Path, ...]
+    digests: tuple[str, ...]
     device: str
     threads: int
     skip_bad: bool
@@ -111,19 +131,22 @@ class Ensemble:
         Raises:
             MhimdistError: an item cannot be read, or its probabilities are not finite; the message names it.
         """
-        networks = _networks(self.folders, self.device)
+        networks = _networks(self.folders, self.digests, self.device)
+        scoring = None
+        if keep is not None:
+            scoring = _Scoring(keep, _teachers(self.folders, self.digests, self.device))
         if self.device == "cpu":
-            yield from self._in_threads(networks, bags, items, keep)
+            yield from self._in_threads(networks, bags, items, scoring)
         else:
-            yield from self._read_ahead(networks, bags, items, keep)
+            yield from self._read_ahead(networks, bags, items, scoring)
 
     def _in_threads(
-        self, networks: Sequence[BagModel], bags: Bags, items: Sequence[Item], keep: Keep | None
+        self, networks: Sequence[BagModel], bags: Bags, items: Sequence[Item], scoring: _Scoring | None
     ) -> Generator[Predicted]:
         own = threading.local()
 
         def predict(item: Item) -> Predicted:
-            return self._guarded(item, lambda: _load(bags, item, own), networks, keep)
+            return self._guarded(item, lambda: _load(bags, item, own), networks, scoring)
 
         left = deque(items)
         with _one_thread_each(), ThreadPoolExecutor(self.threads, "predict") as pool:
@@ -139,7 +162,7 @@ class Ensemble:
                 pool.shutdown(cancel_futures=True)
 
     def _read_ahead(
-        self, networks: Sequence[BagModel], bags: Bags, items: Sequence[Item], keep: Keep | None
+        self, networks: Sequence[BagModel], bags: Bags, items: Sequence[Item], scoring: _Scoring | None
     ) -> Generator[Predicted]:
         done = 0
         while done < len(items):
@@ -147,7 +170,7 @@ class Ensemble:
             with read_ahead(bags, steps, device=self.device) as batches:
                 while done < len(items):
                     item = items[done]
-                    outcome = self._guarded(item, lambda: next(batches), networks, keep)
+                    outcome = self._guarded(item, lambda: next(batches), networks, scoring)
                     done += 1
                     yield outcome
                     if outcome.error:
@@ -158,10 +181,10 @@ class Ensemble:
         item: Item,
         load: Callable[[], PackedBags],
         networks: Sequence[BagModel],
-        keep: Keep | None,
+        scoring: _Scoring | None,
     ) -> Predicted:
         try:
-            return _predict(item, load(), networks, keep if len(item.rows) == 1 else None)
+            return _predict(item, load(), networks, scoring if len(item.rows) == 1 else None)
         except (MhimdistError, OSError) as error:
             if not self.skip_bad:
                 raise
@@ -170,20 +193,32 @@ class Ensemble:
 
 @torch.inference_mode()
 @denormals.flushed()
-def _predict(item: Item, packed: PackedBags, networks: Sequence[BagModel], keep: Keep | None) -> Predicted:
+def _predict(
+    item: Item, packed: PackedBags, networks: Sequence[BagModel], scoring: _Scoring | None
+) -> Predicted:
     bag = _as_one(packed, item)
-    probabilities, attention, instances = [], [], []
-    for network in networks:
-        output = network(bag)
-        probabilities.append(network.probabilities(output)[0].double().cpu())
-        if keep is not None:
-            attention.append(_mean_of_heads(network.attention_weights(bag, output)))
-            instances.append(network.instance_probabilities(bag))
-    probabilities_MC = torch.stack(probabilities).numpy()
+    outputs = [network(bag) for network in networks]
+    probabilities_MC = torch.stack(
+        [
+            network.probabilities(output)[0].double().cpu()
+            for network, output in zip(networks, outputs, strict=True)
+        ]
+    ).numpy()
     if not np.isfinite(probabilities_MC).all():
         raise NonFiniteError(f"the probabilities of {item.what} {item.name!r} are not finite")
-    if keep is not None:
-        keep(item, probabilities_MC, InstanceScores(_mean(attention), _mean(instances)))
+    if scoring is not None:
+        attention = [
+            _mean_of_heads(network.attention_weights(bag, output))
+            for network, output in zip(networks, outputs, strict=True)
+        ]
+        instances = [network.instance_probabilities(bag) for network in networks]
+        teachers = [
+            None if network is None else _mean_of_heads(network.attention_weights(bag, network(bag)))
+            for network in scoring.teachers
+        ]
+        scoring.keep(
+            item, probabilities_MC, InstanceScores(_mean(attention), _mean(instances), _mean(teachers))
+        )
     return Predicted(item, probabilities_MC)
 
 

@@ -170,7 +170,13 @@ class _Task:
             or (writer is not None and len(item.rows) == 1 and not writer.has(name_of[item.rows[0]]))
         ]
         threads = job.threads or len(os.sched_getaffinity(0))
-        ensemble = Ensemble(tuple(m.folder for m in members), device, threads, job.skip_bad)
+        ensemble = Ensemble(
+            folders=tuple(member.folder for member in members),
+            digests=tuple(member.digest for member in members),
+            device=device,
+            threads=threads,
+            skip_bad=job.skip_bad,
+        )
         failed = self._compute(_Work(ensemble, slides.bags, writer), todo, records, stopping)
         kept = [i for i, item in enumerate(items) if item.rows in records.probabilities]
         if not kept:

@@ -113,7 +113,7 @@ class ScoreWriter:
         for c, name in enumerate(self.classes):
             values_N = None if scores.instance_NC is None else scores.instance_NC[:, c]
             columns[f"instance_{name}"] = _column(values_N, size, pa.float32())
-        columns["teacher_attention"] = pa.nulls(size, pa.float32())
+        columns["teacher_attention"] = _column(scores.teacher_attention_N, size, pa.float32())
         columns["instance_label"] = _column(labels_N, size, pa.uint8())
         document = json.dumps(self._metadata(row, probabilities_MC.mean(0)))
         table = pa.table(columns).replace_schema_metadata({METADATA_KEY: document.encode()})

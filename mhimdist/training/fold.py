@@ -18,7 +18,7 @@ Nothing here knows Ray.
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -232,7 +232,8 @@ class FoldRun:
         trainer = self._trainer
         self.release()
         if trainer is not None and trainer.history:
-            save_student(self.fold.folder, trainer.best_student().state_dict(), self.fold.config, self._bags)
+            weights, teacher = trainer.best_student().state_dict(), trainer.run.best_teacher
+            save_student(self.fold.folder, weights, self.fold.config, self._bags, teacher=teacher)
             checkpoint.discard(self.fold.checkpoints)
 
     def release(self) -> None:
@@ -286,7 +287,14 @@ class FoldRun:
     def _end(self, trainer: Trainer) -> None:
         if trainer.folder is not None:  # only worker 0 has it
             trainer.folder.flush()
-            _judge(self.fold, trainer.best_student(), trainer.best.epoch, trainer.history, self._bags)
+            _judge(
+                self.fold,
+                trainer.best_student(),
+                trainer.best.epoch,
+                trainer.history,
+                self._bags,
+                trainer.run.best_teacher,
+            )
             trainer.folder.unlock()
         self._trainer = None
 
@@ -340,7 +348,8 @@ def keep_best_only(fold: Fold, bags: BagSource) -> None:
     latest = None if fold.is_finished else RunFolder(fold.folder, {}, Saving()).latest()
     if latest is not None:
         tensors, _ = latest
-        save_student(fold.folder, tensors["best_student"], fold.config, bags)
+        teacher = tensors.get("best_teacher")
+        save_student(fold.folder, tensors["best_student"], fold.config, bags, teacher=teacher)
         checkpoint.discard(fold.checkpoints)
 
 
@@ -356,9 +365,14 @@ def _write_stage(fold: Fold, history: Sequence[EpochRecord]) -> None:
 
 
 def _judge(
-    fold: Fold, network: BagModel, best_epoch: int, history: Sequence[EpochRecord], bags: BagSource
+    fold: Fold,
+    network: BagModel,
+    best_epoch: int,
+    history: Sequence[EpochRecord],
+    bags: BagSource,
+    teacher: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write the best student and its result, then delete the checkpoints."""
+    """Write the best student, its teacher and its result, then delete the checkpoints."""
     validation = predict(network, bags, fold.split.validation)
     test = predict(network, bags, fold.split.test) if fold.is_tested else None
     judged = judge(validation, test)
@@ -386,6 +400,7 @@ def _judge(
         network.state_dict(),
         fold.config,
         bags,
+        teacher=teacher,
         threshold=judged["validation"]["threshold"],
         threshold_from=f"Youden's J on the {'test' if fold.split.selects_on_test else 'validation'} bags",
     )

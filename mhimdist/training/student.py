@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -26,6 +26,7 @@ def save_student(
     config: TrainConfig,
     bags: BagSource,
     *,
+    teacher: Mapping[str, Tensor] | None = None,
     threshold: float | None = None,
     threshold_from: str = "",
 ) -> None:
@@ -36,6 +37,7 @@ def save_student(
         weights: the network's `state_dict`.
         config: the run's settings.
         bags: the data set that it was trained on.
+        teacher: the `state_dict` of the teacher of that epoch, if it has weights of its own.
         threshold: with two classes, the lowest probability of the second one that is called positive; None
             if nothing chose it.
         threshold_from: the bags that chose it, in words.
@@ -50,7 +52,8 @@ def save_student(
         "threshold_from": threshold_from,
     }
     checkpoint.discard(folder / BEST_STUDENT)
-    checkpoint.save(folder / BEST_STUDENT, {"student": weights}, built_from)
+    networks = {"student": weights, **({"teacher": teacher} if teacher else {})}
+    checkpoint.save(folder / BEST_STUDENT, networks, built_from)
 
 
 def _details(bags: BagSource) -> dict[str, Any]:
@@ -76,17 +79,45 @@ def load_student(folder: str | Path) -> BagModel:
     path = Path(folder) / BEST_STUDENT
     if not path.exists():
         raise CheckpointError(f"{folder} holds no {BEST_STUDENT}/: give the folder of a finished fold")
+    network = _load(path, "student")
+    assert network is not None, "every checkpoint of a student holds it"
+    return network
+
+
+def load_teacher(folder: str | Path) -> BagModel | None:
+    """The teacher of a run's selected epoch, on the CPU and in evaluation mode.
+
+    Args:
+        folder: see `load_student`.
+
+    Returns:
+        The network; the student itself if the settings make it the teacher; None if the run had no teacher or
+        an earlier release did not keep it.
+
+    Raises:
+        CheckpointError: see `load_student`.
+    """
+    return _load(Path(folder) / BEST_STUDENT, "teacher")
+
+
+def _load(path: Path, role: Literal["student", "teacher"]) -> BagModel | None:
+    """Build a network and load its weights; None if there are none."""
     tensors, state = checkpoint.load(path)
     if "config" not in state:
         raise CheckpointError(
             f"{path}: an earlier release wrote it, without the configuration needed to build the network"
         )
     config = TrainConfig.model_validate(state["config"])
+    weights = tensors.get(role)
+    if role == "teacher" and config.teacher.kind == "student_copy":
+        weights = tensors["student"]
+    if weights is None:
+        return None
     network = build(
         config.model,
         num_features=state["num_features"],
         num_classes=len(state["classes"]),
         seed=config.seed,
     )
-    network.load_state_dict(tensors["student"])
+    network.load_state_dict(weights)
     return network.eval()

@@ -1,6 +1,7 @@
 """What every instance says: one Parquet file per slide."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from trained_folds import config_of, train_folds
 import mhimdist as mh
 from mhimdist.data.bags import PackedBags
 from mhimdist.prediction.scores import scores_file
+from mhimdist.training.student import load_teacher
 
 
 @pytest.fixture
@@ -90,6 +92,36 @@ def test_what_a_model_does_not_define_is_null(shards, tmp_path):
             if table[column].null_count == len(table)
         }
     assert nulls == {"max_pooling": {"attention"}, "transmil": {"instance_class-0", "instance_class-1"}}
+
+
+@pytest.mark.parametrize("kind", ["init_momentum", "student_copy"])
+def test_the_teacher_of_the_selected_epoch_looks_too(kind, shards, tmp_path):
+    momentum = {"momentum": {"start": 0.5}} if kind == "init_momentum" else {}
+    config = config_of(
+        teacher={"kind": kind, **momentum},
+        masking={"high": 0.1, "random": 0.3},
+        loss={"alpha": 0.5},
+        epochs=3,
+    )
+    (fold, _) = train_folds(tmp_path / "cv", shards, config)
+    teacher = load_teacher(fold)
+    out = mh.predict(fold, shards.folder, tmp_path / "out", scores=True)
+    table = pq.read_table(scores_file(out / "scores", shards.slides[4]))
+    with torch.no_grad():
+        expected_N = teacher(shards.load([4])).scores_TH[:, 0].softmax(0)
+    np.testing.assert_allclose(table["teacher_attention"], expected_N, atol=1e-6)
+    is_the_student = table["teacher_attention"].to_pylist() == table["attention"].to_pylist()
+    assert is_the_student == (kind == "student_copy")
+
+
+def test_networks_trained_anew_in_the_same_folder_are_read_again(shards, tmp_path):
+    train_folds(tmp_path / "cv", shards, config_of(epochs=1))
+    before = mh.predict(tmp_path / "cv", shards.folder, tmp_path / "before")
+    shutil.rmtree(tmp_path / "cv" / "folds")
+    train_folds(tmp_path / "cv", shards, config_of(epochs=5))
+    after = mh.predict(tmp_path / "cv", shards.folder, tmp_path / "after")
+    tables = [pq.read_table(out / "predictions.parquet") for out in (before, after)]
+    assert tables[0]["probability_class-1"] != tables[1]["probability_class-1"]
 
 
 def test_a_slide_of_the_longest_name_has_a_file(tmp_path):
