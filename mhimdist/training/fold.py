@@ -25,6 +25,7 @@ from statistics import median
 from typing import NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
 from mhimdist import files
 from mhimdist.config.execution import Saving
@@ -38,7 +39,7 @@ from mhimdist.training.evaluation import judge, predict
 from mhimdist.training.first_stage import first_stage, open_trainer
 from mhimdist.training.history import EpochRecord
 from mhimdist.training.result import OUTSIDE_WEIGHTS, Result
-from mhimdist.training.run_folder import HISTORY, LOST_LOCK_S, RunFolder
+from mhimdist.training.run_folder import HISTORY, LOST_LOCK_S, Position, RunFolder
 from mhimdist.training.student import save_student
 from mhimdist.training.trainer import Trainer
 from mhimdist.training.workers import Workers
@@ -232,7 +233,8 @@ class FoldRun:
         trainer = self._trainer
         self.release()
         if trainer is not None and trainer.history:
-            weights, teacher = trainer.best_student().state_dict(), trainer.run.best_teacher
+            weights = trainer.best_student().state_dict()
+            teacher = _teacher_of(self.fold, trainer.best.epoch)
             save_student(self.fold.folder, weights, self.fold.config, self._bags, teacher=teacher)
             checkpoint.discard(self.fold.checkpoints)
 
@@ -287,14 +289,7 @@ class FoldRun:
     def _end(self, trainer: Trainer) -> None:
         if trainer.folder is not None:  # only worker 0 has it
             trainer.folder.flush()
-            _judge(
-                self.fold,
-                trainer.best_student(),
-                trainer.best.epoch,
-                trainer.history,
-                self._bags,
-                trainer.run.best_teacher,
-            )
+            _judge(self.fold, trainer.best_student(), trainer.best.epoch, trainer.history, self._bags)
             trainer.folder.unlock()
         self._trainer = None
 
@@ -348,8 +343,7 @@ def keep_best_only(fold: Fold, bags: BagSource) -> None:
     latest = None if fold.is_finished else RunFolder(fold.folder, {}, Saving()).latest()
     if latest is not None:
         tensors, _ = latest
-        teacher = tensors.get("best_teacher")
-        save_student(fold.folder, tensors["best_student"], fold.config, bags, teacher=teacher)
+        save_student(fold.folder, tensors["best_student"], fold.config, bags)
         checkpoint.discard(fold.checkpoints)
 
 
@@ -364,13 +358,20 @@ def _write_stage(fold: Fold, history: Sequence[EpochRecord]) -> None:
     files.write_text(fold.folder / HISTORY, "".join(lines))
 
 
+def _teacher_of(fold: Fold, epoch: int) -> Mapping[str, Tensor] | None:
+    """The teacher after an epoch, from the checkpoint that the fold keeps of its best one.
+
+    None if the fold keeps no such checkpoint, or has no teacher with weights of its own.
+    """
+    kept = fold.checkpoints / Position(epoch + 1, 0).name
+    try:
+        return checkpoint.load(kept)[0].get("teacher")
+    except CheckpointError:  # it is for pictures alone: the result does not need it
+        return None
+
+
 def _judge(
-    fold: Fold,
-    network: BagModel,
-    best_epoch: int,
-    history: Sequence[EpochRecord],
-    bags: BagSource,
-    teacher: Mapping[str, torch.Tensor] | None = None,
+    fold: Fold, network: BagModel, best_epoch: int, history: Sequence[EpochRecord], bags: BagSource
 ) -> None:
     """Write the best student, its teacher and its result, then delete the checkpoints."""
     validation = predict(network, bags, fold.split.validation)
@@ -400,7 +401,7 @@ def _judge(
         network.state_dict(),
         fold.config,
         bags,
-        teacher=teacher,
+        teacher=_teacher_of(fold, best_epoch),
         threshold=judged["validation"]["threshold"],
         threshold_from=f"Youden's J on the {'test' if fold.split.selects_on_test else 'validation'} bags",
     )

@@ -65,8 +65,6 @@ class RunState:
         step: number of finished steps of the next epoch.
         totals: this worker's sums over these steps.
         best_weights: the student after the selected epoch; before the first epoch, the initial student.
-        best_teacher: the teacher after the selected epoch, for pictures of what it scored; empty before the
-            first epoch, and without a teacher of its own weights.
     """
 
     def __init__(
@@ -84,7 +82,6 @@ class RunState:
         self.step = 0
         self.totals = Totals()
         self.best_weights = _copy(student)
-        self.best_teacher: dict[str, Tensor] = {}
 
     @property
     def position(self) -> Position:
@@ -114,8 +111,6 @@ class RunState:
         self.step, self.totals = 0, Totals()
         if record.best_epoch == record.epoch:
             self.best_weights = _copy(self.student)
-            if self.teacher is not None and self.teacher.is_own_network:
-                self.best_teacher = _copy(self.teacher.network)
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """The tensors of each file of a checkpoint, and the rest of its state; all workers must call this.
@@ -127,8 +122,6 @@ class RunState:
         tensors = {"student": dict(self.student.state_dict()), "best_student": self.best_weights}
         if self.teacher is not None and self.teacher.is_own_network:
             tensors["teacher"] = dict(self.teacher.network.state_dict())
-        if self.best_teacher:
-            tensors["best_teacher"] = self.best_teacher
         tensors["optimizer"] = self.optimizer.named_state()
         return tensors, {"step": self.step, "totals": totals, "history": history}
 
@@ -150,7 +143,6 @@ class RunState:
         self.totals = Totals(self._share_of_totals(state["totals"]))
         self.student.load_state_dict(tensors["student"])
         self.best_weights = tensors["best_student"]
-        self.best_teacher = tensors.get("best_teacher", {})  # an earlier release did not keep it
         if self.teacher is not None and self.teacher.is_own_network:
             self.teacher.network.load_state_dict(tensors["teacher"])
         self.optimizer.load_named_state(tensors["optimizer"])
