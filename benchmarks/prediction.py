@@ -30,6 +30,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 import mhimdist as mh
 from benchmarks.loading import peak_of
 from data_prep.shard import shard
