@@ -1,7 +1,7 @@
 """The computation: every network of an ensemble on one bag at a time, on a CPU in several threads.
 
-Each bag is computed by one thread, whatever their number, so the numbers do not depend on it. For bags of a
-few thousand instances this is also faster than several threads per bag.
+Each bag is computed by one thread, whatever their number, so the numbers do not depend on it, and no thread
+waits for another one whose core is busy with other work.
 
 Dimensions: N instances of a bag, C classes, M networks, D features, H heads.
 """
