@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mhimdist.data.splits import Split, holdout, k_folds
     from mhimdist.heatmaps.options import HeatMaps
     from mhimdist.heatmaps.run import heat_maps
+    from mhimdist.prediction.run import predict
     from mhimdist.search.options import Sweep
     from mhimdist.search.space import Space
     from mhimdist.sweep.run import run_sweep
@@ -50,6 +51,7 @@ __all__ = [
     "load_student",
     "open_bags",
     "open_trainer",
+    "predict",
     "preset",
     "run_cross_validation",
     "run_sweep",
@@ -70,6 +72,7 @@ _MODULES = {
     "load_student": "training.student",
     "open_bags": "data.shards",
     "open_trainer": "training.first_stage",
+    "predict": "prediction.run",
     "preset": "config.presets",
     "run_cross_validation": "cross_validation.compare",
     "run_sweep": "sweep.run",

@@ -28,6 +28,7 @@ from mhimdist.cross_validation import compare
 from mhimdist.data.manifest import Manifest
 from mhimdist.heatmaps import run as heatmaps_run
 from mhimdist.paper import ablation
+from mhimdist.prediction import run as prediction_run
 from mhimdist.sweep import run as sweep_run
 
 ROOT = Path(__file__).parent.parent
@@ -37,7 +38,7 @@ TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text() for page in PAGES}
 MAX_README_LINES = 200
 
 each_page = pytest.mark.parametrize("page", TEXTS)
-STARTS_RAY = ("run_cross_validation(", "run_sweep(", "load_student(", "mh.compare(")
+STARTS_RAY = ("run_cross_validation(", "run_sweep(", "load_student(", "mh.compare(", "mh.predict(")
 """Python blocks with these are slow, or need what those leave."""
 NEEDS_A_CLUSTER = (
     *("ray up ", "ray down ", "ray dashboard ", "RAY_AUTH_MODE=token ray get-auth-token "),
@@ -210,6 +211,7 @@ def test_the_options_of_jobs_are_understood(command, monkeypatch):
         (sweep_run, "run_sweep"),
         (ablation, "run_ablation"),
         (heatmaps_run, "heat_maps"),
+        (prediction_run, "run_prediction"),
     ):
         monkeypatch.setattr(module, name, lambda *given, data=None: started.append((given, data)))
     monkeypatch.setattr(digits, "ensure", lambda data, home: data)
@@ -247,12 +249,11 @@ def _quick(command: str) -> list[str]:
 @pytest.mark.parametrize(
     "command",  # tests/heatmaps/test_page.py runs those of heat maps
     [
-        command
-        for command in _all_commands("python jobs/")
-        if "://" not in command
-        and "/shared/" not in command
-        and not command.startswith(COMPARES)
-        and "jobs/heatmap.py" not in command
+        c
+        for c in _all_commands("python jobs/")
+        if not any(
+            words in c for words in ("://", "/shared/", "jobs/predict.py", "jobs/heatmap.py", COMPARES)
+        )
     ],
 )
 def test_the_jobs_run(command, workplace):
@@ -260,6 +261,16 @@ def test_the_jobs_run(command, workplace):
     printed = _run(_quick(command), workplace)
     assert ("inflation" in printed) == ("both" in command)
     assert "Best trials" in printed or "tables: " in printed
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_what_was_trained_predicts(workplace):
+    (workplace / "shards").symlink_to(workplace / "data" / "digits-c16")
+    _run(_quick("python jobs/train_c16.py"), workplace)
+    for command in _all_commands("python jobs/predict.py"):
+        assert "slides by " in _run(shlex.split(command), workplace)
 
 
 @pytest.mark.parametrize("command", _all_commands(COMPARES))
