@@ -1,7 +1,8 @@
 """The checkpoints that the authors of MHIM-MIL released, read as weights of our networks.
 
-A released file holds `{"model": weights, "teacher": weights}` or the weights alone. Only tensors and plain
-containers are unpickled.
+A released file holds `{"model": weights, "teacher": weights}` or the weights alone. Files of other people are
+read as well, see `foreign_weights`: in other wrappings, with prefixes, by the authors' names or by ours. Only
+tensors and plain containers are unpickled.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from torch import Tensor
 from mhimdist.config import models as model_settings
 from mhimdist.errors import CheckpointError, ConfigError
 from mhimdist.models import build
+from mhimdist.models.foreign_weights import differences, read_tensors, without_prefix
 
 _PROJECTION = {
     "patch_to_emb.0.weight": "projection.linear.weight",
@@ -81,6 +83,14 @@ OUR_NAMES: dict[str, dict[str, str]] = {
 # DSMIL classifies inside its encoder: the authors' predictor after it never gets a gradient.
 UNUSED_NAMES = {"dsmil": set(_HEAD)}
 
+_MODELS = {
+    "attn": "abmil without model.gated",
+    "attn_gated": "abmil with model.gated",
+    "selfattn": "transmil",
+    "dsmil": "dsmil",
+}
+"""Per baseline, the settings that build it."""
+
 
 def load_official(
     path: Path, settings: model_settings.ModelSettings, which: Literal["model", "teacher"] = "model"
@@ -91,7 +101,7 @@ def load_official(
     one is 30 times slower on x86.
 
     Args:
-        path: the authors' file.
+        path: the file, of torch or safetensors.
         settings: settings of AB-MIL (gated for their TCGA runs), TransMIL or DSMIL, with the file's widths.
         which: the student ("model"), or the teacher if the file has one.
 
@@ -100,12 +110,15 @@ def load_official(
 
     Raises:
         CheckpointError: the file cannot be read, belongs to another model, or lacks the weights of `which`;
-            the message lists the parameters that do not match.
+            the message lists the parameters that do not match, and the model that they are of if it is one.
         ConfigError: the authors released no checkpoint of this model.
     """
     baseline = _baseline(settings)
-    weights = translate(_read(path, which), baseline)
-    _check(weights, settings, path)
+    found = read_tensors(path, which)
+    theirs, num_theirs = without_prefix(found, OUR_NAMES[baseline])
+    ours, num_ours = without_prefix(found, OUR_NAMES[baseline].values())
+    weights = translate(theirs if num_theirs >= num_ours else ours, baseline)
+    _check(weights, settings, path, found)
     return weights
 
 
@@ -137,37 +150,36 @@ def _baseline(settings: model_settings.ModelSettings) -> str:
     )
 
 
-def _read(path: Path, which: str) -> Mapping[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can make torch's reader raise any error
-        raise CheckpointError(f"{path}: expected a checkpoint of torch, cannot read one: {error}") from None
-    if isinstance(content, Mapping) and "model" in content:
-        content = content.get(which)
-    elif which == "teacher":
-        content = None
-    if content is None:
-        raise CheckpointError(f"{path}: expected the weights of the {which}, found none")
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{path}: expected named tensors, got {type(content).__name__}")
-    return content
-
-
-def _check(weights: Mapping[str, Tensor], settings: model_settings.ModelSettings, path: Path) -> None:
+def _check(
+    weights: Mapping[str, Tensor],
+    settings: model_settings.ModelSettings,
+    path: Path,
+    found: Mapping[str, Tensor],
+) -> None:
     """Compare names and shapes with the model's, for the file's input width and number of classes."""
     projection, head_bias = weights.get("projection.linear.weight"), weights.get("head.bias")
     expected = build(
         settings,
         num_features=projection.shape[-1] if projection is not None else 1,
-        num_classes=len(head_bias) if head_bias is not None else 1,
+        num_classes=len(head_bias) if head_bias is not None and head_bias.ndim else 1,
         seed=0,
     ).state_dict()
-    faults = [f"{name} is missing" for name in expected.keys() - weights.keys()]
-    faults += [f"{name} is unknown" for name in weights.keys() - expected.keys()]
-    faults += [
-        f"{name}: expected shape {tuple(expected[name].shape)}, got {tuple(weights[name].shape)}"
-        for name in expected.keys() & weights.keys()
-        if weights[name].shape != expected[name].shape
-    ]
-    if faults:
-        raise CheckpointError(f"{path}: the weights do not fit {settings.name}: {'; '.join(sorted(faults))}")
+    if faults := differences(weights, expected):
+        model, hint = _MODELS[_baseline(settings)], _what_fits(found, weights, expected)
+        raise CheckpointError(f"{path}: the weights do not fit {model}{hint}: {'; '.join(faults)}")
+
+
+def _what_fits(
+    found: Mapping[str, Tensor], weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> str:
+    """Which of the released models has exactly the names in a file, or which width fits; may be empty."""
+    if weights.keys() == expected.keys():
+        got, wanted = (each["projection.linear.weight"].shape[:1] for each in (weights, expected))
+        return f" (their model.hidden_dim is {got[0]})" if got and got != wanted else ""
+    for baseline, text in _MODELS.items():
+        names, unused = OUR_NAMES[baseline], UNUSED_NAMES.get(baseline, set())
+        for known, more in ((set(names), unused), (set(names.values()), set[str]())):
+            bare, _ = without_prefix(found, known)
+            if known <= bare.keys() <= known | more:
+                return f", but have the names of {text}"
+    return ""

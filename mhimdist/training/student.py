@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import ValidationError
 from torch import Tensor
 
-from mhimdist.config.train import TrainConfig
+from mhimdist.config.train import TrainConfig, explain
 from mhimdist.data.bags import BagSource
 from mhimdist.errors import CheckpointError
 from mhimdist.models import BagModel, build
+from mhimdist.models.foreign_weights import differences
 from mhimdist.training import checkpoint
 
 BEST_STUDENT = "best_student"
@@ -41,7 +43,8 @@ def load_student(folder: str | Path) -> BagModel:
             or a sweep's final runs.
 
     Raises:
-        CheckpointError: the folder holds no student, or the student is damaged or from an earlier release.
+        CheckpointError: the folder holds no student, or the student is damaged, from another release, or does
+            not fit the configuration next to it; the message lists the weights that do not.
 
     Example:
         >>> student = load_student("runs/train_c16/folds/fold-1-seed-2021-0f3c")  # doctest: +SKIP
@@ -55,12 +58,21 @@ def load_student(folder: str | Path) -> BagModel:
         raise CheckpointError(
             f"{path}: an earlier release wrote it, without the configuration needed to build the network"
         )
-    config = TrainConfig.model_validate(state["config"])
-    network = build(
-        config.model,
-        num_features=state["num_features"],
-        num_classes=len(state["classes"]),
-        seed=config.seed,
-    )
-    network.load_state_dict(tensors["student"])
+    try:
+        config = TrainConfig.model_validate(state["config"])
+        num_features, num_classes = state["num_features"], len(state["classes"])
+        weights = tensors["student"]
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{path}: another release wrote it; its configuration is unknown here: "
+            f"{'; '.join(explain(item) for item in error.errors())}"
+        ) from None
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: expected a student of this release, it lacks {error}") from None
+    network = build(config.model, num_features=num_features, num_classes=num_classes, seed=config.seed)
+    if faults := differences(weights, network.state_dict()):
+        raise CheckpointError(
+            f"{path}: the weights do not fit {config.model.name} as configured there: {'; '.join(faults)}"
+        )
+    network.load_state_dict(weights)
     return network.eval()
