@@ -3,7 +3,7 @@
 import torch
 
 from benchmarks.ahead_of_time import Launch, noted
-from mhimdist.ops import _dropout, _numbers, _pool, _reduce, _select
+from mhimdist.ops import _dropout, _numbers, _pool, _reduce, _select, _square
 
 INSTANCES, FEATURES, WIDTH = 9075, 1024, 512
 
@@ -79,4 +79,15 @@ def reducing(*, num_bags: int = 1, columns: int = WIDTH, rows: int = INSTANCES, 
     with noted() as launches:
         reduced = _reduce.segment_reduce(values_TE, offsets_B1, is_max)
         _reduce.segment_reduce_backward(values_TE, offsets_B1, *reduced, reduced[0], is_max)
+    return launches
+
+
+def square(*, rows: int = INSTANCES) -> list[Launch]:
+    """Launches of `square_convolution` on bf16 instances, and of its gradients."""
+    tokens_TE, kernel_JE = (torch.empty(count, WIDTH, dtype=torch.bfloat16) for count in (rows, 49))
+    offsets_2 = torch.tensor([0, rows])
+    with noted() as launches:
+        _square.square_convolution(tokens_TE, kernel_JE, kernel_JE[0], offsets_2)
+        _square.square_convolution_backward(tokens_TE, kernel_JE, offsets_2)
+        _square.square_convolution_kernel_backward(tokens_TE, tokens_TE, offsets_2)
     return launches

@@ -27,11 +27,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks import bag_on_gpu
 from benchmarks.ahead_of_time import ARCHITECTURES, Launch, compiled
+from mhimdist.config.models import TransMIL
 from mhimdist.config.presets import preset
+from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import PackedBags
 from mhimdist.method.masking import most_kept
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
+from mhimdist.models.layers.pseudo_inverse import PseudoInverse, inverse_times, times_inverse
 from mhimdist.ops.draws import Draws
 from mhimdist.training.graphed_step import GraphedStep
 from mhimdist.training.step import TrainingStep
@@ -42,6 +45,7 @@ BYTES_A_S, FLOPS_A_S, PAPER_BAGS_A_S = 3.35e12, 800e12, 62
 GRAPH_US, EAGER_US, BLOCK_US = 2.0, 10.0, 1.0
 N, D, E, ATTENTION = bag_on_gpu.INSTANCES, bag_on_gpu.FEATURES, bag_on_gpu.WIDTH, 128
 CONFIG = preset("c16", "abmil").override({"device": "cpu", "precision": "bf16"})
+TRANSMIL = preset("c16", "transmil").override({"device": "cpu", "precision": "bf16"})
 K = most_kept(CONFIG.masking, N, 1, 0.0)
 
 
@@ -119,11 +123,15 @@ def parts(num_parameters: int, rows: int = N, kept: int = K) -> list[Part]:
     ]
 
 
-NO_LAUNCH = ("aten::empty", "aten::new_empty", "aten::detach", "profiler::")
+NO_LAUNCH = (
+    *("aten::empty", "aten::new_empty", "aten::detach", "profiler::"),
+    *("aten::_unsafe_view", "aten::promote_types"),
+)
 LAUNCHES_OF = {
     "mhimdist::select_and_gather": 3,
     "mhimdist::segment_softmax_pool": 2,
     "mhimdist::segment_reduce": 2,
+    "mhimdist::square_convolution_kernel_backward": 2,
 }
 
 
@@ -182,18 +190,18 @@ class Counted:
     num_parameters: int
 
 
-def count_launches() -> Counted:
+def count_launches(config: TrainConfig = CONFIG) -> Counted:
     """Count on tensors without data."""
-    student = build(CONFIG.model, num_features=D, num_classes=2, seed=0).to("meta")
-    teacher, graph = Teacher(CONFIG.teacher, student, student), CountedGraph()
+    student = build(config.model, num_features=D, num_classes=2, seed=0).to("meta")
+    teacher, graph = Teacher(config.teacher, student, student), CountedGraph()
     bags = PackedBags.from_list([torch.empty(N, D, dtype=torch.bfloat16)], [1]).to("meta")
     devices = [*optimizer._get_fused_kernels_supported_devices(), "meta"]
     counted = []
     with patch.object(optimizer, "_get_fused_kernels_supported_devices", lambda: devices):
-        eager = TrainingStep(CONFIG, student, teacher)
-        graphed = GraphedStep(CONFIG, student, teacher, recorder=lambda: graph)
+        eager = TrainingStep(config, student, teacher)
+        graphed = GraphedStep(config, student, teacher, recorder=lambda: graph)
         # As many launches as with a rate on the device, which torch cannot read without data.
-        graphed.optimizer.param_groups[0]["lr"] = CONFIG.optimizer.learning_rate
+        graphed.optimizer.param_groups[0]["lr"] = config.optimizer.learning_rate
         for step in (eager, graphed):
             with patch.object(step, "_read_later", lambda found_2, where: None):
                 step(bags, Draws(0, 0), progress=0.0, num_bags=1)  # records, or makes Adam's states
@@ -219,6 +227,51 @@ def _compiled_row(label: str, launch: Launch) -> str:
         found = compiled(launch, architecture)
         cells.append(f"{found.registers} / {found.stack_bytes} / {found.shared_bytes}")
     return f"| {label} | {launch.num_warps} | " + " | ".join(cells) + " |"
+
+
+def _launches_of_pseudo_inverses() -> int:
+    """Of the step of TransMIL: the student's two and their gradients, and the teacher's two."""
+    settings = TRANSMIL.model
+    assert isinstance(settings, TransMIL)
+    heads, marks = settings.num_heads, settings.num_landmarks
+    shapes = (heads, marks, marks), (heads, marks, settings.hidden_dim // heads), (heads, 1, marks)
+    near, spread, row = (torch.empty(shape, device="meta", requires_grad=True) for shape in shapes)
+    with Launches() as launches:
+        first = inverse_times(near, spread, settings.pinv_iterations)
+        second = times_inverse(row, near, settings.pinv_iterations)
+        torch.autograd.grad([first, second], [near, spread, row], [spread, row])
+        with torch.inference_mode():
+            inverse = PseudoInverse(near, settings.pinv_iterations)
+            inverse.after(row), inverse.times(spread)
+            times_inverse(row, near, settings.pinv_iterations)
+    return launches.others
+
+
+def _launches_of_transmil() -> str:
+    counted = count_launches(TRANSMIL)
+    return (
+        f"A step of TransMIL has {counted.ours + counted.others:,} launches, {counted.ours} of them of our "
+        f"kernels; as a graph {counted.nodes:,} nodes for {counted.rows:,} instances and {counted.kept:,} "
+        f"that stay, and {counted.around} launches by the host. The pseudo-inverses of landmark matrices are "
+        f"{_launches_of_pseudo_inverses()} of the nodes."
+    )
+
+
+def _labelled() -> list[tuple[str, Launch]]:
+    """The launches to compile, and what the table calls them."""
+    eight = bag_on_gpu.selection(num_heads=8)
+    labelled = [(f"`{launch.name}`", launch) for launch in bag_on_gpu.numbers()]
+    labelled += [(f"`{launch.name}`", launch) for launch in bag_on_gpu.selection(capacity=K)]
+    labelled += [(f"`{launch.name}`, 8 heads", launch) for launch in eight[:2]]
+    labelled += [(f"`{launch.name}`", launch) for launch in bag_on_gpu.pooling()]
+    labelled += [(f"`{launch.name}`, 2 columns", launch) for launch in bag_on_gpu.pooling(columns=2)]
+    labelled += [(f"`{launch.name}`", launch) for launch in bag_on_gpu.dropout()]
+    labelled += [(f"`{launch.name}`", launch) for launch in bag_on_gpu.ranking()]
+    for kind in ("mean", "max"):
+        labelled += [(f"`{each.name}`, {kind}", each) for each in bag_on_gpu.reducing(is_max=kind == "max")]
+    labels = ("`_convolve`", "`_convolve`, backward", "`_kernel_gradient`")
+    labelled += zip(labels, bag_on_gpu.square(), strict=True)
+    return labelled
 
 
 def report() -> str:
@@ -254,6 +307,8 @@ def report() -> str:
         "its gradients, and from there to the new weights. Together they have "
         f"{counted.nodes} nodes for {counted.rows:,} instances and {counted.kept:,} that stay.",
         "",
+        _launches_of_transmil(),
+        "",
         "| prediction | us per bag | bags/s | x the paper's 62 |",
         "|---|---|---|---|",
     ]
@@ -281,17 +336,7 @@ def report() -> str:
         "| kernel | warps | " + " | ".join(f"sm_{a} ({gpu})" for a, gpu in ARCHITECTURES.items()) + " |",
         "|---|---|" + "---|" * len(ARCHITECTURES),
     ]
-    eight = bag_on_gpu.selection(num_heads=8)
-    labelled = [(f"`{launch.name}`", launch) for launch in bag_on_gpu.numbers()]
-    labelled += [(f"`{launch.name}`", launch) for launch in bag_on_gpu.selection(capacity=K)]
-    labelled += [(f"`{launch.name}`, 8 heads", launch) for launch in eight[:2]]
-    labelled += [(f"`{launch.name}`", launch) for launch in bag_on_gpu.pooling()]
-    labelled += [(f"`{launch.name}`, 2 columns", launch) for launch in bag_on_gpu.pooling(columns=2)]
-    labelled += [(f"`{launch.name}`", launch) for launch in bag_on_gpu.dropout()]
-    labelled += [(f"`{launch.name}`", launch) for launch in bag_on_gpu.ranking()]
-    for kind in ("mean", "max"):
-        labelled += [(f"`{each.name}`, {kind}", each) for each in bag_on_gpu.reducing(is_max=kind == "max")]
-    return "\n".join(lines + [_compiled_row(label, launch) for label, launch in labelled])
+    return "\n".join(lines + [_compiled_row(label, launch) for label, launch in _labelled()])
 
 
 def figures() -> dict[str, Any]:

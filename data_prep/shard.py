@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from data_prep.command_line import stoppable
 from data_prep.readers.folders import find_features
 from data_prep.readers.sources import Source, some
 from data_prep.shard_options import ShardOptions
-from data_prep.tables.cases import cases_of_barcodes, missing_cases
+from data_prep.tables.cases import cases_of_barcodes, missing_cases, slides_of_barcodes
+from data_prep.tables.classes import refuse_measurements, spelled_as
 from data_prep.tables.labels import Columns, SlideLabel, read_labels, without_suffixes
 from data_prep.writing.parallel import in_cluster, one_torch_thread, results
 from data_prep.writing.plan import (
@@ -36,6 +37,7 @@ from data_prep.writing.selection import (
     matched,
     next_number,
     not_in,
+    nothing_in_both,
     refuse_another_encoder,
 )
 from data_prep.writing.skipped import SKIPPED_NAME, BadBag, named, read_skipped, write_skipped
@@ -44,6 +46,7 @@ from data_prep.writing.writer import naming
 from mhimdist.data.manifest import ROWS_SCHEMA, DatasetInfo, Manifest
 from mhimdist.errors import DataError
 from mhimdist.process import run
+from mhimdist.tables.names import KnownNames
 
 
 @dataclass(frozen=True)
@@ -149,18 +152,17 @@ class _Plan:
 
 def _plan(options: ShardOptions, before: Manifest | None) -> _Plan:
     """Decide which bag goes into which shard."""
-    table, sources, classes = _labelled(options, before)
+    table, sources, classes, left_out = _labelled(options, before)
     dtype = options.dtype
     if before is not None:
         table, sources = not_in(table, sources, before, classes)
         dtype = dtype or before.rows["dtype"][0].as_py()
     labels = options.labels or options.features
+    sources = {slide: source for slide, source in sources.items() if slide not in left_out}
+    labelled = table
     table, passed_over = matched(table, sources, options.features, labels, skip=options.skip_unmatched)
     if not table and before is None:
-        raise DataError(
-            f"no slide has both a label in {labels} and features in {options.features}; "
-            "name the slides alike in both"
-        )
+        raise nothing_in_both(labelled, sources, options.features, labels)
     looked = Count()
     with bar(len(table), lambda: looked.total, "reading headers:", unit="slides"):
         bags, bad = plan_bags(
@@ -183,31 +185,61 @@ def _plan(options: ShardOptions, before: Manifest | None) -> _Plan:
         shards=(),
     )
     shards = plan_shards(bags, options.shard_bytes, first=next_number(before))
+    bad = sorted([*bad, *(BadBag(slide, reason) for slide, reason in left_out.items())])
     return _Plan(shards, info, before, passed_over, bad)
 
 
 def _labelled(
     options: ShardOptions, before: Manifest | None
-) -> tuple[list[SlideLabel], dict[str, Source], tuple[str, ...]]:
-    """The labels, the features by slide, and the class names in the order of their indices."""
+) -> tuple[list[SlideLabel], dict[str, Source], tuple[str, ...], dict[str, str]]:
+    """The labels, the features by slide, the classes in the order of their indices, and what is left out.
+
+    Slides without ground truth are left out, if the options allow it; the dictionary says why, by slide.
+    """
     with doing(f"looking for features in {options.features}"):
         sources = find_features(options.features, options.stated)
     in_shards = None
+    left_out: dict[str, str] = {}
     if options.labels is None:
         renamed = options.class_map or {}
-        table = labels_of(sources, options.features, renamed)
+        table, left_out = labels_of(sources, renamed, skip_missing=options.skip_unmatched)
         in_shards = classes_of(sources, renamed) if options.classes is None else None
     else:
-        columns = Columns(options.slide_column, options.label_column, options.case_column)
-        table = read_labels(
-            options.labels, columns=columns, slides=options.slides, class_map=options.class_map
-        )
+        table, left_out = _read_labels(options, options.labels, sources)
+        if options.classes is None and before is None:
+            refuse_measurements(table, options.labels)
+        table = spelled_as(table, options.classes or (before.info.classes if before else ()))
     table = without_suffixes(table, sources)
     if options.case_from is not None:
         table = cases_of_barcodes(table)
     if (warning := missing_cases(table)) is not None:
         print(f"warning: {warning}", file=sys.stderr)  # now, not after hours
-    return table, sources, class_names(table, options.classes, before, in_shards)
+    return table, sources, class_names(table, options.classes, before, in_shards), left_out
+
+
+def _read_labels(
+    options: ShardOptions, labels: Path, sources: dict[str, Source]
+) -> tuple[list[SlideLabel], dict[str, str]]:
+    """The rows of the label table, and why slides have no ground truth, by the name of their features."""
+    read = read_labels(
+        labels,
+        columns=Columns(options.slide_column, options.label_column, options.case_column),
+        slides=options.slides,
+        class_map=options.class_map,
+        known=sources,
+        skip_missing=options.skip_unmatched,
+        cases_alone=options.case_from is not None,
+    )
+    rows, left_out, names = read.rows, read.left_out, KnownNames(sources)
+    if options.case_from is not None:
+        slides_of = slides_of_barcodes([*(row.slide for row in rows), *left_out], sources)
+        rows = [
+            replace(row, slide=slide, case=slide if row.case == row.slide else row.case)
+            for row in rows
+            for slide in slides_of[row.slide]
+        ]
+        left_out = {slide: reason for name, reason in left_out.items() for slide in slides_of[name]}
+    return rows, {(*names.meant_by(slide), slide)[0]: reason for slide, reason in left_out.items()}
 
 
 def _refuse_existing(out: Path) -> None:

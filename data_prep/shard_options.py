@@ -43,9 +43,9 @@ class ShardOptions(Settings):
     )
     labels: Annotated[Path | None, Metavar("TABLE")] = Field(
         None,
-        description="CSV, TSV or Parquet table with the columns slide, label and, if patients have more than "
-        "one slide, case (or usual names such as slide_id, case_id or patient); two columns without a header "
-        "are slide and label (default: the labels that WebDataset shards or Parquet files state)",
+        description="CSV, TSV, .xlsx or Parquet table with the columns slide, label and, if patients have "
+        "more than one slide, case (or usual names such as slide_id, case_id or patient); two columns "
+        "without a header are slide and label (default: what WebDataset shards or Parquet files state)",
     )
     out: Annotated[Path, Metavar("DIR")] = Field(
         description="folder to make; must not exist, unless you give --append"
@@ -79,7 +79,8 @@ class ShardOptions(Settings):
     )
     skip_unmatched: bool = Field(
         False,
-        description="pass over slides without features and features without a label, and report them",
+        description="pass over slides without features and features without a label, and report them; leave "
+        f"out slides whose row has no label or case (empty, NA, ...), and list them in {SKIPPED_NAME}",
     )
     skip_bad: bool = Field(
         False,

@@ -1,5 +1,6 @@
 """CPU tensors that take the code path of CUDA tensors, and a recorder that imitates a CUDA graph."""
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -196,13 +197,51 @@ def _reduce_backward(
     return grad_values_TE
 
 
+def _square_convolution(tokens_TE: Tensor, kernel_JE: Tensor, bias_E: Tensor, offsets_2: Tensor) -> Tensor:
+    size, kernel_EJI = int(offsets_2[1]), kernel_JE.T.unflatten(1, (7, 7))
+    encoded_NE = reference.square_convolution(tokens_TE[:size], kernel_EJI, bias_E).to(tokens_TE.dtype)
+    return functional.pad(encoded_NE, (0, 0, 0, len(tokens_TE) - size))
+
+
+def _square_gradients(
+    grad_TE: Tensor, tokens_TE: Tensor, kernel_JE: Tensor, offsets_2: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients of the tokens, and those of kernel and bias."""
+    size = int(offsets_2[1])
+    side = math.isqrt(size - 1) + 1
+    grid = max(side, 7)
+    wide = torch.promote_types(grad_TE.dtype, torch.float32)
+    square_SE, grad_SE = (
+        grad_TE.new_zeros(grid**2, grad_TE.shape[1], dtype=wide) for _ in ("square", "gradient")
+    )
+    square_SE[:size], grad_SE[:size] = tokens_TE[:size], grad_TE[:size]
+    square_SE[size : side**2] = tokens_TE[: side**2 - size]
+    images = [rows_SE.T.reshape(1, -1, grid, grid) for rows_SE in (grad_SE, square_SE)]
+    kernel_E1JI = kernel_JE.T.reshape(-1, 1, 7, 7).to(wide)
+    rest = ([len(kernel_E1JI)], [1, 1], [3, 3], [1, 1], False, [0, 0], len(kernel_E1JI), [True] * 3)
+    back_1EYX, kernel_grad, bias_grad = torch.ops.aten.convolution_backward(*images, kernel_E1JI, *rest)
+    back_SE = back_1EYX.flatten(2)[0].T
+    tokens_grad_TE = torch.zeros_like(grad_TE)
+    tokens_grad_TE[:size] = back_SE[:size] + grad_SE[:size]
+    tokens_grad_TE[: side**2 - size] += back_SE[size : side**2]
+    return tokens_grad_TE, torch.cat([kernel_grad.flatten(1).T, bias_grad[None]])
+
+
+def _square_convolution_backward(grad_TE: Tensor, kernel_JE: Tensor, offsets_2: Tensor) -> Tensor:
+    return _square_gradients(grad_TE, torch.zeros_like(grad_TE), kernel_JE, offsets_2)[0]
+
+
+def _square_convolution_kernel_backward(grad_TE: Tensor, tokens_TE: Tensor, offsets_2: Tensor) -> Tensor:
+    return _square_gradients(grad_TE, tokens_TE, tokens_TE.new_zeros(49, tokens_TE.shape[1]), offsets_2)[1]
+
+
 def kernels_as_specified() -> dict[Any, Callable[..., Any]]:
     """The operators of the kernels, each with a CPU version that is fast, unlike an interpreted kernel.
 
     Like the kernels, these treat the rows after the last bag as padding.
     """
     from mhimdist.ops import _dropout as dropout
-    from mhimdist.ops import _numbers, _pool, _select
+    from mhimdist.ops import _numbers, _pool, _select, _square
     from mhimdist.ops import _reduce as reduce
 
     return {
@@ -215,4 +254,7 @@ def kernels_as_specified() -> dict[Any, Callable[..., Any]]:
         dropout.relu_dropout_backward: _relu_dropout_backward,
         reduce.segment_reduce: _reduce,
         reduce.segment_reduce_backward: _reduce_backward,
+        _square.square_convolution: _square_convolution,
+        _square.square_convolution_backward: _square_convolution_backward,
+        _square.square_convolution_kernel_backward: _square_convolution_kernel_backward,
     }

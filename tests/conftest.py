@@ -1,8 +1,13 @@
 """The hooks and fixtures that all test modules share."""
 
+import sys
+from collections.abc import Iterator
+
 import pytest
 import torch
 from memory_bags import MemoryBags, gaussian_bags
+
+from mhimdist import process
 
 torch.set_num_threads(1)  # a small step is faster on one thread, and the test machine has few cores
 
@@ -44,6 +49,14 @@ def _group(item: pytest.Item) -> str:
         return "ray"
     module = item.getparent(pytest.Module)
     return module.name if module is not None else item.name
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _a_command_ends_and_the_tests_go_on() -> Iterator[None]:
+    """Have a command that fails in this process raise `SystemExit`: `process.leave` would end the tests."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(process, "leave", sys.exit)
+        yield
 
 
 @pytest.fixture

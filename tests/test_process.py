@@ -1,4 +1,6 @@
 import errno
+import subprocess
+import sys
 
 import pytest
 
@@ -45,3 +47,39 @@ def test_our_own_faults_keep_their_traceback() -> None:
 def test_success_is_silent(capsys) -> None:
     run(lambda: None)
     assert capsys.readouterr() == ("", "")
+
+
+_AS_A_PROGRAM = """
+import atexit, os, sys, threading, time
+from mhimdist.errors import DataError, PreemptedError
+from mhimdist.process import run
+
+class Last:
+    def __del__(self):  # called while the interpreter is taken apart
+        os.abort()
+
+last = Last()
+atexit.register(lambda: print("exit functions ran"))
+
+def main():
+    threading.Thread(target=lambda: (time.sleep(0.2), print("the thread has ended"))).start()
+    print("buffered", end=" ")
+    raise {error}
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        ("DataError('no column')", 1, "error: no column\n"),
+        ("PreemptedError('resume it')", 75, "resume it\n"),
+        ("KeyboardInterrupt", 130, "interrupted\n"),
+    ],
+)
+def test_nothing_that_happens_behind_the_message_changes_the_status(error, status, said) -> None:
+    command = [sys.executable, "-c", _AS_A_PROGRAM.replace("{error}", error)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (status, said)
+    assert done.stdout == "buffered the thread has ended\nexit functions ran\n"

@@ -35,7 +35,7 @@ def config_of(
         ConfigError: the model cannot be recorded as a graph.
     """
     changes = {"device": setting.device, "precision": precision, **more}
-    return preset("c16", model).override(changes | ({"cuda_graphs": True} if graphs else {}))
+    return preset("c16", model).override(changes | {"cuda_graphs": "on" if graphs else "off"})
 
 
 def step_of(
@@ -63,9 +63,9 @@ def step_of(
     teacher = Teacher(config.teacher, student, student) if config.teacher.kind != "none" else None
     if not graphs:
         return TrainingStep(config, student, teacher, workers)
-    if stated_waits(student, config.model.name, num_bags):
+    if stated_waits(student, num_bags):
         raise ConfigError(f"a step of {num_bags} bag(s) of {config.model.name} waits for the device")
-    return GraphedStep(config, student, teacher, workers)
+    return GraphedStep(config, student, teacher, workers, most_rows=num_bags * setting.num_instances)
 
 
 def bags_of(
@@ -106,12 +106,9 @@ def weights_of(step: TrainingStep) -> Tensor:
     return torch.cat([parameter.detach().cpu().flatten() for parameter in step.student.parameters()])
 
 
-def stated_waits(student: BagModel, model: str, num_bags: int) -> int:
+def stated_waits(student: BagModel, num_bags: int) -> int:
     """How often the documentation says that a step waits for the device."""
-    asks = getattr(student, "waits_for_sizes", None)
-    if asks is not None:
-        return int(asks(num_bags))
-    return {"transmil": 1, "dtfd": 3}.get(model, 0)
+    return int(student.waits_for_sizes(num_bags))
 
 
 class MemoryBags:

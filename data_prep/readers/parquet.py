@@ -22,8 +22,8 @@ from data_prep.readers import damage
 from data_prep.readers.arrays import RowReader, as_a_whole
 from data_prep.readers.fields import DETAILS, SIDE_ARRAYS
 from data_prep.readers.inflation import refuse_inflation
-from mhimdist.data.parquet_pages import claims_of
 from mhimdist.errors import DataError
+from mhimdist.tables.parquet_pages import claims_of
 
 SLIDE_COLUMNS = ("slide", "slide_id", "slide_name")
 DETAIL_COLUMNS = ("label", "case", *DETAILS)

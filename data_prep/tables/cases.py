@@ -1,11 +1,12 @@
 """Cases: which slides are of one patient, and a warning for a table that does not say so."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from data_prep.tables.labels import SlideLabel
 from mhimdist.errors import LabelError
+from mhimdist.tables.names import KnownNames, bare
 
 _BARCODE = re.compile(r"(TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})(?![A-Z0-9])")
 """The patient in a slide name of The Cancer Genome Atlas: its first 12 characters."""
@@ -28,6 +29,33 @@ def cases_of_barcodes(table: Sequence[SlideLabel]) -> list[SlideLabel]:
             )
         rows.append(replace(row, case=found[1]))
     return rows
+
+
+def slides_of_barcodes(names: Iterable[str], known: Collection[str]) -> dict[str, list[str]]:
+    """The slides that each name means: those that begin with it, if it is the barcode of a case or sample.
+
+    Args:
+        names: the names of slides, cases or samples.
+        known: the slides that there are.
+
+    Returns:
+        The slides by name; a name that means none, or is no barcode, stands for itself.
+    """
+    of_case: dict[str, list[str]] = {}
+    for slide in sorted(known):
+        if found := _BARCODE.match(bare(slide).upper()):
+            of_case.setdefault(found[1], []).append(slide)
+    slides, meant = KnownNames(known), {}
+    for name in names:
+        found = _BARCODE.match(name.upper())
+        begins = re.compile(re.escape(name.upper()) + r"(?![A-Z0-9])")
+        spread = (
+            [slide for slide in of_case.get(found[1], []) if begins.match(bare(slide).upper())]
+            if found
+            else []
+        )
+        meant[name] = [name] if slides.meant_by(name) else spread or [name]
+    return meant
 
 
 def missing_cases(table: Sequence[SlideLabel]) -> str | None:

@@ -1,46 +1,15 @@
 """Tables of labels: the class and the case of each slide."""
 
-import csv
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from mhimdist.errors import LabelError
-
-SLIDE_COLUMNS = (
-    "slide",
-    "slide_id",
-    "slide_name",
-    "slide_file",
-    "filename",
-    "wsi",
-    "wsi_id",
-    "image",
-    "image_id",
-)
-LABEL_COLUMNS = ("label", "class", "target", "slide_label", "diagnosis")
-CASE_COLUMNS = ("case", "case_id", "patient", "patient_id", "submitter_id")
-SLIDE_SUFFIXES = (
-    *(
-        ".svs",
-        ".tif",
-        ".tiff",
-        ".ndpi",
-        ".mrxs",
-        ".czi",
-        ".scn",
-        ".vms",
-        ".bif",
-        ".dcm",
-        ".qptiff",
-        ".isyntax",
-    ),
-    *(".h5", ".hdf5", ".pt", ".pth", ".npy", ".npz", ".zarr"),
-)
+from mhimdist.tables.cells import is_missing
+from mhimdist.tables.columns import CASE, LABEL, SLIDE, Kind, find, known_names, plain, require
+from mhimdist.tables.names import KnownNames, examples, rule_that_joins
+from mhimdist.tables.reading import Table, read_table
 
 
 @dataclass(frozen=True)
@@ -60,40 +29,51 @@ class Columns:
     label: str | None = None
     case: str | None = None
 
+    def given(self, kind: Kind) -> str | None:
+        """What the user said of a kind of column."""
+        return {SLIDE: self.slide, LABEL: self.label, CASE: self.case}[kind]
+
 
 @dataclass(frozen=True)
-class _Table:
-    """A table's cells as text, and for each row its line in the file."""
+class LabelTable:
+    """What a table of labels says.
 
-    path: Path
-    header: list[str] | None
-    rows: list[tuple[int, list[str]]]
+    Attributes:
+        rows: the slides, each with its case and label.
+        left_out: why slides have no ground truth, by slide; by line, if the table does not say the slide.
+    """
 
-    def column(self, given: str | None, usual: Sequence[str], position: int | None) -> int | None:
-        """Number of a column from 0; None if there is no such column.
+    rows: list[SlideLabel]
+    left_out: dict[str, str] = field(default_factory=dict)
 
-        Args:
-            given: name or number that the user gave.
-            usual: names to look for otherwise.
-            position: number of the column in a table without a header.
 
-        Raises:
-            LabelError: the given column does not exist, or more than one column has a usual name.
-        """
-        header = self.header or []
-        if given is not None:
-            if given.lower() in header:
-                return header.index(given.lower())
-            if given.isdecimal() and 1 <= int(given) <= len(self.rows[0][1]):
-                return int(given) - 1
-            raise LabelError(f"{self.path}: no column {given!r} (columns: {header or len(self.rows[0][1])})")
-        if self.header is None:
-            return position
-        found = [index for index, name in enumerate(header) if name in usual]
-        if len(found) > 1:
-            names = [header[index] for index in found]
-            raise LabelError(f"{self.path}: expected one column named {' or '.join(usual)}, got {names}")
-        return found[0] if found else None
+@dataclass
+class _Gaps:
+    """Rows in which a cell is missing: refused all at once, or left out.
+
+    Attributes:
+        skip: whether they are left out.
+        left_out: why, by slide or case.
+        refused: the message for each, in order.
+    """
+
+    skip: bool
+    left_out: dict[str, str] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
+
+    def add(self, table: Table, line: int, cells: list[str], what: Kind, name: str) -> None:
+        self.left_out[name or f"line {line} of {table.path.name}"] = (
+            f"{table.path.name}, line {line}: the {what.what} is missing"
+        )
+        self.refused.append(
+            f"{table.path}, line {line}: a slide, case or label is empty or NaN: {cells} (the {what.what})"
+        )
+
+    def refuse(self) -> None:
+        """Refuse the rows, unless they are left out."""
+        if self.refused and not self.skip:
+            more = f", and so in {len(self.refused) - 1} more lines" if len(self.refused) > 1 else ""
+            raise LabelError(f"{self.refused[0]}{more}; --skip-unmatched leaves out and lists such slides")
 
 
 def read_labels(
@@ -102,13 +82,16 @@ def read_labels(
     columns: Columns | None = None,
     slides: Path | None = None,
     class_map: Mapping[str, str] | None = None,
-) -> list[SlideLabel]:
-    """Read a table of labels: CSV or TSV, with or without a header, or Parquet.
+    known: Collection[str] | None = None,
+    skip_missing: bool = False,
+    cases_alone: bool = False,
+) -> LabelTable:
+    """Read a table of labels, in any format that `tables.reading.read_table` reads, with or without a header.
 
-    Columns are found by the usual names (`SLIDE_COLUMNS`, `LABEL_COLUMNS`, `CASE_COLUMNS`), whatever their
-    case; other columns are ignored. A table whose first line holds none of these names has no header: two
-    columns are then slide and label. A byte-order mark, CRLF and blank lines do not matter. Without a case
-    column, each slide is its own case.
+    Columns are found by their usual names (`SLIDE`, `LABEL` and `CASE` of `tables.columns`), whatever their
+    case, spaces and underscores; other columns are ignored. A table whose first line holds none of these
+    names has no header: two columns are then slide and label. Without a case column, each slide is its own
+    case. A whole number with decimals is the number: "1.0" is "1".
 
     Args:
         path: the table.
@@ -116,6 +99,10 @@ def read_labels(
         slides: a second table, of slides and cases, if the first one labels cases; a case may have any
             number of slides.
         class_map: new names of classes by their names in the table; other classes keep their names.
+        known: the slides that there are; only these may be called "NA" or alike. None means that all may.
+        skip_missing: leave out slides without a case or label, rather than refusing the table.
+        cases_alone: whether a table of cases and labels, without slides, will do even if the cases are not
+            all among the slides; a case is then its own slide.
 
     Raises:
         LabelError: the table or a column is missing, a cell is empty, a slide is in the table twice, slides
@@ -123,46 +110,42 @@ def read_labels(
     """
     columns = columns or Columns()
     table = _read(path, columns)
-    label_column = _required(table, columns.label, LABEL_COLUMNS, 1)
-    renamed = class_map or {}
+    renamed = {_number(old): new for old, new in (class_map or {}).items()}
+    gaps = _Gaps(skip_missing)
     if slides is not None:
-        case_column = _required(table, columns.case, CASE_COLUMNS, 0)
-        label_of = dict(_pairs(table, case_column, label_column, "case"))
-        slide_table = _read(slides, replace(columns, label=None))
-        slide_column = _required(slide_table, columns.slide, SLIDE_COLUMNS, 1)
-        case_column = _required(slide_table, columns.case, CASE_COLUMNS, 0)
-        case_of = list(_pairs(slide_table, slide_column, case_column, "slide"))
-        if unlabelled := sorted({case for _, case in case_of} - label_of.keys()):
+        label_of = _labels_of_cases(table, columns, renamed, gaps)
+        rows = _slides_of_cases(_read(slides, columns), columns, path, label_of, known, gaps)
+    elif _names_cases_alone(table, columns):
+        label_of = _labels_of_cases(table, columns, renamed, gaps)
+        if not cases_alone and not (known and label_of.keys() <= set(known)):
             raise LabelError(
-                f"{slides}: no label in {path} for cases of this table ({len(unlabelled)}): {unlabelled[:5]}"
+                f"{path} names cases and no slides (columns: {table.columns}): give --slides, a table of "
+                "slide and case; or --case-from tcga, if slides have TCGA barcodes; or --slide-column"
             )
-        rows = [SlideLabel(slide, case, label_of[case]) for slide, case in case_of]
+        rows = [SlideLabel(case, case, label) for case, label in label_of.items()]
     else:
-        slide_column = _required(table, columns.slide, SLIDE_COLUMNS, 0)
-        found = table.column(columns.case, CASE_COLUMNS, None)
-        case_of = list(_pairs(table, slide_column, slide_column if found is None else found, "slide"))
-        labels = [label for _, label in _pairs(table, slide_column, label_column, "slide")]
-        rows = [SlideLabel(slide, case, label) for (slide, case), label in zip(case_of, labels, strict=True)]
+        rows = _labelled_slides(table, columns, renamed, known, gaps)
+    gaps.refuse()
     if unused := sorted(set(renamed) - {row.label for row in rows}):
         raise LabelError(f"{path}: no slide has the label {unused[0]!r}, which --class-map renames")
-    return [replace(row, label=renamed.get(row.label, row.label)) for row in rows]
+    rows = [replace(row, label=renamed.get(row.label, row.label)) for row in rows]
+    return LabelTable(rows, gaps.left_out)
 
 
 def without_suffixes(rows: Sequence[SlideLabel], known: Collection[str]) -> list[SlideLabel]:
     """The rows, with slides named as the features are.
 
     Folders and suffixes make no difference on either side if the bare name is that of one slide:
-    "batch/a.svs", "a.svs" and "a" become "a", or "a.svs" if the features are in "a.svs.h5".
+    "batch/a.svs", "a.svs" and "a" become "a", or "a.svs" if the features are in "a.svs.h5". See
+    `tables.names`.
 
     Raises:
         LabelError: two rows become the same slide, or a row could be more than one slide.
     """
-    by_bare_name: dict[str, list[str]] = {}
-    for name in known:
-        by_bare_name.setdefault(_bare(name), []).append(name)
+    names = KnownNames(known)
     renamed: dict[str, SlideLabel] = {}
     for row in rows:
-        slides = [row.slide] if row.slide in known else by_bare_name.get(_bare(row.slide), [row.slide])
+        slides = names.meant_by(row.slide) or [row.slide]
         if len(slides) > 1:
             raise LabelError(
                 f"slide {row.slide!r} of the table could be any of {sorted(slides)}; give its full name"
@@ -174,118 +157,157 @@ def without_suffixes(rows: Sequence[SlideLabel], known: Collection[str]) -> list
     return list(renamed.values())
 
 
-def is_missing(cell: str) -> bool:
-    """Whether a cell is empty, or holds what pandas writes for an empty cell."""
-    return cell.lower() in ("", "nan", "<na>")
+def _number(name: str) -> str:
+    """A label or case without the decimals that say nothing, which spreadsheets and pandas add to numbers."""
+    return re.sub(r"^([+-]?[0-9]+)\.0*$|^([+-]?[0-9]*\.[0-9]*[1-9])0+$", r"\1\2", name)
 
 
-def class_order(labels: Sequence[SlideLabel], classes: Sequence[str] | None = None) -> tuple[str, ...]:
-    """The classes in the order of their indices: as given; otherwise by number if all are whole, or by name.
-
-    Raises:
-        LabelError: a slide's label is not among the given classes, or a class is named twice.
-    """
-    names = {row.label for row in labels}
-    if classes is None:
-        numeric = all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names)
-        if numeric and len(set(map(int, names))) < len(names):
-            raise LabelError(
-                f"labels that are the same number are written in different ways: {sorted(names)}"
-            )
-        return tuple(sorted(names, key=int) if numeric else sorted(names))
-    if len(set(classes)) < len(classes) or not all(classes):
-        raise LabelError(f"expected class names that differ and are not empty, got {list(classes)}")
-    for row in labels:
-        if row.label not in classes:
-            raise LabelError(f"slide {row.slide!r} has label {row.label!r}, expected {' or '.join(classes)}")
-    return tuple(classes)
+def _names_cases_alone(table: Table, columns: Columns) -> bool:
+    return bool(
+        table.columns
+        and find(table, SLIDE, columns.slide, error=LabelError) is None
+        and find(table, CASE, columns.case, error=LabelError) is not None
+        and find(table, LABEL, columns.label, error=LabelError) is not None
+    )
 
 
-def _bare(name: str) -> str:
-    """The name of a slide without its folder and suffixes."""
-    name = name.rpartition("/")[2]
-    while end := next((end for end in SLIDE_SUFFIXES if name.lower().endswith(end)), None):
-        name = name[: -len(end)]
-    return name
+def _column(table: Table, kind: Kind, columns: Columns, position: int) -> int:
+    """The number of a column that must be there; in a table without a header, its usual place."""
+    if columns.given(kind) is None and not table.columns:
+        return position
+    return require(table, kind, columns.given(kind), error=LabelError)
 
 
-def _required(table: _Table, given: str | None, usual: Sequence[str], position: int) -> int:
-    column = table.column(given, usual, position)
-    if column is None:
-        raise LabelError(
-            f"{table.path}: expected one column named {' or '.join(usual)}, got the header {table.header}"
-        )
-    return column
-
-
-def _pairs(table: _Table, first: int, second: int, what: str) -> list[tuple[str, str]]:
-    """Two cells of each row; neither is empty, and the first is unique."""
+def _labels_of_cases(
+    table: Table, columns: Columns, renamed: Mapping[str, str], gaps: _Gaps
+) -> dict[str, str]:
+    """The label of each case of a table of cases; rows that repeat a case must agree."""
+    case_column, label_column = _column(table, CASE, columns, 0), _column(table, LABEL, columns, 1)
+    label_of: dict[str, str] = {}
     line_of: dict[str, int] = {}
-    pairs = []
     for line, cells in table.rows:
-        key, value = cells[first].strip(), cells[second].strip()
-        # A slide may be named "nan", and its case too, as there must be features of that name.
-        is_name = what == "slide" and key != ""
-        if (is_missing(key) and not is_name) or (is_missing(value) and not (is_name and value == key)):
-            raise LabelError(f"{table.path}, line {line}: a slide, case or label is empty or NaN: {cells}")
-        if key in line_of:
+        case, label = _number(cells[case_column].strip()), _number(cells[label_column].strip())
+        if is_missing(case):
+            gaps.add(table, line, cells, CASE, "")
+        elif is_missing(label) and label not in renamed:
+            gaps.add(table, line, cells, LABEL, case)
+        elif label_of.setdefault(case, label) != label:
             raise LabelError(
-                f"{table.path}: {what} {key!r} is in line {line_of[key]} and again in line {line}"
+                f"{table.path}: case {case!r} is in line {line_of[case]} and again in line {line}, with "
+                f"another label: {label_of[case]!r} and {label!r}"
             )
-        line_of[key] = line
-        pairs.append((key, value))
-    return pairs
+        line_of.setdefault(case, line)
+    return label_of
 
 
-def _read(path: Path, columns: Columns) -> _Table:
+def _slides_of_cases(
+    table: Table,
+    columns: Columns,
+    labels: Path,
+    label_of: Mapping[str, str],
+    known: Collection[str] | None,
+    gaps: _Gaps,
+) -> list[SlideLabel]:
+    """The slides of a table of slides and cases, with the labels of their cases."""
+    slide_column, case_column = _column(table, SLIDE, columns, 1), _column(table, CASE, columns, 0)
+    of_cases, gaps.left_out = gaps.left_out, {}  # listed by their slides
+    rows, unlabelled = [], {}
+    for line, cells, slide in _slides(table, slide_column, known, gaps):
+        case = _number(cells[case_column].strip())
+        if is_missing(case):
+            gaps.add(table, line, cells, CASE, slide)
+        elif case in label_of:
+            rows.append(SlideLabel(slide, case, label_of[case]))
+        else:
+            unlabelled[slide] = case
+            gaps.left_out[slide] = of_cases.get(case, f"{labels.name}: no label for case {case!r}")
+    gaps.refuse()
+    if unlabelled and not gaps.skip:
+        cases = sorted(set(unlabelled.values()))
+        raise LabelError(
+            f"{table.path}: no label in {labels} for cases of this table ({len(cases)}): {cases[:5]} "
+            f"(--skip-unmatched leaves out and lists their slides; cases with a label: {examples(label_of)})"
+            f"{rule_that_joins(cases, label_of)}"
+        )
+    return rows
+
+
+def _labelled_slides(
+    table: Table,
+    columns: Columns,
+    renamed: Mapping[str, str],
+    known: Collection[str] | None,
+    gaps: _Gaps,
+) -> list[SlideLabel]:
+    """The slides of a table of slides, labels and, if it has such a column, cases."""
+    slide_column, label_column = _column(table, SLIDE, columns, 0), _column(table, LABEL, columns, 1)
+    case_column = None
+    if table.columns or columns.case is not None:
+        case_column = find(table, CASE, columns.case, error=LabelError)
+    rows = []
+    for line, cells, slide in _slides(table, slide_column, known, gaps):
+        label = _number(cells[label_column].strip())
+        case = slide if case_column is None else _number(cells[case_column].strip())
+        if case != slide and is_missing(case):
+            gaps.add(table, line, cells, CASE, slide)
+        elif is_missing(label) and label not in renamed:
+            gaps.add(table, line, cells, LABEL, slide)
+        else:
+            rows.append(SlideLabel(slide, case, label))
+    if not table.columns and known is not None:
+        _refuse_header(table, rows, known)
+    return rows
+
+
+def _refuse_header(table: Table, rows: Sequence[SlideLabel], known: Collection[str]) -> None:
+    """Refuse a first line that is like a header without usual names, and unlike the lines below it."""
+    names = KnownNames(known)
+    first, *others = rows or [SlideLabel("", "", "")]
+    if (
+        not names.meant_by(first.slide)
+        and all(row.label != first.label for row in others)
+        and any(names.meant_by(row.slide) for row in others)
+    ):
+        raise LabelError(
+            f"{table.path}, line {table.rows[0][0]}: {table.rows[0][1]} is no slide and no class of another "
+            "line; if it is a header, name its columns with --slide-column and --label-column"
+        )
+
+
+def _slides(
+    table: Table, column: int, known: Collection[str] | None, gaps: _Gaps
+) -> list[tuple[int, list[str], str]]:
+    """The line, the cells and the slide of each row that names one."""
+    line_of: dict[str, int] = {}
+    found = []
+    for line, cells in table.rows:
+        slide = cells[column].strip()
+        # A slide may be named "nan" if there are features of that name.
+        if not slide or (is_missing(slide) and known is not None and slide not in known):
+            gaps.add(table, line, cells, SLIDE, "")
+            continue
+        if slide in line_of:
+            raise LabelError(
+                f"{table.path}: slide {slide!r} is in line {line_of[slide]} and again in line {line}"
+            )
+        line_of[slide] = line
+        found.append((line, cells, slide))
+    return found
+
+
+def _read(path: Path, columns: Columns) -> Table:
     if not path.is_file():
         raise LabelError(f"no label table at {path}")
-    with path.open("rb") as file:
-        is_parquet = file.read(4) == b"PAR1"
-    table = _read_parquet(path) if is_parquet else _read_text(path, columns)
-    if not table.rows:
-        raise LabelError(
-            f"{path}: expected a header and at least one slide, got {int(bool(table.header))} lines"
-        )
-    return table
-
-
-def _read_parquet(path: Path) -> _Table:
-    try:
-        table = pq.read_table(pa.BufferReader(path.read_bytes()))
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise LabelError(f"{path} cannot be read as Parquet: {error}") from error
-    cells = zip(*(column.to_pylist() for column in table.columns), strict=True)
-    rows = [
-        (number, ["" if cell is None else str(cell) for cell in row]) for number, row in enumerate(cells, 1)
-    ]
-    return _Table(path, [name.lower() for name in table.column_names], rows)
-
-
-def _read_text(path: Path, columns: Columns) -> _Table:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = next((line for line in file if line.strip()), "")
-            file.seek(0)
-            delimiter = "\t" if "\t" in first else ";" if ";" in first and "," not in first else ","
-            reader = csv.reader(file, strict=True, delimiter=delimiter)
-            lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise LabelError(f"{path} cannot be read as CSV or TSV in UTF-8: {error}") from None
-    if not lines:
-        raise LabelError(f"{path}: expected a header and at least one slide, got 0 lines")
-    width = len(lines[0][1])
-    for line, cells in lines:
-        if len(cells) != width:
-            raise LabelError(f"{path}, line {line}: expected {width} cells, got {len(cells)}")
-    header = [cell.strip().lower() for cell in lines[0][1]]
-    given = {name.lower() for name in (columns.slide, columns.label, columns.case) if name}
-    if set(header) & ({*SLIDE_COLUMNS, *LABEL_COLUMNS, *CASE_COLUMNS} | given):
-        return _Table(path, header, lines[1:])
+    table = read_table(path, error=LabelError, row="slide", header_alone=True)
+    given = {plain(name) for name in (columns.slide, columns.label, columns.case) if name}
+    if {plain(name) for name in table.columns} & (known_names(SLIDE, LABEL, CASE) | given - {""}):
+        if not table.rows:
+            raise LabelError(f"{path}: expected a header and at least one slide, got 1 lines")
+        return table
     by_number = columns.slide is not None and columns.label is not None
-    if width != 2 and not by_number:
+    if table.width != 2 and not by_number:
         raise LabelError(
-            f"{path}: expected a header with known names, or two columns, slide and label; got {width} "
-            f"columns and the first line {header}; give --slide-column and --label-column"
+            f"{path}: expected a header with known names, or two columns, slide and label; got {table.width} "
+            f"columns and the first line {table.columns}; give --slide-column and --label-column"
         )
-    return _Table(path, None, lines)
+    return table.without_header()

@@ -346,6 +346,9 @@ def _read(bag: PlannedBag, stop: Event | None) -> Bag:
         raise SourceChangedError(
             f"{bag.source.path}: changed: expected {expected[0]} x {expected[1]}, got {got[0]} x {got[1]}"
         )
+    for name, array in (("coords", features.coords_N2), ("instance_labels", features.instance_labels_N)):
+        if name in bag.num_bytes and array is None:
+            raise SourceChangedError(f"{bag.source.path}: changed: expected {name}, found none")
     dtype = bag.columns["dtype"]
 
     def feature_buffers() -> Iterator[Any]:
@@ -378,7 +381,7 @@ def _read(bag: PlannedBag, stop: Event | None) -> Bag:
 
 
 def _npy(array: np.ndarray | None) -> bytes:
-    assert array is not None
+    assert array is not None, "`_read` has refused a bag that lost this array"
     array = np.ascontiguousarray(array)
     return b"".join((npy_header(array.dtype, array.shape), array.data))
 

@@ -6,35 +6,48 @@ from pathlib import Path
 
 from data_prep.readers.members import encoder_of
 from data_prep.readers.sources import Source, some
-from data_prep.tables.labels import SlideLabel, class_order, is_missing
+from data_prep.tables.classes import class_order
+from data_prep.tables.labels import SlideLabel
 from data_prep.writing.plan import PlannedBag
 from mhimdist.data.format import shard_number
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import DataError, LabelError
+from mhimdist.tables.cells import is_missing
+from mhimdist.tables.names import begins_names, examples, rule_that_joins
 
 
 def labels_of(
-    sources: Mapping[str, Source], features: Path, class_map: Mapping[str, str]
-) -> list[SlideLabel]:
+    sources: Mapping[str, Source], class_map: Mapping[str, str], *, skip_missing: bool = False
+) -> tuple[list[SlideLabel], dict[str, str]]:
     """The labels that bundles state for their bags.
 
     Args:
         sources: the bags by slide.
-        features: the folder of the bundles.
         class_map: new names of classes by their old names.
+        skip_missing: leave out bags without a label, rather than refusing them all.
+
+    Returns:
+        The labels, and why bags are left out, by slide.
 
     Raises:
-        LabelError: a bag has no label.
+        LabelError: a bag has no label, or its case is a mark for a missing value.
     """
-    table = []
+    table, left_out = [], {}
     for slide, source in sources.items():
         label, case = source.details.get("label"), source.details.get("case")
-        if label is None or is_missing(str(label)):
+        # Without a case, a slide is its own; "NA" would be a patient with the slides of many.
+        no_case = case is not None and case != "" and is_missing(str(case)) and str(case) != slide
+        if not no_case and label is not None and (not is_missing(str(label)) or str(label) in class_map):
+            table.append(SlideLabel(slide, str(case or slide), class_map.get(str(label), str(label))))
+            continue
+        what = "case" if no_case else "label"
+        if not skip_missing:
             raise LabelError(
-                f"{source.path} states no label for {slide!r}; give a table of labels with --labels"
+                f"{source.path} states no {what} for {slide!r}; give a table of labels with --labels, or "
+                "leave out such slides with --skip-unmatched"
             )
-        table.append(SlideLabel(slide, str(case or slide), class_map.get(str(label), str(label))))
-    return table
+        left_out[slide] = f"{source.path.name} states no {what}"
+    return table, left_out
 
 
 def classes_of(sources: Mapping[str, Source], class_map: Mapping[str, str]) -> tuple[str, ...] | None:
@@ -166,9 +179,10 @@ def matched(
     if skip:
         return [row for row in table if row.slide in sources], (*missing, *unlabelled)
     if missing:
+        others = f"; features without a label: {examples(unlabelled)}" if unlabelled else ""
         raise DataError(
             f"no features in {features} for {len(missing)} of {len(table)} slides in {labels} "
-            f"(--skip-unmatched passes over them): {some(missing)}"
+            f"(--skip-unmatched passes over them{others}): {some(missing)}{_why(missing, unlabelled)}"
         )
     if unlabelled:
         raise LabelError(
@@ -176,3 +190,33 @@ def matched(
             f"(--skip-unmatched passes over them): {some(unlabelled)}"
         )
     return table, ()
+
+
+def nothing_in_both(
+    table: Sequence[SlideLabel], sources: Mapping[str, Source], features: Path, labels: Path
+) -> DataError:
+    """The error for labels of which none is of a slide with features; with examples, and why if it shows.
+
+    Args:
+        table, sources, features, labels: as in `matched`.
+    """
+    slides = [row.slide for row in table]
+    if not slides:
+        return DataError(f"no row of {labels} says all of slide, label and case; nothing is left to shard")
+    sides = f"labels: {examples(slides)}; features: {examples(sources) or 'none'}"
+    return DataError(
+        f"no slide has both a label in {labels} and features in {features} ({sides}); name the slides alike "
+        f"in both{_why(slides, sorted(sources))}"
+    )
+
+
+def _why(missing: Sequence[str], unlabelled: Sequence[str]) -> str:
+    """What could join the names of a table to features, as the end of a message."""
+    if rule := rule_that_joins(missing, unlabelled):
+        return rule
+    if begins_names(missing, unlabelled):
+        return (
+            "; these look like cases, as they begin the names of features: give --slides, a table of slide "
+            "and case, or --case-from tcga for TCGA barcodes"
+        )
+    return ""

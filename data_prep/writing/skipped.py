@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mhimdist import files
+from mhimdist.errors import DataError
+from mhimdist.tables.columns import Kind, require
+from mhimdist.tables.reading import read_table
 
 SKIPPED_NAME = "skipped.csv"
 MAX_NAMED = 10
@@ -27,12 +30,16 @@ def named(bad: Sequence[BadBag], limit: int = MAX_NAMED) -> str:
 
 
 def read_skipped(folder: Path) -> list[BadBag]:
-    """The bags that were left out of a data set; an empty list if it has no such table."""
-    try:
-        text = (folder / SKIPPED_NAME).read_text(encoding="utf-8")
-    except FileNotFoundError:
+    """The bags that were left out of a data set; an empty list if it has no such table.
+
+    Raises:
+        DataError: the table was changed and cannot be read.
+    """
+    if not (folder / SKIPPED_NAME).exists():
         return []
-    return [BadBag(row["slide"], row["reason"]) for row in csv.DictReader(io.StringIO(text))]
+    table = read_table(folder / SKIPPED_NAME, header_alone=True)
+    slide, reason = (require(table, Kind(name, (name,)), error=DataError) for name in ("slide", "reason"))
+    return [BadBag(cells[slide], cells[reason]) for _, cells in table.rows]
 
 
 def write_skipped(folder: Path, bad: Iterable[BadBag], slides: Collection[str]) -> None:

@@ -6,12 +6,13 @@ its last checkpoint.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from types import MappingProxyType
 
 from rich import get_console
+from rich.markup import escape
 
 from mhimdist import files
 from mhimdist.cluster.connect import refuse_open_cluster
@@ -24,6 +25,7 @@ from mhimdist.data.splits import Split
 from mhimdist.distributed.fold_tasks import Outcome, run_folds, stoppable
 from mhimdist.report import formats
 from mhimdist.report.comparison import PAPER_WARNING, Comparison, Row
+from mhimdist.training.requirements import check_runs, describe_missing
 from mhimdist.training.result import OUTSIDE_WEIGHTS, Protocol, Result
 
 
@@ -88,19 +90,26 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
         warn_of_larger_bags(bags, limit)
     planned = FoldSet(experiment, candidates, folder / "folds")
     num_train: dict[Protocol, list[int]] = {}
+    lacking: dict[str, dict[str, list[str]]] = {}
     for protocol in experiment.protocols:
         for seed in experiment.seeds:
             splits = experiment.splits(bags, protocol, seed)
             num_train.setdefault(protocol, []).extend(len(split.train) for split in splits)
             for fold, split in enumerate(splits, 1):
+                name = _run_text(fold, seed, experiment.seeds)
+                name += f", {protocol}" if len(experiment.protocols) > 1 else ""
+                lacking[name] = split.missing_classes(bags.keys, bags.labels_N, bags.classes)
                 planned.add(split, fold, seed, protocol, bags)
                 _save_split(split, folder / "splits" / f"{protocol}-seed-{seed}-fold-{fold}.json")
+    check_runs(((fold.name, fold.config, fold.split) for fold in planned.missing().values()), bags)
     files.write_text(folder / "options.json", experiment.model_dump_json(indent=1))
     outcomes = planned.found()
     num_found = len(outcomes)
     _announce(experiment, bags, len(candidates), len(planned.folds), num_found)
     if any(candidate.config.teacher.has_outside_weights for candidate in candidates):
         get_console().print(f"WARNING: {OUTSIDE_WEIGHTS}", style="bold", highlight=False)
+    if text := describe_missing(lacking):
+        get_console().print(f"WARNING: {text}", style="bold", highlight=False, markup=False)
     if missing := planned.missing():
         with experiment.driving(), stoppable(experiment) as stopping:
             outcomes |= run_folds(experiment, missing, absolute(data), stopping)
@@ -127,9 +136,16 @@ def _rows(planned: FoldSet, candidates: Sequence[Candidate], outcomes: Mapping[s
     for (name, protocol), digests in planned.members.items():
         results = [result for digest in digests if isinstance(result := outcomes[digest], Result)]
         outside = OUTSIDE_WEIGHTS if by_name[name].config.teacher.has_outside_weights else ""
-        note = "; ".join(filter(None, (outside, by_name[name].note)))
+        seeds = {result.seed for result in results}
+        lacking = {_run_text(each.fold, each.seed, seeds): each.missing_classes for each in results}
+        note = "; ".join(filter(None, (outside, by_name[name].note, describe_missing(lacking))))
         rows.append(Row(name, protocol, results, len(digests), planned.failures(outcomes, digests), note))
     return rows
+
+
+def _run_text(fold: int, seed: int, seeds: Collection[int]) -> str:
+    """A run among those of several folds and perhaps several seeds."""
+    return f"fold {fold}, seed {seed}" if len(seeds) > 1 else f"fold {fold}"
 
 
 def _save_split(split: Split, path: Path) -> None:
@@ -142,8 +158,8 @@ def _announce(experiment: Experiment, bags: BagShards, num_rows: int, num_folds:
     if "paper" in experiment.protocols:
         console.print(PAPER_WARNING, style="bold", highlight=False)
     console.print(
-        f"[bold]{experiment.name}[/]: {formats.count(num_rows, 'configuration')} on {bags.name}, "
-        f"{formats.count(num_folds, 'run')}, {num_found} of them finished before; "
-        f"results in {experiment.folder}",
+        f"[bold]{escape(experiment.name)}[/]: {formats.count(num_rows, 'configuration')} on "
+        f"{escape(bags.name)}, {formats.count(num_folds, 'run')}, {num_found} of them finished before; "
+        f"results in {escape(str(experiment.folder))}",
         soft_wrap=True,
     )

@@ -52,7 +52,9 @@ class Experiment(Execution):
         description="seeds of folds, weights and random draws; more than one as 1,2,3",
     )
     split_file: Path | None = Field(
-        None, description="CSV (slide,set[,fold]) or JSON of an official split, instead of folds"
+        None,
+        description="table (slide,set[,fold]) or JSON of an official split, instead of folds; or a split of "
+        "CLAM, MIL_BASELINE or Patho-Bench; or a folder of one file per fold",
     )
     test_share: float | None = Field(
         None, gt=0, lt=1, description="test once on this share of the cases, instead of folds"

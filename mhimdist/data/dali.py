@@ -96,7 +96,7 @@ class DaliBatches:
         empty = self._bags.load(rows_B[:0], self._dtype)
         if not len(rows_B):
             return empty.to(self._device)
-        assert self._pipeline is not None
+        assert self._pipeline is not None, "a step with bags has a pipeline until the reader is closed"
         try:
             (decoded,) = self._pipeline.run()
         except RuntimeError:  # DALI turns every error of the source into one

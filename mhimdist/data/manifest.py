@@ -25,8 +25,8 @@ from mhimdist.data.format import (
     INSTANCE_LABELS_DTYPE,
     NPY_HEADER_BYTES,
 )
-from mhimdist.data.parquet_pages import claims_of
 from mhimdist.errors import DataError, ManifestError
+from mhimdist.tables.parquet_pages import claims_of
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.parquet"

@@ -267,7 +267,7 @@ class ReadAhead:
         The stream waits for this batch's copy only: the next one may be under way already.
         """
         consumer = torch.cuda.current_stream(self._device)
-        assert copied is not None
+        assert copied is not None, "only batches that a stream copied are handed over"
         consumer.wait_event(copied)
         for tensor in (batch.features_TD, batch.offsets_B1, batch.labels_B, batch.ids_B):
             tensor.record_stream(consumer)

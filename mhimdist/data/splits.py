@@ -1,6 +1,5 @@
 """`Split`: which bags train, select and test; always whole cases, so that no patient is in two sets."""
 
-import csv
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ import numpy as np
 from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
 
 from mhimdist.data.shards import BagShards
+from mhimdist.data.split_files import Bags, folds_in
 from mhimdist.errors import SplitError
 
 
@@ -43,20 +43,30 @@ class Split:
         """The three sets by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
-    def check(self, keys: Sequence[str], cases: Sequence[str], labels_N: np.ndarray) -> None:
+    def check(
+        self,
+        keys: Sequence[str],
+        cases: Sequence[str],
+        labels_N: np.ndarray,
+        classes: Sequence[str] | None = None,
+    ) -> None:
         """Check that the split fits the data set and that no case is in two of its sets.
 
-        Only a split with `selects_on_test` may validate on its test bags, and then on all of them.
+        Only a split with `selects_on_test` may validate on its test bags, and then on all of them. Every
+        class must be in the train set. The other two sets need two classes, which an AUC takes; see
+        `missing_classes` for those that they lack.
 
         Args:
             keys: key of every bag of the data set.
             cases: case of every bag.
             labels_N: class index of every bag.
+            classes: names of all classes; None: the classes that the data have, named by their numbers.
 
         Raises:
-            SplitError: a set is empty, a bag is unknown or used twice, a case is in two sets, or all bags of
-                a set have the same class.
+            SplitError: a set is empty, a bag is unknown or used twice, a case is in two sets, all bags of a
+                set have the same class, or no bag of the train set has one of the classes.
         """
+        names = _names(labels_N, classes)
         case_of, label_of = dict(zip(keys, cases, strict=True)), dict(zip(keys, labels_N, strict=True))
         seen: dict[str, str] = {}
         sets = self.sets
@@ -72,13 +82,38 @@ class Split:
                 )
             if len(set(members)) < len(members):
                 raise SplitError(f"the {name} set lists a bag twice")
-            if len(classes := {int(label_of[key]) for key in members}) < 2:
+            present = {int(label_of[key]) for key in members}
+            if len(present) < 2:
                 what = "there is nothing to learn" if name == "train" else "its AUC is undefined"
-                raise SplitError(f"all bags of the {name} set have the same class, {classes.pop()}: {what}")
+                same = f"all bags of the {name} set have the same class, {names[next(iter(present))]}"
+                lacking = " or ".join(names[label] for label in names if label not in present)
+                raise SplitError(f"{same}: {what} without a case of {lacking or 'another class'}; {_REMEDY}")
+            if name == "train" and (missing := [names[label] for label in names if label not in present]):
+                raise SplitError(
+                    f"the train set has no case of {', '.join(missing)}, so nothing can learn it; {_REMEDY}"
+                )
             for case in {case_of[key] for key in members}:
                 if case in seen:
                     raise SplitError(f"case {case!r} is in both the {seen[case]} and the {name} set")
                 seen[case] = name
+
+    def missing_classes(
+        self, keys: Sequence[str], labels_N: np.ndarray, classes: Sequence[str]
+    ) -> dict[str, list[str]]:
+        """The classes that validation and test have no bag of, by the set's name; empty if they lack none.
+
+        Args:
+            keys: key of every bag of the data set.
+            labels_N: class index of every bag.
+            classes: names of all classes.
+        """
+        label_of = dict(zip(keys, labels_N.tolist(), strict=True))
+        found = {}
+        for name in ("validation", "test"):
+            present = {label_of[key] for key in self.sets[name]}
+            if missing := [text for label, text in enumerate(classes) if label not in present]:
+                found[name] = missing
+        return found
 
     def digest(self) -> str:
         """A hash of the three sets and of `selects_on_test`, 16 hex digits."""
@@ -111,6 +146,17 @@ class Split:
 
 
 _FLAG = "selects_on_test"
+_REMEDY = (
+    "give another split or more cases of the class, or write the shards with the class joined to another "
+    "one (--class-map)"
+)
+
+
+def _names(labels_N: np.ndarray, classes: Sequence[str] | None) -> dict[int, str]:
+    """The name of each class by its index: that of the data set, otherwise the index itself."""
+    if classes is not None:
+        return dict(enumerate(classes))
+    return {int(label): str(label) for label in np.unique(labels_N)}
 
 
 def splits_of(
@@ -130,7 +176,7 @@ def splits_of(
         validation_share: share of the cases to validate on, in [0, 1): in a holdout of all cases, otherwise
             of the cases that do not test.
         seed: seed of the draws.
-        split_file: CSV (slide,set[,fold]) or JSON; it takes precedence over the next two.
+        split_file: a table or JSON, see `from_file`; it takes precedence over the next two.
         test_share: share of the cases to test on, for one holdout.
         num_folds: number of folds if neither a file nor a test share is given.
         selects_on_test: the authors' protocol, see `Split`.
@@ -143,6 +189,7 @@ def splits_of(
         "validation_share": validation_share,
         "selects_on_test": selects_on_test,
         "seed": seed,
+        "classes": bags.classes,
     }
     if split_file is not None:
         return from_file(split_file, bags.keys, bags.slides, cases, labels_N, **drawn)
@@ -160,6 +207,7 @@ def holdout(
     validation_share: float,
     selects_on_test: bool = False,
     seed: int,
+    classes: Sequence[str] | None = None,
 ) -> Split:
     """One split by case, with class proportions as close to those of all bags as cases allow.
 
@@ -171,6 +219,7 @@ def holdout(
         validation_share: share of the cases to select on, in (0, 1); with `selects_on_test` also 0.
         selects_on_test: the authors' protocol, as in `k_folds`.
         seed: seed of the draws.
+        classes: names of all classes, as in `Split.check`.
 
     Raises:
         SplitError: there are too few cases, or a class is too rare, for such a split.
@@ -196,7 +245,7 @@ def holdout(
     if num_validation:
         train, validation = _most_alike(rest, labels_N, cases_N, num_validation, seed + 1)
     split = _split(keys, train, test if selects_on_test else validation, test, selects_on_test)
-    split.check(keys, cases, labels_N)
+    split.check(keys, cases, labels_N, classes)
     return split
 
 
@@ -209,6 +258,7 @@ def k_folds(
     validation_share: float,
     selects_on_test: bool = False,
     seed: int,
+    classes: Sequence[str] | None = None,
 ) -> list[Split]:
     """Splits by case whose test sets are the folds of the data, so that every bag is tested exactly once.
 
@@ -223,6 +273,7 @@ def k_folds(
         selects_on_test: the authors' protocol: the test bags select. The validation share is still taken out
             of the training fold, but not used; 0 leaves the training fold whole.
         seed: seed of the draws.
+        classes: names of all classes, as in `Split.check`.
 
     Raises:
         SplitError: there are too few cases, or a class is too rare, for such folds.
@@ -236,9 +287,13 @@ def k_folds(
         [(6, 2, 4), (6, 2, 4), (6, 2, 4)]
     """
     rows_N, cases_N = np.arange(len(keys)), np.asarray(cases)
-    for label in np.unique(labels_N):
+    for label, name in _names(labels_N, classes).items():
         if (found := len(set(cases_N[labels_N == label]))) < num_folds:
-            raise SplitError(f"class {label} has {found} cases, too few for {num_folds} folds")
+            raise SplitError(
+                f"class {name} has {found} case{'' if found == 1 else 's'}, too few for {num_folds} folds, "
+                "each of which tests on one or more of them; give fewer folds, or write the shards with "
+                "the class joined to another one (--class-map)"
+            )
     folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed % 2**32)
     splits = []
     for number, (rest, test) in enumerate(folds.split(rows_N, labels_N, cases_N)):
@@ -250,7 +305,7 @@ def k_folds(
             validation = test
         split = _split(keys, train, validation, test, selects_on_test)
         try:
-            split.check(keys, cases, labels_N)
+            split.check(keys, cases, labels_N, classes)
         except SplitError as error:
             raise SplitError(f"fold {number + 1} of {num_folds}: {error}") from None
         splits.append(split)
@@ -267,80 +322,56 @@ def from_file(
     validation_share: float,
     selects_on_test: bool = False,
     seed: int,
+    classes: Sequence[str] | None = None,
 ) -> list[Split]:
     """The splits in a file, such as an official one: a single split, or one per fold.
 
-    A CSV file has the columns `slide`, `set` (train, validation or test) and, for more than one fold, `fold`.
-    A JSON file holds the output of `Split.save`, or a list of such objects. If the file names no validation
-    set, a share of the training cases becomes one.
+    Read are our tables and JSON, and those of CLAM, MIL_BASELINE and Patho-Bench; see `split_files`. Names of
+    slides differ from those of the data by folders and suffixes at most, as in label tables. If the file
+    names no validation set, a share of the training cases becomes one.
 
     Args:
-        path: the file, .csv or .json; it names bags by slide or by key.
+        path: the file, or a folder of one file per fold; it names bags by slide, by key or by case.
         keys: key of every bag.
         slides: slide of every bag.
         cases: case of every bag.
         labels_N: class index of every bag.
-        validation_share, selects_on_test, seed: as in `k_folds`.
+        validation_share, selects_on_test, seed, classes: as in `k_folds`.
 
     Raises:
         SplitError: the file is unreadable as such, or one of its splits does not fit the data; the message
             names it.
     """
-    row_of = {name: row for names in (slides, keys) for row, name in enumerate(names)}
-    try:
-        folds = _csv_folds(path) if path.suffix == ".csv" else _json_folds(path)
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise SplitError(f"{path} does not hold a split into train, validation and test: {error}") from None
+    bags = Bags(keys, slides, cases)
     splits = []
-    for number, (name, sets) in enumerate(folds.items()):
+    for number, (name, sets) in enumerate(folds_in(path).items()):
         where = f"{path}, {name}" if name else str(path)
-        if unknown := [slide for members in sets.values() for slide in members if slide not in row_of]:
-            raise SplitError(
-                f"{where}: {len(unknown)} slides are not in the data, the first is {unknown[0]!r}"
-            )
-        rows = {kind: np.array([row_of[slide] for slide in members], int) for kind, members in sets.items()}
-        train, validation = rows["train"], rows["validation"]
-        if not len(validation) and (validation_share or not selects_on_test):
-            train, validation = _take(train, labels_N, np.asarray(cases), validation_share, seed + number)
-        if selects_on_test:
-            validation = rows["test"]
-        split = _split(keys, train, validation, rows["test"], selects_on_test)
         try:
-            split.check(keys, cases, labels_N)
+            rows = {kind: np.array(members, int) for kind, members in bags.rows(sets).items()}
+            _refuse_no_test(rows, selects_on_test=selects_on_test)
+            train, validation = rows["train"], rows["validation"]
+            if not len(validation) and (validation_share or not selects_on_test):
+                train, validation = _take(train, labels_N, np.asarray(cases), validation_share, seed + number)
+            if selects_on_test:
+                validation = rows["test"]
+            split = _split(keys, train, validation, rows["test"], selects_on_test)
+            split.check(keys, cases, labels_N, classes)
         except SplitError as error:
             raise SplitError(f"{where}: {error}") from None
         splits.append(split)
     return splits
 
 
-def _csv_folds(path: Path) -> dict[str, dict[str, list[str]]]:
-    folds: dict[str, dict[str, list[str]]] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        table = csv.DictReader(file)
-        if missing := {"slide", "set"} - set(table.fieldnames or ()):
-            raise ValueError(f"it has no column {', '.join(sorted(missing))}")
-        for row in table:
-            fold = f"fold {row['fold']}" if "fold" in row else ""
-            sets = folds.setdefault(fold, {"train": [], "validation": [], "test": []})
-            if row["set"] not in sets:
-                raise ValueError(
-                    f"line {table.line_num}: set is {row['set']!r}, not one of {', '.join(sets)}"
-                )
-            sets[row["set"]].append(row["slide"])
-    if not folds:
-        raise ValueError("it has no rows")
-    return folds
-
-
-def _json_folds(path: Path) -> dict[str, dict[str, list[str]]]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    many = content if isinstance(content, list) else [content]
-    names = [f"fold {number}" for number in range(1, len(many) + 1)] if isinstance(content, list) else [""]
-    kinds = ("train", "validation", "test")
-    return {
-        name: {kind: list(map(str, each.get(kind, ()))) for kind in kinds}
-        for name, each in zip(names, many, strict=True)
-    }
+def _refuse_no_test(rows: Mapping[str, np.ndarray], *, selects_on_test: bool) -> None:
+    """Refuse the sets of others in which no bag is left to test on that does not select."""
+    validation, test = set(rows["validation"].tolist()), set(rows["test"].tolist())
+    if validation and not test:
+        raise SplitError("the test set is empty: call the set that tests `test`, not a validation set")
+    if validation and validation == test and not selects_on_test:
+        raise SplitError(
+            "its validation set is its test set, so that a result would be chosen on what it is tested on; "
+            "remove the validation set from the file, or cross-validate with --protocol paper"
+        )
 
 
 def _split(
@@ -368,14 +399,19 @@ def _take(
 def _most_alike(
     rows: np.ndarray, labels_N: np.ndarray, cases_N: np.ndarray, num_cases: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The draw of `num_cases` cases, among 100, whose class shares are closest to those of all rows."""
+    """The draw of `num_cases` cases, among 100, whose class shares are closest to those of all rows.
+
+    A draw that leaves a class to the rows that are kept comes before one that does not, and then one that
+    also takes a case of every class.
+    """
     classes = np.unique(labels_N)
     target = np.array([(labels_N[rows] == c).mean() for c in classes])
     draws = GroupShuffleSplit(100, test_size=num_cases, random_state=seed % 2**32)
-    distance, best = np.inf, None
+    nearest, best = (len(classes), len(classes), np.inf), None
     for kept, drawn in draws.split(rows, groups=cases_N[rows]):
         shares = np.array([(labels_N[rows[drawn]] == c).mean() for c in classes])
-        if (gap := np.abs(shares - target).sum()) < distance:
-            distance, best = gap, (rows[kept], rows[drawn])
-    assert best is not None
+        lacking = (len(classes) - len(np.unique(labels_N[rows[side]])) for side in (kept, drawn))
+        if (place := (*lacking, np.abs(shares - target).sum())) < nearest:
+            nearest, best = place, (rows[kept], rows[drawn])
+    assert best is not None, "both sides of a draw have rows, so each draw is nearer than none"
     return best

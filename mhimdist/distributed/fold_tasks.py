@@ -148,9 +148,7 @@ def _by_worker_groups(
             fold = folds[digest]
             try:
                 train(fold, data, cache, group, stop=is_stopped)
-                result = fold.result()
-                assert result is not None, "the workers have ended without an error"
-                outcome: Outcome = result
+                outcome: Outcome = fold.ended_result()
             except PreemptedError:
                 return outcomes
             except MhimdistError as error:

@@ -142,7 +142,7 @@ class CLAM(BagModel):
         Args:
             output, labels_B, class_weights_C: see `BagModel.classification_loss`.
         """
-        assert isinstance(output, CLAMOutput)
+        assert isinstance(output, CLAMOutput), "it is this network's own output"
         bag_loss_B = functional.cross_entropy(output.logits_BC, labels_B, class_weights_C, reduction="none")
         is_label_BC = _is_class(labels_B, output.logits_BC.shape[1])
         if self.settings.subtyping:

@@ -120,7 +120,7 @@ class DSMIL(BagModel):
         Args:
             output, labels_B, class_weights_C: see `BagModel.classification_loss`.
         """
-        assert isinstance(output, DSMILOutput)
+        assert isinstance(output, DSMILOutput), "it is this network's own output"
         losses = [
             functional.cross_entropy(logits_BC, labels_B, class_weights_C, reduction="none")
             for logits_BC in (output.logits_BC, output.instance_logits_BC)
@@ -129,6 +129,6 @@ class DSMIL(BagModel):
 
     def probabilities(self, output: BagOutput) -> Tensor:
         """The mean of the two streams' softmaxes, B x C."""
-        assert isinstance(output, DSMILOutput)
+        assert isinstance(output, DSMILOutput), "it is this network's own output"
         logits_2BC = torch.stack([output.logits_BC, output.instance_logits_BC])
         return torch.softmax(logits_2BC, dim=2).mean(0)

@@ -177,7 +177,7 @@ class DTFD(BagModel):
         Args:
             output, labels_B, class_weights_C: see `BagModel.classification_loss`.
         """
-        assert isinstance(output, DTFDOutput)
+        assert isinstance(output, DTFDOutput), "it is this network's own output"
         labels_P = labels_B[_bag_of(len(output.pseudo_logits_PC), output.pseudo_offsets_B1)]
         pseudo_loss_P = functional.cross_entropy(
             output.pseudo_logits_PC, labels_P, class_weights_C, reduction="none"

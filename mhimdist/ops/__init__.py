@@ -16,6 +16,7 @@ from mhimdist.ops.pooling import (
     segment_top_k,
 )
 from mhimdist.ops.selection import select, select_and_gather
+from mhimdist.ops.square import square_convolution
 
 __all__ = [
     "STREAMS",
@@ -37,4 +38,5 @@ __all__ = [
     "segment_top_k",
     "select",
     "select_and_gather",
+    "square_convolution",
 ]

@@ -1,9 +1,11 @@
 """The ragged operations of the method in plain torch: the specification every kernel is tested against.
 
 Dimensions: T instances of a batch, N instances of one bag, B bags, B1 = B + 1 offsets, D features,
-E embedding width, H heads of scores, C columns of scores, K kept instances.
+E embedding width, H heads of scores, C columns of scores, K kept instances, J and I height and width of a
+kernel, Y and X of a grid.
 """
 
+import math
 from itertools import pairwise
 
 import torch
@@ -195,3 +197,26 @@ def segment_mean(values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
 def segment_max(values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
     """The maximum of each column over each bag's rows, B x E."""
     return torch.stack([values_TE[start:stop].amax(0) for start, stop in pairwise(offsets_B1.tolist())])
+
+
+def square_convolution(tokens_NE: Tensor, kernel_EJI: Tensor, bias_E: Tensor) -> Tensor:
+    """The instances plus their depth-wise convolution in a square, N x E, in at least float32.
+
+    The square has sides of ceil(sqrt(N)); a repetition of the first instances completes it. A square smaller
+    than 7 x 7 is filled with zeros to 49 places, which are laid out as 7 x 7.
+
+    Args:
+        tokens_NE: one bag's instances.
+        kernel_EJI: one 7 x 7 kernel per column.
+        bias_E: added to each instance.
+    """
+    wide = torch.promote_types(tokens_NE.dtype, torch.float32)
+    tokens_NE, kernel_EJI, bias_E = tokens_NE.to(wide), kernel_EJI.to(wide), bias_E.to(wide)
+    side = math.isqrt(len(tokens_NE) - 1) + 1
+    square_SE = torch.cat([tokens_NE, tokens_NE[: side**2 - len(tokens_NE)]])
+    square_SE = torch.nn.functional.pad(square_SE, (0, 0, 0, max(49 - side**2, 0)))
+    grid_EYX = square_SE.unflatten(0, (max(side, 7), -1)).permute(2, 0, 1)
+    convolved_EYX = torch.nn.functional.conv2d(
+        grid_EYX, kernel_EJI[:, None], bias_E, padding=3, groups=len(grid_EYX)
+    )
+    return tokens_NE + convolved_EYX.flatten(1).T[: len(tokens_NE)]

@@ -234,7 +234,7 @@ def rank(trial: Trial) -> tuple[float, float, int]:
 
 def value_of(trial: Trial) -> float:
     """The value of a trial known to have one."""
-    assert trial.value is not None, trial
+    assert trial.value is not None, f"a complete trial has a value: {trial}"
     return trial.value
 
 

@@ -81,7 +81,7 @@ def best_of_earlier(sweep: Sweep, splits: Sequence[Split], case_of: Mapping[str,
         SweepError: the folder is not a sweep's, its study cannot be read or has no complete trial, or its
             trials were trained on, or selected by, test cases of the new sweep.
     """
-    assert sweep.warm_from is not None
+    assert sweep.warm_from is not None, "it is called for a sweep with warm_from"
     # A job runs in a copy of its directory without runs, so a relative path is taken from the home.
     folder = sweep.home.resolve() / sweep.warm_from
     what = f"warm_from {sweep.warm_from} ({folder})"

@@ -116,7 +116,7 @@ class _Walk:
 def _cut(distribution: BaseDistribution, count: int) -> list[Any]:
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    assert isinstance(distribution, FloatDistribution | IntDistribution), "a space has no other kind"
     low, high = distribution.low, distribution.high
     shares = [i / (count - 1) for i in range(count)]
     if distribution.log:

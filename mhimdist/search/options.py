@@ -60,7 +60,7 @@ class Sweep(Execution):
         0.2, gt=0, lt=1, description="share of the cases that validates a trial if there is one fold"
     )
     split_file: Path | None = Field(
-        None, description="CSV (slide,set) or JSON of an official split; no trial sees its test set"
+        None, description="table (slide,set) or JSON of an official split; no trial sees its test set"
     )
     split_seed: int = Field(0, ge=0, description="seed of the draw of test cases and folds")
     seeds: tuple[int, ...] = Field(
@@ -200,8 +200,9 @@ class Sweep(Execution):
             validation_share=0.0,
             selects_on_test=True,  # the held-out fold, which is not a test set
             seed=self.split_seed,
+            classes=bags.classes,
         )
         splits = [Split(fold.train, fold.validation, outer.test) for fold in inner]
         for split in splits:
-            split.check(bags.keys, bags.cases, bags.labels_N)
+            split.check(bags.keys, bags.cases, bags.labels_N, bags.classes)
         return splits

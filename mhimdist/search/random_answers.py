@@ -70,7 +70,7 @@ class RandomAnswers:
     def _drawn(self, distribution: BaseDistribution) -> Any:
         if self._is_at_ends or isinstance(distribution, CategoricalDistribution):
             return self._rng.choice(ends(distribution))
-        assert isinstance(distribution, FloatDistribution | IntDistribution)
+        assert isinstance(distribution, FloatDistribution | IntDistribution), "a space has no other kind"
         low, high = distribution.low, distribution.high
         if distribution.log:
             value = math.exp(self._rng.uniform(math.log(low), math.log(high)))
@@ -84,7 +84,7 @@ def ends(distribution: BaseDistribution) -> list[Any]:
     """Both ends of a range, or all choices."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    assert isinstance(distribution, FloatDistribution | IntDistribution), "a space has no other kind"
     return list(dict.fromkeys([distribution.low, distribution.high]))
 
 
@@ -94,5 +94,5 @@ def holds(distribution: BaseDistribution | None, value: Any) -> bool:
         return False
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    assert isinstance(distribution, FloatDistribution | IntDistribution), "a space has no other kind"
     return isinstance(value, int | float) and distribution.low <= value <= distribution.high

@@ -429,7 +429,10 @@ def importances(study: optuna.Study) -> dict[str, float]:
     if len(complete) < 4 or len({trial.values[0] for trial in complete}) == 1:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    shares = optuna.importance.get_param_importances(
-        study, evaluator=evaluator, target=lambda trial: trial.values[0]
-    )
+    try:
+        shares = optuna.importance.get_param_importances(
+            study, evaluator=evaluator, target=lambda trial: trial.values[0]
+        )
+    except RuntimeError:  # Optuna's answer if no parameter that all trials have differs between them
+        return {}
     return {name: share for name, share in shares.items() if math.isfinite(share)}

@@ -2,9 +2,11 @@
 
 import itertools
 import json
-import statistics
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import ray
 from rich import get_console
@@ -33,6 +35,10 @@ from mhimdist.sweep.task import Task
 from mhimdist.sweep.watch import print_line
 from mhimdist.training.environment import environment
 from mhimdist.training.fold import RESULT_FILE, Fold
+from mhimdist.training.requirements import notes_on_classes
+
+MAX_REASONS = 5
+"""Most different reasons that an error names if no trial was completed."""
 
 
 def finish(
@@ -61,10 +67,7 @@ def finish(
     trials = [folder.summarise(trial, study.config(trial.number), splits) for trial in study.records]
     complete = sorted((t for t in trials if t.state == "complete"), key=report.rank)
     if not complete:
-        reasons = "; ".join(
-            f"trial {t.number}: {t.reason.strip().splitlines()[-1]}" for t in trials if t.reason
-        )
-        raise SweepError(f"no trial of {sweep.name} was completed. {reasons}")
+        raise SweepError(_why_none_completed(sweep, trials))
     front = study.pareto_front()
     # The best trial is first with one objective or two; the others of the front follow.
     chosen = sorted(complete, key=lambda trial: bool(front) and trial.number not in front)[: sweep.final_top]
@@ -80,15 +83,34 @@ def finish(
     summary = _summary(study, trials, best, finals, folder, bags, splits)
     write_sweep_report(summary, folder.path / "report.html")
     print_summary(summary, console)
-    result = {
-        "test_auc": statistics.median(_test_auc(final) for final in summary.final_runs),
+    test = report.Spread.of([final.test for final in summary.final_runs], "auc")
+    result: dict[str, Any] = {
+        "test_auc": test.median if test is not None else None,
         "validation_auc": complete[0].value,
         "num_trials": len(trials),
         "sweep_s": round(summary.sweep_s, 1),
         "report": str(folder.path / "report.html"),
     }
+    if notes := notes_on_classes(bags, splits):
+        result["notes"] = notes
     files.write_text(folder.path / "result.json", json.dumps(result) + "\n")
     return folder.path
+
+
+def _why_none_completed(sweep: Sweep, trials: Sequence[report.Trial]) -> str:
+    states = Counter(trial.state for trial in trials)
+    counts = ", ".join(f"{number} {state}" for state, number in states.items()) or "none"
+    reasons = {
+        formats.last_line(trial.reason) or "no reason was recorded": trial.number
+        for trial in reversed(trials)
+    }
+    named = [f"trial {number}: {reason}" for reason, number in reversed(reasons.items())]
+    more = f"; and {len(named) - MAX_REASONS} other reasons" if len(named) > MAX_REASONS else ""
+    return (
+        f"no trial of {sweep.name} was completed ({formats.count(len(trials), 'trial')}: {counts}), so there "
+        f"is nothing to train again and test; run more trials, or failed ones again by --retry-failed. "
+        f"{'; '.join(named[:MAX_REASONS])}{more}"
+    )
 
 
 def _summary(
@@ -119,7 +141,7 @@ def _summary(
         baselines={name: runs for name, runs in finals.items() if name != best[0]},
         split_sizes=_split_sizes(bags, splits),
         environment=_environment(sweep, folder),
-        notes=study.notes(),
+        notes=[*study.notes(), *notes_on_classes(bags, splits)],
         num_tested=_num_tested(folder),
         front=study.pareto_front(),
         cost=COSTS[sweep.against].text if sweep.against in COSTS else "",
@@ -160,8 +182,7 @@ def _train_finals(
 
 
 def _final_run(fold: Fold, with_history: bool, with_fold: bool) -> report.FinalRun:
-    result = fold.result()
-    assert result is not None, "failures have been raised"
+    result = fold.ended_result()
     return report.FinalRun(
         seed=fold.config.seed,
         best_epoch=result.best_epoch,
@@ -180,12 +201,13 @@ def final_seeds(sweep: Sweep) -> list[int]:
 
 def _num_tested(folder: SweepFolder) -> int:
     """How many configurations this sweep's final runs have tested so far; seeds do not count."""
-    tested = {
-        TrainConfig.model_validate_json((result.parent / "config.json").read_text())
-        .model_copy(update={"seed": 0})
-        .digest()
-        for result in folder.finals.glob(f"*/{RESULT_FILE}")
-    }
+    tested = set()
+    for result in folder.finals.glob(f"*/{RESULT_FILE}"):
+        try:
+            config = TrainConfig.model_validate_json((result.parent / "config.json").read_text())
+            tested.add(config.model_copy(update={"seed": 0}).digest())
+        except (OSError, ValueError):  # lost, or of another release; it was tested all the same
+            tested.add(result.parent.name)
     return len(tested)
 
 
@@ -210,12 +232,6 @@ def _changes(before: TrainConfig, after: TrainConfig) -> list[str]:
         for path in dict.fromkeys([*old, *new])
         if old.get(path) != new.get(path) and path not in ("seed", "device")
     ]
-
-
-def _test_auc(run: report.FinalRun) -> float:
-    value = run.test["auc"]
-    assert value is not None, "a split's test bags have more than one class"
-    return value
 
 
 def _split_sizes(bags: BagShards, splits: list[Split]) -> dict[str, dict[str, int]]:

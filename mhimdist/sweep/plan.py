@@ -112,7 +112,8 @@ def gpu_share(sweep: Sweep, calibration: Calibration) -> float:
     asked = 1.0 if sweep.workers > 1 else sweep.gpus_per_run
     if calibration.device != "cuda":
         return sweep.gpus_per_run or 0.0
-    fitting = int(USABLE_GPU_SHARE * calibration.gpu_total_bytes / (calibration.gpu_bytes * MEMORY_MARGIN))
+    taken = max(1.0, calibration.gpu_bytes * MEMORY_MARGIN)
+    fitting = int(USABLE_GPU_SHARE * calibration.gpu_total_bytes / taken)
     if fitting < 1:
         raise SweepError(
             f"a run takes {calibration.gpu_bytes / 2**30:.1f} GiB of a GPU of "

@@ -63,6 +63,7 @@ from mhimdist.sweep.task import Task
 from mhimdist.sweep.trainable import SweepTrial, make_first_stage
 from mhimdist.sweep.watch import Watch, print_line
 from mhimdist.training.fold import ERROR_FILE
+from mhimdist.training.requirements import check_runs, notes_on_classes
 
 __all__ = ["Sweep", "run_sweep"]
 
@@ -99,6 +100,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
     bags = open_bags(data, sweep.train.loading)
     warn_of_larger_bags(bags, sweep.train.max_instances)
     splits = sweep.splits(bags)
+    check_runs(((f"fold {number}", sweep.train, split) for number, split in enumerate(splits, 1)), bags)
     facts = proposals.examine(space, sweep.train)
     samplers.check(sweep.sampler, facts)
     folder = SweepFolder(sweep)
@@ -159,7 +161,7 @@ def _announce(
         print_line(
             f"{formats.share(study.facts.feasible_share)} of random draws meet the space's requirements"
         )
-    for note in [*notes, *study.notes()]:
+    for note in [*notes, *study.notes(), *notes_on_classes(bags, splits)]:
         print_line(note)
     if sweep.storage is None and (kind := network_filesystem(folder.path)):
         print_line(

@@ -1,7 +1,7 @@
 """The first of two stages: the network trained without masking, from which an "init" teacher starts.
 
 It is trained once per configuration, split, seed and data set, and found again by a hash of all of them.
-Alternatively, it is read from a checkpoint that the authors released.
+Alternatively, it is read from a checkpoint that the authors released, see `requirements.outside_network`.
 """
 
 import hashlib
@@ -24,9 +24,9 @@ from mhimdist.data.splits import Split
 from mhimdist.errors import CheckpointError, PreemptedError
 from mhimdist.method.precision import compute_dtype
 from mhimdist.models import BagModel, build
-from mhimdist.models.official import load_official
 from mhimdist.training import checkpoint
 from mhimdist.training.history import EpochRecord
+from mhimdist.training.requirements import outside_network
 from mhimdist.training.trainer import Trainer, device_of
 from mhimdist.training.workers import Workers
 
@@ -91,33 +91,13 @@ def open_trainer(
     cache = cache or files.home() / "cache" / "first_stage"
     pretrained = None
     if config.teacher.is_pretrained and config.teacher.weights is not None:
-        pretrained = _official(config, bags, config.teacher.weights)
+        pretrained = outside_network(config, bags)
     elif config.teacher.is_pretrained:
         stage = first_stage(config, bags, split, cache, workers=workers, saving=saving, stop=stop)
         pretrained = stage.network
     return Trainer(
         config, bags, split, folder, pretrained=pretrained, workers=workers, saving=saving, stop=stop
     )
-
-
-def _official(config: TrainConfig, bags: BagSource, path: Path) -> BagModel:
-    """Build the network of a checkpoint that the authors released.
-
-    Raises:
-        CheckpointError: the file holds another model, input width or number of classes.
-    """
-    weights = load_official(path, config.model, config.teacher.weights_of)
-    network = build(
-        config.model, num_features=bags.num_features, num_classes=len(bags.classes), seed=config.seed
-    )
-    for name, value in network.state_dict().items():
-        if weights[name].shape != value.shape:
-            raise CheckpointError(
-                f"{path}: {name}: expected shape {tuple(value.shape)}, for data with {bags.num_features} "
-                f"features and {len(bags.classes)} classes, got {tuple(weights[name].shape)}"
-            )
-    network.load_state_dict(weights)
-    return network
 
 
 def first_stage(

@@ -113,15 +113,35 @@ class Fold:
                 "again to judge the fold again"
             ) from error
 
+    def ended_result(self) -> Result:
+        """Read the result of a fold that has been trained, here or elsewhere.
+
+        Raises:
+            CheckpointError: the file is not there, or another release wrote it.
+        """
+        result = self.result()
+        if result is None:
+            raise CheckpointError(
+                f"{self.folder / RESULT_FILE}: expected the result of {self.name}, which has ended, found no "
+                "file: was it deleted, or does this machine see the folder late? Run the same command again"
+            )
+        return result
+
     def records(self) -> list[EpochRecord]:
         """Read its history file; empty before the end of its first epoch.
 
         Raises:
-            CheckpointError: another release wrote the history.
+            CheckpointError: the history is damaged, or another release wrote it.
         """
         file = self.folder / HISTORY
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        return [EpochRecord.read(json.loads(line), self.folder) for line in lines]
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+            rows = [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise CheckpointError(
+                f"{file} is damaged ({error}); delete the folder {self.folder} and run the same command again"
+            ) from None
+        return [EpochRecord.read(row, self.folder) for row in rows]
 
 
 def fold_folder(parent: Path, fold: int, seed: int, digest: str = "") -> Path:
@@ -380,6 +400,11 @@ def _judge(
         labels=test.labels_N.tolist() if test else (),
         probabilities=test.probabilities_NC.tolist() if test else (),
         note=OUTSIDE_WEIGHTS if fold.config.teacher.has_outside_weights else "",
+        missing_classes={
+            name: classes
+            for name, classes in fold.split.missing_classes(bags.keys, bags.labels_N, bags.classes).items()
+            if fold.is_tested or name != "test"
+        },
     )
     save_student(fold.folder, network.state_dict(), fold.config, bags)
     # In this order: a fold that is killed before its result is written still has its checkpoints.

@@ -5,23 +5,23 @@ Dimensions: N bags, C classes, K cases, R bootstrap resamples, U different score
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from sklearn import metrics as sk
 
 
 def auc(labels_N: np.ndarray, probabilities_NC: np.ndarray) -> float | None:
-    """Area under the ROC curve; for C > 2 the mean over the classes, each against the rest.
+    """Area under the ROC curve; for C > 2 the mean over the classes that have bags, each against the rest.
 
     Returns:
-        A value in [0, 1], or None if the AUC is undefined: a class has no bag or every bag.
+        A value in [0, 1], or None if the AUC is undefined: all bags have the same class.
     """
-    num_classes = probabilities_NC.shape[1]
-    if len(np.unique(labels_N)) < num_classes:
+    present = np.unique(labels_N)
+    if len(present) < 2:
         return None
-    if num_classes == 2:
-        return float(sk.roc_auc_score(labels_N, probabilities_NC[:, 1]))
-    return float(sk.roc_auc_score(labels_N, probabilities_NC, multi_class="ovr", average="macro"))
+    positive = (1,) if probabilities_NC.shape[1] == 2 else present
+    return float(np.mean([sk.roc_auc_score(labels_N == c, probabilities_NC[:, c]) for c in positive]))
 
 
 def youden_threshold(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
@@ -45,15 +45,17 @@ def classification(
         probabilities_NC: class probabilities.
         threshold: for two classes, the lowest probability called positive, chosen on other bags than these.
             With more classes it is ignored: the most probable class is predicted, and the metrics are macro
-            means.
+            means over the classes that have bags.
     """
     binary = probabilities_NC.shape[1] == 2
     if binary:
-        assert threshold is not None
+        assert threshold is not None, "two classes always come with a threshold, see `evaluation.judge`"
         predicted_N = (probabilities_NC[:, 1] >= threshold).astype(np.int64)
     else:
         threshold, predicted_N = None, probabilities_NC.argmax(1)
-    how = {"average": "binary" if binary else "macro", "zero_division": 0.0}
+    how: dict[str, Any] = {"average": "binary" if binary else "macro", "zero_division": 0.0}
+    if not binary:
+        how["labels"] = np.unique(labels_N)
     return {
         "auc": auc(labels_N, probabilities_NC),
         "accuracy": float(sk.accuracy_score(labels_N, predicted_N)),
@@ -62,6 +64,10 @@ def classification(
         "recall": float(sk.recall_score(labels_N, predicted_N, **how)),
         "threshold": threshold,
     }
+
+
+LEAST_DEFINED = 0.1
+"""Least share of the resamples that an interval is drawn from."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,8 @@ def auc_interval(
         seed: seed of the draws.
 
     Returns:
-        The interval's ends, or None if the AUC of a part is undefined.
+        The interval's ends, or None if the AUC of a part is undefined, or fewer than `LEAST_DEFINED` of the
+            resamples have all classes of a part: the interval would be that of a few lucky draws.
     """
     if not parts or any(auc(part.labels_N, part.probabilities_NC) is None for part in parts):
         return None
@@ -115,8 +122,11 @@ def auc_interval(
     aucs_RP = np.stack(
         [_resampled_auc(part, counts_RK[:, [index[case] for case in part.cases]]) for part in parts], axis=1
     )
-    # A part that lacks a class in a resample is left out of it; a resample without any part is left out.
+    # A part that lacks one of its classes in a resample is left out of it; a resample without any part is
+    # left out.
     defined_R = np.isfinite(aucs_RP).any(axis=1)
+    if defined_R.mean() < LEAST_DEFINED:
+        return None
     means_R = np.nanmean(aucs_RP[defined_R], axis=1)
     low, high = np.quantile(means_R, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
@@ -124,8 +134,7 @@ def auc_interval(
 
 def _resampled_auc(part: Scores, weights_RN: np.ndarray) -> np.ndarray:
     """The AUC of each resample, shape R; NaN if it is undefined."""
-    num_classes = part.probabilities_NC.shape[1]
-    classes = (1,) if num_classes == 2 else range(num_classes)
+    classes = (1,) if part.probabilities_NC.shape[1] == 2 else np.unique(part.labels_N)
     each = [
         _weighted_auc(part.labels_N == c, part.probabilities_NC[:, c], weights_RN.astype(np.float64))
         for c in classes

@@ -1,7 +1,7 @@
 """The result of a finished fold: `result.json`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -29,6 +29,8 @@ class Result:
         validation: metrics of the selected epoch's student on the validation bags, at their Youden threshold.
         test: the same student's metrics on the test bags, at the same threshold.
         keys, cases, labels, probabilities: one entry per test bag.
+        missing_classes: classes without a bag in the validation or the test set, by the set's name; the
+            metrics there are means over the other classes.
         note: what may make the figures optimistic, apart from the protocol; empty if nothing does.
     """
 
@@ -49,6 +51,7 @@ class Result:
     labels: Sequence[int]
     probabilities: Sequence[Sequence[float]]
     note: str = ""
+    missing_classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def scores(self) -> Scores:

@@ -6,7 +6,7 @@ workers, each worker is a process that steps through the same loop with its shar
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from mhimdist.training import denormals
 from mhimdist.training.evaluation import Predictions, predict
 from mhimdist.training.history import EpochRecord
 from mhimdist.training.launching import launching, make_step
+from mhimdist.training.requirements import check_run
 from mhimdist.training.run_folder import LOST_LOCK_S, RunFolder
 from mhimdist.training.run_state import RunState, Totals
 from mhimdist.training.workers import Workers
@@ -80,11 +81,10 @@ class Trainer:
                 `cuda_graphs` is `on` where steps cannot be recorded.
             CheckpointError: the folder belongs to another configuration or split, or is damaged.
             RunLockedError: another process trains in the folder.
-            SplitError: the split does not fit the data.
+            SplitError: the split does not fit the data, or a class is missing in its train set.
             WorkerLostError: another worker was killed or does not answer.
         """
-        split.check(bags.keys, bags.cases, bags.labels_N)
-        _check_class_weights(config, bags.classes)
+        check_run(config, bags, split)
         self.device = device_of(config.device)
         self.config, self.split = config, split
         self.bags: BagSource = resident(bags, config.loading.cache, self.device)
@@ -217,7 +217,7 @@ class Trainer:
         train_s = time.perf_counter() - started
         validation = self._predict(self.student)
         auc = validation.auc
-        assert auc is not None, "the split's check wants several classes in validation"
+        assert auc is not None, "`check_run` has found more than one class in validation"
         best_epoch, best_auc = self.run.best_with(auc, validation.loss)
         return EpochRecord(
             epoch=len(self.history),
@@ -282,15 +282,6 @@ class Trainer:
                 history=state["history"],
                 best_epochs=self.run.best_epochs,
             )
-
-
-def _check_class_weights(config: TrainConfig, classes: Sequence[str]) -> None:
-    weights = config.loss.class_weights
-    if weights is not None and len(weights) != len(classes):
-        raise ConfigError(
-            f"loss.class_weights: expected {len(classes)} weights, one per class ({', '.join(classes)}), "
-            f"got {len(weights)}"
-        )
 
 
 def _step_limits(config: TrainConfig, labels_N: np.ndarray, workers: Workers) -> StepLimits:

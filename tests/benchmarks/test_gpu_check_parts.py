@@ -110,8 +110,8 @@ def test_a_batch_that_is_overwritten_too_early_fails(monkeypatch, notes):
 
 
 def test_a_step_that_waits_is_not_recorded():
-    config = config_of(SETTING, "dtfd", "float32")
-    with pytest.raises(ConfigError, match="2 bag\\(s\\) of dtfd waits for the device"):
+    config = config_of(SETTING, "transmil", "float32")
+    with pytest.raises(ConfigError, match="2 bag\\(s\\) of transmil waits for the device"):
         step_of(SETTING, config, graphs=True, num_bags=2)
 
 

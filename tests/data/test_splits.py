@@ -169,7 +169,7 @@ def test_folds_of_a_json_file_are_those_that_were_saved(tmp_path):
     ("rows", "message"),
     [
         (["slide.s0,train,1", "slide.s60,test,1"], "fold 1: 1 slides are not in the data, .* 'slide.s60'"),
-        (["slide.s0,training,1"], "line 2: set is 'training', not one of train, validation, test"),
+        (["slide.s0,trained,1"], "line 2: set is 'trained', not one of train, validation, test"),
         (["s0,train,2", "s1,train,2", "s3,validation,2", "s4,validation,2"], "fold 2: the test set is empty"),
         (
             ["s0,train,1", "s1,train,1", "s3,validation,1", "s4,validation,1", "s7,test,1"],

@@ -238,6 +238,15 @@ def test_slides_and_features_must_match(tmp_path: Path) -> None:
     (folder / "labels.csv").write_text("slide,label\na,x\n")
     with pytest.raises(LabelError, match=r"no label in .* for 1 of 2 slides in .*features \(.*: 'b'$"):
         call()
+    (folder / "labels.csv").write_text("slide,label\nA,x\nB,y\n")
+    message = r"for 2 of 2 .*; features without a label: 'a', 'b'\): 'A', 'B'; they differ .* upper and lower"
+    with pytest.raises(DataError, match=message):
+        call()
+    message = (
+        r"no slide has both .* \(labels: 'A', 'B'; features: 'a', 'b'\); name .*; they differ .* lower case"
+    )
+    with pytest.raises(DataError, match=message):
+        call(skip_unmatched=True)
 
 
 @pytest.mark.parametrize(

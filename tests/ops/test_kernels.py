@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 
 def _compare(environment: dict[str, str]) -> None:
     """Run the comparisons in a separate process: importing triton fixes whether it interprets."""
-    command = [sys.executable, "-m", "pytest", "-x", "-m", "", "tests/ops/kernels_against_reference.py"]
+    files = sorted(map(str, (ROOT / "tests" / "ops").glob("*_against_reference.py")))
+    command = [sys.executable, "-m", "pytest", "-x", "-m", "", *files]
     variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     variables |= {"PYTHONPATH": str(ROOT), **environment}
     run = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
@@ -85,13 +86,21 @@ def test_bags_of_other_sizes_compile_nothing_anew():
             "ranking": bag_on_gpu.ranking(**sizes),
             "mean": bag_on_gpu.reducing(**sizes, is_max=False),
             "max of two columns": bag_on_gpu.reducing(**sizes, columns=2, is_max=True),
+            # Its first launch convolves, the second one back.
+            **{f"square {place}": [launch] for place, launch in enumerate(bag_on_gpu.square(rows=rows))},
         }
         for what, several in launches.items():
             for launch in several:
                 found.setdefault((what, launch.name), set()).add(compiled_for(launch, 90))
     anew = {kernel: keys for kernel, keys in found.items() if len(keys) > 1}
     assert not anew, anew
-    assert {name for _, name in found} >= {"_find_limits", "_gather", "_pool_backward", "_reduce_backward"}
+    assert {name for _, name in found} >= {
+        "_find_limits",
+        "_gather",
+        "_pool_backward",
+        "_reduce_backward",
+        "_convolve",
+    }
 
 
 def test_the_key_of_a_compilation_knows_what_triton_specialises_on():
@@ -135,6 +144,7 @@ def test_nothing_spills(architecture, tmp_path, monkeypatch, record_property):
         *bag_on_gpu.reducing(is_max=False),
         *bag_on_gpu.reducing(is_max=True),
         *bag_on_gpu.reducing(columns=2, is_max=True),
+        *bag_on_gpu.square(),
     ]
     for launch in launches:
         found = compiled(launch, architecture)
@@ -204,9 +214,11 @@ def test_every_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch):
         work()
     bag_on_gpu.dropout()
     bag_on_gpu.reducing(is_max=True)
+    bag_on_gpu.square()
     names = ["_find_limits", "_mask", "_gather", "_number", "_pool_parts", "_join_parts", "_pool_backward"]
-    reducing = ["_reduce_parts", "_join_reduced", "_reduce_backward"]
-    assert launches == [(name, 1) for name in [*names, "_top_k", "_drop", "_relu_backward", *reducing]]
+    names += ["_top_k", "_drop", "_relu_backward", "_reduce_parts", "_join_reduced", "_reduce_backward"]
+    names += ["_convolve", "_convolve", "_kernel_gradient"]
+    assert launches == [(name, 1) for name in names]
     assert guarded == []
 
 

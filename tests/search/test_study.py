@@ -297,3 +297,17 @@ def test_importances_of_too_few_trials_are_not_made_up(tmp_path):
     opened = _study(tmp_path)
     _run(opened, 0.5)
     assert opened.importances() == {}
+
+
+def test_a_parameter_that_all_trials_share_explains_nothing():
+    """Optuna then raises a RuntimeError, which would end a sweep after its last trial."""
+    shared = optuna.create_study(direction="maximize")
+    for value in (0.1, 0.2, 0.3, 0.4):
+        shared.add_trial(
+            optuna.trial.create_trial(
+                params={"loss.alpha": 0.5},
+                distributions={"loss.alpha": optuna.distributions.FloatDistribution(0, 1)},
+                value=value,
+            )
+        )
+    assert study.importances(shared) == {}

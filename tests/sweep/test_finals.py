@@ -9,9 +9,10 @@ from mhimdist.config.presets import preset
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.options import Candidate
 from mhimdist.errors import MhimdistError
+from mhimdist.report.summary import Trial
 from mhimdist.search.options import Sweep
 from mhimdist.sweep import finals
-from mhimdist.sweep.finals import _num_tested, _text_of, final_seeds
+from mhimdist.sweep.finals import _num_tested, _text_of, _why_none_completed, final_seeds
 from mhimdist.sweep.folder import SweepFolder
 
 BASE = preset("c16", "abmil")
@@ -44,6 +45,27 @@ def test_tested_configurations_are_counted_once_whatever_their_seeds(tmp_path):
         if config is not other:  # that one was cut off
             (fold / "result.json").write_text(json.dumps({}))
     assert _num_tested(folder) == 2
+    (folder.finals / "3" / "config.json").unlink()
+    (folder.finals / "1" / "config.json").write_text("{}}")
+    assert _num_tested(folder) == 3  # the one of 0, and two of which only the results are left
+
+
+def test_a_sweep_without_a_complete_trial_says_how_its_trials_ended_and_why():
+    sweep = Sweep(name="it", train=BASE)
+    trials = [
+        Trial(0, "pruned", 0.5, {}, reason="0.5 after 2 epochs"),
+        Trial(1, "failed", None, {}, reason=" \n"),
+    ]
+    trials += [Trial(n, "failed", None, {}, reason=f"Traceback\n  ...\nError: {n % 7}") for n in range(2, 30)]
+    text = _why_none_completed(sweep, trials)
+    assert text.startswith(
+        "no trial of it was completed (30 trials: 1 pruned, 29 failed), so there is nothing to"
+    )
+    assert (
+        "trial 0: 0.5 after 2 epochs; trial 1: no reason was recorded; trial 2: Error: 2; trial 3: E" in text
+    )
+    assert text.endswith("; and 4 other reasons")
+    assert "(0 trials: none)" in _why_none_completed(sweep, [])
 
 
 def test_a_final_run_that_outgrew_its_share_runs_again_with_all_that_a_node_has(

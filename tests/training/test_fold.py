@@ -219,3 +219,24 @@ def test_a_fold_of_a_search_is_judged_without_its_test_bags(bags, tmp_path, monk
     assert not set(read) & set(tested.split.test)
     assert (result.test, result.keys, result.probabilities) == ({}, [], [])
     assert result.validation == with_test.validation
+
+
+def test_a_result_that_has_disappeared_is_named(bags, tmp_path):
+    fold = _fold(bags, tmp_path / "fold", CONFIG.first_stage())
+    result = _run(fold, bags, tmp_path / "cache")
+    assert fold.ended_result() == result
+    (fold.folder / "result.json").unlink()
+    with pytest.raises(
+        CheckpointError, match=r"result\.json: expected the result of it, which has ended, found"
+    ):
+        fold.ended_result()
+
+
+def test_a_damaged_history_is_named(bags, tmp_path):
+    fold = _fold(bags, tmp_path / "fold", CONFIG.first_stage())
+    _run(fold, bags, tmp_path / "cache")
+    assert len(fold.records()) == CONFIG.epochs
+    file = fold.folder / "history.jsonl"
+    file.write_text(file.read_text()[:-40])
+    with pytest.raises(CheckpointError, match=r"history\.jsonl is damaged .*; delete the folder"):
+        fold.records()

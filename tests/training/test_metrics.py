@@ -21,7 +21,34 @@ def test_auc_is_the_share_of_pairs_in_order():
 def test_auc_of_one_class_is_undefined():
     assert metrics.auc(np.array([1, 1]), _binary([0.2, 0.3])) is None
     three = np.full((3, 3), 1 / 3)
-    assert metrics.auc(np.array([0, 1, 1]), three) is None
+    assert metrics.auc(np.array([1, 1, 1]), three) is None
+
+
+def test_a_class_without_bags_is_left_out_of_the_macro_mean():
+    labels = np.array([0, 0, 1, 1])
+    probabilities = np.array([[0.6, 0.1, 0.3], [0.2, 0.3, 0.5], [0.3, 0.2, 0.5], [0.1, 0.5, 0.4]])
+    # Class 0 against the rest: 3 of 4 pairs in order. Class 1: 3 of 4, too. Class 2 has no bag.
+    assert metrics.auc(labels, probabilities) == (3 / 4 + 3 / 4) / 2
+    found = metrics.classification(labels, probabilities, None)
+    # Predicted: 0, 2, 2, 1. Precision 1 and 1, recall 1/2 and 1/2; a bag called class 2 counts as missed.
+    assert (found["auc"], found["accuracy"]) == (0.75, 0.5)
+    assert (found["precision"], found["recall"], found["f1"]) == (1.0, 0.5, pytest.approx(2 / 3))
+
+
+def test_the_interval_of_bags_that_lack_a_class_is_that_of_the_others():
+    labels = np.array([0, 1] * 15)
+    scores = np.random.default_rng(3).random(30)
+    two = metrics.Scores(labels, _binary(scores), [str(i) for i in range(30)])
+    three = metrics.Scores(labels, np.c_[_binary(scores), np.zeros(30)], two.cases)
+    assert metrics.auc(three.labels_N, three.probabilities_NC) == metrics.auc(labels, two.probabilities_NC)
+    assert metrics.auc_interval([three]) == pytest.approx(metrics.auc_interval([two]))
+
+
+def test_there_is_no_interval_if_nearly_every_resample_lacks_a_class():
+    labels = np.arange(12)
+    part = metrics.Scores(labels, np.eye(12), [str(label) for label in labels])
+    assert metrics.auc(part.labels_N, part.probabilities_NC) == 1.0
+    assert metrics.auc_interval([part], num_resamples=50) is None  # one of them has all twelve
 
 
 def test_multiclass_auc_is_the_macro_mean_of_one_against_the_rest():

@@ -19,7 +19,7 @@ def check(notes: Notes, setting: Setting) -> None:
             step = step_of(setting, config_of(setting, model, "bf16"))
             work = runner(step, batches)
             row = {"model": model, **timed(setting, work, steps=20 if setting.is_gpu else 1)}
-            found, stated = waits(setting, work), stated_waits(step.student, model, 1)
+            found, stated = waits(setting, work), stated_waits(step.student, 1)
             row |= {"waits": found, "stated_waits": stated, **profiled(setting, work, 2)}
             step.check(wait=True)
             notes.add("runs", row)

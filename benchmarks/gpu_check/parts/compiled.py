@@ -8,7 +8,6 @@ from benchmarks.gpu_check.measure import sync, timed
 from benchmarks.gpu_check.notes import Notes
 from benchmarks.gpu_check.setting import Setting
 from benchmarks.gpu_check.workload import bags_of, config_of, runner, step_of
-from mhimdist.errors import ConfigError
 from mhimdist.method.mhim import StepLoss
 
 
@@ -21,10 +20,7 @@ def check(notes: Notes, setting: Setting) -> None:
             notes.leave_out(name, "needs a GPU")
             continue
         with notes.trying(name):
-            try:
-                _compare(notes, setting, name, graphs)
-            except ConfigError as error:
-                notes.leave_out(name, f"refused: {error}")
+            _compare(notes, setting, name, graphs)
 
 
 def _compare(notes: Notes, setting: Setting, name: str, graphs: bool) -> None:

@@ -113,7 +113,7 @@ def _measure(
     row |= timed(setting, work, steps=max(few, 1))
     row["bags_per_s"] = round(num_bags * 1e6 / row["us"], 1)
     row["peak_mib"] = peak_mib(setting, work)
-    found, stated = waits(setting, work), stated_waits(step.student, setting.argument, num_bags)
+    found, stated = waits(setting, work), stated_waits(step.student, num_bags)
     row |= {"waits": found, "stated_waits": stated, **profiled(setting, work)}
     step.check(wait=True)
     notes.add("runs", row)

@@ -13,7 +13,7 @@ from benchmarks.gpu_check.notes import REQUIRED, Notes
 from benchmarks.gpu_check.setting import Setting
 
 ROOT = Path(__file__).parents[3]
-_KERNELS = ROOT / "tests" / "ops" / "kernels_against_reference.py"
+_KERNELS = sorted((ROOT / "tests" / "ops").glob("*_against_reference.py"))
 _LEFT_S = 5.0  # from the end of the tests to that of the part
 
 
@@ -21,7 +21,7 @@ def check(notes: Notes, setting: Setting) -> None:
     """Run the kernels' tests ("kernels") or those with the mark ("marked"), as the argument says."""
     importlib.import_module("pytest")
     if setting.argument == "kernels":
-        chosen = ["-m", "", str(_KERNELS)]
+        chosen = ["-m", "", *map(str, _KERNELS)]
     else:
         chosen = ["-m", "gpu", "-k", "not kernels_on_the_device", *map(str, marked_files())]
     with tempfile.TemporaryDirectory(prefix="gpu-check-tests-") as folder:

@@ -9,7 +9,6 @@ from benchmarks.gpu_check.measure import timed, waits
 from benchmarks.gpu_check.notes import Notes
 from benchmarks.gpu_check.setting import Setting
 from benchmarks.gpu_check.workload import bags_of, config_of, runner, step_of, weights_of
-from mhimdist.errors import ConfigError
 from mhimdist.ops.draws import Draws
 from mhimdist.training.workers import DistributedWorkers, Workers
 
@@ -38,14 +37,11 @@ def _compare(notes: Notes, setting: Setting) -> None:
         ("in a group", group, False),
         ("in a group, graphs", group, True),
     ):
-        if graphs and (not setting.is_gpu or hasattr(Workers, "parallel")):
-            notes.leave_out(name, "DDP is not recorded" if setting.is_gpu else "needs a GPU")
+        if graphs and not setting.is_gpu:
+            notes.leave_out(name, "needs a GPU")
             continue
         with notes.trying(name):
-            try:
-                weights[name] = _train(notes, setting, name, workers, graphs)
-            except ConfigError as error:
-                notes.leave_out(name, f"refused: {error}")
+            weights[name] = _train(notes, setting, name, workers, graphs)
     for name, found in weights.items():
         difference = float((found - weights["alone"]).abs().max())
         # Graphs add up over padded bags in another order.

@@ -18,6 +18,65 @@ from mhimdist.models.layers.linear import linear
 from mhimdist.models.layers.pseudo_inverse import PseudoInverse, inverse_times, times_inverse
 
 RESIDUAL_TAPS = 33
+_FAR, _FAR_COLUMNS = -(2.0**100), 8
+
+
+@dataclass(frozen=True)
+class Room:
+    """Where a sequence of a length that only the device knows lies in a larger one, whose length is fixed.
+
+    The larger sequence has P - 1 zeros, the class token, T instances and rows after them. Of the zeros, the
+    last -L mod P take part, as in a sequence of known length. All other rows are outside: no landmark is a
+    mean of them, no softmax over tokens sees them, and no gradient reaches them.
+
+    Attributes:
+        bag_offsets_2: int64, 0 and the number of instances, L - 1.
+        offsets_2: int64, 0 and L.
+        landmark_rows: rows of which a landmark is the mean, an int64 scalar.
+        is_landmarks_PS: whether a row is one of a landmark's.
+        is_outside_S1: whether a row takes no part.
+    """
+
+    bag_offsets_2: Tensor
+    offsets_2: Tensor
+    landmark_rows: Tensor
+    is_landmarks_PS: Tensor
+    is_outside_S1: Tensor
+
+    @classmethod
+    def of(cls, bag_offsets_2: Tensor, num_rows: int, num_landmarks: int) -> "Room":
+        """Find the sequence.
+
+        Args:
+            bag_offsets_2: int64, 0 and the number of instances, on the device.
+            num_rows: T, at least the number of instances.
+            num_landmarks: P.
+        """
+        device = bag_offsets_2.device
+        offsets_2 = bag_offsets_2 + torch.arange(2, device=device)
+        num_tokens = offsets_2[1]
+        landmark_rows = (num_tokens + (num_landmarks - 1)) // num_landmarks
+        num_zeros = landmark_rows * num_landmarks - num_tokens
+        places_S = torch.arange(1 - num_landmarks, num_rows + 1, device=device) + num_zeros
+        landmarks_S = places_S // landmark_rows  # floored: -1 or less for zeros that take no part
+        is_landmarks_PS = landmarks_S == torch.arange(num_landmarks, device=device)[:, None]
+        is_outside_S1 = ~is_landmarks_PS.any(0)[:, None]
+        return cls(bag_offsets_2, offsets_2, landmark_rows, is_landmarks_PS, is_outside_S1)
+
+    def means(self, padded_SE: Tensor, dtype: torch.dtype) -> Tensor:
+        """The mean of each landmark's rows, P x E: a product, whose sums have the same order in every run."""
+        return (self.is_landmarks_PS.to(padded_SE.dtype) @ padded_SE).to(dtype) / self.landmark_rows
+
+    def apart(self, queries_HPK: Tensor, keys_HSK: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys with more columns, whose product is 0, but so low for rows outside that exp is 0.
+
+        The attention then needs no mask, which would be one more pass over its matrix. The columns are eight,
+        because products of 16-bit numbers are slow on rows that do not start at multiples of 16 bytes.
+        """
+        ones_HPJ = queries_HPK.new_ones(1).expand(*queries_HPK.shape[:2], _FAR_COLUMNS)
+        far_S1 = keys_HSK.new_zeros(self.is_outside_S1.shape).masked_fill_(self.is_outside_S1, _FAR)
+        far_HSJ = far_S1.expand(*keys_HSK.shape[:2], _FAR_COLUMNS)
+        return torch.cat([queries_HPK, ones_HPJ], dim=2), torch.cat([keys_HSK, far_HSJ], dim=2)
 
 
 @dataclass(frozen=True)
@@ -85,21 +144,29 @@ class NystromAttention(nn.Module):
         return torch.cat(list(gathered)), attention_HL
 
     def in_blocks(
-        self, num_tokens: int, tokens_LE: Iterable[Tensor], rows_at_once: int | None = None
+        self,
+        num_tokens: int,
+        tokens_LE: Iterable[Tensor],
+        rows_at_once: int | None = None,
+        room: Room | None = None,
     ) -> tuple[Iterator[Tensor], Tensor | None]:
         """`forward`, for a sequence that comes and goes in parts.
 
         Args:
-            num_tokens: L.
+            num_tokens: L; with room T + 1.
             tokens_LE: parts of the sequence, of any size.
             rows_at_once: most tokens per returned part; by default all in one. If there is more than one
                 part, the first holds the class token alone.
+            room: where the tokens are if only the device knows their number. The results for rows after them
+                then mean nothing, and their gradients must be zero.
         """
-        padded_SE, num_padding = self._pad(num_tokens, tokens_LE)
+        padded_SE, num_padding = self._pad(num_tokens, tokens_LE, room)
         dtype = padded_SE.dtype
-        marks = self._landmarks(padded_SE, num_padding)
+        marks = self._landmarks(padded_SE, num_padding, room)
         queries_HPK = marks.queries_HPK.to(dtype)
         keys_HSK, values_HSK = self._project(padded_SE, 1), self._project(padded_SE, 2)
+        if room is not None:
+            queries_HPK, keys_HSK = room.apart(queries_HPK, keys_HSK)
         attention_HL = None
         if torch.is_grad_enabled():
             spread_HPK = attend(queries_HPK, keys_HSK, values_HSK).to(marks.near_HPP.dtype)
@@ -130,14 +197,17 @@ class NystromAttention(nn.Module):
         """
         return self.class_token_of(sum(map(len, tokens_LE)), tokens_LE)
 
-    def class_token_of(self, num_tokens: int, tokens_LE: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-        """`class_token`, for a sequence of L tokens that comes in parts."""
-        padded_SE, num_padding = self._pad(num_tokens, tokens_LE)
-        marks = self._landmarks(padded_SE, num_padding)
+    def class_token_of(
+        self, num_tokens: int, tokens_LE: Iterable[Tensor], room: Room | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`class_token`, for a sequence that comes in parts; the arguments are those of `in_blocks`."""
+        padded_SE, num_padding = self._pad(num_tokens, tokens_LE, room)
+        marks = self._landmarks(padded_SE, num_padding, room)
         weights_H1P = times_inverse(marks.class_token_H1P, marks.near_HPP, self.pinv_iterations)
-        attention_HS = attend_weighted(
-            weights_H1P.squeeze(1), marks.queries_HPK.to(padded_SE.dtype), self._project(padded_SE, 1)
-        )
+        queries_HPK, keys_HSK = marks.queries_HPK.to(padded_SE.dtype), self._project(padded_SE, 1)
+        if room is not None:
+            queries_HPK, keys_HSK = room.apart(queries_HPK, keys_HSK)
+        attention_HS = attend_weighted(weights_H1P.squeeze(1), queries_HPK, keys_HSK)
         value_HKE = self.qkv.weight.chunk(3)[2].unflatten(0, (self.num_heads, -1))
         context_HE = (attention_HS.to(padded_SE.dtype) @ padded_SE).to(value_HKE.dtype)
         gathered_HK = torch.einsum("hke,he->hk", value_HKE, context_HE)
@@ -150,12 +220,15 @@ class NystromAttention(nn.Module):
         output_1E = linear(gathered_1E, self.output.weight, self.output.bias)
         return output_1E, attention_HS[:, num_padding:]
 
-    def _pad(self, num_tokens: int, tokens_LE: Iterable[Tensor]) -> tuple[Tensor, int]:
+    def _pad(self, num_tokens: int, tokens_LE: Iterable[Tensor], room: Room | None) -> tuple[Tensor, int]:
         """The whole sequence with zeros in front, and the number of zeros."""
-        num_padding = -num_tokens % self.num_landmarks
+        num_padding = -num_tokens % self.num_landmarks if room is None else self.num_landmarks - 1
         parts = iter(tokens_LE)
         first_LE = next(parts)
         zeros = first_LE.new_zeros(num_padding, first_LE.shape[1])
+        if room is not None:
+            # Not a product: what is outside may be NaN.
+            return torch.where(room.is_outside_S1, 0, torch.cat([zeros, first_LE, *parts])), num_padding
         if torch.is_grad_enabled():
             return torch.cat([zeros, first_LE, *parts]), num_padding
         padded_SE = first_LE.new_empty(num_padding + num_tokens, first_LE.shape[1])
@@ -165,11 +238,14 @@ class NystromAttention(nn.Module):
             start += len(part_LE)
         return padded_SE, num_padding
 
-    def _landmarks(self, padded_SE: Tensor, num_padding: int) -> _Landmarks:
+    def _landmarks(self, padded_SE: Tensor, num_padding: int, room: Room | None) -> _Landmarks:
         # The projections are linear, without bias: with the mean first, P rows are projected instead of S.
-        means_PE = padded_SE.unflatten(0, (self.num_landmarks, -1)).mean(1)
         exact = torch.promote_types(padded_SE.dtype, torch.float32)
-        means_PE, token_1E = means_PE.to(exact), padded_SE[num_padding : num_padding + 1].to(exact)
+        if room is None:
+            means_PE = padded_SE.unflatten(0, (self.num_landmarks, -1)).mean(1).to(exact)
+        else:
+            means_PE = room.means(padded_SE, exact)
+        token_1E = padded_SE[num_padding : num_padding + 1].to(exact)
         queries_HPK, keys_HPK = self._project(means_PE, 0), self._project(means_PE, 1)
         scale = queries_HPK.shape[-1] ** -0.5
         scaled_HPK = keys_HPK * scale

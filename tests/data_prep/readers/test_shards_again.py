@@ -11,7 +11,9 @@ from feature_folders import CLASSES, SLIDES, shard_folder, write_features
 from data_prep.readers.folders import find_features
 from data_prep.readers.sources import read_features
 from data_prep.shard import shard
+from data_prep.writing.skipped import BadBag, read_skipped
 from mhimdist.data.manifest import ARRIVING_NAME, Manifest
+from mhimdist.data.shards import BagShards
 from mhimdist.errors import CorruptShard, DataError, LabelError, ManifestError
 
 
@@ -149,3 +151,20 @@ def test_a_label_that_bags_do_not_say_is_missing(label: object, tmp_path: Path) 
     pq.write_table(pa.table(table | {"features": [[[1.0]], [[2.0]]]}), tmp_path / "features/bags.parquet")
     with pytest.raises(LabelError, match=r"bags\.parquet states no label for 'b'; give a table of labels"):
         shard(tmp_path / "features", None, tmp_path / "out")
+    assert shard(tmp_path / "features", None, tmp_path / "out", skip_unmatched=True).num_new == 1
+    assert read_skipped(tmp_path / "out") == [BadBag("b", "bags.parquet states no label")]
+
+
+def test_a_case_that_is_a_mark_of_a_missing_value_is_no_patient(tmp_path: Path) -> None:
+    (tmp_path / "features").mkdir()
+    table = {
+        "slide": ["a", "b", "NA"],
+        "label": ["x"] * 3,
+        "case": ["p", "NA", "NA"],
+        "features": [[[1.0]]] * 3,
+    }
+    pq.write_table(pa.table(table), tmp_path / "features/bags.parquet")
+    with pytest.raises(LabelError, match=r"bags\.parquet states no case for 'b'; give a table of labels"):
+        shard(tmp_path / "features", None, tmp_path / "out")
+    shard(tmp_path / "features", None, tmp_path / "out", skip_unmatched=True)
+    assert sorted(BagShards(tmp_path / "out").cases) == ["NA", "p"]

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from data_prep.shard import main, shard
-from data_prep.tables.cases import cases_of_barcodes, missing_cases
+from data_prep.tables.cases import cases_of_barcodes, missing_cases, slides_of_barcodes
 from data_prep.tables.labels import SlideLabel
+from data_prep.writing.skipped import read_skipped
 from mhimdist.data.shards import BagShards
-from mhimdist.errors import ConfigError, LabelError
+from mhimdist.errors import ConfigError, DataError, LabelError
 
 TCGA = ("TCGA-A1-A0SB-01Z-00-DX1", "TCGA-A1-A0SB-01Z-00-DX2.0123", "TCGA-A1-A0SD-01Z-00-DX1")
 
@@ -27,6 +28,17 @@ def test_the_patient_is_in_a_barcode() -> None:
         LabelError, match="expected the case 'TCGA-A1-A0SB' as in its name, but the table says 'P7'"
     ):
         cases_of_barcodes([SlideLabel(TCGA[0], "P7", "x")])
+
+
+def test_a_barcode_means_the_slides_that_begin_with_it() -> None:
+    known = [*TCGA, "TCGA-A1-A0SC-01Z", "other"]
+    assert slides_of_barcodes(["TCGA-A1-A0SB", "tcga-a1-a0sd-01z", "TCGA-A1-A0SB-01Z-00-DX2"], known) == {
+        "TCGA-A1-A0SB": list(TCGA[:2]),
+        "tcga-a1-a0sd-01z": [TCGA[2]],
+        "TCGA-A1-A0SB-01Z-00-DX2": [TCGA[1]],
+    }
+    themselves = [TCGA[0], f"{TCGA[0]}.svs", "other", "TCGA-A1-A0SD-01", "TCGA-ZZ-ZZZZ"]
+    assert slides_of_barcodes(themselves, known) == {name: [name] for name in themselves}
 
 
 def test_what_is_said_of_missing_cases() -> None:
@@ -60,3 +72,37 @@ def test_the_command_warns_and_takes_the_case_from_the_name(
     assert sorted(BagShards(tmp_path / "two").cases) == ["TCGA-A1-A0SB", "TCGA-A1-A0SB", "TCGA-A1-A0SD"]
     with pytest.raises(ConfigError, match="case_from: expected 'tcga', got 'name'"):
         shard(tmp_path / "features", tmp_path / "labels.csv", tmp_path / "three", case_from="name")
+
+
+def test_the_command_joins_labels_of_cases_by_barcode(tmp_path: Path) -> None:
+    (tmp_path / "features").mkdir()
+    for slide in TCGA:
+        np.save(tmp_path / f"features/{slide}.npy", np.ones((3, 4), np.float32))
+    (tmp_path / "labels.csv").write_text("Submitter ID;diagnosis\nTCGA-A1-A0SB;x\nTCGA-A1-A0SD;y\n")
+    features, labels = tmp_path / "features", tmp_path / "labels.csv"
+    with pytest.raises(LabelError, match="names cases and no slides"):
+        shard(features, labels, tmp_path / "out")
+    shard(features, labels, tmp_path / "out", case_from="tcga")
+    bags = BagShards(tmp_path / "out")
+    found = {(s, c, bags.classes[n]) for s, c, n in zip(bags.slides, bags.cases, bags.labels_N, strict=True)}
+    assert found == {
+        (TCGA[0], "TCGA-A1-A0SB", "x"),
+        (TCGA[1], "TCGA-A1-A0SB", "x"),
+        (TCGA[2], "TCGA-A1-A0SD", "y"),
+    }
+    labels.write_text("Submitter ID;diagnosis\nTCGA-A1-A0SB;NA\nTCGA-A1-A0SD;y\n")
+    shard(features, labels, tmp_path / "some", case_from="tcga", skip_unmatched=True)
+    assert [bag.slide for bag in read_skipped(tmp_path / "some")] == list(TCGA[:2])
+    labels.write_text("slide,label\nTCGA-A1-A0SB,x\nTCGA-A1-A0SD,y\n")
+    with pytest.raises(
+        DataError, match="these look like cases, as they begin the names of features: give --slides"
+    ):
+        shard(features, labels, tmp_path / "more")
+    long = [slide.split(".")[0] for slide in TCGA]
+    labels.write_text("".join(f"{slide},{slide[-1]}\n" for slide in long))
+    for slide in TCGA[::2]:
+        (features / f"{slide}.npy").rename(features / f"{slide}.UUID.npy")
+    with pytest.raises(DataError, match="they differ from slides only in what follows the first dot"):
+        shard(features, labels, tmp_path / "more")
+    shard(features, labels, tmp_path / "more", case_from="tcga")
+    assert len(BagShards(tmp_path / "more").slides) == 3

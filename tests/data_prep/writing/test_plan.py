@@ -67,6 +67,17 @@ def test_a_source_that_changed_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.tar*"))
 
 
+def test_a_source_that_lost_its_coordinates_is_refused(tmp_path: Path) -> None:
+    torch.save({"features": torch.ones(3, 4), "coords": torch.zeros(3, 2).long()}, tmp_path / "a.pt")
+    bags, bad = plan_bags([SlideLabel("a", "a", "x")], find_features(tmp_path), ["x"], "float16", seed=0)
+    (plan,) = plan_shards(bags, 2**30)
+    assert (bad, "coords" in bags[0].num_bytes) == ([], True)
+    torch.save({"features": torch.ones(3, 4)}, tmp_path / "a.pt")
+    with pytest.raises(DataError, match=r"a\.pt: changed: expected coords, found none"):
+        write_shard(plan, tmp_path)
+    assert not list(tmp_path.glob("*.tar*"))
+
+
 def test_a_plan_depends_on_the_sources(tmp_path: Path) -> None:
     (plan,) = plan_shards(planned(tmp_path, a=np.ones((3, 4))), 2**30)
     before = plan.digest()

@@ -15,9 +15,9 @@ from data_prep.checks.faults import verify
 from data_prep.checks.repair import repair
 from data_prep.shard import main, shard
 from data_prep.writing import plan as plan_module
-from data_prep.writing.skipped import BadBag, named, read_skipped
+from data_prep.writing.skipped import BadBag, named, read_skipped, write_skipped
 from mhimdist.data.shards import BagShards
-from mhimdist.errors import DataError
+from mhimdist.errors import DataError, LabelError
 from mhimdist.process import run
 
 EMPTY = np.ones((0, 8), np.float32)
@@ -203,3 +203,38 @@ def test_the_command_counts_what_it_left_out(folder: Path, capsys: pytest.Captur
     hint, *_, error = capsys.readouterr().err.splitlines()
     assert hint == "hint: --skip-bad leaves out slides that cannot be used"
     assert error.endswith("nan.npy: 72 of its features are NaN or infinite")
+
+
+def test_slides_and_patients_without_ground_truth_are_left_out_and_listed(folder: Path) -> None:
+    rows = (folder / "labels.csv").read_text()
+    add(folder, late=np.ones((3, 8), np.float32), later=np.ones((3, 8), np.float32))
+    truth = rows + "\nlate.svs,NA,case 1\nlater,normal,-"
+    (folder / "labels.csv").write_text(truth)
+    with pytest.raises(
+        LabelError, match=r"labels\.csv, line 8: .*\(the label\), and so in 1 more lines; --skip"
+    ):
+        make(folder)
+    outcome = make(folder, skip_unmatched=True)
+    assert (outcome.num_new, outcome.passed_over) == (6, ())
+    assert read_skipped(folder / "shards") == [
+        BadBag("late", "labels.csv, line 8: the label is missing"),
+        BadBag("later", "labels.csv, line 9: the case is missing"),
+    ]
+    (folder / "labels.csv").write_text(truth.replace("NA", "tumour"))
+    assert make(folder, append=True, skip_unmatched=True).num_new == 1
+    assert [bag.slide for bag in read_skipped(folder / "shards")] == ["later"]
+
+
+def test_the_list_is_read_as_it_was_written_and_a_changed_one_is_refused(tmp_path: Path) -> None:
+    bad = [BadBag(" a", "one, two"), BadBag("b\nc", 'a "quote"; more'), BadBag("ü", "x")]
+    write_skipped(tmp_path, bad, [])
+    assert read_skipped(tmp_path) == bad
+    (tmp_path / "skipped.csv").write_text("name,why\na,b\n")
+    with pytest.raises(DataError, match=r"skipped\.csv: expected one column named slide, got the header"):
+        read_skipped(tmp_path)
+
+
+def test_a_table_without_any_ground_truth_leaves_nothing(folder: Path) -> None:
+    (folder / "labels.csv").write_text("slide,label\nplain,NA\nlate,-\n")
+    with pytest.raises(DataError, match=r"no row of .*labels\.csv says all of slide, label and case"):
+        make(folder, skip_unmatched=True)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mhimdist.data.parquet_pages import claims_of
 from mhimdist.errors import DataError
+from mhimdist.tables.parquet_pages import claims_of
 
 NUM_ROWS = 3000
 

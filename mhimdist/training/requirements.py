@@ -1,0 +1,132 @@
+"""What a run needs of its data and files, checked before its first step.
+
+Cross-validations and sweeps check all of their folds here before anything trains: a class that one fold lacks
+would otherwise end them after the others have trained for hours.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from mhimdist.config.train import TrainConfig
+from mhimdist.data.bags import BagSource
+from mhimdist.data.splits import Split
+from mhimdist.errors import CheckpointError, ConfigError, SplitError
+from mhimdist.models import BagModel, build
+from mhimdist.models.official import load_official
+
+
+def check_runs(runs: Iterable[tuple[str, TrainConfig, Split]], bags: BagSource) -> None:
+    """Check that every run can train, select and be tested.
+
+    Args:
+        runs: name, configuration and split of each run.
+        bags: the data set.
+
+    Raises:
+        SplitError: a split does not fit the data, or its train set lacks a class; the message names the run.
+        ConfigError: the class weights are not one per class.
+        CheckpointError: the teacher's weights cannot be read, or do not fit the configuration and the data.
+    """
+    fitting: set[Split] = set()
+    weights: set[tuple[object, ...]] = set()
+    for name, config, split in runs:
+        if split not in fitting:
+            try:
+                check_run(config, bags, split)
+            except SplitError as error:
+                raise SplitError(f"{name}: {error}") from None
+            fitting.add(split)
+        check_class_weights(config, bags.classes)
+        file = (config.teacher.weights, config.teacher.weights_of, config.model)
+        if config.teacher.has_outside_weights and file not in weights:
+            outside_network(config, bags)
+            weights.add(file)
+
+
+def check_run(config: TrainConfig, bags: BagSource, split: Split) -> None:
+    """Check that a configuration can train and select on a split.
+
+    Raises:
+        SplitError: the split does not fit the data, or its train set lacks a class.
+        ConfigError: the class weights are not one per class.
+    """
+    split.check(bags.keys, bags.cases, bags.labels_N, bags.classes)
+    check_class_weights(config, bags.classes)
+
+
+def check_class_weights(config: TrainConfig, classes: Sequence[str]) -> None:
+    """Check that there is one weight per class, if there are weights.
+
+    Raises:
+        ConfigError: there are more or fewer.
+    """
+    weights = config.loss.class_weights
+    if weights is not None and len(weights) != len(classes):
+        raise ConfigError(
+            f"loss.class_weights: expected {len(classes)} weights, one per class ({', '.join(classes)}), "
+            f"got {len(weights)}"
+        )
+
+
+def outside_network(config: TrainConfig, bags: BagSource) -> BagModel:
+    """Build the pre-trained network of a checkpoint that others trained, from `teacher.weights`.
+
+    Raises:
+        CheckpointError: the configuration names no file, or the file holds another model, input width or
+            number of classes.
+    """
+    path = config.teacher.weights
+    if path is None:
+        raise CheckpointError("teacher.weights: expected a checkpoint, got none")
+    weights = load_official(path, config.model, config.teacher.weights_of)
+    network = build(
+        config.model, num_features=bags.num_features, num_classes=len(bags.classes), seed=config.seed
+    )
+    for name, value in network.state_dict().items():
+        if weights[name].shape != value.shape:
+            raise CheckpointError(
+                f"{path}: {name}: expected shape {tuple(value.shape)}, for data with {bags.num_features} "
+                f"features and {len(bags.classes)} classes, got {tuple(weights[name].shape)}"
+            )
+    network.load_state_dict(weights)
+    return network
+
+
+def notes_on_classes(bags: BagSource, splits: Sequence[Split]) -> list[str]:
+    """A line if validation or test of a fold lack a class: the metrics there are means over the others.
+
+    Args:
+        bags: the data set.
+        splits: one split per fold, in order.
+    """
+    lacking = {
+        f"fold {number}" if len(splits) > 1 else "": split.missing_classes(
+            bags.keys, bags.labels_N, bags.classes
+        )
+        for number, split in enumerate(splits, 1)
+    }
+    text = describe_missing(lacking)
+    return [text] if text else []
+
+
+def describe_missing(lacking: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
+    """The classes that some sets lack, and what that means for their metrics; empty if no set lacks any.
+
+    Args:
+        lacking: by the fold's name, or by "" if there is only one, what `Split.missing_classes` returned.
+    """
+    places: dict[str, list[str]] = {}
+    for fold, sets in lacking.items():
+        for name, classes in sets.items():
+            places.setdefault(", ".join(classes), []).append(f"{name} of {fold}" if fold else name)
+    if not places:
+        return ""
+    listed = "; ".join(
+        f"no case of {classes} in {', '.join(where[:MAX_NAMED])}"
+        + (f" and {len(where) - MAX_NAMED} more" if len(where) > MAX_NAMED else "")
+        for classes, where in places.items()
+    )
+    return f"{listed}: AUC, F1, precision and recall there are means over the classes that are present"
+
+
+MAX_NAMED = 6
+"""Most sets that `describe_missing` names per class."""
