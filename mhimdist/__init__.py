@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from mhimdist.cross_validation.options import CrossValidation
     from mhimdist.data.shards import open_bags
     from mhimdist.data.splits import Split, holdout, k_folds
+    from mhimdist.export.loading import load_student
+    from mhimdist.export.run import export_model
     from mhimdist.search.options import Sweep
     from mhimdist.search.space import Space
     from mhimdist.sweep.run import run_sweep
     from mhimdist.training.evaluation import evaluate
     from mhimdist.training.first_stage import open_trainer
-    from mhimdist.training.student import load_student
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ __all__ = [
     "TrainConfig",
     "__version__",
     "evaluate",
+    "export_model",
     "holdout",
     "k_folds",
     "load_student",
@@ -56,9 +58,10 @@ _MODULES = {
     "Sweep": "search.options",
     "TrainConfig": "config.train",
     "evaluate": "training.evaluation",
+    "export_model": "export.run",
     "holdout": "data.splits",
     "k_folds": "data.splits",
-    "load_student": "training.student",
+    "load_student": "export.loading",
     "open_bags": "data.shards",
     "open_trainer": "training.first_stage",
     "preset": "config.presets",

@@ -25,6 +25,8 @@ ORDER = {
         {"report"},
         {"search"},
         {"distributed"},
+        {"prediction"},
+        {"export"},
         {"cross_validation"},
         {"sweep"},
         {"paper"},
@@ -53,6 +55,7 @@ DOORS = {
     "nvidia": ("mhimdist.data",),
     "webdataset": ("mhimdist.data",),
     "plotly": ("mhimdist.report",),
+    "onnxruntime": ("mhimdist.export",),
     "pandas": ("mhimdist.tables",),
     "python_calamine": ("mhimdist.tables",),
 }

@@ -14,6 +14,7 @@ or pseudo-bags, L = N + 1 tokens, S padded tokens, W side of a square of tokens,
 
 import hashlib
 import json
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from torch.nn import functional
 
 FORMAT = "mhimdist-export"
 FORMAT_VERSION = 1
-MAX_HEADER_BYTES = 100_000_000  # the limit of safetensors itself
 
 Settings = dict[str, Any]
 Result = tuple[Tensor, Tensor | None]
@@ -40,19 +40,13 @@ def attend(scores_NH: Tensor, values_NE: Tensor) -> tuple[Tensor, Tensor]:
     return attention_NH.T @ values_NE, attention_NH
 
 
-class Projection(nn.Module):
+def projection(num_features: int, width: int, bias: bool = True) -> nn.Module:
     """A linear layer and a ReLU on every instance."""
-
-    def __init__(self, num_features: int, width: int, bias: bool = True) -> None:
-        super().__init__()
-        self.linear = nn.Linear(num_features, width, bias=bias)
-
-    def forward(self, features_ND: Tensor) -> Tensor:
-        return torch.relu(self.linear(features_ND))
+    return nn.Sequential(OrderedDict(linear=nn.Linear(num_features, width, bias=bias), relu=nn.ReLU()))
 
 
 class Attention(nn.Module):
-    """Scores of the instances: an activation of one branch, times a sigmoid of a second one if gated."""
+    """Scores before the softmax, N x H: an activation of one branch, times a sigmoid of another if gated."""
 
     def __init__(self, width: int, dim: int, heads: int, gated: bool, activation: str, bias: bool) -> None:
         super().__init__()
@@ -62,9 +56,7 @@ class Attention(nn.Module):
         self.is_relu = activation == "relu"
 
     def forward(self, hidden_NE: Tensor) -> Tensor:
-        """Scores before the softmax, N x H."""
-        branch = self.branch(hidden_NE)
-        hidden = torch.relu(branch) if self.is_relu else torch.tanh(branch)
+        hidden = (torch.relu if self.is_relu else torch.tanh)(self.branch(hidden_NE))
         if self.gate is not None:
             hidden = hidden * torch.sigmoid(self.gate(hidden_NE))
         return self.score(hidden)
@@ -75,7 +67,7 @@ class PoolingMIL(nn.Module):
 
     def __init__(self, settings: Settings, num_features: int, num_classes: int) -> None:
         super().__init__()
-        self.projection = Projection(num_features, settings["hidden_dim"])
+        self.projection = projection(num_features, settings["hidden_dim"])
         self.head = nn.Linear(settings["hidden_dim"], num_classes)
         self.is_max = settings["name"] == "max_pooling"
 
@@ -93,7 +85,7 @@ class AttentionMIL(nn.Module):
         width, dim, is_clam = settings["hidden_dim"], settings["attention_dim"], settings["name"] != "abmil"
         self.heads = num_classes if settings["name"] == "clam_mb" else 1
         is_gated, activation = is_clam or settings["gated"], settings.get("activation", "tanh")
-        self.projection = Projection(num_features, width)
+        self.projection = projection(num_features, width)
         self.attention = Attention(width, dim, self.heads, is_gated, activation, bias=is_clam)
         self.head = nn.Linear(width, num_classes)
         if is_clam:  # only training uses these; they are here so that the file's weights are complete
@@ -115,7 +107,7 @@ class DSMIL(nn.Module):
     def __init__(self, settings: Settings, num_features: int, num_classes: int) -> None:
         super().__init__()
         width, query_dim = settings["hidden_dim"], settings["query_dim"]
-        self.projection = Projection(num_features, width)
+        self.projection = projection(num_features, width)
         self.instance_head = nn.Linear(width, num_classes)
         self.query = nn.Sequential(
             nn.Linear(width, query_dim), nn.ReLU(), nn.Linear(query_dim, query_dim), nn.Tanh()
@@ -175,14 +167,13 @@ class Nystrom(nn.Module):
             gathered_HLK = gathered_HLK + convolved_HSK[:, zeros:]
         return self.output(gathered_HLK.transpose(0, 1).flatten(1)), attention_HS[:, zeros:]
 
-    def project(self, tokens_LE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, H x L x K."""
-        split = self.qkv(tokens_LE).unflatten(1, (3, self.heads, -1)).permute(1, 2, 0, 3)
-        return split[0], split[1], split[2]
+    def project(self, tokens_LE: Tensor) -> Tensor:
+        """Queries, keys and values, 3 x H x L x K."""
+        return self.qkv(tokens_LE).unflatten(1, (3, self.heads, -1)).permute(1, 2, 0, 3)
 
 
 class PseudoInverse:
-    """The iterated pseudo-inverse Z of H x P x P matrices, by the powers of A A^T."""
+    """The iterated pseudo-inverse Z of H x P x P matrices, by the powers of A A^T: Z right, and left Z."""
 
     def __init__(self, matrix_HPP: Tensor, iterations: int) -> None:
         size = matrix_HPP.abs()
@@ -198,11 +189,9 @@ class PseudoInverse:
             self.powers.append(power_HPP)
 
     def times(self, right_HPW: Tensor) -> Tensor:
-        """Z times columns."""
         return self.scaled_HPP.mT @ self._factors(right_HPW) / self.root
 
     def after(self, left_HWP: Tensor) -> Tensor:
-        """Rows times Z."""
         return self._factors(self.scaled_HPP @ left_HWP.mT / self.root).mT
 
     def _factors(self, v_HPW: Tensor) -> Tensor:
@@ -262,7 +251,7 @@ class TransMIL(nn.Module):
         super().__init__()
         width = settings["hidden_dim"]
         self.score_layer = settings["score_layer"]
-        self.projection = Projection(num_features, width)
+        self.projection = projection(num_features, width)
         self.class_token = nn.Parameter(torch.empty(1, width))
         self.layer1, self.layer2 = Layer(settings), Layer(settings)
         self.position = PositionEncoding(width)
@@ -309,7 +298,7 @@ class DTFD(nn.Module):
         super().__init__()
         width, dim = settings["hidden_dim"], settings["attention_dim"]
         self.num_parts, self.distillation = settings["num_pseudo_bags"], settings["distillation"]
-        self.projection = Projection(num_features, width, bias=False)
+        self.projection = projection(num_features, width, bias=False)
         self.pseudo_attention = Attention(width, dim, 1, True, "tanh", bias=True)
         self.pseudo_head = nn.Linear(width, num_classes)
         self.attention = Attention(width, dim, 1, True, "tanh", bias=True)
@@ -370,8 +359,7 @@ class Model:
 
     Attributes:
         networks: the networks, in evaluation mode.
-        headers: what each file says: classes, encoder, threshold, data, metrics, licence and more.
-        header: the first of them.
+        headers, header: what each file and the first says: encoder, threshold, data, metrics, licence, ...
         classes: class names in the order of the probabilities.
     """
 
@@ -385,13 +373,11 @@ class Model:
 
         Args:
             features_ND: patch features of one slide, in their order, of the encoder that the header names.
-            slide: the slide's name. Only DTFD-MIL uses it, to cut the slide into the same pseudo-bags.
+            slide: the slide's key in its shards. Only DTFD-MIL uses it: it cuts the bag as in evaluation.
         """
         width = self.header["num_features"]
-        if features_ND.ndim != 2 or features_ND.shape[1] != width or not len(features_ND):
-            raise ExportError(
-                f"expected features of N x {width} with N of 1 or more, got {tuple(features_ND.shape)}"
-            )
+        if (shape := tuple(features_ND.shape))[1:] != (width,) or not shape[0]:
+            raise ExportError(f"expected features of N x {width} with N of 1 or more, got {shape}")
         device = next(self.networks[0].parameters()).device
         features_ND = features_ND.to(device, torch.float32)
         results = []
@@ -417,17 +403,15 @@ def load(path: str | Path) -> Model:
     for file, header in zip(files, headers, strict=True):
         for name in ("classes", "num_features", "encoder"):
             if header[name] != headers[0][name]:
-                raise ExportError(
-                    f"{file}: expected {name} of {files[0].name}, {headers[0][name]}, got {header[name]}"
-                )
+                expected = f"{headers[0][name]}, as in {files[0].name}"
+                raise ExportError(f"{file}: {name}: expected {expected}, got {header[name]}")
     return Model([_network(*each) for each in zip(files, headers, strict=True)], headers)
 
 
 def _network(file: Path, header: dict[str, Any]) -> nn.Module:
+    settings = header["model"]
     with torch.device("meta"):
-        made = NETWORKS[header["model"]["name"]](
-            header["model"], header["num_features"], len(header["classes"])
-        )
+        made = NETWORKS[settings["name"]](settings, header["num_features"], len(header["classes"]))
     try:
         made.load_state_dict(load_file(file), assign=True)
     except RuntimeError as error:
@@ -440,23 +424,18 @@ def read_header(file: str | Path) -> dict[str, Any]:
     file = Path(file)
     try:
         content = file.read_bytes()
-        length = int.from_bytes(content[:8], "little")
-        entries = json.loads(content[8 : 8 + length]) if 2 <= length <= MAX_HEADER_BYTES else {}
+        entries = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         said = entries.get("__metadata__") or {}
         document = json.loads(said["mhimdist"]) if "mhimdist" in said else {}
     except (OSError, ValueError, AttributeError) as error:
         raise ExportError(f"{file}: expected an export of mhimdist, cannot read one: {error}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ExportError(f"{file}: expected an export of mhimdist, got a file without its header")
-    if document.get("format_version") != FORMAT_VERSION:
-        raise ExportError(
-            f"{file}: expected format version {FORMAT_VERSION}, got {document.get('format_version')}: use "
-            "the load_model.py that was written next to it"
-        )
+    if (version := document.get("format_version")) != FORMAT_VERSION:
+        hint = "use the load_model.py that was written next to it"
+        raise ExportError(f"{file}: expected format version {FORMAT_VERSION}, got {version}: {hint}")
     if said.get("sha256") != (got := digest(content)):
-        raise ExportError(
-            f"{file} was changed or is damaged: expected sha256 {said.get('sha256')}, got {got}"
-        )
+        raise ExportError(f"{file} was changed or damaged: expected sha256 {said.get('sha256')}, got {got}")
     return document
 
 

@@ -2,21 +2,37 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from torch import Tensor
 
 from mhimdist.config.train import TrainConfig, explain
 from mhimdist.data.bags import BagSource
+from mhimdist.data.description import describe
+from mhimdist.data.shards import BagShards
 from mhimdist.errors import CheckpointError
 from mhimdist.models import BagModel, build
 from mhimdist.models.foreign_weights import differences
 from mhimdist.training import checkpoint
+from mhimdist.training.environment import versions
 
 BEST_STUDENT = "best_student"
 
 
-def save_student(folder: Path, weights: Mapping[str, Tensor], config: TrainConfig, bags: BagSource) -> None:
+FEATURE_DETAILS = ("encoder", "patch_size", "level", "magnification", "coords_unit")
+"""What is recorded of the features that a student was trained on, as far as the data set knows it."""
+
+
+def save_student(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    config: TrainConfig,
+    bags: BagSource,
+    *,
+    threshold: float | None = None,
+    threshold_from: str = "",
+) -> dict[str, Any]:
     """Write the student of a run's selected epoch; it replaces an older one.
 
     Args:
@@ -24,15 +40,33 @@ def save_student(folder: Path, weights: Mapping[str, Tensor], config: TrainConfi
         weights: the network's `state_dict`.
         config: the run's settings.
         bags: the data set that it was trained on.
+        threshold: with two classes, the lowest probability of the second one that is called positive; None
+            if nothing chose it.
+        threshold_from: the bags that chose it, in words.
+
+    Returns:
+        What was saved with the weights.
     """
     built_from = {
         "config": config.recipe(),
         "num_features": bags.num_features,
         "classes": list(bags.classes),
         "data_digest": bags.digest,
+        "features": _details(bags),
+        "data": describe(bags),
+        "versions": versions(),
+        "threshold": threshold,
+        "threshold_from": threshold_from,
     }
     checkpoint.discard(folder / BEST_STUDENT)
     checkpoint.save(folder / BEST_STUDENT, {"student": weights}, built_from)
+    return built_from
+
+
+def _details(bags: BagSource) -> dict[str, Any]:
+    """The `FEATURE_DETAILS` of the first bag: all features of a data set are made alike."""
+    said = bags.details(0) if isinstance(bags, BagShards) else {}
+    return {name: said.get(name) for name in FEATURE_DETAILS}
 
 
 def load_student(folder: str | Path) -> BagModel:
