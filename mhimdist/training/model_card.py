@@ -150,6 +150,8 @@ def _model(members: Sequence[Trained]) -> str:
     if len(classes) == 2:
         chosen = state.get("threshold_from") or "Youden's J on the bags that select"
         threshold = state.get("threshold")
+        if threshold is None and result is not None:  # an earlier release has it in the result alone
+            threshold = result.validation.get("threshold")
         rows.append(("positive class", classes[1]))
         rows.append(("decision threshold", None if threshold is None else f"{threshold:.6g}, from {chosen}"))
     return text + _listed(rows)
