@@ -91,7 +91,7 @@ def card(members: Sequence[Trained], title: str) -> str:
     sections = {
         "Model": _model(members),
         "Intended use": _use(first),
-        "Data and its limits": _data(first),
+        "Data and its limits": _data(members),
         "Training": _training(members),
         "Metrics": _metrics(members),
         "Limits and ethics": _limits(members),
@@ -123,10 +123,6 @@ def _listed(items: Iterable[tuple[str, object]]) -> str:
         values = value if isinstance(value, list) else [_UNKNOWN if value is None else value]
         lines.append(f"- {name}: {', '.join(map(escaped, values))}")
     return "\n".join(lines)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _model(members: Sequence[Trained]) -> str:
@@ -169,8 +165,8 @@ def _use(first: Trained) -> str:
     return text
 
 
-def _data(first: Trained) -> str:
-    data = first.data
+def _data(members: Sequence[Trained]) -> str:
+    first, data = members[0], members[0].data
     origin = {True: "synthetic: generated, not computed from slides", False: "computed from slides"}
     rows: list[tuple[str, object]] = [
         ("data set", data.get("name")),
@@ -183,7 +179,9 @@ def _data(first: Trained) -> str:
         rows.append(
             ("patches per bag", f"{sizes['lowest']} to {sizes['highest']}, median {sizes['median']:g}")
         )
-    rows += [(f"bags that {name}", number) for name, number in first.split_sizes.items()]
+    sets = {"train": "bags that train", "validation": "bags that select", "test": "bags kept for the test"}
+    of = "" if len(members) == 1 else " (first network)"
+    rows += [(f"{sets[name]}{of}", number) for name, number in first.split_sizes.items()]
     text = _listed(rows)
     if per_class := data.get("bags_per_class"):
         lines = [f"| {escaped(name)} | {number} |" for name, number in list(per_class.items())[:MAX_ROWS]]
@@ -245,9 +243,9 @@ def _number(value: float | None) -> str:
 
 def _limits(members: Sequence[Trained]) -> str:
     num_cases = members[0].data.get("num_cases")
-    known = f"{_count(num_cases, 'case')} of one data set" if num_cases else "one data set"
+    size = f" of {num_cases:,} {'case' if num_cases == 1 else 'cases'}" if num_cases else ""
     return (
-        f"- It has seen {known}. On slides of another site, scanner or stain it may fail without a sign.\n"
+        f"- It knows one data set{size}. On slides of another site, scanner or stain it may fail unnoticed.\n"
         "- Its probabilities are not calibrated unless somebody has calibrated them on other cases.\n"
         "- Attention shows what the network weights, not why, and is no annotation.\n"
         "- Performance by sex, age, origin or site was not measured: measure it on your own cases.\n"

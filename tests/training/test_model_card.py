@@ -78,7 +78,10 @@ def test_a_card_has_every_section_and_says_what_is_in_the_files():
         ("Model", ["level: not recorded", "positive class: tumor", "decision threshold: 0.4, from Youden"]),
         ("Intended use", ["not a medical device"]),
         ("Data and its limits", ["data set: slides", "digest: d", "bags: 80", "cases (patients): 40"]),
-        ("Data and its limits", ["10 to 3000, median 900.5", "| tumor | 30 |", "bags that train: 30"]),
+        (
+            "Data and its limits",
+            ["10 to 3000, median 900.5", "| tumor | 30 |", "bags that train: 30", "kept for the test: 40"],
+        ),
         ("Training", [STRICT_NOTE, '"hidden_dim": 16']),
         ("Metrics", ["| fold\\-1\\-seed\\-2021 | test | 0.900 | 0.800 | 0.750 | 0.700 | undefined |"]),
         ("Versions", ["torch: 2.13.0"]),
