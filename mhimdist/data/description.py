@@ -14,11 +14,12 @@ def describe(bags: BagSource) -> dict[str, Any]:
     Args:
         bags: the data set; name and origin are None unless they are in its manifest.
     """
-    named = (bags.name, bags.synthetic) if isinstance(bags, BagShards) else (None, None)
+    named: dict[str, Any] = dict.fromkeys(("name", "synthetic", "description"))
+    if isinstance(bags, BagShards):
+        named = {"name": bags.name, "synthetic": bags.synthetic, "description": bags.description}
     per_class = np.bincount(bags.labels_N, minlength=len(bags.classes))
     return {
-        "name": named[0],
-        "synthetic": named[1],
+        **named,
         "digest": bags.digest,
         "num_bags": len(bags.keys),
         "num_cases": len(set(bags.cases)),

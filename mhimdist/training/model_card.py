@@ -21,6 +21,8 @@ from mhimdist.training.result import PAPER_WARNING, STRICT_NOTE, Result
 MODEL_CARD = "model_card.md"
 MAX_NAME = 120
 """Longest name of others that a card prints, in characters."""
+MAX_TEXT = 1000
+"""Longest description of a data set."""
 MAX_ROWS = 30
 """Most classes and most networks that a card lists one by one."""
 
@@ -105,14 +107,19 @@ def card(members: Sequence[Trained], title: str) -> str:
     return f"{head}\n\n# Model card: {escaped(title)}\n\n{body}\n"
 
 
-def escaped(value: object) -> str:
-    """A text of others as one line of Markdown without meaning: no tag, link, table cell or emphasis."""
+def escaped(value: object, limit: int = MAX_NAME) -> str:
+    """A text of others as one line of Markdown without meaning: no tag, link, table cell or emphasis.
+
+    Args:
+        value: the text, or a number.
+        limit: its longest length; a longer text is cut off.
+    """
     text = "".join(
         " " if unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp", "Cs") else letter
         for letter in str(value)
     )
     text = " ".join(text.split())
-    text = text if len(text) <= MAX_NAME else f"{text[: MAX_NAME - 3]}..."
+    text = text if len(text) <= limit else f"{text[: limit - 3]}..."
     text = re.sub(r"([\\`*_{}\[\]()#+!|~=^$:@-])", r"\\\1", text)
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
@@ -167,10 +174,10 @@ def _use(first: Trained) -> str:
 
 def _data(members: Sequence[Trained]) -> str:
     first, data = members[0], members[0].data
-    origin = {True: "synthetic: generated, not computed from slides", False: "computed from slides"}
+    synthetic = {True: "yes: generated, not computed from slides", False: "no, as its maker says"}
     rows: list[tuple[str, object]] = [
         ("data set", data.get("name")),
-        ("origin", origin.get(data.get("synthetic"))),  # type: ignore[arg-type]  # None has no origin
+        ("synthetic", synthetic.get(data.get("synthetic"))),  # type: ignore[arg-type]  # None is unknown
         ("digest", data.get("digest")),
         ("bags", data.get("num_bags")),
         ("cases (patients)", data.get("num_cases")),
@@ -183,6 +190,8 @@ def _data(members: Sequence[Trained]) -> str:
     of = "" if len(members) == 1 else " (first network)"
     rows += [(f"{sets[name]}{of}", number) for name, number in first.split_sizes.items()]
     text = _listed(rows)
+    if data.get("description"):
+        text += f"\n\nIts maker describes it: {escaped(data['description'], MAX_TEXT)}"
     if per_class := data.get("bags_per_class"):
         lines = [f"| {escaped(name)} | {number} |" for name, number in list(per_class.items())[:MAX_ROWS]]
         text += "\n\n| class | bags |\n| --- | ---: |\n" + "\n".join(lines)

@@ -118,7 +118,8 @@ def test_the_model_card_is_of_the_first_configuration_under_the_strict_protocol(
         assert escaped(folder.name) in text
         own = (folder / "model_card.md").read_text()
         assert f"test | {result.test['auc']:.3f} |" in own
-        assert "origin: synthetic" in own
+        assert "data set: digits\\-c16\n- synthetic: no" in own
+        assert "Its maker describes it: " in own
 
 
 def test_finished_folds_are_only_read_and_a_lost_one_is_made_again(job, done, data, capsys):

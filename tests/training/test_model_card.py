@@ -105,7 +105,7 @@ def test_the_papers_protocol_synthetic_bags_and_notes_are_warned_of():
     )
     assert f"**{PAPER_WARNING}**" in text
     assert STRICT_NOTE not in text
-    assert "synthetic: generated" in text.replace("\\", "")
+    assert "- synthetic: yes: generated, not computed from slides".replace(": gen", "\\: gen") in text
     assert "**Its data are synthetic: it says nothing about tissue.**" in text
     assert "Note: outside weights." in text
     assert r"no test bag is of rare\|; means leave them out." in text
@@ -124,7 +124,11 @@ def test_foreign_texts_are_plain_text_in_markdown():
     assert escaped("a|b\n\u2028c\x00\u202e") == r"a\|b c"
     assert escaped("<b>&") == "&lt;b&gt;&amp;"
     assert len(escaped("x" * 500)) == 120
-    data = _state()["data"] | {"name": HOSTILE, "bags_per_class": {HOSTILE: 3, "b": 4}}
+    data = _state()["data"] | {
+        "name": HOSTILE,
+        "description": HOSTILE,
+        "bags_per_class": {HOSTILE: 3, "b": 4},
+    }
     hostile = _state(classes=[HOSTILE, "b"], data=data, features={"encoder": HOSTILE})
     hostile["config"]["teacher"]["weights"] = "```\n# heading"
     plain, text = card([_trained()], "run"), card([_trained(hostile)], HOSTILE)
