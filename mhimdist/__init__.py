@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mhimdist.cross_validation.options import CrossValidation
     from mhimdist.data.shards import open_bags
     from mhimdist.data.splits import Split, holdout, k_folds
+    from mhimdist.export.loading import load_student
+    from mhimdist.export.run import export_model
     from mhimdist.heatmaps.options import HeatMaps
     from mhimdist.heatmaps.run import heat_maps
     from mhimdist.prediction.run import predict
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from mhimdist.sweep.run import run_sweep
     from mhimdist.training.evaluation import evaluate
     from mhimdist.training.first_stage import open_trainer
-    from mhimdist.training.student import load_student
 
 __version__ = "0.1.0"
 
@@ -45,6 +46,7 @@ __all__ = [
     "__version__",
     "compare",
     "evaluate",
+    "export_model",
     "heat_maps",
     "holdout",
     "k_folds",
@@ -66,10 +68,11 @@ _MODULES = {
     "TrainConfig": "config.train",
     "compare": "comparison.compare",
     "evaluate": "training.evaluation",
+    "export_model": "export.run",
     "heat_maps": "heatmaps.run",
     "holdout": "data.splits",
     "k_folds": "data.splits",
-    "load_student": "training.student",
+    "load_student": "export.loading",
     "open_bags": "data.shards",
     "open_trainer": "training.first_stage",
     "predict": "prediction.run",

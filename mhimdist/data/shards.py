@@ -58,7 +58,7 @@ class BagShards:
         sizes_N: int64 number of instances of every bag.
         ids_N: int64 `bag_id` of every bag.
         num_features: width D of the features.
-        synthetic: whether the features were generated rather than computed from slides.
+        synthetic, description: whether the features were generated, not computed from slides; their source.
         digest: hash of the manifest's content, which includes the sha256 of every shard.
         dtype: dtype of the stored features; float32 if it differs between bags.
         stored_dtypes: names of all stored dtypes.
@@ -101,7 +101,7 @@ class BagShards:
         self.name = manifest.info.name
         self.classes = manifest.info.classes
         self.digest = manifest.content_sha256
-        self.synthetic = manifest.info.synthetic
+        self.synthetic, self.description = manifest.info.synthetic, manifest.info.description
         self.keys: tuple[str, ...] = tuple(rows["key"].to_pylist())
         self.slides: tuple[str, ...] = tuple(rows["slide"].to_pylist())
         self.cases: tuple[str, ...] = tuple(rows["case"].to_pylist())

@@ -8,6 +8,7 @@ one worker or on several. A fold's folder has the same layout in all of them:
         history.jsonl              a line per epoch
         checkpoints/               an unfinished fold resumes from these
         best_student/              weights of the selected epoch
+        model_card.md              what the network is, and what it is not
         result.json                the metrics; marks a finished fold
         error.txt                  the traceback of a failure
         stop                       asks the workers that share the fold to save it and end
@@ -38,6 +39,7 @@ from mhimdist.training import checkpoint
 from mhimdist.training.evaluation import judge, predict
 from mhimdist.training.first_stage import first_stage, open_trainer
 from mhimdist.training.history import EpochRecord
+from mhimdist.training.model_card import Trained, write_card
 from mhimdist.training.result import OUTSIDE_WEIGHTS, Result
 from mhimdist.training.run_folder import HISTORY, LOST_LOCK_S, Position, RunFolder
 from mhimdist.training.student import save_student
@@ -425,7 +427,7 @@ def _judge(
             if fold.is_tested or name != "test"
         },
     )
-    save_student(
+    state = save_student(
         fold.folder,
         network.state_dict(),
         fold.config,
@@ -434,6 +436,7 @@ def _judge(
         threshold=judged["validation"]["threshold"],
         threshold_from=f"Youden's J on the {'test' if fold.split.selects_on_test else 'validation'} bags",
     )
+    write_card(fold.folder, [Trained.of(fold.folder, state, result, fold.split)], fold.folder.name)
     # In this order: a fold that is killed before its result is written still has its checkpoints.
     files.write_text(fold.folder / RESULT_FILE, json.dumps(asdict(result), allow_nan=False))
     checkpoint.discard(fold.checkpoints)

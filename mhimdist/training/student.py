@@ -9,11 +9,13 @@ from torch import Tensor
 
 from mhimdist.config.train import TrainConfig, explain
 from mhimdist.data.bags import BagSource
+from mhimdist.data.description import describe
 from mhimdist.data.shards import BagShards
 from mhimdist.errors import CheckpointError
 from mhimdist.models import BagModel, build
 from mhimdist.models.foreign_weights import differences
 from mhimdist.training import checkpoint
+from mhimdist.training.environment import versions
 
 BEST_STUDENT = "best_student"
 
@@ -31,7 +33,7 @@ def save_student(
     teacher: Mapping[str, Tensor] | None = None,
     threshold: float | None = None,
     threshold_from: str = "",
-) -> None:
+) -> dict[str, Any]:
     """Write the student of a run's selected epoch; it replaces an older one.
 
     Args:
@@ -43,6 +45,9 @@ def save_student(
         threshold: with two classes, the lowest probability of the second one that is called positive; None
             if nothing chose it.
         threshold_from: the bags that chose it, in words.
+
+    Returns:
+        What was saved with the weights.
     """
     built_from = {
         "config": config.recipe(),
@@ -50,12 +55,15 @@ def save_student(
         "classes": list(bags.classes),
         "data_digest": bags.digest,
         "features": _details(bags),
+        "data": describe(bags),
+        "versions": versions(),
         "threshold": threshold,
         "threshold_from": threshold_from,
     }
     checkpoint.discard(folder / BEST_STUDENT)
     networks = {"student": weights, **({"teacher": teacher} if teacher else {})}
     checkpoint.save(folder / BEST_STUDENT, networks, built_from)
+    return built_from
 
 
 def _details(bags: BagSource) -> dict[str, Any]:
