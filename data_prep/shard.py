@@ -17,7 +17,7 @@ from data_prep.command_line import stoppable
 from data_prep.readers.folders import find_features
 from data_prep.readers.sources import Source, some
 from data_prep.shard_options import ShardOptions
-from data_prep.tables.cases import cases_of_barcodes, missing_cases, slides_of_barcodes
+from data_prep.tables.cases import cases_of_barcodes, missing_cases, refuse_spellings, slides_of_barcodes
 from data_prep.tables.classes import refuse_measurements, spelled_as
 from data_prep.tables.labels import Columns, SlideLabel, read_labels, without_suffixes
 from data_prep.writing.parallel import in_cluster, one_torch_thread, results
@@ -206,12 +206,13 @@ def _labelled(
         in_shards = classes_of(sources, renamed) if options.classes is None else None
     else:
         table, left_out = _read_labels(options, options.labels, sources)
-        if options.classes is None and before is None:
-            refuse_measurements(table, options.labels)
         table = spelled_as(table, options.classes or (before.info.classes if before else ()))
     table = without_suffixes(table, sources)
     if options.case_from is not None:
         table = cases_of_barcodes(table)
+    if options.labels is not None and options.classes is None and before is None:
+        refuse_measurements(table, options.labels)
+    refuse_spellings(table, before)
     if (warning := missing_cases(table)) is not None:
         print(f"warning: {warning}", file=sys.stderr)  # now, not after hours
     return table, sources, class_names(table, options.classes, before, in_shards), left_out

@@ -9,7 +9,7 @@ from typing import Any
 
 from mhimdist.errors import SplitError
 from mhimdist.tables.cells import is_missing
-from mhimdist.tables.columns import CASE, SLIDE, Kind, find, plain
+from mhimdist.tables.columns import CASE, SLIDE, Kind, find, headed, known_names, plain
 from mhimdist.tables.names import KnownNames, examples, rule_that_joins
 from mhimdist.tables.reading import Table, read_table
 
@@ -29,6 +29,7 @@ _MEMBERS = re.compile(
 )
 """A column that lists the members of a set, after `plain`: train, val_slide_path, test_ids."""
 _TRUE, _FALSE = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no")
+_WHOLE = r"[0-9]+([.,]0+)?"
 _CLAM = re.compile(r"splits_[0-9]+\.csv", re.IGNORECASE)
 _SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".ods", ".parquet", ".json")
 
@@ -159,6 +160,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 def _of_table(table: Table) -> dict[str, Sets]:
     if not table.rows:
         raise ValueError("it has no rows")
+    table = headed(table, known_names(SLIDE, CASE, _SET_COLUMN, _FOLD_COLUMN))
     lists = _lists(table)
     set_column, fold_column = _set_and_fold(table)
     if lists and set_column is None:
@@ -177,7 +179,7 @@ def _of_table(table: Table) -> dict[str, Sets]:
     if numbered:
         return {
             f"fold {number}": next(iter(_by_set(table, name_column, index, None, gaps=True).values()))
-            for index, number in numbered.items()
+            for index, number in sorted(numbered.items(), key=lambda each: int(each[1]))
         }
     if fold_column is not None:
         return _by_number(table, name_column, fold_column)
@@ -205,7 +207,7 @@ def _set_and_fold(table: Table) -> tuple[int | None, int | None]:
     numbers: list[int] = []
     for column in (index for index in named if index is not None):
         values = [cells[column].strip() for _, cells in table.rows]
-        is_number = all(re.fullmatch(r"[0-9]+(\.0+)?", value) for value in values)
+        is_number = all(re.fullmatch(_WHOLE, value) for value in values)
         says_set = any(value.lower() in _SET_OF for value in values) or (column == named[0] and not is_number)
         (words if says_set or plain(table.columns[column]) == "set" else numbers).append(column)
     return next(iter(words), None), next(iter([*numbers, *words[1:]]), None)
@@ -253,7 +255,7 @@ def _by_set(
     """The folds of a table in which each row says the set of a slide; with `gaps`, or that it is in none."""
     folds: dict[str, Sets] = {}
     for line, cells in table.rows:
-        fold = f"fold {cells[fold_column].strip()}" if fold_column is not None else ""
+        fold = "" if fold_column is None else _fold(cells[fold_column], line)
         sets = folds.setdefault(fold, {name: [] for name in SETS})
         name, value = cells[name_column].strip(), cells[set_column].strip()
         if gaps and is_missing(value):
@@ -263,7 +265,14 @@ def _by_set(
         if not name:
             raise ValueError(f"line {line}: the {table.columns[name_column]} is missing")
         sets[kind].append(name)
-    return folds
+    return {fold: folds[fold] for fold in sorted(folds, key=_natural)}
+
+
+def _fold(cell: str, line: int) -> str:
+    """The name of a fold; 1 and 1.0 are one."""
+    if is_missing(cell):
+        raise ValueError(f"line {line}: the fold is missing")
+    return f"fold {re.sub(r'^([0-9]+)[.,]0+$', r'\1', cell.strip())}"
 
 
 def _by_number(table: Table, name_column: int, fold_column: int) -> dict[str, Sets]:
@@ -271,9 +280,9 @@ def _by_number(table: Table, name_column: int, fold_column: int) -> dict[str, Se
     fold_of: list[tuple[str, int]] = []
     for line, cells in table.rows:
         name, value = cells[name_column].strip(), cells[fold_column].strip()
-        if not re.fullmatch(r"[0-9]+(\.0+)?", value) or not name:
+        if not re.fullmatch(_WHOLE, value) or not name:
             raise ValueError(f"line {line}: expected a slide and the number of its fold, got {cells}")
-        fold_of.append((name, int(float(value))))
+        fold_of.append((name, int(re.split("[.,]", value)[0])))
     numbers = sorted({number for _, number in fold_of})
     if len(numbers) < 2:
         raise ValueError(f"every slide is of fold {numbers[0]}: expected at least two folds, or a column set")
@@ -308,7 +317,7 @@ def _json_folds(content: Any) -> Iterator[tuple[str, Sets]]:
             yield from _json_folds(content[name])
             return
     if content and all(isinstance(each, dict) for each in content.values()):
-        for name, each in content.items():
+        for name, each in sorted(content.items(), key=lambda fold: _natural(fold[0])):
             yield (f"fold {name}" if name.isdecimal() else name), _json_sets(each)
     elif content and all(isinstance(each, str) and each.lower() in _SET_OF for each in content.values()):
         sets: Sets = {name: [] for name in SETS}
