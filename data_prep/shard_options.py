@@ -49,8 +49,8 @@ class ShardOptions(Settings):
         None,
         description="table with the columns slide, label and, if patients have more than one slide, case (or "
         "usual names such as slide_id, case_id or patient), in CSV, TSV or other text, .xlsx, .xls, .ods or "
-        "Parquet; two columns without a header are slide and label (default: what WebDataset shards or Parquet "
-        "files state)",
+        "Parquet; two columns without a header are slide and label (default: what WebDataset shards or "
+        "Parquet files state)",
     )
     out: Annotated[Path, Metavar("DIR")] = Field(
         description="folder to make; must not exist, unless you give --append"

@@ -82,15 +82,14 @@ def refuse_measurements(labels: Sequence[SlideLabel], path: Path) -> None:
     counts = Counter(said)
     numbers = {float(name) for name in counts if _NUMBER.fullmatch(name)}
     measured = [name for name in counts if _NUMBER.fullmatch(name) or _MEASURED.fullmatch(name)]
-    fine = sum(not number.is_integer() for number in numbers) + len(measured) - len(numbers)
+    fine = sum(not _NUMBER.fullmatch(name) or not float(name).is_integer() for name in measured)
     large = sum(number.is_integer() and not 0 <= number <= 10 for number in numbers)
     gapless = [set(map(float, range(first, first + len(counts)))) for first in (0, 1)]
     is_measured = len(measured) == len(counts) and not (fine == 0 and numbers in gapless)
-    many = len(counts) >= _FEW_CLASSES or (is_measured and (fine >= 3 or large >= 5))
-    alone = 2 * len(counts) > len(said)
-    if not (
-        (many and alone) or (is_measured and 10 * len(counts) > len(said) and len(counts) >= _FEW_CLASSES)
-    ):
+    ten = len(counts) >= _FEW_CLASSES
+    many = ten or (is_measured and (fine >= 3 or large >= 5))
+    cases_each = 10 if ten and is_measured else 2
+    if not many or cases_each * len(counts) <= len(said):
         return
     what = "case" if any(row.case != row.slide for row in labels) else "slide"
     single = sum(count == 1 for count in counts.values())

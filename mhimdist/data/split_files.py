@@ -272,7 +272,8 @@ def _fold(cell: str, line: int) -> str:
     """The name of a fold; 1 and 1.0 are one."""
     if is_missing(cell):
         raise ValueError(f"line {line}: the fold is missing")
-    return f"fold {re.sub(r'^([0-9]+)[.,]0+$', r'\1', cell.strip())}"
+    number = re.sub(r"^([0-9]+)[.,]0+$", r"\1", cell.strip())
+    return f"fold {number}"
 
 
 def _by_number(table: Table, name_column: int, fold_column: int) -> dict[str, Sets]:

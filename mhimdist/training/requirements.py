@@ -92,7 +92,7 @@ def outside_network(config: TrainConfig, bags: BagSource) -> BagModel:
 
 
 def notes_on_classes(bags: BagSource, splits: Sequence[Split]) -> list[str]:
-    """A line if validation or test of a fold lack a class: the metrics there are means over the others.
+    """A line if a set lacks a class, as its metrics are means over the others; one if bags are left out.
 
     Args:
         bags: the data set.
@@ -105,7 +105,21 @@ def notes_on_classes(bags: BagSource, splits: Sequence[Split]) -> list[str]:
         for number, split in enumerate(splits, 1)
     }
     text = describe_missing(lacking)
-    return [text] if text else []
+    return [each for each in (text, describe_left_out(bags, splits)) if each]
+
+
+def describe_left_out(bags: BagSource, splits: Iterable[Split]) -> str:
+    """How many bags no set of any split names, so that they are left out; empty if there are none.
+
+    Args:
+        bags: the data set.
+        splits: all splits of the run.
+    """
+    used = {key for split in splits for members in split.sets.values() for key in members}
+    if not (left := [key for key in bags.keys if key not in used]):
+        return ""
+    named = ", ".join(map(repr, left[:MAX_NAMED])) + (", ..." if len(left) > MAX_NAMED else "")
+    return f"the split names {len(bags.keys) - len(left)} of {len(bags.keys)} bags; left out: {named}"
 
 
 def describe_missing(lacking: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
