@@ -71,7 +71,7 @@ def text_of(path: Path, content: bytes, error: type[DataError]) -> Text:
     if said := _SEPARATOR_LINE.match(text):
         text = "\n" + text[said.end() :]  # a blank line, so that the others keep their numbers
     above, text = _divided(text)
-    delimiter = said[1] if said else _delimiter(text)
+    delimiter = said[1] if said else _delimiter(text, above)
     try:
         lines, comments = _parsed(text, delimiter), _parsed(above, delimiter)
     except csv.Error as problem:
@@ -165,19 +165,20 @@ def _western(path: Path, content: bytes) -> str:
         return content.decode("latin-1")
 
 
-def _delimiter(text: str) -> str:
+def _delimiter(text: str, above: str) -> str:
     """The delimiter that divides the first lines into equally many cells, and into the most.
 
-    Otherwise the one that divides all but the header so.
+    Otherwise the one that divides all but the header so. Of two, it is the one that also divides the last
+    comment so, which can be the header.
 
     A space counts only if no other delimiter does, because names and headers hold spaces.
     """
 
-    def quality(delimiter: str) -> tuple[int, bool, int]:
+    def quality(delimiter: str) -> tuple[int, bool, bool, int]:
         try:
-            lines = _parsed(text, delimiter, _LOOKED_AT)
+            lines, comments = _parsed(text, delimiter, _LOOKED_AT), _parsed(above, delimiter)
         except csv.Error:
-            return 0, False, 0
+            return 0, False, False, 0
         widths = [len(cells) for _, cells in lines]
         is_even = len(set(widths)) == 1 and widths[0] > 1
         is_quoted = text.lstrip().startswith('"')
@@ -186,7 +187,8 @@ def _delimiter(text: str) -> str:
             len(widths) > 2 and delimiter != " " and widths[0] == 1 and len(set(widths[1:])) == 1 < widths[1]
         )
         rank = 2 if is_even else int(has_row_names or has_title)
-        return rank, delimiter != " ", widths[0] if widths else 0
+        fits = bool(comments and widths) and len(comments[-1][1]) == widths[0]
+        return rank, delimiter != " ", fits, widths[0] if widths else 0
 
     return max(DELIMITERS, key=quality)
 

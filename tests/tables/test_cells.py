@@ -11,6 +11,41 @@ def test_marks_of_what_is_missing(cell: str) -> None:
     assert is_missing(f" {cell.lower()} ")
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        *(
+            "#NV",
+            "#WERT!",
+            "#BEZUG!",
+            "#DIV/0!",
+            "#ZAHL!",
+            "#NOM?",
+            "#VALEUR!",
+            "#N/D",
+            "#NOMBRE!",
+            "#¡VALOR!",
+        ),
+        *("#¿NOMBRE?", "¡REF!", "#Н/Д", "#ЗНАЧ!", "#ÜBERLAUF!", "#SPILL!", "#YOK", "####", "Err:502"),
+    ],
+)
+def test_errors_of_spreadsheets_in_any_language(cell: str) -> None:
+    assert is_missing(cell)
+    assert is_missing(f"{cell.lower()} ")
+
+
+@pytest.mark.parametrize(
+    "cell", [".", "..", "k.A.", "k. A.", "n. d.", "N. A.", "n / a", "?", "Not  Reported"]
+)
+def test_marks_of_other_programs_and_languages(cell: str) -> None:
+    assert is_missing(cell)
+
+
+@pytest.mark.parametrize("cell", ["#1", "#12", "#tumour", "C#", "wow!", "1/2", "Unknown", "missing", "other"])
+def test_signs_that_are_no_marks(cell: str) -> None:
+    assert not is_missing(cell)
+
+
 @pytest.mark.parametrize("cell", ["0", "x", "no", "negative", "nano", "-1", "unknown", "na1"])
 def test_what_is_said(cell: str) -> None:
     assert not is_missing(cell)
