@@ -92,7 +92,7 @@ def outside_network(config: TrainConfig, bags: BagSource) -> BagModel:
 
 
 def notes_on_classes(bags: BagSource, splits: Sequence[Split]) -> list[str]:
-    """A line if a set lacks a class, as its metrics are means over the others; one if bags are left out.
+    """A line if validation or test of a fold lack a class: the metrics there are means over the others.
 
     Args:
         bags: the data set.
@@ -105,7 +105,7 @@ def notes_on_classes(bags: BagSource, splits: Sequence[Split]) -> list[str]:
         for number, split in enumerate(splits, 1)
     }
     text = describe_missing(lacking)
-    return [each for each in (text, describe_left_out(bags, splits)) if each]
+    return [text] if text else []
 
 
 def describe_left_out(bags: BagSource, splits: Iterable[Split]) -> str:

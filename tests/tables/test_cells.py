@@ -1,6 +1,8 @@
+from pathlib import Path
+
 import pytest
 
-from mhimdist.tables.cells import is_missing
+from mhimdist.tables.cells import MISSING, is_missing
 
 
 @pytest.mark.parametrize(
@@ -49,3 +51,8 @@ def test_signs_that_are_no_marks(cell: str) -> None:
 @pytest.mark.parametrize("cell", ["0", "x", "no", "negative", "nano", "-1", "unknown", "na1"])
 def test_what_is_said(cell: str) -> None:
     assert not is_missing(cell)
+
+
+def test_the_documentation_lists_every_mark() -> None:
+    text = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8").lower()
+    assert [mark for mark in MISSING if mark and f"`{mark}`" not in " ".join(text.split())] == []
