@@ -1,6 +1,7 @@
 """No file, class or function is too long to be read at once, and few modules lie outside a package."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,9 @@ def test_the_package_is_a_tree_of_packages():
     assert len(list((ROOT / "mhimdist").glob("*.py"))) <= MAX_MODULES
     names = [path.name for path in FILES]
     assert not {"utils.py", "util.py", "helpers.py", "common.py", "misc.py"} & set(names)
+
+
+def test_test_files_have_names_of_their_own():
+    """Pytest imports them by their names alone, because the folders of tests are no packages."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py")
+    assert [name for name, count in names.items() if count > 1] == []

@@ -234,6 +234,7 @@ def _run(out: Path, *arguments: str) -> tuple[subprocess.CompletedProcess, dict]
     return done, json.loads((out / "gpu_check.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_command_runs_without_a_gpu(tmp_path):
     done, result = _run(tmp_path / "out", "--only", "masks", "environment")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -17,6 +17,7 @@ def _json(name: str, *arguments: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_train_step():
     pytest.importorskip("torchmil", reason="the benchmark of a step wants torchmil, of the extra bench")
     found = _json("train_step", "--instances", "300", "--rounds", "1")

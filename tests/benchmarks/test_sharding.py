@@ -7,6 +7,7 @@ import pytest
 from benchmarks import sharding
 
 
+@pytest.mark.slow
 def test_sharding_against_cp(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     sharding.main(["--json", "--gb", "0.03", "--rounds", "1", "--folder", str(tmp_path)])
     result = json.loads(capsys.readouterr().out)

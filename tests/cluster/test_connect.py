@@ -109,6 +109,7 @@ def test_ray_gets_a_short_folder_instead_of_a_long_tmpdir(monkeypatch, tmp_path)
     assert connect._temp_dir() is None
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_batch_systems_long_tmpdir_still_starts_ray(tmp_path):
     folder = tmp_path / "a-long-temporary-directory-of-a-batch-system" / "job-123456789-with-more-words-in-it"

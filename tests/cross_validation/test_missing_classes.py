@@ -65,6 +65,7 @@ def here(monkeypatch):
     monkeypatch.setattr(compare_module, "run_folds", run_folds)
 
 
+@pytest.mark.slow
 def test_tables_say_which_set_lacks_a_class(tmp_path, data, rows, here, capsys):
     file = _split_file(tmp_path, rows, ("train", "validation"))
     job = CrossValidation(home=tmp_path, name="it", seeds=(1,), split_file=file, train=BASE)

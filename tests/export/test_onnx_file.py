@@ -113,6 +113,7 @@ def test_without_the_extra_the_error_says_what_to_install(tmp_path, monkeypatch)
         onnx_file.write(tmp_path / "a.onnx", {}, exported.header_of("abmil"))
 
 
+@pytest.mark.slow
 def test_bags_of_the_real_width_export_too(tmp_path):
     settings = exported.model_settings.TransMIL(hidden_dim=64, num_heads=8, num_landmarks=256)
     network = exported.build(settings, num_features=1024, num_classes=2, seed=0)

@@ -93,6 +93,7 @@ def test_without_attention_patches_rank_by_the_predicted_class(tmp_path, grid):
     assert measured["probability of tumor percentile"] == pytest.approx(100 * 44.5 / 48, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_large_slide_is_streamed_into_a_file_below_25_mb(tmp_path):
     rng = np.random.default_rng(0)
     size = 45_000

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray
 from job_scripts import run_here
 
 import mhimdist as mh
@@ -154,7 +155,10 @@ def test_the_number_of_threads_changes_no_bit(trained, shards, tmp_path):
 @pytest.mark.timeout(300)
 def test_ray_tasks_give_the_same_bits(trained, shards, tmp_path):
     here = mh.predict(trained, shards.folder, tmp_path / "here", cases="union", scores=True)
-    there = mh.predict(trained, shards.folder, tmp_path / "there", cases="union", scores=True, workers=2)
+    try:
+        there = mh.predict(trained, shards.folder, tmp_path / "there", cases="union", scores=True, workers=2)
+    finally:
+        ray.shutdown()
     for name in ("predictions", "cases"):
         assert _rows(here, name) == _rows(there, name)
     assert len(list((there / "scores").glob("*.parquet"))) == len(shards)

@@ -32,6 +32,7 @@ def split(data):
     return holdout(bags.keys, bags.cases, bags.labels_N, test_share=0.3, validation_share=0.3, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_two_processes_measure_an_epoch_together_as_children_of_a_ray_task(data, split):
     """If one did not come to the barrier, the other one would fail after `LONGEST_WAIT_S`."""
@@ -42,6 +43,7 @@ def test_two_processes_measure_an_epoch_together_as_children_of_a_ray_task(data,
         ray.shutdown()
 
 
+@pytest.mark.slow
 def test_why_they_failed_is_said_and_neither_waits_for_the_other(data, split, tmp_path):
     with pytest.raises(
         SweepError, match=r"failed beside each other on one GPU.*gpus_per_run 1 \(ManifestError: no"

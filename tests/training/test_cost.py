@@ -3,6 +3,8 @@
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
+import pytest
+
 from mhimdist.config.train import load_config
 from mhimdist.training.cost import measure
 
@@ -17,6 +19,7 @@ def _config(**changes):
     return load_config(tree).override(changes)
 
 
+@pytest.mark.slow
 def test_parameters_are_exact_and_a_larger_network_takes_more_memory(bags):
     split = bags.holdout()
     configs = [

@@ -146,6 +146,7 @@ def test_a_graph_records_the_exchange_of_nccl(tmp_path, precision):
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_every_worker_raises_where_a_feature_of_one_is_not_finite(tmp_path):
     """On a CPU, where the host reads the verdict at once: no worker is left waiting for another."""
     torch.multiprocessing.spawn(_fail, (str(tmp_path),), nprocs=2)

@@ -218,6 +218,7 @@ def _meet_without_the_last(rank: int, folder: str) -> None:
     os._exit(0)
 
 
+@pytest.mark.slow
 def test_every_survivor_names_the_dead_worker(tmp_path):
     """The control group is broken then, and some of them notice it only after the timeout."""
     torch.multiprocessing.spawn(_meet_without_the_last, (str(tmp_path),), nprocs=3)
