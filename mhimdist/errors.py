@@ -33,6 +33,14 @@ class SplitError(DataError):
     """A split is impossible (too few cases), or one case is in two of its sets."""
 
 
+class UndefinedError(DataError):
+    """A statistic is not defined for its inputs, such as the AUC of one class; the message says why."""
+
+
+class ComparisonError(MhimdistError):
+    """Results cannot be compared: they are of other data, other test slides or another protocol."""
+
+
 class CheckpointError(MhimdistError):
     """A checkpoint is missing, damaged, or belongs to another model or configuration."""
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from mhimdist.report import formats
 from mhimdist.report.text_table import Grid
-from mhimdist.training import metrics
+from mhimdist.statistics import metrics
 from mhimdist.training.result import Protocol, Result
 
 METRICS = ("auc", "accuracy", "f1", "precision", "recall")
@@ -263,6 +263,7 @@ class Comparison:
     def json(self) -> str:
         """Everything except the scores of single bags, which are in the runs' folders, as JSON."""
         large = {"keys", "cases", "labels", "probabilities"}
+        large |= {f"validation_{name}" for name in large}
         rows = [
             self.record(row)
             | {

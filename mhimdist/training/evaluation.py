@@ -14,7 +14,8 @@ from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.splits import Split
 from mhimdist.errors import NonFiniteError
 from mhimdist.models import BagModel
-from mhimdist.training import denormals, metrics
+from mhimdist.statistics import metrics
+from mhimdist.training import denormals
 
 
 @dataclass(frozen=True)

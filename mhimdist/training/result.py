@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from mhimdist.training.metrics import Scores
+from mhimdist.statistics.metrics import Scores
 
 Protocol = Literal["strict", "paper"]
 OUTSIDE_WEIGHTS = (
@@ -29,8 +29,13 @@ class Result:
         validation: metrics of the selected epoch's student on the validation bags, at their Youden threshold.
         test: the same student's metrics on the test bags, at the same threshold.
         keys, cases, labels, probabilities: one entry per test bag.
+<<<<<<< HEAD
         missing_classes: classes without a bag in the validation or the test set, by the set's name; the
             metrics there are means over the other classes.
+=======
+        validation_keys, validation_cases, validation_labels, validation_probabilities: one entry per
+            validation bag, such as for fitting a temperature; empty if an earlier release wrote the result.
+>>>>>>> stats
         note: what may make the figures optimistic, apart from the protocol; empty if nothing does.
     """
 
@@ -50,6 +55,10 @@ class Result:
     cases: Sequence[str]
     labels: Sequence[int]
     probabilities: Sequence[Sequence[float]]
+    validation_keys: Sequence[str] = ()
+    validation_cases: Sequence[str] = ()
+    validation_labels: Sequence[int] = ()
+    validation_probabilities: Sequence[Sequence[float]] = ()
     note: str = ""
     missing_classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -57,3 +66,11 @@ class Result:
     def scores(self) -> Scores:
         """The test bags' scores."""
         return Scores(np.array(self.labels), np.array(self.probabilities), self.cases)
+
+    @property
+    def validation_scores(self) -> Scores | None:
+        """The validation bags' scores; None if an earlier release wrote the result."""
+        if not self.validation_keys:
+            return None
+        labels_N, probabilities_NC = np.array(self.validation_labels), np.array(self.validation_probabilities)
+        return Scores(labels_N, probabilities_NC, self.validation_cases)

@@ -7,7 +7,7 @@ from data_prep import digits
 from mhimdist.config.presets import preset
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import k_folds
-from mhimdist.training import metrics
+from mhimdist.statistics import metrics
 from mhimdist.training.fold import Fold, run_fold
 
 CONFIG = preset("c16", "abmil").override(

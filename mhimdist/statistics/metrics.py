@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from sklearn import metrics as sk
 
+from mhimdist.statistics.bootstrap import LEAST_DEFINED, case_counts
+
 
 def auc(labels_N: np.ndarray, probabilities_NC: np.ndarray) -> float | None:
     """Area under the ROC curve; for C > 2 the mean over the classes that have bags, each against the rest.
@@ -117,8 +119,7 @@ def auc_interval(
         return None
     names = sorted({case for part in parts for case in part.cases})
     index = {name: i for i, name in enumerate(names)}
-    generator = np.random.default_rng(seed)
-    counts_RK = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=num_resamples)
+    counts_RK = case_counts(len(names), num_resamples, seed)
     aucs_RP = np.stack(
         [_resampled_auc(part, counts_RK[:, [index[case] for case in part.cases]]) for part in parts], axis=1
     )
@@ -172,3 +173,46 @@ def mean_and_std(values_SF: Sequence[Sequence[float]]) -> tuple[float, float | N
     means = [float(np.mean(values)) for values in values_SF]
     spread = means if len(means) > 1 else list(values_SF[0])
     return float(np.mean(means)), float(np.std(spread)) if len(spread) > 1 else None
+
+
+def auc_difference_interval(
+    first: Sequence[Scores],
+    second: Sequence[Scores],
+    *,
+    num_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float] | None:
+    """Percentile bootstrap interval of the difference of two mean AUCs; a resample draws cases for both.
+
+    Args:
+        first, second: scores of each network of the one and of the other, as in `auc_interval`.
+        num_resamples, level, seed: as in `auc_interval`.
+
+    Returns:
+        The interval's ends, or None if the AUC of a part is undefined, or fewer than `LEAST_DEFINED` of the
+            resamples have one.
+    """
+    parts = [*first, *second]
+    if not (first and second) or any(auc(part.labels_N, part.probabilities_NC) is None for part in parts):
+        return None
+    names = sorted({case for part in parts for case in part.cases})
+    index = {name: i for i, name in enumerate(names)}
+    counts_RK = case_counts(len(names), num_resamples, seed)
+
+    def means(networks: Sequence[Scores]) -> np.ndarray:
+        """The mean AUC of each resample, shape R; a part that lacks a class there is left out of it."""
+        rows = [[index[case] for case in part.cases] for part in networks]
+        aucs_PR = np.stack(
+            [_resampled_auc(p, counts_RK[:, row]) for p, row in zip(networks, rows, strict=True)]
+        )
+        num_R = np.isfinite(aucs_PR).sum(axis=0)
+        total_R = np.nansum(aucs_PR, axis=0)
+        return np.divide(total_R, num_R, out=np.full(num_resamples, np.nan), where=num_R > 0)
+
+    differences_R = means(first) - means(second)
+    differences_R = differences_R[np.isfinite(differences_R)]
+    if len(differences_R) < LEAST_DEFINED * num_resamples:
+        return None
+    low, high = np.quantile(differences_R, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from mhimdist.training import metrics
+from mhimdist.statistics import metrics
 
 pytestmark = pytest.mark.numeric
 

@@ -1,0 +1,372 @@
+"""What can be compared, read from its folder: the test scores of every network of a configuration.
+
+A folder is a finished fold, a cross-validation, a sweep with final runs, or a folder of predictions. Only
+JSON and Parquet are read; no network is loaded.
+
+Dimensions: N slides, C classes.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mhimdist import files
+from mhimdist.config.options import leaves
+from mhimdist.errors import ComparisonError
+from mhimdist.report import formats
+from mhimdist.statistics.metrics import Scores
+
+PREDICTIONS, PREDICTION_FILE = "predictions.parquet", "prediction.json"
+_RESULT, _TABLE = "result.json", "table.json"
+_OF_FOLDS = ("folds", "final")
+"""Where a cross-validation and a sweep have the folders of their folds."""
+_NEEDED = (
+    *("protocol", "seed", "fold", "config_digest", "split_digest", "data_digest", "test"),
+    *("keys", "cases", "labels", "probabilities"),
+)
+_IGNORED = ("seed", "device")
+"""Settings that do not tell two configurations apart."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """The test scores of one network, or of one ensemble.
+
+    Attributes:
+        keys: the slides that it was tested on.
+        scores: their labels, probabilities and cases.
+        threshold: with two classes, the lowest probability of the second one that is called positive.
+        fold, seed: its fold, counted from 1, and its seed; None for an ensemble.
+        num_train, num_test: bags of its split that trained and that tested; None if there is no split.
+    """
+
+    keys: tuple[str, ...]
+    scores: Scores
+    threshold: float | None
+    fold: int | None = None
+    seed: int | None = None
+    num_train: int | None = None
+    num_test: int | None = None
+
+    def only(self, slides: Iterable[str]) -> "Network | None":
+        """The same network on these of its slides; None if it tested none of them."""
+        wanted = set(slides)
+        rows = [i for i, key in enumerate(self.keys) if key in wanted]
+        if not rows:
+            return None
+        scores = Scores(
+            self.scores.labels_N[rows],
+            self.scores.probabilities_NC[rows],
+            [self.scores.cases[i] for i in rows],
+        )
+        return replace(self, keys=tuple(self.keys[i] for i in rows), scores=scores)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One side of a comparison: a configuration under one protocol.
+
+    Attributes:
+        name: its name in tables.
+        folder: where it was read.
+        networks: its networks, by seed, then fold.
+        settings: its settings by dotted path, without seed and device; empty for an ensemble.
+        protocol: "strict", "paper", or what made an ensemble.
+        data_digest: digest of the data set that its slides are of.
+        dataset: the data set's name.
+        classes: the names of its classes; empty if they are not known.
+        notes: what a reader of its figures must know.
+    """
+
+    name: str
+    folder: Path
+    networks: tuple[Network, ...]
+    settings: Mapping[str, object]
+    protocol: str
+    data_digest: str
+    dataset: str
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_seeds(self) -> int:
+        """The number of different seeds."""
+        return len({network.seed for network in self.networks})
+
+    @property
+    def num_folds(self) -> int:
+        """The most folds of any seed."""
+        seeds = [network.seed for network in self.networks]
+        return max(seeds.count(seed) for seed in set(seeds))
+
+    @property
+    def size(self) -> str:
+        """Folds and seeds in words."""
+        if all(network.fold is None for network in self.networks):
+            return "predictions"
+        return f"{formats.count(self.num_folds, 'fold')} x {formats.count(self.num_seeds, 'seed')}"
+
+
+def read_entries(run: str | Path) -> list[Entry]:
+    """The configurations in a folder.
+
+    Args:
+        run: the folder, or the name of a folder below `runs/` of `MHIMDIST_HOME`. `folder::name` takes one of
+            several configurations, by its name or the start of its digest.
+
+    Raises:
+        ComparisonError: the folder holds nothing that was tested, or no configuration of this name.
+    """
+    folder, _, wanted = str(run).partition("::")
+    path = _found(folder)
+    if (path / PREDICTIONS).exists():
+        return [_prediction(path)]
+    if (path / _RESULT).exists() and "keys" in _json(path / _RESULT):
+        return _configurations(path, [path], {})
+    holder = next((path / name for name in _OF_FOLDS if (path / name).is_dir()), path)
+    folds = sorted(each.parent for each in holder.glob(f"fold-*/{_RESULT}"))
+    if not folds:
+        raise ComparisonError(
+            f"{path}: expected a finished fold, a cross-validation, a sweep with final runs or a folder of "
+            f"predictions, found no fold-*/{_RESULT} and no {PREDICTIONS}"
+        )
+    entries = _configurations(path, folds, _json(path / _TABLE) if (path / _TABLE).exists() else {})
+    return [entry for entry in entries if not wanted or _is_named(entry, wanted)] or _refuse(
+        path, wanted, entries
+    )
+
+
+def _refuse(path: Path, wanted: str, entries: Sequence[Entry]) -> list[Entry]:
+    names = ", ".join(entry.name for entry in entries)
+    raise ComparisonError(f"{path} holds no configuration {wanted!r}; it has {names}")
+
+
+def _is_named(entry: Entry, wanted: str) -> bool:
+    return entry.name == wanted or entry.name.rpartition(" ")[2].startswith(wanted)
+
+
+def _found(folder: str) -> Path:
+    given = Path(folder).expanduser()
+    for path in (given, files.home() / "runs" / folder):
+        if path.is_dir():
+            return path
+    raise ComparisonError(f"{folder}: expected an existing folder, found none here or in {files.home()}/runs")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ComparisonError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise ComparisonError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _configurations(path: Path, folders: Sequence[Path], table: Mapping[str, Any]) -> list[Entry]:
+    """The configurations that the folds of a folder belong to, in the order of its table if it has one."""
+    known = {
+        (result["config_digest"], result["split_digest"], row["protocol"]): (number, row["name"])
+        for number, row in enumerate(table.get("rows", ()))
+        for result in row["results"]
+    }
+    groups: dict[tuple[Any, ...], list[tuple[Network, Mapping[str, Any], Mapping[str, Any], Path]]] = {}
+    for folder in folders:
+        result, config = _json(folder / _RESULT), _json(folder / "config.json")
+        network = _network(folder, result)
+        if network is None:
+            continue
+        name = known.get((result["config_digest"], result["split_digest"], result["protocol"]))
+        if known and name is None:
+            continue  # an earlier command with other options trained it
+        settings = _settings(config)
+        kind = name or (len(known), json.dumps(settings, sort_keys=True))
+        groups.setdefault((*kind, result["protocol"]), []).append((network, result, settings, folder))
+    if not groups:
+        raise ComparisonError(
+            f"{path}: its folds were not tested, as a search tests none; give a cross-validation, or a sweep "
+            "for its final runs"
+        )
+    dataset = _dataset(path, table)
+    rows = {(row["name"], row["protocol"]): row for row in table.get("rows", ())}
+    # By the number in the table, or in the order of the folders.
+    ordered = sorted(groups.items(), key=lambda item: item[0][0])
+    return _unique([_entry(path, group, dataset, key, rows) for key, group in ordered])
+
+
+def _entry(
+    path: Path,
+    group: Sequence[tuple[Network, Mapping[str, Any], Mapping[str, Any], Path]],
+    dataset: str,
+    key: tuple[Any, ...],
+    rows: Mapping[tuple[str, str], Mapping[str, Any]],
+) -> Entry:
+    _, first, settings, folder = group[0]
+    networks = sorted((each[0] for each in group), key=lambda n: (n.seed or 0, n.fold or 0))
+    places = [(network.seed, network.fold) for network in networks]
+    if len(set(places)) < len(places):
+        raise ComparisonError(
+            f"{path}: expected one split per fold and seed, got several; name a folder with the folds of one "
+            "command, or run that command again to write its table.json"
+        )
+    digests = {result["data_digest"] for _, result, _, _ in group}
+    if len(digests) > 1:
+        raise ComparisonError(f"{path}: its folds are of {len(digests)} data sets: {', '.join(digests)}")
+    row = rows.get((key[1], first["protocol"]), {})
+    notes = {result.get("note", "") for _, result, _, _ in group}
+    if row.get("runs") != row.get("runs_planned"):
+        notes.add(f"{row['runs']} of {row['runs_planned']} runs are finished")
+    return Entry(
+        name=key[1] if row else _name(settings),
+        folder=path,
+        networks=tuple(networks),
+        settings=settings,
+        protocol=first["protocol"],
+        data_digest=first["data_digest"],
+        dataset=dataset or f"data set {first['data_digest'][:8]}",
+        classes=_classes(folder),
+        notes=tuple(sorted(filter(None, notes))),
+    )
+
+
+def _network(folder: Path, result: Mapping[str, Any]) -> Network | None:
+    """The test scores of a fold; None if it was not tested."""
+    file = folder / _RESULT
+    if missing := [name for name in _NEEDED if name not in result]:
+        raise ComparisonError(f"{file} is not a result of this release: it has no {', '.join(missing)}")
+    if not result["keys"]:
+        return None
+    split = _json(folder / "split.json")
+    scores = _scores(file, result["keys"], result["labels"], result["probabilities"], result["cases"])
+    return Network(
+        keys=tuple(result["keys"]),
+        scores=scores,
+        threshold=result["test"].get("threshold"),
+        fold=result["fold"],
+        seed=result["seed"],
+        num_train=len(split.get("train", ())),
+        num_test=len(result["keys"]),
+    )
+
+
+def _scores(
+    file: Path,
+    keys: Sequence[str],
+    labels: Sequence[int],
+    probabilities: Sequence[Sequence[float]],
+    cases: Sequence[str],
+) -> Scores:
+    try:
+        labels_N = np.array(labels, dtype=np.int64)
+        probabilities_NC = np.array(probabilities, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ComparisonError(f"{file}: its labels and probabilities are not numbers: {error}") from None
+    if probabilities_NC.ndim != 2 or not len(keys) == len(labels_N) == len(probabilities_NC) == len(cases):
+        raise ComparisonError(
+            f"{file}: expected a label, a case and the probabilities of every class per slide, got "
+            f"{len(keys)} slides, {len(labels_N)} labels, {len(cases)} cases and probabilities of shape "
+            f"{probabilities_NC.shape}"
+        )
+    if not np.isfinite(probabilities_NC).all():
+        slide = keys[int(np.argwhere(~np.isfinite(probabilities_NC))[0][0])]
+        raise ComparisonError(f"{file}: the probabilities of slide {slide!r} are not finite")
+    if len(set(keys)) < len(keys):
+        twice = next(key for i, key in enumerate(keys) if key in keys[:i])
+        raise ComparisonError(f"{file}: expected each slide once, got {twice!r} twice")
+    if not 0 <= labels_N.min() <= labels_N.max() < probabilities_NC.shape[1]:
+        raise ComparisonError(f"{file}: a label is none of the {probabilities_NC.shape[1]} classes")
+    return Scores(labels_N, probabilities_NC, list(cases))
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, object]:
+    """The settings that tell configurations apart; the weights of a teacher may be another file per fold."""
+    flat = {path: value for path, value in leaves(config) if path not in _IGNORED}
+    if flat.get("teacher.weights") is not None:
+        flat["teacher.weights"] = "one per run"
+    return flat
+
+
+def _name(settings: Mapping[str, object]) -> str:
+    model = str(settings.get("model.name", "model"))
+    return model if settings.get("teacher.kind") in (None, "none") else f"MHIM ({model})"
+
+
+def _unique(entries: list[Entry]) -> list[Entry]:
+    """Tell configurations of one name and protocol apart by what their settings hash to."""
+    named = [(entry.name, entry.protocol) for entry in entries]
+    return [
+        replace(entry, name=f"{entry.name} {settings_digest(entry.settings)}")
+        if named.count((entry.name, entry.protocol)) > 1
+        else entry
+        for entry in entries
+    ]
+
+
+def settings_digest(settings: Mapping[str, object]) -> str:
+    """Six hex digits that tell settings apart."""
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=3).hexdigest()
+
+
+def _dataset(path: Path, table: Mapping[str, Any]) -> str:
+    """The data set's name, from the table or from the options of the command; "" if neither is there."""
+    if "dataset" in table:
+        return str(table["dataset"])
+    for folder in (path, path.parent, path.parent.parent):
+        for name in ("options.json", "sweep.json"):
+            if (folder / name).exists():
+                return Path(str(_json(folder / name).get("data", ""))).name
+    return ""
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    """The classes of a fold, as its student's description has them."""
+    state = folder / "best_student" / "state.json"
+    return tuple(_json(state).get("state", {}).get("classes", ())) if state.exists() else ()
+
+
+def _prediction(path: Path) -> Entry:
+    """The predictions of an ensemble, which are one network's scores."""
+    import pyarrow
+    from pyarrow import parquet
+
+    about, file = _json(path / PREDICTION_FILE), path / PREDICTIONS
+    try:
+        columns = parquet.read_table(file).to_pydict()
+    except (OSError, pyarrow.ArrowInvalid) as error:
+        raise ComparisonError(f"{file} cannot be read: {error}") from None
+    classes = tuple(about.get("classes", ()))
+    needed = ["slide", "case", "label", "threshold", *(f"probability_{name}" for name in classes)]
+    if not classes or any(name not in columns for name in needed):
+        missing = [name for name in needed if name not in columns] or ["classes in prediction.json"]
+        raise ComparisonError(f"{file}: expected the columns of a prediction, found no {', '.join(missing)}")
+    rows = [i for i, label in enumerate(columns["label"]) if label in classes]
+    if not rows:
+        raise ComparisonError(f"{file}: no slide has a known label; predict with --labels to compare")
+
+    def column(name: str) -> list[Any]:
+        return [columns[name][i] for i in rows]
+
+    probabilities = list(zip(*(column(f"probability_{name}") for name in classes), strict=True))
+    labels = [classes.index(label) for label in column("label")]
+    scores = _scores(file, column("slide"), labels, probabilities, column("case"))
+    data = about.get("data", {})
+    notes = tuple(map(str, about.get("warnings", ())))
+    if unlabelled := len(columns["label"]) - len(rows):
+        notes += (f"{formats.count(unlabelled, 'slide')} without a label are left out",)
+    return Entry(
+        name=path.name,
+        folder=path,
+        networks=(Network(tuple(column("slide")), scores, columns["threshold"][rows[0]]),),
+        settings={},
+        protocol=str(about.get("protocol", "unknown")),
+        data_digest=str(data.get("digest", "")),
+        dataset=Path(str(data.get("path", "the data"))).name,
+        classes=classes,
+        notes=notes,
+    )

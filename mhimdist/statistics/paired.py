@@ -1,0 +1,150 @@
+"""Paired tests of two classifiers beside DeLong's, and the adjustment for several pairs.
+
+Dimensions: N bags, K cases, J folds x seeds.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from mhimdist.errors import UndefinedError
+from mhimdist.statistics.results import Tested, normal_quantile
+
+
+def mcnemar(
+    only_first: int, only_second: int, method: Literal["exact", "mid-p", "chi2"] = "exact"
+) -> tuple[float, float]:
+    """McNemar's test of two classifiers on the same independent bags.
+
+    Args:
+        only_first: number of bags that only the first one classifies correctly.
+        only_second: number of bags that only the second one classifies correctly.
+        method: "exact" (binomial), "mid-p" (the binomial, less conservative), or "chi2" without continuity
+            correction. Fagerland et al. (2013) compare them.
+
+    Returns:
+        The statistic, which is the smaller number unless the method is "chi2", and the two-sided p-value.
+
+    Raises:
+        UndefinedError: a number is negative.
+    """
+    from scipy.stats import binom, chi2
+
+    if min(only_first, only_second) < 0:
+        raise UndefinedError(f"expected numbers of bags, got {only_first} and {only_second}")
+    fewer, both = min(only_first, only_second), only_first + only_second
+    if both == 0:
+        return 0.0, 1.0
+    if method == "chi2":
+        statistic = (only_first - only_second) ** 2 / both
+        return statistic, float(chi2.sf(statistic, 1))
+    tail = binom.cdf(fewer, both, 0.5) - (0.5 * binom.pmf(fewer, both, 0.5) if method == "mid-p" else 0)
+    return float(fewer), float(min(1.0, 2 * tail))
+
+
+def clustered_mcnemar(gains_K: np.ndarray) -> tuple[float, float]:
+    """McNemar's test where a case may have several bags (Yang, Sun and Hardin, 2010).
+
+    With one bag per case it is McNemar's chi-square without continuity correction.
+
+    Args:
+        gains_K: per case, the number of bags that only the first classifies correctly minus the number that
+            only the second does.
+
+    Returns:
+        The chi-square statistic with one degree of freedom, and the p-value.
+    """
+    from scipy.stats import chi2
+
+    spread = float((gains_K.astype(np.float64) ** 2).sum())
+    if spread == 0:
+        return 0.0, 1.0
+    statistic = float(gains_K.sum()) ** 2 / spread
+    return statistic, float(chi2.sf(statistic, 1))
+
+
+def accuracy_test(
+    first_N: np.ndarray, second_N: np.ndarray, cases: Sequence[str], *, level: float = 0.95
+) -> Tested:
+    """The test of the difference of two accuracies on the same bags.
+
+    The p-value is exact McNemar's if every case has one bag, otherwise `clustered_mcnemar`'s. The interval is
+    Obuchowski's (1998): cases are the observations.
+
+    Args:
+        first_N, second_N: bool; whether each classifies a bag correctly.
+        cases: the case of each bag.
+        level: confidence level of the difference's interval, in (0, 1).
+
+    Raises:
+        UndefinedError: there are fewer than two cases, or the lengths differ.
+    """
+    if not len(first_N) == len(second_N) == len(cases):
+        sizes = f"{len(first_N)}, {len(second_N)} and {len(cases)}"
+        raise UndefinedError(f"expected the same bags for both and a case per bag, got {sizes}")
+    gains_N = first_N.astype(np.int64) - second_N.astype(np.int64)
+    names, place_N = np.unique(np.asarray(cases, dtype=str), return_inverse=True)
+    if len(names) < 2:
+        raise UndefinedError(f"expected at least two cases, got {len(names)}")
+    bags_K, gains_K = np.bincount(place_N), np.bincount(place_N, gains_N)
+    difference = float(gains_N.mean())
+    residual = ((gains_K - bags_K * difference) ** 2).sum() * len(names) / (len(names) - 1)
+    reach = normal_quantile(level) * np.sqrt(residual) / len(gains_N)
+    only_first, only_second = int((gains_N > 0).sum()), int((gains_N < 0).sum())
+    if bags_K.max() == 1:
+        statistic, p = mcnemar(only_first, only_second)
+        how = "exact"
+    else:
+        statistic, p = clustered_mcnemar(gains_K)
+        how = "clustered by case"
+    note = f"{how}; only the first is right on {only_first} bags, only the second on {only_second}"
+    return Tested(difference, difference - float(reach), difference + float(reach), statistic, p, note)
+
+
+def corrected_t(differences_J: Sequence[float], test_to_train: float, *, level: float = 0.95) -> Tested:
+    """The corrected resampled t-test of Nadeau and Bengio (2003), over folds and their repetitions.
+
+    Folds share training data, so their differences are not independent; the correction adds the ratio of the
+    test set's size to the training set's (Bouckaert and Frank, 2004, for repeated folds).
+
+    Args:
+        differences_J: the difference of the metric on each fold and seed, at least two.
+        test_to_train: bags that test divided by bags that train.
+        level: confidence level of the mean's interval, in (0, 1).
+
+    Raises:
+        UndefinedError: there are fewer than two folds, a difference is not finite, all of them are equal but
+            not zero, or the ratio is not positive.
+    """
+    from scipy.stats import t
+
+    values_J = np.asarray(differences_J, dtype=np.float64)
+    if len(values_J) < 2 or not np.isfinite(values_J).all():
+        raise UndefinedError(f"expected finite differences of at least two folds, got {values_J.tolist()}")
+    if not test_to_train > 0:
+        raise UndefinedError(f"expected test bags / training bags > 0, got {test_to_train}")
+    mean, spread = float(values_J.mean()), float(values_J.std(ddof=1))
+    degrees = len(values_J) - 1
+    note = f"{degrees} degrees of freedom, test / train {test_to_train:.3g}"
+    if spread <= 1e-12:
+        if abs(mean) <= 1e-12:
+            return Tested(0.0, 0.0, 0.0, 0.0, 1.0, note)
+        raise UndefinedError(
+            f"all {len(values_J)} differences are {mean:.3g}: they have no spread to test by"
+        )
+    error = spread * np.sqrt(1 / len(values_J) + test_to_train)
+    statistic, reach = mean / error, t.ppf((1 + level) / 2, degrees) * error
+    p = float(2 * t.sf(abs(statistic), degrees))
+    return Tested(mean, float(mean - reach), float(mean + reach), float(statistic), p, note)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's (1979) adjusted p-values, in the given order; a missing one stays None and is not counted."""
+    order = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for rank, (p, i) in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p))
+        adjusted[i] = highest
+    return adjusted
