@@ -16,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mhimdist.comparison.compare import compare
     from mhimdist.config.presets import preset
     from mhimdist.config.train import TrainConfig
     from mhimdist.cross_validation.compare import run_cross_validation
@@ -38,6 +39,7 @@ __all__ = [
     "Sweep",
     "TrainConfig",
     "__version__",
+    "compare",
     "evaluate",
     "holdout",
     "k_folds",
@@ -55,6 +57,7 @@ _MODULES = {
     "Split": "data.splits",
     "Sweep": "search.options",
     "TrainConfig": "config.train",
+    "compare": "comparison.compare",
     "evaluate": "training.evaluation",
     "holdout": "data.splits",
     "k_folds": "data.splits",

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from job_scripts import run_here
+from written_runs import MASKED, PLAIN, write_cross_validation
 
 from data_prep import digits
 from data_prep.readers.stated import Stated
@@ -35,7 +36,7 @@ TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text() for page in PAGES}
 MAX_README_LINES = 200
 
 each_page = pytest.mark.parametrize("page", TEXTS)
-STARTS_RAY = ("run_cross_validation(", "run_sweep(", "load_student(")
+STARTS_RAY = ("run_cross_validation(", "run_sweep(", "load_student(", "mh.compare(")
 """Python blocks with these are slow, or need what those leave."""
 NEEDS_A_CLUSTER = (
     *("ray up ", "ray down ", "ray dashboard ", "RAY_AUTH_MODE=token ray get-auth-token "),
@@ -195,7 +196,11 @@ def test_sharding_on_a_cluster_is_a_command_that_is_understood():
     assert str(options.out) == "/shared/shards/c16"
 
 
-@pytest.mark.parametrize("command", _all_commands("python jobs/"))
+COMPARES = "python jobs/compare.py "
+"""A job that reads finished runs; all others train."""
+
+
+@pytest.mark.parametrize("command", [c for c in _all_commands("python jobs/") if not c.startswith(COMPARES)])
 def test_the_options_of_jobs_are_understood(command, monkeypatch):
     """Each job is run up to the call that would start Ray."""
     started = []
@@ -235,13 +240,34 @@ def _quick(command: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    "command", [c for c in _all_commands("python jobs/") if "://" not in c and "/shared/" not in c]
+    "command",
+    [
+        command
+        for command in _all_commands("python jobs/")
+        if "://" not in command and "/shared/" not in command and not command.startswith(COMPARES)
+    ],
 )
 def test_the_jobs_run(command, workplace):
     (workplace / "shards").symlink_to(workplace / "data" / "digits-c16")
     printed = _run(_quick(command), workplace)
     assert ("inflation" in printed) == ("both" in command)
     assert "Best trials" in printed or "tables: " in printed
+
+
+@pytest.mark.parametrize("command", _all_commands(COMPARES))
+def test_the_comparisons_run(command, tmp_path, monkeypatch, capsys):
+    """On folders as finished runs leave them."""
+    for name, shift in (("train_c16", 1.2), ("tune_c16", 1.0)):
+        write_cross_validation(
+            tmp_path / "runs" / name, {"MHIM (abmil)": (MASKED, shift), "abmil": (PLAIN, 0.8)}
+        )
+    monkeypatch.setenv("MHIMDIST_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", shlex.split(command)[1:])
+    with contextlib.chdir(tmp_path):
+        runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
+    assert "On 60 test cases of digits (3 folds x 2 seeds, strict protocol), " in capsys.readouterr().out
+    if "--out" in sys.argv:
+        assert (tmp_path / sys.argv[sys.argv.index("--out") + 1] / "comparison.md").exists()
 
 
 def test_the_job_that_is_submitted_to_a_cluster_fits_its_upload():

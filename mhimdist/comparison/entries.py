@@ -358,7 +358,7 @@ def _prediction(path: Path) -> Entry:
     data = about.get("data", {})
     notes = tuple(map(str, about.get("warnings", ())))
     if unlabelled := len(columns["label"]) - len(rows):
-        notes += (f"{formats.count(unlabelled, 'slide')} without a label are left out",)
+        notes += (f"left out, as the label is unknown: {formats.count(unlabelled, 'slide')}",)
     return Entry(
         name=path.name,
         folder=path,

@@ -68,10 +68,6 @@ def classification(
     }
 
 
-LEAST_DEFINED = 0.1
-"""Least share of the resamples that an interval is drawn from."""
-
-
 @dataclass(frozen=True)
 class Scores:
     """One network's scores of bags that it was not trained on.

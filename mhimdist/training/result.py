@@ -28,14 +28,11 @@ class Result:
         num_parameters: parameters of the student.
         validation: metrics of the selected epoch's student on the validation bags, at their Youden threshold.
         test: the same student's metrics on the test bags, at the same threshold.
-        keys, cases, labels, probabilities: one entry per test bag.
-<<<<<<< HEAD
-        missing_classes: classes without a bag in the validation or the test set, by the set's name; the
-            metrics there are means over the other classes.
-=======
         validation_keys, validation_cases, validation_labels, validation_probabilities: one entry per
             validation bag, such as for fitting a temperature; empty if an earlier release wrote the result.
->>>>>>> stats
+        keys, cases, labels, probabilities: one entry per test bag.
+        missing_classes: classes without a bag in the validation or the test set, by the set's name; the
+            metrics there are means over the other classes.
         note: what may make the figures optimistic, apart from the protocol; empty if nothing does.
     """
 

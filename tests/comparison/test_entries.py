@@ -161,7 +161,7 @@ def test_a_folder_of_predictions_is_one_network(tmp_path):
     folder = write_prediction(tmp_path / "p", labels, [0.1, 0.9, 0.5, 0.3])
     (entry,) = read_entries(folder)
     assert (entry.name, entry.protocol, entry.dataset, entry.size) == ("p", "strict", "other", "predictions")
-    assert entry.notes == ("w", "1 slide without a label are left out")
+    assert entry.notes == ("w", "left out, as the label is unknown: 1 slide")
     (network,) = entry.networks
     assert network.keys == ("s000", "s001", "s003")
     assert network.scores.labels_N.tolist() == [0, 1, 1]

@@ -66,7 +66,7 @@ def test_what_no_option_makes_comparable(common):
         on_the_same_slides(named, common=common)
     (network,) = one.networks
     flipped = replace(network, scores=replace(network.scores, labels_N=1 - network.scores.labels_N))
-    with pytest.raises(ComparisonError, match="slide 's0' is case 'c0' of class 0 for one, and .* class 1"):
+    with pytest.raises(ComparisonError, match=r"slide 's0' is case 'c0' of class 0 for one, and .* class 1"):
         on_the_same_slides([one, _entry("two", [flipped])], common=common)
     three = replace(network, scores=replace(network.scores, probabilities_NC=np.full((8, 3), 1 / 3)))
     with pytest.raises(ComparisonError, match="same classes, got 2 for one and 3 for two"):
@@ -126,8 +126,8 @@ def test_folds_are_compared_only_where_both_have_the_same(sides):
     seed_one = replace(second, networks=tuple(n for n in second.networks if n.seed == 1))
     *_, folds, _ = paired_tests(first, seed_one, **HOW)
     assert folds.tested.note.startswith("2 degrees of freedom")
-    one_fold = replace(second, networks=second.networks[:1])
-    assert "fewer than two folds" in paired_tests(first, one_fold, **HOW)[2].note
+    one_fold = [replace(side, networks=side.networks[:1]) for side in sides]
+    assert "fewer than two folds" in paired_tests(*one_fold, **HOW)[2].note
     (network,) = _entry().networks
     seeds = _entry(networks=[network, replace(network, seed=2)])
     assert "their seeds differ, and their data do not" in paired_tests(seeds, seeds, **HOW)[2].note

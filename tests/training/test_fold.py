@@ -11,6 +11,7 @@ from mhimdist.config.train import load_config
 from mhimdist.data.splits import k_folds
 from mhimdist.errors import CheckpointError, PreemptedError
 from mhimdist.models import build
+from mhimdist.statistics.metrics import auc
 from mhimdist.training import checkpoint, first_stage
 from mhimdist.training.evaluation import predict
 from mhimdist.training.first_stage import open_trainer
@@ -75,6 +76,12 @@ def test_a_fold_leaves_what_it_did_and_its_best_student(bags, tmp_path):
     assert np.array_equal(again.probabilities_NC, np.array(result.probabilities))
     assert result.test["auc"] == again.auc
     assert result.validation["auc"] == history[result.best_epoch].student_validation_auc
+    validation = result.validation_scores
+    assert validation.probabilities_NC.shape == (len(fold.split.validation), 2)
+    assert auc(validation.labels_N, validation.probabilities_NC) == result.validation["auc"]
+    assert tuple(result.validation_keys) == fold.split.validation
+    assert validation.cases == [bags.cases[bags.keys.index(key)] for key in fold.split.validation]
+    assert replace(result, validation_keys=()).validation_scores is None
     assert result.num_parameters == sum(p.numel() for p in network.parameters())
     assert list(result.cases) == [bags.cases[bags.keys.index(key)] for key in fold.split.test]
 
