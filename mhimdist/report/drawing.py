@@ -49,16 +49,23 @@ def log_axis(multiples: Sequence[int]) -> dict[str, Any]:
 
 
 def column(history: History, key: str) -> list[float | None]:
+    """A column of a history; None where a row lacks it."""
     return [row.get(key) for row in history]
 
 
 def rounded(values: Sequence[float | None]) -> list[float | None]:
+    """Four decimals: all digits of hundreds of curves would make a page large."""
     return [value if value is None else round(value, 4) for value in values]
 
 
 def label(text: str) -> str:
-    """Text for plotly, which reads a subset of HTML in names and axis titles, links included."""
-    return escape(text if len(text) <= 40 else text[:39] + "…", quote=False)
+    """Text for plotly, which reads a subset of HTML in names and axis titles, links included, and `%{...}`.
+
+    It is one line of at most 40 characters.
+    """
+    line = " ".join(text.split())
+    line = line if len(line) <= 40 else line[:39] + "…"
+    return escape(line, quote=False).replace("%{", "%&#123;")
 
 
 def add_curve(

@@ -1,6 +1,6 @@
 """What all reports share: one page with its style and script, and the file, which needs no network.
 
-A page is one HTML file. Its style serves the light and the dark screen and paper, and plotly is inside it once.
+A page is one HTML file with plotly inside, once. Its style serves the light screen, the dark one and paper.
 """
 
 from pathlib import Path
