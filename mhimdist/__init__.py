@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mhimdist.cross_validation.options import CrossValidation
     from mhimdist.data.shards import open_bags
     from mhimdist.data.splits import Split, holdout, k_folds
+    from mhimdist.pages.write import write_report
     from mhimdist.search.options import Sweep
     from mhimdist.search.space import Space
     from mhimdist.sweep.run import run_sweep
@@ -49,6 +50,7 @@ __all__ = [
     "preset",
     "run_cross_validation",
     "run_sweep",
+    "write_report",
 ]
 
 _MODULES = {
@@ -67,6 +69,7 @@ _MODULES = {
     "preset": "config.presets",
     "run_cross_validation": "cross_validation.compare",
     "run_sweep": "sweep.run",
+    "write_report": "pages.write",
 }
 
 

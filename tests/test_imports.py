@@ -25,6 +25,7 @@ ORDER = {
         {"training"},
         {"report"},
         {"comparison"},
+        {"pages"},
         {"search"},
         {"distributed"},
         {"cross_validation"},

@@ -108,3 +108,9 @@ def figure(*, x_title: str, y_title: str, height: int, num_steps: int = 0) -> go
 def step(num_steps: int) -> int | None:
     """Distance of the ticks on an axis of whole numbers: with few of them, plotly would add halves."""
     return 1 if 0 < num_steps <= 8 else None
+
+
+def translucent(colour: str, opacity: float) -> str:
+    """A colour of the palette, such as #0072B2, for an area that others must show through."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity})"
