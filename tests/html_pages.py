@@ -27,6 +27,8 @@ class Page(HTMLParser):
         self.elements.append((tag, attributes))
         if tag not in self.VOID:
             self.open.append(tag)
+        if tag == "br" and "td" in self.open:
+            self.rows[self._table][-1][-1] += "\n"
         if tag in ("dt", "dd"):
             self.text += " "
         if tag == "table":

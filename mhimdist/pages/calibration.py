@@ -26,15 +26,17 @@ NUM_BINS = 10
 
 @dataclass(frozen=True)
 class Scaled:
-    """Test scores after temperature scaling, and the temperature of each network.
+    """Test scores after temperature scaling.
 
     Attributes:
-        parts: the scaled test scores of each network.
-        temperatures: the temperature of each network.
+        parts: the test scores of each network.
+        temperatures: the temperatures that were fitted.
+        unfitted: why the other networks keep their probabilities, by the name of their fold.
     """
 
     parts: list[Scores]
     temperatures: list[float]
+    unfitted: dict[str, str]
 
 
 def scaled(configuration: Configuration) -> Scaled | str:
@@ -43,20 +45,21 @@ def scaled(configuration: Configuration) -> Scaled | str:
         return "under the paper's protocol the test cases select, so no cases are left to fit it on"
     if len(configuration.folds) < len(configuration.networks):
         return "only runs keep their validation scores"
-    parts, temperatures = [], []
+    found = Scaled([], [], {})
     for network, fold in zip(configuration.networks, configuration.folds, strict=True):
-        validation = fold.validation
+        scores, validation = network.scores, fold.validation
         if validation is None:
             return f"{fold.name} was made by an earlier release, which did not keep its validation scores"
         try:
             temperature = fit_temperature(validation.labels_N, validation.probabilities_NC)
         except UndefinedError as error:
-            return f"{fold.name}: {error}"
-        scores = network.scores
+            found.unfitted[fold.name] = str(error)
+            found.parts.append(scores)
+            continue
         after_NC = scale_by_temperature(scores.probabilities_NC, temperature)
-        parts.append(Scores(scores.labels_N, after_NC, scores.cases))
-        temperatures.append(temperature)
-    return Scaled(parts, temperatures)
+        found.parts.append(Scores(scores.labels_N, after_NC, scores.cases))
+        found.temperatures.append(temperature)
+    return found if found.temperatures else "; ".join(f"{k}: {v}" for k, v in found.unfitted.items())
 
 
 def calibration_section(subject: Subject, *, temperature: bool) -> Section:
@@ -76,7 +79,7 @@ def calibration_section(subject: Subject, *, temperature: bool) -> Section:
                     notes.append(blocks.paragraph(f"{name}: no temperature scaling: {after}."))
                 else:
                     _add(f"{name}, scaled", each, after.parts, rows, bins)
-                    notes.append(blocks.paragraph(_scaled_text(name, after.temperatures)))
+                    notes.append(blocks.paragraph(_scaled_text(name, after)))
         event = f"of {drawing.label(shown[0].classes[1])}" if shown[0].is_binary else "of being right"
         title = "Reliability" if len(subject.protocols) == 1 else f"Reliability, {protocol} protocol"
         caption = "A point below the diagonal: the probability promises too much."
@@ -131,11 +134,14 @@ def _add(
     ]
 
 
-def _scaled_text(name: str, temperatures: list[float]) -> str:
-    low, high = min(temperatures), max(temperatures)
-    span = f"{low:.2f}" if len(temperatures) == 1 else f"{low:.2f} to {high:.2f}"
-    return (
+def _scaled_text(name: str, after: Scaled) -> str:
+    low, high = min(after.temperatures), max(after.temperatures)
+    span = f"{low:.2f}" if len(after.temperatures) == 1 else f"{low:.2f} to {high:.2f}"
+    text = (
         f"{name}: temperature scaling was fitted on the validation cases of each network. They selected its "
         f"epoch, too; no test case took part. Temperatures: {span}; above 1 they make probabilities less "
         "extreme, below 1 more."
     )
+    for fold, why in after.unfitted.items():
+        text += f" {fold.capitalize()} keeps its probabilities: {why}."
+    return text

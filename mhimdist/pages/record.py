@@ -13,7 +13,7 @@ from mhimdist.config.options import leaves
 from mhimdist.pages.subject import Subject
 from mhimdist.report import blocks, formats
 from mhimdist.report.blocks import Cell, Section
-from mhimdist.report.comparison import PAPER_WARNING, STRICT_NOTE
+from mhimdist.report.comparison import PAPER_WARNING, STRICT_NOTE, notes_text
 
 MOST_CONFIGURATIONS = 8
 """Most configurations whose settings are set side by side."""
@@ -37,10 +37,9 @@ def warnings(subject: Subject) -> list[Markup]:
     notes += [note for each in subject.tested if each.entry for note in each.entry.notes]
     for row in subject.table.get("rows", ()):
         notes += [f"{name} failed: {formats.last_line(why)}" for name, why in row.get("failures", {}).items()]
-        if row.get("note"):
-            notes.append(f"{row['name']}: {row['note']}")
     found += [blocks.warning("Note:", f"{note[:1].upper()}{note[1:]}") for note in dict.fromkeys(notes)]
-    return found
+    about = {row["name"]: str(row.get("note") or "") for row in subject.table.get("rows", ())}
+    return [*found, blocks.warning("Note:", text)] if (text := notes_text(about).strip()) else found
 
 
 def protocol_section(subject: Subject) -> Section:

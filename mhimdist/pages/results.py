@@ -79,7 +79,7 @@ def results_section(subject: Subject) -> Section:
 
 def _size(configuration: Configuration) -> str:
     entry = configuration.entry
-    return entry.size if entry is not None else ""
+    return entry.size.replace(" x ", " × ") if entry is not None else ""
 
 
 def _caption(shown: Sequence[Configuration]) -> str:
@@ -114,7 +114,7 @@ def _folds_table(subject: Subject) -> Markup:
             rows.append(
                 [
                     each.name + (f", {each.protocol}" if len(subject.protocols) > 1 else ""),
-                    fold.name,
+                    fold.name.replace(" ", "\N{NO-BREAK SPACE}"),
                     *(_metric_cell(metrics[name]) for name in SHOWN),
                     formats.auc(network.threshold),
                     formats.auc(fold.result.get("validation", {}).get("auc")),

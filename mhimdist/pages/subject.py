@@ -282,4 +282,4 @@ def size_text(configuration: Configuration) -> str:
     if configuration.entry is None:
         return "not tested"
     slides = {key for network in configuration.networks for key in network.keys}
-    return f"{configuration.entry.size}, {formats.count(len(slides), 'test slide')}"
+    return f"{configuration.entry.size.replace(' x ', ' × ')}, {formats.count(len(slides), 'test slide')}"

@@ -3,6 +3,7 @@
 A page is one HTML file with plotly inside, once. Its style serves the light screen, the dark one and paper.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,12 @@ def render(template: str, **values: Any) -> str:
         "sentence": lambda text: f"{text[:1].upper()}{text[1:]}.",
         "setting": formats.setting,
     }
-    return environment.get_template(template).render(plotly_js=Markup(get_plotlyjs()), **values)
+    return environment.get_template(template).render(plotly_js=Markup(_valid(get_plotlyjs())), **values)
+
+
+def _valid(script: str) -> str:
+    """A script without the control characters that HTML forbids; plotly has two of them inside strings."""
+    return re.sub(r"[\x00-\x08\x0b\x0e-\x1f]", lambda found: f"\\x{ord(found.group()):02x}", script)
 
 
 def breakable(name: str) -> Markup:

@@ -111,16 +111,15 @@ def reliability_figure(bins: Mapping[str, Sequence[ReliabilityBin]], event: str)
             col=1,
         )
         drawn.add_bar(
-            x=_four([p.confidence for p in points]),
+            x=_four([(p.low + p.high) / 2 for p in points]),
             y=[p.count for p in points],
-            width=0.8 / max(10, len(points)) / max(1, len(bins)),
             marker={"color": colour},
             hovertemplate="%{y} predictions<extra></extra>",
             showlegend=False,
             row=2,
             col=1,
         )
-    drawn.update_layout(template=drawing.TEMPLATE, height=440)
+    drawn.update_layout(template=drawing.TEMPLATE, height=440, barmode="group", bargap=0.15)
     drawn.update_xaxes(range=[-0.02, 1.02])
     drawn.update_xaxes(title_text=f"probability {event}", row=2)
     drawn.update_yaxes(title_text=f"frequency {event}", range=[-0.02, 1.02], row=1)
@@ -154,7 +153,8 @@ def threshold_figure(curve: ThresholdCurve, thresholds: Sequence[float]) -> go.F
             line={"color": colour, "width": 2, "dash": dash},
             hovertemplate="threshold %{x:.2f}: %{y:.3f}<extra>%{fullData.name}</extra>",
         )
-    return _unit(drawn)
+    _unit(drawn).update_layout(legend={"orientation": "h", "y": -0.24})
+    return drawn
 
 
 def probability_figure(probabilities: Mapping[str, np.ndarray], class_name: str) -> go.Figure:
