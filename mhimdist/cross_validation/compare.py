@@ -5,6 +5,7 @@ configuration asks for it. Finished folds are only read. The same command resume
 its last checkpoint.
 """
 
+import json
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -25,12 +26,13 @@ from mhimdist.data.splits import Split
 from mhimdist.distributed.fold_tasks import Outcome, run_folds, stoppable
 from mhimdist.report import formats
 from mhimdist.report.comparison import PAPER_WARNING, Comparison, Row
+from mhimdist.training.environment import environment
 from mhimdist.training.requirements import check_runs, describe_missing
 from mhimdist.training.result import OUTSIDE_WEIGHTS, Protocol, Result
 
 
 def run_cross_validation(job: CrossValidation, *, data: Location) -> Comparison:
-    """Run a cross-validation and write table.md, table.csv and table.json to its folder.
+    """Run a cross-validation and write table.md, table.csv, table.json and report.html to its folder.
 
     Args:
         job: the configurations, and how to cross-validate them.
@@ -50,6 +52,10 @@ def run_cross_validation(job: CrossValidation, *, data: Location) -> Comparison:
     for grid in comparison.grids():
         grid.print(console)
     console.print(f"tables: {job.folder}/table.md, .csv, .json", highlight=False, soft_wrap=True)
+    if any(row.results for row in comparison.rows):
+        from mhimdist.pages.write import write_report  # a second to import, for a page of half a second
+
+        console.print(f"report: {write_report(job.folder)}", markup=False, highlight=False, soft_wrap=True)
     raise_failures(comparison, job.folder)
     return comparison
 
@@ -103,6 +109,7 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
                 _save_split(split, folder / "splits" / f"{protocol}-seed-{seed}-fold-{fold}.json")
     check_runs(((fold.name, fold.config, fold.split) for fold in planned.missing().values()), bags)
     files.write_text(folder / "options.json", experiment.model_dump_json(indent=1))
+    files.write_text(folder / "environment.json", json.dumps(environment(experiment.num_threads), indent=1))
     outcomes = planned.found()
     num_found = len(outcomes)
     _announce(experiment, bags, len(candidates), len(planned.folds), num_found)

@@ -11,33 +11,13 @@ from mhimdist.report import blocks, formats, score_plots
 from mhimdist.report.blocks import Cell, Section
 from mhimdist.report.comparison import HEADINGS, interval_text, spread_text
 from mhimdist.statistics import curves
-from mhimdist.statistics.intervals import class_intervals, class_metrics
-from mhimdist.statistics.metrics import auc, auc_interval, mean_and_std
+from mhimdist.statistics.intervals import class_intervals
+from mhimdist.statistics.metrics import auc_interval
 
 SHOWN = ("auc", "accuracy", "f1", "precision", "recall", "specificity")
 _HEADINGS = {**HEADINGS, "recall": "sensitivity (recall)", "specificity": "specificity"}
 MOST_NAMED = 200
 """Most slides that are listed as misclassified."""
-
-
-def test_metrics(configuration: Configuration) -> list[dict[str, float | None]]:
-    """The metrics of each network on its test bags, at its threshold."""
-    found = []
-    for network, predicted_N in zip(configuration.networks, configuration.predicted, strict=True):
-        scores = network.scores
-        counts_CC = curves.confusion(scores.labels_N, predicted_N, scores.probabilities_NC.shape[1])
-        metrics = {name: float(value[0]) for name, value in class_metrics(counts_CC[None]).items()}
-        found.append({"auc": auc(scores.labels_N, scores.probabilities_NC), **metrics})
-    return found
-
-
-def spread(configuration: Configuration, metric: str) -> tuple[float, float | None] | None:
-    """Mean and deviation of a metric over the networks, formed as in the tables; None if undefined."""
-    by_seed: dict[int | None, list[float]] = {}
-    for network, metrics in zip(configuration.networks, test_metrics(configuration), strict=True):
-        if (value := metrics[metric]) is not None:
-            by_seed.setdefault(network.seed, []).append(value)
-    return mean_and_std(list(by_seed.values())) if by_seed else None
 
 
 def intervals(configuration: Configuration) -> dict[str, tuple[float, float] | None]:
@@ -62,9 +42,9 @@ def results_section(subject: Subject) -> Section:
         rows, aucs = [], []
         for each in shown:
             ends = intervals(each)
-            cells = [_spread_cell(spread(each, name), ends[name]) for name in SHOWN]
+            cells = [_spread_cell(each.spread(name), ends[name]) for name in SHOWN]
             rows.append([Cell(each.name, _size(each)), *cells])
-            if (mean := spread(each, "auc")) is not None:
+            if (mean := each.spread("auc")) is not None:
                 aucs.append((each.name, mean[0], ends["auc"]))
         header = ["configuration", *(_HEADINGS[name] for name in SHOWN)]
         parts.append(blocks.table(f"results-{_plain(protocol)}", header, rows, caption=_caption(shown)))
@@ -108,7 +88,7 @@ def _metric_cell(value: float | None) -> Cell:
 def _folds_table(subject: Subject) -> Markup:
     rows: list[list[str | Cell]] = []
     for each in subject.tested:
-        for network, fold, metrics in zip(each.networks, each.folds, test_metrics(each), strict=False):
+        for network, fold, metrics in zip(each.networks, each.folds, each.metrics, strict=False):
             history = fold.history
             best = fold.result.get("best_epoch")
             rows.append(
@@ -283,9 +263,13 @@ def _thresholds(configuration: Configuration) -> Markup:
     )
     chosen = [each.threshold for each in configuration.networks if each.threshold is not None]
     return blocks.figure(
-        score_plots.threshold_figure(mean, [value for value in chosen if value <= 1]),
-        "What a fixed threshold would do. Dotted: the chosen thresholds. To choose one from this figure is "
-        "to choose it on the test cases.",
+        score_plots.threshold_figure(
+            mean,
+            [value for value in chosen if value <= 1],
+            y_title="value" if len(found) == 1 else "mean over the networks",
+        ),
+        "What a fixed threshold would do. Dotted: the chosen thresholds. To choose one here is "
+        "to choose it on these slides, which then test nothing.",
         title="Other thresholds",
     )
 

@@ -55,7 +55,11 @@ def _table(subject: Subject, classes: list[str]) -> Markup:
     slides = subject.slides
     probabilities_NC = np.array([slides[f"probability_{name}"] for name in classes], dtype=np.float64).T
     sorted_NC = np.sort(probabilities_NC, axis=1)
-    margin_N = sorted_NC[:, -1] - sorted_NC[:, -2] if len(classes) > 1 else sorted_NC[:, -1]
+    threshold = subject.prediction.get("threshold")
+    if len(classes) == 2 and isinstance(threshold, float):
+        margin_N = np.abs(probabilities_NC[:, 1] - threshold)
+    else:
+        margin_N = sorted_NC[:, -1] - sorted_NC[:, -2] if len(classes) > 1 else sorted_NC[:, -1]
     spreads = [slides.get(f"spread_{name}") for name in classes]
     has_spread = all(spread is not None for spread in spreads) and any(
         any(spread) for spread in spreads if spread

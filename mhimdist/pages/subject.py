@@ -6,6 +6,7 @@ Only JSON and Parquet are read; no network is loaded.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +17,9 @@ from mhimdist.comparison.entries import PREDICTION_FILE, PREDICTIONS, Entry, Net
 from mhimdist.errors import ReportError
 from mhimdist.report import formats
 from mhimdist.report.summary import History
-from mhimdist.statistics.curves import predicted_classes
-from mhimdist.statistics.metrics import Scores
+from mhimdist.statistics.curves import confusion, predicted_classes
+from mhimdist.statistics.intervals import class_metrics
+from mhimdist.statistics.metrics import Scores, auc, mean_and_std
 
 Kind = Literal["run", "cross-validation", "paper tables", "predictions", "final runs"]
 
@@ -96,10 +98,28 @@ class Configuration:
         """The test scores of each network."""
         return [network.scores for network in self.networks]
 
-    @property
+    @cached_property
     def predicted(self) -> list[np.ndarray]:
         """The class that each network calls each test bag, at its own threshold."""
         return [predicted_classes(each.scores.probabilities_NC, each.threshold) for each in self.networks]
+
+    @cached_property
+    def metrics(self) -> list[dict[str, float | None]]:
+        """The metrics of each network on its test bags, at its threshold."""
+        found = []
+        for part, predicted_N in zip(self.parts, self.predicted, strict=True):
+            counts_CC = confusion(part.labels_N, predicted_N, part.probabilities_NC.shape[1])
+            of_classes = {name: float(value[0]) for name, value in class_metrics(counts_CC[None]).items()}
+            found.append({"auc": auc(part.labels_N, part.probabilities_NC), **of_classes})
+        return found
+
+    def spread(self, metric: str) -> tuple[float, float | None] | None:
+        """Mean and deviation of a metric over the networks, formed as in the tables; None if undefined."""
+        by_seed: dict[int | None, list[float]] = {}
+        for network, metrics in zip(self.networks, self.metrics, strict=True):
+            if (value := metrics[metric]) is not None:
+                by_seed.setdefault(network.seed, []).append(value)
+        return mean_and_std(list(by_seed.values())) if by_seed else None
 
     @property
     def histories(self) -> dict[str, History]:

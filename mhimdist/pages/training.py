@@ -33,9 +33,9 @@ def learning_section(subject: Subject) -> Section:
             blocks.side_by_side(
                 blocks.figure(
                     fold_plots.learning_curves(
-                        each.histories, plots.STUDENT_AUC, "validation AUC of the student", selected=selected
+                        each.histories, plots.STUDENT_AUC, "validation AUC", selected=selected
                     ),
-                    title="Validation AUC",
+                    title="Validation AUC of the student",
                 ),
                 blocks.figure(
                     fold_plots.learning_curves(each.histories, "loss", "training loss"), title="Training loss"

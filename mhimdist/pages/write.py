@@ -161,12 +161,14 @@ def _headline(subject: Subject) -> list[Fact]:
     """The figures that a reader looks for first."""
     facts = []
     for each in subject.tested[:3]:
-        mean = results.spread(each, "auc")
+        mean = each.spread("auc")
         protocol = f", {each.protocol}" if len(subject.protocols) > 1 else ""
         note = f"{each.name}{protocol}"
         if mean is not None and mean[1] is not None:
             note += f"; ± {mean[1]:.3f}"
-        facts.append(Fact("Test AUC", formats.auc(mean[0] if mean else None), note))
+        facts.append(
+            Fact("AUC" if subject.slides else "Test AUC", formats.auc(mean[0] if mean else None), note)
+        )
     if subject.slides:
         names = subject.slides["slide"]
         called = len(set(subject.slides["case"]))

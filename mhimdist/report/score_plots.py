@@ -127,9 +127,9 @@ def reliability_figure(bins: Mapping[str, Sequence[ReliabilityBin]], event: str)
     return drawn
 
 
-def threshold_figure(curve: ThresholdCurve, thresholds: Sequence[float]) -> go.Figure:
+def threshold_figure(curve: ThresholdCurve, thresholds: Sequence[float], *, y_title: str) -> go.Figure:
     """What every decision threshold does; vertical lines are the chosen ones."""
-    drawn = drawing.figure(x_title="decision threshold", y_title="mean over the networks", height=360)
+    drawn = drawing.figure(x_title="decision threshold", y_title=y_title, height=360)
     for threshold in thresholds:
         drawn.add_scatter(
             x=[threshold, threshold],
