@@ -179,23 +179,24 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _configurations(path: Path, folders: Sequence[Path], table: Mapping[str, Any]) -> list[Entry]:
     """The configurations that the folds of a folder belong to, in the order of its table if it has one."""
-    known = {
-        (result["config_digest"], result["split_digest"], row["protocol"]): (number, row["name"])
-        for number, row in enumerate(table.get("rows", ()))
-        for result in row["results"]
-    }
+    # Rows of equal configurations share their folds, so a fold may belong to several rows.
+    known: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
+    for number, row in enumerate(table.get("rows", ())):
+        for result in row["results"]:
+            key = (result["config_digest"], result["split_digest"], row["protocol"])
+            known.setdefault(key, []).append((number, row["name"]))
     groups: dict[tuple[Any, ...], list[tuple[Network, Mapping[str, Any], Mapping[str, Any], Path]]] = {}
     for folder in folders:
         result, config = _json(folder / _RESULT), _json(folder / "config.json")
         network = _network(folder, result)
         if network is None:
             continue
-        name = known.get((result["config_digest"], result["split_digest"], result["protocol"]))
-        if known and name is None:
+        names = known.get((result["config_digest"], result["split_digest"], result["protocol"]), [])
+        if known and not names:
             continue  # an earlier command with other options trained it
         settings = _settings(config)
-        kind = name or (len(known), json.dumps(settings, sort_keys=True))
-        groups.setdefault((*kind, result["protocol"]), []).append((network, result, settings, folder))
+        for kind in names or [(len(known), json.dumps(settings, sort_keys=True))]:
+            groups.setdefault((*kind, result["protocol"]), []).append((network, result, settings, folder))
     if not groups:
         raise ComparisonError(
             f"{path}: its folds were not tested, as a search tests none; give a cross-validation, or a sweep "

@@ -24,6 +24,7 @@ from mhimdist.data.sampler import warn_of_larger_bags
 from mhimdist.data.shards import BagShards, open_bags
 from mhimdist.data.splits import Split
 from mhimdist.distributed.fold_tasks import Outcome, run_folds, stoppable
+from mhimdist.errors import ComparisonError, ReportError
 from mhimdist.report import formats
 from mhimdist.report.comparison import PAPER_WARNING, Comparison, Row
 from mhimdist.training.environment import environment
@@ -52,12 +53,31 @@ def run_cross_validation(job: CrossValidation, *, data: Location) -> Comparison:
     for grid in comparison.grids():
         grid.print(console)
     console.print(f"tables: {job.folder}/table.md, .csv, .json", highlight=False, soft_wrap=True)
+    print_report(comparison, job.folder)
+    raise_failures(comparison, job.folder)
+    return comparison
+
+
+def print_report(comparison: Comparison, folder: Path) -> None:
+    """Write the page about an experiment, unless all of its runs failed, and say where it is.
+
+    Where it cannot be made, this says why and goes on: the tables are there, and failed runs must be named.
+
+    Args:
+        comparison: the results, whose tables are in the folder.
+        folder: the experiment's folder.
+
+    Raises:
+        DiskFullError: the page does not fit on the disk.
+    """
     if any(row.results for row in comparison.rows):
         from mhimdist.pages.write import write_report  # a second to import, for a page of half a second
 
-        console.print(f"report: {write_report(job.folder)}", markup=False, highlight=False, soft_wrap=True)
-    raise_failures(comparison, job.folder)
-    return comparison
+        try:
+            text = f"report: {write_report(folder)}"
+        except (ComparisonError, ReportError) as error:
+            text = f"no report: {error}"
+        get_console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def raise_failures(

@@ -57,6 +57,19 @@ def results_section(subject: Subject) -> Section:
     return blocks.section("results", "Results", *parts, _folds_table(subject))
 
 
+def paper_section(subject: Subject) -> Section:
+    """The paper's tables in the paper's layout, as their command made them."""
+    parts: list[Markup] = []
+    for number, grid in enumerate(subject.paper.get("tables", ())):
+        parts.append(blocks.heading(str(grid["title"])))
+        header, rows = list(map(str, grid["header"])), [list(map(str, row)) for row in grid["rows"]]
+        rows = [[text.replace("+-", "±") for text in row] for row in rows]
+        parts.append(blocks.table(f"paper-{number}", header, rows, caption=str(grid["caption"])))
+    if parts:
+        parts.append(blocks.paragraph(str(subject.paper.get("caption", ""))))
+    return blocks.section("paper", "The paper's tables", *parts)
+
+
 def _size(configuration: Configuration) -> str:
     entry = configuration.entry
     return entry.size.replace(" x ", " × ") if entry is not None else ""

@@ -149,6 +149,7 @@ class Subject:
         environment: the versions that it ran with, if its command recorded them.
         prediction: of predictions, what `prediction.json` holds.
         slides: of predictions, the columns of `predictions.parquet`.
+        paper: of the paper's tables, what `tables.json` holds.
     """
 
     kind: Kind
@@ -159,6 +160,7 @@ class Subject:
     environment: Mapping[str, str] = field(default_factory=dict)
     prediction: Mapping[str, Any] = field(default_factory=dict)
     slides: Mapping[str, list[Any]] = field(default_factory=dict)
+    paper: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def tested(self) -> list[Configuration]:
@@ -213,6 +215,7 @@ def read_subject(run: str | Path) -> Subject:
         table=paper.get("comparison", {}) or _json(path / "table.json"),
         options=_json(path / "options.json") or _json(path / "sweep.json"),
         environment=_json(path / "environment.json"),
+        paper=paper,
     )
 
 

@@ -138,6 +138,7 @@ def _sections(subject: Subject, *, temperature: bool, wanted: Sequence[str]) -> 
             *(subgroups.subgroups_section(subject, each) for each in wanted),
         ]
     return [
+        results.paper_section(subject),
         *scored,
         slides.slides_section(subject),
         training.learning_section(subject),
