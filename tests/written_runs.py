@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
 
 from mhimdist.config.presets import preset
 from mhimdist.config.train import TrainConfig
@@ -133,4 +135,41 @@ def write_cross_validation(
             num_found=0,
         )
         (folder / "table.json").write_text(table.json())
+    return folder
+
+
+def write_prediction(
+    folder: Path, labels: Sequence[str | None], positive: Sequence[float], **about: object
+) -> Path:
+    """Write predictions.parquet and prediction.json of two classes, "normal" and "tumour".
+
+    Args:
+        folder: is created.
+        labels: the label of each slide, None if it is unknown.
+        positive: the probability of "tumour" of each slide.
+        about: what prediction.json says otherwise.
+    """
+    folder.mkdir()
+    rows = range(len(labels))
+    columns = {
+        "slide": [f"s{i:03d}" for i in rows],
+        "case": [f"case-{i:03d}" for i in rows],
+        "label": labels,
+        "probability_normal": [1 - p for p in positive],
+        "probability_tumour": list(positive),
+        "predicted": ["tumour" if p >= 0.4 else "normal" for p in positive],
+        "threshold": [0.4] * len(labels),
+        "threshold_from": ["validation"] * len(labels),
+        "spread_normal": [0.0] * len(labels),
+        "spread_tumour": [0.0] * len(labels),
+    }
+    parquet.write_table(pa.table(columns), folder / "predictions.parquet")
+    body = {
+        "classes": ["normal", "tumour"],
+        "threshold": 0.4,
+        "protocol": "strict",
+        "data": {"path": "/data/other", "digest": "e" * 64},
+        "warnings": ["w"],
+    }
+    (folder / "prediction.json").write_text(json.dumps(body | about))
     return folder

@@ -125,8 +125,19 @@ class PairedComparison:
         outcome = pair.delong
         if outcome.p is None or outcome.tested is None or outcome.p >= 1 - self.level:
             return "no evidence of a difference"
-        better = pair.first if outcome.tested.difference > 0 else pair.second
-        return f"evidence that {better.name} is better"
+        better = (pair.first if outcome.tested.difference > 0 else pair.second).name
+        again = next(each for each in pair.outcomes if each.test == "corrected t")
+        if again.p is None:
+            return (
+                f"evidence that these networks of {better} are better; what training again would change is "
+                "not known"
+            )
+        if again.p >= 1 - self.level:
+            return (
+                f"evidence that these networks of {better} are better, but not that training again would "
+                f"make them so (corrected t over folds, {p_text(again.p)})"
+            )
+        return f"evidence that {better} is better (corrected t over folds, {p_text(again.p)})"
 
     def grids(self, quote: Callable[[str], str] = str) -> list[Grid]:
         """Per pair a table of the tests and, if settings differ, a table of these."""

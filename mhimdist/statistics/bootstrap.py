@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from mhimdist.errors import UndefinedError
-from mhimdist.statistics.results import Estimate
+from mhimdist.statistics.results import Estimate, tails
 
 LEAST_DEFINED = 0.1
 """The least share of the resamples in which a metric must be defined for an interval of it."""
@@ -48,8 +48,8 @@ def bootstrap(
         The metric of all bags, its interval, and the standard deviation over the resamples.
 
     Raises:
-        UndefinedError: the metric of all bags is undefined, there is one case only, or fewer than
-            `LEAST_DEFINED` of the resamples have the metric.
+        UndefinedError: the metric of all bags is undefined, there is one case only, fewer than
+            `LEAST_DEFINED` of the resamples have the metric, or the level is not in (0, 1).
     """
     names, place_N = np.unique(np.asarray(cases, dtype=str), return_inverse=True)
     if len(names) < 2:
@@ -68,14 +68,15 @@ def bootstrap(
 
     values_R = np.array([of(counts_K) for counts_K in case_counts(len(names), num_resamples, seed)])
     defined_R = values_R[np.isfinite(values_R)]
-    if len(defined_R) < LEAST_DEFINED * num_resamples:
+    if len(defined_R) < max(2, LEAST_DEFINED * num_resamples):
         raise UndefinedError(
             f"the metric is defined in {len(defined_R)} of {num_resamples} resamples of {len(names)} cases: "
             "too few for an interval"
         )
-    ends = np.array([(1 - level) / 2, (1 + level) / 2])
+    ends = tails(level)
     if method == "bca":
-        left_out_K = np.array([of(1 - np.eye(len(names), dtype=np.int64)[k]) for k in range(len(names))])
+        places_K = np.arange(len(names))
+        left_out_K = np.array([of((places_K != k).astype(np.int64)) for k in places_K])
         ends = _bca_ends(ends, whole, defined_R, left_out_K[np.isfinite(left_out_K)])
     low, high = np.quantile(defined_R, ends)
     return Estimate(whole, float(low), float(high), float(defined_R.std(ddof=1)))

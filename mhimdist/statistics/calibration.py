@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from mhimdist.errors import UndefinedError
-from mhimdist.statistics.results import check, normal_quantile
+from mhimdist.statistics.results import check, quantile
 
 Binning = Literal["equal_width", "equal_mass"]
 TEMPERATURES = (0.02, 50.0)
@@ -128,7 +128,7 @@ def ece(
 
 def wilson(frequency: float, count: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's (1927) interval of a frequency among a number of independent bags, at least 1."""
-    z = normal_quantile(level)
+    z = quantile(level)
     centre = frequency + z**2 / (2 * count)
     reach = z * np.sqrt(frequency * (1 - frequency) / count + z**2 / (4 * count**2))
     scale = 1 + z**2 / count

@@ -5,7 +5,9 @@ class that it is ordered against correctly (DeLong, DeLong and Clarke-Pearson, 1
 placements in O(N log N) (Sun and Xu, 2014). Three things are added, none of which changes a single network
 with one bag per case:
 
-- Bags of a case are one observation (Obuchowski, 1997).
+- Bags of a case are one observation (Obuchowski, 1997). Then Student's t with one degree of freedom less than
+  there are cases replaces the normal distribution: with 20 cases of 20 bags and no difference, p fell below
+  .05 in 7 % of 1,500 simulated comparisons with the normal distribution, and in 5 to 6 % with t.
 - The AUC of several networks is the mean of their AUCs, each within the bags that it tested: scores of
   different networks have no common scale, so their bags are not pooled (Forman and Scholz, 2010). A case's
   influence on the mean is the mean of its influences (LeDell, Petersen and van der Laan, 2015), so a case
@@ -24,7 +26,7 @@ import numpy as np
 
 from mhimdist.errors import UndefinedError
 from mhimdist.statistics.metrics import Scores
-from mhimdist.statistics.results import Estimate, Tested, check, normal_quantile, wald
+from mhimdist.statistics.results import Estimate, Tested, check, quantile, wald
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,18 @@ class AucInfluence:
         cases: the names of the K cases, sorted.
         terms_4K: float64; the influence of each case's positives and of its negatives, scaled for their
             variances, then both again, scaled for their covariance.
+        is_clustered: whether a case has several bags.
     """
 
     value: float
     cases: tuple[str, ...]
     terms_4K: np.ndarray
+    is_clustered: bool
+
+    @property
+    def degrees(self) -> int | None:
+        """Degrees of freedom of Student's t; None if every case has one bag, as DeLong assumed."""
+        return len(self.cases) - 1 if self.is_clustered else None
 
     @property
     def error(self) -> float:
@@ -56,7 +65,8 @@ class AucInfluence:
         terms_4K = np.zeros((4, len(cases)))
         for sign, each in ((1, self), (-1, other)):
             terms_4K[:, [place[case] for case in each.cases]] += sign * each.terms_4K
-        return AucInfluence(self.value - other.value, cases, terms_4K)
+        clustered = self.is_clustered or other.is_clustered
+        return AucInfluence(self.value - other.value, cases, terms_4K, clustered)
 
 
 def auc_influence(parts: Sequence[Scores]) -> AucInfluence:
@@ -85,7 +95,8 @@ def auc_influence(parts: Sequence[Scores]) -> AucInfluence:
             )
             value += auc / len(classes) / len(parts)
             terms_4K += added_4K / len(classes) / len(parts)
-    return AucInfluence(value, cases, terms_4K)
+    is_clustered = any(len(set(part.cases)) < len(part.cases) for part in parts)
+    return AucInfluence(value, cases, terms_4K, is_clustered)
 
 
 def placements(positive_N: np.ndarray, scores_N: np.ndarray) -> np.ndarray:
@@ -145,7 +156,7 @@ def delong_interval(parts: Sequence[Scores], *, level: float = 0.95) -> Estimate
         UndefinedError: see `auc_influence`.
     """
     found = auc_influence(parts)
-    reach = normal_quantile(level) * found.error
+    reach = quantile(level, found.degrees) * found.error
     return Estimate(found.value, max(0.0, found.value - reach), min(1.0, found.value + reach), found.error)
 
 
@@ -162,4 +173,4 @@ def delong_test(first: Sequence[Scores], second: Sequence[Scores], *, level: flo
         UndefinedError: see `auc_influence`.
     """
     difference = auc_influence(first) - auc_influence(second)
-    return wald(difference.value, difference.error, level)
+    return wald(difference.value, difference.error, level, difference.degrees)

@@ -171,6 +171,10 @@ def mean_and_std(values_SF: Sequence[Sequence[float]]) -> tuple[float, float | N
     return float(np.mean(means)), float(np.std(spread)) if len(spread) > 1 else None
 
 
+MOST_WEIGHTS = 2**20
+"""How many weights of bags a block of resamples may have, so that 10,000 slides take little memory."""
+
+
 def auc_difference_interval(
     first: Sequence[Scores],
     second: Sequence[Scores],
@@ -198,10 +202,13 @@ def auc_difference_interval(
 
     def means(networks: Sequence[Scores]) -> np.ndarray:
         """The mean AUC of each resample, shape R; a part that lacks a class there is left out of it."""
-        rows = [[index[case] for case in part.cases] for part in networks]
-        aucs_PR = np.stack(
-            [_resampled_auc(p, counts_RK[:, row]) for p, row in zip(networks, rows, strict=True)]
-        )
+        aucs_PR = np.empty((len(networks), num_resamples))
+        for part, aucs_R in zip(networks, aucs_PR, strict=True):
+            place_N = np.array([index[case] for case in part.cases])
+            step = max(1, MOST_WEIGHTS // len(place_N))
+            for start in range(0, num_resamples, step):
+                block = slice(start, start + step)
+                aucs_R[block] = _resampled_auc(part, counts_RK[block][:, place_N])
         num_R = np.isfinite(aucs_PR).sum(axis=0)
         total_R = np.nansum(aucs_PR, axis=0)
         return np.divide(total_R, num_R, out=np.full(num_resamples, np.nan), where=num_R > 0)

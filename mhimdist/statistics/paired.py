@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from mhimdist.errors import UndefinedError
-from mhimdist.statistics.results import Tested, normal_quantile
+from mhimdist.statistics.results import Tested, quantile
 
 
 def mcnemar(
@@ -70,7 +70,8 @@ def accuracy_test(
     """The test of the difference of two accuracies on the same bags.
 
     The p-value is exact McNemar's if every case has one bag, otherwise `clustered_mcnemar`'s. The interval is
-    Obuchowski's (1998): cases are the observations.
+    Obuchowski's (1998): cases are the observations. If some have several bags, Student's t replaces the
+    normal distribution, as in `delong`.
 
     Args:
         first_N, second_N: bool; whether each classifies a bag correctly.
@@ -90,14 +91,12 @@ def accuracy_test(
     bags_K, gains_K = np.bincount(place_N), np.bincount(place_N, gains_N)
     difference = float(gains_N.mean())
     residual = ((gains_K - bags_K * difference) ** 2).sum() * len(names) / (len(names) - 1)
-    reach = normal_quantile(level) * np.sqrt(residual) / len(gains_N)
+    is_clustered = bags_K.max() > 1
+    degrees = len(names) - 1 if is_clustered else None
+    reach = quantile(level, degrees) * np.sqrt(residual) / len(gains_N)
     only_first, only_second = int((gains_N > 0).sum()), int((gains_N < 0).sum())
-    if bags_K.max() == 1:
-        statistic, p = mcnemar(only_first, only_second)
-        how = "exact"
-    else:
-        statistic, p = clustered_mcnemar(gains_K)
-        how = "clustered by case"
+    statistic, p = clustered_mcnemar(gains_K) if is_clustered else mcnemar(only_first, only_second)
+    how = "clustered by case" if is_clustered else "exact"
     note = f"{how}; only the first is right on {only_first} bags, only the second on {only_second}"
     return Tested(difference, difference - float(reach), difference + float(reach), statistic, p, note)
 
@@ -134,7 +133,7 @@ def corrected_t(differences_J: Sequence[float], test_to_train: float, *, level: 
             f"all {len(values_J)} differences are {mean:.3g}: they have no spread to test by"
         )
     error = spread * np.sqrt(1 / len(values_J) + test_to_train)
-    statistic, reach = mean / error, t.ppf((1 + level) / 2, degrees) * error
+    statistic, reach = mean / error, quantile(level, degrees) * error
     p = float(2 * t.sf(abs(statistic), degrees))
     return Tested(mean, float(mean - reach), float(mean + reach), float(statistic), p, note)
 

@@ -47,31 +47,55 @@ class Tested:
     note: str = ""
 
 
-def normal_quantile(level: float) -> float:
-    """The standard normal's quantile that a two-sided interval of this level reaches, such as 1.96.
+def tails(level: float) -> np.ndarray:
+    """The shares below the two ends of an interval of this level, such as 0.025 and 0.975.
 
     Raises:
         UndefinedError: the level is not in (0, 1).
     """
-    from scipy.stats import norm  # a second to import, which training does not need
-
     if not 0 < level < 1:
         raise UndefinedError(f"expected the level of an interval in (0, 1), got {level}")
-    return float(norm.ppf((1 + level) / 2))
+    return np.array([(1 - level) / 2, (1 + level) / 2])
 
 
-def wald(difference: float, error: float, level: float, note: str = "") -> Tested:
-    """The z-test of a difference with a standard error; without any spread there is no p unless it is 0."""
-    from scipy.stats import norm
+def quantile(level: float, degrees: int | None = None) -> float:
+    """How many standard errors a two-sided interval of this level reaches, such as 1.96.
 
-    reach = normal_quantile(level) * error
+    Args:
+        level: confidence level, in (0, 1).
+        degrees: degrees of freedom of Student's t; None takes the normal distribution.
+
+    Raises:
+        UndefinedError: the level is not in (0, 1).
+    """
+    from scipy.stats import norm, t  # a second to import, which training does not need
+
+    upper = tails(level)[1]
+    return float(norm.ppf(upper) if degrees is None else t.ppf(upper, degrees))
+
+
+def wald(difference: float, error: float, level: float, degrees: int | None = None) -> Tested:
+    """The test of a difference with a standard error; without any spread there is no p unless it is 0.
+
+    Args:
+        difference, error: the difference and its standard error.
+        level, degrees: as in `quantile`.
+
+    Raises:
+        UndefinedError: see `quantile`.
+    """
+    from scipy.stats import norm, t
+
+    reach = quantile(level, degrees) * error
     if error > 0:
-        z = difference / error
-        return Tested(difference, difference - reach, difference + reach, z, float(2 * norm.sf(abs(z))), note)
+        statistic = difference / error
+        tail = norm.sf(abs(statistic)) if degrees is None else t.sf(abs(statistic), degrees)
+        note = "" if degrees is None else f"clustered by case, {degrees} degrees of freedom"
+        return Tested(difference, difference - reach, difference + reach, statistic, float(2 * tail), note)
     if difference == 0:
-        return Tested(0.0, 0.0, 0.0, 0.0, 1.0, note)
+        return Tested(0.0, 0.0, 0.0, 0.0, 1.0)
     why = "no p: the scores leave no variance, because each classifier orders all pairs the same way"
-    return Tested(difference, None, None, None, None, "; ".join(filter(None, (note, why))))
+    return Tested(difference, None, None, None, None, why)
 
 
 def check(

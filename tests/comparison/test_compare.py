@@ -1,9 +1,10 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from job_scripts import run_here
-from written_runs import MASKED, PLAIN, write_cross_validation
+from written_runs import MASKED, PLAIN, write_cross_validation, write_prediction
 
 import mhimdist as mh
 from mhimdist.errors import ComparisonError, ConfigError
@@ -29,11 +30,26 @@ def test_a_cross_validation_is_compared_with_itself_without_masking(run):
     assert re.fullmatch(
         r"On 60 test cases of digits \(3 folds x 2 seeds, strict protocol\), MHIM \(abmil\) reached AUC "
         r"\.\d{3} against \.\d{3} of abmil; difference \.\d{3}, 95 % interval \[\.\d{3}, \.\d{3}\], DeLong "
-        r"p (= \.\d+|< \.001): evidence that MHIM \(abmil\) is better\.",
+        r"p (= \.\d+|< \.001): evidence that MHIM \(abmil\) is better "
+        r"\(corrected t over folds, p (= \.\d+|< \.001)\)\.",
         sentence,
     )
     table = json.loads((run / "table.json").read_text())["rows"]
     assert f"AUC {table[0]['auc']:.3f}".replace("0.", ".") in sentence
+
+
+def test_networks_that_differ_by_chance_of_training_are_not_called_better_ones(tmp_path):
+    """DeLong knows the patients only; the folds say whether training again would do the same."""
+    run = write_cross_validation(tmp_path / "cv", BOTH, folds=2, seeds=(1,), num_slides=200)
+    (sentence,) = mh.compare(run, num_resamples=100).sentences
+    assert re.search(
+        r"DeLong p < \.001: evidence that these networks of MHIM \(abmil\) are better, but not that training "
+        r"again would make them so \(corrected t over folds, p = \.\d+\)\.$",
+        sentence,
+    )
+    one = [next((run / "folds").glob(f"fold-1-seed-1-{number}*")) for number in (0, 1)]
+    (sentence,) = mh.compare(*one, num_resamples=100).sentences
+    assert sentence.endswith("are better; what training again would change is not known.")
 
 
 def test_the_same_options_give_the_same_bytes(run):
@@ -102,6 +118,22 @@ def test_protocols_are_not_mixed(tmp_path, run):
             fold.rename(both / "folds" / fold.name)
     assert mh.compare(both, num_resamples=100).entries[0].protocol == "strict"
     assert mh.compare(both, protocol="paper", num_resamples=100).entries[0].protocol == "paper"
+
+
+def test_folders_of_predictions_are_compared(tmp_path):
+    generator = np.random.default_rng(0)
+    labels = ["normal", "tumour"] * 40
+    shared = generator.normal(size=80) + np.tile([-1, 1], 40)
+    for name in ("a", "b"):
+        scores = 1 / (1 + np.exp(-shared - generator.normal(size=80)))
+        write_prediction(tmp_path / name, labels, scores.tolist())
+    found = mh.compare(tmp_path / "a", tmp_path / "b", num_resamples=100)
+    assert found.sentences[0].startswith(
+        "On 80 test cases of other (predictions, strict protocol), a reached"
+    )
+    assert [outcome.tested is None for outcome in found.pairs[0].outcomes] == [False, False, True, False]
+    assert found.warnings == ["a: w", "b: w"]
+    assert "No setting differs, or none is known." in found.markdown()
 
 
 def test_one_configuration_and_wild_options_are_refused(run):

@@ -1,10 +1,8 @@
 import json
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from pyarrow import parquet
-from written_runs import MASKED, PLAIN, write_cross_validation, write_fold
+from written_runs import MASKED, PLAIN, write_cross_validation, write_fold, write_prediction
 
 from mhimdist.comparison.entries import read_entries
 from mhimdist.errors import ComparisonError
@@ -136,33 +134,6 @@ def test_damaged_results_are_named(run, change, why):
     file.write_text("{")
     with pytest.raises(ComparisonError, match="cannot be read"):
         read_entries(run)
-
-
-def write_prediction(folder, labels, positive, **about):
-    folder.mkdir()
-    rows = range(len(labels))
-    columns = {
-        "slide": [f"s{i:03d}" for i in rows],
-        "case": [f"case-{i:03d}" for i in rows],
-        "label": labels,
-        "probability_normal": [1 - p for p in positive],
-        "probability_tumour": list(positive),
-        "predicted": ["tumour" if p >= 0.4 else "normal" for p in positive],
-        "threshold": [0.4] * len(labels),
-        "threshold_from": ["validation"] * len(labels),
-        "spread_normal": [0.0] * len(labels),
-        "spread_tumour": [0.0] * len(labels),
-    }
-    parquet.write_table(pa.table(columns), folder / "predictions.parquet")
-    body = {
-        "classes": ["normal", "tumour"],
-        "threshold": 0.4,
-        "protocol": "strict",
-        "data": {"path": "/data/other", "digest": "e" * 64},
-        "warnings": ["w"],
-    }
-    (folder / "prediction.json").write_text(json.dumps(body | about))
-    return folder
 
 
 def test_a_folder_of_predictions_is_one_network(tmp_path):

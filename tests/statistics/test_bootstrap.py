@@ -3,6 +3,7 @@ import pytest
 from scipy import stats
 
 from mhimdist.errors import UndefinedError
+from mhimdist.statistics import metrics
 from mhimdist.statistics.bootstrap import bootstrap, case_counts
 from mhimdist.statistics.metrics import Scores, auc, auc_difference_interval, auc_interval
 
@@ -73,7 +74,17 @@ def test_a_paired_difference_is_narrower_than_two_intervals():
     assert auc_difference_interval([], [first]) is None
 
 
+def test_blocks_of_resamples_change_nothing(monkeypatch):
+    cases, labels, probabilities = _bags()
+    first, second = Scores(labels, probabilities, cases), Scores(labels, probabilities**2, cases)
+    whole = auc_difference_interval([first], [second], num_resamples=101)
+    monkeypatch.setattr(metrics, "MOST_WEIGHTS", 7 * len(cases))
+    assert auc_difference_interval([first], [second], num_resamples=101) == whole
+
+
 def test_undefined_inputs_say_why():
+    with pytest.raises(UndefinedError, match="level"):
+        bootstrap(["a", "b"], lambda rows: 1.0, level=1.0)
     with pytest.raises(UndefinedError, match="two cases"):
         bootstrap(["a", "a"], lambda rows: 1.0)
     with pytest.raises(UndefinedError, match="all bags is undefined"):

@@ -167,6 +167,22 @@ def test_more_classes_are_the_mean_of_each_against_the_rest():
     assert found.error == pytest.approx(np.std(values), rel=0.15)
 
 
+def test_few_cases_of_many_bags_are_not_called_different_too_often():
+    generator = np.random.default_rng(1)
+    cases = [f"c{i // 10}" for i in range(150)]
+    p_values = []
+    for _ in range(400):
+        labels = generator.integers(0, 2, 150)
+        sides = [
+            generator.normal(size=150) + labels + np.repeat(generator.normal(size=15), 10) for _ in range(2)
+        ]
+        found = delong_test(*([_scores(labels, scores, cases)] for scores in sides))
+        p_values.append(found.p)
+    assert found.note == "clustered by case, 14 degrees of freedom"
+    assert np.mean(np.array(p_values) < 0.05) < 0.08
+    assert kstest(p_values, "uniform").pvalue > 0.01
+
+
 @pytest.mark.parametrize("bags_a_case", [1, 3])
 def test_permuted_labels_give_uniform_p_values(bags_a_case):
     generator = np.random.default_rng(11)

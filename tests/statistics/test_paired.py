@@ -60,7 +60,9 @@ def test_bags_of_a_case_are_one_observation():
     found = accuracy_test(np.repeat(first, 10), np.repeat(second, 10), np.repeat(cases, 10).tolist())
     once = accuracy_test(first, second, cases)
     assert found.p == pytest.approx(clustered_mcnemar(first.astype(int) - second)[1])
-    assert (found.low, found.high) == pytest.approx((once.low, once.high))
+    widened = stats.t.ppf(0.975, 59) / stats.norm.ppf(0.975)
+    assert found.difference == pytest.approx(once.difference)
+    assert found.high - found.difference == pytest.approx(widened * (once.high - once.difference))
     assert "clustered by case" in found.note
 
 
