@@ -25,7 +25,7 @@ venv: .venv/installed  ## make the environment, .venv, with the versions in cons
 	@echo "Installing into .venv (once, about 2.5 GB) ..."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip --disable-pip-version-check install -qq --root-user-action=ignore \
-		--constraint constraints.txt --editable '.[dev,bench]'
+		--constraint constraints.txt --editable '.[dev,bench,slides]'
 	@touch $@
 
 demo: export MHIMDIST_HOME := $(abspath $(MHIMDIST_HOME))

@@ -136,7 +136,17 @@ def rss_anon() -> int:
 
 
 def peak_rss_anon(epoch: Callable[[], Iterator[Tensor]]) -> int:
-    """Peak anonymous memory of two epochs above what the process had before, sampled every 2 ms."""
+    """Peak anonymous memory of two epochs, as in `peak_of`."""
+
+    def two_epochs() -> None:
+        for _ in range(2):
+            consume(epoch())
+
+    return peak_of(two_epochs)
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """Peak anonymous memory above what the process had before, sampled every 2 ms, in bytes."""
     before = peak = rss_anon()
     ended = threading.Event()
 
@@ -147,8 +157,7 @@ def peak_rss_anon(epoch: Callable[[], Iterator[Tensor]]) -> int:
 
     thread = threading.Thread(target=watch)
     thread.start()
-    for _ in range(2):
-        consume(epoch())
+    work()
     ended.set()
     thread.join()
     return peak - before

@@ -206,15 +206,24 @@ def _labelled(
         in_shards = classes_of(sources, renamed) if options.classes is None else None
     else:
         table, left_out = _read_labels(options, options.labels, sources)
-        if options.classes is None and before is None:
-            refuse_measurements(table, options.labels)
         table = spelled_as(table, options.classes or (before.info.classes if before else ()))
     table = without_suffixes(table, sources)
     if options.case_from is not None:
         table = cases_of_barcodes(table)
+    if options.labels is not None and options.classes is None and before is None:
+        refuse_measurements(table, options.labels)
+    used = [row for row in table if row.slide in sources] if options.skip_unmatched else table
+    classes = class_names(used if options.classes else table, options.classes, before, in_shards)
+    unused = sorted({row.label for row in table} - {row.label for row in used})
+    if used and unused and options.classes is None and before is None:
+        print(
+            f"warning: no slide with features is of class {some(unused)}, and training needs cases of every "
+            "class; --classes with the other classes leaves it out",
+            file=sys.stderr,
+        )
     if (warning := missing_cases(table)) is not None:
         print(f"warning: {warning}", file=sys.stderr)  # now, not after hours
-    return table, sources, class_names(table, options.classes, before, in_shards), left_out
+    return table, sources, classes, left_out
 
 
 def _read_labels(

@@ -23,18 +23,23 @@ if TYPE_CHECKING:
     from mhimdist.cross_validation.options import CrossValidation
     from mhimdist.data.shards import open_bags
     from mhimdist.data.splits import Split, holdout, k_folds
+    from mhimdist.export.loading import load_student
+    from mhimdist.export.run import export_model
+    from mhimdist.heatmaps.options import HeatMaps
+    from mhimdist.heatmaps.run import heat_maps
     from mhimdist.pages.write import write_report
+    from mhimdist.prediction.run import predict
     from mhimdist.search.options import Sweep
     from mhimdist.search.space import Space
     from mhimdist.sweep.run import run_sweep
     from mhimdist.training.evaluation import evaluate
     from mhimdist.training.first_stage import open_trainer
-    from mhimdist.training.student import load_student
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CrossValidation",
+    "HeatMaps",
     "Space",
     "Split",
     "Sweep",
@@ -42,11 +47,14 @@ __all__ = [
     "__version__",
     "compare",
     "evaluate",
+    "export_model",
+    "heat_maps",
     "holdout",
     "k_folds",
     "load_student",
     "open_bags",
     "open_trainer",
+    "predict",
     "preset",
     "run_cross_validation",
     "run_sweep",
@@ -55,17 +63,21 @@ __all__ = [
 
 _MODULES = {
     "CrossValidation": "cross_validation.options",
+    "HeatMaps": "heatmaps.options",
     "Space": "search.space",
     "Split": "data.splits",
     "Sweep": "search.options",
     "TrainConfig": "config.train",
     "compare": "comparison.compare",
     "evaluate": "training.evaluation",
+    "export_model": "export.run",
+    "heat_maps": "heatmaps.run",
     "holdout": "data.splits",
     "k_folds": "data.splits",
-    "load_student": "training.student",
+    "load_student": "export.loading",
     "open_bags": "data.shards",
     "open_trainer": "training.first_stage",
+    "predict": "prediction.run",
     "preset": "config.presets",
     "run_cross_validation": "cross_validation.compare",
     "run_sweep": "sweep.run",

@@ -49,6 +49,10 @@ class CheckpointError(MhimdistError):
     """A checkpoint is missing, damaged, or belongs to another model or configuration."""
 
 
+class ExportMismatchError(MhimdistError):
+    """An exported model does not compute what the trained one does; nothing was written."""
+
+
 class RunLockedError(MhimdistError):
     """Another process is training in the same folder."""
 

@@ -21,11 +21,20 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         DiskFullError: the new text does not fit on the disk; the old text is intact.
     """
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file in one step: a reader sees the old content or the new, even after a crash.
+
+    Raises:
+        DiskFullError: the new content does not fit on the disk; the old content is intact.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with full_disk(path):
-            with part.open("w", encoding="utf-8") as file:
-                file.write(text)
+            with part.open("wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)

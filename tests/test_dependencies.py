@@ -11,7 +11,11 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("mhimdist", "data_prep", "jobs")
 OURS = {"mhimdist", "data_prep", "jobs"}
-NOT_DECLARED = {"triton": "CUDA builds of torch install the version that they were built for"}
+NOT_DECLARED = {
+    "triton": "CUDA builds of torch install the version that they were built for",
+    "openslide": "only maps over slides need it, and the extra 'slides' installs it",
+    "onnxruntime": "the extra onnx declares it, for jobs/export.py --onnx alone",
+}
 NOT_IMPORTED = {
     "cmaes": "optuna's CmaEsSampler imports it",
     "webdataset": "an example in docs/data.md reads our shards with it",

@@ -26,7 +26,9 @@ from data_prep.shard import shard
 from data_prep.shard_options import parser
 from mhimdist.cross_validation import compare
 from mhimdist.data.manifest import Manifest
+from mhimdist.heatmaps import run as heatmaps_run
 from mhimdist.paper import ablation
+from mhimdist.prediction import run as prediction_run
 from mhimdist.sweep import run as sweep_run
 
 ROOT = Path(__file__).parent.parent
@@ -36,8 +38,10 @@ TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text() for page in PAGES}
 MAX_README_LINES = 200
 
 each_page = pytest.mark.parametrize("page", TEXTS)
-STARTS_RAY = ("run_cross_validation(", "run_sweep(", "load_student(", "mh.compare(")
+STARTS_RAY = ("run_cross_validation(", "run_sweep(", "load_student(", "mh.compare(", "mh.predict(")
 """Python blocks with these are slow, or need what those leave."""
+OTHER_TESTS = ("docs/data.md", "docs/export.md")
+"""Pages whose blocks another test runs; test_export_page.py those of docs/export.md, commands too."""
 NEEDS_A_CLUSTER = (
     *("ray up ", "ray down ", "ray dashboard ", "RAY_AUTH_MODE=token ray get-auth-token "),
     *("nvidia-cuda-mps-control -d", "echo quit | nvidia-cuda-mps-control"),
@@ -60,8 +64,9 @@ def _prose(page: str) -> str:
 
 
 def _all_commands(start: str) -> list[str]:
-    """The commands of all pages with such a start, each once."""
-    return list(dict.fromkeys(c for page in TEXTS for c in _commands(page) if c.startswith(start)))
+    """The commands of all pages with such a start, each once, but those that test_export_page.py runs."""
+    pages = [page for page in TEXTS if page != "docs/export.md"]
+    return list(dict.fromkeys(c for page in pages for c in _commands(page) if c.startswith(start)))
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +159,7 @@ def test_no_other_page_shards():
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in TEXTS if page != "docs/data.md" and _blocks(page, "python")]
+    "page", [page for page in TEXTS if page not in OTHER_TESTS and _blocks(page, "python")]
 )
 def test_the_python_blocks_run(page, workplace, capsys):
     blocks = [block for block in _blocks(page, "python") if not any(name in block for name in STARTS_RAY)]
@@ -208,13 +213,18 @@ def test_the_options_of_jobs_are_understood(command, monkeypatch):
         (compare, "run_cross_validation"),
         (sweep_run, "run_sweep"),
         (ablation, "run_ablation"),
+        (heatmaps_run, "heat_maps"),
+        (prediction_run, "run_prediction"),
     ):
-        monkeypatch.setattr(module, name, lambda *given, data: started.append((given, data)))
+        monkeypatch.setattr(module, name, lambda *given, data=None: started.append((given, data)))
     monkeypatch.setattr(digits, "ensure", lambda data, home: data)
     monkeypatch.setattr(sys, "argv", shlex.split(command)[1:])
     runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
     ((given, data),) = started
     job = given[0]
+    if isinstance(job, heatmaps_run.HeatMaps):
+        assert job.predictions
+        return
     if isinstance(job, ablation.Ablation):
         assert ablation.select(*given)  # its rows are in its tables
     if "s3://" in command:
@@ -240,11 +250,13 @@ def _quick(command: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    "command",
+    "command",  # tests/heatmaps/test_page.py runs those of heat maps
     [
-        command
-        for command in _all_commands("python jobs/")
-        if "://" not in command and "/shared/" not in command and not command.startswith(COMPARES)
+        c
+        for c in _all_commands("python jobs/")
+        if not any(
+            words in c for words in ("://", "/shared/", "jobs/predict.py", "jobs/heatmap.py", COMPARES)
+        )
     ],
 )
 def test_the_jobs_run(command, workplace):
@@ -252,6 +264,16 @@ def test_the_jobs_run(command, workplace):
     printed = _run(_quick(command), workplace)
     assert ("inflation" in printed) == ("both" in command)
     assert "Best trials" in printed or "tables: " in printed
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_what_was_trained_predicts(workplace):
+    (workplace / "shards").symlink_to(workplace / "data" / "digits-c16")
+    _run(_quick("python jobs/train_c16.py"), workplace)
+    for command in _all_commands("python jobs/predict.py"):
+        assert "slides by " in _run(shlex.split(command), workplace)
 
 
 @pytest.mark.parametrize("command", _all_commands(COMPARES))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.readers import npy, tar
+from data_prep.readers.fields import FEATURES
 from data_prep.readers.sources import BUNDLES, SUFFIXES, Source, family_of, some
 from data_prep.readers.stated import NOTHING_STATED, Stated
 from mhimdist.data.manifest import MANIFEST_NAME, Manifest, arriving
@@ -35,9 +36,8 @@ def find_features(path: Path, stated: Stated = NOTHING_STATED) -> dict[str, Sour
     folders are read. A folder may also hold one such folder per cohort, at any depth. Any other folder is
     read with all its subfolders, as STAMP repeats the folders of the slides. slideflow's `<slide>.index.npz`
     holds the coordinates of `<slide>.pt`. Slides have the names of their files, so no two files may have the
-    same name.
-    Next to a manifest of ours, only the shards that it lists are read. Hidden files and files with other
-    suffixes are passed over.
+    same name. Next to a manifest of ours, only the shards that it lists are read. Hidden files and files with
+    other suffixes are passed over.
 
     Args:
         path: the folder or bundle.
@@ -64,7 +64,7 @@ def find_features(path: Path, stated: Stated = NOTHING_STATED) -> dict[str, Sour
     found = _collect(folders[0] if len(folders) == 1 else path, files, stated)
     for folder in folders:
         if folder.name == CLAM_FEATURES and (beside := folder.with_name(CLAM_COORDS)).is_dir():
-            coords = {file.stem: file for file in _candidates(beside) if file.suffix == ".h5"}
+            coords = {file.stem: file for file in _candidates(beside) if file.suffix.lower() == ".h5"}
             for slide, source in found.items():
                 if slide in coords and source.path.is_relative_to(folder):
                     found[slide] = replace(source, coords=coords[slide])
@@ -160,7 +160,7 @@ def _collect(folder: Path, paths: list[Path], stated: Stated) -> dict[str, Sourc
                     first, second = (str(other.relative_to(folder)) for other in (found[slide].path, path))
                     raise DataError(
                         f"slide {slide!r} has two files of features: {first} and {second} in {folder}; "
-                        "give the folder of one of them"
+                        f"{_one_of_them(slide)}"
                     )
                 found[slide] = source
     for path in sidecars:
@@ -168,6 +168,12 @@ def _collect(folder: Path, paths: list[Path], stated: Stated) -> dict[str, Sourc
         if owner not in bags:
             raise DataError(f"{path.name}: expected {owner.name} next to it in {path.parent}")
     return found
+
+
+def _one_of_them(slide: str) -> str:
+    if slide.lower() in FEATURES:
+        return "a slide is named after its file, so call each file after its slide, not after its content"
+    return "give the folder of one of them"
 
 
 def _index_of(path: Path) -> Path | None:

@@ -275,6 +275,8 @@ def _features_in(found: Mapping[Any, Any], names: tuple[str, ...], where: str) -
         others = [name for name in there if name not in SIDE_ARRAYS]
         near = difflib.get_close_matches(names[0], others, 1) or others[:1]
         hint = f"; give --feature-key, such as --feature-key {near[0]}" if near else ""
+        if there and not others:
+            hint = "; it holds coordinates and no features: give the folder of the features"
         raise DataError(
             f"{where}: expected one of the keys {names}, got {some(there, 20) or 'nothing'}{hint}"
         )

@@ -10,6 +10,7 @@ from mhimdist.tables.names import KnownNames, bare
 
 _BARCODE = re.compile(r"(TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})(?![A-Z0-9])")
 """The patient in a slide name of The Cancer Genome Atlas: its first 12 characters."""
+_SAMPLE = re.compile(_BARCODE.pattern + r"-[0-9]{2}")
 
 
 def cases_of_barcodes(table: Sequence[SlideLabel]) -> list[SlideLabel]:
@@ -48,7 +49,9 @@ def slides_of_barcodes(names: Iterable[str], known: Collection[str]) -> dict[str
     slides, meant = KnownNames(known), {}
     for name in names:
         found = _BARCODE.match(name.upper())
-        begins = re.compile(re.escape(name.upper()) + r"(?![A-Z0-9])")
+        # cBioPortal names samples without the letter of the vial: TCGA-XX-XXXX-01.
+        vial = "[A-Z]?" if _SAMPLE.fullmatch(name.upper()) else ""
+        begins = re.compile(re.escape(name.upper()) + vial + r"(?![A-Z0-9])")
         spread = (
             [slide for slide in of_case.get(found[1], []) if begins.match(bare(slide).upper())]
             if found
@@ -56,6 +59,12 @@ def slides_of_barcodes(names: Iterable[str], known: Collection[str]) -> dict[str
         )
         meant[name] = [name] if slides.meant_by(name) else spread or [name]
     return meant
+
+
+def of_the_same_cases(names: Iterable[str], slides: Iterable[str]) -> bool:
+    """Whether the names have the barcodes of TCGA cases of which there are slides, all of them."""
+    known = {found[1] for slide in slides if (found := _BARCODE.match(bare(slide).upper()))}
+    return all((found := _BARCODE.match(name.upper())) and found[1] in known for name in names)
 
 
 def missing_cases(table: Sequence[SlideLabel]) -> str | None:

@@ -25,8 +25,14 @@ def class_order(labels: Sequence[SlideLabel], classes: Sequence[str] | None = No
     if classes is None:
         numeric = all(map(_NUMBER.fullmatch, names))
         if numeric and len(set(map(float, names))) < len(names):
+            by_number: dict[float, list[str]] = {}
+            for name in sorted(names):
+                by_number.setdefault(float(name), []).append(name)
+            one, *others = next(spellings for spellings in by_number.values() if len(spellings) > 1)
+            renames = ",".join(f"{name}={one}" for name in others)
             raise LabelError(
-                f"labels that are the same number are written in different ways: {sorted(names)}"
+                f"labels that are the same number are written in different ways: {sorted(names)}; "
+                f"--class-map {renames!r} makes them one class"
             )
         _refuse_spellings(names)
         return tuple(sorted(names, key=float) if numeric else sorted(names))
@@ -53,19 +59,27 @@ def spelled_as(labels: Sequence[SlideLabel], classes: Sequence[str]) -> list[Sli
 def refuse_measurements(labels: Sequence[SlideLabel], path: Path) -> None:
     """Refuse labels of which nearly every one is another: a measurement, a date or a name, and no class.
 
+    If no case has two labels, such as its survival, each case counts once, whatever its number of slides.
+
     Raises:
-        LabelError: there are more than half as many classes as slides.
+        LabelError: there are more than half as many classes as slides or cases; or the classes are many
+            numbers, and most of them are those of a single one.
     """
-    counts = Counter(row.label for row in labels)
+    of_case = {row.case: row.label for row in labels}
+    by_case = all(of_case[row.case] == row.label for row in labels)
+    said = list(of_case.values()) if by_case else [row.label for row in labels]
+    counts = Counter(said)
     numeric = all(map(_NUMBER.fullmatch, counts))
     whole = numeric and all(float(name).is_integer() for name in counts)
     few = 3 if numeric and not whole else _FEW_CLASSES
-    if len(counts) < few or 2 * len(counts) <= len(labels):
-        return
     alone = sum(count == 1 for count in counts.values())
+    mostly_alone = numeric and len(counts) >= _FEW_CLASSES and 2 * alone > len(counts)
+    if len(counts) < few or (2 * len(counts) <= len(said) and not mostly_alone):
+        return
+    what = "case" if len(said) < len(labels) else "slide"
     guess = "is this survival or regression?" if numeric else "is this a column of names?"
     raise LabelError(
-        f"{path}: {len(counts)} classes of {len(labels)} slides, {alone} of them with one slide each "
+        f"{path}: {len(counts)} classes of {len(said)} {what}s, {alone} of them with one {what} each "
         f"({', '.join(sorted(counts)[:3])}, ...): {guess} Name the column of classes with --label-column, or "
         "the classes with --classes"
     )

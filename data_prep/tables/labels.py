@@ -11,6 +11,9 @@ from mhimdist.tables.columns import CASE, LABEL, SLIDE, Kind, find, known_names,
 from mhimdist.tables.names import KnownNames, examples, rule_that_joins
 from mhimdist.tables.reading import Table, read_table
 
+_MOST_LINES_ABOVE = 20
+"""Most lines above a header in which one looks for it, to say so."""
+
 
 @dataclass(frozen=True)
 class SlideLabel:
@@ -152,7 +155,9 @@ def without_suffixes(rows: Sequence[SlideLabel], known: Collection[str]) -> list
             )
         (slide,) = slides
         if slide in renamed:
-            raise LabelError(f"slide {slide!r} is in the table twice, once as {row.slide!r}")
+            raise LabelError(
+                f"slide {slide!r} is in the table twice, once as {row.slide!r}; remove one of the two rows"
+            )
         renamed[slide] = replace(row, slide=slide, case=slide if row.case == row.slide else row.case)
     return list(renamed.values())
 
@@ -227,7 +232,7 @@ def _slides_of_cases(
         raise LabelError(
             f"{table.path}: no label in {labels} for cases of this table ({len(cases)}): {cases[:5]} "
             f"(--skip-unmatched leaves out and lists their slides; cases with a label: {examples(label_of)})"
-            f"{rule_that_joins(cases, label_of)}"
+            f"{rule_that_joins(cases, label_of, 'cases with a label')}"
         )
     return rows
 
@@ -288,11 +293,22 @@ def _slides(
             continue
         if slide in line_of:
             raise LabelError(
-                f"{table.path}: slide {slide!r} is in line {line_of[slide]} and again in line {line}"
+                f"{table.path}: slide {slide!r} is in line {line_of[slide]} and again in line {line}; remove "
+                "one of them"
             )
         line_of[slide] = line
         found.append((line, cells, slide))
     return found
+
+
+def _header_below(table: Table) -> str:
+    """What to do if a table has a title or remarks above its header; empty if it seems to have none."""
+    names = known_names(SLIDE, LABEL, CASE)
+    for line, cells in table.rows[:_MOST_LINES_ABOVE]:
+        words = {plain(word) for cell in cells for word in re.split(r"[,;|\t]", cell)}
+        if len(words & names) > 1:
+            return f"line {line} looks like the header: remove the lines above it, or "
+    return ""
 
 
 def _read(path: Path, columns: Columns) -> Table:
@@ -308,6 +324,7 @@ def _read(path: Path, columns: Columns) -> Table:
     if table.width != 2 and not by_number:
         raise LabelError(
             f"{path}: expected a header with known names, or two columns, slide and label; got {table.width} "
-            f"columns and the first line {table.columns}; give --slide-column and --label-column"
+            f"columns and the first line {table.columns}; {_header_below(table)}give --slide-column and "
+            "--label-column"
         )
     return table.without_header()

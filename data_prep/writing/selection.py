@@ -1,11 +1,13 @@
 """Selecting slides: those with a label and features, and for an append, only those that are new."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_prep.readers.members import encoder_of
 from data_prep.readers.sources import Source, some
+from data_prep.tables.cases import of_the_same_cases
 from data_prep.tables.classes import class_order
 from data_prep.tables.labels import SlideLabel
 from data_prep.writing.plan import PlannedBag
@@ -13,7 +15,7 @@ from mhimdist.data.format import shard_number
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import DataError, LabelError
 from mhimdist.tables.cells import is_missing
-from mhimdist.tables.names import begins_names, examples, rule_that_joins
+from mhimdist.tables.names import affix_that_joins, begins_names, examples, rule_that_joins
 
 
 def labels_of(
@@ -214,9 +216,22 @@ def _why(missing: Sequence[str], unlabelled: Sequence[str]) -> str:
     """What could join the names of a table to features, as the end of a message."""
     if rule := rule_that_joins(missing, unlabelled):
         return rule
+    if rounded := [
+        name for name in missing if re.fullmatch(r"[0-9](\.[0-9]+)?E\+[0-9]+", name, re.IGNORECASE)
+    ]:
+        return f"; a spreadsheet has rounded {examples(rounded)}: write the names as text, not as numbers"
+    affix = affix_that_joins(missing, unlabelled)
     if begins_names(missing, unlabelled):
         return (
             "; these look like cases, as they begin the names of features: give --slides, a table of slide "
             "and case, or --case-from tcga for TCGA barcodes"
+            f"{f'; or, if they are slides, write them alike: {affix}' if affix else ''}"
+        )
+    if affix:
+        return f"; write them alike: {affix}"
+    if missing and of_the_same_cases(missing, unlabelled):
+        return (
+            "; they are other samples or slides of the same TCGA cases: label the cases (TCGA-XX-XXXX) and "
+            "give --case-from tcga, or --slides, a table of slide and case"
         )
     return ""

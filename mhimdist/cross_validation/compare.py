@@ -28,6 +28,7 @@ from mhimdist.errors import ComparisonError, ReportError
 from mhimdist.report import formats
 from mhimdist.report.comparison import PAPER_WARNING, Comparison, Row
 from mhimdist.training.environment import environment
+from mhimdist.training.model_card import read_trained, write_card
 from mhimdist.training.requirements import check_runs, describe_missing
 from mhimdist.training.result import OUTSIDE_WEIGHTS, Protocol, Result
 
@@ -140,6 +141,8 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
     if missing := planned.missing():
         with experiment.driving(), stoppable(experiment) as stopping:
             outcomes |= run_folds(experiment, missing, absolute(data), stopping)
+    if isinstance(experiment, CrossValidation):
+        _write_card(planned, folder)
     return Comparison(
         name=experiment.name,
         dataset=bags.name,
@@ -173,6 +176,14 @@ def _rows(planned: FoldSet, candidates: Sequence[Candidate], outcomes: Mapping[s
 def _run_text(fold: int, seed: int, seeds: Collection[int]) -> str:
     """A run among those of several folds and perhaps several seeds."""
     return f"fold {fold}, seed {seed}" if len(seeds) > 1 else f"fold {fold}"
+
+
+def _write_card(planned: FoldSet, folder: Path) -> None:
+    """Write the model card of the first configuration under the first protocol: the ensemble of its runs."""
+    (name, protocol), digests = next(iter(planned.members.items()))
+    finished = [fold.folder for digest in digests if (fold := planned.folds[digest]).is_finished]
+    if finished:
+        write_card(folder, [read_trained(each) for each in finished], f"{folder.name}, {name}, {protocol}")
 
 
 def _save_split(split: Split, path: Path) -> None:

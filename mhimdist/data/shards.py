@@ -4,6 +4,7 @@ Dimensions: N bags of the data set or instances of a bag, T instances of a batch
 D features.
 """
 
+import json
 import math
 import mmap
 import warnings
@@ -11,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ class BagShards:
         sizes_N: int64 number of instances of every bag.
         ids_N: int64 `bag_id` of every bag.
         num_features: width D of the features.
-        synthetic: whether the features were generated rather than computed from slides.
+        synthetic, description: whether the features were generated, not computed from slides; their source.
         digest: hash of the manifest's content, which includes the sha256 of every shard.
         dtype: dtype of the stored features; float32 if it differs between bags.
         stored_dtypes: names of all stored dtypes.
@@ -100,7 +101,7 @@ class BagShards:
         self.name = manifest.info.name
         self.classes = manifest.info.classes
         self.digest = manifest.content_sha256
-        self.synthetic = manifest.info.synthetic
+        self.synthetic, self.description = manifest.info.synthetic, manifest.info.description
         self.keys: tuple[str, ...] = tuple(rows["key"].to_pylist())
         self.slides: tuple[str, ...] = tuple(rows["slide"].to_pylist())
         self.cases: tuple[str, ...] = tuple(rows["case"].to_pylist())
@@ -120,7 +121,7 @@ class BagShards:
             kind: {
                 part: rows[f"{kind}_{part}"].fill_null(0).to_numpy() for part in ("offset", "bytes", "crc32")
             }
-            for kind in ("features", "coords", "instance_labels")
+            for kind in ("features", "coords", "instance_labels", "json")
         }
         self._verified: set[tuple[str, int]] = set()
 
@@ -222,6 +223,23 @@ class BagShards:
             DataError, CorruptShard: as in `load`.
         """
         return self._side_array(row, "instance_labels", INSTANCE_LABELS_DTYPE)
+
+    def details(self, row: int) -> dict[str, Any]:
+        """How a bag was made, as its JSON member says: encoder, patch size, level and more.
+
+        Raises:
+            DataError, CorruptShard: as in `load`.
+        """
+        (row,) = self._checked([row]).tolist()
+        mapped = self._mapped.map(self._shards[row])
+        offset, num_bytes, crc32 = (int(values_N[row]) for values_N in self._members["json"].values())
+        content, where = mapped[offset : offset + num_bytes], f"{self.folder}/{self._shards[row]}"
+        if (got := zlib.crc32(content)) != crc32:
+            raise CorruptShard(f"{where}: {self.keys[row]}.json: expected crc32 {crc32:08x}, got {got:08x}")
+        with suppress(ValueError, RecursionError):
+            if isinstance(said := json.loads(content), dict):
+                return said
+        raise CorruptShard(f"{where}: {self.keys[row]}.json: expected a JSON object")
 
     def _checked(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         rows_B = np.asarray(rows, dtype=np.int64)

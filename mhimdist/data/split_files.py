@@ -10,7 +10,7 @@ from typing import Any
 from mhimdist.errors import SplitError
 from mhimdist.tables.cells import is_missing
 from mhimdist.tables.columns import CASE, SLIDE, Kind, find, plain
-from mhimdist.tables.names import KnownNames, examples, rule_that_joins
+from mhimdist.tables.names import KnownNames, begins_names, examples, rule_that_joins
 from mhimdist.tables.reading import Table, read_table
 
 Sets = dict[str, list[str]]
@@ -28,6 +28,8 @@ _MEMBERS = re.compile(
     r"([a-z]+?)(set|slides?|slideids?|slidepaths?|paths?|ids?|cases?|caseids?|files?|images?)?"
 )
 """A column that lists the members of a set, after `plain`: train, val_slide_path, test_ids."""
+_FOLD = re.compile(r"(?:(?:fold|split)[\s_-]*)?([0-9]+)(?:\.0+)?", re.IGNORECASE)
+"""The number of a fold in a cell: 1, 1.0, fold_1."""
 _TRUE, _FALSE = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no")
 _CLAM = re.compile(r"splits_[0-9]+\.csv", re.IGNORECASE)
 _SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".ods", ".parquet", ".json")
@@ -83,6 +85,7 @@ class Bags:
         self._rows_of_case: dict[str, list[int]] = defaultdict(list)
         for row, case in enumerate(cases):
             self._rows_of_case[case].append(row)
+        self._cases = KnownNames(self._rows_of_case)
 
     def rows(self, sets: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
         """The rows of the bags of each set, in the order in which they are named.
@@ -96,16 +99,30 @@ class Bags:
         unknown = [member for members in sets.values() for member in members if not self._of(member)]
         if not unknown:
             return found
-        if all(member in self._rows_of_case for members in sets.values() for member in members):
+        if all(len(self._cases.meant_by(member)) == 1 for members in sets.values() for member in members):
             return {
-                name: [row for member in members for row in self._rows_of_case[member]]
+                name: [
+                    row
+                    for member in members
+                    for case in self._cases.meant_by(member)
+                    for row in self._rows_of_case[case]
+                ]
                 for name, members in sets.items()
             }
         used = {row for rows in found.values() for row in rows}
         free = [slide for row, slide in enumerate(self._slides) if row not in used]
         raise SplitError(
             f"{len(unknown)} slides are not in the data, the first is {unknown[0]!r} (in the data are "
-            f"{examples(free or self._slides)}){rule_that_joins(unknown, free)}"
+            f"{examples(free or self._slides)}){rule_that_joins(unknown, free) or self._hint(unknown, free)}"
+        )
+
+    @staticmethod
+    def _hint(unknown: Sequence[str], free: Sequence[str]) -> str:
+        if not begins_names(unknown, free):
+            return ""
+        return (
+            "; these look like cases, as they begin the names of slides: write the shards with a column "
+            "case, or with --case-from tcga for TCGA barcodes"
         )
 
     def _of(self, name: str) -> list[int]:
@@ -126,17 +143,24 @@ def _of_folder(path: Path) -> dict[str, Sets]:
         for each in files
         if each.suffix.lower() in _SUFFIXES and not each.stem.lower().endswith(("_bool", "_descriptor"))
     ]
+    if not chosen and (parts := [each for each in path.iterdir() if each.is_dir() and any(each.iterdir())]):
+        return _joined(sorted(parts, key=lambda each: _natural(each.name)))
     if not chosen:
         raise SplitError(f"{path}: expected files of splits, one per fold, got none ({', '.join(_SUFFIXES)})")
     set_of = {file: _SET_OF[file.stem.lower()] for file in chosen if file.stem.lower() in _SET_OF}
     if "train" in set_of.values() and len(set(set_of.values())) == len(chosen) > 1:
         return {"": {name: [] for name in SETS} | {name: _listed(file) for file, name in set_of.items()}}
+    return _joined(sorted(chosen, key=lambda each: _natural(each.name)))
+
+
+def _joined(parts: Sequence[Path]) -> dict[str, Sets]:
+    """The folds in files or folders of one fold each."""
     folds: dict[str, Sets] = {}
-    for file in sorted(chosen, key=lambda each: _natural(each.name)):
-        found = folds_in(file)
+    for part in parts:
+        found = folds_in(part)
         if len(found) > 1:
-            raise SplitError(f"{file} holds {len(found)} splits; in a folder, each file must be one fold")
-        folds[file.name] = next(iter(found.values()))
+            raise SplitError(f"{part} holds {len(found)} splits; in a folder, each file must be one fold")
+        folds[part.name] = next(iter(found.values()))
     return folds
 
 
@@ -205,7 +229,7 @@ def _set_and_fold(table: Table) -> tuple[int | None, int | None]:
     numbers: list[int] = []
     for column in (index for index in named if index is not None):
         values = [cells[column].strip() for _, cells in table.rows]
-        is_number = all(re.fullmatch(r"[0-9]+(\.0+)?", value) for value in values)
+        is_number = all(map(_FOLD.fullmatch, values))
         says_set = any(value.lower() in _SET_OF for value in values) or (column == named[0] and not is_number)
         (words if says_set or plain(table.columns[column]) == "set" else numbers).append(column)
     return next(iter(words), None), next(iter([*numbers, *words[1:]]), None)
@@ -271,9 +295,9 @@ def _by_number(table: Table, name_column: int, fold_column: int) -> dict[str, Se
     fold_of: list[tuple[str, int]] = []
     for line, cells in table.rows:
         name, value = cells[name_column].strip(), cells[fold_column].strip()
-        if not re.fullmatch(r"[0-9]+(\.0+)?", value) or not name:
+        if not (number := _FOLD.fullmatch(value)) or not name:
             raise ValueError(f"line {line}: expected a slide and the number of its fold, got {cells}")
-        fold_of.append((name, int(float(value))))
+        fold_of.append((name, int(number[1])))
     numbers = sorted({number for _, number in fold_of})
     if len(numbers) < 2:
         raise ValueError(f"every slide is of fold {numbers[0]}: expected at least two folds, or a column set")

@@ -74,6 +74,10 @@ class AttentionMIL(BagModel):
             embedding_B1E, scores_T1 = self.attention.pool(hidden_TE, bags.offsets_B1)
         return BagOutput(self.head(embedding_B1E[:, 0]), embedding_B1E, scores_T1)
 
+    def instance_probabilities(self, bags: PackedBags) -> Tensor:
+        """See `BagModel.instance_probabilities`: what the model says of a bag of that instance alone."""
+        return self._by_head(bags, self.head)
+
     def _in_blocks(self, bags: PackedBags) -> tuple[Tensor, Tensor]:
         """The embeddings and the scores, with at most one block of projected instances at a time."""
         pool, scores = BagPool(bags), []

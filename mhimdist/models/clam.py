@@ -13,7 +13,7 @@ from torch.nn import functional
 from mhimdist import ops
 from mhimdist.config import models as model_settings
 from mhimdist.data.bags import PackedBags
-from mhimdist.models.interface import BagModel, BagOutput, Projection
+from mhimdist.models.interface import BagModel, BagOutput, Projection, softmax_over_bags
 from mhimdist.models.layers.gated_attention import GatedAttention
 from mhimdist.models.layers.linear import Linear, wide
 
@@ -102,6 +102,15 @@ class CLAM(BagModel):
             logits_BC = (embeddings_BHE * self.head.weight).sum(2) + self.head.bias
         inside_BC, outside_BC = self._cluster(hidden_TE, scores_TH, bags.offsets_B1)
         return CLAMOutput(logits_BC, embeddings_BHE, None, inside_BC, outside_BC)
+
+    def attention_weights(self, bags: PackedBags, output: BagOutput) -> Tensor:
+        """See `BagModel.attention_weights`; a column per branch."""
+        scores_TH = self.attention(self.projection(bags, None), bags.offsets_B1)
+        return softmax_over_bags(scores_TH, bags)
+
+    def instance_probabilities(self, bags: PackedBags) -> Tensor:
+        """See `BagModel.instance_probabilities`: what the model says of a bag of that instance alone."""
+        return self._by_head(bags, self.head)
 
     def _cluster(self, hidden_TE: Tensor, scores_TH: Tensor, offsets_B1: Tensor) -> tuple[Tensor, Tensor]:
         """The bags' clustering losses inside and outside each class, both B x C."""

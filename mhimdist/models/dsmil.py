@@ -12,7 +12,7 @@ from torch.nn import functional
 from mhimdist import ops
 from mhimdist.config import models as model_settings
 from mhimdist.data.bags import PackedBags
-from mhimdist.models.interface import BagModel, BagOutput, Projection
+from mhimdist.models.interface import BagModel, BagOutput, Projection, softmax_over_bags
 from mhimdist.models.layers.blocks import ROWS, runs_in_blocks
 from mhimdist.models.layers.linear import Linear, linear, wide
 
@@ -76,6 +76,20 @@ class DSMIL(BagModel):
             scores_TH=logits_TC.amax(1, keepdim=True),
             instance_logits_BC=top_logits_BC,
         )
+
+    def attention_weights(self, bags: PackedBags, output: BagOutput) -> Tensor:
+        """See `BagModel.attention_weights`: the attention to the top instance of each class, T x C."""
+        found = [
+            (self.instance_head(wide(hidden_RE)), wide(self.query(hidden_RE)))
+            for _, hidden_RE in self.projection.blocks(bags)
+        ]
+        logits_TC, queries_TQ = (torch.cat(parts) for parts in zip(*found, strict=True))
+        top_BC = ops.segment_argmax(logits_TC, bags.offsets_B1)
+        return softmax_over_bags(self._attention(queries_TQ, top_BC, bags), bags)
+
+    def instance_probabilities(self, bags: PackedBags) -> Tensor:
+        """See `BagModel.instance_probabilities`: the stream that classifies the instances."""
+        return self._by_head(bags, self.instance_head)
 
     def _logits(self, hidden_TE: Tensor) -> Tensor:
         """Each instance's logits, T x C, in float32 because they rank; without gradient: few need one."""

@@ -123,19 +123,10 @@ class DTFD(BagModel):
         The dropout keys decide the cut into pseudo-bags, so it differs from epoch to epoch. Without keys a
         bag is always cut in the same way. On CUDA the host waits for nothing.
         """
-        if dropout_keys_B is None:
-            keys_B = Draws(seed=0, epoch=0).keys(bags.ids_B, "pseudo_bags")
-        else:
-            keys_B = mix(dropout_keys_B + CUT_SITE)
-        pseudo = cut(bags, self.settings.num_pseudo_bags, keys_B)
-
-        hidden_TE = self.projection(bags, dropout_keys_B)[pseudo.order_T]
-        scores_T = self.pseudo_attention(hidden_TE, pseudo.offsets_P1).squeeze(1)
-        attended_PE = ops.segment_softmax_pool(scores_T, hidden_TE, pseudo.offsets_P1)
-
-        distilled_ZE = self._distil(hidden_TE, scores_T, attended_PE, pseudo)
-        num_distilled = 2 if self.settings.distillation == "MaxMinS" else 1
-        offsets_B1 = pseudo.offsets_B1 * num_distilled
+        pseudo, hidden_TE, scores_T, attended_PE = self._first_tier(bags, dropout_keys_B)
+        rows_Z = self._distilled_rows(hidden_TE, scores_T, pseudo)
+        distilled_ZE = attended_PE if rows_Z is None else hidden_TE[rows_Z]
+        offsets_B1 = pseudo.offsets_B1 * self._num_distilled
         embedding_BE = ops.segment_softmax_pool(
             self.attention(distilled_ZE, offsets_B1).squeeze(1), distilled_ZE, offsets_B1
         )
@@ -155,10 +146,54 @@ class DTFD(BagModel):
             for tier in (first, (self.attention, self.head))
         ]
 
-    def _distil(self, hidden_TE: Tensor, scores_T: Tensor, attended_PE: Tensor, pseudo: Cut) -> Tensor:
-        """The features that the second tier sees, Z x E, in the order of the pseudo-bags."""
+    def attention_weights(self, bags: PackedBags, output: BagOutput) -> Tensor:
+        """See `BagModel.attention_weights`: how much of an instance is in the bag's embedding, T x 1.
+
+        With AFS it is the attention within the pseudo-bag times that of the second tier to the pseudo-bag.
+        Otherwise it is the second tier's attention to the distilled instances, and 0 for all others.
+        """
+        pseudo, hidden_TE, scores_T, attended_PE = self._first_tier(bags, None)
+        rows_Z = self._distilled_rows(hidden_TE, scores_T, pseudo)
+        distilled_ZE = attended_PE if rows_Z is None else hidden_TE[rows_Z]
+        offsets_B1 = pseudo.offsets_B1 * self._num_distilled
+        second_Z = ops.segment_softmax(self.attention(distilled_ZE, offsets_B1).squeeze(1), offsets_B1)
+        if rows_Z is None:
+            within_T = ops.segment_softmax(scores_T, pseudo.offsets_P1)
+            ordered_T = within_T * second_Z[_bag_of(len(within_T), pseudo.offsets_P1)]
+        else:  # an instance may be the largest and the smallest of its pseudo-bag
+            ordered_T = torch.zeros_like(scores_T).index_add(0, rows_Z, second_Z)
+        return torch.zeros_like(ordered_T).index_copy(0, pseudo.order_T, ordered_T)[:, None]
+
+    def instance_probabilities(self, bags: PackedBags) -> Tensor:
+        """See `BagModel.instance_probabilities`: what the model says of a bag of that instance alone."""
+        return self._by_head(bags, self.head)
+
+    @property
+    def _num_distilled(self) -> int:
+        """Features that the second tier sees of each pseudo-bag."""
+        return 2 if self.settings.distillation == "MaxMinS" else 1
+
+    def _first_tier(
+        self, bags: PackedBags, dropout_keys_B: Tensor | None
+    ) -> tuple[Cut, Tensor, Tensor, Tensor]:
+        """The pseudo-bags, their instances projected, T x E, and scored, T, and their embeddings, P x E."""
+        if dropout_keys_B is None:
+            keys_B = Draws(seed=0, epoch=0).keys(bags.ids_B, "pseudo_bags")
+        else:
+            keys_B = mix(dropout_keys_B + CUT_SITE)
+        pseudo = cut(bags, self.settings.num_pseudo_bags, keys_B)
+        hidden_TE = self.projection(bags, dropout_keys_B)[pseudo.order_T]
+        scores_T = self.pseudo_attention(hidden_TE, pseudo.offsets_P1).squeeze(1)
+        attended_PE = ops.segment_softmax_pool(scores_T, hidden_TE, pseudo.offsets_P1)
+        return pseudo, hidden_TE, scores_T, attended_PE
+
+    def _distilled_rows(self, hidden_TE: Tensor, scores_T: Tensor, pseudo: Cut) -> Tensor | None:
+        """The instances that the second tier sees, Z, in the order of the pseudo-bags.
+
+        None if it sees the pseudo-bags' embeddings instead.
+        """
         if self.settings.distillation == "AFS":
-            return attended_PE
+            return None
         with torch.no_grad():  # the activations only rank
             attention_T = ops.segment_softmax(scores_T, pseudo.offsets_P1)
             activation_TC = linear(attention_T[:, None] * hidden_TE, self.pseudo_head.weight)
@@ -167,7 +202,7 @@ class DTFD(BagModel):
             if self.settings.distillation == "MaxMinS":
                 rows.append(ops.segment_argmax(-last_T1, pseudo.offsets_P1))
         # A pseudo-bag without instances has no such row. It is padding of the second tier, whatever it takes.
-        return hidden_TE[torch.cat(rows, dim=1).flatten().clamp_min(0)]
+        return torch.cat(rows, dim=1).flatten().clamp_min(0)
 
     def classification_loss(
         self, output: BagOutput, labels_B: Tensor, class_weights_C: Tensor | None = None

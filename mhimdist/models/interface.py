@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mhimdist import ops
 from mhimdist.data.bags import PackedBags
 from mhimdist.models.layers.blocks import blocks
-from mhimdist.models.layers.linear import Linear, projection
+from mhimdist.models.layers.linear import Linear, projection, wide
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,32 @@ class BagModel(nn.Module, ABC):
         """Class probabilities of each bag, B x C."""
         return torch.softmax(output.logits_BC, dim=1)
 
+    def attention_weights(self, bags: PackedBags, output: BagOutput) -> Tensor | None:
+        """The weight of each instance in its bag, T x H, for pictures and not for training.
+
+        By default the softmax of `scores_TH` over each bag. Every column adds up to 1 over a bag.
+
+        Args:
+            bags: whole bags.
+            output: the results of the model for them, made without gradients.
+
+        Returns:
+            The weights, in float32 at least; None if the model has none.
+        """
+        return None if output.scores_TH is None else softmax_over_bags(output.scores_TH, bags)
+
+    def instance_probabilities(self, bags: PackedBags) -> Tensor | None:
+        """The probability of each class by each instance alone, T x C; None if the model does not define it.
+
+        Made without gradients, for pictures and not for training.
+        """
+        return None
+
+    def _by_head(self, bags: PackedBags, head: nn.Module) -> Tensor:
+        """The softmax of a head on each projected instance, T x C, with one block projected at a time."""
+        blocks = (head(wide(hidden_RE)) for _, hidden_RE in self.projection.blocks(bags))
+        return torch.cat([torch.softmax(logits_RC, dim=1) for logits_RC in blocks])
+
     def waits_for_sizes(self, num_bags: int) -> bool:
         """Whether a forward pass of that many bags reads their sizes on the host.
 
@@ -87,6 +114,12 @@ class BagModel(nn.Module, ABC):
                     bound = module.weight[0].numel() ** -0.5
                     for parameter in module.parameters():
                         nn.init.uniform_(parameter, -bound, bound, generator=generator)
+
+
+def softmax_over_bags(scores_TH: Tensor, bags: PackedBags) -> Tensor:
+    """The softmax of each column of scores over each bag, T x H in at least float32, without gradient."""
+    columns = [ops.segment_softmax(wide(scores_T), bags.offsets_B1) for scores_T in scores_TH.unbind(1)]
+    return torch.stack(columns, dim=1)
 
 
 class Projection(nn.Module):

@@ -122,6 +122,60 @@ def load_official(
     return weights
 
 
+def recognise(path: Path, which: Literal["model", "teacher"] = "model") -> model_settings.ModelSettings:
+    """The settings of the model in a released checkpoint, from the names and shapes of its weights.
+
+    What no weight shows is as in the authors' scripts: the number of TransMIL's landmarks is half its
+    width, and AB-MIL's activation is ReLU.
+
+    Args:
+        path: the file, of torch or safetensors.
+        which: the student ("model"), or the teacher if the file has one.
+
+    Raises:
+        CheckpointError: the file cannot be read, or its weights are of no model that the authors released.
+    """
+    found = read_tensors(path, which)
+    for baseline in OUR_NAMES:
+        weights = _complete(found, baseline)
+        if weights is not None:
+            try:
+                return _settings_of(translate(weights, baseline), baseline)
+            except (IndexError, ValueError) as error:
+                raise CheckpointError(
+                    f"{path}: the weights of {_MODELS[baseline]} have shapes of no model: {error}"
+                ) from None
+    listing = ", ".join(sorted(found)[:5])
+    raise CheckpointError(
+        f"{path}: expected the weights of {', '.join(_MODELS.values())}, got other names ({listing}, ...)"
+    )
+
+
+def _complete(found: Mapping[str, Tensor], baseline: str) -> dict[str, Tensor] | None:
+    """The weights in a file without their prefix, if they are all of a baseline's, by either's names."""
+    names, unused = OUR_NAMES[baseline], UNUSED_NAMES.get(baseline, set())
+    for known, more in ((set(names), unused), (set(names.values()), set[str]())):
+        bare, _ = without_prefix(found, known)
+        if known <= bare.keys() <= known | more:
+            return bare
+    return None
+
+
+def _settings_of(weights: Mapping[str, Tensor], baseline: str) -> model_settings.ModelSettings:
+    """Settings with the widths of the weights, which have our names."""
+    width = weights["projection.linear.weight"].shape[0]
+    match baseline:
+        case "selfattn":
+            heads = weights["layer1.attention.residual.weight"].shape[0]
+            return model_settings.TransMIL(
+                hidden_dim=width, num_heads=heads, num_landmarks=max(width // 2, 1)
+            )
+        case "dsmil":
+            return model_settings.DSMIL(hidden_dim=width, query_dim=weights["query.0.weight"].shape[0])
+    attention_dim, is_gated = weights["attention.branch.weight"].shape[0], baseline == "attn_gated"
+    return model_settings.AttentionMIL(hidden_dim=width, attention_dim=attention_dim, gated=is_gated)
+
+
 def translate(official: Mapping[str, Tensor], baseline: str) -> dict[str, Tensor]:
     """The authors' weights by our names, in float32, denormals zeroed; unknown names stay as they are."""
     names = OUR_NAMES[baseline]
@@ -181,9 +235,6 @@ def _what_fits(
         got, wanted = (each["projection.linear.weight"].shape[:1] for each in (weights, expected))
         return f" (their model.hidden_dim is {got[0]})" if got and got != wanted else ""
     for baseline, text in _MODELS.items():
-        names, unused = OUR_NAMES[baseline], UNUSED_NAMES.get(baseline, set())
-        for known, more in ((set(names), unused), (set(names.values()), set[str]())):
-            bare, _ = without_prefix(found, known)
-            if known <= bare.keys() <= known | more:
-                return f", but have the names of {text}"
+        if _complete(found, baseline) is not None:
+            return f", but have the names of {text}"
     return ""

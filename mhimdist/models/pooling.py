@@ -29,3 +29,7 @@ class PoolingMIL(BagModel):
         logits_BC = self.pool(self.head(hidden_TE), bags.offsets_B1)
         embedding_BE = ops.segment_mean(hidden_TE, bags.offsets_B1)
         return BagOutput(logits_BC, embedding_BE[:, None], None)
+
+    def instance_probabilities(self, bags: PackedBags) -> Tensor:
+        """See `BagModel.instance_probabilities`: the instance's logits, which the model pools."""
+        return self._by_head(bags, self.head)

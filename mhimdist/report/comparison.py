@@ -16,19 +16,13 @@ import numpy as np
 from mhimdist.report import formats
 from mhimdist.report.text_table import Grid
 from mhimdist.statistics import metrics
+from mhimdist.training.result import PAPER_WARNING as PAPER_WARNING
+from mhimdist.training.result import STRICT_NOTE as STRICT_NOTE
 from mhimdist.training.result import Protocol, Result
 
 METRICS = ("auc", "accuracy", "f1", "precision", "recall")
 INFLATED = ("auc", "accuracy", "f1")
 HEADINGS = {"auc": "AUC", "accuracy": "accuracy", "f1": "F1", "precision": "precision", "recall": "recall"}
-PAPER_WARNING = (
-    "PAPER PROTOCOL: as in the authors' code, the test fold selects the epoch, stops the training and sets "
-    "the threshold. The figures are therefore optimistic: use them only to reproduce the authors'."
-)
-STRICT_NOTE = (
-    "Strict protocol: validation cases of the training fold select the epoch, stop the training and set the "
-    "threshold."
-)
 
 
 @dataclass(frozen=True)

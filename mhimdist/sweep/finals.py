@@ -35,6 +35,7 @@ from mhimdist.sweep.task import Task
 from mhimdist.sweep.watch import print_line
 from mhimdist.training.environment import environment
 from mhimdist.training.fold import RESULT_FILE, Fold
+from mhimdist.training.model_card import read_trained, write_card
 from mhimdist.training.requirements import notes_on_classes
 
 MAX_REASONS = 5
@@ -172,6 +173,8 @@ def _train_finals(
             share = planning.largest_share()
             outcomes |= run_folds(sweep, {digest: missing[digest]}, task.data, stopping, share)
     planned.raise_failures(outcomes)
+    best = [planned.folds[digest].folder for digest in planned.members[candidates[0].name, "strict"]]
+    write_card(folder.path, [read_trained(each) for each in best], f"{sweep.name}, {candidates[0].name}")
     return {
         name: [
             _final_run(planned.folds[digest], name != "without masking", len(task.splits) > 1)

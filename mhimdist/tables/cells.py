@@ -4,10 +4,11 @@ MISSING = frozenset(
     {
         *("", "na", "n/a", "n.a.", "#na", "#n/a", "#n/a n/a", "<na>", "nan", "-nan", "none", "null", "nil"),
         *("-", "--", "'--", "–", "—", "nat", "#null!", "#ref!", "#value!", "#name?", "#div/0!"),
+        *(".", "?", "not available", "not applicable", "not reported"),
         *("[not available]", "[not applicable]", "[not evaluated]", "[unknown]"),
     }
 )
-"""How tables write that they do not know, in lower case: by hand, pandas, R, Excel, and the GDC."""
+"""How tables write that they do not know, in lower case: by hand, pandas, R, SAS, Excel, and the GDC."""
 
 
 def is_missing(cell: str) -> bool:

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from mhimdist.errors import DataError
@@ -111,7 +111,8 @@ def require(table: Table, kind: Kind, given: str | None = None, *, error: type[D
     if (found := find(table, kind, given, error=error)) is None:
         raise error(
             f"{table.path}: expected one column named {' or '.join(kind.names)}, got the header "
-            f"{table.columns}{_nearest(table, (*kind.names, *kind.others))}{_say(kind)}"
+            f"{table.columns}{_nearest(table, (*kind.names, *kind.others), known_names(SLIDE, LABEL, CASE))}"
+            f"{_say(kind)}"
         )
     return found
 
@@ -134,12 +135,12 @@ def _given(table: Table, kind: Kind, given: str, error: type[DataError]) -> int:
     )
 
 
-def _nearest(table: Table, wanted: Sequence[str]) -> str:
-    """The column whose name is most like one of those that are looked for."""
+def _nearest(table: Table, wanted: Sequence[str], others: Collection[str] = ()) -> str:
+    """The column whose name is most like one of those that are looked for, and is none of the others."""
     likeness = {
         name: max(difflib.SequenceMatcher(None, plain(name), plain(other)).ratio() for other in wanted)
         for name in table.columns
-        if plain(name)
+        if plain(name) and plain(name) not in others
     }
     best = max(likeness, key=lambda name: likeness[name], default="")
     return f"; the nearest is {best!r}" if best and likeness[best] >= 0.6 else ""

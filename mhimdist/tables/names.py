@@ -20,9 +20,10 @@ _NUM_EXAMPLES = 2
 
 def bare(name: str) -> str:
     """The name of a slide without its folder, of Linux or Windows, and without its suffixes."""
-    name = unicodedata.normalize("NFC", re.split(r"[/\\]", name.strip())[-1])  # macOS takes letters apart
+    name = re.split(r"[/\\]", name.rstrip(" \t/\\"))[-1].strip()
+    name = unicodedata.normalize("NFC", name)  # macOS takes letters apart
     while end := next((end for end in SLIDE_SUFFIXES if name.lower().endswith(end)), None):
-        name = name[: -len(end)]
+        name = name[: -len(end)].rstrip()
     return name
 
 
@@ -70,12 +71,13 @@ _RULES: tuple[tuple[str, Callable[[str], str]], ...] = (
 )
 
 
-def rule_that_joins(missing: Sequence[str], free: Collection[str]) -> str:
+def rule_that_joins(missing: Sequence[str], free: Collection[str], what_they_are: str = "slides") -> str:
     """A half sentence for a message: the rule by which names would be those of slides; empty if none is.
 
     Args:
         missing: names of a table for which there are no slides.
         free: slides that no name of the table means.
+        what_they_are: a word for these, in the plural.
     """
     best, most = "", 0
     for what, key in _RULES:
@@ -88,7 +90,28 @@ def rule_that_joins(missing: Sequence[str], free: Collection[str]) -> str:
     if 2 * most < len(missing) or not most:
         return ""
     those = "they" if most == len(missing) else f"{most} of them"
-    return f"; {those} differ from slides only in {best}"
+    return f"; {those} differ from {what_they_are} only in {best}"
+
+
+def affix_that_joins(missing: Sequence[str], free: Collection[str]) -> str:
+    """What one side puts before or behind every name, if this is all that keeps names from those of slides.
+
+    Args:
+        missing, free: as in `rule_that_joins`.
+
+    Returns:
+        Which side, and what: "the names of features have '_patches' behind them"; empty if there is none.
+    """
+    names, slides = {bare(name) for name in missing}, {bare(name) for name in free}
+    for longer, shorter, side in ((slides, names, "features"), (names, slides, "the table")):
+        for short in sorted(shorter)[:_NUM_EXAMPLES]:
+            for long in sorted(name for name in longer if short and short in name):
+                before, behind = long.split(short, 1)
+                joined = sum(f"{before}{name}{behind}" in longer for name in shorter)
+                if joined and 2 * joined > len(names) and bool(before) != bool(behind):
+                    place = f"{before!r} before them" if before else f"{behind!r} behind them"
+                    return f"the names of {side} have {place}"
+    return ""
 
 
 def begins_names(missing: Sequence[str], free: Collection[str]) -> bool:

@@ -1,5 +1,6 @@
 """`read_table`: the one way to read a table, whatever its format, encoding and delimiter."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -93,4 +94,6 @@ def _lines(path: Path, content: bytes, error: type[DataError]) -> list[Line]:
         raise error(f"{path} is {other}, not a table; save it as CSV, .xlsx or Parquet")
     if content.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
         raise error(f"{path} is HTML or XML, not a table; save it as CSV, .xlsx or Parquet")
+    if re.match(rb"[\xef\xbb\xbf\s]*(\{\s*\"|\[\s*[{\[\"])", content):
+        raise error(f"{path} is JSON, not a table; save it as CSV, .xlsx or Parquet")
     return text.lines_of(path, content, error)

@@ -47,9 +47,8 @@ def lines_of(path: Path, content: bytes, error: type[DataError]) -> list[Line]:
             cells.
     """
     text = _decoded(path, content, error)
-    skipped = 0
     if said := _SEPARATOR_LINE.match(text):
-        text, skipped = text[said.end() :], 1
+        text = "\n" + text[said.end() :]  # a blank line, so that the others keep their numbers
     delimiter = said[1] if said else _delimiter(text)
     try:
         lines = _parsed(text, delimiter)
@@ -61,8 +60,8 @@ def lines_of(path: Path, content: bytes, error: type[DataError]) -> list[Line]:
     for number, cells in lines:
         # Longer by empty cells only: a delimiter at the end of the line.
         if len(cells) < width or any(cell.strip() for cell in cells[width:]):
-            raise error(f"{path}, line {number + skipped}: expected {width} cells, got {len(cells)}")
-    return [(number + skipped, cells[:width]) for number, cells in lines]
+            raise error(f"{path}, line {number}: expected {width} cells, got {len(cells)}")
+    return [(number, cells[:width]) for number, cells in lines]
 
 
 def _decoded(path: Path, content: bytes, error: type[DataError]) -> str:
@@ -129,7 +128,13 @@ def _rows(text: str, delimiter: str, most: int | None, *, strict: bool) -> list[
         skipinitialspace=delimiter == " " or _SPACED_QUOTE.search(text) is not None,
     )
     lines: list[Line] = []
-    for cells in reader:
+    while True:
+        begin = reader.line_num + 1
+        try:
+            if (cells := next(reader, None)) is None:
+                break
+        except csv.Error as problem:
+            raise csv.Error(f"{problem}, in the row that begins in line {begin}") from None
         if delimiter == " " and len(cells) > 1 and not cells[-1]:
             cells.pop()  # spaces at the end of the line
         if any(cell.strip() for cell in cells):

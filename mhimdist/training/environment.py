@@ -27,6 +27,12 @@ def environment(num_threads: int) -> dict[str, str]:
     }
 
 
+def versions() -> dict[str, str]:
+    """The versions of the packages that a network's weights depend on."""
+    packages = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "safetensors")}
+    return {"mhimdist": mhimdist.__version__, "python": platform.python_version(), **packages}
+
+
 @cache
 def revision() -> str:
     """The commit of this package from `git describe`; "unknown" outside a checkout, as in a job's upload."""

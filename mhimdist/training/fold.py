@@ -8,6 +8,7 @@ one worker or on several. A fold's folder has the same layout in all of them:
         history.jsonl              a line per epoch
         checkpoints/               an unfinished fold resumes from these
         best_student/              weights of the selected epoch
+        model_card.md              what the network is, and what it is not
         result.json                the metrics; marks a finished fold
         error.txt                  the traceback of a failure
         stop                       asks the workers that share the fold to save it and end
@@ -18,13 +19,14 @@ Nothing here knows Ray.
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
 from mhimdist import files
 from mhimdist.config.execution import Saving
@@ -37,8 +39,9 @@ from mhimdist.training import checkpoint
 from mhimdist.training.evaluation import judge, predict
 from mhimdist.training.first_stage import first_stage, open_trainer
 from mhimdist.training.history import EpochRecord
+from mhimdist.training.model_card import Trained, write_card
 from mhimdist.training.result import OUTSIDE_WEIGHTS, Result
-from mhimdist.training.run_folder import HISTORY, LOST_LOCK_S, RunFolder
+from mhimdist.training.run_folder import HISTORY, LOST_LOCK_S, Position, RunFolder
 from mhimdist.training.student import save_student
 from mhimdist.training.trainer import Trainer
 from mhimdist.training.workers import Workers
@@ -252,7 +255,9 @@ class FoldRun:
         trainer = self._trainer
         self.release()
         if trainer is not None and trainer.history:
-            save_student(self.fold.folder, trainer.best_student().state_dict(), self.fold.config, self._bags)
+            weights = trainer.best_student().state_dict()
+            teacher = _teacher_of(self.fold, trainer.best.epoch)
+            save_student(self.fold.folder, weights, self.fold.config, self._bags, teacher=teacher)
             checkpoint.discard(self.fold.checkpoints)
 
     def release(self) -> None:
@@ -375,10 +380,22 @@ def _write_stage(fold: Fold, history: Sequence[EpochRecord]) -> None:
     files.write_text(fold.folder / HISTORY, "".join(lines))
 
 
+def _teacher_of(fold: Fold, epoch: int) -> Mapping[str, Tensor] | None:
+    """The teacher after an epoch, from the checkpoint that the fold keeps of its best one.
+
+    None if the fold keeps no such checkpoint, or has no teacher with weights of its own.
+    """
+    kept = fold.checkpoints / Position(epoch + 1, 0).name
+    try:
+        return checkpoint.load(kept)[0].get("teacher")
+    except CheckpointError:  # it is for pictures alone: the result does not need it
+        return None
+
+
 def _judge(
     fold: Fold, network: BagModel, best_epoch: int, history: Sequence[EpochRecord], bags: BagSource
 ) -> None:
-    """Write the best student and its result, then delete the checkpoints."""
+    """Write the best student, its teacher and its result, then delete the checkpoints."""
     validation = predict(network, bags, fold.split.validation)
     test = predict(network, bags, fold.split.test) if fold.is_tested else None
     judged = judge(validation, test)
@@ -410,7 +427,16 @@ def _judge(
             if fold.is_tested or name != "test"
         },
     )
-    save_student(fold.folder, network.state_dict(), fold.config, bags)
+    state = save_student(
+        fold.folder,
+        network.state_dict(),
+        fold.config,
+        bags,
+        teacher=_teacher_of(fold, best_epoch),
+        threshold=judged["validation"]["threshold"],
+        threshold_from=f"Youden's J on the {'test' if fold.split.selects_on_test else 'validation'} bags",
+    )
+    write_card(fold.folder, [Trained.of(fold.folder, state, result, fold.split)], fold.folder.name)
     # In this order: a fold that is killed before its result is written still has its checkpoints.
     files.write_text(fold.folder / RESULT_FILE, json.dumps(asdict(result), allow_nan=False))
     checkpoint.discard(fold.checkpoints)

@@ -9,6 +9,14 @@ import numpy as np
 from mhimdist.statistics.metrics import Scores
 
 Protocol = Literal["strict", "paper"]
+PAPER_WARNING = (
+    "PAPER PROTOCOL: as in the authors' code, the test fold selects the epoch, stops the training and sets "
+    "the threshold. The figures are therefore optimistic: use them only to reproduce the authors'."
+)
+STRICT_NOTE = (
+    "Strict protocol: validation cases of the training fold select the epoch, stop the training and set the "
+    "threshold."
+)
 OUTSIDE_WEIGHTS = (
     "the teacher starts from outside weights (teacher.weights), which may have been trained on this run's "
     "test slides"

@@ -2,21 +2,38 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import ValidationError
 from torch import Tensor
 
 from mhimdist.config.train import TrainConfig, explain
 from mhimdist.data.bags import BagSource
+from mhimdist.data.description import describe
+from mhimdist.data.shards import BagShards
 from mhimdist.errors import CheckpointError
 from mhimdist.models import BagModel, build
 from mhimdist.models.foreign_weights import differences
 from mhimdist.training import checkpoint
+from mhimdist.training.environment import versions
 
 BEST_STUDENT = "best_student"
 
 
-def save_student(folder: Path, weights: Mapping[str, Tensor], config: TrainConfig, bags: BagSource) -> None:
+FEATURE_DETAILS = ("encoder", "patch_size", "level", "magnification", "coords_unit")
+"""What is recorded of the features that a student was trained on, as far as the data set knows it."""
+
+
+def save_student(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    config: TrainConfig,
+    bags: BagSource,
+    *,
+    teacher: Mapping[str, Tensor] | None = None,
+    threshold: float | None = None,
+    threshold_from: str = "",
+) -> dict[str, Any]:
     """Write the student of a run's selected epoch; it replaces an older one.
 
     Args:
@@ -24,15 +41,35 @@ def save_student(folder: Path, weights: Mapping[str, Tensor], config: TrainConfi
         weights: the network's `state_dict`.
         config: the run's settings.
         bags: the data set that it was trained on.
+        teacher: the `state_dict` of the teacher of that epoch, if it has weights of its own.
+        threshold: with two classes, the lowest probability of the second one that is called positive; None
+            if nothing chose it.
+        threshold_from: the bags that chose it, in words.
+
+    Returns:
+        What was saved with the weights.
     """
     built_from = {
         "config": config.recipe(),
         "num_features": bags.num_features,
         "classes": list(bags.classes),
         "data_digest": bags.digest,
+        "features": _details(bags),
+        "data": describe(bags),
+        "versions": versions(),
+        "threshold": threshold,
+        "threshold_from": threshold_from,
     }
     checkpoint.discard(folder / BEST_STUDENT)
-    checkpoint.save(folder / BEST_STUDENT, {"student": weights}, built_from)
+    networks = {"student": weights, **({"teacher": teacher} if teacher else {})}
+    checkpoint.save(folder / BEST_STUDENT, networks, built_from)
+    return built_from
+
+
+def _details(bags: BagSource) -> dict[str, Any]:
+    """The `FEATURE_DETAILS` of the first bag: all features of a data set are made alike."""
+    said = bags.details(0) if isinstance(bags, BagShards) else {}
+    return {name: said.get(name) for name in FEATURE_DETAILS}
 
 
 def load_student(folder: str | Path) -> BagModel:
@@ -53,6 +90,29 @@ def load_student(folder: str | Path) -> BagModel:
     path = Path(folder) / BEST_STUDENT
     if not path.exists():
         raise CheckpointError(f"{folder} holds no {BEST_STUDENT}/: give the folder of a finished fold")
+    network = _load(path, "student")
+    assert network is not None, "every checkpoint of a student holds it"
+    return network
+
+
+def load_teacher(folder: str | Path) -> BagModel | None:
+    """The teacher of a run's selected epoch, on the CPU and in evaluation mode.
+
+    Args:
+        folder: see `load_student`.
+
+    Returns:
+        The network; the student itself if the settings make it the teacher; None if the run had no teacher or
+        an earlier release did not keep it.
+
+    Raises:
+        CheckpointError: see `load_student`.
+    """
+    return _load(Path(folder) / BEST_STUDENT, "teacher")
+
+
+def _load(path: Path, role: Literal["student", "teacher"]) -> BagModel | None:
+    """Build a network and load its weights; None if there are none."""
     tensors, state = checkpoint.load(path)
     if "config" not in state:
         raise CheckpointError(
@@ -61,7 +121,9 @@ def load_student(folder: str | Path) -> BagModel:
     try:
         config = TrainConfig.model_validate(state["config"])
         num_features, num_classes = state["num_features"], len(state["classes"])
-        weights = tensors["student"]
+        weights = tensors["student"] if role == "student" else tensors.get("teacher")
+        if role == "teacher" and config.teacher.kind == "student_copy":
+            weights = tensors["student"]
     except ValidationError as error:
         raise CheckpointError(
             f"{path}: another release wrote it; its configuration is unknown here: "
@@ -69,6 +131,8 @@ def load_student(folder: str | Path) -> BagModel:
         ) from None
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: expected a student of this release, it lacks {error}") from None
+    if weights is None:
+        return None
     network = build(config.model, num_features=num_features, num_classes=num_classes, seed=config.seed)
     if faults := differences(weights, network.state_dict()):
         raise CheckpointError(

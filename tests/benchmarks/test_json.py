@@ -31,6 +31,17 @@ def test_train_step():
         assert sum(parts.values()) == pytest.approx(found["ms"][name], rel=0.5)
 
 
+@pytest.mark.slow
+def test_prediction():
+    found = _json("prediction", "--slides", "4", "--rounds", "1")
+    assert (found["slides"], found["rounds"]) == (4, 1)
+    for name in ("shards", "files", "plain"):
+        assert found["slides_per_s"][name] > 0
+        assert found["peak_rss_anon_mib"][name] < 1024
+    assert found["ratio_shards"] > 0 < found["ratio_files"]
+    assert found["largest_difference"] < 1e-5
+
+
 def test_masking():
     found = _json("masking", "--instances", "300", "--bags", "1", "2", "--rounds", "1")
     assert [(r["instances"], r["bags"], r["heads"]) for r in found["races"]] == [

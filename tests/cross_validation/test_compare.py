@@ -25,8 +25,9 @@ from mhimdist.errors import ConfigError, CrossValidationError, PreemptedError, R
 from mhimdist.models import build
 from mhimdist.paper import costs
 from mhimdist.paper.costs import measure_costs
-from mhimdist.report.comparison import PAPER_WARNING
+from mhimdist.report.comparison import PAPER_WARNING, STRICT_NOTE
 from mhimdist.training import first_stage
+from mhimdist.training.model_card import escaped
 from mhimdist.training.result import OUTSIDE_WEIGHTS
 
 BASE = preset("c16", "abmil").override(
@@ -98,6 +99,27 @@ def test_the_tables_are_files_that_state_the_protocol(job, done):
     text = " ".join((job.folder / "table.md").read_text().split())
     for fragment in ("2-fold by case, 1 seed (1)", "inflation, paper minus strict", "PAPER PROTOCOL"):
         assert fragment in text
+
+
+def test_the_model_card_is_of_the_first_configuration_under_the_strict_protocol(job, done):
+    text = (job.folder / "model_card.md").read_text()
+    assert "# Model card: test, MHIM \\(abmil\\), strict\n" in text
+    assert STRICT_NOTE in text
+    assert PAPER_WARNING not in text
+    assert "ensemble of 2 networks" in text
+    for result in done.rows[0].results:
+        (folder,) = {
+            path.parent
+            for path in job.folder.glob(f"folds/fold-{result.fold}-seed-1-*/result.json")
+            if json.loads(path.read_text())["test"] == result.test
+            and json.loads(path.read_text())["split_digest"] == result.split_digest
+            and json.loads(path.read_text())["config_digest"] == result.config_digest
+        }
+        assert escaped(folder.name) in text
+        own = (folder / "model_card.md").read_text()
+        assert f"test | {result.test['auc']:.3f} |" in own
+        assert "data set: digits\\-c16\n- synthetic: no" in own
+        assert "Its maker describes it: " in own
 
 
 def test_finished_folds_are_only_read_and_a_lost_one_is_made_again(job, done, data, capsys):

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -156,6 +157,17 @@ def test_the_result_is_that_of_the_best_complete_trial_and_the_report_names_fail
     html = (folder / "report.html").read_text()
     assert "NonFiniteError" in html
     assert "How far to trust these numbers" in html
+
+
+def test_the_model_card_is_of_the_best_configurations_final_runs(folder):
+    card = (folder / "model_card.md").read_text()
+    assert re.search(r"^# Model card: .*, trial [0-9]+$", card, re.MULTILINE)
+    listed = {name.replace("\\", "") for name in re.findall(r"^\| (\S+) \| test \|", card, re.MULTILINE)}
+    finals = {path.parent.name for path in folder.glob("final/*/result.json")}
+    assert listed
+    assert listed <= finals
+    for trial in folder.glob("trials/*/fold-*/result.json"):
+        assert "It was not tested" in (trial.parent / "model_card.md").read_text()
 
 
 def test_no_test_bag_is_in_any_fold_and_none_was_read_before_the_final_runs(folder, data, reads):

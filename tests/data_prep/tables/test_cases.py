@@ -37,7 +37,9 @@ def test_a_barcode_means_the_slides_that_begin_with_it() -> None:
         "tcga-a1-a0sd-01z": [TCGA[2]],
         "TCGA-A1-A0SB-01Z-00-DX2": [TCGA[1]],
     }
-    themselves = [TCGA[0], f"{TCGA[0]}.svs", "other", "TCGA-A1-A0SD-01", "TCGA-ZZ-ZZZZ"]
+    # cBioPortal leaves out the letter of a sample's vial.
+    assert slides_of_barcodes(["TCGA-A1-A0SD-01"], known) == {"TCGA-A1-A0SD-01": [TCGA[2]]}
+    themselves = [TCGA[0], f"{TCGA[0]}.svs", "other", "TCGA-A1-A0SD-0", "TCGA-ZZ-ZZZZ"]
     assert slides_of_barcodes(themselves, known) == {name: [name] for name in themselves}
 
 

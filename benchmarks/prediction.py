@@ -1,0 +1,170 @@
+"""Slides per second that `mhimdist.predict` applies a model to, and the memory it takes.
+
+The peer is the loop that a user writes: `torch.load` of a slide's float32 features, and the same network on
+them without gradients, with as many compute threads as there are cores. Ours predicts the same slides from
+float16 shards, and from the same `.pt` files; its time includes opening the data, the record on disk and the
+tables. Both run in turns (ours, peer, ours, ...) from a warm page cache. A ratio is the median over the
+rounds; each round takes the mean of our turns before and after the peer's. Peak anonymous memory (RssAnon,
+above that of the imports) is measured in a process of its own.
+
+    python -m benchmarks.prediction [--slides 10000] [--rounds 3] [--json]
+
+10,000 slides take 20 GB of `.pt` files and 10 GB of shards; give `--folder` a disk with that room.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import mhimdist as mh
+from benchmarks.loading import peak_of
+from data_prep.shard import shard
+from mhimdist.data.bags import PackedBags
+from mhimdist.data.shards import BagShards
+from mhimdist.models import build
+from mhimdist.training.student import load_student, save_student
+
+MEAN_INSTANCES, NUM_FEATURES = 2000, 256
+OURS = {"shards": "shards", "files": "pt"}
+
+
+def make(folder: Path, num_slides: int, model: str) -> None:
+    """Write the slides as .pt files and as shards, and a network with random weights.
+
+    The sizes are log-normal with a mean of 2,000, as slides' are: few are many times as large as the median.
+    """
+    (folder / "pt").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    spread = 0.6
+    sizes = generator.lognormal(np.log(MEAN_INSTANCES) - spread**2 / 2, spread, num_slides)
+    values = torch.randn(1 << 22, generator=torch.Generator().manual_seed(0)).half().float()
+    lines = ["slide,label"]
+    for number, size in enumerate(np.maximum(sizes.round(), 1).astype(int).tolist()):
+        start = int(generator.integers(NUM_FEATURES))
+        rows_ND = values[start:].repeat(-(-size * NUM_FEATURES // (len(values) - start)))
+        features_ND = rows_ND[: size * NUM_FEATURES].reshape(size, NUM_FEATURES).clone()
+        torch.save(features_ND, folder / "pt" / f"slide{number:05d}.pt")
+        lines.append(f"slide{number:05d},{('normal', 'tumour')[number % 2]}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        shard(folder / "pt", folder / "labels.csv", folder / "shards", shard_bytes=256 << 20)
+    config = mh.preset("c16", model)
+    network = build(config.model, num_features=NUM_FEATURES, num_classes=2, seed=0)
+    save_student(
+        folder / "fold-1-seed-0", network.state_dict(), config, BagShards(folder / "shards"), threshold=0.5
+    )
+
+
+def ours(folder: Path, source: str) -> np.ndarray:
+    """Predict all slides; returns the probabilities of the second class in the order of the slides."""
+    out = folder / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    with contextlib.redirect_stdout(io.StringIO()):
+        mh.predict(folder / "fold-1-seed-0", folder / source, out, ignore_labels=True, device="cpu")
+    table = pq.read_table(out / "predictions.parquet").sort_by("slide")
+    return table["probability_tumour"].to_numpy()
+
+
+@torch.inference_mode()
+def plain(folder: Path) -> np.ndarray:
+    """The loop that a user writes."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    network = load_student(folder / "fold-1-seed-0")
+    found = []
+    for path in sorted((folder / "pt").iterdir()):
+        features_ND = torch.load(path, weights_only=True)
+        output = network(PackedBags.from_list([features_ND]))
+        found.append(float(output.logits_BC.softmax(1)[0, 1]))
+    return np.array(found)
+
+
+def _timed(work: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
+    started = time.perf_counter()
+    found = work()
+    return time.perf_counter() - started, found
+
+
+def measure(folder: Path, num_slides: int, rounds: int) -> dict[str, object]:
+    """Rates in turns, our ratios to the plain loop, the largest difference and the peaks of memory."""
+    _, expected = _timed(lambda: plain(folder))
+    rates: dict[str, list[float]] = {name: [] for name in (*OURS, "plain")}
+    ratios: dict[str, list[float]] = {name: [] for name in OURS}
+    difference = 0.0
+    for name, source in OURS.items():
+        before, found = _timed(lambda source=source: ours(folder, source))
+        difference = max(difference, float(np.abs(found - expected).max()))
+        for _ in range(rounds):
+            theirs, _ = _timed(lambda: plain(folder))
+            after, _ = _timed(lambda source=source: ours(folder, source))
+            ratios[name].append(theirs / ((before + after) / 2))
+            rates["plain"].append(num_slides / theirs)
+            rates[name].append(num_slides / after)
+            before = after
+    command = [sys.executable, "-m", "benchmarks.prediction", "--folder", str(folder), "--memory-of"]
+    peaks = {
+        name: int(subprocess.run([*command, name], check=True, stdout=subprocess.PIPE).stdout)
+        for name in (*OURS, "plain")
+    }
+    return {
+        "slides": num_slides,
+        "rounds": rounds,
+        "slides_per_s": {name: round(median(values), 1) for name, values in rates.items()},
+        "ratio_shards": round(median(ratios["shards"]), 2),
+        "ratio_files": round(median(ratios["files"]), 2),
+        "peak_rss_anon_mib": {name: round(peak / 2**20) for name, peak in peaks.items()},
+        "largest_difference": difference,
+    }
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.prediction", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument(
+        "--slides", type=int, default=10_000, help="number of slides (default: 10,000, 30 GB)"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each reader (default: 3)")
+    parser.add_argument("--model", default="abmil", help="network to apply (default: abmil)")
+    parser.add_argument("--folder", type=Path, help="where files are made or found (default: temporary)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory_of:
+        work = plain if options.memory_of == "plain" else lambda folder: ours(folder, OURS[options.memory_of])
+        print(peak_of(lambda: work(options.folder)))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        if not (folder / "shards").exists():
+            make(folder, options.slides, options.model)
+        result = measure(folder, len(list((folder / "pt").iterdir())), options.rounds)
+    if options.json:
+        print(json.dumps(result))
+        return
+    for name, per_s in result["slides_per_s"].items():
+        print(f"{name:8} {per_s:8.1f} slides/s   peak RssAnon {result['peak_rss_anon_mib'][name]:5} MiB")
+    print(
+        f"ours is {result['ratio_shards']} x the plain loop from shards, {result['ratio_files']} x from "
+        f"files; largest difference of a probability {result['largest_difference']:.1e}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The exported file: weights of one network as safetensors, and everything said about it in the header."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from mhimdist import files
+from mhimdist.config.models import ModelSettings
+from mhimdist.errors import CheckpointError
+from mhimdist.export.load_model import FORMAT, FORMAT_VERSION, ExportError, digest, read_header
+from mhimdist.models import BagModel, build
+from mhimdist.models.foreign_weights import differences
+from mhimdist.prediction.members import Member
+from mhimdist.training.model_card import Trained, auc_interval
+from mhimdist.training.result import PAPER_WARNING, STRICT_NOTE
+
+LICENCE = (
+    "load_model.py is Apache-2.0. No licence of the weights is stated: whoever owns the data that trained "
+    "them decides. MHIM-MIL is the method of Tang et al., ICCV 2023."
+)
+
+
+def document(member: Member, trained: Trained) -> dict[str, Any]:
+    """What the header says of a network, in JSON types.
+
+    Args:
+        member: the network, its threshold and protocol.
+        trained: its configuration, data and metrics.
+    """
+    state, result = trained.state, trained.result
+    config = dict(state["config"])
+    interval = auc_interval([trained])
+    found: dict[str, Any] = {"validation": {}, "test": {}, "test_auc_interval": None}
+    if result is not None:
+        found |= {"validation": dict(result.validation), "test": dict(result.test)}
+        found |= {"missing_classes": dict(result.missing_classes), "note": result.note}
+    if interval is not None:
+        found["test_auc_interval"] = {
+            "low": interval[0],
+            "high": interval[1],
+            "level": 0.95,
+            "how": "percentile bootstrap of the test cases, 1000 resamples",
+        }
+    texts = {"strict": STRICT_NOTE, "paper": PAPER_WARNING}
+    details = {name: member.features.get(name) for name in ("patch_size", "level", "magnification")}
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "name": trained.name,
+        "model": config["model"],
+        "num_features": member.num_features,
+        "classes": list(member.classes),
+        "encoder": member.features.get("encoder"),
+        **details,
+        "threshold": member.threshold,
+        "threshold_from": member.threshold_from,
+        "precision": {"weights": "float32", "trained_with": config.get("precision")},
+        "training": config,
+        "fold": member.fold,
+        "seed": member.seed,
+        "data": dict(trained.data),
+        "protocol": {"name": member.protocol, "says": texts.get(member.protocol, "")},
+        "metrics": found,
+        "versions": dict(state.get("versions") or {}),
+        "licence": LICENCE,
+    }
+
+
+def write(path: Path, weights: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write an exported file, whole or not at all.
+
+    Args:
+        path: the file; it replaces an older one.
+        weights: the network's `state_dict`.
+        header: values that JSON can hold.
+
+    Raises:
+        DiskFullError: the file does not fit on the disk.
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    said = {"mhimdist": json.dumps(header, allow_nan=False)}
+    # The digest covers header and weights but not itself, so the file is made twice.
+    said["sha256"] = digest(save(tensors, said))
+    files.write_bytes(path, save(tensors, said))
+
+
+def read(path: Path) -> tuple[BagModel, dict[str, Any]]:
+    """Read an exported file as a network of ours on the CPU, in evaluation mode, and its header.
+
+    Raises:
+        CheckpointError: it is not an export, was changed, or is of another version.
+    """
+    try:
+        header = read_header(path)
+        settings: ModelSettings = TypeAdapter(ModelSettings).validate_python(header["model"])
+        network = build(
+            settings, num_features=header["num_features"], num_classes=len(header["classes"]), seed=0
+        )
+    except ExportError as error:
+        raise CheckpointError(str(error)) from None
+    except (ValidationError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: another release wrote it; its model is unknown here: {error}"
+        ) from None
+    weights = load_file(path)
+    if faults := differences(weights, network.state_dict()):
+        raise CheckpointError(f"{path}: the weights do not fit {settings.name}: {'; '.join(faults)}")
+    network.load_state_dict(weights)
+    return network.eval(), header
+
+
+def is_export(path: Path) -> bool:
+    """Whether a file says in its header that it is an export, whole or damaged."""
+    try:
+        with safe_open(path, "pt") as opened:
+            return "mhimdist" in (opened.metadata() or {})
+    except (SafetensorError, OSError):
+        return path.suffix.lower() == ".safetensors"

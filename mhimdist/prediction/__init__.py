@@ -1,0 +1,1 @@
+"""Trained models applied to slides: an ensemble's predictions, with what each instance says."""

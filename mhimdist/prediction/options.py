@@ -1,0 +1,89 @@
+"""The options of a prediction."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from mhimdist.config.options import Options
+from mhimdist.files import home
+
+
+class Prediction(Options):
+    """Apply trained models to slides: probabilities, predictions and what each instance says."""
+
+    models: tuple[Path, ...] = Field(
+        min_length=1,
+        description="folders of trained models, as one,two: a fold, a cross-validation or a sweep (its final "
+        "runs), here or below --home; all their folds and seeds vote together",
+    )
+    data: str = Field(
+        description="folder of shards or of feature files, as CLAM, TRIDENT, STAMP or your scripts wrote "
+        "them; the URL of shards; or the name of an embedded data set"
+    )
+    out: Path = Field(description="folder to write; the same command resumes what is there")
+    home: Path = Field(
+        default_factory=home,
+        description="folder that contains runs/ and data/ (default: MHIMDIST_HOME, otherwise ~/mhimdist)",
+    )
+    candidate: str | None = Field(
+        None,
+        description="configuration to take from a folder that holds several: its name, such as "
+        "'MHIM (abmil)', or the start of its digest; none: the masked one",
+    )
+    labels: Path | None = Field(
+        None,
+        description="table of slide, label and case, as for sharding; none: the labels that the data state",
+    )
+    slide_column: str | None = Field(None, description="column of the slide, if it has an unusual name")
+    label_column: str | None = Field(None, description="column of the label, if it has an unusual name")
+    case_column: str | None = Field(None, description="column of the case, if it has an unusual name")
+    case_from: Literal["tcga"] | None = Field(
+        None, description="take the case from the name of the slide; tcga takes the first 12 characters"
+    )
+    ignore_labels: bool = Field(False, description="do not read the labels that the data state")
+    feature_key: str | None = Field(
+        None, description="name of the array of features in the files, if it is an unusual one"
+    )
+    encoder: str | None = Field(
+        None, description="network that computed the features, if their files do not say so"
+    )
+    patch_size: int | None = Field(
+        None, gt=0, description="edge of a patch in pixels, if the files do not say so"
+    )
+    cases: Literal["mean", "max", "union"] = Field(
+        "mean",
+        description="how a case with several slides is predicted: mean or largest probability of its slides, "
+        "or union, all its slides as one bag",
+    )
+    threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="for two classes, the lowest probability of the second one that is called positive; "
+        "none: the one that the models' validation bags chose",
+    )
+    scores: bool = Field(
+        False, description="write scores/<slide>.parquet: attention and class probabilities of every instance"
+    )
+    skip_bad: bool = Field(
+        False, description="leave out slides that cannot be read or predicted, and list them"
+    )
+    fresh: bool = Field(False, description="begin anew: delete the predictions that the folder holds")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the networks compute")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="slides predicted at a time by this process on a CPU, each by one thread; none: one per "
+        "core",
+    )
+    workers: int | None = Field(
+        None, ge=1, description="Ray tasks that share the slides over the cluster; none: this process alone"
+    )
+    gpus_per_worker: float | None = Field(
+        None, ge=0, description="share of a GPU per Ray task; none: a quarter if the cluster has GPUs"
+    )
+    insecure: bool = Field(
+        False,
+        description="use Ray even if RAY_AUTH_MODE=disabled opens the cluster to everybody who reaches it",
+    )
