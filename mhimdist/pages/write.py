@@ -11,6 +11,7 @@ from rich import get_console
 from mhimdist.config.options import Options
 from mhimdist.errors import ConfigError
 from mhimdist.pages import calibration, record, results, slides, subgroups, training
+from mhimdist.pages.instances import instances_section
 from mhimdist.pages.subject import Subject, read_subject, size_text
 from mhimdist.report import formats, page
 from mhimdist.report.blocks import Fact, Section
@@ -44,6 +45,11 @@ class ReportJob(Options):
     subgroups: tuple[str, ...] = Field(
         (), description="tables and columns to divide the test slides by, as labels.csv:scanner"
     )
+    data: str | None = Field(
+        None,
+        description="shards that the runs were trained on, if their instances are labelled: show how well "
+        "attention finds the positive ones",
+    )
     pdf: Path | None = Field(None, description="folder that receives the figures as vector PDF, for a paper")
 
 
@@ -53,6 +59,7 @@ def write_report(
     *,
     temperature: bool = False,
     subgroups: Sequence[str] = (),
+    data: str | Path | None = None,
     pdf: str | Path | None = None,
 ) -> Path:
     """Write a report about a folder as one HTML file that needs no network.
@@ -64,6 +71,8 @@ def write_report(
             of its final runs is `final.html`.
         temperature: show the calibration after temperature scaling, too. It is fitted on validation cases.
         subgroups: tables and columns to divide the test slides by, as `labels.csv:scanner`.
+        data: shards that the runs were trained on, if their instances are labelled: shows how well attention
+            finds the positive ones, which takes a forward pass of every test slide.
         pdf: folder that receives the figures as vector PDF; by default none are written.
 
     Returns:
@@ -72,7 +81,8 @@ def write_report(
     Raises:
         ReportError: the folder holds nothing to report on, or a table has no such column.
         ComparisonError: its files cannot be read, or contradict each other.
-        DataError: a table cannot be read.
+        DataError: a table or the data cannot be read.
+        CheckpointError: a network cannot be loaded, which only `data` asks for.
         DiskFullError: a file does not fit on the disk.
 
     Example:
@@ -81,7 +91,7 @@ def write_report(
     subject = read_subject(folder)
     name = "final.html" if subject.kind == "final runs" else REPORT_FILE
     path = Path(out).expanduser() if out is not None else subject.path / name
-    page.write(path, render_report(subject, temperature=temperature, subgroups=subgroups))
+    page.write(path, render_report(subject, temperature=temperature, subgroups=subgroups, data=data))
     if pdf is not None:
         from mhimdist.pages.print import write_figures  # a second to import, which a page does not need
 
@@ -102,19 +112,27 @@ def run_report(job: ReportJob) -> list[Path]:
     for folder in job.folders:
         pdf = job.pdf if job.pdf is None or len(job.folders) == 1 else job.pdf / Path(folder).name
         written.append(
-            write_report(folder, job.out, temperature=job.temperature, subgroups=job.subgroups, pdf=pdf)
+            write_report(
+                folder, job.out, temperature=job.temperature, subgroups=job.subgroups, data=job.data, pdf=pdf
+            )
         )
         text = f"report: {written[-1]}" + (f"; figures: {pdf}" if pdf else "")
         get_console().print(text, markup=False, highlight=False, soft_wrap=True)
     return written
 
 
-def render_report(subject: Subject, *, temperature: bool = False, subgroups: Sequence[str] = ()) -> str:
+def render_report(
+    subject: Subject,
+    *,
+    temperature: bool = False,
+    subgroups: Sequence[str] = (),
+    data: str | Path | None = None,
+) -> str:
     """The page as HTML text; equal folders yield equal texts.
 
     Args:
         subject: what to report on.
-        temperature, subgroups: as in `write_report`.
+        temperature, subgroups, data: as in `write_report`.
     """
     return page.render(
         "report.html",
@@ -123,11 +141,13 @@ def render_report(subject: Subject, *, temperature: bool = False, subgroups: Seq
         lead=_lead(subject),
         banners=record.warnings(subject),
         headline=_headline(subject),
-        sections=_sections(subject, temperature=temperature, wanted=subgroups),
+        sections=_sections(subject, temperature=temperature, wanted=subgroups, data=data),
     )
 
 
-def _sections(subject: Subject, *, temperature: bool, wanted: Sequence[str]) -> list[Section]:
+def _sections(
+    subject: Subject, *, temperature: bool, wanted: Sequence[str], data: str | Path | None
+) -> list[Section]:
     scored: list[Section] = []
     if subject.tested:
         scored = [
@@ -136,6 +156,7 @@ def _sections(subject: Subject, *, temperature: bool, wanted: Sequence[str]) -> 
             results.decisions_section(subject),
             calibration.calibration_section(subject, temperature=temperature),
             *(subgroups.subgroups_section(subject, each) for each in wanted),
+            *([instances_section(subject, data)] if data is not None else ()),
         ]
     return [
         results.paper_section(subject),
