@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -76,7 +77,7 @@ def write_predictions(
     labels = [i % len(classes) for i in range(40)]
     logits = draw.normal(size=(40, len(classes))) + 1.5 * np.eye(len(classes))[labels]
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    columns: dict[str, object] = {
+    columns: dict[str, Any] = {
         "slide": [f"{name}{i}" for i in range(40)],
         "case": [f"{name}{i // 2}" for i in range(40)],
         "label": pa.array([classes[i] if labelled else None for i in labels], pa.string()),
@@ -88,6 +89,11 @@ def write_predictions(
         columns[f"probability_{label}"] = probabilities[:, c]
         columns[f"spread_{label}"] = np.full(40, 0.0625)
     parquet.write_table(pa.table(columns), folder / "predictions.parquet")
+    cases = {name: values for name, values in columns.items() if name not in ("slide", "case", "label")}
+    cases = {name: values[::2] for name, values in cases.items()}
+    cases |= {"case": [f"{name}{i}" for i in range(20)], "slides": [2] * 20}
+    cases["label"] = pa.array([None] * 20, pa.string())
+    parquet.write_table(pa.table(cases), folder / "cases.parquet")
     about = {
         "models": [
             {"folder": f"runs/cv/folds/fold-{i}", "fold": i, "seed": 1, "digest": "ab" * 20}

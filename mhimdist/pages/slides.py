@@ -1,6 +1,8 @@
 """Sections of a folder of predictions: what was called, how sure the ensemble is, and every slide."""
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 from markupsafe import Markup
@@ -9,8 +11,9 @@ from mhimdist.pages.subject import Subject
 from mhimdist.report import blocks, formats, score_plots
 from mhimdist.report.blocks import Cell, Section
 
-MOST_SLIDES = 2000
-"""Most slides in the table of a page; all of them are in `predictions.csv`."""
+MOST_ROWS = 2000
+"""Most slides or cases in a table of a page; the files of the folder have all of them."""
+Columns = Mapping[str, list[Any]]
 
 
 def slides_section(subject: Subject) -> Section:
@@ -29,9 +32,10 @@ def slides_section(subject: Subject) -> Section:
             ],
         ),
         _probabilities(subject, classes),
-        _table(subject, classes),
+        _table(subject, classes, subject.cases, "case") if subject.cases else Markup(""),
+        _table(subject, classes, slides, "slide"),
     ]
-    return blocks.section("slides", "Slides", *parts)
+    return blocks.section("slides", "Slides" if not subject.cases else "Slides and cases", *parts)
 
 
 def _probabilities(subject: Subject, classes: list[str]) -> Markup:
@@ -51,51 +55,42 @@ def _probabilities(subject: Subject, classes: list[str]) -> Markup:
     return blocks.side_by_side(*figures)
 
 
-def _table(subject: Subject, classes: list[str]) -> Markup:
-    slides = subject.slides
-    probabilities_NC = np.array([slides[f"probability_{name}"] for name in classes], dtype=np.float64).T
-    sorted_NC = np.sort(probabilities_NC, axis=1)
-    threshold = subject.prediction.get("threshold")
-    if len(classes) == 2 and isinstance(threshold, float):
-        margin_N = np.abs(probabilities_NC[:, 1] - threshold)
-    else:
-        margin_N = sorted_NC[:, -1] - sorted_NC[:, -2] if len(classes) > 1 else sorted_NC[:, -1]
-    spreads = [slides.get(f"spread_{name}") for name in classes]
-    has_spread = all(spread is not None for spread in spreads) and any(
-        any(spread) for spread in spreads if spread
-    )
-    rows: list[list[str | Cell]] = []
-    for i in np.argsort(margin_N, kind="stable")[:MOST_SLIDES]:
-        label, predicted = slides["label"][i], slides["predicted"][i]
-        wrong = label is not None and label != predicted
-        rows.append(
+def _table(subject: Subject, classes: list[str], rows: Columns, kind: Literal["slide", "case"]) -> Markup:
+    """Every slide or every case, those nearest to the decision first."""
+    probabilities_NC = np.array([rows[f"probability_{name}"] for name in classes], dtype=np.float64).T
+    spreads = [each for name in classes if (each := rows.get(f"spread_{name}")) is not None]
+    spread_N = np.array(spreads, dtype=np.float64).max(axis=0) if spreads else np.zeros(len(rows["case"]))
+    names = ("slide", "case") if kind == "slide" else ("case", "slides")
+    order_N = np.argsort(_margins(subject, probabilities_NC), kind="stable")
+    lines: list[list[str | Cell]] = []
+    for i in order_N[:MOST_ROWS]:
+        label, predicted = rows["label"][i], rows["predicted"][i]
+        lines.append(
             [
-                slides["slide"][i],
-                slides["case"][i],
+                *(str(rows[name][i]) for name in names),
                 formats.NONE if label is None else label,
-                Cell(predicted, "wrong" if wrong else ""),
+                Cell(predicted, "wrong" if label is not None and label != predicted else ""),
                 *(formats.auc(float(p)) for p in probabilities_NC[i]),
-                *(
-                    (formats.auc(max(float(spread[i]) for spread in spreads if spread)),)
-                    if has_spread
-                    else ()
-                ),
+                *((formats.auc(float(spread_N[i])),) if spread_N.any() else ()),
             ]
         )
-    more = (
-        ""
-        if len(margin_N) <= MOST_SLIDES
-        else f" The {MOST_SLIDES:,} least sure of {len(margin_N):,} slides."
-    )
-    caption = f"The least sure first; click a heading to sort.{more} All slides are in predictions.csv."
-    if has_spread:
+    caption = f"The least sure first; click a heading to sort. All are in {kind}s.csv."
+    caption = caption.replace("slides.csv", "predictions.csv")
+    if len(order_N) > MOST_ROWS:
+        caption += f" These are the first {MOST_ROWS:,} of {len(order_N):,}."
+    if spread_N.any():
         caption += " Spread: standard deviation of the probability over the models."
-    header = ["slide", "case", "label", "called", *(f"P({name})" for name in classes)]
-    return blocks.heading("Every slide") + blocks.table(
-        "every-slide",
-        [*header, *(("spread",) if has_spread else ())],
-        rows,
-        texts=4,
-        caption=caption,
-        sortable=True,
-    )
+    header = [*names, "label", "called", *(f"P({name})" for name in classes)]
+    header += ["spread"] if spread_N.any() else []
+    name = f"every-{kind}"
+    table = blocks.table(name, header, lines, texts=4, caption=caption, sortable=True)
+    return blocks.heading(f"Every {kind}") + table
+
+
+def _margins(subject: Subject, probabilities_NC: np.ndarray) -> np.ndarray:
+    """How far each row is from another decision: from the threshold, or from the second best class."""
+    threshold = subject.prediction.get("threshold")
+    if probabilities_NC.shape[1] == 2 and isinstance(threshold, float):
+        return np.abs(probabilities_NC[:, 1] - threshold)
+    sorted_NC = np.sort(probabilities_NC, axis=1)
+    return sorted_NC[:, -1] - sorted_NC[:, -2] if sorted_NC.shape[1] > 1 else sorted_NC[:, -1]

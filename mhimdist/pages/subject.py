@@ -21,6 +21,7 @@ from mhimdist.statistics.curves import confusion, predicted_classes
 from mhimdist.statistics.intervals import class_metrics
 from mhimdist.statistics.metrics import Scores, auc, mean_and_std
 
+CASES = "cases.parquet"
 Kind = Literal["run", "cross-validation", "paper tables", "predictions", "final runs"]
 
 
@@ -148,7 +149,7 @@ class Subject:
         options: the options of that command.
         environment: the versions that it ran with, if its command recorded them.
         prediction: of predictions, what `prediction.json` holds.
-        slides: of predictions, the columns of `predictions.parquet`.
+        slides, cases: of predictions, the columns of `predictions.parquet` and of `cases.parquet`.
         paper: of the paper's tables, what `tables.json` holds.
     """
 
@@ -160,6 +161,7 @@ class Subject:
     environment: Mapping[str, str] = field(default_factory=dict)
     prediction: Mapping[str, Any] = field(default_factory=dict)
     slides: Mapping[str, list[Any]] = field(default_factory=dict)
+    cases: Mapping[str, list[Any]] = field(default_factory=dict)
     paper: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -280,24 +282,30 @@ def _model(config: Mapping[str, Any]) -> str:
 
 
 def _predictions(path: Path) -> Subject:
-    import pyarrow
-    from pyarrow import parquet
-
-    file = path / PREDICTIONS
-    try:
-        slides = parquet.read_table(file).to_pydict()
-    except (OSError, pyarrow.ArrowInvalid) as error:
-        raise ReportError(f"{file} cannot be read: {error}") from None
     prediction = _json(path / PREDICTION_FILE)
     classes = prediction.get("classes", [])
-    needed = ["slide", "case", "label", "predicted", *(f"probability_{name}" for name in classes)]
-    if missing := [name for name in needed if name not in slides]:
-        raise ReportError(f"{file}: expected the columns of a prediction, found no {', '.join(missing)}")
+    needed = ["label", "predicted", *(f"probability_{name}" for name in classes)]
+    slides = _columns(path / PREDICTIONS, ["slide", "case", *needed])
+    has_cases = (path / CASES).exists()
+    cases = _columns(path / CASES, ["case", "slides", *needed]) if has_cases else {}
     entry = None
     if any(label in classes for label in slides["label"]):
         (entry,) = read_entries(path)
     found = Configuration(path.name, entry)
-    return Subject("predictions", path, [found], prediction=prediction, slides=slides)
+    return Subject("predictions", path, [found], prediction=prediction, slides=slides, cases=cases)
+
+
+def _columns(file: Path, needed: Sequence[str]) -> dict[str, list[Any]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        columns: dict[str, list[Any]] = parquet.read_table(file).to_pydict()
+    except (OSError, pyarrow.ArrowInvalid) as error:
+        raise ReportError(f"{file} cannot be read: {error}") from None
+    if missing := [name for name in needed if name not in columns]:
+        raise ReportError(f"{file}: expected the columns of a prediction, found no {', '.join(missing)}")
+    return columns
 
 
 def size_text(configuration: Configuration) -> str:

@@ -10,7 +10,7 @@ import pytest
 from html_pages import Page
 from page_folders import HOSTILE, write_predictions, write_whole_run
 from sklearn import metrics as sk
-from written_runs import PLAIN, write_cross_validation
+from written_runs import MASKED, PLAIN, write_cross_validation
 
 import mhimdist as mh
 from mhimdist.errors import ConfigError, DataError, ReportError
@@ -128,9 +128,45 @@ def test_predictions_have_a_page(
     page = page_of(make_predictions(classes=classes, labelled=labelled), temperature=True)
     assert len(page.rows["every-slide"]) == 41
     assert page.rows["every-slide"][1][-1] == "0.062"
+    assert len(page.rows["every-case"]) == 21
+    assert page.rows["every-case"][1][1] == "2"
     assert ("results-strict" in page.rows or "results-predictions" in page.rows) == labelled
     assert [row[0] for row in page.rows["models"][1:]] == [f"runs/cv/folds/fold-{i}" for i in (1, 2, 3)]
     assert "mean over 3 models" in page.text
+
+
+def test_the_slides_nearest_to_the_decision_come_first(make_predictions: Callable[..., Path]) -> None:
+    folder = make_predictions()
+    about = json.loads((folder / "prediction.json").read_text()) | {"threshold": 0.75}
+    (folder / "prediction.json").write_text(json.dumps(about))
+    rows = page_of(folder).rows["every-slide"][1:]
+    gaps = [abs(float(row[5]) - 0.75) for row in rows]
+    assert gaps == sorted(gaps)
+    wrong = [row[3].endswith("\nwrong") for row in rows]
+    assert wrong == [row[2] != row[3].partition("\n")[0] for row in rows]
+
+
+def test_the_final_runs_of_a_sweep_do_not_replace_its_report(tmp_path: Path) -> None:
+    run = write_cross_validation(tmp_path / "sweep", {"best": (PLAIN, 1.0)}, holder="final")
+    assert mh.write_report(run) == run / "final.html"
+    assert page_of(run).rows["results-strict"][1][0].startswith("best")
+
+
+def test_the_papers_tables_keep_their_layout(tmp_path: Path) -> None:
+    run = write_cross_validation(tmp_path / "paper", {"abmil": (PLAIN, 1.0), HOSTILE: (MASKED, 1.2)})
+    comparison = json.loads((run / "table.json").read_text())
+    (run / "table.json").unlink()
+    grid = {"title": "Table 3 <b>", "header": ["Module", "AUC"], "rows": [["base", "90.00 +- 0.10"]]}
+    tables = {
+        "comparison": comparison,
+        "tables": [grid | {"caption": "In per cent."}],
+        "caption": "All of them.",
+    }
+    (run / "tables.json").write_text(json.dumps(tables))
+    page = page_of(run)
+    assert page.rows["paper-0"] == [["Module", "AUC"], ["base", "90.00 ± 0.10"]]
+    assert [row[0].partition("3 folds")[0] for row in page.rows["results-strict"][1:]] == ["abmil", HOSTILE]
+    assert "Table 3 <b>" in page.text
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
