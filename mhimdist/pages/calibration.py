@@ -83,6 +83,8 @@ def calibration_section(subject: Subject, *, temperature: bool) -> Section:
         event = f"of {drawing.label(shown[0].classes[1])}" if shown[0].is_binary else "of being right"
         title = "Reliability" if len(subject.protocols) == 1 else f"Reliability, {protocol} protocol"
         caption = "A point below the diagonal: the probability promises too much."
+        if len(bins) > score_plots.MOST_CURVES:
+            caption += f" The first {score_plots.MOST_CURVES} of {len(bins)}."
         figures.append(blocks.figure(score_plots.reliability_figure(bins, event), caption, title=title))
     caption = (
         "Brier score: mean squared error of the probabilities, 0 is best, with its 95 % bootstrap interval "

@@ -177,7 +177,7 @@ def _draw_stability(axes: Axes, chosen: Sequence[Configuration]) -> None:
     for each in chosen[:1]:
         if all(row.get(plots.TEACHER_AUC) is not None for h in each.histories.values() for row in h):
             _draw_histories(axes, each, plots.STUDENT_AUC, COLOURS[0], "-", "student")
-            _draw_histories(axes, each, plots.TEACHER_AUC, COLOURS[2], "--", "teacher (EMA)")
+            _draw_histories(axes, each, plots.TEACHER_AUC, COLOURS[2], "--", "teacher")
     axes.set(xlabel="epoch", ylabel="validation AUC")
 
 

@@ -66,7 +66,7 @@ def paper_section(subject: Subject) -> Section:
         rows = [[text.replace("+-", "±") for text in row] for row in rows]
         parts.append(blocks.table(f"paper-{number}", header, rows, caption=str(grid["caption"])))
     if parts:
-        parts.append(blocks.paragraph(str(subject.paper.get("caption", ""))))
+        parts.append(blocks.paragraph(str(subject.paper.get("caption", "")).replace("+-", "±")))
     return blocks.section("paper", "The paper's tables", *parts)
 
 

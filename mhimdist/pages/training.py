@@ -13,8 +13,18 @@ MOST_CONFIGURATIONS = 6
 """Most configurations whose learning curves a page draws: the paper's tables have dozens."""
 
 
-def _shown(subject: Subject) -> list[Configuration]:
-    return [each for each in subject.configurations if each.histories][:MOST_CONFIGURATIONS]
+def _shown(subject: Subject, column: str = "epoch") -> list[Configuration]:
+    """The first configurations whose histories have a column."""
+    return [each for each in subject.configurations if _with(each, column)][:MOST_CONFIGURATIONS]
+
+
+def _with(configuration: Configuration, column: str) -> dict[str, History]:
+    """The histories that have a column."""
+    return {
+        name: history
+        for name, history in configuration.histories.items()
+        if any(is_number(row.get(column)) for row in history)
+    }
 
 
 def _named(subject: Subject, configuration: Configuration) -> str:
@@ -65,17 +75,11 @@ def stability_section(subject: Subject) -> Section:
     """Student against teacher over the epochs, as in the figure under Table 5 of the paper."""
     parts: list[Markup] = []
     rows: list[list[str | Cell]] = []
-    for each in _shown(subject):
-        histories = {
-            name: history
-            for name, history in each.histories.items()
-            if any(is_number(row.get(plots.TEACHER_AUC)) for row in history)
-        }
-        if not histories:
-            continue
+    for each in _shown(subject, plots.TEACHER_AUC):
+        histories = _with(each, plots.TEACHER_AUC)
         name = _named(subject, each)
         parts.append(blocks.figure(fold_plots.stability_figure(histories), title=name))
-        for who, key in (("student", plots.STUDENT_AUC), ("teacher (EMA)", plots.TEACHER_AUC)):
+        for who, key in (("student", plots.STUDENT_AUC), ("teacher", plots.TEACHER_AUC)):
             rows.append(
                 [
                     name,
@@ -90,8 +94,8 @@ def stability_section(subject: Subject) -> Section:
         "stability",
         "Student and teacher",
         blocks.paragraph(
-            "The teacher is the moving average of the student, so its validation AUC should move less from "
-            "epoch to epoch. The paper shows the same curves under its Table 5."
+            "A teacher that is the moving average of the student should have a validation AUC that moves "
+            "less from epoch to epoch. The paper shows the same curves under its Table 5."
         ),
         blocks.side_by_side(*parts),
         blocks.table(
@@ -110,6 +114,12 @@ def _mean_text(values: list[float | None]) -> str:
     return f"{fmean(known):.4f}" if known else formats.NONE
 
 
+def _masks(configuration: Configuration) -> bool:
+    """Whether anything was hidden from its students."""
+    rows = (row for history in configuration.histories.values() for row in history)
+    return any((row.get("kept_ratio") or 1.0) < 1 for row in rows)
+
+
 _MASKS = {
     "kept": "kept_ratio",
     "high": "masked_high_ratio",
@@ -122,10 +132,9 @@ def masking_section(subject: Subject) -> Section:
     """The shares of the instances that the student saw and that each mask hid."""
     parts: list[Markup] = []
     rows: list[list[str | Cell]] = []
-    for each in _shown(subject):
+    masked = [each for each in subject.configurations if _masks(each)]
+    for each in masked[:MOST_CONFIGURATIONS]:
         history: History = fold_plots.mean_history(each.histories)
-        if not any((row.get("kept_ratio") or 1.0) < 1 for row in history):
-            continue
         name = _named(subject, each)
         parts.append(blocks.figure(plots.masking_curves(history), title=name))
         cells: list[str | Cell] = [name]

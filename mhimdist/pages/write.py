@@ -17,6 +17,8 @@ from mhimdist.report import formats, page
 from mhimdist.report.blocks import Fact, Section
 
 REPORT_FILE = "report.html"
+MOST_FACTS = 4
+"""Most configurations that have a number of their own at the top. Of more, a choice would be a selection."""
 _LEADS = {
     "run": "Run",
     "cross-validation": "Cross-validation",
@@ -182,7 +184,11 @@ def _lead(subject: Subject) -> str:
 def _headline(subject: Subject) -> list[Fact]:
     """The figures that a reader looks for first."""
     facts = []
-    for each in subject.tested[:3]:
+    if len(subject.tested) > MOST_FACTS:
+        known = [mean[0] for each in subject.tested if (mean := each.spread("auc")) is not None]
+        span = f"{min(known):.3f}–{max(known):.3f}" if known else formats.NONE
+        facts.append(Fact("Test AUC", span, f"of {len(subject.tested)} configurations"))
+    for each in subject.tested if len(subject.tested) <= MOST_FACTS else ():
         mean = each.spread("auc")
         protocol = f", {each.protocol}" if len(subject.protocols) > 1 else ""
         note = f"{each.name}{protocol}"

@@ -61,7 +61,7 @@ def stability_figure(histories: Mapping[str, History]) -> go.Figure:
     drawn = drawing.figure(x_title="epoch", y_title="validation AUC", height=340, num_steps=longest)
     for name, key, colour, dash in (
         ("student", STUDENT_AUC, BLUE, "solid"),
-        ("teacher (EMA)", TEACHER_AUC, GREEN, "dash"),
+        ("teacher", TEACHER_AUC, GREEN, "dash"),
     ):
         for fold, history in histories.items():
             drawn.add_scatter(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, NEEDED, look, print_pdf
-from page_folders import HOSTILE, write_predictions
+from page_folders import HOSTILE, write_paper_tables, write_predictions
 
 import mhimdist as mh
 
@@ -25,12 +25,16 @@ def pages(whole_run: Path, tmp_path: Path) -> Callable[[str], tuple[Path, int]]:
         if kind == "hostile predictions":
             classes = ("normal", HOSTILE)
             return mh.write_report(write_predictions(tmp_path / "p", classes=classes, name=HOSTILE), page), 5
+        if kind == "paper tables":
+            return mh.write_report(write_paper_tables(tmp_path / "paper", HOSTILE), page), 6
         return mh.write_report(write_predictions(tmp_path / "p", classes=("a", "b", "c")), page), 6
 
     return write
 
 
-@pytest.mark.parametrize("kind", ["cross-validation", "run", "predictions", "hostile predictions"])
+@pytest.mark.parametrize(
+    "kind", ["cross-validation", "run", "paper tables", "predictions", "hostile predictions"]
+)
 def test_a_page_draws_everything_and_asks_for_nothing(
     pages: Callable[[str], tuple[Path, int]], kind: str, tmp_path: Path
 ) -> None:

@@ -8,9 +8,9 @@ import html5lib
 import numpy as np
 import pytest
 from html_pages import Page
-from page_folders import HOSTILE, write_predictions, write_whole_run
+from page_folders import HOSTILE, write_paper_tables, write_predictions, write_whole_run
 from sklearn import metrics as sk
-from written_runs import MASKED, PLAIN, write_cross_validation
+from written_runs import PLAIN, write_cross_validation
 
 import mhimdist as mh
 from mhimdist.errors import ConfigError, DataError, ReportError
@@ -80,7 +80,7 @@ def test_masking_and_teacher_come_from_the_history(report: Page) -> None:
         ["MHIM", "50.00% to 50.00%", "6.00% to 1.00%", "0.00% to 0.00%", "50.00% to 50.00%"]
     ]
     student, teacher = report.rows["stability-table"][1:]
-    assert (student[0], student[1], teacher[1]) == ("MHIM", "student", "teacher (EMA)")
+    assert (student[0], student[1], teacher[1]) == ("MHIM", "student", "teacher")
     assert teacher[2] == "0.0400"
     assert report.rows["cost-table"][1][2:] == ["6", "6", "2.0 s", "1 min 12 s"]
 
@@ -153,19 +153,10 @@ def test_the_final_runs_of_a_sweep_do_not_replace_its_report(tmp_path: Path) -> 
 
 
 def test_the_papers_tables_keep_their_layout(tmp_path: Path) -> None:
-    run = write_cross_validation(tmp_path / "paper", {"abmil": (PLAIN, 1.0), HOSTILE: (MASKED, 1.2)})
-    comparison = json.loads((run / "table.json").read_text())
-    (run / "table.json").unlink()
-    grid = {"title": "Table 3 <b>", "header": ["Module", "AUC"], "rows": [["base", "90.00 +- 0.10"]]}
-    tables = {
-        "comparison": comparison,
-        "tables": [grid | {"caption": "In per cent."}],
-        "caption": "All of them.",
-    }
-    (run / "tables.json").write_text(json.dumps(tables))
-    page = page_of(run)
+    page = page_of(write_paper_tables(tmp_path / "paper", HOSTILE))
     assert page.rows["paper-0"] == [["Module", "AUC"], ["base", "90.00 ± 0.10"]]
-    assert [row[0].partition("3 folds")[0] for row in page.rows["results-strict"][1:]] == ["abmil", HOSTILE]
+    names = [row[0].partition("3 folds")[0] for row in page.rows["results-strict"][1:]]
+    assert names == ["abmil", HOSTILE]
     assert "Table 3 <b>" in page.text
 
 
