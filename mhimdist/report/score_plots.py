@@ -122,7 +122,7 @@ def reliability_figure(bins: Mapping[str, Sequence[ReliabilityBin]], event: str)
     drawn.update_layout(template=drawing.TEMPLATE, height=440, barmode="group", bargap=0.15)
     drawn.update_xaxes(range=[-0.02, 1.02])
     drawn.update_xaxes(title_text=f"probability {event}", row=2)
-    drawn.update_yaxes(title_text=f"frequency {event}", range=[-0.02, 1.02], row=1)
+    drawn.update_yaxes(title_text="frequency", range=[-0.02, 1.02], row=1)
     drawn.update_yaxes(title_text="count", nticks=3, row=2)
     return drawn
 
