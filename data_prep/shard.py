@@ -17,7 +17,7 @@ from data_prep.command_line import stoppable
 from data_prep.readers.folders import find_features
 from data_prep.readers.sources import Source, some
 from data_prep.shard_options import ShardOptions
-from data_prep.tables.cases import cases_of_barcodes, missing_cases, slides_of_barcodes
+from data_prep.tables.cases import cases_of_barcodes, missing_cases, refuse_spellings, slides_of_barcodes
 from data_prep.tables.classes import refuse_measurements, spelled_as
 from data_prep.tables.labels import Columns, SlideLabel, read_labels, without_suffixes
 from data_prep.writing.parallel import in_cluster, one_torch_thread, results
@@ -212,6 +212,7 @@ def _labelled(
         table = cases_of_barcodes(table)
     if options.labels is not None and options.classes is None and before is None:
         refuse_measurements(table, options.labels)
+    refuse_spellings(table, before)
     used = [row for row in table if row.slide in sources] if options.skip_unmatched else table
     classes = class_names(used if options.classes else table, options.classes, before, in_shards)
     unused = sorted({row.label for row in table} - {row.label for row in used})

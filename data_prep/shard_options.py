@@ -11,15 +11,19 @@ from data_prep.command_line import add_options, chosen
 from data_prep.readers.stated import NOTHING_STATED, Stated
 from data_prep.settings import Metavar, Settings, whole
 from data_prep.writing.skipped import SKIPPED_NAME
+from mhimdist.tables.names import composed
 
 
 def _names(value: Any) -> Any:
-    return tuple(value.split(",")) if isinstance(value, str) else value
+    names = value.split(",") if isinstance(value, str) else value
+    is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return tuple(map(composed, names)) if is_list else names
 
 
 def _renames(value: Any) -> Any:
     if not isinstance(value, str):
         return value
+    value = composed(value)
     pairs = [part.partition("=") for part in value.split(",")]
     if not all(old and new for old, _, new in pairs) or len({old for old, _, _ in pairs}) < len(pairs):
         raise ValueError(f"expected OLD=NEW,OLD=NEW,..., got {value!r}")
@@ -43,9 +47,10 @@ class ShardOptions(Settings):
     )
     labels: Annotated[Path | None, Metavar("TABLE")] = Field(
         None,
-        description="CSV, TSV, .xlsx or Parquet table with the columns slide, label and, if patients have "
-        "more than one slide, case (or usual names such as slide_id, case_id or patient); two columns "
-        "without a header are slide and label (default: what WebDataset shards or Parquet files state)",
+        description="table with the columns slide, label and, if patients have more than one slide, case (or "
+        "usual names such as slide_id, case_id or patient), in CSV, TSV or other text, .xlsx, .xls, .ods or "
+        "Parquet; two columns without a header are slide and label (default: what WebDataset shards or "
+        "Parquet files state)",
     )
     out: Annotated[Path, Metavar("DIR")] = Field(
         description="folder to make; must not exist, unless you give --append"
@@ -55,7 +60,7 @@ class ShardOptions(Settings):
     classes: Annotated[Names | None, Metavar("NAME,NAME,...")] = Field(
         None,
         description="class names in the order of their indices (default: the order in the shards that state "
-        "the labels; otherwise by number if all labels are whole numbers, and by name if not)",
+        "the labels; otherwise by number if all labels are numbers, and by name if not)",
     )
     class_map: Annotated[Renames | None, Metavar("OLD=NEW,...")] = Field(
         None, description="new names of classes; several classes may become one"

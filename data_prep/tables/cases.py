@@ -4,7 +4,8 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
-from data_prep.tables.labels import SlideLabel
+from data_prep.tables.labels import SlideLabel, refuse_spellings_of_cases
+from mhimdist.data.manifest import Manifest
 from mhimdist.errors import LabelError
 from mhimdist.tables.names import KnownNames, bare
 
@@ -65,6 +66,17 @@ def of_the_same_cases(names: Iterable[str], slides: Iterable[str]) -> bool:
     """Whether the names have the barcodes of TCGA cases of which there are slides, all of them."""
     known = {found[1] for slide in slides if (found := _BARCODE.match(bare(slide).upper()))}
     return all((found := _BARCODE.match(name.upper())) and found[1] in known for name in names)
+
+
+def refuse_spellings(table: Sequence[SlideLabel], before: Manifest | None) -> None:
+    """Refuse cases whose names are nearly the same, in the table or in the data set that it is added to.
+
+    Raises:
+        LabelError: two cases differ only in upper and lower case and spaces.
+    """
+    where_of = dict.fromkeys(before.rows["case"].to_pylist(), "in the data set") if before else {}
+    if any(row.case != row.slide for row in table) or where_of:
+        refuse_spellings_of_cases({row.case: row.where for row in reversed(table)} | where_of)
 
 
 def missing_cases(table: Sequence[SlideLabel]) -> str | None:

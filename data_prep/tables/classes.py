@@ -8,10 +8,19 @@ from pathlib import Path
 
 from data_prep.tables.labels import SlideLabel
 from mhimdist.errors import LabelError
+from mhimdist.tables.names import composed
 
 _FEW_CLASSES = 10
-"""So many classes are never too many, unless they are numbers with decimals."""
+"""Fewer classes are not too many, unless they are numbers or dates."""
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)")
+_DATE = re.compile(
+    r"[0-9]{4}[-./][0-9]{1,2}[-./][0-9]{1,2}([T ][0-9:.]+Z?)?|[0-9]{1,2}[-./][0-9]{1,2}[-./][0-9]{2,4}"
+    r"|[0-9]{1,2}[- ][A-Za-z]{3}[- ][0-9]{2,4}"
+)
+_MEASURED = re.compile(
+    rf"{_DATE.pattern}|[<>≤≥~]? ?[+-]?([0-9]+[.,]?[0-9]*|[.,][0-9]+)(e[+-]?[0-9]+)? ?[%‰]?", re.IGNORECASE
+)
+"""A date, a percentage, or a number that is not written plainly, such as <0.1 or 1e-5."""
 
 
 def class_order(labels: Sequence[SlideLabel], classes: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -45,41 +54,55 @@ def class_order(labels: Sequence[SlideLabel], classes: Sequence[str] | None = No
 
 
 def spelled_as(labels: Sequence[SlideLabel], classes: Sequence[str]) -> list[SlideLabel]:
-    """The rows, with labels that are the number of a class written as the class is: "1" as "1.0"."""
+    """The rows, with labels that are a class written as the class is: the number "1" as "1.0"."""
+    by_name = {composed(name): name for name in classes}
     by_number = {float(name): name for name in classes if _NUMBER.fullmatch(name)}
 
     def spelled(label: str) -> str:
-        if label in classes or not _NUMBER.fullmatch(label):
-            return label
+        if label in by_name or not _NUMBER.fullmatch(label):
+            return by_name.get(label, label)
         return by_number.get(float(label), label)
 
     return [replace(row, label=spelled(row.label)) for row in labels]
 
 
 def refuse_measurements(labels: Sequence[SlideLabel], path: Path) -> None:
-    """Refuse labels of which nearly every one is another: a measurement, a date or a name, and no class.
+    """Refuse labels that are measurements, dates or names, because too many of them differ, and no classes.
 
-    If no case has two labels, such as its survival, each case counts once, whatever its number of slides.
+    A case with several slides of one label counts once. Refused are:
+
+    - ten or more classes of fewer than two cases each on average;
+    - so few cases each for three or more decimals, percentages and dates, or for five or more whole numbers
+      above 10 or below 0;
+    - ten or more numbers or dates of fewer than ten cases each on average, unless they are 0, 1, 2, ... or
+      1, 2, 3, ... without a gap.
+
+    Args:
+        labels: the slides.
+        path: the table, for the message.
 
     Raises:
-        LabelError: there are more than half as many classes as slides or cases; or the classes are many
-            numbers, and most of them are those of a single one.
+        LabelError: the labels are like this.
     """
-    of_case = {row.case: row.label for row in labels}
-    by_case = all(of_case[row.case] == row.label for row in labels)
-    said = list(of_case.values()) if by_case else [row.label for row in labels]
+    said = [label for _, label in {(row.case, row.label) for row in labels}]
     counts = Counter(said)
-    numeric = all(map(_NUMBER.fullmatch, counts))
-    whole = numeric and all(float(name).is_integer() for name in counts)
-    few = 3 if numeric and not whole else _FEW_CLASSES
-    alone = sum(count == 1 for count in counts.values())
-    mostly_alone = numeric and len(counts) >= _FEW_CLASSES and 2 * alone > len(counts)
-    if len(counts) < few or (2 * len(counts) <= len(said) and not mostly_alone):
+    numbers = {float(name) for name in counts if _NUMBER.fullmatch(name)}
+    measured = [name for name in counts if _NUMBER.fullmatch(name) or _MEASURED.fullmatch(name)]
+    fine = sum(not _NUMBER.fullmatch(name) or not float(name).is_integer() for name in measured)
+    large = sum(number.is_integer() and not 0 <= number <= 10 for number in numbers)
+    gapless = [set(map(float, range(first, first + len(counts)))) for first in (0, 1)]
+    is_measured = len(measured) == len(counts) and not (fine == 0 and numbers in gapless)
+    ten = len(counts) >= _FEW_CLASSES
+    many = ten or (is_measured and (fine >= 3 or large >= 5))
+    cases_each = 10 if ten and is_measured else 2
+    if not many or cases_each * len(counts) <= len(said):
         return
     what = "case" if len(said) < len(labels) else "slide"
-    guess = "is this survival or regression?" if numeric else "is this a column of names?"
+    single = sum(count == 1 for count in counts.values())
+    only_numbers = not any(map(_DATE.fullmatch, counts)) and len(measured) == len(counts)
+    guess = "is this survival or regression?" if only_numbers else "is this a column of names or dates?"
     raise LabelError(
-        f"{path}: {len(counts)} classes of {len(said)} {what}s, {alone} of them with one {what} each "
+        f"{path}: {len(counts)} classes of {len(said)} {what}s, {single} of them with one {what} each "
         f"({', '.join(sorted(counts)[:3])}, ...): {guess} Name the column of classes with --label-column, or "
         "the classes with --classes"
     )
@@ -90,11 +113,11 @@ def _refuse_spellings(names: set[str]) -> None:
     for name in sorted(names):
         key = re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", name.casefold().replace("_", " "))
         alike.setdefault(key, []).append(name)
-    for spellings in alike.values():
-        if len(spellings) > 1:
-            first, *others = spellings
-            renames = ",".join(f"{name}={first}" for name in others)
-            raise LabelError(
-                f"labels {' and '.join(map(repr, spellings))} differ only in case or spaces: "
-                f"--class-map {renames!r} makes them one class; --classes with each of them keeps them apart"
-            )
+    groups = [spellings for spellings in alike.values() if len(spellings) > 1]
+    if groups:
+        renames = ",".join(f"{name}={first}" for first, *others in groups for name in others)
+        said = ", and labels ".join(" and ".join(map(repr, spellings)) for spellings in groups)
+        raise LabelError(
+            f"labels {said} differ only in case or spaces: --class-map {renames!r} makes them one class; "
+            "--classes with each of them keeps them apart"
+        )

@@ -7,21 +7,27 @@ from pathlib import Path
 
 from mhimdist.errors import LabelError
 from mhimdist.tables.cells import is_missing
-from mhimdist.tables.columns import CASE, LABEL, SLIDE, Kind, find, known_names, plain, require
-from mhimdist.tables.names import KnownNames, examples, rule_that_joins
+from mhimdist.tables.columns import CASE, LABEL, SLIDE, Kind, find, headed, known_names, plain, require
+from mhimdist.tables.names import KnownNames, alike, composed, examples, rule_that_joins
 from mhimdist.tables.reading import Table, read_table
 
-_MOST_LINES_ABOVE = 20
-"""Most lines above a header in which one looks for it, to say so."""
+_MOST_TITLE_LINES = 20
+"""So many lines may be above a header for a message to find it."""
 
 
 @dataclass(frozen=True)
 class SlideLabel:
-    """A row of the label table."""
+    """A row of the label table.
+
+    Attributes:
+        slide, case, label: what it says, without spaces around it.
+        where: the file and the line, for messages; empty if it is of no table.
+    """
 
     slide: str
     case: str
     label: str
+    where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -64,13 +70,13 @@ class _Gaps:
     left_out: dict[str, str] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
 
-    def add(self, table: Table, line: int, cells: list[str], what: Kind, name: str) -> None:
+    def add(self, table: Table, line: int, column: int, cells: list[str], what: Kind, name: str) -> None:
         self.left_out[name or f"line {line} of {table.path.name}"] = (
             f"{table.path.name}, line {line}: the {what.what} is missing"
         )
-        self.refused.append(
-            f"{table.path}, line {line}: a slide, case or label is empty or NaN: {cells} (the {what.what})"
-        )
+        mark = cells[column].strip()
+        problem = f"{mark!r} says that a value is missing" if mark else "a cell is empty"
+        self.refused.append(f"{table.path}, line {line}: {problem}: {cells} (the {what.what})")
 
     def refuse(self) -> None:
         """Refuse the rows, unless they are left out."""
@@ -93,8 +99,10 @@ def read_labels(
 
     Columns are found by their usual names (`SLIDE`, `LABEL` and `CASE` of `tables.columns`), whatever their
     case, spaces and underscores; other columns are ignored. A table whose first line holds none of these
-    names has no header: two columns are then slide and label. Without a case column, each slide is its own
-    case. A whole number with decimals is the number: "1.0" is "1".
+    names has no header: two columns are then slide and label, and other ones can be given by number. The
+    first line is then a header if its slide is not known, its label is that of no other line, and a slide
+    below is known. Without a case column, each slide is its own case. A whole number with decimals is the
+    number: "1.0" is "1", and so is "1,0" if no comma divides the cells.
 
     Args:
         path: the table.
@@ -112,12 +120,13 @@ def read_labels(
             are of a case without a label, or no slide has a class that is to be renamed.
     """
     columns = columns or Columns()
-    table = _read(path, columns)
-    renamed = {_number(old): new for old, new in (class_map or {}).items()}
+    table = _read(path, columns, SLIDE if slides is None else CASE, LABEL)
+    renamed = {_label(table, old): new for old, new in (class_map or {}).items()}
     gaps = _Gaps(skip_missing)
     if slides is not None:
         label_of = _labels_of_cases(table, columns, renamed, gaps)
-        rows = _slides_of_cases(_read(slides, columns), columns, path, label_of, known, gaps)
+        of_slides = _read(slides, columns, SLIDE, CASE)
+        rows = _slides_of_cases(of_slides, columns, path, label_of, known, gaps)
     elif _names_cases_alone(table, columns):
         label_of = _labels_of_cases(table, columns, renamed, gaps)
         if not cases_alone and not (known and label_of.keys() <= set(known)):
@@ -147,6 +156,7 @@ def without_suffixes(rows: Sequence[SlideLabel], known: Collection[str]) -> list
     """
     names = KnownNames(known)
     renamed: dict[str, SlideLabel] = {}
+    first_of: dict[str, SlideLabel] = {}
     for row in rows:
         slides = names.meant_by(row.slide) or [row.slide]
         if len(slides) > 1:
@@ -155,16 +165,49 @@ def without_suffixes(rows: Sequence[SlideLabel], known: Collection[str]) -> list
             )
         (slide,) = slides
         if slide in renamed:
-            raise LabelError(
-                f"slide {slide!r} is in the table twice, once as {row.slide!r}; remove one of the two rows"
+            lines = " and ".join(
+                f"{each.where} ({each.slide!r}, label {each.label!r})" for each in (first_of[slide], row)
             )
+            raise LabelError(
+                f"slide {slide!r} is in the table twice, once as {row.slide!r}: {lines}; remove one of them, "
+                "or give both the full names of files of features"
+            )
+        first_of[slide] = row
         renamed[slide] = replace(row, slide=slide, case=slide if row.case == row.slide else row.case)
     return list(renamed.values())
 
 
-def _number(name: str) -> str:
-    """A label or case without the decimals that say nothing, which spreadsheets and pandas add to numbers."""
+def refuse_spellings_of_cases(where_of: Mapping[str, str]) -> None:
+    """Refuse cases whose names are nearly the same, as one patient could be on two sides of a split.
+
+    Args:
+        where_of: where each case is named; may be empty.
+
+    Raises:
+        LabelError: two differ only in upper and lower case, spaces, and the way that accents are stored.
+    """
+    if spellings := alike(where_of):
+        places = " and ".join(
+            f"{name!r} ({where_of[name]})" if where_of[name] else repr(name) for name in spellings
+        )
+        raise LabelError(
+            f"cases {places} differ only in case or spaces: write them alike in the table, if they are one "
+            "patient; otherwise give one of them another name"
+        )
+
+
+def _label(table: Table, cell: str) -> str:
+    """A label; a number without the decimals that say nothing, which spreadsheets and pandas add."""
+    name = composed(cell.strip())
+    if table.delimiter != "," and re.fullmatch(r"[+-]?[0-9]*,[0-9]+", name):
+        name = name.replace(",", ".")
     return re.sub(r"^([+-]?[0-9]+)\.0*$|^([+-]?[0-9]*\.[0-9]*[1-9])0+$", r"\1\2", name)
+
+
+def _case(table: Table, cell: str) -> str:
+    """A case; a whole number without its decimals, but "21.10" is another patient than "21.1"."""
+    point = "[.]" if table.delimiter == "," else "[.,]"
+    return re.sub(rf"^([+-]?[0-9]+){point}0*$", r"\1", composed(cell.strip()))
 
 
 def _names_cases_alone(table: Table, columns: Columns) -> bool:
@@ -191,17 +234,18 @@ def _labels_of_cases(
     label_of: dict[str, str] = {}
     line_of: dict[str, int] = {}
     for line, cells in table.rows:
-        case, label = _number(cells[case_column].strip()), _number(cells[label_column].strip())
+        case, label = _case(table, cells[case_column]), _label(table, cells[label_column])
         if is_missing(case):
-            gaps.add(table, line, cells, CASE, "")
+            gaps.add(table, line, case_column, cells, CASE, "")
         elif is_missing(label) and label not in renamed:
-            gaps.add(table, line, cells, LABEL, case)
+            gaps.add(table, line, label_column, cells, LABEL, case)
         elif label_of.setdefault(case, label) != label:
             raise LabelError(
                 f"{table.path}: case {case!r} is in line {line_of[case]} and again in line {line}, with "
                 f"another label: {label_of[case]!r} and {label!r}"
             )
         line_of.setdefault(case, line)
+    refuse_spellings_of_cases({case: f"{table.path}, line {line_of[case]}" for case in label_of})
     return label_of
 
 
@@ -216,13 +260,14 @@ def _slides_of_cases(
     """The slides of a table of slides and cases, with the labels of their cases."""
     slide_column, case_column = _column(table, SLIDE, columns, 1), _column(table, CASE, columns, 0)
     of_cases, gaps.left_out = gaps.left_out, {}  # listed by their slides
+    table = _below_header(table, slide_column, case_column, known, columns)
     rows, unlabelled = [], {}
     for line, cells, slide in _slides(table, slide_column, known, gaps):
-        case = _number(cells[case_column].strip())
+        case = _case(table, cells[case_column])
         if is_missing(case):
-            gaps.add(table, line, cells, CASE, slide)
+            gaps.add(table, line, case_column, cells, CASE, slide)
         elif case in label_of:
-            rows.append(SlideLabel(slide, case, label_of[case]))
+            rows.append(SlideLabel(slide, case, label_of[case], f"{table.path}, line {line}"))
         else:
             unlabelled[slide] = case
             gaps.left_out[slide] = of_cases.get(case, f"{labels.name}: no label for case {case!r}")
@@ -249,34 +294,51 @@ def _labelled_slides(
     case_column = None
     if table.columns or columns.case is not None:
         case_column = find(table, CASE, columns.case, error=LabelError)
+    table = _below_header(table, slide_column, label_column, known, columns)
     rows = []
     for line, cells, slide in _slides(table, slide_column, known, gaps):
-        label = _number(cells[label_column].strip())
-        case = slide if case_column is None else _number(cells[case_column].strip())
-        if case != slide and is_missing(case):
-            gaps.add(table, line, cells, CASE, slide)
+        label = _label(table, cells[label_column])
+        case = slide if case_column is None else _case(table, cells[case_column])
+        if case_column is not None and case != slide and is_missing(case):
+            gaps.add(table, line, case_column, cells, CASE, slide)
         elif is_missing(label) and label not in renamed:
-            gaps.add(table, line, cells, LABEL, slide)
+            gaps.add(table, line, label_column, cells, LABEL, slide)
         else:
-            rows.append(SlideLabel(slide, case, label))
-    if not table.columns and known is not None:
-        _refuse_header(table, rows, known)
+            rows.append(SlideLabel(slide, case, label, f"{table.path}, line {line}"))
     return rows
 
 
-def _refuse_header(table: Table, rows: Sequence[SlideLabel], known: Collection[str]) -> None:
-    """Refuse a first line that is like a header without usual names, and unlike the lines below it."""
+def _below_header(
+    table: Table, slide_column: int, other_column: int, known: Collection[str] | None, columns: Columns
+) -> Table:
+    """The table without a first line that is like a header of unusual names, and unlike the lines below it.
+
+    Args:
+        table: the table, with or without a header of usual names.
+        slide_column: the column of slides.
+        other_column: the column of labels, or of cases.
+        known: the slides that there are; None if nobody knows.
+        columns: the columns that the user gave.
+
+    Raises:
+        LabelError: there is such a line, but the user did not give the columns by number.
+    """
+    if table.columns or known is None or not table.rows:
+        return table
     names = KnownNames(known)
-    first, *others = rows or [SlideLabel("", "", "")]
+    (line, first), *others = table.rows
     if (
-        not names.meant_by(first.slide)
-        and all(row.label != first.label for row in others)
-        and any(names.meant_by(row.slide) for row in others)
+        names.meant_by(first[slide_column].strip())
+        or any(cells[other_column].strip() == first[other_column].strip() for _, cells in others)
+        or not any(names.meant_by(cells[slide_column].strip()) for _, cells in others)
     ):
-        raise LabelError(
-            f"{table.path}, line {table.rows[0][0]}: {table.rows[0][1]} is no slide and no class of another "
-            "line; if it is a header, name its columns with --slide-column and --label-column"
-        )
+        return table
+    if columns.slide is not None:
+        return replace(table, rows=others)
+    raise LabelError(
+        f"{table.path}, line {line}: {first} is no slide and no class of another line; if it is a header, "
+        "name its columns with --slide-column and --label-column"
+    )
 
 
 def _slides(
@@ -289,7 +351,7 @@ def _slides(
         slide = cells[column].strip()
         # A slide may be named "nan" if there are features of that name.
         if not slide or (is_missing(slide) and known is not None and slide not in known):
-            gaps.add(table, line, cells, SLIDE, "")
+            gaps.add(table, line, column, cells, SLIDE, "")
             continue
         if slide in line_of:
             raise LabelError(
@@ -301,30 +363,30 @@ def _slides(
     return found
 
 
-def _header_below(table: Table) -> str:
-    """What to do if a table has a title or remarks above its header; empty if it seems to have none."""
-    names = known_names(SLIDE, LABEL, CASE)
-    for line, cells in table.rows[:_MOST_LINES_ABOVE]:
-        words = {plain(word) for cell in cells for word in re.split(r"[,;|\t]", cell)}
-        if len(words & names) > 1:
-            return f"line {line} looks like the header: remove the lines above it, or "
-    return ""
-
-
-def _read(path: Path, columns: Columns) -> Table:
+def _read(path: Path, columns: Columns, *kinds: Kind) -> Table:
+    """A table in which there must be columns of some kinds; without a header if it has none."""
     if not path.is_file():
         raise LabelError(f"no label table at {path}")
     table = read_table(path, error=LabelError, row="slide", header_alone=True)
     given = {plain(name) for name in (columns.slide, columns.label, columns.case) if name}
-    if {plain(name) for name in table.columns} & (known_names(SLIDE, LABEL, CASE) | given - {""}):
+    names = known_names(SLIDE, LABEL, CASE) | given - {""}
+    table = headed(table, names)
+    if names & set(map(plain, table.columns)):
         if not table.rows:
             raise LabelError(f"{path}: expected a header and at least one slide, got 1 lines")
         return table
-    by_number = columns.slide is not None and columns.label is not None
-    if table.width != 2 and not by_number:
+    for line, cells in table.rows[:_MOST_TITLE_LINES]:
+        if len(names & {plain(word) for cell in cells for word in re.split(r"[,;|\t]", cell)}) > 1:
+            raise LabelError(
+                f"{path}, line {line}: {cells} is like a header, but a header must be the first line; remove "
+                f"the lines above it, which begin with {table.columns}"
+            )
+    wanted = [columns.given(kind) for kind in kinds]
+    if any(name is not None and not name.isdecimal() for name in wanted):
+        return table  # in whose header the names are not, as a message will say
+    if table.width != 2 and None in wanted:
         raise LabelError(
             f"{path}: expected a header with known names, or two columns, slide and label; got {table.width} "
-            f"columns and the first line {table.columns}; {_header_below(table)}give --slide-column and "
-            "--label-column"
+            f"columns and the first line {table.columns}; give --slide-column and --label-column"
         )
     return table.without_header()

@@ -15,7 +15,7 @@ from mhimdist.data.format import shard_number
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import DataError, LabelError
 from mhimdist.tables.cells import is_missing
-from mhimdist.tables.names import affix_that_joins, begins_names, examples, rule_that_joins
+from mhimdist.tables.names import affix_that_joins, begins_names, composed, examples, rule_that_joins
 
 
 def labels_of(
@@ -40,7 +40,8 @@ def labels_of(
         # Without a case, a slide is its own; "NA" would be a patient with the slides of many.
         no_case = case is not None and case != "" and is_missing(str(case)) and str(case) != slide
         if not no_case and label is not None and (not is_missing(str(label)) or str(label) in class_map):
-            table.append(SlideLabel(slide, str(case or slide), class_map.get(str(label), str(label))))
+            said = composed(str(label))
+            table.append(SlideLabel(slide, composed(str(case or slide)), class_map.get(said, said)))
             continue
         what = "case" if no_case else "label"
         if not skip_missing:
@@ -61,7 +62,7 @@ def classes_of(sources: Mapping[str, Source], class_map: Mapping[str, str]) -> t
     said = {source.details.get("classes") for source in sources.values()}
     orders = sorted(
         {
-            tuple(dict.fromkeys(class_map.get(name, name) for name in names))
+            tuple(dict.fromkeys(class_map.get(name, name) for name in map(composed, names)))
             for names in said
             if isinstance(names, tuple)
         }
@@ -215,7 +216,8 @@ def nothing_in_both(
 def _why(missing: Sequence[str], unlabelled: Sequence[str]) -> str:
     """What could join the names of a table to features, as the end of a message."""
     if rule := rule_that_joins(missing, unlabelled):
-        return rule
+        tcga = all(name.upper().startswith("TCGA-") for name in missing)
+        return f"{rule}, or join TCGA barcodes with --case-from tcga" if tcga else rule
     if rounded := [
         name for name in missing if re.fullmatch(r"[0-9](\.[0-9]+)?E\+[0-9]+", name, re.IGNORECASE)
     ]:

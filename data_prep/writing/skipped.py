@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,11 @@ class BadBag:
 
 
 def named(bad: Sequence[BadBag], limit: int = MAX_NAMED) -> str:
-    """The first few reasons for a message, and the number of further ones."""
-    more = f"; and {len(bad) - limit:,} more" if len(bad) > limit else ""
-    return "; ".join(bag.reason for bag in bad[:limit]) + more
+    """The first few reasons for a message, each once with its number of slides, and that of further ones."""
+    counts = Counter(bag.reason for bag in bad)
+    said = [f"{reason} ({count:,} slides)" if count > 1 else reason for reason, count in counts.items()]
+    num_more = sum(list(counts.values())[limit:])
+    return "; ".join(said[:limit]) + (f"; and {num_more:,} more" if num_more else "")
 
 
 def read_skipped(folder: Path) -> list[BadBag]:

@@ -29,7 +29,7 @@ from mhimdist.report import formats
 from mhimdist.report.comparison import PAPER_WARNING, Comparison, Row
 from mhimdist.training.environment import environment
 from mhimdist.training.model_card import read_trained, write_card
-from mhimdist.training.requirements import check_runs, describe_missing
+from mhimdist.training.requirements import check_runs, describe_left_out, describe_missing
 from mhimdist.training.result import OUTSIDE_WEIGHTS, Protocol, Result
 
 
@@ -118,9 +118,11 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
     planned = FoldSet(experiment, candidates, folder / "folds")
     num_train: dict[Protocol, list[int]] = {}
     lacking: dict[str, dict[str, list[str]]] = {}
+    all_splits: list[Split] = []
     for protocol in experiment.protocols:
         for seed in experiment.seeds:
             splits = experiment.splits(bags, protocol, seed)
+            all_splits.extend(splits)
             num_train.setdefault(protocol, []).extend(len(split.train) for split in splits)
             for fold, split in enumerate(splits, 1):
                 name = _run_text(fold, seed, experiment.seeds)
@@ -136,7 +138,7 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
     _announce(experiment, bags, len(candidates), len(planned.folds), num_found)
     if any(candidate.config.teacher.has_outside_weights for candidate in candidates):
         get_console().print(f"WARNING: {OUTSIDE_WEIGHTS}", style="bold", highlight=False)
-    if text := describe_missing(lacking):
+    for text in filter(None, (describe_missing(lacking), describe_left_out(bags, all_splits))):
         get_console().print(f"WARNING: {text}", style="bold", highlight=False, markup=False)
     if missing := planned.missing():
         with experiment.driving(), stoppable(experiment) as stopping:

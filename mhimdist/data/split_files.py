@@ -9,7 +9,7 @@ from typing import Any
 
 from mhimdist.errors import SplitError
 from mhimdist.tables.cells import is_missing
-from mhimdist.tables.columns import CASE, SLIDE, Kind, find, plain
+from mhimdist.tables.columns import CASE, SLIDE, Kind, find, headed, known_names, plain
 from mhimdist.tables.names import KnownNames, begins_names, examples, rule_that_joins
 from mhimdist.tables.reading import Table, read_table
 
@@ -28,8 +28,8 @@ _MEMBERS = re.compile(
     r"([a-z]+?)(set|slides?|slideids?|slidepaths?|paths?|ids?|cases?|caseids?|files?|images?)?"
 )
 """A column that lists the members of a set, after `plain`: train, val_slide_path, test_ids."""
-_FOLD = re.compile(r"(?:(?:fold|split)[\s_-]*)?([0-9]+)(?:\.0+)?", re.IGNORECASE)
-"""The number of a fold in a cell: 1, 1.0, fold_1."""
+_FOLD = re.compile(r"(?:(?:fold|split)[\s_-]*)?([0-9]+)(?:[.,]0+)?", re.IGNORECASE)
+"""The number of a fold in a cell: 1, 1.0, 1,0, fold_1."""
 _TRUE, _FALSE = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no")
 _CLAM = re.compile(r"splits_[0-9]+\.csv", re.IGNORECASE)
 _SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".ods", ".parquet", ".json")
@@ -183,6 +183,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 def _of_table(table: Table) -> dict[str, Sets]:
     if not table.rows:
         raise ValueError("it has no rows")
+    table = headed(table, known_names(SLIDE, CASE, _SET_COLUMN, _FOLD_COLUMN))
     lists = _lists(table)
     set_column, fold_column = _set_and_fold(table)
     if lists and set_column is None:
@@ -201,7 +202,7 @@ def _of_table(table: Table) -> dict[str, Sets]:
     if numbered:
         return {
             f"fold {number}": next(iter(_by_set(table, name_column, index, None, gaps=True).values()))
-            for index, number in numbered.items()
+            for index, number in sorted(numbered.items(), key=lambda each: int(each[1]))
         }
     if fold_column is not None:
         return _by_number(table, name_column, fold_column)
@@ -277,7 +278,7 @@ def _by_set(
     """The folds of a table in which each row says the set of a slide; with `gaps`, or that it is in none."""
     folds: dict[str, Sets] = {}
     for line, cells in table.rows:
-        fold = f"fold {cells[fold_column].strip()}" if fold_column is not None else ""
+        fold = "" if fold_column is None else _fold(cells[fold_column], line)
         sets = folds.setdefault(fold, {name: [] for name in SETS})
         name, value = cells[name_column].strip(), cells[set_column].strip()
         if gaps and is_missing(value):
@@ -287,7 +288,15 @@ def _by_set(
         if not name:
             raise ValueError(f"line {line}: the {table.columns[name_column]} is missing")
         sets[kind].append(name)
-    return folds
+    return {fold: folds[fold] for fold in sorted(folds, key=_natural)}
+
+
+def _fold(cell: str, line: int) -> str:
+    """The name of a fold; 1 and 1.0 are one."""
+    if is_missing(cell):
+        raise ValueError(f"line {line}: the fold is missing")
+    number = re.sub(r"^([0-9]+)[.,]0+$", r"\1", cell.strip())
+    return f"fold {number}"
 
 
 def _by_number(table: Table, name_column: int, fold_column: int) -> dict[str, Sets]:
@@ -332,7 +341,7 @@ def _json_folds(content: Any) -> Iterator[tuple[str, Sets]]:
             yield from _json_folds(content[name])
             return
     if content and all(isinstance(each, dict) for each in content.values()):
-        for name, each in content.items():
+        for name, each in sorted(content.items(), key=lambda fold: _natural(fold[0])):
             yield (f"fold {name}" if name.isdecimal() else name), _json_sets(each)
     elif content and all(isinstance(each, str) and each.lower() in _SET_OF for each in content.values()):
         sets: Sets = {name: [] for name in SETS}

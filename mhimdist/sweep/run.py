@@ -63,7 +63,7 @@ from mhimdist.sweep.task import Task
 from mhimdist.sweep.trainable import SweepTrial, make_first_stage
 from mhimdist.sweep.watch import Watch, print_line
 from mhimdist.training.fold import ERROR_FILE
-from mhimdist.training.requirements import check_runs, notes_on_classes
+from mhimdist.training.requirements import check_runs, describe_left_out, notes_on_classes
 
 __all__ = ["Sweep", "run_sweep"]
 
@@ -161,8 +161,9 @@ def _announce(
         print_line(
             f"{formats.share(study.facts.feasible_share)} of random draws meet the space's requirements"
         )
-    for note in [*notes, *study.notes(), *notes_on_classes(bags, splits)]:
-        print_line(note)
+    for note in [*notes, *study.notes(), *notes_on_classes(bags, splits), describe_left_out(bags, splits)]:
+        if note:
+            print_line(note)
     if sweep.storage is None and (kind := network_filesystem(folder.path)):
         print_line(
             f"study.db is on {kind}, where SQLite's locks are unreliable: open it from this machine only, "

@@ -2,8 +2,9 @@
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mhimdist.errors import DataError
 from mhimdist.tables.reading import Table
@@ -66,12 +67,33 @@ CASE = Kind(
 
 def plain(name: str) -> str:
     """A column's name without regard to case, spaces, underscores and other marks."""
-    return re.sub(r"[\W_]+", "", name.casefold())
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFC", name.casefold()))
 
 
 def known_names(*kinds: Kind) -> frozenset[str]:
     """All names of some kinds, as `plain` writes them."""
     return frozenset(plain(name) for kind in kinds for name in (*kind.names, *kind.others))
+
+
+def headed(table: Table, names: frozenset[str]) -> Table:
+    """The table, with a comment as its header if a name is in the comment and none in the first line.
+
+    Args:
+        table: the table; its comments are the lines above that begin with "#".
+        names: names of columns, as `plain` writes them.
+    """
+    first = (table.header_line, table.columns)
+    for index in reversed(range(len(table.comments))):
+        line, cells = table.comments[index]
+        if not names & set(map(plain, table.columns)) and names & set(map(plain, cells)):
+            return replace(
+                table,
+                columns=[cells[0].strip().lstrip("#").strip(), *(cell.strip() for cell in cells[1:])],
+                rows=[*table.comments[index + 1 :], first, *table.rows],
+                header_line=line,
+                comments=table.comments[:index],
+            )
+    return table
 
 
 def find(table: Table, kind: Kind, given: str | None = None, *, error: type[DataError]) -> int | None:
@@ -93,8 +115,10 @@ def find(table: Table, kind: Kind, given: str | None = None, *, error: type[Data
         found = [index for index, name in enumerate(table.columns) if plain(name) in wanted]
         if len(found) > 1:
             got = [table.columns[index] for index in found]
+            by_number = ", by its number" if len(set(got)) == 1 and kind.option else ""
             raise error(
                 f"{table.path}: expected one column named {' or '.join(kind.names)}, got {got}{_say(kind)}"
+                f"{by_number}"
             )
         if found:
             return found[0]

@@ -18,10 +18,26 @@ SLIDE_SUFFIXES = (
 _NUM_EXAMPLES = 2
 
 
+def composed(name: str) -> str:
+    """A name with each accent in its letter (NFC): macOS and some exports store the two apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def alike(names: Iterable[str]) -> list[str]:
+    """The first names that differ only in upper and lower case, spaces and stored accents, if any do.
+
+    Spaces between two digits divide numbers, and so count.
+    """
+    found: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        spaced = " ".join(composed(name).casefold().split())
+        found.setdefault(re.sub(r"(?<![0-9]) | (?![0-9])", "", spaced), []).append(name)
+    return next((spellings for spellings in found.values() if len(spellings) > 1), [])
+
+
 def bare(name: str) -> str:
     """The name of a slide without its folder, of Linux or Windows, and without its suffixes."""
-    name = re.split(r"[/\\]", name.rstrip(" \t/\\"))[-1].strip()
-    name = unicodedata.normalize("NFC", name)  # macOS takes letters apart
+    name = composed(re.split(r"[/\\]", name.rstrip(" \t/\\"))[-1].strip())
     while end := next((end for end in SLIDE_SUFFIXES if name.lower().endswith(end)), None):
         name = name[: -len(end)].rstrip()
     return name
@@ -46,7 +62,7 @@ class KnownNames:
             return [name]
         if found := self._by_bare_name.get(bare(name)):
             return found
-        number = re.fullmatch(r"([0-9]+)\.0+", bare(name))
+        number = re.fullmatch(r"([0-9]+)[.,]0+", bare(name))
         return self._by_bare_name.get(number[1], []) if number else []
 
 
@@ -64,10 +80,7 @@ _RULES: tuple[tuple[str, Callable[[str], str]], ...] = (
         "spaces, hyphens, underscores and case; write them alike",
         lambda name: re.sub(r"[\W_]+", "", name.casefold()),
     ),
-    (
-        "what follows the first dot; write the whole name, or join TCGA barcodes with --case-from tcga",
-        lambda name: name.split(".")[0],
-    ),
+    ("what follows the first dot; write them alike", lambda name: name.split(".")[0]),
 )
 
 

@@ -1,12 +1,12 @@
 """`read_table`: the one way to read a table, whatever its format, encoding and delimiter."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mhimdist.errors import DataError
 from mhimdist.tables import parquet, sheets, text
-from mhimdist.tables.text import Line
+from mhimdist.tables.text import Line, Text
 
 MAX_BYTES = 2**30
 """Most bytes of a table; a table of a million slides has about 100 MB."""
@@ -35,12 +35,16 @@ class Table:
         rows: of each further line that is not blank, its number in the file and its cells, as many as there
             are columns. In Parquet, rows are numbered from 1.
         header_line: the number of the first line.
+        delimiter: what divides the cells of a text; empty for a spreadsheet and for Parquet.
+        comments: the lines above that begin with "#" and have as many cells.
     """
 
     path: Path
     columns: list[str]
     rows: list[Line]
     header_line: int = 1
+    delimiter: str = ""
+    comments: list[Line] = field(default_factory=list)
 
     @property
     def width(self) -> int:
@@ -48,9 +52,9 @@ class Table:
         return len(self.columns) or (len(self.rows[0][1]) if self.rows else 0)
 
     def without_header(self) -> "Table":
-        """The same lines, of which the first is a row, and no column has a name."""
+        """The same lines, all of them rows, also those that begin with "#"; no column has a name."""
         first = (self.header_line, list(self.columns))
-        return replace(self, columns=[], rows=[first, *self.rows])
+        return replace(self, columns=[], rows=[*self.comments, first, *self.rows], comments=[])
 
 
 def read_table(
@@ -60,7 +64,9 @@ def read_table(
 
     The content decides and not the suffix. A text may be in UTF-8, with or without a byte-order mark, in
     UTF-16 with one, or in Latin-1, which a `TableWarning` says; its delimiter is a comma, semicolon, tab
-    or bar, or spaces, or what Excel's line `sep=` names. A workbook must have one sheet that is not empty.
+    or bar, or spaces, or what Excel's line `sep=` names. Lines above the header that begin with "#" are
+    comments. If every row has a number more than the header has names, as R writes them, the first column
+    has the name "". A workbook must have one sheet that is not empty.
 
     Args:
         path: the file.
@@ -78,22 +84,24 @@ def read_table(
         content = path.read_bytes()
     except OSError as problem:
         raise error(f"{path} cannot be read: {problem.strerror or problem}") from None
-    lines = _lines(path, content, error)
+    found = _text(path, content, error)
+    lines = found.lines
     if len(lines) < (1 if header_alone else 2):
         raise error(f"{path}: expected a header and at least one {row}, got {len(lines)} lines")
     (header_line, header), *rows = lines
-    return Table(path, [name.strip() for name in header], rows, header_line)
+    columns = [name.strip() for name in header]
+    return Table(path, columns, rows, header_line, found.delimiter, found.comments)
 
 
-def _lines(path: Path, content: bytes, error: type[DataError]) -> list[Line]:
+def _text(path: Path, content: bytes, error: type[DataError]) -> Text:
     if content.startswith(b"PAR1"):
-        return parquet.lines_of(path, content, error)
+        return Text(parquet.lines_of(path, content, error))
     if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
-        return sheets.lines_of(path, content, error)
+        return Text(sheets.lines_of(path, content, error))
     if other := next((name for magic, name in _OTHERS if content.startswith(magic)), None):
         raise error(f"{path} is {other}, not a table; save it as CSV, .xlsx or Parquet")
     if content.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
         raise error(f"{path} is HTML or XML, not a table; save it as CSV, .xlsx or Parquet")
     if re.match(rb"[\xef\xbb\xbf\s]*(\{\s*\"|\[\s*[{\[\"])", content):
         raise error(f"{path} is JSON, not a table; save it as CSV, .xlsx or Parquet")
-    return text.lines_of(path, content, error)
+    return text.text_of(path, content, error)

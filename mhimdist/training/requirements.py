@@ -108,6 +108,20 @@ def notes_on_classes(bags: BagSource, splits: Sequence[Split]) -> list[str]:
     return [text] if text else []
 
 
+def describe_left_out(bags: BagSource, splits: Iterable[Split]) -> str:
+    """How many bags no set of any split names, so that they are left out; empty if there are none.
+
+    Args:
+        bags: the data set.
+        splits: all splits of the run.
+    """
+    used = {key for split in splits for members in split.sets.values() for key in members}
+    if not (left := [key for key in bags.keys if key not in used]):
+        return ""
+    named = ", ".join(map(repr, left[:MAX_NAMED])) + (", ..." if len(left) > MAX_NAMED else "")
+    return f"the split names {len(bags.keys) - len(left)} of {len(bags.keys)} bags; left out: {named}"
+
+
 def describe_missing(lacking: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
     """The classes that some sets lack, and what that means for their metrics; empty if no set lacks any.
 

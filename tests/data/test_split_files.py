@@ -280,3 +280,39 @@ def test_the_split_of_a_file_of_ours_does_not_change() -> None:
     rows = [f"{slide},{'test' if i < 4 else 'train'},1" for i, slide in enumerate(SLIDES)]
     (drawn,) = splits("s.csv", "\n".join(["slide,set,fold", *rows]))
     assert drawn.digest() == "1d1318a90c356f7e"
+
+
+def test_folds_are_ordered_by_their_number() -> None:
+    header = ["slide", "fold_0", "fold_1", "fold_10", "fold_2"]
+    rows = [[slide, *("test" if i % 4 == n else "train" for n in range(4))] for i, slide in enumerate(SLIDES)]
+    Path("s.tsv").write_text("\n".join("\t".join(row) for row in [header, *rows]))
+    folds = folds_in(Path("s.tsv"))
+    assert list(folds) == ["fold 0", "fold 1", "fold 2", "fold 10"]
+    assert folds["fold 2"]["test"] == list(SLIDES[3::4])
+    assert folds["fold 10"]["test"] == list(SLIDES[2::4])
+
+
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        (["10", "2.0", "1", "2"], ["fold 1", "fold 2", "fold 10"]),
+        (["b", "a", "c", "a"], ["fold a", "fold b", "fold c"]),
+    ],
+)
+def test_folds_of_a_column_are_ordered(written: list[str], names: list[str]) -> None:
+    Path("s.csv").write_text(
+        "\n".join(["slide,set,fold", *(f"s{i},train,{x}" for i, x in enumerate(written))])
+    )
+    assert list(folds_in(Path("s.csv"))) == names
+    assert folds_in(Path("s.csv"))[names[1] if "2" in names[1] else names[0]]["train"] == ["s1", "s3"]
+    Path("s.csv").write_text("slide,set,fold\na,train,1\nb,test,\n")
+    with pytest.raises(SplitError, match="line 3: the fold is missing"):
+        folds_in(Path("s.csv"))
+
+
+def test_folds_of_json_and_numbers_with_a_decimal_comma() -> None:
+    sets = {"train": ["a"], "test": ["b"]}
+    Path("s.json").write_text(json.dumps({"10": sets, "9": sets}))
+    assert list(folds_in(Path("s.json"))) == ["fold 9", "fold 10"]
+    Path("s.csv").write_text("#slide;fold\na;1,0\nb;0,0\n")
+    assert folds_in(Path("s.csv"))["fold 0"]["test"] == ["b"]

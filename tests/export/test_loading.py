@@ -43,9 +43,7 @@ def test_wrong_paths_say_what_to_give(tmp_path):
     with pytest.raises(CheckpointError, match=r"holds no best_student/ and no export: give the folder"):
         load_student(tmp_path)
     (tmp_path / "table.csv").write_text("slide,label\n")
-    with pytest.raises(
-        CheckpointError, match=r"table\.csv: expected a checkpoint of torch, got a damaged file"
-    ):
+    with pytest.raises(CheckpointError, match=r"table\.csv: expected a checkpoint.*, got a damaged file"):
         load_student(tmp_path / "table.csv")
     torch.save({"fc.weight": torch.zeros(2, 3)}, tmp_path / "other.pt")
     with pytest.raises(

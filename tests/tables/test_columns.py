@@ -75,3 +75,12 @@ def test_a_given_column_that_is_not_there() -> None:
         find(Table(Path("t.csv"), [], [(1, ["a", "b"])]), LABEL, "3", error=LabelError)
     with pytest.raises(LabelError, match=r"2 columns are named 'x': \['x', 'x'\]; give one by number"):
         find(table("x", "x"), LABEL, "x", error=LabelError)
+
+
+def test_two_columns_of_one_name_are_told_apart_by_number() -> None:
+    with pytest.raises(LabelError, match=r"got \['label', 'label'\]; --label-column says .*, by its number$"):
+        find(table("slide", "label", "label"), LABEL, error=LabelError)
+
+
+def test_accents_of_a_column_are_stored_in_either_way() -> None:
+    assert find(table("x", "Pra\u0308parat"), SLIDE, "Pr\u00e4parat", error=LabelError) == 1

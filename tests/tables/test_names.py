@@ -1,6 +1,6 @@
 import pytest
 
-from mhimdist.tables.names import KnownNames, bare, begins_names, examples, rule_that_joins
+from mhimdist.tables.names import KnownNames, alike, bare, begins_names, examples, rule_that_joins
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,7 @@ def test_letters_that_macos_takes_apart_are_the_same() -> None:
 def test_what_a_name_can_mean() -> None:
     names = KnownNames(["a", "x/b", "c.svs", "c.tif", "101", "7"])
     expected = {"a.svs": ["a"], "b": ["x/b"], "c": ["c.svs", "c.tif"], "c.svs": ["c.svs"], "101.0": ["101"]}
+    expected |= {"101,0": ["101"]}
     assert {name: names.meant_by(name) for name in expected} == expected
     assert [names.meant_by(name) for name in ("A", "0101", "007", "7.5", "")] == [[]] * 5
 
@@ -49,3 +50,22 @@ def test_names_of_cases_begin_those_of_slides() -> None:
     assert not begins_names(["P1", "P2"], ["P10", "P2"])
     assert not begins_names(["P1", "x", "y"], ["P1_a"])
     assert examples(["c", "b", "a"]) == "'a', 'b'"
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["P1", "p1", "P2"], ["P1", "p1"]),
+        (["P1 ", "P 1", "P2"], ["P 1", "P1 "]),
+        (["M\u00fcller", "Mu\u0308ller"], ["Mu\u0308ller", "M\u00fcller"]),
+        (["1 11", "11 1", "P1", "P-1", "P_1", "P01"], []),
+        (["P1", "P1"], []),
+    ],
+)
+def test_names_that_are_nearly_the_same(names: list[str], expected: list[str]) -> None:
+    assert alike(names) == expected
+
+
+def test_advice_names_no_option_that_only_one_command_has() -> None:
+    said = rule_that_joins(["a1.svs - 20x"], ["a1"])
+    assert said == "; they differ from slides only in what follows the first dot; write them alike"

@@ -8,6 +8,7 @@ from spreadsheets import write_xlsx
 
 from mhimdist.errors import DataError, LabelError
 from mhimdist.tables import sheets
+from mhimdist.tables.columns import headed
 from mhimdist.tables.reading import Table, read_table
 from mhimdist.tables.text import TableWarning
 
@@ -166,3 +167,55 @@ def test_a_parquet_bomb_is_refused(column: object) -> None:
     assert Path("t.parquet").stat().st_size < 100_000
     with pytest.raises(DataError, match=r"t\.parquet: refused, it (claims|repeats)"):
         read_table(Path("t.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ('"slide" "label"\n"1" "a" "x"\n"2" "b" "y z"\n', ["", "slide", "label"]),
+        ("slide label\n1 a x\n2 b y\n", ["", "slide", "label"]),
+        ("slide\tlabel\n7\ta\tx\n9\tb\ty\n", ["", "slide", "label"]),
+        ("slide;label\n1;a;x\n2;b;y\n", ["", "slide", "label"]),
+        (",slide,label\n0,a,x\n1,b,y\n", ["", "slide", "label"]),
+        (" slide label\n0 a x\n1 b y\n", ["", "slide", "label"]),
+        ("slide,label\n1,x,\n2,y,\n", ["slide", "label"]),
+    ],
+)
+def test_names_of_rows_are_a_column_of_their_own(text: str, columns: list[str]) -> None:
+    table = read(text.encode())
+    assert table.columns == columns
+    assert table.rows[0][1][-2:] == (["a", "x"] if len(columns) > 2 else ["1", "x"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '"label" "case"\n"a" "x" "p"\n"b" "y" "p"\n',
+            "line 2: expected 2 cells, got 3, .* names of rows, as R",
+        ),
+        ("slide,label\na,x,n\nb,y,n\n", "line 2: expected 2 cells, got 3, as in all lines below the header"),
+        (
+            "Study 7\nslide,label\na,x\n",
+            "line 2: expected 1 cells, got 2, .* below line 1: the header must be",
+        ),
+        ("slide,label\na,x\nb,y,n\n", "line 3: expected 2 cells, got 3$"),
+    ],
+)
+def test_a_header_that_does_not_fit_its_rows_is_told(text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read(text.encode())
+
+
+def test_comments_above_the_header() -> None:
+    table = read(b"# exported; by me\n#Slide;Class\n\nslide;label\na;x\n#b;y\n")
+    assert (table.columns, table.rows) == (["slide", "label"], [(5, ["a", "x"]), (6, ["#b", "y"])])
+    assert table.comments == [(1, ["# exported", " by me"]), (2, ["#Slide", "Class"])]
+    assert headed(table, frozenset({"slide"})) is table
+    table = headed(read(b"# by me\n#slide,label\na,x\n", header_alone=True), frozenset({"slide"}))
+    assert (table.columns, table.rows, table.header_line) == (["slide", "label"], [(3, ["a", "x"])], 2)
+    assert read(b"#1,x\n2,y\n", header_alone=True).without_header().rows == [
+        (1, ["#1", "x"]),
+        (2, ["2", "y"]),
+    ]
+    assert read(b"#slide,label\n#1,x\n").rows == [(2, ["#1", "x"])]

@@ -11,7 +11,7 @@ from mhimdist.config.train import load_config
 from mhimdist.data.splits import Split
 from mhimdist.errors import CheckpointError, ConfigError, SplitError
 from mhimdist.training.fold import Fold, run_fold
-from mhimdist.training.requirements import check_runs, describe_missing, notes_on_classes
+from mhimdist.training.requirements import check_runs, describe_left_out, describe_missing, notes_on_classes
 from mhimdist.training.trainer import Trainer
 
 CONFIG = load_config(
@@ -110,3 +110,10 @@ def test_the_note_names_each_class_and_where_it_is_missing(three):
         describe_missing(many)
         == f"no case of a, b in {folds} and 3 more; no case of c in test of fold 10: {what}"
     )
+
+
+def test_bags_that_no_split_names_are_said(three):
+    said = "the split names 13 of 15 bags; left out: 'slide-10', 'slide-11'"
+    assert describe_left_out(three, [WHOLE, RARE_IN_TRAIN]) == said
+    everything = replace(WHOLE, test=(*WHOLE.test, "slide-10", "slide-11"))
+    assert describe_left_out(three, [RARE_IN_TRAIN, everything]) == ""

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,61 @@ def test_measurements_and_names_are_no_classes(labels: tuple[str, ...], message:
 )
 def test_few_or_repeated_labels_are_classes(labels: tuple[str, ...]) -> None:
     refuse_measurements(rows_of(*labels), Path("l.csv"))
+
+
+def of_cases(labels: Sequence[str], slides_each: int = 2) -> list[SlideLabel]:
+    return [SlideLabel(f"{i}-{n}", f"P{i}", x) for i, x in enumerate(labels) for n in range(slides_each)]
+
+
+MEASURED = {
+    "seven ages of twelve": ["51", "52", "53", "54", "55", "56", "57", "51", "52", "53", "54", "55"],
+    "five days of nine": ["100", "100", "200", "200", "300", "300", "400", "400", "500"],
+    "fifty ages of 300": [str(30 + i % 50) for i in range(300)],
+    "months, mostly censored": [*map(str, range(3, 25, 2)), *["60"] * 30],
+    "percentages": [f"{5 + 7 * i} %" for i in range(8)],
+    "dates": [f"2021-03-{i + 1:02}" for i in range(8)],
+    "German dates": [f"{i + 1:02}.03.2021" for i in range(8)],
+    "limits": ["<0.1", "0.5", "1e-3", "2"],
+    "twelve decimals of 100": [f"{i % 12}.5" for i in range(100)],
+}
+CLASSES = {
+    "ISUP": [*"00123455"],
+    "grades": [*"1234"],
+    "Gleason sums": ["6", "7", "8", "9", "10"],
+    "nine grades": [*"123456789"],
+    "four large codes": ["8140", "8500", "8070", "8010"],
+    "grades and a code for unknown": [*"012345", "99"],
+    "ages, as many as half": ["51", "52", "53", "54", "55", "56"] * 2,
+    "32 codes of two each": [str(i) for i in range(32)] * 2,
+    "32 codes from one": [str(i + 1) for i in range(32)] * 3,
+    "twelve large codes of ten": [str(8000 + 10 * i) for i in range(12)] * 10,
+    "two dates": ["2021-03-01", "2021-03-02"],
+    "steps": ["0%", "10%", "50%"] * 2,
+    "names": [f"type {i}" for i in range(12)] * 2,
+}
+
+
+@pytest.mark.parametrize("labels", MEASURED.values(), ids=list(MEASURED))
+def test_many_different_numbers_and_dates_are_no_classes(labels: list[str]) -> None:
+    with pytest.raises(LabelError, match=f"^l.csv: {len(set(labels))} classes of {len(labels)} slides"):
+        refuse_measurements(rows_of(*labels), Path("l.csv"))
+    with pytest.raises(
+        LabelError, match=f"{len(set(labels))} classes of {len(labels)} cases, .* one case each"
+    ):
+        refuse_measurements(of_cases(labels, 3), Path("l.csv"))
+
+
+@pytest.mark.parametrize("labels", CLASSES.values(), ids=list(CLASSES))
+def test_grades_codes_and_few_numbers_are_classes(labels: list[str]) -> None:
+    refuse_measurements(rows_of(*labels), Path("l.csv"))
+    refuse_measurements(of_cases(labels), Path("l.csv"))
+
+
+def test_all_spellings_are_named_at_once() -> None:
+    message = "'False' and 'false', and labels 'True' and 'true' differ .* 'false=False,true=True' makes"
+    with pytest.raises(LabelError, match=message):
+        class_order(rows_of("True", "true", "False", "false"))
+
+
+def test_labels_are_written_as_the_class_with_accents_stored_apart() -> None:
+    assert spelled_as(rows_of("\u00e4"), ("a\u0308",)) == rows_of("a\u0308")

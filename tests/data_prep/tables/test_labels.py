@@ -53,10 +53,10 @@ def test_tables_of_labels(table: str, expected: list[tuple[str, str, str]]) -> N
         (b"slide,slide_id,label\na,a,x\n", "expected one column named slide or slide_id"),
         (b"slide,score\na,1\n", "expected one column named label or"),
         (b"slide,label\na,x\nb\n", "line 3: expected 2 cells, got 1"),
-        (b"slide,label\na,\n", "line 2: a slide, case or label is empty"),
-        (b"slide,label,case\na,x,\n", "line 2: a slide, case or label is empty"),
-        (b"slide,label\na,x\nb,NaN\n", r"line 3: a slide, case or label is empty or NaN: \['b', 'NaN'\]"),
-        (b"slide,label,case\na,x,<NA>\n", "line 2: a slide, case or label is empty or NaN"),
+        (b"slide,label\na,\n", "line 2: a cell is empty: "),
+        (b"slide,label,case\na,x,\n", "line 2: a cell is empty: "),
+        (b"slide,label\na,x\nb,NaN\n", r"line 3: 'NaN' says that a value is missing: \['b', 'NaN'\]"),
+        (b"slide,label,case\na,x,<NA>\n", "line 2: '<NA>' says that a value is missing"),
         (b"slide,label\na,x\n\nb,y\na,y\n", "slide 'a' is in line 2 and again in line 5"),
         (b'slide,label\n"a,x\n', "cannot be read as CSV or TSV: unexpected end of data"),
     ],
@@ -101,10 +101,10 @@ def test_a_table_in_parquet() -> None:
     expected = [SlideLabel("a", "p", "0"), SlideLabel("b", "p", "1")]
     assert read_labels(Path("labels.parquet")).rows == expected
     pq.write_table(pa.table({"slide": ["a", None], "label": [0, 1]}), "labels.parquet")
-    with pytest.raises(LabelError, match="line 2: a slide, case or label is empty"):
+    with pytest.raises(LabelError, match="line 2: a cell is empty: "):
         read_labels(Path("labels.parquet"))
     pq.write_table(pa.table({"slide": ["a", "b"], "label": [1.0, float("nan")]}), "labels.parquet")
-    with pytest.raises(LabelError, match=r"line 2: a slide, case or label is empty or NaN: \['b', 'nan'\]"):
+    with pytest.raises(LabelError, match=r"line 2: 'nan' says that a value is missing: \['b', 'nan'\]"):
         read_labels(Path("labels.parquet"))
     Path("labels.parquet").write_bytes(b"PAR1" + bytes(50))
     with pytest.raises(LabelError, match="cannot be read as Parquet"):

@@ -225,7 +225,7 @@ def measurements(draw: np.random.Generator) -> Iterator[Case]:
             "a score of three decimals",
             ["0.1", "0.25", "0.7", "0.1"],
             "",
-            refused("3 classes of 4 slides", "survival or regression"),
+            refused("3 classes of 3 cases", "survival or regression"),
         ),
         ("twelve classes of two slides", grid, "", Holds((), tuple(map(str, range(1, 13))))),
         (

@@ -238,3 +238,9 @@ def test_a_table_without_any_ground_truth_leaves_nothing(folder: Path) -> None:
     (folder / "labels.csv").write_text("slide,label\nplain,NA\nlate,-\n")
     with pytest.raises(DataError, match=r"no row of .*labels\.csv says all of slide, label and case"):
         make(folder, skip_unmatched=True)
+
+
+def test_a_reason_of_several_slides_is_said_once() -> None:
+    bad = [BadBag("a", "x"), BadBag("b", "y"), BadBag("c", "x"), BadBag("d", "z"), BadBag("e", "z")]
+    assert named(bad) == "x (2 slides); y; z (2 slides)"
+    assert named(bad, 1) == "x (2 slides); and 3 more"
