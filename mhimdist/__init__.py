@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mhimdist.export.run import export_model
     from mhimdist.heatmaps.options import HeatMaps
     from mhimdist.heatmaps.run import heat_maps
+    from mhimdist.pages.write import write_report
     from mhimdist.prediction.run import predict
     from mhimdist.search.options import Sweep
     from mhimdist.search.space import Space
@@ -57,6 +58,7 @@ __all__ = [
     "preset",
     "run_cross_validation",
     "run_sweep",
+    "write_report",
 ]
 
 _MODULES = {
@@ -79,6 +81,7 @@ _MODULES = {
     "preset": "config.presets",
     "run_cross_validation": "cross_validation.compare",
     "run_sweep": "sweep.run",
+    "write_report": "pages.write",
 }
 
 

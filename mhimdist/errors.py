@@ -41,6 +41,10 @@ class ComparisonError(MhimdistError):
     """Results cannot be compared: they are of other data, other test slides or another protocol."""
 
 
+class ReportError(MhimdistError):
+    """A folder holds nothing that a report can be made of, or a file of it is damaged."""
+
+
 class CheckpointError(MhimdistError):
     """A checkpoint is missing, damaged, or belongs to another model or configuration."""
 

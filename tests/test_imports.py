@@ -25,6 +25,7 @@ ORDER = {
         {"training"},
         {"report"},
         {"comparison"},
+        {"pages"},
         {"heatmaps"},
         {"search"},
         {"distributed"},

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from job_scripts import run_here
+from page_folders import write_predictions, write_whole_run
 from written_runs import MASKED, PLAIN, write_cross_validation
 
 from data_prep import digits
@@ -38,7 +39,14 @@ TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text() for page in PAGES}
 MAX_README_LINES = 200
 
 each_page = pytest.mark.parametrize("page", TEXTS)
-STARTS_RAY = ("run_cross_validation(", "run_sweep(", "load_student(", "mh.compare(", "mh.predict(")
+STARTS_RAY = (
+    "run_cross_validation(",
+    "run_sweep(",
+    "load_student(",
+    "mh.compare(",
+    "mh.predict(",
+    "write_report(",
+)
 """Python blocks with these are slow, or need what those leave."""
 OTHER_TESTS = ("docs/data.md", "docs/export.md")
 """Pages whose blocks another test runs; test_export_page.py those of docs/export.md, commands too."""
@@ -201,11 +209,13 @@ def test_sharding_on_a_cluster_is_a_command_that_is_understood():
     assert str(options.out) == "/shared/shards/c16"
 
 
-COMPARES = "python jobs/compare.py "
-"""A job that reads finished runs; all others train."""
+COMPARES, REPORTS = "python jobs/compare.py ", "python jobs/report.py "
+"""Jobs that read finished runs; all others train or need what was trained."""
 
 
-@pytest.mark.parametrize("command", [c for c in _all_commands("python jobs/") if not c.startswith(COMPARES)])
+@pytest.mark.parametrize(
+    "command", [c for c in _all_commands("python jobs/") if not c.startswith((COMPARES, REPORTS))]
+)
 def test_the_options_of_jobs_are_understood(command, monkeypatch):
     """Each job is run up to the call that would start Ray."""
     started = []
@@ -255,7 +265,8 @@ def _quick(command: str) -> list[str]:
         c
         for c in _all_commands("python jobs/")
         if not any(
-            words in c for words in ("://", "/shared/", "jobs/predict.py", "jobs/heatmap.py", COMPARES)
+            words in c
+            for words in ("://", "/shared/", "jobs/predict.py", "jobs/heatmap.py", COMPARES, REPORTS)
         )
     ],
 )
@@ -290,6 +301,24 @@ def test_the_comparisons_run(command, tmp_path, monkeypatch, capsys):
     assert "On 60 test cases of digits (3 folds x 2 seeds, strict protocol), " in capsys.readouterr().out
     if "--out" in sys.argv:
         assert (tmp_path / sys.argv[sys.argv.index("--out") + 1] / "comparison.md").exists()
+
+
+@pytest.mark.parametrize("command", _all_commands(REPORTS))
+def test_the_reports_run(command, tmp_path, monkeypatch, capsys):
+    """On folders as finished runs and predictions leave them."""
+    write_whole_run(tmp_path / "runs" / "train_c16")
+    write_predictions(tmp_path / "predictions")
+    lines = [f"s{i:03d},{'tumor' if i % 2 else 'normal'}\n" for i in range(60)]
+    (tmp_path / "labels.csv").write_text("slide,label\n" + "".join(lines))
+    monkeypatch.setenv("MHIMDIST_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", shlex.split(command)[1:])
+    with contextlib.chdir(tmp_path):
+        runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
+    written = Path(re.search(r"report: (.*?\.html)", capsys.readouterr().out)[1])
+    text = (tmp_path / written).read_text()
+    assert "<h2>Results</h2>" in text
+    assert ("<h2>Subgroups by label</h2>" in text) == ("--subgroups" in command)
+    assert (tmp_path / "figures" / "roc.pdf").exists() == ("--pdf" in command)
 
 
 def test_the_job_that_is_submitted_to_a_cluster_fits_its_upload():

@@ -22,7 +22,7 @@ from mhimdist.report import formats
 from mhimdist.statistics.metrics import Scores
 
 PREDICTIONS, PREDICTION_FILE = "predictions.parquet", "prediction.json"
-_RESULT, _TABLE = "result.json", "table.json"
+_RESULT, _TABLE, _PAPER = "result.json", "table.json", "tables.json"
 _OF_FOLDS = ("folds", "final")
 """Where a cross-validation and a sweep have the folders of their folds."""
 _NEEDED = (
@@ -43,6 +43,7 @@ class Network:
         threshold: with two classes, the lowest probability of the second one that is called positive.
         fold, seed: its fold, counted from 1, and its seed; None for an ensemble.
         num_train, num_test: bags of its split that trained and that tested; None if there is no split.
+        folder: its fold's folder; None for an ensemble.
     """
 
     keys: tuple[str, ...]
@@ -52,6 +53,7 @@ class Network:
     seed: int | None = None
     num_train: int | None = None
     num_test: int | None = None
+    folder: Path | None = None
 
     def only(self, slides: Iterable[str]) -> "Network | None":
         """The same network on these of its slides; None if it tested none of them."""
@@ -135,10 +137,17 @@ def read_entries(run: str | Path) -> list[Entry]:
             f"{path}: expected a finished fold, a cross-validation, a sweep with final runs or a folder of "
             f"predictions, found no fold-*/{_RESULT} and no {PREDICTIONS}"
         )
-    entries = _configurations(path, folds, _json(path / _TABLE) if (path / _TABLE).exists() else {})
+    entries = _configurations(path, folds, _table(path))
     return [entry for entry in entries if not wanted or _is_named(entry, wanted)] or _refuse(
         path, wanted, entries
     )
+
+
+def _table(path: Path) -> Mapping[str, Any]:
+    """The table of a cross-validation or of the paper's tables; empty if its command wrote none."""
+    if (path / _TABLE).exists():
+        return _json(path / _TABLE)
+    return _json(path / _PAPER).get("comparison", {}) if (path / _PAPER).exists() else {}
 
 
 def _refuse(path: Path, wanted: str, entries: Sequence[Entry]) -> list[Entry]:
@@ -170,23 +179,24 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _configurations(path: Path, folders: Sequence[Path], table: Mapping[str, Any]) -> list[Entry]:
     """The configurations that the folds of a folder belong to, in the order of its table if it has one."""
-    known = {
-        (result["config_digest"], result["split_digest"], row["protocol"]): (number, row["name"])
-        for number, row in enumerate(table.get("rows", ()))
-        for result in row["results"]
-    }
+    # Rows of equal configurations share their folds, so a fold may belong to several rows.
+    known: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
+    for number, row in enumerate(table.get("rows", ())):
+        for result in row["results"]:
+            key = (result["config_digest"], result["split_digest"], row["protocol"])
+            known.setdefault(key, []).append((number, row["name"]))
     groups: dict[tuple[Any, ...], list[tuple[Network, Mapping[str, Any], Mapping[str, Any], Path]]] = {}
     for folder in folders:
         result, config = _json(folder / _RESULT), _json(folder / "config.json")
         network = _network(folder, result)
         if network is None:
             continue
-        name = known.get((result["config_digest"], result["split_digest"], result["protocol"]))
-        if known and name is None:
+        names = known.get((result["config_digest"], result["split_digest"], result["protocol"]), [])
+        if known and not names:
             continue  # an earlier command with other options trained it
         settings = _settings(config)
-        kind = name or (len(known), json.dumps(settings, sort_keys=True))
-        groups.setdefault((*kind, result["protocol"]), []).append((network, result, settings, folder))
+        for kind in names or [(len(known), json.dumps(settings, sort_keys=True))]:
+            groups.setdefault((*kind, result["protocol"]), []).append((network, result, settings, folder))
     if not groups:
         raise ComparisonError(
             f"{path}: its folds were not tested, as a search tests none; give a cross-validation, or a sweep "
@@ -251,6 +261,7 @@ def _network(folder: Path, result: Mapping[str, Any]) -> Network | None:
         seed=result["seed"],
         num_train=len(split.get("train", ())),
         num_test=len(result["keys"]),
+        folder=folder,
     )
 
 

@@ -5,6 +5,7 @@ configuration asks for it. Finished folds are only read. The same command resume
 its last checkpoint.
 """
 
+import json
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -23,15 +24,17 @@ from mhimdist.data.sampler import warn_of_larger_bags
 from mhimdist.data.shards import BagShards, open_bags
 from mhimdist.data.splits import Split
 from mhimdist.distributed.fold_tasks import Outcome, run_folds, stoppable
+from mhimdist.errors import ComparisonError, ReportError
 from mhimdist.report import formats
 from mhimdist.report.comparison import PAPER_WARNING, Comparison, Row
+from mhimdist.training.environment import environment
 from mhimdist.training.model_card import read_trained, write_card
 from mhimdist.training.requirements import check_runs, describe_left_out, describe_missing
 from mhimdist.training.result import OUTSIDE_WEIGHTS, Protocol, Result
 
 
 def run_cross_validation(job: CrossValidation, *, data: Location) -> Comparison:
-    """Run a cross-validation and write table.md, table.csv and table.json to its folder.
+    """Run a cross-validation and write table.md, table.csv, table.json and report.html to its folder.
 
     Args:
         job: the configurations, and how to cross-validate them.
@@ -51,8 +54,31 @@ def run_cross_validation(job: CrossValidation, *, data: Location) -> Comparison:
     for grid in comparison.grids():
         grid.print(console)
     console.print(f"tables: {job.folder}/table.md, .csv, .json", highlight=False, soft_wrap=True)
+    print_report(comparison, job.folder)
     raise_failures(comparison, job.folder)
     return comparison
+
+
+def print_report(comparison: Comparison, folder: Path) -> None:
+    """Write the page about an experiment, unless all of its runs failed, and say where it is.
+
+    Where it cannot be made, this says why and goes on: the tables are there, and failed runs must be named.
+
+    Args:
+        comparison: the results, whose tables are in the folder.
+        folder: the experiment's folder.
+
+    Raises:
+        DiskFullError: the page does not fit on the disk.
+    """
+    if any(row.results for row in comparison.rows):
+        from mhimdist.pages.write import write_report  # a second to import, for a page of half a second
+
+        try:
+            text = f"report: {write_report(folder)}"
+        except (ComparisonError, ReportError) as error:
+            text = f"no report: {error}"
+        get_console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def raise_failures(
@@ -106,6 +132,7 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
                 _save_split(split, folder / "splits" / f"{protocol}-seed-{seed}-fold-{fold}.json")
     check_runs(((fold.name, fold.config, fold.split) for fold in planned.missing().values()), bags)
     files.write_text(folder / "options.json", experiment.model_dump_json(indent=1))
+    files.write_text(folder / "environment.json", json.dumps(environment(experiment.num_threads), indent=1))
     outcomes = planned.found()
     num_found = len(outcomes)
     _announce(experiment, bags, len(candidates), len(planned.folds), num_found)

@@ -17,7 +17,7 @@ from rich import get_console
 from mhimdist import files
 from mhimdist.config.options import leaves
 from mhimdist.config.train import TrainConfig
-from mhimdist.cross_validation.compare import compare, raise_failures
+from mhimdist.cross_validation.compare import compare, print_report, raise_failures
 from mhimdist.cross_validation.options import Candidate, Experiment
 from mhimdist.data.remote import Location
 from mhimdist.errors import ConfigError
@@ -104,7 +104,7 @@ class Ablation(Experiment):
 
 
 def run_ablation(job: Ablation, base: Base, *, data: Location) -> Comparison:
-    """Run every configuration of the tables and write tables.md, tables.csv and tables.json.
+    """Run every configuration of the tables and write tables.md, .csv, .json and report.html.
 
     Args:
         job: the tables and rows to run, and how to cross-validate them.
@@ -130,6 +130,7 @@ def run_ablation(job: Ablation, base: Base, *, data: Location) -> Comparison:
     if len(comparison.protocols) > 1:
         comparison.inflation().print(console)
     console.print(f"tables: {job.folder}/tables.md, .csv, .json", highlight=False, soft_wrap=True)
+    print_report(comparison, job.folder)
     raise_failures(comparison, job.folder, cost_failures(costs))
     return comparison
 
@@ -209,8 +210,10 @@ def _write(
     comparison: Comparison,
     costs: Mapping[str, Cost | str],
 ) -> None:
-    blocks = [block.markdown() for block in grids(cells, comparison, costs)]
-    text = "\n".join([*blocks, textwrap.fill(common(comparison, cells), 110), ""])
+    blocks = grids(cells, comparison, costs)
+    text = "\n".join(
+        [*(block.markdown() for block in blocks), textwrap.fill(common(comparison, cells), 110), ""]
+    )
     if len(comparison.protocols) > 1:
         text += "\n" + comparison.inflation().markdown()
     records = []
@@ -227,6 +230,8 @@ def _write(
         **warning,
         "cells": records,
         "cost_failures": cost_failures(costs),
+        "tables": [asdict(block) for block in blocks],
+        "caption": common(comparison, cells),
     }
     body["comparison"] = json.loads(comparison.json())
     for suffix, content in (

@@ -1,58 +1,30 @@
 """The figures of the sweep report, as plotly objects.
 
-Backgrounds are transparent, and the page's style sheet colours text and grid, so one figure serves the light
-page, the dark page and print. In figures that compare trials, blue is the best trial, vermilion the base
+In figures that compare trials, blue is the best trial, vermilion the base
 configuration and grey the others. A hollow marker is a pruned trial, at its value when it was stopped.
 """
 
 import math
 from collections.abc import Sequence
-from html import escape
 from itertools import accumulate
 from statistics import median
-from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mhimdist.report import formats
+from mhimdist.report import drawing, formats
+from mhimdist.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 from mhimdist.report.summary import FinalRun, History, SweepSummary, Trial, is_number, short_names, value_of
-
-# Okabe and Ito's palette without yellow and black; colour-blind readers can tell its colours apart.
-BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
-GREY = "#8b939c"
 
 STUDENT_AUC = "student_validation_auc"
 TEACHER_AUC = "teacher_validation_auc"
 
-_AXIS = {
-    "automargin": True,
-    "zeroline": False,
-    "showline": True,
-    "linewidth": 1,
-    "ticks": "outside",
-    "ticklen": 4,
-    "title": {"standoff": 8},
-}
-_TEMPLATE = go.layout.Template(
-    layout={
-        "margin": {"l": 8, "r": 12, "t": 12, "b": 8},
-        "font": {"family": "system-ui, sans-serif", "size": 12},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        # A drag scrolls the page, which phones need; the bar over a figure offers zooming.
-        "dragmode": False,
-        "showlegend": True,
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        "xaxis": {**_AXIS, "showgrid": False},
-        "yaxis": {**_AXIS, "showgrid": True, "gridwidth": 1},
-    }
-)
-
 
 def optimisation_history(summary: SweepSummary) -> go.Figure:
     """The value of each trial in the order of starting, and the best complete one so far."""
-    figure = _figure(x_title="trial", y_title=summary.objective, height=340, num_steps=len(summary.trials))
+    figure = drawing.figure(
+        x_title="trial", y_title=summary.objective, height=340, num_steps=len(summary.trials)
+    )
     hover = "trial %{x}: %{y:.3f}<extra>%{fullData.name}</extra>"
     for name, state, symbol in (("complete", "complete", "circle"), ("pruned", "pruned", "circle-open")):
         trials = [trial for trial in summary.trials if trial.state == state and is_number(trial.value)]
@@ -90,7 +62,7 @@ def optimisation_history(summary: SweepSummary) -> go.Figure:
 def trial_curves(summary: SweepSummary) -> go.Figure:
     """The student's validation AUC over the epochs of every trial."""
     num_epochs = max(len(trial.history) for trial in summary.trials)
-    figure = _figure(
+    figure = drawing.figure(
         x_title="epoch", y_title="validation AUC of the student", height=340, num_steps=num_epochs
     )
     emphasised = _emphasised(summary)
@@ -102,8 +74,12 @@ def trial_curves(summary: SweepSummary) -> go.Figure:
         # slow, and all digits of hundreds of curves would make it large.
         figure.add_scatter(
             name="other trials",
-            x=[x for trial in curves for x in [*_column(trial.history, "epoch"), None]],
-            y=[y for trial in curves for y in [*_rounded(_column(trial.history, STUDENT_AUC)), None]],
+            x=[x for trial in curves for x in [*drawing.column(trial.history, "epoch"), None]],
+            y=[
+                y
+                for trial in curves
+                for y in [*drawing.rounded(drawing.column(trial.history, STUDENT_AUC)), None]
+            ],
             customdata=[trial.number for trial in curves for _ in range(len(trial.history) + 1)],
             mode="lines",
             line={"color": GREY, "width": 1.2},
@@ -123,7 +99,7 @@ def trial_curves(summary: SweepSummary) -> go.Figure:
             "<extra></extra>",
         )
     for name, trial, colour, _ in reversed(emphasised):  # the best is drawn last, on top
-        _add_curve(figure, trial.history, STUDENT_AUC, name=name, colour=colour)
+        drawing.add_curve(figure, trial.history, STUDENT_AUC, name=name, colour=colour)
     figure.update_layout(legend_traceorder="reversed")
     return figure
 
@@ -137,19 +113,23 @@ def _stop_text(trial: Trial) -> str:
 
 def auc_curves(history: History) -> go.Figure:
     """Validation AUC of student and teacher over the epochs of one run."""
-    figure = _figure(x_title="epoch", y_title="validation AUC", height=320, num_steps=len(history))
-    _add_curve(figure, history, STUDENT_AUC, name="student", colour=BLUE)
-    _add_curve(figure, history, TEACHER_AUC, name="teacher (EMA)", colour=GREEN, dash="dash")
+    figure = drawing.figure(x_title="epoch", y_title="validation AUC", height=320, num_steps=len(history))
+    drawing.add_curve(figure, history, STUDENT_AUC, name="student", colour=BLUE)
+    drawing.add_curve(figure, history, TEACHER_AUC, name="teacher (EMA)", colour=GREEN, dash="dash")
     return figure
 
 
 def loss_curves(history: History) -> go.Figure:
     """Total, classification and consistency loss over the epochs of one run, on a logarithmic axis."""
-    figure = _figure(x_title="epoch", y_title="training loss (log scale)", height=320, num_steps=len(history))
-    _add_curve(figure, history, "loss", name="total", colour=BLUE)
-    _add_curve(figure, history, "classification_loss", name="classification", colour=GREEN, dash="dash")
-    _add_curve(figure, history, "consistency_loss", name="consistency", colour=PURPLE, dash="dot")
-    figure.update_yaxes(_log_axis((1, 2, 5)))
+    figure = drawing.figure(
+        x_title="epoch", y_title="training loss (log scale)", height=320, num_steps=len(history)
+    )
+    drawing.add_curve(figure, history, "loss", name="total", colour=BLUE)
+    drawing.add_curve(
+        figure, history, "classification_loss", name="classification", colour=GREEN, dash="dash"
+    )
+    drawing.add_curve(figure, history, "consistency_loss", name="consistency", colour=PURPLE, dash="dot")
+    figure.update_yaxes(drawing.log_axis((1, 2, 5)))
     return figure
 
 
@@ -164,34 +144,34 @@ def masking_curves(history: History) -> go.Figure:
         "masked: low": "masked_low_ratio",
         "masked: random": "masked_random_ratio",
     }
-    drawn = [name for name, key in kinds.items() if any(_column(history, key))] or ["kept"]
+    drawn = [name for name, key in kinds.items() if any(drawing.column(history, key))] or ["kept"]
     figure = make_subplots(
         rows=len(drawn), cols=1, shared_xaxes=True, vertical_spacing=0.15, subplot_titles=drawn
     )
     figure.update_annotations(x=0, xanchor="left", font={"size": 12})
     for row, name in enumerate(drawn, start=1):
-        _add_curve(figure, history, kinds[name], name=name, colour=BLUE, row=row, col=1)
+        drawing.add_curve(figure, history, kinds[name], name=name, colour=BLUE, row=row, col=1)
     figure.update_traces(hovertemplate="epoch %{x}: %{y:.2%}<extra>%{fullData.name}</extra>")
     figure.update_yaxes(tickformat=".2~%", rangemode="tozero", nticks=4)
-    figure.update_xaxes(dtick=_step(len(history)))
+    figure.update_xaxes(dtick=drawing.step(len(history)))
     figure.update_xaxes(title_text="epoch", row=len(drawn))
-    figure.update_layout(template=_TEMPLATE, height=320, showlegend=False, margin={"t": 24})
+    figure.update_layout(template=drawing.TEMPLATE, height=320, showlegend=False, margin={"t": 24})
     return figure
 
 
 def final_curves(runs: Sequence[FinalRun]) -> go.Figure:
     """The student's validation AUC in each final run; a dot marks the tested epoch."""
-    figure = _figure(x_title="epoch", y_title="validation AUC of the student", height=320)
+    figure = drawing.figure(x_title="epoch", y_title="validation AUC of the student", height=320)
     colours = (BLUE, ORANGE, GREEN, PURPLE, SKY)
     for number, run in enumerate(run for run in runs if run.history):
         colour = colours[number % len(colours)]
         name = f"seed {run.seed}" if run.fold is None else f"seed {run.seed}, fold {run.fold}"
-        _add_curve(figure, run.history, STUDENT_AUC, name=name, colour=colour)
+        drawing.add_curve(figure, run.history, STUDENT_AUC, name=name, colour=colour)
         tested = [row for row in run.history if row.get("epoch") == run.best_epoch]
         figure.add_scatter(
             name=f"{name}, tested epoch",
-            x=_column(tested, "epoch"),
-            y=_column(tested, STUDENT_AUC),
+            x=drawing.column(tested, "epoch"),
+            y=drawing.column(tested, STUDENT_AUC),
             mode="markers",
             marker={"color": colour, "size": 10},
             showlegend=False,
@@ -201,7 +181,7 @@ def final_curves(runs: Sequence[FinalRun]) -> go.Figure:
 
 def pareto_front(summary: SweepSummary) -> go.Figure:
     """Both objectives of every complete trial, and the line through those that no other beats in both."""
-    figure = _figure(x_title=summary.cost, y_title=summary.objective, height=340)
+    figure = drawing.figure(x_title=summary.cost, y_title=summary.objective, height=340)
     hover = "trial %{customdata}: %{y:.3f} at %{x:.3g}<extra>%{fullData.name}</extra>"
     complete = [trial for trial in summary.in_state("complete") if is_number(trial.cost)]
     front = sorted((t for t in complete if t.number in summary.front), key=lambda t: t.cost or 0.0)
@@ -227,16 +207,16 @@ def importance_bars(summary: SweepSummary) -> go.Figure:
     """The importance of each searched parameter, the largest on top."""
     ranked = sorted(summary.importances.items(), key=lambda item: item[1])
     names = short_names([path for path, _ in ranked])
-    figure = _figure(x_title="importance (share)", y_title="", height=90 + 26 * len(ranked))
+    figure = drawing.figure(x_title="importance (share)", y_title="", height=90 + 26 * len(ranked))
     figure.add_bar(
         orientation="h",
         x=[share for _, share in ranked],
-        y=[_label(names[path]) for path, _ in ranked],
+        y=[drawing.label(names[path]) for path, _ in ranked],
         text=[formats.share(share) for _, share in ranked],
         textposition="outside",
         cliponaxis=False,
         marker={"color": BLUE},
-        hovertext=[_label(path) for path, _ in ranked],
+        hovertext=[drawing.label(path) for path, _ in ranked],
         hovertemplate="%{hovertext}: %{x:.3f}<extra></extra>",
     )
     figure.update_xaxes(rangemode="tozero", tickformat=".0%")
@@ -258,11 +238,15 @@ def parameter_slices(summary: SweepSummary) -> dict[str, go.Figure]:
         trials.sort(key=lambda trial: trial.number in colours)  # the highlighted ones are drawn last, on top
         if not trials:
             continue
-        figure = _figure(x_title=_label(names[path]), y_title=summary.objective, height=240)
+        figure = drawing.figure(x_title=drawing.label(names[path]), y_title=summary.objective, height=240)
         figure.add_scatter(
-            x=_place_settings(figure, [trial.params[path] for trial in trials], title=_label(names[path])),
+            x=_place_settings(
+                figure, [trial.params[path] for trial in trials], title=drawing.label(names[path])
+            ),
             y=[trial.value for trial in trials],
-            customdata=[[trial.number, _label(formats.setting(trial.params[path]))] for trial in trials],
+            customdata=[
+                [trial.number, drawing.label(formats.setting(trial.params[path]))] for trial in trials
+            ],
             mode="markers",
             marker={
                 "color": [colours.get(trial.number, GREY) for trial in trials],
@@ -285,13 +269,13 @@ def _place_settings(figure: go.Figure, settings: Sequence[object], *, title: str
     ]
     if len(numbers) < len(settings):
         figure.update_xaxes(type="category", categoryorder="category ascending")
-        return [_label(formats.setting(setting)) for setting in settings]
+        return [drawing.label(formats.setting(setting)) for setting in settings]
     if min(numbers) > 0.9 and max(numbers) < 1:  # a momentum: its distance to 1 matters
         numbers = [1 - number for number in numbers]
         figure.update_xaxes(title_text=f"1 − {title}")
     if _looks_logarithmic(numbers):
         decades = math.log10(max(numbers) / min(numbers))
-        figure.update_xaxes(_log_axis((1, 2, 5) if decades < 1 else (1, 3) if decades < 1.5 else (1,)))
+        figure.update_xaxes(drawing.log_axis((1, 2, 5) if decades < 1 else (1, 3) if decades < 1.5 else (1,)))
     else:
         figure.update_xaxes(nticks=5)
     return numbers
@@ -320,64 +304,3 @@ def _looks_logarithmic(values: Sequence[float]) -> bool:
     three times the median.
     """
     return min(values) > 0 and max(values) > 3 * median(values)
-
-
-def _log_axis(multiples: Sequence[int]) -> dict[str, Any]:
-    """Ticks at these multiples of the powers of ten; plotly's own ticks in between lose their zeros."""
-    values = [multiple * 10.0**exponent for exponent in range(-9, 7) for multiple in multiples]
-    return {"type": "log", "tickvals": values, "ticktext": [formats.setting(value) for value in values]}
-
-
-def _column(history: History, key: str) -> list[float | None]:
-    return [row.get(key) for row in history]
-
-
-def _rounded(column: Sequence[float | None]) -> list[float | None]:
-    return [value if value is None else round(value, 4) for value in column]
-
-
-def _label(text: str) -> str:
-    """Text for plotly, which reads a subset of HTML in names and axis titles, links included."""
-    return escape(text if len(text) <= 40 else text[:39] + "…", quote=False)
-
-
-def _add_curve(
-    figure: go.Figure,
-    history: History,
-    key: str,
-    *,
-    name: str,
-    colour: str,
-    dash: str = "solid",
-    **place: int,
-) -> None:
-    """Draw one column of a history, if it has a value other than zero: a disabled loss has no curve."""
-    column = _column(history, key)
-    if not any(is_number(value) and value for value in column):
-        return
-    figure.add_scatter(
-        name=name,
-        x=_column(history, "epoch"),
-        y=column,
-        mode="lines+markers" if len(history) == 1 else "lines",
-        line={"color": colour, "width": 2, "dash": dash},
-        hovertemplate="epoch %{x}: %{y:.3f}<extra>%{fullData.name}</extra>",
-        **place,
-    )
-
-
-def _figure(*, x_title: str, y_title: str, height: int, num_steps: int = 0) -> go.Figure:
-    """An empty figure; `num_steps` is the number of trials or epochs along x, or 0 for another axis."""
-    return go.Figure(
-        layout={
-            "template": _TEMPLATE,
-            "height": height,
-            "xaxis": {"title": {"text": x_title}, "dtick": _step(num_steps)},
-            "yaxis": {"title": {"text": y_title}},
-        }
-    )
-
-
-def _step(num_steps: int) -> int | None:
-    """Distance of the ticks on an axis of whole numbers: with few of them, plotly would add halves."""
-    return 1 if 0 < num_steps <= 8 else None

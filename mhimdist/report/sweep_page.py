@@ -6,14 +6,9 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
-from plotly.offline import get_plotlyjs
-
-from mhimdist import files
-from mhimdist.report import formats, plots
+from mhimdist.report import formats, page, plots
 from mhimdist.report.formats import last_line
+from mhimdist.report.page import figure_html
 from mhimdist.report.summary import (
     FinalRun,
     Metrics,
@@ -64,28 +59,11 @@ class FinalRow(NamedTuple):
 
 def write_sweep_report(summary: SweepSummary, path: Path) -> None:
     """Write the report; a reader sees either the old file or the complete new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_text(path, render_sweep_report(summary))
+    page.write(path, render_sweep_report(summary))
 
 
 def render_sweep_report(summary: SweepSummary) -> str:
     """The report as HTML text; equal summaries yield equal texts."""
-    environment = Environment(
-        loader=PackageLoader("mhimdist.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "auc": formats.auc,
-        "breakable": breakable,
-        "count": formats.count,
-        "duration": formats.duration,
-        "last_line": last_line,
-        "sentence": lambda text: f"{text[:1].upper()}{text[1:]}.",
-        "setting": formats.setting,
-    }
     best_history, base = summary.best.history, summary.base
     run_figures = {
         "Validation AUC": plots.auc_curves(best_history),
@@ -93,7 +71,8 @@ def render_sweep_report(summary: SweepSummary) -> str:
         "Instances kept and masked": plots.masking_curves(best_history),
     }
     complete, columns = summary.in_state("complete"), param_columns(summary)
-    return environment.get_template("sweep.html").render(
+    return page.render(
+        "sweep.html",
         summary=summary,
         best=summary.best,
         base=base,
@@ -118,7 +97,6 @@ def render_sweep_report(summary: SweepSummary) -> str:
         metrics=METRICS,
         splits=split_texts(summary.split_sizes),
         trial_s=sum(trial.duration_s for trial in summary.trials),
-        plotly_js=Markup(get_plotlyjs()),
         history_figure=figure_html(plots.optimisation_history(summary)),
         trials_figure=figure_html(plots.trial_curves(summary)),
         run_figures={title: figure_html(figure) for title, figure in run_figures.items()},
@@ -211,21 +189,3 @@ def split_texts(sizes: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
         split: ", ".join(formats.count(number, nouns.get(unit, unit)) for unit, number in units.items())
         for split, units in sizes.items()
     }
-
-
-def breakable(name: str) -> Markup:
-    """A dotted configuration path that may break after a dot or an underscore in a narrow column."""
-    return Markup(str(escape(name)).replace("_", "_<wbr>").replace(".", ".<wbr>"))
-
-
-def figure_html(figure: go.Figure) -> Markup:
-    """A place for the figure and its data; empty if there is nothing to draw.
-
-    The page's script draws the figure after the page is laid out, when its width is known. Plotly's JSON
-    escapes every "<" and ">" of a string, so none can end the script element.
-    """
-    if not figure.data:
-        return Markup("")
-    return Markup(
-        f'<div class="plot"></div><script type="application/json">{figure.to_json(engine="json")}</script>'
-    )

@@ -70,6 +70,15 @@ def test_folds_of_an_earlier_command_are_left_out(run):
         read_entries(run)
 
 
+def test_rows_of_equal_configurations_share_their_folds(run):
+    table = json.loads((run / "table.json").read_text())
+    table["rows"].append({**table["rows"][0], "name": "the same"})
+    (run / "table.json").write_text(json.dumps(table))
+    first, _, same = read_entries(run)
+    assert same.name == "the same"
+    assert [each.keys for each in same.networks] == [each.keys for each in first.networks]
+
+
 def test_a_single_fold_is_one_network(run):
     (entry,) = read_entries(next((run / "folds").glob("fold-2-seed-1-1*")))
     assert (entry.name, entry.size, len(entry.networks)) == ("abmil", "1 fold x 1 seed", 1)

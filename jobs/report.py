@@ -1,0 +1,13 @@
+#!/usr/bin/env python
+"""Write a report, one HTML file, of a run, a cross-validation, the paper's tables, predictions or a sweep."""
+
+from mhimdist.pages.write import ReportJob, run_report
+from mhimdist.process import run
+
+
+def main() -> None:
+    run_report(ReportJob.from_command_line(about=__doc__))
+
+
+if __name__ == "__main__":
+    run(main)

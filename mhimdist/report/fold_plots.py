@@ -1,0 +1,131 @@
+"""Figures of the epochs of several folds: learning curves, student against teacher, masking."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from statistics import fmean
+
+import plotly.graph_objects as go
+
+from mhimdist.report import drawing
+from mhimdist.report.drawing import BLUE, GREEN
+from mhimdist.report.plots import STUDENT_AUC, TEACHER_AUC
+from mhimdist.report.score_plots import COLOURS
+from mhimdist.report.summary import History, is_number
+
+_DASHES = ("solid", "dash", "dot", "dashdot")
+
+
+def learning_curves(
+    histories: Mapping[str, History], key: str, title: str, *, selected: Mapping[str, int] | None = None
+) -> go.Figure:
+    """One column of the histories of all folds over the epochs; a dot marks the selected epoch.
+
+    Args:
+        histories: the history of each fold, by its name.
+        key: the column.
+        title: of the vertical axis.
+        selected: the selected epoch of each fold.
+    """
+    longest = max((len(history) for history in histories.values()), default=0)
+    drawn = drawing.figure(x_title="epoch", y_title=title, height=340, num_steps=longest)
+    for number, (name, history) in enumerate(histories.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        drawing.add_curve(
+            drawn,
+            history,
+            key,
+            name=drawing.label(name),
+            colour=colour,
+            dash=_DASHES[number // len(COLOURS) % len(_DASHES)],
+        )
+        chosen = [row for row in history if selected and row.get("epoch") == selected.get(name)]
+        if chosen and is_number(chosen[0].get(key)):
+            drawn.add_scatter(
+                x=drawing.column(chosen, "epoch"),
+                y=drawing.column(chosen, key),
+                mode="markers",
+                marker={"color": colour, "size": 8},
+                hovertemplate="selected epoch %{x}: %{y:.3f}<extra></extra>",
+                showlegend=False,
+            )
+    drawn.update_traces(line_width=1.6, selector={"mode": "lines"})
+    return _below(drawn)
+
+
+def stability_figure(histories: Mapping[str, History]) -> go.Figure:
+    """Validation AUC of student and teacher over the epochs: the folds in pale, their mean in full.
+
+    It is the figure under Table 5 of the paper.
+    """
+    longest = max((len(history) for history in histories.values()), default=0)
+    drawn = drawing.figure(x_title="epoch", y_title="validation AUC", height=340, num_steps=longest)
+    for name, key, colour, dash in (
+        ("student", STUDENT_AUC, BLUE, "solid"),
+        ("teacher", TEACHER_AUC, GREEN, "dash"),
+    ):
+        for fold, history in histories.items():
+            drawn.add_scatter(
+                x=drawing.column(history, "epoch"),
+                y=drawing.rounded(drawing.column(history, key)),
+                mode="lines",
+                line={"color": colour, "width": 1, "dash": dash},
+                opacity=0.3,
+                hovertemplate=f"{drawing.label(fold)}, epoch %{{x}}: %{{y:.3f}}<extra>{name}</extra>",
+                showlegend=False,
+            )
+        epochs, means = mean_column(histories, key)
+        drawn.add_scatter(
+            name=f"{name}, mean over the folds" if len(histories) > 1 else name,
+            x=epochs,
+            y=drawing.rounded(means),
+            mode="lines+markers" if len(epochs) == 1 else "lines",
+            line={"color": colour, "width": 2.4, "dash": dash},
+            hovertemplate="epoch %{x}: %{y:.3f}<extra>%{fullData.name}</extra>",
+        )
+    return drawn
+
+
+def mean_column(histories: Mapping[str, History], key: str) -> tuple[list[int], list[float | None]]:
+    """The mean of a column over the folds that reached each epoch, where all of them did."""
+    shortest = min((len(history) for history in histories.values()), default=0)
+    means: list[float | None] = []
+    for epoch in range(shortest):
+        values = [
+            v for history in histories.values() if is_number(v := history[epoch].get(key)) and v is not None
+        ]
+        means.append(fmean(values) if len(values) == len(histories) else None)
+    return list(range(shortest)), means
+
+
+def mean_history(histories: Mapping[str, History]) -> list[dict[str, float | None]]:
+    """The mean over the folds of every column, for the epochs that all folds reached."""
+    keys = dict.fromkeys(key for history in histories.values() for row in history[:1] for key in row)
+    epochs = mean_column(histories, "epoch")[0]
+    rows: list[dict[str, float | None]] = [{"epoch": epoch} for epoch in epochs]
+    for key in keys:
+        if key != "epoch":
+            for row, value in zip(rows, mean_column(histories, key)[1], strict=True):
+                row[key] = value
+    return rows
+
+
+def roughness(history: History, key: str) -> float | None:
+    """Mean absolute change of a column from one epoch to the next; None without two epochs."""
+    values = [v for v in drawing.column(history, key) if v is not None]
+    changes = [abs(b - a) for a, b in pairwise(values)]
+    return fmean(changes) if changes else None
+
+
+def last_half_deviation(history: History, key: str) -> float | None:
+    """Standard deviation of a column over the last half of the epochs; None without two of them."""
+    values = [v for v in drawing.column(history, key) if v is not None]
+    late: Sequence[float] = values[len(values) // 2 :]
+    if len(late) < 2:
+        return None
+    mean = fmean(late)
+    return fmean([(v - mean) ** 2 for v in late]) ** 0.5
+
+
+def _below(drawn: go.Figure) -> go.Figure:
+    drawn.update_layout(legend={"orientation": "h", "x": 0, "y": -0.22, "yanchor": "top"})
+    return drawn
