@@ -16,6 +16,8 @@ SLIDE_SUFFIXES = (
     *(".h5", ".hdf5", ".pt", ".pth", ".npy", ".npz", ".zarr", ".csv"),
 )
 _NUM_EXAMPLES = 2
+_ROUNDED = re.compile(r"[0-9](?:[.,][0-9]+)?E\+[0-9]+", re.IGNORECASE)
+"""A long number as spreadsheets show it: 1.23457E+11."""
 
 
 def composed(name: str) -> str:
@@ -104,6 +106,14 @@ def rule_that_joins(missing: Sequence[str], free: Collection[str], what_they_are
         return ""
     those = "they" if most == len(missing) else f"{most} of them"
     return f"; {those} differ from {what_they_are} only in {best}"
+
+
+def rounded(names: Iterable[str]) -> str:
+    """A half sentence for a message: which names a spreadsheet has rounded; empty if there are none."""
+    found = [name for name in names if _ROUNDED.fullmatch(name.strip())]
+    if not found:
+        return ""
+    return f"; a spreadsheet has rounded {examples(found)}: write the names as text, not as numbers"
 
 
 def affix_that_joins(missing: Sequence[str], free: Collection[str]) -> str:
