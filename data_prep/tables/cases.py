@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
+from data_prep.readers.sources import some
 from data_prep.tables.labels import SlideLabel, refuse_spellings_of_cases
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import LabelError
@@ -79,8 +80,13 @@ def refuse_spellings(table: Sequence[SlideLabel], before: Manifest | None) -> No
         refuse_spellings_of_cases({row.case: row.where for row in reversed(table)} | where_of)
 
 
-def missing_cases(table: Sequence[SlideLabel]) -> str | None:
-    """A warning for a table in which every slide is its own case; None for any other table."""
+def missing_cases(table: Sequence[SlideLabel], others: Sequence[str] = ()) -> str | None:
+    """A warning for a table in which every slide is its own case; None for any other table.
+
+    Args:
+        table: the labels.
+        others: the table's columns that are neither slide nor label.
+    """
     if len(table) < 2 or any(row.case != row.slide for row in table):
         return None
     found = [match[1] for row in table if (match := _BARCODE.match(row.slide))]
@@ -89,7 +95,10 @@ def missing_cases(table: Sequence[SlideLabel]) -> str | None:
             f"the names of {len(found):,} slides are of {patients:,} TCGA patients, but the labels have no "
             "cases, so slides of one patient can be on both sides of a split; give --case-from tcga"
         )
+    way = "add a column `case`"
+    if others:
+        way = f"name their column with --case-column (the table also has {some(others, 20)}), or {way}"
     return (
         f"the labels have no cases, so each of the {len(table):,} slides counts as its own patient; if some "
-        "are of the same patient, add a column `case`, otherwise they can be on both sides of a split"
+        f"are of the same patient, {way}, otherwise they can be on both sides of a split"
     )

@@ -50,10 +50,12 @@ class LabelTable:
     Attributes:
         rows: the slides, each with its case and label.
         left_out: why slides have no ground truth, by slide; by line, if the table does not say the slide.
+        others: names of its columns that are neither slide nor label nor case.
     """
 
     rows: list[SlideLabel]
     left_out: dict[str, str] = field(default_factory=dict)
+    others: Sequence[str] = ()
 
 
 @dataclass
@@ -102,8 +104,8 @@ def read_labels(
     names has no header: two columns are then slide and label, and other ones can be given by number. The
     first line is then a header if its slide is not known, its label is that of no other line, and a slide
     below is known. Without a case column, each slide is its own case. A whole number with decimals is the
-    number: "1.0" is "1", and so is "1,0" if no comma divides the cells. Lines that repeat a slide or a case, as exports
-    of treatments do, are one if they agree.
+    number: "1.0" is "1", and so is "1,0" if no comma divides the cells. Lines that repeat a slide or a case are
+    one if they agree.
 
     Args:
         path: the table.
@@ -142,7 +144,15 @@ def read_labels(
     if unused := sorted(set(renamed) - {row.label for row in rows}):
         raise LabelError(f"{path}: no slide has the label {unused[0]!r}, which --class-map renames")
     rows = [replace(row, label=renamed.get(row.label, row.label)) for row in rows]
-    return LabelTable(rows, gaps.left_out)
+    return LabelTable(rows, gaps.left_out, _others(table, columns) if slides is None else ())
+
+
+def _others(table: Table, columns: Columns) -> list[str]:
+    """The columns with a name that are neither slide nor label nor case."""
+    if not table.columns:
+        return []
+    used = {find(table, kind, columns.given(kind), error=LabelError) for kind in (SLIDE, LABEL, CASE)}
+    return [name for index, name in enumerate(table.columns) if name and index not in used]
 
 
 def without_suffixes(rows: Sequence[SlideLabel], known: Collection[str]) -> list[SlideLabel]:

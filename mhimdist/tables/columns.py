@@ -60,6 +60,9 @@ CASE = Kind(
     (
         *("cases", "case_name", "patients", "patient_name", "submitter", "case_submitter_id", "subject"),
         *("subject_id", "participant", "participant_id", "bcr_patient_barcode", "patient_barcode"),
+        *("patient_no", "patient_nr", "patient_number", "patient_num", "patient_identifier", "pat_id", "pid"),
+        *("patienten_id", "patienten_nr", "patientennummer", "subject_no", "subject_nr", "subject_number"),
+        *("mrn", "medical_record_number", "case_no", "case_nr", "case_number", "participant_no"),
     ),
     "--case-column",
 )

@@ -10,6 +10,8 @@ import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
 
+from mhimdist.tables.cells import ZERO_WIDTH
+
 SLIDE_SUFFIXES = (
     *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".czi", ".scn", ".vms", ".vsi", ".bif", ".dcm", ".qptiff"),
     *(".isyntax", ".ome", ".jpg", ".jpeg", ".png"),
@@ -21,8 +23,11 @@ _ROUNDED = re.compile(r"[0-9](?:[.,][0-9]+)?E\+[0-9]+", re.IGNORECASE)
 
 
 def composed(name: str) -> str:
-    """A name with each accent in its letter (NFC): macOS and some exports store the two apart."""
-    return unicodedata.normalize("NFC", name)
+    """A name with each accent in its letter (NFC), and without characters of no width.
+
+    macOS and some exports store accents apart; web pages and PDFs put zero-width spaces into copied names.
+    """
+    return unicodedata.normalize("NFC", ZERO_WIDTH.sub("", name))
 
 
 def alike(names: Iterable[str]) -> list[str]:

@@ -3,10 +3,34 @@
 from collections.abc import Iterator
 
 import numpy as np
-from wild_inputs import Case, Holds, Refused, Row, as_text, columns_of, draw_features, draw_rows, refused
+from wild_inputs import (
+    Case,
+    Holds,
+    Refused,
+    Row,
+    as_text,
+    columns_of,
+    draw_features,
+    draw_rows,
+    no_features,
+    refused,
+)
 
 BARCODES = ("TCGA-A1-0001", "TCGA-A1-0002", "TCGA-B2-0003", "TCGA-B2-0004")
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'ab' * 32}\nsize 123456\n"
 STAGES = ("Stage I", "Stage II", "Stage I", "Stage II")
+
+
+def _slide(row: Row) -> str:
+    return row.slide
+
+
+def _case(row: Row) -> str:
+    return row.case
+
+
+def _label(row: Row) -> str:
+    return row.label
 
 
 def treatments(draw: np.random.Generator) -> Iterator[Case]:
@@ -129,4 +153,103 @@ def case_columns(draw: np.random.Generator) -> Iterator[Case]:
         yield Case("case column", name, files, answer, given, features)
 
 
-KINDS = (treatments, repeats, case_columns)
+def patients(draw: np.random.Generator) -> Iterator[Case]:
+    """Columns of patients under the names of clinics."""
+    rows = draw_rows(draw)
+    features = {row.slide: draw_features(draw) for row in rows}
+    names = (
+        "Patient No.",
+        "patient number",
+        "PatientNr",
+        "MRN",
+        "PID",
+        "Subject ID",
+        "Patienten-Nr.",
+        "Case No",
+    )
+    for name in names:
+        table = as_text(columns_of(rows, **{"Slide": _slide, name: _case, "Label": _label}))
+        yield Case("patients", name, {"labels.csv": table}, Holds(rows), "", features)
+    both = as_text(columns_of(rows, **{"slide": _slide, "MRN": _case, "Patient No": _case, "label": _label}))
+    ambiguous = refused("got ['MRN', 'Patient No']", "--case-column")
+    yield Case("patients", "two of them", {"labels.csv": both}, ambiguous, "", features)
+
+
+def hidden(draw: np.random.Generator) -> Iterator[Case]:
+    """What a table holds that no one sees: formulas of text, characters of no width."""
+    rows = draw_rows(draw, ["0012", "0031", "0107", "0233"])
+    features = {row.slide: draw_features(draw) for row in rows}
+    formulas = columns_of(rows, slide=lambda row: f'="{row.slide}"', case=_case, label=_label)
+    quoted = columns_of(rows, slide=lambda row: f'"=""{row.slide}"""', case=_case, label=_label)
+    yield Case("hidden", "formulas of text", {"labels.csv": as_text(formulas)}, Holds(rows), "", features)
+    yield Case("hidden", "formulas in quotes", {"labels.csv": as_text(quoted)}, Holds(rows), "", features)
+    yield Case(
+        "hidden",
+        "formulas between semicolons",
+        {"labels.csv": as_text(formulas, ";")},
+        Holds(rows),
+        "",
+        features,
+    )
+    for name, mark in (
+        ("space", "\u200b"),
+        ("mark", "\ufeff"),
+        ("non-joiner", "\u200c"),
+        ("hyphen", "\u00ad"),
+    ):
+        rows = draw_rows(draw)
+        features = {row.slide: draw_features(draw) for row in rows}
+
+        def marked(text: str, mark: str = mark) -> str:
+            return f"{text[:3]}{mark}{text[3:]}{mark}"
+
+        last = rows[-1]
+        some = (*rows[:-1], Row(marked(last.slide), marked(last.case), marked(last.label)))
+        files = {"labels.csv": as_text(columns_of(some))}
+        yield Case("hidden", f"a {name} of no width", files, Holds(rows), "", features)
+        empty = (*rows[:-1], Row(last.slide, last.case, mark))
+        files = {"labels.csv": as_text(columns_of(empty))}
+        refusal = refused("labels.csv, line 7", "(the label)")
+        yield Case("hidden", f"nothing but a {name} of no width", files, refusal, "", features)
+    stored = {f"features/{row.slide}\u200b.npy": features[row.slide] for row in rows}
+    true = tuple(Row(f"{row.slide}\u200b", row.case, row.label) for row in rows)
+    named = {f"{slide}\u200b": array for slide, array in features.items()}
+    files = {"labels.csv": as_text(columns_of(rows)), **stored}
+    yield Case("hidden", "a space of no width in files", files, Holds(true), "", named)
+
+
+def not_the_file(draw: np.random.Generator) -> Iterator[Case]:
+    """Files with a password, of an old format, or that Git has not fetched."""
+    rows = draw_rows(draw)
+    features = {row.slide: draw_features(draw) for row in rows}
+    ole = bytes.fromhex("d0cf11e0a1b11ae1") + bytes(504)
+    for name, path, content, words in (
+        (
+            "a password",
+            "labels.xlsx",
+            ole + "EncryptedPackage".encode("utf-16-le") + bytes(512),
+            ("labels.xlsx is protected by a password; save it as .xlsx without a password",),
+        ),
+        (
+            "an old or damaged workbook",
+            "labels.xls",
+            ole + bytes(512),
+            ("labels.xls cannot be read", "may be protected by a password or in an old format", ".xlsx"),
+        ),
+        ("a pointer as table", "labels.csv", POINTER, ("labels.csv is a pointer of Git LFS", "git lfs pull")),
+        ("a pointer as workbook", "labels.xlsx", POINTER, ("pointer of Git LFS", "git lfs pull")),
+    ):
+        yield Case("not the file", name, {path: content}, refused(*words), "", features, labels=path)
+    table = as_text(columns_of(rows))
+    lost = rows[0].slide
+    for suffix in ("pt", "npy", "h5", "npz", "tar", "parquet"):
+        stored = {f"features/{row.slide}.npy": features[row.slide] for row in rows[1:]}
+        files = {"labels.csv": table, f"features/{lost}.{suffix}": POINTER, **stored}
+        refusal = no_features(f"{lost}.{suffix} is a pointer of Git LFS", "git lfs pull")
+        yield Case("not the file", f"a pointer as .{suffix}", files, refusal, "", features)
+    kept = Holds(rows[1:], left_out={lost: "git lfs pull"})
+    files = {"labels.csv": table, f"features/{lost}.pt": POINTER, **stored}
+    yield Case("not the file", "a pointer, left out", files, kept, "--skip-bad", features)
+
+
+KINDS = (treatments, repeats, case_columns, patients, hidden, not_the_file)
