@@ -273,7 +273,7 @@ def _features_in(found: Mapping[Any, Any], names: tuple[str, ...], where: str) -
         )
     if not keys:
         there = sorted(map(str, found))
-        others = [name for name in there if name not in SIDE_ARRAYS]
+        others = [name for name in there if name.rpartition("/")[2] not in SIDE_ARRAYS]
         near = difflib.get_close_matches(names[0], others, 1) or others[:1]
         hint = f"; give --feature-key, such as --feature-key {near[0]}" if near else ""
         if there and not others:

@@ -104,8 +104,8 @@ def read_labels(
     names has no header: two columns are then slide and label, and other ones can be given by number. The
     first line is then a header if its slide is not known, its label is that of no other line, and a slide
     below is known. Without a case column, each slide is its own case. A whole number with decimals is the
-    number: "1.0" is "1", and so is "1,0" if no comma divides the cells. Lines that repeat a slide or a case are
-    one if they agree.
+    number: "1.0" is "1", and so is "1,0" if no comma divides the cells.
+    Lines that repeat a slide or a case are one if they agree.
 
     Args:
         path: the table.

@@ -191,7 +191,7 @@ def test_a_name_that_is_given() -> None:
     assert np.array_equal(read.features_ND.numpy(), FEATURES)
     assert np.array_equal(read.coords_N2, COORDS)
     with pytest.raises(
-        DataError, match=r"a\.h5: expected one of the keys \('y',\), got 'coords', 'features', 'x'"
+        DataError, match=r"a\.h5: expected one of the keys \('y',\), got 'coords', 'features', 'x/deep'"
     ):
         read_features(only(stated=Stated(feature_key="y")))
 

@@ -54,6 +54,25 @@ def test_what_is_said_of_missing_cases() -> None:
     assert str(missing_cases(alone(*TCGA))).startswith(said)
 
 
+def test_the_warning_names_columns_that_could_be_the_case(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "features").mkdir()
+    for slide in "ab":
+        np.save(tmp_path / f"features/{slide}.npy", np.ones((3, 4), np.float32))
+    table = tmp_path / "labels.csv"
+    table.write_text("slide,Fallnummer,label,N° dossier,,age\na,7,x,1,,50\nb,7,y,2,,60\n")
+    paths = ["--features", str(tmp_path / "features"), "--labels", str(table), "--out"]
+    main([*paths, str(tmp_path / "alone")])
+    assert (
+        "if some are of the same patient, name their column with --case-column (the table also has "
+        "'Fallnummer', 'N° dossier', 'age'), or add a column `case`"
+    ) in capsys.readouterr().err
+    main([*paths, str(tmp_path / "named"), "--case-column", "Fallnummer"])
+    assert "no cases" not in capsys.readouterr().err
+    assert BagShards(tmp_path / "named").cases == ("7", "7")
+
+
 def test_the_command_warns_and_takes_the_case_from_the_name(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

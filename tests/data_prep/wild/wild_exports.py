@@ -1,6 +1,7 @@
 """Tables as other programs export them: a line per treatment, rounded numbers, columns of other names."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from wild_inputs import (
@@ -252,4 +253,59 @@ def not_the_file(draw: np.random.Generator) -> Iterator[Case]:
     yield Case("not the file", "a pointer, left out", files, kept, "--skip-bad", features)
 
 
-KINDS = (treatments, repeats, case_columns, patients, hidden, not_the_file)
+def groups(draw: np.random.Generator) -> Iterator[Case]:
+    """HDF5 files whose arrays are in groups."""
+    rows = draw_rows(draw)
+    features = {row.slide: draw_features(draw) for row in rows}
+    table = as_text(columns_of(rows))
+
+    def stored(at: str, beside: str) -> dict[str, Any]:
+        return {"labels.csv": table} | {
+            f"features/{slide}.h5": {at: array, beside: np.zeros((len(array), 2), np.int32)}
+            for slide, array in features.items()
+        }
+
+    advice = "give --feature-key, such as --feature-key {}"
+    for name, files, options, answer in (
+        (
+            "nobody said it",
+            stored("patches/uni", "patches/coords"),
+            "",
+            no_features("got 'patches/coords', 'patches/uni'", advice.format("patches/uni")),
+        ),
+        (
+            "the group was said",
+            stored("patches/uni", "patches/coords"),
+            "--feature-key patches",
+            no_features("of the keys ('patches',)", advice.format("patches/uni")),
+        ),
+        (
+            "the path was said",
+            stored("patches/uni", "patches/coords"),
+            "--feature-key patches/uni",
+            Holds(rows),
+        ),
+        ("from the root", stored("a/b/uni", "a/coords"), "--feature-key /a/b/uni", Holds(rows)),
+        (
+            "the group has a usual name",
+            stored("features/uni", "features/coords"),
+            "",
+            no_features(advice.format("features/uni")),
+        ),
+        (
+            "coordinates alone",
+            stored("patches/instance_labels", "patches/coords"),
+            "",
+            no_features("it holds coordinates and no features"),
+        ),
+        (
+            "an array on the way",
+            stored("uni", "patches/coords"),
+            "--feature-key uni/x",
+            no_features("of the keys ('uni/x',)", advice.format("uni")),
+        ),
+    ):
+        yield Case("groups", name, files, answer, options, features)
+
+
+KINDS = (treatments, repeats, case_columns, patients, hidden, not_the_file, groups)
