@@ -4,7 +4,6 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
-from data_prep.readers.sources import some
 from data_prep.tables.labels import SlideLabel, refuse_spellings_of_cases
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import LabelError
@@ -12,6 +11,8 @@ from mhimdist.tables.names import KnownNames, bare
 
 _BARCODE = re.compile(r"(TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})(?![A-Z0-9])")
 """The patient in a slide name of The Cancer Genome Atlas: its first 12 characters."""
+_MOST_NAMED = 20
+"""So many columns are named in a warning."""
 _SAMPLE = re.compile(_BARCODE.pattern + r"-[0-9]{2}")
 
 
@@ -97,7 +98,9 @@ def missing_cases(table: Sequence[SlideLabel], others: Sequence[str] = ()) -> st
         )
     way = "add a column `case`"
     if others:
-        way = f"name their column with --case-column (the table also has {some(others, 20)}), or {way}"
+        more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
+        named = ", ".join(map(repr, others[:_MOST_NAMED])) + more
+        way = f"name their column with --case-column (the table also has {named}), or {way}"
     return (
         f"the labels have no cases, so each of the {len(table):,} slides counts as its own patient; if some "
         f"are of the same patient, {way}, otherwise they can be on both sides of a split"

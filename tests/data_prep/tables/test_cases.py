@@ -52,6 +52,9 @@ def test_what_is_said_of_missing_cases() -> None:
         "the names of 3 slides are of 2 TCGA patients, but the labels have no cases, so slides of one patient"
     )
     assert str(missing_cases(alone(*TCGA))).startswith(said)
+    many = str(missing_cases(alone("a", "b"), [f"c{i}" for i in range(23)]))
+    assert "(the table also has 'c0', 'c1'," in many
+    assert "'c19' and 3 more), or add a column `case`, otherwise" in many
 
 
 def test_the_warning_names_columns_that_could_be_the_case(

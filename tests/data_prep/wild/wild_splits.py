@@ -30,6 +30,8 @@ from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import splits_of
 from mhimdist.errors import SplitError
 
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'ab' * 32}\nsize 123456\n"
+
 Sets = Mapping[str, Sequence[str]]
 """The slides of each set; without a validation set, a part of train becomes one."""
 
@@ -364,6 +366,10 @@ def faults(data: SplitData) -> Iterator[SplitCase]:
             {"splits.pkl": b"\x80\x04\x95" + bytes(20)},
             "splits.pkl",
             ("splits.pkl is a pickle", "expected the columns slide,set", "JSON"),
+        ),
+        *(
+            (f"a pointer of Git LFS as {name}", {name: POINTER}, name, (f"{name} ", "git lfs pull"))
+            for name in ("s.json", "s.csv")
         ),
         (
             "JSON that ends early",
