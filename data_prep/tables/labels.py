@@ -139,7 +139,7 @@ def read_labels(
             )
         rows = [SlideLabel(case, case, label) for case, label in label_of.items()]
     else:
-        rows = _labelled_slides(table, columns, renamed, known, gaps)
+        rows = _labelled_slides(table, columns, renamed, known, gaps, cases_alone)
     gaps.refuse()
     if unused := sorted(set(renamed) - {row.label for row in rows}):
         raise LabelError(f"{path}: no slide has the label {unused[0]!r}, which --class-map renames")
@@ -307,11 +307,15 @@ def _labelled_slides(
     renamed: Mapping[str, str],
     known: Collection[str] | None,
     gaps: _Gaps,
+    cases_alone: bool,
 ) -> list[SlideLabel]:
     """The slides of a table of slides, labels and, if it has such a column, cases."""
     slide_column, label_column = _column(table, SLIDE, columns, 0), _column(table, LABEL, columns, 1)
+    names_cases = bool(table.columns) and plain(table.columns[slide_column]) in known_names(CASE)
     case_column = None
-    if table.columns or columns.case is not None:
+    # The GDC has two columns of cases: barcodes in one of them say the case, and the other has other names.
+    by_barcode = names_cases and cases_alone and columns.case is None
+    if not by_barcode and (table.columns or columns.case is not None):
         case_column = find(table, CASE, columns.case, error=LabelError)
     table = _below_header(table, slide_column, label_column, known, columns)
     rows: list[tuple[int, SlideLabel]] = []
@@ -324,7 +328,6 @@ def _labelled_slides(
             gaps.add(table, line, label_column, cells, LABEL, slide)
         else:
             rows.append((line, SlideLabel(slide, case, label, f"{table.path}, line {line}")))
-    names_cases = bool(table.columns) and plain(table.columns[slide_column]) in known_names(CASE)
     return _once(table, CASE if names_cases else SLIDE, rows, gaps)
 
 

@@ -48,6 +48,8 @@ def treatments(draw: np.random.Generator) -> Iterator[Case]:
     }
     whole = as_text(columns, "\t")
     stages = columns["ajcc_pathologic_stage"]
+    ids = [f"{BARCODES.index(line[0]):08}-0c1d-4f" for line in lines]
+    with_ids = as_text({"case_id": ids} | columns, "\t")
     another = as_text(columns | {"ajcc_pathologic_stage": [*stages[:7], "Stage IV"]}, "\t")
     gap = as_text(columns | {"ajcc_pathologic_stage": [*stages[:7], "'--"]}, "\t")
     differ = refused(
@@ -60,7 +62,9 @@ def treatments(draw: np.random.Generator) -> Iterator[Case]:
     for name, table, options, answer in (
         ("joined by barcode", whole, joined, true),
         ("joined by barcode, found", whole, "--case-from tcga --label-column ajcc_pathologic_stage", true),
+        ("joined by barcode, beside ids", with_ids, joined, true),
         ("with a table of slides", whole, second, true),
+        ("with a table of slides, beside ids", with_ids, f"{second} --case-column case_submitter_id", true),
         ("joined by barcode, another label", another, joined, differ),
         ("with a table of slides, another label", another, second, differ),
         ("joined by barcode, a line without a label", gap, joined, refused("line 9", "(the label)")),
