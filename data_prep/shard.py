@@ -19,7 +19,7 @@ from data_prep.readers.sources import Source, some
 from data_prep.shard_options import ShardOptions
 from data_prep.tables.cases import cases_of_barcodes, missing_cases, refuse_spellings, slides_of_barcodes
 from data_prep.tables.classes import refuse_measurements, spelled_as
-from data_prep.tables.labels import Columns, SlideLabel, read_labels, without_suffixes
+from data_prep.tables.labels import Columns, LabelTable, SlideLabel, read_labels, without_suffixes
 from data_prep.writing.parallel import in_cluster, one_torch_thread, results
 from data_prep.writing.plan import (
     ShardPlan,
@@ -200,12 +200,14 @@ def _labelled(
         sources = find_features(options.features, options.stated)
     in_shards = None
     left_out: dict[str, str] = {}
+    others: Sequence[str] = ()
     if options.labels is None:
         renamed = options.class_map or {}
         table, left_out = labels_of(sources, renamed, skip_missing=options.skip_unmatched)
         in_shards = classes_of(sources, renamed) if options.classes is None else None
     else:
-        table, left_out = _read_labels(options, options.labels, sources)
+        read = _read_labels(options, options.labels, sources)
+        table, left_out, others = read.rows, read.left_out, read.others
         table = spelled_as(table, options.classes or (before.info.classes if before else ()))
     table = without_suffixes(table, sources)
     if options.case_from is not None:
@@ -222,15 +224,13 @@ def _labelled(
             "class; --classes with the other classes leaves it out",
             file=sys.stderr,
         )
-    if (warning := missing_cases(table)) is not None:
+    if (warning := missing_cases(table, others)) is not None:
         print(f"warning: {warning}", file=sys.stderr)  # now, not after hours
     return table, sources, classes, left_out
 
 
-def _read_labels(
-    options: ShardOptions, labels: Path, sources: dict[str, Source]
-) -> tuple[list[SlideLabel], dict[str, str]]:
-    """The rows of the label table, and why slides have no ground truth, by the name of their features."""
+def _read_labels(options: ShardOptions, labels: Path, sources: dict[str, Source]) -> LabelTable:
+    """What the label table says; slides without ground truth have the name of their features."""
     read = read_labels(
         labels,
         columns=Columns(options.slide_column, options.label_column, options.case_column),
@@ -249,7 +249,8 @@ def _read_labels(
             for slide in slides_of[row.slide]
         ]
         left_out = {slide: reason for name, reason in left_out.items() for slide in slides_of[name]}
-    return rows, {(*names.meant_by(slide), slide)[0]: reason for slide, reason in left_out.items()}
+    left_out = {(*names.meant_by(slide), slide)[0]: reason for slide, reason in left_out.items()}
+    return replace(read, rows=rows, left_out=left_out)
 
 
 def _refuse_existing(out: Path) -> None:

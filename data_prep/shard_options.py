@@ -72,7 +72,9 @@ class ShardOptions(Settings):
         None, description="column of the label, by name or by number from 1, if it has an unusual name"
     )
     case_column: Annotated[str | None, Metavar("NAME")] = Field(
-        None, description="column of the case, by name or by number from 1, if it has an unusual name"
+        None,
+        description="column of the case, by name or by number from 1, if it has an unusual name; if only one "
+        "of the tables --labels and --slides has it, usual names are looked for in the other",
     )
     slides: Annotated[Path | None, Metavar("TABLE")] = Field(
         None,

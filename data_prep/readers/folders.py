@@ -10,7 +10,7 @@ from typing import Any
 
 from data_prep.readers import npy, tar
 from data_prep.readers.fields import FEATURES
-from data_prep.readers.sources import BUNDLES, SUFFIXES, Source, family_of, some
+from data_prep.readers.sources import BUNDLES, SUFFIXES, Source, family_of, refuse_pointer, some
 from data_prep.readers.stated import NOTHING_STATED, Stated
 from mhimdist.data.manifest import MANIFEST_NAME, Manifest, arriving
 from mhimdist.errors import DataError
@@ -150,6 +150,7 @@ def _collect(folder: Path, paths: list[Path], stated: Stated) -> dict[str, Sourc
             encoder = _encoder_of(path) if stated.encoder is None else None
             said = (("encoder", encoder),) if encoder else ()
             return [(path.stem, Source(path, family, coords=indices.get(path), said=said, stated=stated))]
+        refuse_pointer(path)
         bags_in = ours[path] if path in ours else BUNDLES[family](path, stated.arrays)
         return [_bag(path, family, bag, stated) for bag in bags_in]
 

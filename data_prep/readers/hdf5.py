@@ -18,6 +18,7 @@ import numpy as np
 
 from data_prep.readers import damage
 from data_prep.readers.arrays import RowReader, by_rows, has_batch_axis, native
+from data_prep.readers.fields import SIDE_ARRAYS
 from data_prep.readers.inflation import refuse_bomb, refuse_inflation
 from mhimdist.errors import DataError
 
@@ -25,11 +26,16 @@ _DEFLATE, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000
 _FILTERS = (_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF)
 """The filters that are read: with others, the library may inflate a chunk to any size."""
 
+_MOST_NAMES = 1000
+"""So many arrays are named; a hostile file may hold any number."""
+
 
 def read(path: Path, arrays: Collection[str]) -> dict[Any, Any]:
     """Read the wanted arrays of an HDF5 file, and its attributes; other names get no value.
 
-    TRIDENT's attributes belong to the arrays, STAMP's to the file.
+    An array in a group is named by its path, as `group/array`. If none of the wanted arrays of features is
+    there, the other names are those of all arrays, also in groups, for a message. TRIDENT's attributes belong
+    to the arrays, STAMP's to the file.
 
     Raises:
         DataError: the file is damaged or not HDF5, or an array's data are in another file or were never
@@ -41,12 +47,38 @@ def read(path: Path, arrays: Collection[str]) -> dict[Any, Any]:
         attributes: dict[str, Any] = {}
         for name in arrays:
             # Links and external storage could lead to any file of the machine.
-            if isinstance(link := file.get(name, getlink=True), (h5py.ExternalLink, h5py.SoftLink)):
-                raise DataError(f"{path}: refused, {name!r} is a link to {link.path!r}")
-            if link is not None and isinstance(dataset := file[name], h5py.Dataset):
+            dataset = _at(path, file, name)
+            if isinstance(dataset, h5py.Dataset):
                 found[name] = _rows(path, name, dataset)
                 attributes |= dict(dataset.attrs)
+        wanted = [name for name in arrays if name not in SIDE_ARRAYS]
+        if wanted and all(found.get(name) is None for name in wanted):
+            found = {name: found.get(name) for name in _names_of_arrays(file)}
         return attributes | dict(file.attrs) | found
+
+
+def _at(path: Path, file: h5py.File, name: str) -> Any:
+    """What is at a path in a file, without following a link; None if nothing is."""
+    at: Any = file
+    for part in filter(None, name.split("/")):
+        link = at.get(part, getlink=True) if isinstance(at, h5py.Group) else None
+        if isinstance(link, (h5py.ExternalLink, h5py.SoftLink)):
+            raise DataError(f"{path}: refused, {name!r} is a link to {link.path!r}")
+        at = at[part] if link is not None else None
+    return at
+
+
+def _names_of_arrays(file: h5py.File) -> list[str]:
+    """The paths of the arrays in a file and in its groups, without following links; at most so many."""
+    names: list[str] = []
+
+    def note(name: str, found: Any) -> bool | None:
+        if isinstance(found, h5py.Dataset):
+            names.append(name)
+        return len(names) >= _MOST_NAMES or None
+
+    file.visititems(note)
+    return names
 
 
 def _rows(path: Path, name: str, dataset: h5py.Dataset) -> np.ndarray | RowReader:

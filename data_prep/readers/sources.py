@@ -24,6 +24,7 @@ from data_prep.readers.fields import DETAILS, SIDE_ARRAYS, describe
 from data_prep.readers.stated import NOTHING_STATED, Stated
 from mhimdist.data.format import COORDS_DTYPE, INSTANCE_LABELS_DTYPE
 from mhimdist.errors import DataError
+from mhimdist.tables.reading import LFS_POINTER
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -272,7 +273,7 @@ def _features_in(found: Mapping[Any, Any], names: tuple[str, ...], where: str) -
         )
     if not keys:
         there = sorted(map(str, found))
-        others = [name for name in there if name not in SIDE_ARRAYS]
+        others = [name for name in there if name.rpartition("/")[2] not in SIDE_ARRAYS]
         near = difflib.get_close_matches(names[0], others, 1) or others[:1]
         hint = f"; give --feature-key, such as --feature-key {near[0]}" if near else ""
         if there and not others:
@@ -314,7 +315,11 @@ def read_features(source: Source) -> SlideFeatures:
     """
     path, where, said, stated = source.path, _where(source), source.details, source.stated
     place = (source.place,) if source.family in BUNDLES else ()
-    found = READERS[source.family](path, *place, stated.arrays)
+    try:
+        found = READERS[source.family](path, *place, stated.arrays)
+    except DataError:
+        refuse_pointer(path)
+        raise
     details = {name: said[name] for name in DETAILS if said.get(name) is not None} | describe(found)
     if source.coords is not None and not stated.drop_coords:
         beside = _beside(source.coords)
@@ -334,6 +339,20 @@ def read_features(source: Source) -> SlideFeatures:
         # Readers of compressed files have already compared the claimed size with the stored one.
         max_bytes=path.stat().st_size if source.family in ("torch", "npy") else None,
     )
+
+
+def refuse_pointer(path: Path) -> None:
+    """Refuse the small text that Git keeps in place of a large file.
+
+    Raises:
+        DataError: it is one.
+    """
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise DataError(
+                    f"{path} is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`"
+                )
 
 
 def _beside(path: Path) -> Mapping[Any, Any]:

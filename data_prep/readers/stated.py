@@ -13,7 +13,8 @@ class Stated(Settings):
 
     feature_key: Annotated[str | None, Metavar("NAME")] = Field(
         None,
-        description=f"name of the array of features in a file, if it is not one of {', '.join(FEATURES)}",
+        description=f"name of the array of features in a file, if it is not one of {', '.join(FEATURES)}; an "
+        "array in a group of HDF5 or zarr is named by its path, as group/array",
     )
     encoder: Annotated[str | None, Metavar("NAME")] = Field(
         None,

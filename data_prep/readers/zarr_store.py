@@ -10,10 +10,14 @@ import numpy as np
 
 from data_prep.readers import damage
 from data_prep.readers.arrays import RowReader, by_rows, has_batch_axis
+from data_prep.readers.fields import SIDE_ARRAYS
 from data_prep.readers.inflation import refuse_bomb, refuse_inflation
 from mhimdist.errors import DataError
 
 MARKS = ("zarr.json", ".zgroup", ".zarray")
+
+_MOST_FOLDERS = 4
+"""So deep are groups searched for the names of arrays; a link may lead back to a folder above."""
 
 _PLAIN = ("bytes", "crc32c", "shuffle")
 _COMPRESSORS = ("blosc", "gzip", "lz4", "zlib", "zstd")
@@ -43,6 +47,10 @@ def read(path: Path, arrays: Collection[str]) -> dict[Any, Any]:
             if isinstance(array := node.get(name), zarr.Array):
                 found[name] = _rows(path, name, array)
                 attributes |= dict(array.attrs)
+        wanted = [name for name in arrays if name not in SIDE_ARRAYS]
+        if wanted and all(found.get(name) is None for name in wanted):
+            below = node.members(max_depth=_MOST_FOLDERS)
+            found = {name: found.get(name) for name, member in below if isinstance(member, zarr.Array)}
         return attributes | dict(node.attrs) | found
 
 

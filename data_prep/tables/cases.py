@@ -11,6 +11,8 @@ from mhimdist.tables.names import KnownNames, bare
 
 _BARCODE = re.compile(r"(TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})(?![A-Z0-9])")
 """The patient in a slide name of The Cancer Genome Atlas: its first 12 characters."""
+_MOST_NAMED = 20
+"""So many columns are named in a warning."""
 _SAMPLE = re.compile(_BARCODE.pattern + r"-[0-9]{2}")
 
 
@@ -79,8 +81,13 @@ def refuse_spellings(table: Sequence[SlideLabel], before: Manifest | None) -> No
         refuse_spellings_of_cases({row.case: row.where for row in reversed(table)} | where_of)
 
 
-def missing_cases(table: Sequence[SlideLabel]) -> str | None:
-    """A warning for a table in which every slide is its own case; None for any other table."""
+def missing_cases(table: Sequence[SlideLabel], others: Sequence[str] = ()) -> str | None:
+    """A warning for a table in which every slide is its own case; None for any other table.
+
+    Args:
+        table: the labels.
+        others: the table's columns that are neither slide nor label.
+    """
     if len(table) < 2 or any(row.case != row.slide for row in table):
         return None
     found = [match[1] for row in table if (match := _BARCODE.match(row.slide))]
@@ -89,7 +96,12 @@ def missing_cases(table: Sequence[SlideLabel]) -> str | None:
             f"the names of {len(found):,} slides are of {patients:,} TCGA patients, but the labels have no "
             "cases, so slides of one patient can be on both sides of a split; give --case-from tcga"
         )
+    way = "add a column `case`"
+    if others:
+        more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
+        named = ", ".join(map(repr, others[:_MOST_NAMED])) + more
+        way = f"name their column with --case-column (the table also has {named}), or {way}"
     return (
         f"the labels have no cases, so each of the {len(table):,} slides counts as its own patient; if some "
-        "are of the same patient, add a column `case`, otherwise they can be on both sides of a split"
+        f"are of the same patient, {way}, otherwise they can be on both sides of a split"
     )

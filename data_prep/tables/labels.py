@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mhimdist.errors import LabelError
 from mhimdist.tables.cells import is_missing
-from mhimdist.tables.columns import CASE, LABEL, SLIDE, Kind, find, headed, known_names, plain, require
-from mhimdist.tables.names import KnownNames, alike, composed, examples, rule_that_joins
+from mhimdist.tables.columns import CASE, LABEL, SLIDE, Kind, find, has, headed, known_names, plain, require
+from mhimdist.tables.names import KnownNames, alike, composed, examples, rounded, rule_that_joins
 from mhimdist.tables.reading import Table, read_table
 
 _MOST_TITLE_LINES = 20
@@ -50,10 +50,12 @@ class LabelTable:
     Attributes:
         rows: the slides, each with its case and label.
         left_out: why slides have no ground truth, by slide; by line, if the table does not say the slide.
+        others: names of its columns that are neither slide nor label nor case.
     """
 
     rows: list[SlideLabel]
     left_out: dict[str, str] = field(default_factory=dict)
+    others: Sequence[str] = ()
 
 
 @dataclass
@@ -103,10 +105,11 @@ def read_labels(
     first line is then a header if its slide is not known, its label is that of no other line, and a slide
     below is known. Without a case column, each slide is its own case. A whole number with decimals is the
     number: "1.0" is "1", and so is "1,0" if no comma divides the cells.
+    Lines that repeat a slide or a case are one if they agree.
 
     Args:
         path: the table.
-        columns: columns with unusual names.
+        columns: columns with unusual names; that of the case may be in one of the two tables only.
         slides: a second table, of slides and cases, if the first one labels cases; a case may have any
             number of slides.
         class_map: new names of classes by their names in the table; other classes keep their names.
@@ -116,17 +119,17 @@ def read_labels(
             all among the slides; a case is then its own slide.
 
     Raises:
-        LabelError: the table or a column is missing, a cell is empty, a slide is in the table twice, slides
-            are of a case without a label, or no slide has a class that is to be renamed.
+        LabelError: the table or a column is missing, a cell is empty, two lines of a slide or a case
+            differ, slides are of a case without a label, or no slide has a class that is to be renamed.
     """
     columns = columns or Columns()
     table = _read(path, columns, SLIDE if slides is None else CASE, LABEL)
     renamed = {_label(table, old): new for old, new in (class_map or {}).items()}
     gaps = _Gaps(skip_missing)
     if slides is not None:
-        label_of = _labels_of_cases(table, columns, renamed, gaps)
         of_slides = _read(slides, columns, SLIDE, CASE)
-        rows = _slides_of_cases(of_slides, columns, path, label_of, known, gaps)
+        label_of = _labels_of_cases(table, _fitting(columns, table, of_slides), renamed, gaps)
+        rows = _slides_of_cases(of_slides, _fitting(columns, of_slides, table), path, label_of, known, gaps)
     elif _names_cases_alone(table, columns):
         label_of = _labels_of_cases(table, columns, renamed, gaps)
         if not cases_alone and not (known and label_of.keys() <= set(known)):
@@ -136,12 +139,20 @@ def read_labels(
             )
         rows = [SlideLabel(case, case, label) for case, label in label_of.items()]
     else:
-        rows = _labelled_slides(table, columns, renamed, known, gaps)
+        rows = _labelled_slides(table, columns, renamed, known, gaps, cases_alone)
     gaps.refuse()
     if unused := sorted(set(renamed) - {row.label for row in rows}):
         raise LabelError(f"{path}: no slide has the label {unused[0]!r}, which --class-map renames")
     rows = [replace(row, label=renamed.get(row.label, row.label)) for row in rows]
-    return LabelTable(rows, gaps.left_out)
+    return LabelTable(rows, gaps.left_out, _others(table, columns) if slides is None else ())
+
+
+def _others(table: Table, columns: Columns) -> list[str]:
+    """The columns with a name that are neither slide nor label nor case."""
+    if not table.columns:
+        return []
+    used = {find(table, kind, columns.given(kind), error=LabelError) for kind in (SLIDE, LABEL, CASE)}
+    return [name for index, name in enumerate(table.columns) if name and index not in used]
 
 
 def without_suffixes(rows: Sequence[SlideLabel], known: Collection[str]) -> list[SlideLabel]:
@@ -219,6 +230,13 @@ def _names_cases_alone(table: Table, columns: Columns) -> bool:
     )
 
 
+def _fitting(columns: Columns, table: Table, other: Table) -> Columns:
+    """The columns to look for in one of two tables: the case by its usual names, if only the other has it."""
+    if columns.case is None or has(table, columns.case) or not has(other, columns.case):
+        return columns
+    return replace(columns, case=None)
+
+
 def _column(table: Table, kind: Kind, columns: Columns, position: int) -> int:
     """The number of a column that must be there; in a table without a header, its usual place."""
     if columns.given(kind) is None and not table.columns:
@@ -240,10 +258,10 @@ def _labels_of_cases(
         elif is_missing(label) and label not in renamed:
             gaps.add(table, line, label_column, cells, LABEL, case)
         elif label_of.setdefault(case, label) != label:
-            raise LabelError(
-                f"{table.path}: case {case!r} is in line {line_of[case]} and again in line {line}, with "
-                f"another label: {label_of[case]!r} and {label!r}"
-            )
+            differ = f"with another label: {label_of[case]!r} and {label!r}"
+            raise _repeated(table, CASE, case, line_of[case], line, differ)
+        elif case in line_of and rounded([case]):
+            raise _repeated(table, CASE, case, line_of[case], line)
         line_of.setdefault(case, line)
     refuse_spellings_of_cases({case: f"{table.path}, line {line_of[case]}" for case in label_of})
     return label_of
@@ -261,13 +279,14 @@ def _slides_of_cases(
     slide_column, case_column = _column(table, SLIDE, columns, 1), _column(table, CASE, columns, 0)
     of_cases, gaps.left_out = gaps.left_out, {}  # listed by their slides
     table = _below_header(table, slide_column, case_column, known, columns)
-    rows, unlabelled = [], {}
+    rows: list[tuple[int, SlideLabel]] = []
+    unlabelled: dict[str, str] = {}
     for line, cells, slide in _slides(table, slide_column, known, gaps):
         case = _case(table, cells[case_column])
         if is_missing(case):
             gaps.add(table, line, case_column, cells, CASE, slide)
         elif case in label_of:
-            rows.append(SlideLabel(slide, case, label_of[case], f"{table.path}, line {line}"))
+            rows.append((line, SlideLabel(slide, case, label_of[case], f"{table.path}, line {line}")))
         else:
             unlabelled[slide] = case
             gaps.left_out[slide] = of_cases.get(case, f"{labels.name}: no label for case {case!r}")
@@ -279,7 +298,7 @@ def _slides_of_cases(
             f"(--skip-unmatched leaves out and lists their slides; cases with a label: {examples(label_of)})"
             f"{rule_that_joins(cases, label_of, 'cases with a label')}"
         )
-    return rows
+    return _once(table, SLIDE, rows, gaps)
 
 
 def _labelled_slides(
@@ -288,14 +307,18 @@ def _labelled_slides(
     renamed: Mapping[str, str],
     known: Collection[str] | None,
     gaps: _Gaps,
+    cases_alone: bool,
 ) -> list[SlideLabel]:
     """The slides of a table of slides, labels and, if it has such a column, cases."""
     slide_column, label_column = _column(table, SLIDE, columns, 0), _column(table, LABEL, columns, 1)
+    names_cases = bool(table.columns) and plain(table.columns[slide_column]) in known_names(CASE)
     case_column = None
-    if table.columns or columns.case is not None:
+    # The GDC has two columns of cases: barcodes in one of them say the case, and the other has other names.
+    by_barcode = names_cases and cases_alone and columns.case is None
+    if not by_barcode and (table.columns or columns.case is not None):
         case_column = find(table, CASE, columns.case, error=LabelError)
     table = _below_header(table, slide_column, label_column, known, columns)
-    rows = []
+    rows: list[tuple[int, SlideLabel]] = []
     for line, cells, slide in _slides(table, slide_column, known, gaps):
         label = _label(table, cells[label_column])
         case = slide if case_column is None else _case(table, cells[case_column])
@@ -304,8 +327,35 @@ def _labelled_slides(
         elif is_missing(label) and label not in renamed:
             gaps.add(table, line, label_column, cells, LABEL, slide)
         else:
-            rows.append(SlideLabel(slide, case, label, f"{table.path}, line {line}"))
-    return rows
+            rows.append((line, SlideLabel(slide, case, label, f"{table.path}, line {line}")))
+    return _once(table, CASE if names_cases else SLIDE, rows, gaps)
+
+
+def _once(table: Table, kind: Kind, rows: Sequence[tuple[int, SlideLabel]], gaps: _Gaps) -> list[SlideLabel]:
+    """The rows of a table with their lines, each slide once; lines that repeat a slide must agree.
+
+    Raises:
+        LabelError: they do not, or a spreadsheet has rounded the name, which may then be that of two slides.
+    """
+    found: dict[str, tuple[int, SlideLabel]] = {}
+    for line, row in rows:
+        first_line, first = found.setdefault(row.slide, (line, row))
+        pairs = {"case": (first.case, row.case), "label": (first.label, row.label)}
+        differ = " and ".join(
+            f"with another {what}: {one!r} and {two!r}" for what, (one, two) in pairs.items() if one != two
+        )
+        if differ or (line != first_line and rounded([row.slide])):
+            raise _repeated(table, kind, row.slide, first_line, line, differ)
+        gaps.left_out.pop(row.slide, None)  # another line says what one does not
+    return [row for _, row in found.values()]
+
+
+def _repeated(table: Table, kind: Kind, name: str, first: int, line: int, differ: str = "") -> LabelError:
+    """The error for a slide or a case that two lines name, and in what they differ."""
+    return LabelError(
+        f"{table.path}: {kind.what} {name!r} is in line {first} and again in line {line}"
+        f"{differ and f', {differ}'}{rounded([name]) or '; remove one of them'}"
+    )
 
 
 def _below_header(
@@ -345,7 +395,6 @@ def _slides(
     table: Table, column: int, known: Collection[str] | None, gaps: _Gaps
 ) -> list[tuple[int, list[str], str]]:
     """The line, the cells and the slide of each row that names one."""
-    line_of: dict[str, int] = {}
     found = []
     for line, cells in table.rows:
         slide = cells[column].strip()
@@ -353,12 +402,6 @@ def _slides(
         if not slide or (is_missing(slide) and known is not None and slide not in known):
             gaps.add(table, line, column, cells, SLIDE, "")
             continue
-        if slide in line_of:
-            raise LabelError(
-                f"{table.path}: slide {slide!r} is in line {line_of[slide]} and again in line {line}; remove "
-                "one of them"
-            )
-        line_of[slide] = line
         found.append((line, cells, slide))
     return found
 

@@ -1,7 +1,6 @@
 """Selecting slides: those with a label and features, and for an append, only those that are new."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +14,14 @@ from mhimdist.data.format import shard_number
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import DataError, LabelError
 from mhimdist.tables.cells import is_missing
-from mhimdist.tables.names import affix_that_joins, begins_names, composed, examples, rule_that_joins
+from mhimdist.tables.names import (
+    affix_that_joins,
+    begins_names,
+    composed,
+    examples,
+    rounded,
+    rule_that_joins,
+)
 
 
 def labels_of(
@@ -218,10 +224,8 @@ def _why(missing: Sequence[str], unlabelled: Sequence[str]) -> str:
     if rule := rule_that_joins(missing, unlabelled):
         tcga = all(name.upper().startswith("TCGA-") for name in missing)
         return f"{rule}, or join TCGA barcodes with --case-from tcga" if tcga else rule
-    if rounded := [
-        name for name in missing if re.fullmatch(r"[0-9](\.[0-9]+)?E\+[0-9]+", name, re.IGNORECASE)
-    ]:
-        return f"; a spreadsheet has rounded {examples(rounded)}: write the names as text, not as numbers"
+    if said := rounded(missing):
+        return said
     affix = affix_that_joins(missing, unlabelled)
     if begins_names(missing, unlabelled):
         return (

@@ -11,7 +11,7 @@ from mhimdist.errors import SplitError
 from mhimdist.tables.cells import is_missing
 from mhimdist.tables.columns import CASE, SLIDE, Kind, find, headed, known_names, plain
 from mhimdist.tables.names import KnownNames, begins_names, examples, rule_that_joins
-from mhimdist.tables.reading import Table, read_table
+from mhimdist.tables.reading import LFS_POINTER, Table, read_table
 
 Sets = dict[str, list[str]]
 """The names of slides, keys or cases by set."""
@@ -328,7 +328,10 @@ def _is_json(path: Path) -> bool:
 
 
 def _of_json(path: Path) -> dict[str, Sets]:
-    return dict(_json_folds(json.loads(path.read_bytes())))
+    content = path.read_bytes()
+    if content.startswith(LFS_POINTER):
+        raise ValueError("it is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`")
+    return dict(_json_folds(json.loads(content)))
 
 
 def _json_folds(content: Any) -> Iterator[tuple[str, Sets]]:
@@ -340,7 +343,11 @@ def _json_folds(content: Any) -> Iterator[tuple[str, Sets]]:
         if isinstance(content.get(name), list | dict):
             yield from _json_folds(content[name])
             return
-    if content and all(isinstance(each, dict) for each in content.values()):
+    in_sets = content and all(
+        key.lower() in _SET_OF and isinstance(each, dict) and not _SET_OF.keys() & {k.lower() for k in each}
+        for key, each in content.items()
+    )
+    if content and not in_sets and all(isinstance(each, dict) for each in content.values()):
         for name, each in sorted(content.items(), key=lambda fold: _natural(fold[0])):
             yield (f"fold {name}" if name.isdecimal() else name), _json_sets(each)
     elif content and all(isinstance(each, str) and each.lower() in _SET_OF for each in content.values()):
@@ -359,6 +366,8 @@ def _json_sets(content: dict[str, Any]) -> Sets:
             continue
         if name in sets:
             raise ValueError(f"two of its lists are the {name} set")
+        if isinstance(members, dict) and not any(isinstance(each, list | dict) for each in members.values()):
+            members = list(members)  # {slide: label}
         if not isinstance(members, list) or any(isinstance(member, list | dict) for member in members):
             raise ValueError(f"expected a list of slides as {key!r}, got {str(members)[:50]}")
         sets[name] = [str(member).strip() for member in members]

@@ -22,7 +22,20 @@ _ERROR_VALUES = re.compile(
 """What Excel and LibreOffice write, in any language, if a formula has no value; in lower case."""
 
 
+ZERO_WIDTH = re.compile("[\u00ad\u200b-\u200d\u2060\ufeff]")
+"""Characters that no one sees: zero-width spaces and joiners, the soft hyphen, and the byte-order mark."""
+_FORMULA = re.compile(r'\s*="([^"]*)"\s*')
+"""How text exports write numbers that Excel must keep as text: ="0012"."""
+
+
+def said(cell: str) -> str:
+    """A cell; of a formula that is nothing but a text, the text."""
+    formula = _FORMULA.fullmatch(cell)
+    return formula[1] if formula else cell
+
+
 def is_missing(cell: str) -> bool:
     """Whether a cell is empty, or holds a mark for a missing value or a spreadsheet's error, in any case."""
-    said = re.sub(r"(?<=[./]) +| +(?=/)", "", " ".join(cell.lower().split()))
-    return said in MISSING or _ERROR_VALUES.fullmatch(said) is not None
+    words = " ".join(ZERO_WIDTH.sub("", cell).lower().split())
+    mark = re.sub(r"(?<=[./]) +| +(?=/)", "", words)
+    return mark in MISSING or _ERROR_VALUES.fullmatch(mark) is not None

@@ -60,6 +60,9 @@ CASE = Kind(
     (
         *("cases", "case_name", "patients", "patient_name", "submitter", "case_submitter_id", "subject"),
         *("subject_id", "participant", "participant_id", "bcr_patient_barcode", "patient_barcode"),
+        *("patient_no", "patient_nr", "patient_number", "patient_num", "patient_identifier", "pat_id", "pid"),
+        *("patienten_id", "patienten_nr", "patientennummer", "subject_no", "subject_nr", "subject_number"),
+        *("mrn", "medical_record_number", "case_no", "case_nr", "case_number", "participant_no"),
     ),
     "--case-column",
 )
@@ -141,16 +144,27 @@ def require(table: Table, kind: Kind, given: str | None = None, *, error: type[D
     return found
 
 
-def _given(table: Table, kind: Kind, given: str, error: type[DataError]) -> int:
+def has(table: Table, given: str) -> bool:
+    """Whether a table has a column of this name, or number from 1."""
+    return bool(_of_name(table, given)) or (given.isdecimal() and 1 <= int(given) <= table.width)
+
+
+def _of_name(table: Table, given: str) -> list[int]:
+    """The columns of a name, as nearly as possible."""
     for same in (str.strip, str.casefold, plain):
-        found = [index for index, name in enumerate(table.columns) if same(name) == same(given) != ""]
+        if found := [i for i, name in enumerate(table.columns) if same(name) == same(given) != ""]:
+            return found
+    return []
+
+
+def _given(table: Table, kind: Kind, given: str, error: type[DataError]) -> int:
+    if found := _of_name(table, given):
         if len(found) > 1:
             lines = [table.columns[index] for index in found]
             raise error(
                 f"{table.path}: {len(found)} columns are named {given!r}: {lines}; give one by number"
             )
-        if found:
-            return found[0]
+        return found[0]
     if given.isdecimal() and 1 <= int(given) <= table.width:
         return int(given) - 1
     raise error(

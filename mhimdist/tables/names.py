@@ -10,17 +10,24 @@ import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
 
+from mhimdist.tables.cells import ZERO_WIDTH
+
 SLIDE_SUFFIXES = (
     *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".czi", ".scn", ".vms", ".vsi", ".bif", ".dcm", ".qptiff"),
     *(".isyntax", ".ome", ".jpg", ".jpeg", ".png"),
     *(".h5", ".hdf5", ".pt", ".pth", ".npy", ".npz", ".zarr", ".csv"),
 )
 _NUM_EXAMPLES = 2
+_ROUNDED = re.compile(r"[0-9](?:[.,][0-9]+)?E\+[0-9]+", re.IGNORECASE)
+"""A long number as spreadsheets show it: 1.23457E+11."""
 
 
 def composed(name: str) -> str:
-    """A name with each accent in its letter (NFC): macOS and some exports store the two apart."""
-    return unicodedata.normalize("NFC", name)
+    """A name with each accent in its letter (NFC), and without characters of no width.
+
+    macOS and some exports store accents apart; web pages and PDFs put zero-width spaces into copied names.
+    """
+    return unicodedata.normalize("NFC", ZERO_WIDTH.sub("", name))
 
 
 def alike(names: Iterable[str]) -> list[str]:
@@ -104,6 +111,14 @@ def rule_that_joins(missing: Sequence[str], free: Collection[str], what_they_are
         return ""
     those = "they" if most == len(missing) else f"{most} of them"
     return f"; {those} differ from {what_they_are} only in {best}"
+
+
+def rounded(names: Iterable[str]) -> str:
+    """A half sentence for a message: which names a spreadsheet has rounded; empty if there are none."""
+    found = [name for name in names if _ROUNDED.fullmatch(name.strip())]
+    if not found:
+        return ""
+    return f"; a spreadsheet has rounded {examples(found)}: write the names as text, not as numbers"
 
 
 def affix_that_joins(missing: Sequence[str], free: Collection[str]) -> str:

@@ -6,10 +6,14 @@ from pathlib import Path
 
 from mhimdist.errors import DataError
 from mhimdist.tables import parquet, sheets, text
+from mhimdist.tables.cells import said
 from mhimdist.tables.text import Line, Text
 
 MAX_BYTES = 2**30
 """Most bytes of a table; a table of a million slides has about 100 MB."""
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How the small text begins that Git keeps in place of a large file."""
 
 _OTHERS = (
     (b"\x1f\x8b", "gzip"),
@@ -85,7 +89,7 @@ def read_table(
     except OSError as problem:
         raise error(f"{path} cannot be read: {problem.strerror or problem}") from None
     found = _text(path, content, error)
-    lines = found.lines
+    lines = [(number, list(map(said, cells))) for number, cells in found.lines]
     if len(lines) < (1 if header_alone else 2):
         raise error(f"{path}: expected a header and at least one {row}, got {len(lines)} lines")
     (header_line, header), *rows = lines
@@ -98,6 +102,8 @@ def _text(path: Path, content: bytes, error: type[DataError]) -> Text:
         return Text(parquet.lines_of(path, content, error))
     if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         return Text(sheets.lines_of(path, content, error))
+    if content.startswith(LFS_POINTER):
+        raise error(f"{path} is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`")
     if other := next((name for magic, name in _OTHERS if content.startswith(magic)), None):
         raise error(f"{path} is {other}, not a table; save it as CSV, .xlsx or Parquet")
     if content.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):

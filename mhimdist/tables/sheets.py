@@ -13,6 +13,10 @@ from mhimdist.tables.text import Line
 MAX_CELLS = 20_000_000
 """Most cells of a sheet, empty ones included: the reader holds all of them up to the last that is used."""
 MAX_UNPACKED_BYTES = 2**30
+OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+"""How files of Excel before 2007 begin, and files of any Excel with a password."""
+_ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
+_WAY_OUT = "save it as .xlsx without a password, or as CSV"
 _REFERENCE = re.compile(rb'<c\b[^>]*\br="([A-Z]{1,3})([0-9]{1,7})"')
 
 
@@ -34,6 +38,8 @@ def lines_of(path: Path, content: bytes, error: type[DataError]) -> list[Line]:
     from python_calamine import CalamineError
 
     _refuse_bomb(path, content, error)
+    if content.startswith(OLE) and _ENCRYPTED in content:
+        raise error(f"{path} is protected by a password; {_WAY_OUT}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -47,7 +53,10 @@ def lines_of(path: Path, content: bytes, error: type[DataError]) -> list[Line]:
                 na_filter=False,
             )
     except (CalamineError, ValueError, OSError, LookupError, zipfile.BadZipFile) as problem:
-        raise error(f"{path} cannot be read as a spreadsheet: {problem}") from None
+        why = f"; it may be protected by a password or in an old format; {_WAY_OUT}"
+        raise error(
+            f"{path} cannot be read as a spreadsheet: {problem}{why if content.startswith(OLE) else ''}"
+        ) from None
     sheets = {str(name): _lines(frame) for name, frame in frames.items()}
     filled = [name for name, lines in sheets.items() if lines]
     if len(filled) > 1:

@@ -2,7 +2,25 @@ from pathlib import Path
 
 import pytest
 
-from mhimdist.tables.cells import MISSING, is_missing
+from mhimdist.tables.cells import MISSING, is_missing, said
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        *(('="0012"', "0012"), (' ="a b" ', "a b"), ('=""', "")),
+        *(("=0012", "=0012"), ('="a"&"b"', '="a"&"b"'), ('"a"', '"a"'), ("a=b", "a=b")),
+    ],
+)
+def test_a_formula_of_a_text_is_the_text(cell: str, text: str) -> None:
+    assert said(cell) == text
+
+
+@pytest.mark.parametrize("mark", ["\u00ad", "\u200b", "\u200c", "\u200d", "\u2060", "\ufeff"])
+def test_characters_of_no_width_say_nothing(mark: str) -> None:
+    assert is_missing(mark)
+    assert is_missing(f"N{mark}A{mark}")
+    assert not is_missing(f"{mark}a")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 import pytest
 
-from mhimdist.tables.names import KnownNames, alike, bare, begins_names, examples, rule_that_joins
+from mhimdist.tables.names import KnownNames, alike, bare, begins_names, examples, rounded, rule_that_joins
 
 
 @pytest.mark.parametrize(
@@ -12,6 +12,19 @@ def test_the_bare_name(name: str) -> None:
 
 def test_letters_that_macos_takes_apart_are_the_same() -> None:
     assert KnownNames(["a\u0308"]).meant_by("ä.svs") == ["a\u0308"]
+
+
+def test_characters_of_no_width_make_no_difference() -> None:
+    assert KnownNames(["a1", "b\u200b"]).meant_by("a\u200c1\ufeff.svs") == ["a1"]
+    assert KnownNames(["a1", "b\u200b"]).meant_by("b") == ["b\u200b"]
+    assert KnownNames(["a", "a\u200b"]).meant_by("a") == ["a"]
+    assert alike(["a\u00ad1", "a1"]) == ["a1", "a\u00ad1"]
+
+
+@pytest.mark.parametrize("name", ["1.23457E+11", "1,23457e+11", " 2E+12 "])
+def test_names_that_a_spreadsheet_rounded(name: str) -> None:
+    assert rounded(["a", name]).startswith(f"; a spreadsheet has rounded {name!r}: write the names as text")
+    assert rounded(["S19E+1", "1.5", "12E+3", ""]) == ""
 
 
 def test_what_a_name_can_mean() -> None:

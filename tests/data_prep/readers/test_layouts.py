@@ -191,9 +191,37 @@ def test_a_name_that_is_given() -> None:
     assert np.array_equal(read.features_ND.numpy(), FEATURES)
     assert np.array_equal(read.coords_N2, COORDS)
     with pytest.raises(
-        DataError, match=r"a\.h5: expected one of the keys \('y',\), got 'coords', 'features', 'x'"
+        DataError, match=r"a\.h5: expected one of the keys \('y',\), got 'coords', 'features', 'x/deep'"
     ):
         read_features(only(stated=Stated(feature_key="y")))
+
+
+@pytest.mark.parametrize(
+    "link", [h5py.ExternalLink("b.h5", "/"), h5py.SoftLink("/there")], ids=["other", "own"]
+)
+def test_no_link_on_the_way_to_an_array_is_followed(link: object) -> None:
+    for name in ("b.h5", "a.h5"):
+        with h5py.File(name, "w") as file:
+            file["uni"] = FEATURES
+            file["there/uni"] = FEATURES
+    Path("b.h5").rename("b")
+    with h5py.File("a.h5", "a") as file:
+        file["here"] = link
+    with pytest.raises(DataError, match=r"a\.h5: refused, 'here/uni' is a link to"):
+        read_features(only(stated=Stated(feature_key="here/uni")))
+
+
+def test_arrays_in_groups_of_a_zarr_store_are_named_by_path() -> None:
+    store = zarr.open_group("a.zarr", mode="w")
+    store.create_array("patches/uni", data=FEATURES)
+    store.create_array("patches/coords", data=COORDS)
+    for stated in (NOTHING_STATED, Stated(feature_key="patches")):
+        with pytest.raises(
+            DataError, match=r"got 'patches/coords', 'patches/uni'; give .*--feature-key patches/uni$"
+        ):
+            read_features(only(stated=stated))
+    read = read_features(only(stated=Stated(feature_key="patches/uni")))
+    assert np.array_equal(read.features_ND.numpy(), FEATURES)
 
 
 def test_coordinates_with_width_and_height() -> None:

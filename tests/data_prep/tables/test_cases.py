@@ -52,6 +52,28 @@ def test_what_is_said_of_missing_cases() -> None:
         "the names of 3 slides are of 2 TCGA patients, but the labels have no cases, so slides of one patient"
     )
     assert str(missing_cases(alone(*TCGA))).startswith(said)
+    many = str(missing_cases(alone("a", "b"), [f"c{i}" for i in range(23)]))
+    assert "(the table also has 'c0', 'c1'," in many
+    assert "'c19' and 3 more), or add a column `case`, otherwise" in many
+
+
+def test_the_warning_names_columns_that_could_be_the_case(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "features").mkdir()
+    for slide in "ab":
+        np.save(tmp_path / f"features/{slide}.npy", np.ones((3, 4), np.float32))
+    table = tmp_path / "labels.csv"
+    table.write_text("slide,Fallnummer,label,N° dossier,,age\na,7,x,1,,50\nb,7,y,2,,60\n")
+    paths = ["--features", str(tmp_path / "features"), "--labels", str(table), "--out"]
+    main([*paths, str(tmp_path / "alone")])
+    assert (
+        "if some are of the same patient, name their column with --case-column (the table also has "
+        "'Fallnummer', 'N° dossier', 'age'), or add a column `case`"
+    ) in capsys.readouterr().err
+    main([*paths, str(tmp_path / "named"), "--case-column", "Fallnummer"])
+    assert "no cases" not in capsys.readouterr().err
+    assert BagShards(tmp_path / "named").cases == ("7", "7")
 
 
 def test_the_command_warns_and_takes_the_case_from_the_name(

@@ -5,6 +5,7 @@ All content is drawn from one seed, kind by kind, so a new kind changes no other
 """
 
 import numpy as np
+import wild_exports
 import wild_folders
 import wild_ids
 import wild_labels
@@ -18,7 +19,7 @@ SEED = 13
 
 def all_cases() -> list[Case]:
     """Every case of tables and features, always the same."""
-    kinds = [*wild_texts.KINDS, *wild_labels.KINDS, *wild_ids.KINDS, *wild_folders.KINDS]
+    kinds = [*wild_texts.KINDS, *wild_labels.KINDS, *wild_ids.KINDS, *wild_folders.KINDS, *wild_exports.KINDS]
     return [case for number, kind in enumerate(kinds) for case in kind(np.random.default_rng([SEED, number]))]
 
 

@@ -30,6 +30,8 @@ from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import splits_of
 from mhimdist.errors import SplitError
 
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'ab' * 32}\nsize 123456\n"
+
 Sets = Mapping[str, Sequence[str]]
 """The slides of each set; without a validation set, a part of train becomes one."""
 
@@ -215,6 +217,7 @@ def lists(data: SplitData) -> Iterator[SplitCase]:
         for name, members in sets.items()
     }
     flat = {slide: name for name, members in one.items() for slide in members}
+    keyed = {name: {slide: i % 2 for i, slide in enumerate(members)} for name, members in one.items()}
     slots = {"train": one["train"], "validation": one["val"], "test": one["test"]}
     for name, files, path, answer in (
         ("CLAM's", {"splits_0.csv": clam(one)}, "splits_0.csv", [one]),
@@ -243,6 +246,9 @@ def lists(data: SplitData) -> Iterator[SplitCase]:
         ("JSON of folds", {"s.json": json.dumps([one, two])}, "s.json", [one, two]),
         ("JSON of named folds", {"s.json": json.dumps({"fold_0": one, "fold_1": two})}, "s.json", [one, two]),
         ("JSON by slide", {"s.json": json.dumps(flat)}, "s.json", [one]),
+        ("JSON of labels by slide", {"s.json": json.dumps(keyed)}, "s.json", [one]),
+        ("JSON of labels by slide, folds", {"s.json": json.dumps([keyed])}, "s.json", [one]),
+        ("JSON of labels by slide, named folds", {"s.json": json.dumps({"a": keyed})}, "s.json", [one]),
         ("JSON with a mark", {"s.json": json.dumps(one).encode("utf-8-sig")}, "s.json", [one]),
         (
             "a validation set that tests",
@@ -360,6 +366,10 @@ def faults(data: SplitData) -> Iterator[SplitCase]:
             {"splits.pkl": b"\x80\x04\x95" + bytes(20)},
             "splits.pkl",
             ("splits.pkl is a pickle", "expected the columns slide,set", "JSON"),
+        ),
+        *(
+            (f"a pointer of Git LFS as {name}", {name: POINTER}, name, (f"{name} ", "git lfs pull"))
+            for name in ("s.json", "s.csv")
         ),
         (
             "JSON that ends early",
