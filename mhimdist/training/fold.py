@@ -257,7 +257,8 @@ class FoldRun:
         if trainer is not None and trainer.history:
             weights = trainer.best_student().state_dict()
             teacher = _teacher_of(self.fold, trainer.best.epoch)
-            save_student(self.fold.folder, weights, self.fold.config, self._bags, teacher=teacher)
+            trained_on = self.fold.split.train[0]
+            save_student(self.fold.folder, weights, self.fold.config, self._bags, trained_on, teacher=teacher)
             checkpoint.discard(self.fold.checkpoints)
 
     def release(self) -> None:
@@ -365,7 +366,7 @@ def keep_best_only(fold: Fold, bags: BagSource) -> None:
     latest = None if fold.is_finished else RunFolder(fold.folder, {}, Saving()).latest()
     if latest is not None:
         tensors, _ = latest
-        save_student(fold.folder, tensors["best_student"], fold.config, bags)
+        save_student(fold.folder, tensors["best_student"], fold.config, bags, fold.split.train[0])
         checkpoint.discard(fold.checkpoints)
 
 
@@ -432,6 +433,7 @@ def _judge(
         network.state_dict(),
         fold.config,
         bags,
+        fold.split.train[0],
         teacher=_teacher_of(fold, best_epoch),
         threshold=judged["validation"]["threshold"],
         threshold_from=f"Youden's J on the {'test' if fold.split.selects_on_test else 'validation'} bags",

@@ -29,6 +29,7 @@ def save_student(
     weights: Mapping[str, Tensor],
     config: TrainConfig,
     bags: BagSource,
+    trained_on: str,
     *,
     teacher: Mapping[str, Tensor] | None = None,
     threshold: float | None = None,
@@ -41,6 +42,8 @@ def save_student(
         weights: the network's `state_dict`.
         config: the run's settings.
         bags: the data set that it was trained on.
+        trained_on: key of one of the train set's bags: how its features were made is recorded as that of all.
+            Bags of the test set are not read before they are tested.
         teacher: the `state_dict` of the teacher of that epoch, if it has weights of its own.
         threshold: with two classes, the lowest probability of the second one that is called positive; None
             if nothing chose it.
@@ -54,7 +57,7 @@ def save_student(
         "num_features": bags.num_features,
         "classes": list(bags.classes),
         "data_digest": bags.digest,
-        "features": _details(bags),
+        "features": _details(bags, trained_on),
         "data": describe(bags),
         "versions": versions(),
         "threshold": threshold,
@@ -66,9 +69,9 @@ def save_student(
     return built_from
 
 
-def _details(bags: BagSource) -> dict[str, Any]:
-    """The `FEATURE_DETAILS` of the first bag: all features of a data set are made alike."""
-    said = bags.details(0) if isinstance(bags, BagShards) else {}
+def _details(bags: BagSource, key: str) -> dict[str, Any]:
+    """The `FEATURE_DETAILS` of a bag: all features of a data set are made alike."""
+    said = bags.details(int(bags.rows_of([key])[0])) if isinstance(bags, BagShards) else {}
     return {name: said.get(name) for name in FEATURE_DETAILS}
 
 

@@ -49,7 +49,10 @@ def made(tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name == "transmil-1" else name for name in SETTINGS],
+)
 def test_every_model_exports_with_bags_of_any_size(name, made):
     session = onnxruntime.InferenceSession(made(name), providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape == ["N", exported.NUM_FEATURES]

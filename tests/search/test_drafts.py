@@ -78,7 +78,7 @@ def _end(opened: SweepStudy, number: int) -> None:
     [
         (conditional, {}),
         pytest.param(conditional, {"against": "kept_share", "scheduler": "none"}, marks=pytest.mark.slow),
-        (numbers, {"sampler": "cmaes"}),
+        pytest.param(numbers, {"sampler": "cmaes"}, marks=pytest.mark.slow),
         pytest.param(numbers, {"sampler": "random"}, marks=pytest.mark.slow),
     ],
 )

@@ -256,7 +256,7 @@ def test_a_study_without_an_owner_is_adopted_only_from_the_sweeps_own_file(tmp_p
     _study(tmp_path, owner=mine)
 
 
-@pytest.mark.parametrize("scheduler", ["asha", "hyperband"])
+@pytest.mark.parametrize("scheduler", ["asha", pytest.param("hyperband", marks=pytest.mark.slow)])
 def test_cmaes_learns_from_pruned_trials_too(tmp_path, scheduler):
     opened = _study(tmp_path, sampler="cmaes", scheduler=scheduler, num_trials=31)
     while (proposal := opened.propose()) is not None:

@@ -114,7 +114,8 @@ def test_twenty_random_kill_points(tmp_path, undisturbed, world_size, point):
     assert _end_state(tmp_path / "run") == expected
 
 
-@pytest.mark.parametrize("world_size", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [1, 2])
 def test_sigterm_saves_within_16_steps_and_exits_with_75(tmp_path, undisturbed, world_size):
     expected, _ = undisturbed(world_size)
     folder = tmp_path / "run"
