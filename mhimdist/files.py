@@ -154,3 +154,18 @@ def home() -> Path:
     the same path.
     """
     return Path(os.environ.get("MHIMDIST_HOME") or "~/mhimdist").expanduser().absolute()
+
+
+def run_folder(given: str | Path, below: Path | None = None) -> Path | None:
+    """An existing folder of results, named by its path, by that below home (runs/it), or by its name (it).
+
+    Args:
+        given: the path or name.
+        below: the home folder; None for `home()`.
+
+    Returns:
+        Its absolute path; None if there is no such folder.
+    """
+    path, below = Path(given).expanduser(), below or home()
+    places = (path, below / path, below / "runs" / path)
+    return next((place.absolute() for place in places if place.is_dir()), None)

@@ -128,3 +128,16 @@ def test_home_is_the_variable_or_below_the_users_own(monkeypatch: pytest.MonkeyP
         assert home() == expected
     monkeypatch.delenv("MHIMDIST_HOME")
     assert home() == tmp_path / "user/mhimdist"
+
+
+def test_a_run_is_named_by_path_by_the_path_below_home_or_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("MHIMDIST_HOME", str(tmp_path / "home"))
+    run = tmp_path / "home" / "runs" / "first"
+    run.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for given in (run, "home/runs/first", "runs/first", "first"):
+        assert files.run_folder(given) == run
+    assert files.run_folder("second") is None
+    (tmp_path / "first").mkdir()
+    assert files.run_folder("first") == tmp_path / "first"
+    assert files.run_folder("runs/first", tmp_path / "elsewhere") is None

@@ -160,11 +160,11 @@ def _is_named(entry: Entry, wanted: str) -> bool:
 
 
 def _found(folder: str) -> Path:
-    given = Path(folder).expanduser()
-    for path in (given, files.home() / "runs" / folder):
-        if path.is_dir():
-            return path
-    raise ComparisonError(f"{folder}: expected an existing folder, found none here or in {files.home()}/runs")
+    if (path := files.run_folder(folder)) is None:
+        raise ComparisonError(
+            f"{folder}: expected an existing folder, found none here, in {files.home()} or in its runs/"
+        )
+    return path
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -51,9 +51,11 @@ def export_model(
     Example:
         >>> mh.export_model("runs/train_c16", member="best")  # doctest: +SKIP
     """
-    run = Path(run).expanduser()
-    if not run.is_dir():
-        raise CheckpointError(f"{run}: expected the folder of a run, found none")
+    if (found := files.run_folder(run)) is None:
+        raise CheckpointError(
+            f"{run}: expected the folder of a run, found none here, in {files.home()} or in its runs/"
+        )
+    run = found
     chosen = _chosen(find_members([run], candidate), member, run)
     folder = Path(out).expanduser() if out is not None else run / "export"
     names = [SINGLE] if len(chosen) == 1 else [each.folder.name for each in chosen]

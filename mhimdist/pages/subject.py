@@ -222,10 +222,11 @@ def read_subject(run: str | Path) -> Subject:
 
 
 def _found(given: Path) -> Path:
-    for path in (given, files.home() / "runs" / given):
-        if path.is_dir():
-            return path.absolute()
-    raise ReportError(f"{given}: expected an existing folder, found none here or in {files.home()}/runs")
+    if (path := files.run_folder(given)) is None:
+        raise ReportError(
+            f"{given}: expected an existing folder, found none here, in {files.home()} or in its runs/"
+        )
+    return path
 
 
 def _configuration(entry: Entry) -> Configuration:

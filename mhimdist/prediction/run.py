@@ -109,8 +109,7 @@ def run_prediction(job: Prediction, *, data: Location) -> Path:
 
 def _here_or_at_home(folder: Path, home: Path) -> Path:
     """A folder of models, which may be named as it is below the home folder, such as runs/train_c16."""
-    folder = folder.expanduser()
-    return home / folder if not folder.exists() and (home / folder).exists() else folder
+    return files.run_folder(folder, home) or folder
 
 
 def _clear(out: Path) -> None:
