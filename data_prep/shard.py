@@ -20,7 +20,7 @@ from data_prep.shard_options import ShardOptions
 from data_prep.tables.cases import cases_of_barcodes, missing_cases, refuse_spellings, slides_of_barcodes
 from data_prep.tables.classes import refuse_measurements, spelled_as
 from data_prep.tables.labels import Columns, LabelTable, SlideLabel, read_labels, without_suffixes
-from data_prep.writing.parallel import in_cluster, one_torch_thread, results
+from data_prep.writing.parallel import in_cluster, results
 from data_prep.writing.plan import (
     ShardPlan,
     SourceChangedError,
@@ -44,6 +44,7 @@ from data_prep.writing.skipped import SKIPPED_NAME, BadBag, named, read_skipped,
 from data_prep.writing.workplace import Workplace
 from data_prep.writing.writer import naming
 from mhimdist.data.manifest import ROWS_SCHEMA, DatasetInfo, Manifest
+from mhimdist.data.torch_threads import one_torch_thread
 from mhimdist.errors import DataError
 from mhimdist.process import run
 from mhimdist.tables.names import KnownNames

@@ -1,16 +1,17 @@
 """Files that appear whole or not at all, the one lock, and the home folder of a user's files."""
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from mhimdist.errors import DiskFullError
+from mhimdist.errors import DiskFullError, MhimdistError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -169,3 +170,18 @@ def run_folder(given: str | Path, below: Path | None = None) -> Path | None:
     path, below = Path(given).expanduser(), below or home()
     places = (path, below / path, below / "runs" / path)
     return next((place.absolute() for place in places if place.is_dir()), None)
+
+
+def json_object(path: Path, error: type[MhimdistError]) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        MhimdistError: of the type `error`, if the file cannot be read or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise error(f"{path} cannot be read: {problem}") from None
+    if not isinstance(content, dict):
+        raise error(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content

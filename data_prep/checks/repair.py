@@ -11,11 +11,12 @@ from data_prep.readers.folders import find_features
 from data_prep.readers.sources import Source, some
 from data_prep.readers.stated import NOTHING_STATED, Stated
 from data_prep.tables.labels import SlideLabel
-from data_prep.writing.parallel import one_torch_thread, results
+from data_prep.writing.parallel import results
 from data_prep.writing.plan import ShardPlan, plan_bag, write_shard
 from mhimdist import files as files_module
 from mhimdist.data.format import dali_index, index_name, members_of
 from mhimdist.data.manifest import Manifest, ShardFile
+from mhimdist.data.torch_threads import one_torch_thread
 from mhimdist.errors import DataError
 
 

@@ -10,8 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 Result = TypeVar("Result")
 
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # a container sees its own group at the root
@@ -65,17 +63,6 @@ def results(
             yield function(*task)
     else:
         yield from _in_threads(function, tasks, count)
-
-
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """Turn off torch's own threads: pieces of a shard are too small, and other shards need the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _in_threads(

@@ -168,13 +168,7 @@ def _found(folder: str) -> Path:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ComparisonError(f"{path} cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise ComparisonError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
+    return files.json_object(path, ComparisonError)
 
 
 def _configurations(path: Path, folders: Sequence[Path], table: Mapping[str, Any]) -> list[Entry]:

@@ -19,6 +19,7 @@ from mhimdist.heatmaps.qupath import ranked_by
 from mhimdist.heatmaps.raster import percentiles
 from mhimdist.heatmaps.scores import Scores
 from mhimdist.heatmaps.slides import Region, Slide
+from mhimdist.tables.cells import inert
 
 PATCH_PIXELS = 224
 
@@ -74,11 +75,6 @@ def write_table(path: Path, predictions: Sequence[tuple[str, Scores]], count: in
                 numbers = ("" if value_N is None else f"{value_N[patch]:.6g}" for value_N in values)
                 table.writerow([*row, f"{percentile_N[patch]:.4f}", *numbers])
     files.write_text(path, text.getvalue())
-
-
-def inert(text: str) -> str:
-    """A text that a spreadsheet does not take for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def draw(

@@ -265,15 +265,7 @@ def _history(file: Path) -> History:
 
 def _json(file: Path) -> dict[str, Any]:
     """What a JSON file holds; empty if there is no such file."""
-    if not file.exists():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ReportError(f"{file} cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise ReportError(f"{file}: expected a JSON object, got {type(content).__name__}")
-    return content
+    return files.json_object(file, ReportError) if file.exists() else {}
 
 
 def _model(config: Mapping[str, Any]) -> str:

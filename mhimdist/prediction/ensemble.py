@@ -8,9 +8,8 @@ Dimensions: N instances of a bag, C classes, M networks, D features, H heads.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 from mhimdist.data import memory
 from mhimdist.data.bags import PackedBags, bag_id
 from mhimdist.data.read_ahead import read_ahead
+from mhimdist.data.torch_threads import one_torch_thread
 from mhimdist.errors import MhimdistError, NonFiniteError
 from mhimdist.models import BagModel
 from mhimdist.prediction.sources import Bags
@@ -149,7 +149,7 @@ class Ensemble:
             return self._guarded(item, lambda: _load(bags, item, own), networks, scoring)
 
         left = deque(items)
-        with _one_thread_each(), ThreadPoolExecutor(self.threads, "predict") as pool:
+        with one_torch_thread(), ThreadPoolExecutor(self.threads, "predict") as pool:
             try:
                 running: set[Future[Predicted]] = set()
                 while left or running:
@@ -260,14 +260,3 @@ def _load(bags: Bags, item: Item, own: threading.local) -> PackedBags:
         memory.require(num_bytes, memory.describe(bags, item.rows, torch.float32))
         own.held_TD = torch.empty((num_rows, bags.num_features))
     return bags.load(item.rows, out=own.held_TD)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let every operator run in the thread that calls it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,16 +1,14 @@
 """Metrics of predictions, with intervals that are resampled by case.
 
-Dimensions: N slides or cases, C classes, K cases, R resamples.
+Dimensions: N slides or cases, C classes.
 """
 
 from typing import Any
 
-import numpy as np
-
 from mhimdist.prediction.sources import UNKNOWN
 from mhimdist.prediction.verdicts import Verdicts
 from mhimdist.statistics import metrics
-from mhimdist.statistics.bootstrap import case_counts
+from mhimdist.statistics.intervals import class_intervals
 
 NUM_RESAMPLES, LEVEL = 1000, 0.95
 
@@ -35,9 +33,11 @@ def measure(verdicts: Verdicts, threshold: float | None) -> dict[str, Any] | Non
     auc = metrics.auc_interval(
         [metrics.Scores(labels_N, probabilities_NC, cases)], num_resamples=NUM_RESAMPLES, level=LEVEL
     )
-    weights_RN = _weights(cases)
-    accuracy_R, f1_R = _resampled(labels_N, predicted_N, probabilities_NC.shape[1], weights_RN)
-    intervals = {"auc": auc, "accuracy": _interval(accuracy_R), "f1": _interval(f1_R)}
+    num_classes = probabilities_NC.shape[1]
+    by_class = class_intervals(
+        [labels_N], [predicted_N], [cases], num_classes, num_resamples=NUM_RESAMPLES, level=LEVEL
+    )
+    intervals = {"auc": auc, "accuracy": by_class["accuracy"], "f1": by_class["f1"]}
     return {
         "rows": int(known_N.sum()),
         "cases": len(set(cases)),
@@ -48,28 +48,3 @@ def measure(verdicts: Verdicts, threshold: float | None) -> dict[str, Any] | Non
             for name, ends in intervals.items()
         },
     }
-
-
-def _weights(cases: list[str], seed: int = 0) -> np.ndarray:
-    """How often each row is drawn in each resample of whole cases, float64 R x N."""
-    names, case_N = np.unique(np.array(cases), return_inverse=True)
-    return case_counts(len(names), NUM_RESAMPLES, seed)[:, case_N].astype(np.float64)
-
-
-def _resampled(
-    labels_N: np.ndarray, predicted_N: np.ndarray, num_classes: int, weights_RN: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracy and F1 of each resample, both of shape R; F1 as in `metrics.classification`."""
-    accuracy_R = weights_RN @ (labels_N == predicted_N) / weights_RN.sum(1)
-    classes = [1] if num_classes == 2 else sorted({*labels_N.tolist(), *predicted_N.tolist()})
-    f1s = []
-    for c in classes:
-        hits_R = weights_RN @ ((labels_N == c) & (predicted_N == c))
-        both_R = weights_RN @ ((labels_N == c).astype(float) + (predicted_N == c))
-        f1s.append(np.divide(2 * hits_R, both_R, out=np.zeros(len(hits_R)), where=both_R > 0))
-    return accuracy_R, np.mean(f1s, axis=0)
-
-
-def _interval(values_R: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(values_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)

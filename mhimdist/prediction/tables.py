@@ -13,9 +13,7 @@ import pyarrow.parquet as pq
 
 from mhimdist import files
 from mhimdist.prediction.verdicts import How, Threshold, Verdicts
-
-_RUNS = ("=", "+", "-", "@", "\t", "\r")
-"""How a text begins that a spreadsheet runs as a formula."""
+from mhimdist.tables.cells import inert
 
 
 def slide_table(verdicts: Verdicts, classes: Sequence[str], threshold: Threshold) -> pa.Table:
@@ -78,9 +76,9 @@ def csv_text(table: pa.Table) -> str:
 
 
 def as_cell(value: Any) -> Any:
-    """A cell of a spreadsheet: a text that would run as a formula begins with an apostrophe instead."""
-    if isinstance(value, str) and value.startswith(_RUNS):
-        return f"'{value}"
+    """A cell of a spreadsheet: text is `inert`, and nothing is an empty cell."""
+    if isinstance(value, str):
+        return inert(value)
     return "" if value is None else value
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from mhimdist.prediction.measures import _resampled, measure
+from mhimdist.prediction.measures import measure
 from mhimdist.prediction.verdicts import Threshold, judge
+from mhimdist.statistics.intervals import class_metrics
 
 CLASSES = ("a", "b", "c")
 
@@ -28,7 +29,10 @@ def test_a_resample_has_the_metrics_of_its_rows(num_classes):
     verdicts, _ = _verdicts(num_classes)
     labels_N, predicted_N = verdicts.labels_N, verdicts.predicted_N
     weights_RN = np.random.default_rng(1).integers(0, 3, (20, len(labels_N))).astype(float)
-    accuracy_R, f1_R = _resampled(labels_N, predicted_N, num_classes, weights_RN)
+    counts_RCC = np.zeros((len(weights_RN), num_classes, num_classes))
+    np.add.at(counts_RCC, (slice(None), labels_N, predicted_N), weights_RN)
+    found = class_metrics(counts_RCC)
+    accuracy_R, f1_R = found["accuracy"], found["f1"]
     how = {"average": "binary" if num_classes == 2 else "macro", "zero_division": 0.0}
     for weights_N, accuracy, f1 in zip(weights_RN, accuracy_R, f1_R, strict=True):
         drawn_N = np.repeat(np.arange(len(labels_N)), weights_N.astype(int))
