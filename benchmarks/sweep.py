@@ -61,7 +61,7 @@ def plain_loop(
         for _ in trainer.epochs():
             pass
         seconds.append(time.perf_counter() - begun)
-        return trainer.best.student_validation_auc
+        return trainer.best.student_validation_score
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -130,9 +130,9 @@ def measure(num_trials: int, min_trial_s: float, num_cpus: int, epochs: int | No
             "median_loop_trial_s": statistics.median(seconds),
             "num_complete": len(complete),
             "num_pruned": sum(trial.state == optuna.trial.TrialState.PRUNED for trial in trials),
-            "best_validation_auc": max(complete),
+            "best_validation_score": max(complete),
             "preset_validation_auc": loop_values[0],
-            "loop_best_validation_auc": max(loop_values),
+            "loop_best_validation_score": max(loop_values),
             # Against the loop's preset: the sweep's own is among the trials that its best is chosen from.
             "is_not_below_preset": max(complete) >= loop_values[0],
         }

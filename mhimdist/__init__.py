@@ -6,7 +6,7 @@
     (split, *_) = mh.k_folds(bags.keys, bags.cases, bags.labels_N, num_folds=3, validation_share=0.15, seed=0)
     trainer = mh.open_trainer(mh.preset("c16", "abmil"), bags, split)
     for record in trainer.epochs():
-        print(record.epoch, record.loss, record.student_validation_auc)
+        print(record.epoch, record.loss, record.student_validation_score)
     mh.evaluate(trainer.best_student(), bags, split)
 
 Importing the package loads nothing else: torch, Ray and Optuna load with the first name that needs them.

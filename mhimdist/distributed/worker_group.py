@@ -210,7 +210,8 @@ def _watching(fold: Fold, stop: Callable[[], bool]) -> Iterator[None]:
                 row = json.loads(line)
                 get_console().print(
                     f"{fold.name}: epoch {row['epoch'] + 1:>3} loss {row['loss']:.3f} validation AUC "
-                    f"{row['student_validation_auc']:.3f} (teacher {row['teacher_validation_auc'] or 0:.3f}) "
+                    f"{row['student_validation_score']:.3f} "
+                    f"(teacher {row['teacher_validation_score'] or 0:.3f}) "
                     f"kept {row['kept_ratio']:.0%} {row['epoch_s']:.1f} s",
                     highlight=False,
                     soft_wrap=True,

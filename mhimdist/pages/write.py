@@ -204,7 +204,7 @@ def _headline(subject: Subject) -> list[Fact]:
         facts.append(Fact("Models", str(len(subject.prediction.get("models", ()))), "in the ensemble"))
     elif subject.configurations and not subject.tested:
         best = [row for h in subject.configurations[0].histories.values() for row in h]
-        aucs = [value for row in best if (value := row.get("student_validation_auc")) is not None]
+        aucs = [value for row in best if (value := row.get("student_validation_score")) is not None]
         facts.append(Fact("Validation AUC", formats.auc(float(np.max(aucs)) if aucs else None), "best epoch"))
         facts.append(Fact("Epochs", f"{len(best)}", "done"))
     else:

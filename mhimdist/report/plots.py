@@ -16,8 +16,8 @@ from mhimdist.report import drawing, formats
 from mhimdist.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 from mhimdist.report.summary import FinalRun, History, SweepSummary, Trial, is_number, short_names, value_of
 
-STUDENT_AUC = "student_validation_auc"
-TEACHER_AUC = "teacher_validation_auc"
+STUDENT_AUC = "student_validation_score"
+TEACHER_AUC = "teacher_validation_score"
 
 
 def optimisation_history(summary: SweepSummary) -> go.Figure:

@@ -2,9 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mhimdist.config.execution import Execution
 from mhimdist.config.train import TrainConfig
@@ -12,7 +12,7 @@ from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split, k_folds, splits_of
 from mhimdist.errors import SplitError
 
-OBJECTIVE = "validation_auc"
+OBJECTIVE = "validation_score"
 STORAGE_VARIABLE = "MHIMDIST_STORAGE"
 
 SamplerName = Literal["tpe", "cmaes", "random", "grid", "authors_grid"]
@@ -113,6 +113,12 @@ class Sweep(Execution):
     final_top: int = Field(1, ge=1, description="number of best configurations that are trained again")
     fresh: bool = Field(False, description="delete an earlier sweep of this name first")
     train: TrainConfig = Field(TrainConfig(), description="the base configuration, which is the first trial")
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _from_auc(cls, value: Any) -> Any:
+        """Sweeps of earlier releases, which knew no score but the AUC, call it so."""
+        return OBJECTIVE if value == "validation_auc" else value
 
     @model_validator(mode="after")
     def _objective_is_validation(self) -> Self:

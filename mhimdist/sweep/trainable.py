@@ -79,7 +79,7 @@ class SweepTrial(tune.Trainable):
         return {
             "number": self.number,
             "epoch": progress.step,
-            "validation_auc": progress.value,
+            "validation_score": progress.value,
             "folds": json.dumps(progress.folds),  # as text, so that loggers do not take it apart
             "train_s": progress.train_s,
             "kept_share": progress.kept_share,

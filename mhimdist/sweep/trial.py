@@ -102,9 +102,11 @@ class TrialRun:
         seen = [state.records for state in states.values() if state.records]
         return Progress(
             step=step,
-            value=mean(records[-1].best_validation_auc for records in seen),
+            value=mean(records[-1].best_validation_score for records in seen),
             folds={
-                name: state.records[-1].best_validation_auc for name, state in states.items() if state.is_done
+                name: state.records[-1].best_validation_score
+                for name, state in states.items()
+                if state.is_done
             },
             train_s=mean(sum(record.epoch_s for record in records) for records in seen),
             kept_share=mean(mean(record.kept_ratio for record in records) for records in seen),

@@ -7,6 +7,9 @@ from typing import Any, Self
 
 from mhimdist.errors import CheckpointError
 
+_RENAMED = {f"{name}_validation_auc": f"{name}_validation_score" for name in ("student", "teacher", "best")}
+"""Names of earlier releases, which knew no score but the AUC."""
+
 
 @dataclass(frozen=True)
 class EpochRecord:
@@ -14,7 +17,8 @@ class EpochRecord:
 
     `train_s` is the time of the training steps in seconds; `epoch_s` adds the validation's. For a resumed
     epoch, both count from the resumption. If it `selects_on_test`, the "validation" fields are computed on
-    the test bags: the authors' protocol.
+    the test bags: the authors' protocol. A score is the AUC, or what else the task
+    selects by; higher is better.
     """
 
     epoch: int
@@ -27,12 +31,12 @@ class EpochRecord:
     masked_high_ratio: float
     masked_low_ratio: float
     masked_random_ratio: float
-    student_validation_auc: float
+    student_validation_score: float
     student_validation_loss: float
-    teacher_validation_auc: float | None
+    teacher_validation_score: float | None
     selects_on_test: bool
     best_epoch: int
-    best_validation_auc: float
+    best_validation_score: float
     train_s: float
     epoch_s: float
 
@@ -43,6 +47,7 @@ class EpochRecord:
         Raises:
             CheckpointError: another release wrote it, with other fields.
         """
+        record = {_RENAMED.get(name, name): value for name, value in record.items()}
         expected = {field.name for field in fields(cls)}
         if difference := expected ^ record.keys():
             raise CheckpointError(
@@ -53,5 +58,5 @@ class EpochRecord:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """The selection criterion: the highest student validation AUC, then the lowest loss."""
-        return self.student_validation_auc, -self.student_validation_loss
+        """The selection criterion: the highest student validation score, then the lowest loss."""
+        return self.student_validation_score, -self.student_validation_loss

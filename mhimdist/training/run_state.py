@@ -102,7 +102,7 @@ class RunState:
     def best_with(self, auc: float, loss: float) -> tuple[int, float]:
         """The selected epoch and its AUC, if the epoch that is ending has this validation AUC and loss."""
         if self.history and (auc, -loss) <= self.best.rank:
-            return self.best.epoch, self.best.student_validation_auc
+            return self.best.epoch, self.best.student_validation_score
         return len(self.history), auc
 
     def end_epoch(self, record: EpochRecord) -> None:

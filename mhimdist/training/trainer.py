@@ -224,12 +224,12 @@ class Trainer:
             **means,
             learning_rate=learning_rate,
             momentum=momentum,
-            student_validation_auc=auc,
+            student_validation_score=auc,
             student_validation_loss=validation.loss,
-            teacher_validation_auc=self._teacher_auc(auc),
+            teacher_validation_score=self._teacher_auc(auc),
             selects_on_test=self.split.selects_on_test,
             best_epoch=best_epoch,
-            best_validation_auc=best_auc,
+            best_validation_score=best_auc,
             train_s=train_s,
             epoch_s=time.perf_counter() - started,
         )
@@ -241,7 +241,7 @@ class Trainer:
         if not self.teacher.is_own_network:
             return student_auc
         if not self.teacher.settings.has_momentum and self.history:
-            return self.history[-1].teacher_validation_auc
+            return self.history[-1].teacher_validation_score
         return self._predict(self.teacher.network).auc
 
     def _predict(self, network: BagModel) -> Predictions:

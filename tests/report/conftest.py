@@ -40,8 +40,8 @@ def made_history(draw: random.Random, num_epochs: int, peak: float, high: float,
                 "masked_high_ratio": masked_high,
                 "masked_low_ratio": 0.0,
                 "masked_random_ratio": masked,
-                "student_validation_auc": min(0.999, student),
-                "teacher_validation_auc": 0.5 + (peak + 0.01 - 0.5) * (1 - math.exp(-epoch / 7)),
+                "student_validation_score": min(0.999, student),
+                "teacher_validation_score": 0.5 + (peak + 0.01 - 0.5) * (1 - math.exp(-epoch / 7)),
                 "epoch_s": 0.6 + draw.random() / 10,
             }
         )
@@ -74,7 +74,7 @@ def made_trial(draw: random.Random, number: int, state: State, num_epochs: int) 
     assert isinstance(high, float)
     assert isinstance(masked, float)
     history = made_history(draw, num_epochs, peak, high, masked)
-    aucs = [auc for row in history if (auc := row["student_validation_auc"]) is not None]
+    aucs = [auc for row in history if (auc := row["student_validation_score"]) is not None]
     reasons = {
         "complete": "",
         "pruned": f"stopped by ASHA at epoch {num_epochs}",
@@ -165,13 +165,13 @@ def made_runs(draw: random.Random, peak: float) -> list[FinalRun]:
     runs = []
     for seed in (2021, 2022, 2023):
         history = made_history(draw, 25, peak, 0.04, 0.3)
-        best = max(history, key=lambda row: row["student_validation_auc"] or 0)
+        best = max(history, key=lambda row: row["student_validation_score"] or 0)
         test = {"auc": peak - 0.012 + draw.gauss(0, 0.008), "accuracy": 0.89, "f1": 0.87, "precision": 0.9}
         runs.append(
             FinalRun(
                 seed=seed,
                 best_epoch=int(best["epoch"] or 0),
-                validation={"auc": best["student_validation_auc"], "threshold": 0.41},
+                validation={"auc": best["student_validation_score"], "threshold": 0.41},
                 test={**test, "recall": 0.85 + draw.gauss(0, 0.01), "threshold": 0.41},
                 history=history,
             )

@@ -40,10 +40,10 @@ def test_trial_curves_hold_every_epoch_of_every_trial_once(make_sweep: MakeSweep
     best, base = summary.best, summary.base
     assert base is not None
     for shown, name in ((best, f"best (trial {best.number})"), (base, "base configuration (trial 0)")):
-        assert list(trace(figure, name).y) == [row["student_validation_auc"] for row in shown.history]
+        assert list(trace(figure, name).y) == [row["student_validation_score"] for row in shown.history]
     others = [trial for trial in summary.trials if trial not in (best, base)]
     expected = {
-        (trial.number, row["epoch"], round(row["student_validation_auc"] or 0, 4))
+        (trial.number, row["epoch"], round(row["student_validation_score"] or 0, 4))
         for trial in others
         for row in trial.history
     }
@@ -60,7 +60,7 @@ def test_curves_of_one_run_equal_its_history(make_sweep: MakeSweep) -> None:
     for figure, columns in (
         (
             plots.auc_curves(history),
-            {"student": "student_validation_auc", "teacher (EMA)": "teacher_validation_auc"},
+            {"student": "student_validation_score", "teacher (EMA)": "teacher_validation_score"},
         ),
         (
             plots.loss_curves(history),
@@ -82,7 +82,7 @@ def test_curves_of_one_run_equal_its_history(make_sweep: MakeSweep) -> None:
 
 
 def test_what_was_never_measured_or_is_switched_off_is_no_curve() -> None:
-    history = [{"epoch": 1, "loss": 0.7, "consistency_loss": 0.0, "student_validation_auc": None}]
+    history = [{"epoch": 1, "loss": 0.7, "consistency_loss": 0.0, "student_validation_score": None}]
     assert [trace.name for trace in plots.loss_curves(history).data] == ["total"]
     assert not plots.auc_curves(history).data
     assert not plots.masking_curves(history).data
@@ -159,7 +159,7 @@ def test_plotly_gets_no_markup_from_names(make_sweep: MakeSweep) -> None:
 def test_a_trial_that_was_stopped_in_a_later_fold_is_marked_where_that_fold_was(
     make_sweep: MakeSweep,
 ) -> None:
-    history = [{"epoch": epoch, "student_validation_auc": 0.5 + epoch / 100} for epoch in range(10)]
+    history = [{"epoch": epoch, "student_validation_score": 0.5 + epoch / 100} for epoch in range(10)]
     trials = [
         Trial(0, "complete", 0.9, {}, history),
         Trial(1, "pruned", 0.5, {}, history, num_epochs=13, last_epoch=2),

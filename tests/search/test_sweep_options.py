@@ -10,8 +10,8 @@ from mhimdist.search.options import Sweep
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--objective", "test_auc"], "makes that metric worthless as a test; use validation_auc"),
-        (["--objective", "accuracy"], "objective accuracy is unknown; use validation_auc"),
+        (["--objective", "test_auc"], "makes that metric worthless as a test; use validation_score"),
+        (["--objective", "accuracy"], "objective accuracy is unknown; use validation_score"),
         (["--against", "time"], "scheduler asha stops trials by their AUC alone"),
         (
             ["--against", "time", "--scheduler", "none", "--sampler", "cmaes"],

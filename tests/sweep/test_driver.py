@@ -71,7 +71,7 @@ def _drive(study: SweepStudy, folder: SweepFolder, said: io.StringIO) -> Driver:
 
 def _result(**changes) -> dict:
     folds = json.dumps({"fold 1": 0.8})
-    result = {"epoch": 3, "validation_auc": 0.8, "folds": folds, "num_epochs": 3, "is_finished": True}
+    result = {"epoch": 3, "validation_score": 0.8, "folds": folds, "num_epochs": 3, "is_finished": True}
     return result | changes
 
 
@@ -343,7 +343,7 @@ def test_failures_in_a_row_stop_the_sweep_and_say_where_they_were(driver):
 
 def test_a_value_that_is_not_finite_fails_alone(driver):
     driver.suggest("a")
-    driver.ended("a", _result(validation_auc=float("inf")), error=False)
+    driver.ended("a", _result(validation_score=float("inf")), error=False)
     assert driver.study.trials[0].state == TrialState.FAIL
     assert driver.watch.best is None
 

@@ -133,7 +133,7 @@ def test_every_trial_is_recorded_in_its_true_state_with_its_reason(folder):
             assert "NonFiniteError: the loss became" in trial.user_attrs["reason"]
             continue
         histories = [load_run(run)[2] for run in runs]
-        best = [max(record.student_validation_auc for record in history) for history in histories]
+        best = [max(record.student_validation_score for record in history) for history in histories]
         assert load_run(runs[0])[0].masking.high.start == trial.params["masking.high.start"]
         if trial.state == TrialState.COMPLETE:
             assert [len(history) for history in histories] == [3, 3]

@@ -66,7 +66,7 @@ def test_two_workers_train_each_run_of_a_sweep(tmp_path, capsys):
         )
         if trial.state == TrialState.COMPLETE:
             assert len(history) == 3
-            assert trial.value == max(record.student_validation_auc for record in history)
+            assert trial.value == max(record.student_validation_score for record in history)
             assert (run / "result.json").exists()
         assert (run / "best_student").exists()
         assert not (run / "checkpoints").exists()

@@ -54,7 +54,7 @@ def test_a_trial_runs_its_folds_and_its_value_is_their_mean(bags, splits, tmp_pa
     folds = folds_of_trial(CONFIG, splits, (1, 2), tmp_path / "trial")
     steps = _steps(TrialRun(folds, 1, _launcher(bags, tmp_path)))
     assert [progress.step for progress in steps] == list(range(1, 17))
-    best = [fold.records()[-1].best_validation_auc for fold in folds]
+    best = [fold.records()[-1].best_validation_score for fold in folds]
     assert steps[-1].value == pytest.approx(sum(best) / 4)
     assert list(steps[-1].folds.values()) == best
     assert steps[7].folds == dict(zip([fold.name for fold in folds[:2]], best[:2], strict=True))
@@ -171,7 +171,7 @@ class Scripted:
     def __init__(self, aucs: list[float], record: EpochRecord) -> None:
         self._epochs = iter(
             [
-                Epoch(replace(record, epoch=i, best_validation_auc=auc), i + 1 == len(aucs))
+                Epoch(replace(record, epoch=i, best_validation_score=auc), i + 1 == len(aucs))
                 for i, auc in enumerate(aucs)
             ]
         )

@@ -75,7 +75,7 @@ def test_a_fold_leaves_what_it_did_and_its_best_student(bags, tmp_path):
     again = predict(network, bags, fold.split.test)
     assert np.array_equal(again.probabilities_NC, np.array(result.probabilities))
     assert result.test["auc"] == again.auc
-    assert result.validation["auc"] == history[result.best_epoch].student_validation_auc
+    assert result.validation["auc"] == history[result.best_epoch].student_validation_score
     validation = result.validation_scores
     assert validation.probabilities_NC.shape == (len(fold.split.validation), 2)
     assert auc(validation.labels_N, validation.probabilities_NC) == result.validation["auc"]

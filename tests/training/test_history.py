@@ -15,6 +15,12 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     assert dataclasses.asdict(record) == _row(epoch=3, loss=0.5)
 
 
+def test_a_record_of_a_release_that_called_every_score_an_auc_is_read(tmp_path):
+    row = _row(student_validation_score=0.7, teacher_validation_score=0.8, best_validation_score=0.9)
+    old = {name.replace("validation_score", "validation_auc"): value for name, value in row.items()}
+    assert dataclasses.asdict(EpochRecord.read(old, tmp_path)) == row
+
+
 def test_a_record_with_other_fields_is_refused_by_their_names(tmp_path):
     row = _row(speed=1)
     del row["loss"]
@@ -25,7 +31,7 @@ def test_a_record_with_other_fields_is_refused_by_their_names(tmp_path):
 def test_the_rank_is_the_auc_and_then_the_lower_loss(tmp_path):
     results = [(0.9, 0.1), (0.8, 0.3), (0.8, 0.5)]
     ranks = [
-        EpochRecord.read(_row(student_validation_auc=auc, student_validation_loss=loss), tmp_path).rank
+        EpochRecord.read(_row(student_validation_score=auc, student_validation_loss=loss), tmp_path).rank
         for auc, loss in results
     ]
     assert ranks == sorted(ranks, reverse=True)

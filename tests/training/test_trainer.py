@@ -59,7 +59,7 @@ def test_history_says_what_was_masked(bags):
     assert first.masked_low_ratio == pytest.approx(0.1, abs=0.03)
     assert first.kept_ratio == pytest.approx(0.9 * 0.7 * 0.9, abs=0.06)
     assert trainer.history[2].masked_high_ratio < first.masked_high_ratio
-    assert all(r.teacher_validation_auc is not None for r in trainer.history)
+    assert all(r.teacher_validation_score is not None for r in trainer.history)
     assert first.loss == pytest.approx(first.classification_loss + 0.1 * first.consistency_loss, rel=1e-5)
     assert [r.learning_rate for r in trainer.history] == pytest.approx([5e-3, 3.75e-3, 1.25e-3])
 
@@ -82,9 +82,9 @@ def test_validation_is_predicted_once_by_each_network_that_has_changed(bags, mon
     records = list(trainer.epochs())
     assert len(calls) == evaluated
     of_teacher = predict(trainer.teacher.network, bags, bags.holdout().validation).auc
-    assert records[-1].teacher_validation_auc == of_teacher
+    assert records[-1].teacher_validation_score == of_teacher
     if kind == "init":
-        assert {record.teacher_validation_auc for record in records} == {of_teacher}
+        assert {record.teacher_validation_score for record in records} == {of_teacher}
     assert all(0 < record.train_s < record.epoch_s for record in records)
 
 
@@ -214,11 +214,11 @@ def test_a_second_run_in_the_same_folder_is_refused(bags, tmp_path):
 def test_the_best_epoch_has_the_highest_auc_then_the_lowest_loss(bags):
     trainer = _train(_config(epochs=8), bags)
     ranked = sorted(
-        trainer.history, key=lambda r: (-r.student_validation_auc, r.student_validation_loss, r.epoch)
+        trainer.history, key=lambda r: (-r.student_validation_score, r.student_validation_loss, r.epoch)
     )
     assert trainer.best == ranked[0]
     assert trainer.history[-1].best_epoch == ranked[0].epoch
-    assert trainer.history[-1].best_validation_auc == ranked[0].student_validation_auc
+    assert trainer.history[-1].best_validation_score == ranked[0].student_validation_score
 
 
 def test_early_stopping_waits_for_its_patience(bags):

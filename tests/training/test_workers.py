@@ -59,7 +59,7 @@ def _curve(workers: Workers, config: TrainConfig) -> dict:
     records = list(trainer.epochs())
     return {
         "loss": torch.tensor([r.loss for r in records], dtype=torch.float64),
-        "auc": torch.tensor([r.student_validation_auc for r in records]),
+        "auc": torch.tensor([r.student_validation_score for r in records]),
         "kept": torch.tensor([r.kept_ratio for r in records]),
         "student": _weights(trainer.student),
         "teacher": _weights(trainer.teacher.network),
