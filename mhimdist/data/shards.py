@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mhimdist.config.train import ConfigWarning, Loading
-from mhimdist.data import memory
+from mhimdist.data import memory, targets
 from mhimdist.data.bags import PackedBags, bag_id
 from mhimdist.data.format import (
     COORDS_DTYPE,
@@ -40,6 +40,7 @@ from mhimdist.data.manifest import (
 from mhimdist.data.mapped_shards import MappedShards
 from mhimdist.data.remote import Location, RemoteFolder, absolute, is_remote
 from mhimdist.data.shard_cache import ShardCache
+from mhimdist.data.targets import TaskInfo
 from mhimdist.errors import ConfigError, CorruptShard, DataError
 
 
@@ -55,6 +56,8 @@ class BagShards:
         classes: class names in the order of the class indices.
         keys, slides, cases: key, slide and case of every bag, in the order of the rows.
         labels_N: int64 class index of every bag.
+        task, targets_NK: what the bags are labelled with, and their targets, see `BagSource`; if there are
+            targets, a bag's class is a stratum of them.
         sizes_N: int64 number of instances of every bag.
         ids_N: int64 `bag_id` of every bag.
         num_features: width D of the features.
@@ -98,14 +101,15 @@ class BagShards:
         self.folder = self._mapped.folder
 
         rows = manifest.rows
-        self.name = manifest.info.name
-        self.classes = manifest.info.classes
+        self.name, self.classes = manifest.info.name, manifest.info.classes
         self.digest = manifest.content_sha256
         self.synthetic, self.description = manifest.info.synthetic, manifest.info.description
         self.keys: tuple[str, ...] = tuple(rows["key"].to_pylist())
         self.slides: tuple[str, ...] = tuple(rows["slide"].to_pylist())
         self.cases: tuple[str, ...] = tuple(rows["case"].to_pylist())
         self.labels_N = rows["label"].to_numpy().astype(np.int64)
+        self.task = manifest.info.task or TaskInfo()
+        self.targets_NK = targets.of_rows(rows, self.task)
         self.sizes_N = rows["num_instances"].to_numpy().astype(np.int64)
         self.ids_N = np.array([bag_id(key) for key in self.keys], dtype=np.int64)
         self.num_features = int(rows["num_features"][0].as_py())
@@ -236,10 +240,7 @@ class BagShards:
         content, where = mapped[offset : offset + num_bytes], f"{self.folder}/{self._shards[row]}"
         if (got := zlib.crc32(content)) != crc32:
             raise CorruptShard(f"{where}: {self.keys[row]}.json: expected crc32 {crc32:08x}, got {got:08x}")
-        with suppress(ValueError, RecursionError):
-            if isinstance(said := json.loads(content), dict):
-                return said
-        raise CorruptShard(f"{where}: {self.keys[row]}.json: expected a JSON object")
+        return _json_object(content, f"{where}: {self.keys[row]}.json")
 
     def _checked(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         rows_B = np.asarray(rows, dtype=np.int64)
@@ -293,6 +294,13 @@ class BagShards:
                 raise CorruptShard(f"{where}: expected crc32 {crc32:08x}, got {got:08x}")
             self._verified.add((kind, row))
         return mapped, offset + NPY_HEADER_BYTES
+
+
+def _json_object(content: bytes, where: str) -> dict[str, Any]:
+    with suppress(ValueError, RecursionError):
+        if isinstance(said := json.loads(content), dict):
+            return said
+    raise CorruptShard(f"{where}: expected a JSON object")
 
 
 @lru_cache(maxsize=1)

@@ -259,6 +259,7 @@ class GraphedStep(TrainingStep):
             labels_B=torch.empty_like(bags.labels_B),
             ids_B=torch.empty_like(bags.ids_B),
             keys=bags.keys,
+            targets_BK=None if bags.targets_BK is None else torch.empty_like(bags.targets_BK),
         )
         _copy(bags, static_bags)
 
@@ -279,3 +280,5 @@ def _copy(bags: PackedBags, static_bags: PackedBags) -> None:
     static_bags.offsets_B1.copy_(bags.offsets_B1)
     static_bags.labels_B.copy_(bags.labels_B)
     static_bags.ids_B.copy_(bags.ids_B)
+    if static_bags.targets_BK is not None and bags.targets_BK is not None:
+        static_bags.targets_BK.copy_(bags.targets_BK)
