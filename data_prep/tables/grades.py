@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 
 from mhimdist.errors import LabelError
 
+_VALUE = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?")
 _NUMBERED = re.compile(r"(?P<before>[^0-9]*?)[ _-]*(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<letter>[a-d]?)\+?")
 _ROMAN = re.compile(r"(?P<before>|.*?[ _-]|grade|stage)(?P<number>i{1,3}|iv|vi{0,3}|0)(?P<letter>[a-d]?)")
 _ROMAN_NUMBERS = {"0": 0, "i": 1, "ii": 2, "iii": 3, "iv": 4, "v": 5, "vi": 6, "vii": 7, "viii": 8}
@@ -44,6 +45,8 @@ def grades_in_order(names: Iterable[str], where: str) -> tuple[str, ...]:
     found = sorted(set(names))
     if len(found) < 2:
         raise LabelError(f"{where}: expected two or more grades, got {found}; nothing can be learnt from one")
+    if all(map(_VALUE.fullmatch, found)) and len(set(map(float, found))) == len(found):
+        return tuple(sorted(found, key=float))
     for order in (_by_number(found, _NUMBERED), _by_number(found, _ROMAN), _by_scale(found)):
         if order is not None:
             return order
@@ -68,10 +71,9 @@ def _by_number(names: Collection[str], form: re.Pattern[str]) -> tuple[str, ...]
         number = match["number"]
         keys[name] = float(_ROMAN_NUMBERS.get(number, 0) if form is _ROMAN else number), match["letter"]
         before.add(re.sub(r"[\W_]+", "", match["before"]))
-    letters = [
-        key for key in keys.values() if any(other[0] == key[0] and other != key for other in keys.values())
-    ]
-    if len(before) > 1 or len(set(keys.values())) < len(keys) or any(not letter for _, letter in letters):
+    numbers = [number for number, _ in keys.values()]
+    is_unclear = any(not letter and numbers.count(number) > 1 for number, letter in keys.values())
+    if len(before) > 1 or len(set(keys.values())) < len(keys) or is_unclear:  # such as "1" beside "1a"
         return None
     return tuple(sorted(names, key=keys.__getitem__))
 
@@ -81,9 +83,6 @@ def _by_scale(names: Collection[str]) -> tuple[str, ...] | None:
     plain = {_plain(name): name for name in names}
     if len(plain) < len(names):
         return None
-    orders = {
-        tuple(plain[word] for word in scale if word in plain)
-        for scale in _SCALES
-        if plain.keys() <= set(scale)
-    }
+    scales = [scale for scale in _SCALES if plain.keys() <= set(scale)]
+    orders = {tuple(plain[word] for word in scale if word in plain) for scale in scales}
     return orders.pop() if len(orders) == 1 else None

@@ -40,7 +40,8 @@ class LabelCells(Protocol):
         columns: the numbers of the columns that hold the label.
     """
 
-    columns: tuple[int, ...]
+    @property
+    def columns(self) -> tuple[int, ...]: ...
 
     def read(self, line: int, cells: list[str]) -> Said | Gap:
         """The label of a row, or where it lacks one."""

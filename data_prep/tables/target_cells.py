@@ -206,12 +206,11 @@ def _hint(text: str) -> str:
 def _refuse_two_decimals(table: Table, column: int) -> None:
     """Refuse a column in which "1,234" may be 1.234 or 1234, because other cells have decimal points."""
     texts = [(line, cells[column].strip()) for line, cells in table.rows]
-    comma, point = (
-        next((each for each in texts if form.fullmatch(each[1])), None) for form in (_COMMA, _POINT)
-    )
+    comma = next((each for each in texts if _COMMA.fullmatch(each[1])), None)
+    point = next((each for each in texts if _POINT.fullmatch(each[1])), None)
     if table.delimiter != "," and comma and point:
         name = repr(table.columns[column].strip()) if table.columns else str(column + 1)
         raise LabelError(
-            f"{table.path}, column {name}: decimals have a comma in line {comma[0]} ({comma[1]!r}) and a point "
-            f"in line {point[0]} ({point[1]!r}); write them alike"
+            f"{table.path}, column {name}: decimals have a comma in line {comma[0]} ({comma[1]!r}) and a "
+            f"point in line {point[0]} ({point[1]!r}); write them alike"
         )

@@ -49,7 +49,7 @@ def refuse_unlearnable(rows: Sequence[SlideLabel], task: TaskInfo, path: Path) -
         if len(rows) > 1 and len(values) < 2:
             said = f"holds {values[0]:g} or nothing" if len(values) else "holds nothing"
             raise LabelError(
-                f"{what}, column {name!r} {said} in all: nothing can be learnt; leave it out of --target-column"
+                f"{what}, column {name!r} {said} in all: nothing to learn; leave it out of --target-column"
             )
 
 
@@ -59,9 +59,10 @@ def warning_of_cases(rows: Sequence[SlideLabel]) -> str | None:
     if not found:
         return None
     more = f" (and {len(found) - _MOST_NAMED} more cases)" if len(found) > _MOST_NAMED else ""
+    several = "cases have" if len(found) > 1 else "case has"
     return (
-        f"{len(found)} case{'s have' if len(found) > 1 else ' has'} slides with different labels, which cannot "
-        f"be one bag: {'; '.join(found[:_MOST_NAMED])}{more}"
+        f"{len(found)} {several} slides with different labels, which cannot be one bag: "
+        f"{'; '.join(found[:_MOST_NAMED])}{more}"
     )
 
 
@@ -73,8 +74,7 @@ def _disagreeing(rows: Sequence[SlideLabel]) -> list[str]:
         one = first.setdefault(row.case, row)
         if one.label != row.label and row.case not in found:
             sides = (
-                f"{each.slide!r}{f' ({each.where})' if each.where else ''}: {each.label}"
-                for each in (one, row)
+                f"{each.slide!r}{each.where and f' ({each.where})'}: {each.label}" for each in (one, row)
             )
             found[row.case] = f"case {row.case!r} has {' and '.join(sides)}"
     return list(found.values())

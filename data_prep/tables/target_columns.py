@@ -170,8 +170,8 @@ def _event(table: Table, given: str | None, time: str) -> tuple[int, bool]:
     if (endpoint := _endpoint_of(time)) is not None:
         names = tuple(f"{endpoint}_{what}" for what in ("status", "event"))
         own = Kind("event", (*names, endpoint), (), "--event-column")
-        if (column := find(table, own, error=LabelError)) is not None:
-            return column, False
+        if (found := find(table, own, error=LabelError)) is not None:
+            return found, False
         if endpoint != "os":
             return require(table, own, error=LabelError), False
     event, censored = (find(table, kind, error=LabelError) for kind in (EVENT, CENSORED))
