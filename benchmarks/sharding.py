@@ -35,7 +35,7 @@ import h5py
 import numpy as np
 import torch
 
-from data_prep.digits import c16_facts
+from data_prep.embedded.slides import c16_facts
 from data_prep.shard import shard
 from data_prep.writing.parallel import num_cores
 

@@ -37,6 +37,7 @@ ORDER = {
     ],
     "data_prep": [
         {"settings"},
+        {"embedded"},
         {"tables"},
         {"readers"},
         {"writing"},

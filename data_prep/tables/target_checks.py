@@ -10,8 +10,6 @@ from mhimdist.data.manifest import Manifest
 from mhimdist.data.targets import CLASSIFICATION, TaskInfo, of_rows
 from mhimdist.errors import LabelError
 
-_MOST_NAMED = 5
-
 
 def targets_of(rows: Sequence[SlideLabel]) -> np.ndarray:
     """The targets of slides, float64 N x K, NaN where one is missing."""
@@ -59,11 +57,10 @@ def warning_of_cases(rows: Sequence[SlideLabel]) -> str | None:
     found = _disagreeing(rows)
     if not found:
         return None
-    more = f" (and {len(found) - _MOST_NAMED} more cases)" if len(found) > _MOST_NAMED else ""
-    several = "cases have" if len(found) > 1 else "case has"
+    several = f"{len(found)} cases have" if len(found) > 1 else "a case has"
     return (
-        f"{len(found)} {several} slides with different labels, which cannot be one bag: "
-        f"{'; '.join(found[:_MOST_NAMED])}{more}"
+        f"{several} slides with different labels, so that they cannot be one bag (such as {found[0]}); bags of "
+        "one slide each are not concerned"
     )
 
 
@@ -73,12 +70,20 @@ def _disagreeing(rows: Sequence[SlideLabel]) -> list[str]:
     found: dict[str, str] = {}
     for row in rows:
         one = first.setdefault(row.case, row)
-        if one.label != row.label and row.case not in found:
+        if row.case not in found and _differ(one, row):
             sides = (
                 f"{each.slide!r}{each.where and f' ({each.where})'}: {each.label}" for each in (one, row)
             )
             found[row.case] = f"case {row.case!r} has {' and '.join(sides)}"
     return list(found.values())
+
+
+def _differ(one: SlideLabel, other: SlideLabel) -> bool:
+    """Whether two slides have different classes, or different targets where both have them."""
+    if not one.targets:
+        return one.label != other.label
+    pairs = zip(one.targets, other.targets, strict=True)
+    return any(first != second and None not in (first, second) for first, second in pairs)
 
 
 def summary(manifest: Manifest) -> str:

@@ -18,18 +18,9 @@ import numpy as np
 import pytest
 from forked import fork, status_of
 
-from data_prep.digits import (
-    DATA_SETS,
-    HARD_DIGIT,
-    SALIENT_DIGIT,
-    Slide,
-    build,
-    c16_facts,
-    digit_images,
-    ensure,
-    main,
-    write_features,
-)
+from data_prep.digits import DATA_SETS, build, ensure, main, write_features
+from data_prep.embedded.classes import HARD_DIGIT, SALIENT_DIGIT
+from data_prep.embedded.slides import Slide, c16_facts, digit_images
 from mhimdist.data.manifest import Manifest
 from mhimdist.data.shards import BagShards
 from mhimdist.errors import DataError

@@ -22,7 +22,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from data_prep import shard as shard_module
 from data_prep.readers.stated import Stated
 from data_prep.shard import main, shard
 from data_prep.shard_options import ShardOptions
