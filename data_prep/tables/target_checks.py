@@ -59,8 +59,8 @@ def warning_of_cases(rows: Sequence[SlideLabel]) -> str | None:
         return None
     several = f"{len(found)} cases have" if len(found) > 1 else "a case has"
     return (
-        f"{several} slides with different labels, so that they cannot be one bag (such as {found[0]}); bags of "
-        "one slide each are not concerned"
+        f"{several} slides with different labels, so that they cannot be one bag (such as {found[0]}); bags "
+        "of one slide each are not concerned"
     )
 
 

@@ -141,7 +141,9 @@ def _of_survival(table: Table, wanted: TargetColumns) -> FoundColumns:
         named = " and ".join(repr(_name(table, column)) for column in times)
         raise LabelError(f"{table.path}: columns {named} are in different units; make them one column")
     unit = wanted.unit if wanted.unit is not None else next(iter(units), "")
-    return FoundColumns(tuple(times), event, is_censored, (_name(table, times[0]), _name(table, event)), unit)
+    # A manifest whose target `censored` held 1 for an event would be misread.
+    name = "event" if is_censored else _name(table, event)
+    return FoundColumns(tuple(times), event, is_censored, (_name(table, times[0]), name), unit)
 
 
 def _times(table: Table) -> list[int]:

@@ -139,24 +139,23 @@ def plan_bags(
         task: what the labels mean; the strata of targets are decided later, from all bags.
         seed: seed of the order.
         width: width that the features must have; None means the most frequent width.
-        skip_bad: leave out bags that cannot be used. A file that cannot be read is still an error: the next
-            run may be able to read it, and the same input must give the same bytes.
+        skip_bad: leave out bags that cannot be used. A file that cannot be read is still an error, because
+            the next run may read it.
         on_bag: called after each slide, by any of several threads.
 
     Returns:
         The planned bags, and the bags that are left out.
 
     Raises:
-        DataError: sources cannot be used (the message counts them all and names the first ones), or features
-            are of more than one encoder.
+        DataError: sources cannot be used (the first are named), or features are of more than one encoder.
     """
     # By a hash, not a shuffle: no generator's version changes it, and a new slide moves no other.
     order = sorted(labels, key=lambda row: hashlib.blake2b(f"{seed}/{row.slide}".encode()).digest())
     unread: list[BadBag] = []
 
     def plan(row: SlideLabel) -> PlannedBag | BadBag:
+        label = 0 if row.targets else classes.index(row.label)
         try:
-            label = classes.index(row.label) if task.of_classes else 0
             return plan_bag(row, label, sources[row.slide], dtype, task)
         except DataError as error:
             return BadBag(row.slide, str(error))

@@ -7,6 +7,7 @@ from wild_cases import CASES
 from wild_checkpoints import CHECKPOINTS, Checkpoint, try_checkpoint
 from wild_inputs import Case, try_case
 from wild_splits import DATA, SPLITS, SplitCase, try_split
+from wild_targets import TARGETS, TargetCase, try_targets
 
 from mhimdist.data.shards import BagShards
 
@@ -40,7 +41,13 @@ def test_checkpoints(case: Checkpoint) -> None:
     try_checkpoint(case)
 
 
+@pytest.mark.parametrize("case", TARGETS, ids=str)
+def test_targets(case: TargetCase) -> None:
+    try_targets(case)
+
+
 def test_every_case_has_a_name_of_its_own() -> None:
     cases = (*CASES, *SPLITS, *CHECKPOINTS)
     assert len(cases) == len({name_of(case) for case in cases}) >= 120
     assert [name_of(case) for case in cases if len(str(case).splitlines()) != 1] == []
+    assert len(TARGETS) == len(set(map(str, TARGETS))) >= 60
