@@ -125,13 +125,14 @@ def test_shards_are_sharded_again_without_a_table(task: str, tmp_path: Path) -> 
 def test_another_task_is_neither_appended_nor_merged(tmp_path: Path) -> None:
     survival = make(tmp_path / "survival", "survival", range(6))
     regression = make(tmp_path / "regression", "regression", range(6, 12))
-    message = r"expected labels of survival of 'os_months', 'os_status' in months as .*, got regression of 'til' in %"
+    old, new = "survival of 'os_months', 'os_status' in months", "regression of 'til' in %"
+    message = f"expected labels of {old} as .*, got {new}"
     with pytest.raises(LabelError, match=message):
         make(tmp_path / "more", "regression", range(12, 15), out=survival, append=True)
     with pytest.raises(LabelError, match=message):
         merge([survival, regression], tmp_path / "merged")
     days = make(tmp_path / "days", "survival", range(20, 26), unit="days")
-    with pytest.raises(LabelError, match="in months as .*, got survival .* in days"):
+    with pytest.raises(LabelError, match=r"in months as .*, got survival .* in days"):
         merge([survival, days], tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
