@@ -100,7 +100,11 @@ def refuse_measurements(labels: Sequence[SlideLabel], path: Path) -> None:
     what = "case" if len(said) < len(labels) else "slide"
     single = sum(count == 1 for count in counts.values())
     only_numbers = not any(map(_DATE.fullmatch, counts)) and len(measured) == len(counts)
-    guess = "is this survival or regression? Then give --task." if only_numbers else "is this a column of names or dates?"
+    guess = (
+        "is this survival or regression? Then give --task."
+        if only_numbers
+        else "is this a column of names or dates?"
+    )
     raise LabelError(
         f"{path}: {len(counts)} classes of {len(said)} {what}s, {single} of them with one {what} each "
         f"({', '.join(sorted(counts)[:3])}, ...): {guess} Name the column of classes with --label-column, or "
