@@ -141,7 +141,7 @@ def _followed(task: Any, judged: JudgedLike, fitted: Mapping[str, Any], who: Map
         risks_N=judged.predictions_NP[:, 0],
         cuts=np.empty(0) if median is None else np.array([median], dtype=np.float64),
         grid_T=np.array(grid, dtype=np.float64) if len(grid) else None,
-        survival_NT=task.survival(judged.predictions_NP, fitted) if gives_survival else None,
+        survival_NT=task.survival_at_grid(judged.predictions_NP, fitted) if gives_survival else None,
         train_times=np.array(learnt["times"], dtype=np.float64) if known else None,
         train_events=np.array(learnt["events"]) if known else None,
     )

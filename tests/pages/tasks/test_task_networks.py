@@ -50,7 +50,7 @@ def test_survival_takes_what_the_task_has_learnt_and_fitted(is_cox):
     network = followed()
     learnt = {"grid": network.grid_T.tolist(), "times": network.train_times, "events": network.train_events}
     task = _task("survival", columns=("months", "died"), unit="months", learnt=learnt)
-    task.survival = lambda *_: network.survival_NT
+    task.survival_at_grid = lambda *_: network.survival_NT
     targets_N2 = np.stack([network.times_N, network.events_N], axis=1)
     columns = (network.risks_N,) if is_cox else (network.risks_N, *network.survival_NT.T)
     judged = _judged(network, np.stack(columns, axis=1), targets_N2)
