@@ -7,6 +7,7 @@ import torch
 
 from mhimdist.data.bags import PackedBags, bag_id
 from mhimdist.data.splits import Split, holdout
+from mhimdist.data.targets import TaskInfo
 
 
 class MemoryBags:
@@ -22,6 +23,7 @@ class MemoryBags:
         self.ids_N = np.array([bag_id(key) for key in self.keys])
         self.num_features = features[0].shape[1]
         self.digest = "memory"
+        self.task, self.targets_NK = TaskInfo(), np.zeros((len(features), 0))
 
     def rows_of(self, keys: Sequence[str]) -> np.ndarray:
         return np.array([self.keys.index(key) for key in keys])

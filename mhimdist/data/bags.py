@@ -1,6 +1,7 @@
 """`PackedBags`, the one batch type: bags of different sizes laid end to end.
 
-Dimensions: T instances of all bags, B bags, D features, B1 = B + 1 offsets, K selected instances.
+Dimensions: T instances of all bags, B bags, D features, B1 = B + 1 offsets, K selected instances; in
+`targets_BK` and `targets_NK`, K targets of a bag.
 """
 
 import hashlib
@@ -11,6 +12,8 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
+
+from mhimdist.data.targets import TaskInfo
 
 
 def bag_id(key: str) -> int:
@@ -32,6 +35,8 @@ class PackedBags:
         host_sizes: number of instances of each bag; None if the host would have to wait for a GPU to know it.
         rows_K: int64 rows of the features that a selection keeps, as long as it is not gathered; the offsets
             then delimit the bags among these rows. None: all rows.
+        targets_BK: float32 targets of each bag, B x K, NaN where one is missing; None if the data set's task
+            labels bags with classes alone.
     """
 
     features_TD: Tensor
@@ -41,10 +46,15 @@ class PackedBags:
     keys: tuple[str, ...]
     host_sizes: tuple[int, ...] | None = None
     rows_K: Tensor | None = None
+    targets_BK: Tensor | None = None
 
     @classmethod
     def from_list(
-        cls, bags: Sequence[Tensor], labels: Sequence[int] | None = None, keys: Sequence[str] | None = None
+        cls,
+        bags: Sequence[Tensor],
+        labels: Sequence[int] | None = None,
+        keys: Sequence[str] | None = None,
+        targets: Sequence[Sequence[float]] | np.ndarray | None = None,
     ) -> "PackedBags":
         """Pack bags.
 
@@ -52,6 +62,7 @@ class PackedBags:
             bags: features of each bag, N x D; at least one bag.
             labels: class index of each bag; None for 0.
             keys: key of each bag; None for "0", "1", ...
+            targets: targets of each bag, NaN where one is missing; None if the task has none.
         """
         keys = tuple(keys) if keys is not None else tuple(str(i) for i in range(len(bags)))
         labels = labels if labels is not None else [0] * len(bags)
@@ -63,6 +74,7 @@ class PackedBags:
             labels_B=torch.tensor(list(labels), dtype=torch.int64),
             ids_B=torch.tensor([bag_id(key) for key in keys], dtype=torch.int64),
             keys=keys,
+            targets_BK=None if targets is None else torch.from_numpy(np.array(targets, np.float32)),
         )
 
     @classmethod
@@ -82,6 +94,11 @@ class PackedBags:
             labels_B=torch.from_numpy(source.labels_N[rows_B]),
             ids_B=torch.from_numpy(source.ids_N[rows_B]),
             keys=tuple(source.keys[row] for row in rows_B),
+            targets_BK=(
+                None
+                if source.task.of_classes
+                else torch.from_numpy(source.targets_NK[rows_B].astype(np.float32))
+            ),
         )
 
     def __len__(self) -> int:
@@ -118,7 +135,10 @@ class PackedBags:
         """The same bags on another device, with features in `dtype` if it is given; that device converts."""
         device = torch.device(device)
         features_TD = self.features_TD.to(device, non_blocking=True)
-        offsets_B1, labels_B, ids_B = _moved((self.offsets_B1, self.labels_B, self.ids_B), device)
+        numbers = [self.offsets_B1, self.labels_B, self.ids_B]
+        if self.targets_BK is not None:
+            numbers.append(self.targets_BK)
+        offsets_B1, labels_B, ids_B, *targets = _moved(numbers, device)
         return PackedBags(
             features_TD=features_TD if dtype is None else features_TD.to(dtype),
             offsets_B1=offsets_B1,
@@ -127,6 +147,7 @@ class PackedBags:
             keys=self.keys,
             host_sizes=self.host_sizes,
             rows_K=self.rows_K.to(device, non_blocking=True) if self.rows_K is not None else None,
+            targets_BK=targets[0] if targets else None,
         )
 
     def select(self, kept_K: Tensor, offsets_B1: Tensor) -> "PackedBags":
@@ -139,19 +160,23 @@ class PackedBags:
 
 
 def _moved(numbers: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """Tensors of int64 on another device; they reach a GPU by a single copy, for which the host never waits.
+    """Numbers on another device; they reach a GPU by a single copy, for which the host never waits.
 
     A copy from memory that is not pinned would wait for all earlier work of its stream.
     """
     if device.type != "cuda" or numbers[0].device.type != "cpu":
         return [tensor.to(device, non_blocking=True) for tensor in numbers]
     # Each starts at a multiple of 16 bytes: Triton compiles a kernel once more for other addresses.
-    lengths = [len(tensor) + len(tensor) % 2 for tensor in numbers]
-    host = torch.empty(sum(lengths), dtype=torch.int64, pin_memory=True)
-    for part, tensor in zip(host.split(lengths), numbers, strict=True):
-        part[: len(tensor)] = tensor
-    parts = host.to(device, non_blocking=True).split(lengths)
-    return [part[: len(tensor)] for part, tensor in zip(parts, numbers, strict=True)]
+    lengths = [-(-tensor.nbytes // 16) * 16 for tensor in numbers]
+    host = torch.empty(sum(lengths), dtype=torch.uint8, pin_memory=True)
+
+    def numbers_in(memory: Tensor) -> list[Tensor]:
+        parts = zip(memory.split(lengths), numbers, strict=True)
+        return [part[: like.nbytes].view(like.dtype).view(like.shape) for part, like in parts]
+
+    for place, tensor in zip(numbers_in(host), numbers, strict=True):
+        place[:] = tensor
+    return numbers_in(host.to(device, non_blocking=True))
 
 
 class BagSource(Protocol):
@@ -165,6 +190,8 @@ class BagSource(Protocol):
         ids_N: int64 `bag_id` of every bag.
         num_features: width of the features.
         digest: hash of the data set's content.
+        task: what the bags are labelled with.
+        targets_NK: float64 targets of every bag, NaN where one is missing; N x 0 for tasks of classes.
     """
 
     keys: tuple[str, ...]
@@ -175,6 +202,8 @@ class BagSource(Protocol):
     ids_N: np.ndarray
     num_features: int
     digest: str
+    task: TaskInfo
+    targets_NK: np.ndarray
 
     def rows_of(self, keys: Sequence[str]) -> np.ndarray:
         """Row numbers of bags, int64."""

@@ -16,8 +16,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 
+from mhimdist.data import targets
 from mhimdist.data.format import (
     COORDS_DTYPE,
     EXTENSIONS,
@@ -73,7 +82,7 @@ ROWS_SCHEMA = pa.schema(
 """One row per bag, in the order of the shards. `<kind>_offset` and `<kind>_bytes` delimit a member's payload
 in its shard, and `<kind>_crc32` is the crc32 of that payload; `features_data_offset` is where the raw
 row-major N x D array starts, after the .npy header. `label` counts from 0 in the order of
-`DatasetInfo.classes`."""
+`DatasetInfo.classes`. A data set whose task has targets has one more column, see `rows_schema`."""
 
 
 class _Record(BaseModel):
@@ -100,6 +109,8 @@ class DatasetInfo(_Record):
         description: free text on the source of the features, and on what is real and what is not.
         shards: the shards in the order of their bags.
         schema_version: the layout of the manifest, `SCHEMA_VERSION`.
+        task: what the labels mean; None for classification. If the bags have targets, the classes are strata
+            of these, see `strata`.
     """
 
     name: str
@@ -108,11 +119,34 @@ class DatasetInfo(_Record):
     description: str
     shards: tuple[ShardFile, ...]
     schema_version: int = SCHEMA_VERSION
+    task: targets.TaskInfo | None = None
+
+    @field_validator("task")
+    @classmethod
+    def _is_not_said_twice(cls, task: targets.TaskInfo | None) -> targets.TaskInfo | None:
+        if task is not None and task.name == "classification":
+            raise ValueError("a manifest says classification by no task, so that each has one digest")
+        return task
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_were_tasks(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        said: dict[str, Any] = dump(self)
+        if self.task is None:
+            del said["task"]
+        return said
+
+
+def rows_schema(task: targets.TaskInfo | None) -> pa.Schema:
+    """The columns of a manifest: `ROWS_SCHEMA`, and `targets` if the task has any.
+
+    `targets` is a list of one float64 for each of `TaskInfo.columns`; null is a missing one.
+    """
+    return ROWS_SCHEMA if task is None or task.of_classes else ROWS_SCHEMA.append(targets.TARGETS_FIELD)
 
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """The table of contents of a data set: `info`, and `rows` (`ROWS_SCHEMA`), one row per bag."""
+    """The table of contents of a data set: `info`, and `rows` (`rows_schema`), one row per bag."""
 
     info: DatasetInfo
     rows: pa.Table
@@ -180,15 +214,13 @@ class Manifest:
         if len(content) > MAX_BYTES:
             raise ManifestError(f"{path} has more than {MAX_BYTES} bytes, too many for a manifest")
         try:
-            table = _read_table(content, path)
+            info, table = _read_table(content, path)
             table.validate(full=True)
         except ManifestError:
             raise
         except (pa.ArrowException, DataError, OSError, ValueError) as error:
             raise ManifestError(f"{path} cannot be read as Parquet: {error}") from error
-        metadata = table.schema.metadata
-        info = _parse_info(metadata[_MANIFEST_KEY], path)
-        expected, got = metadata[_HASH_KEY].decode("latin-1"), _content_sha256(info, table)
+        expected, got = table.schema.metadata[_HASH_KEY].decode("latin-1"), _content_sha256(info, table)
         if got != expected:
             raise ManifestError(f"{path} was changed: expected content_sha256 {expected}, got {got}")
         try:
@@ -265,8 +297,8 @@ def arriving(folder: Path) -> frozenset[str]:
         return frozenset()
 
 
-def _read_table(content: bytes, path: Path | str) -> pa.Table:
-    """The rows of the file; refuses a file whose rows would take far more memory than its bytes."""
+def _read_table(content: bytes, path: Path | str) -> tuple[DatasetInfo, pa.Table]:
+    """The description and the rows of the file; refuses a file whose rows would take far more memory than its bytes."""
     limit = max(MAX_INFLATION * len(content), SMALL_BYTES)
     # From memory: given a path, pyarrow would read a parent folder named "a=b" as a column.
     file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
@@ -275,8 +307,10 @@ def _read_table(content: bytes, path: Path | str) -> pa.Table:
         raise ManifestError(
             f"{path} is not the manifest of a data set: expected {_MANIFEST_KEY.decode()!r} in its metadata"
         )
-    if not schema.equals(ROWS_SCHEMA):
-        found = {str(field) for field in schema} ^ {str(field) for field in ROWS_SCHEMA}
+    info = _parse_info(schema.metadata[_MANIFEST_KEY], path)
+    wanted = rows_schema(info.task)
+    if not schema.equals(wanted):
+        found = {str(field) for field in schema} ^ {str(field) for field in wanted}
         raise ManifestError(f"{path}: expected other columns; they differ in {sorted(found) or 'order'}")
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     columns = [group.column(index) for group in groups for index in range(metadata.num_columns)]
@@ -294,7 +328,7 @@ def _read_table(content: bytes, path: Path | str) -> pa.Table:
             num_bytes += pc.sum(lengths.cast(pa.int64())).as_py() or 0
         if num_bytes > limit:
             raise ManifestError(f"{path} repeats its text to more than {limit} bytes")
-    return table.cast(schema)
+    return info, table.cast(schema)
 
 
 def missing(path: Path | str) -> ManifestError:
@@ -324,28 +358,37 @@ def _parse_info(document: bytes, path: Path | str) -> DatasetInfo:
 def _content_sha256(info: DatasetInfo, rows: pa.Table) -> str:
     """Hash of the description as JSON and of every column's name, type, nulls and values, in this order.
 
-    Numbers are hashed as little-endian arrays, strings as their lengths in bytes and then their UTF-8.
+    Numbers are hashed as little-endian arrays, strings as their lengths in bytes and then their UTF-8, lists
+    as their lengths and then as their elements, nulls first.
     """
     digest = hashlib.sha256(_document(info))
     for field, column in zip(rows.schema, rows.columns, strict=True):
         array = column.combine_chunks()
         digest.update(f"\n{field.name}:{field.type}\n".encode())
         digest.update(array.is_valid().cast(pa.uint8()).to_numpy(zero_copy_only=False))
+        if pa.types.is_list(array.type):
+            digest.update(_little(pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)))
+            array = array.flatten()
+            digest.update(array.is_valid().cast(pa.uint8()).to_numpy(zero_copy_only=False))
         if pa.types.is_string(array.type):
-            lengths = pc.binary_length(array).to_numpy(zero_copy_only=False)
-            digest.update(lengths.astype("<i4").tobytes())
+            digest.update(_little(pc.binary_length(array).to_numpy(zero_copy_only=False).astype("<i4")))
             everything = pa.ListArray.from_arrays(pa.array([0, len(array)], pa.int32()), array)
             digest.update(pc.binary_join(everything, "")[0].as_buffer())
         else:
-            values = array.fill_null(0).to_numpy(zero_copy_only=False)
-            digest.update(values.astype(values.dtype.newbyteorder("<")).tobytes())
+            digest.update(_little(array.fill_null(0).to_numpy(zero_copy_only=False)))
     return digest.hexdigest()
+
+
+def _little(values: np.ndarray) -> bytes:
+    return values.astype(values.dtype.newbyteorder("<")).tobytes()
 
 
 def _check_rows(rows: pa.Table, info: DatasetInfo) -> None:
     """Refuse rows that contradict each other or the description, or that point outside their shard."""
     if not len(rows):
         raise ManifestError("it lists no bags")
+    if rows.schema.names != (wanted := rows_schema(info.task).names):
+        raise ManifestError(f"expected the columns {wanted}, got {rows.schema.names}")
     if pc.count_distinct(rows["key"]).as_py() != len(rows):
         raise ManifestError("it lists a key twice")
     names = pa.array([shard.name for shard in info.shards], pa.string())
@@ -367,6 +410,9 @@ def _check_rows(rows: pa.Table, info: DatasetInfo) -> None:
         "has another number of features than the first bag, or none",
     )
     _require(rows["num_instances"].to_numpy() >= 1, rows, "has no instances")
+    if info.task is not None and not info.task.of_classes:
+        for good_N, what in targets.wrong(rows, info.task):
+            _require(good_N, rows, what)
     _check_members(rows, np.array([shard.bytes for shard in info.shards])[shard_N])
 
 

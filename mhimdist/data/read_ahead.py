@@ -269,8 +269,9 @@ class ReadAhead:
         consumer = torch.cuda.current_stream(self._device)
         assert copied is not None, "only batches that a stream copied are handed over"
         consumer.wait_event(copied)
-        for tensor in (batch.features_TD, batch.offsets_B1, batch.labels_B, batch.ids_B):
-            tensor.record_stream(consumer)
+        for tensor in (batch.features_TD, batch.offsets_B1, batch.labels_B, batch.ids_B, batch.targets_BK):
+            if tensor is not None:
+                tensor.record_stream(consumer)
 
 
 def _load_dtype(

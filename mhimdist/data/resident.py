@@ -65,6 +65,7 @@ class _ResidentBags:
 
     def __init__(self, bags: BagSource) -> None:
         self.keys, self.cases, self.classes = bags.keys, bags.cases, bags.classes
+        self.task, self.targets_NK = bags.task, bags.targets_NK
         self.labels_N, self.sizes_N = bags.labels_N, np.asarray(bags.sizes_N, np.int64)
         self.ids_N = np.array([bag_id(key) for key in bags.keys], dtype=np.int64)
         self.num_features, self.digest = bags.num_features, bags.digest

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mhimdist.config.train import ConfigWarning, Loading
-from mhimdist.data import memory
+from mhimdist.data import memory, targets
 from mhimdist.data.bags import PackedBags, bag_id
 from mhimdist.data.format import (
     COORDS_DTYPE,
@@ -40,6 +40,7 @@ from mhimdist.data.manifest import (
 from mhimdist.data.mapped_shards import MappedShards
 from mhimdist.data.remote import Location, RemoteFolder, absolute, is_remote
 from mhimdist.data.shard_cache import ShardCache
+from mhimdist.data.targets import TaskInfo
 from mhimdist.errors import ConfigError, CorruptShard, DataError
 
 
@@ -55,6 +56,9 @@ class BagShards:
         classes: class names in the order of the class indices.
         keys, slides, cases: key, slide and case of every bag, in the order of the rows.
         labels_N: int64 class index of every bag.
+        task: what the bags are labelled with; classification unless the manifest says otherwise.
+        targets_NK: float64 targets of every bag, in the order of `task.columns`, NaN where one is missing; a
+            bag's class is then a stratum of its targets. N x 0 for tasks of classes.
         sizes_N: int64 number of instances of every bag.
         ids_N: int64 `bag_id` of every bag.
         num_features: width D of the features.
@@ -106,6 +110,8 @@ class BagShards:
         self.slides: tuple[str, ...] = tuple(rows["slide"].to_pylist())
         self.cases: tuple[str, ...] = tuple(rows["case"].to_pylist())
         self.labels_N = rows["label"].to_numpy().astype(np.int64)
+        self.task = manifest.info.task or TaskInfo()
+        self.targets_NK = targets.of_rows(rows, self.task)
         self.sizes_N = rows["num_instances"].to_numpy().astype(np.int64)
         self.ids_N = np.array([bag_id(key) for key in self.keys], dtype=np.int64)
         self.num_features = int(rows["num_features"][0].as_py())

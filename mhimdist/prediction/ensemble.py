@@ -200,7 +200,7 @@ def _predict(
     outputs = [network(bag) for network in networks]
     probabilities_MC = torch.stack(
         [
-            network.probabilities(output)[0].double().cpu()
+            network.predictions(output)[0].double().cpu()
             for network, output in zip(networks, outputs, strict=True)
         ]
     ).numpy()

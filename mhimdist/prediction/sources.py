@@ -24,6 +24,7 @@ from mhimdist.data.format import escape_key
 from mhimdist.data.manifest import MANIFEST_NAME
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.shards import BagShards, open_bags
+from mhimdist.data.targets import TaskInfo
 from mhimdist.errors import DataError
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class FeatureFiles:
         keys, slides, cases: key, slide and case of every bag, in the order of the slides' names.
         classes: always empty: files do not say which classes a model has.
         labels_N: always `UNKNOWN`.
+        task, targets_NK: always those of classification, without targets.
         labels: the label of every bag as its bundle states it; None if it states none.
         sizes_N, ids_N: int64 number of instances and `bag_id` of every bag.
         num_features: width of the features of the first bag.
@@ -126,6 +128,7 @@ class FeatureFiles:
         self.classes: tuple[str, ...] = ()
         self.labels = tuple(_label(source) for source in self._sources)
         self.labels_N = np.full(len(slides), UNKNOWN, np.int64)
+        self.task, self.targets_NK = TaskInfo(), np.zeros((len(slides), 0))
         self.sizes_N = np.array([header.num_instances for header in self.headers], np.int64)
         self.ids_N = np.array([bag_id(key) for key in self.keys], np.int64)
         self.num_features = self.headers[0].num_features

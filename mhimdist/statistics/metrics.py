@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn import metrics as sk
 
-from mhimdist.statistics.bootstrap import LEAST_DEFINED, case_counts
+from mhimdist.statistics.bootstrap import LEAST_DEFINED, MOST_WEIGHTS, case_counts
 
 
 def auc(labels_N: np.ndarray, probabilities_NC: np.ndarray) -> float | None:
@@ -133,19 +133,32 @@ def _resampled_auc(part: Scores, weights_RN: np.ndarray) -> np.ndarray:
     """The AUC of each resample, shape R; NaN if it is undefined."""
     classes = (1,) if part.probabilities_NC.shape[1] == 2 else np.unique(part.labels_N)
     each = [
-        _weighted_auc(part.labels_N == c, part.probabilities_NC[:, c], weights_RN.astype(np.float64))
+        weighted_auc(part.labels_N == c, part.probabilities_NC[:, c], weights_RN.astype(np.float64))
         for c in classes
     ]
     return np.mean(each, axis=0)
 
 
-def _weighted_auc(positive_N: np.ndarray, scores_N: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
-    """Per row of weights, the share of the weighted pairs in order, shape R; a tie counts half."""
+def weighted_auc(positive_N: np.ndarray, scores_N: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
+    """Per row of weights, the AUC of bags that count so often, shape R; NaN if it is undefined."""
+    return share_in_order(scores_N, weights_RN * positive_N, weights_RN * ~positive_N)
+
+
+def share_in_order(scores_N: np.ndarray, positive_RN: np.ndarray, negative_RN: np.ndarray) -> np.ndarray:
+    """Per row, the weighted share of the pairs in which the positive bag scores higher; a tie counts half.
+
+    Args:
+        scores_N: a score per bag.
+        positive_RN, negative_RN: each bag's weight as the positive and as the negative one of a pair.
+
+    Returns:
+        float64, shape (R); NaN without a pair.
+    """
     values_U, place_N = np.unique(scores_N, return_inverse=True)
     order_N = np.argsort(place_N, kind="stable")
     starts_U = np.searchsorted(place_N[order_N], np.arange(len(values_U)))
-    positive_RU = np.add.reduceat((weights_RN * positive_N)[:, order_N], starts_U, axis=1)
-    negative_RU = np.add.reduceat((weights_RN * ~positive_N)[:, order_N], starts_U, axis=1)
+    positive_RU = np.add.reduceat(positive_RN[:, order_N], starts_U, axis=1)
+    negative_RU = np.add.reduceat(negative_RN[:, order_N], starts_U, axis=1)
     below_RU = negative_RU.cumsum(axis=1) - negative_RU / 2
     pairs_R = positive_RU.sum(axis=1) * negative_RU.sum(axis=1)
     in_order_R = (positive_RU * below_RU).sum(axis=1)
@@ -169,10 +182,6 @@ def mean_and_std(values_SF: Sequence[Sequence[float]]) -> tuple[float, float | N
     means = [float(np.mean(values)) for values in values_SF]
     spread = means if len(means) > 1 else list(values_SF[0])
     return float(np.mean(means)), float(np.std(spread)) if len(spread) > 1 else None
-
-
-MOST_WEIGHTS = 2**20
-"""How many weights of bags a block of resamples may have, so that 10,000 slides take little memory."""
 
 
 def auc_difference_interval(

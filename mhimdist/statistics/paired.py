@@ -1,6 +1,6 @@
-"""Paired tests of two classifiers beside DeLong's, and the adjustment for several pairs.
+"""Paired tests beside DeLong's: of two classifiers, of any measures; and the adjustment for several pairs.
 
-Dimensions: N bags, K cases, J folds x seeds.
+Dimensions: N bags, K cases, J folds x seeds, R resamples.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 
 from mhimdist.errors import UndefinedError
-from mhimdist.statistics.results import Tested, quantile
+from mhimdist.statistics.bootstrap import LEAST_DEFINED, Weighed, mean_of, resampled_means
+from mhimdist.statistics.results import Tested, quantile, tails
 
 
 def mcnemar(
@@ -136,6 +137,59 @@ def corrected_t(differences_J: Sequence[float], test_to_train: float, *, level: 
     statistic, reach = mean / error, quantile(level, degrees) * error
     p = float(2 * t.sf(abs(statistic), degrees))
     return Tested(mean, float(mean - reach), float(mean + reach), float(statistic), p, note)
+
+
+def bootstrap_tests(
+    first: Sequence[Weighed],
+    second: Sequence[Weighed],
+    *,
+    num_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Tested]:
+    """Test the differences of measures of the same bags, such as two kappas or two concordances.
+
+    A resample draws cases for both, so what makes a case hard for both leaves the difference alone. The
+    p-value is the one at which the percentile interval would just reach 0: twice the smaller share of the
+    resamples on one side of it, which counts as one resample more (Davison and Hinkley, 1997), so it is never
+    below 2 / (R + 1).
+
+    Args:
+        first, second: networks of the one and of the other, one or one per fold and seed; their means are
+            compared.
+        num_resamples: number R of resamples.
+        level: confidence level of the differences' intervals, in (0, 1).
+        seed: seed of the draws.
+
+    Returns:
+        A test for each measure that both have and that is defined for all networks and in enough resamples.
+
+    Raises:
+        UndefinedError: there is no network, one has no bag, the cases differ or are fewer than two, or the
+            level is not in (0, 1).
+    """
+    ends = tails(level)
+    cases = [{case for network in networks for case in network.cases} for networks in (first, second)]
+    if cases[0] != cases[1] or len(cases[0]) < 2:
+        sizes = f"{len(cases[0])} and {len(cases[1])}"
+        raise UndefinedError(f"expected the same cases for both and at least two, got {sizes} cases")
+    one, other = mean_of(first), mean_of(second)
+    ones, others = resampled_means([first, second], num_resamples=num_resamples, seed=seed)
+    found = {}
+    for name in one.keys() & other.keys():
+        gaps_R = ones[name] - others[name]
+        gaps_R = gaps_R[np.isfinite(gaps_R)]
+        if (here := one[name]) is None or (there := other[name]) is None:
+            continue
+        if len(gaps_R) < max(2, LEAST_DEFINED * num_resamples):
+            continue
+        low, high = np.quantile(gaps_R, ends)
+        # What is equal but for rounding lies on both sides.
+        beyond = min(np.count_nonzero(gaps_R <= 1e-12), np.count_nonzero(gaps_R >= -1e-12))
+        p = min(1.0, 2 * (beyond + 1) / (len(gaps_R) + 1))
+        note = f"bootstrap of {len(cases[0])} cases, {len(gaps_R)} resamples"
+        found[name] = Tested(here - there, float(low), float(high), None, p, note)
+    return {name: found[name] for name in one if name in found}
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -47,6 +47,13 @@ class Tested:
     note: str = ""
 
 
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """`part / whole`, float64; NaN where the whole is not above 0."""
+    whole = np.asarray(whole, dtype=np.float64)
+    shape = np.broadcast_shapes(np.shape(part), whole.shape)
+    return np.divide(part, whole, out=np.full(shape, np.nan), where=np.broadcast_to(whole > 0, shape))
+
+
 def tails(level: float) -> np.ndarray:
     """The shares below the two ends of an interval of this level, such as 0.025 and 0.975.
 

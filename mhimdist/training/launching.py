@@ -8,18 +8,25 @@ from mhimdist.config.train import TrainConfig
 from mhimdist.errors import ConfigError
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel
+from mhimdist.tasks.memory import Memory
 from mhimdist.training.graphed_step import GraphedStep
 from mhimdist.training.step import TrainingStep
 from mhimdist.training.workers import Workers
 
 
 def make_step(
-    config: TrainConfig, student: BagModel, teacher: Teacher | None, workers: Workers, *, most_rows: int
+    config: TrainConfig,
+    student: BagModel,
+    teacher: Teacher | None,
+    workers: Workers,
+    *,
+    most_rows: int,
+    memory: Memory | None = None,
 ) -> TrainingStep:
     """Make the step of a run, with CUDA graphs where `config.cuda_graphs` means them.
 
     Args:
-        config, student, teacher, workers: see `TrainingStep`; the networks are on the device of the run.
+        config, student, teacher, workers, memory: see `TrainingStep`; the networks are on the run's device.
         most_rows: most instances of this worker in a step.
 
     Raises:
@@ -27,10 +34,10 @@ def make_step(
     """
     reason = why_not_recorded(config, student, workers)
     if reason is None:
-        return GraphedStep(config, student, teacher, workers, most_rows=most_rows)
+        return GraphedStep(config, student, teacher, workers, most_rows=most_rows, memory=memory)
     if config.cuda_graphs == "on":
         raise ConfigError(f"cuda_graphs is on, but {reason}; set cuda_graphs to auto or off")
-    return TrainingStep(config, student, teacher, workers)
+    return TrainingStep(config, student, teacher, workers, memory=memory)
 
 
 def why_not_recorded(config: TrainConfig, student: BagModel, workers: Workers) -> str | None:
