@@ -144,7 +144,7 @@ class MHIM:
         if compares_with == "nothing":
             return Truth.of(bags, self.class_weights_C), None
         with torch.no_grad():
-            predictions_BP = self.student.predictions(output)
+            predictions_BP = self.student.predictions(output).detach()
         if compares_with == "step":
             assert bags.targets_BK is not None, "a task that compares bags has targets"
             others = Others.of_step(bags.targets_BK, predictions_BP)

@@ -112,10 +112,10 @@ class Survival(Task):
 
     def fit(self, judged: Judged) -> dict[str, Any]:
         """See `Task.fit`: the median risk, which divides low from high, and of Cox the baseline hazard."""
-        risks_N = judged.predictions_NP[:, 0]
+        (times_N, events_N), risks_N = judged.targets_NK.T, judged.predictions_NP[:, 0]
         found: dict[str, Any] = {"median_risk": float(np.median(risks_N))}
         if self._is_cox:
-            found["baseline"] = breslow(*judged.targets_NK.T, risks_N, self._grid_T).tolist()
+            found["baseline"] = breslow(times_N, events_N, risks_N, self._grid_T).tolist()
         return found
 
     def decide(self, predictions_NP: np.ndarray, fitted: Fitted) -> list[str] | None:
@@ -138,14 +138,14 @@ class Survival(Task):
             train_times=np.array(self.learnt.get("times", times_N)),
             train_events=np.array(self.learnt.get("events", events_N)),
             grid_T=self._grid_T,
-            survival_NT=self.survival(judged.predictions_NP, fitted),
+            survival_NT=self.survival_at_grid(judged.predictions_NP, fitted),
         )
 
     @property
     def _grid_T(self) -> np.ndarray:
         return np.array(self.learnt.get("grid", self.times), dtype=np.float64)
 
-    def survival(self, predictions_NP: np.ndarray, fitted: Fitted) -> np.ndarray:
+    def survival_at_grid(self, predictions_NP: np.ndarray, fitted: Fitted) -> np.ndarray:
         """The predicted probability of no event until each time of the grid, N x T.
 
         Of bins it goes straight between their ends; of Cox it follows from the fitted baseline hazard.
@@ -239,7 +239,7 @@ def cox_loss(log_hazards_B: Tensor, others: Others) -> Tensor:
         log_hazards_B: r of each bag.
         others: the set, with the bags in it. Bags without a prediction are in no risk set.
     """
-    times_N, events_N = others.targets_NK.double().unbind(1)
+    times_N, events_N = others.targets_NK.double().T.contiguous()
     scores_N = others.predictions_NP[:, 0].double()
     own_BN = others.rows_B[:, None] == torch.arange(len(scores_N), device=scores_N.device)
     risk_B = log_hazards_B.detach().double()
