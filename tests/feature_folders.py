@@ -11,7 +11,7 @@ from memory_bags import MemoryBags
 
 from data_prep.merge import merge
 from data_prep.shard import shard
-from mhimdist.data.manifest import ROWS_SCHEMA, DatasetInfo, Manifest
+from mhimdist.data.manifest import DatasetInfo, Manifest, rows_schema
 
 # Names with a dot as TCGA's have, with characters that a tar or DALI's index must escape, and one that is too
 # long for a single tar header.
@@ -97,4 +97,4 @@ def forge_manifest(
     rows(changed_rows)
     info(changed_info)
     forged = DatasetInfo.model_validate_json(json.dumps(changed_info))
-    Manifest(forged, pa.Table.from_pylist(changed_rows, ROWS_SCHEMA)).write(shards)
+    Manifest(forged, pa.Table.from_pylist(changed_rows, rows_schema(forged.task))).write(shards)

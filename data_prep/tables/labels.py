@@ -5,10 +5,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from data_prep.tables.label_cells import ClassCells, Gap, Gaps, LabelCells, Said, case_of, class_of
+from data_prep.tables.target_cells import TargetCells
+from data_prep.tables.target_columns import TargetColumns
+from mhimdist.data.targets import CLASSIFICATION, TaskInfo
 from mhimdist.errors import LabelError
 from mhimdist.tables.cells import is_missing
 from mhimdist.tables.columns import CASE, LABEL, SLIDE, Kind, find, has, headed, known_names, plain, require
-from mhimdist.tables.names import KnownNames, alike, composed, examples, rounded, rule_that_joins
+from mhimdist.tables.names import KnownNames, alike, examples, rounded, rule_that_joins
 from mhimdist.tables.reading import Table, read_table
 
 _MOST_TITLE_LINES = 20
@@ -20,23 +24,31 @@ class SlideLabel:
     """A row of the label table.
 
     Attributes:
-        slide, case, label: what it says, without spaces around it.
+        slide, case, label: what it says, without spaces around it; of targets the label is for messages.
         where: the file and the line, for messages; empty if it is of no table.
+        targets: the targets in the order of the task's columns, None for one that is missing.
     """
 
     slide: str
     case: str
     label: str
     where: str = field(default="", compare=False)
+    targets: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a label table, by name or by number from 1; None finds a column by its usual names."""
+    """The columns of a label table, by name or by number from 1; None finds a column by its usual names.
+
+    Attributes:
+        slide, label, case: the columns of this.
+        targets: the columns of a task with targets, which take the place of the label.
+    """
 
     slide: str | None = None
     label: str | None = None
     case: str | None = None
+    targets: TargetColumns | None = None
 
     def given(self, kind: Kind) -> str | None:
         """What the user said of a kind of column."""
@@ -51,40 +63,13 @@ class LabelTable:
         rows: the slides, each with its case and label.
         left_out: why slides have no ground truth, by slide; by line, if the table does not say the slide.
         others: names of its columns that are neither slide nor label nor case.
+        task: the task that `Columns.targets` asked for, with its columns as the table names them.
     """
 
     rows: list[SlideLabel]
     left_out: dict[str, str] = field(default_factory=dict)
     others: Sequence[str] = ()
-
-
-@dataclass
-class _Gaps:
-    """Rows in which a cell is missing: refused all at once, or left out.
-
-    Attributes:
-        skip: whether they are left out.
-        left_out: why, by slide or case.
-        refused: the message for each, in order.
-    """
-
-    skip: bool
-    left_out: dict[str, str] = field(default_factory=dict)
-    refused: list[str] = field(default_factory=list)
-
-    def add(self, table: Table, line: int, column: int, cells: list[str], what: Kind, name: str) -> None:
-        self.left_out[name or f"line {line} of {table.path.name}"] = (
-            f"{table.path.name}, line {line}: the {what.what} is missing"
-        )
-        mark = cells[column].strip()
-        problem = f"{mark!r} says that a value is missing" if mark else "a cell is empty"
-        self.refused.append(f"{table.path}, line {line}: {problem}: {cells} (the {what.what})")
-
-    def refuse(self) -> None:
-        """Refuse the rows, unless they are left out."""
-        if self.refused and not self.skip:
-            more = f", and so in {len(self.refused) - 1} more lines" if len(self.refused) > 1 else ""
-            raise LabelError(f"{self.refused[0]}{more}; --skip-unmatched leaves out and lists such slides")
+    task: TaskInfo = CLASSIFICATION
 
 
 def read_labels(
@@ -112,7 +97,8 @@ def read_labels(
         columns: columns with unusual names; that of the case may be in one of the two tables only.
         slides: a second table, of slides and cases, if the first one labels cases; a case may have any
             number of slides.
-        class_map: new names of classes by their names in the table; other classes keep their names.
+        class_map: new names of classes by their names in the table; other classes keep their names. Of events
+            and labels, "0" or "1" by what cells say.
         known: the slides that there are; only these may be called "NA" or alike. None means that all may.
         skip_missing: leave out slides without a case or label, rather than refusing the table.
         cases_alone: whether a table of cases and labels, without slides, will do even if the cases are not
@@ -124,34 +110,52 @@ def read_labels(
     """
     columns = columns or Columns()
     table = _read(path, columns, SLIDE if slides is None else CASE, LABEL)
-    renamed = {_label(table, old): new for old, new in (class_map or {}).items()}
-    gaps = _Gaps(skip_missing)
+    gaps, renamed = Gaps(skip_missing), {}
+    if columns.targets is None:
+        renamed = {class_of(table, old): new for old, new in (class_map or {}).items()}
     if slides is not None:
-        of_slides = _read(slides, columns, SLIDE, CASE)
-        label_of = _labels_of_cases(table, _fitting(columns, table, of_slides), renamed, gaps)
+        of_slides = _read(slides, replace(columns, targets=None), SLIDE, CASE)
+        in_table = _fitting(columns, table, of_slides)
+        cells = _cells(table, in_table, renamed, class_map)
+        label_of = _labels_of_cases(table, in_table, cells, gaps)
         rows = _slides_of_cases(of_slides, _fitting(columns, of_slides, table), path, label_of, known, gaps)
     elif _names_cases_alone(table, columns):
-        label_of = _labels_of_cases(table, columns, renamed, gaps)
+        cells = _cells(table, columns, renamed, class_map)
+        label_of = _labels_of_cases(table, columns, cells, gaps)
         if not cases_alone and not (known and label_of.keys() <= set(known)):
             raise LabelError(
                 f"{path} names cases and no slides (columns: {table.columns}): give --slides, a table of "
                 "slide and case; or --case-from tcga, if slides have TCGA barcodes; or --slide-column"
             )
-        rows = [SlideLabel(case, case, label) for case, label in label_of.items()]
+        rows = [SlideLabel(case, case, said.text, "", said.targets) for case, said in label_of.items()]
     else:
-        rows = _labelled_slides(table, columns, renamed, known, gaps, cases_alone)
+        cells = _cells(table, columns, renamed, class_map)
+        rows = _labelled_slides(table, columns, cells, known, gaps, cases_alone)
     gaps.refuse()
-    if unused := sorted(set(renamed) - {row.label for row in rows}):
-        raise LabelError(f"{path}: no slide has the label {unused[0]!r}, which --class-map renames")
+    task = cells.info if isinstance(cells, TargetCells) else CLASSIFICATION
+    unused = cells.unseen if isinstance(cells, TargetCells) else set(renamed) - {row.label for row in rows}
+    if unused:
+        raise LabelError(f"{path}: no slide has the label {min(unused)!r}, which --class-map renames")
     rows = [replace(row, label=renamed.get(row.label, row.label)) for row in rows]
-    return LabelTable(rows, gaps.left_out, _others(table, columns) if slides is None else ())
+    others = _others(table, columns, cells) if slides is None else ()
+    return LabelTable(rows, gaps.left_out, others, task)
 
 
-def _others(table: Table, columns: Columns) -> list[str]:
+def _cells(
+    table: Table, columns: Columns, renamed: Mapping[str, str], words: Mapping[str, str] | None
+) -> LabelCells:
+    """What reads the labels of a table: its classes, or the targets that the user asks for."""
+    if columns.targets is not None:
+        return TargetCells(table, columns.targets, words or {})
+    return ClassCells(table, _column(table, LABEL, columns, 1), renamed)
+
+
+def _others(table: Table, columns: Columns, cells: LabelCells) -> list[str]:
     """The columns with a name that are neither slide nor label nor case."""
     if not table.columns:
         return []
-    used = {find(table, kind, columns.given(kind), error=LabelError) for kind in (SLIDE, LABEL, CASE)}
+    used = {find(table, kind, columns.given(kind), error=LabelError) for kind in (SLIDE, CASE)}
+    used |= set(cells.columns)
     return [name for index, name in enumerate(table.columns) if name and index not in used]
 
 
@@ -207,26 +211,12 @@ def refuse_spellings_of_cases(where_of: Mapping[str, str]) -> None:
         )
 
 
-def _label(table: Table, cell: str) -> str:
-    """A label; a number without the decimals that say nothing, which spreadsheets and pandas add."""
-    name = composed(cell.strip())
-    if table.delimiter != "," and re.fullmatch(r"[+-]?[0-9]*,[0-9]+", name):
-        name = name.replace(",", ".")
-    return re.sub(r"^([+-]?[0-9]+)\.0*$|^([+-]?[0-9]*\.[0-9]*[1-9])0+$", r"\1\2", name)
-
-
-def _case(table: Table, cell: str) -> str:
-    """A case; a whole number without its decimals, but "21.10" is another patient than "21.1"."""
-    point = "[.]" if table.delimiter == "," else "[.,]"
-    return re.sub(rf"^([+-]?[0-9]+){point}0*$", r"\1", composed(cell.strip()))
-
-
 def _names_cases_alone(table: Table, columns: Columns) -> bool:
     return bool(
         table.columns
         and find(table, SLIDE, columns.slide, error=LabelError) is None
         and find(table, CASE, columns.case, error=LabelError) is not None
-        and find(table, LABEL, columns.label, error=LabelError) is not None
+        and (columns.targets or find(table, LABEL, columns.label, error=LabelError) is not None)
     )
 
 
@@ -244,21 +234,19 @@ def _column(table: Table, kind: Kind, columns: Columns, position: int) -> int:
     return require(table, kind, columns.given(kind), error=LabelError)
 
 
-def _labels_of_cases(
-    table: Table, columns: Columns, renamed: Mapping[str, str], gaps: _Gaps
-) -> dict[str, str]:
+def _labels_of_cases(table: Table, columns: Columns, label_cells: LabelCells, gaps: Gaps) -> dict[str, Said]:
     """The label of each case of a table of cases; rows that repeat a case must agree."""
-    case_column, label_column = _column(table, CASE, columns, 0), _column(table, LABEL, columns, 1)
-    label_of: dict[str, str] = {}
+    case_column = _column(table, CASE, columns, 0)
+    label_of: dict[str, Said] = {}
     line_of: dict[str, int] = {}
     for line, cells in table.rows:
-        case, label = _case(table, cells[case_column]), _label(table, cells[label_column])
+        case, said = case_of(table, cells[case_column]), label_cells.read(line, cells)
         if is_missing(case):
             gaps.add(table, line, case_column, cells, CASE, "")
-        elif is_missing(label) and label not in renamed:
-            gaps.add(table, line, label_column, cells, LABEL, case)
-        elif label_of.setdefault(case, label) != label:
-            differ = f"with another label: {label_of[case]!r} and {label!r}"
+        elif isinstance(said, Gap):
+            gaps.add_label(table, line, said, cells, case)
+        elif label_of.setdefault(case, said) != said:
+            differ = f"with another label: {label_of[case].text!r} and {said.text!r}"
             raise _repeated(table, CASE, case, line_of[case], line, differ)
         elif case in line_of and rounded([case]):
             raise _repeated(table, CASE, case, line_of[case], line)
@@ -271,9 +259,9 @@ def _slides_of_cases(
     table: Table,
     columns: Columns,
     labels: Path,
-    label_of: Mapping[str, str],
+    label_of: Mapping[str, Said],
     known: Collection[str] | None,
-    gaps: _Gaps,
+    gaps: Gaps,
 ) -> list[SlideLabel]:
     """The slides of a table of slides and cases, with the labels of their cases."""
     slide_column, case_column = _column(table, SLIDE, columns, 1), _column(table, CASE, columns, 0)
@@ -282,11 +270,12 @@ def _slides_of_cases(
     rows: list[tuple[int, SlideLabel]] = []
     unlabelled: dict[str, str] = {}
     for line, cells, slide in _slides(table, slide_column, known, gaps):
-        case = _case(table, cells[case_column])
+        case = case_of(table, cells[case_column])
         if is_missing(case):
             gaps.add(table, line, case_column, cells, CASE, slide)
         elif case in label_of:
-            rows.append((line, SlideLabel(slide, case, label_of[case], f"{table.path}, line {line}")))
+            said, where = label_of[case], f"{table.path}, line {line}"
+            rows.append((line, SlideLabel(slide, case, said.text, where, said.targets)))
         else:
             unlabelled[slide] = case
             gaps.left_out[slide] = of_cases.get(case, f"{labels.name}: no label for case {case!r}")
@@ -304,34 +293,35 @@ def _slides_of_cases(
 def _labelled_slides(
     table: Table,
     columns: Columns,
-    renamed: Mapping[str, str],
+    label_cells: LabelCells,
     known: Collection[str] | None,
-    gaps: _Gaps,
+    gaps: Gaps,
     cases_alone: bool,
 ) -> list[SlideLabel]:
     """The slides of a table of slides, labels and, if it has such a column, cases."""
-    slide_column, label_column = _column(table, SLIDE, columns, 0), _column(table, LABEL, columns, 1)
+    slide_column = _column(table, SLIDE, columns, 0)
     names_cases = bool(table.columns) and plain(table.columns[slide_column]) in known_names(CASE)
     case_column = None
     # The GDC has two columns of cases: barcodes in one of them say the case, and the other has other names.
     by_barcode = names_cases and cases_alone and columns.case is None
     if not by_barcode and (table.columns or columns.case is not None):
         case_column = find(table, CASE, columns.case, error=LabelError)
-    table = _below_header(table, slide_column, label_column, known, columns)
+    table = _below_header(table, slide_column, label_cells.columns[0], known, columns)
     rows: list[tuple[int, SlideLabel]] = []
     for line, cells, slide in _slides(table, slide_column, known, gaps):
-        label = _label(table, cells[label_column])
-        case = slide if case_column is None else _case(table, cells[case_column])
+        said = label_cells.read(line, cells)
+        case = slide if case_column is None else case_of(table, cells[case_column])
         if case_column is not None and case != slide and is_missing(case):
             gaps.add(table, line, case_column, cells, CASE, slide)
-        elif is_missing(label) and label not in renamed:
-            gaps.add(table, line, label_column, cells, LABEL, slide)
+        elif isinstance(said, Gap):
+            gaps.add_label(table, line, said, cells, slide)
         else:
-            rows.append((line, SlideLabel(slide, case, label, f"{table.path}, line {line}")))
+            where = f"{table.path}, line {line}"
+            rows.append((line, SlideLabel(slide, case, said.text, where, said.targets)))
     return _once(table, CASE if names_cases else SLIDE, rows, gaps)
 
 
-def _once(table: Table, kind: Kind, rows: Sequence[tuple[int, SlideLabel]], gaps: _Gaps) -> list[SlideLabel]:
+def _once(table: Table, kind: Kind, rows: Sequence[tuple[int, SlideLabel]], gaps: Gaps) -> list[SlideLabel]:
     """The rows of a table with their lines, each slide once; lines that repeat a slide must agree.
 
     Raises:
@@ -392,7 +382,7 @@ def _below_header(
 
 
 def _slides(
-    table: Table, column: int, known: Collection[str] | None, gaps: _Gaps
+    table: Table, column: int, known: Collection[str] | None, gaps: Gaps
 ) -> list[tuple[int, list[str], str]]:
     """The line, the cells and the slide of each row that names one."""
     found = []
@@ -411,8 +401,9 @@ def _read(path: Path, columns: Columns, *kinds: Kind) -> Table:
     if not path.is_file():
         raise LabelError(f"no label table at {path}")
     table = read_table(path, error=LabelError, row="slide", header_alone=True)
-    given = {plain(name) for name in (columns.slide, columns.label, columns.case) if name}
-    names = known_names(SLIDE, LABEL, CASE) | given - {""}
+    label = (LABEL,) if columns.targets is None else columns.targets.kinds
+    asked = (columns.slide, columns.label, columns.case, *(columns.targets.given if columns.targets else ()))
+    names = known_names(SLIDE, CASE, *label) | {plain(name) for name in asked if name} - {""}
     table = headed(table, names)
     if names & set(map(plain, table.columns)):
         if not table.rows:
@@ -424,12 +415,17 @@ def _read(path: Path, columns: Columns, *kinds: Kind) -> Table:
                 f"{path}, line {line}: {cells} is like a header, but a header must be the first line; remove "
                 f"the lines above it, which begin with {table.columns}"
             )
-    wanted = [columns.given(kind) for kind in kinds]
+    targets = columns.targets if LABEL in kinds else None
+    wanted = [columns.given(kind) for kind in kinds if targets is None or kind != LABEL]
+    if targets is not None:
+        wanted += targets.given or [None]
     if any(name is not None and not name.isdecimal() for name in wanted):
         return table  # in whose header the names are not, as a message will say
-    if table.width != 2 and None in wanted:
+    if None in wanted and (table.width != 2 or targets is not None):
+        or_two = "" if targets is not None else ", or two columns, slide and label"
+        options = "--label-column" if targets is None else " and ".join(targets.options)
         raise LabelError(
-            f"{path}: expected a header with known names, or two columns, slide and label; got {table.width} "
-            f"columns and the first line {table.columns}; give --slide-column and --label-column"
+            f"{path}: expected a header with known names{or_two}; got {table.width} "
+            f"columns and the first line {table.columns}; give --slide-column and {options}"
         )
     return table.without_header()

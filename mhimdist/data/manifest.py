@@ -298,7 +298,7 @@ def arriving(folder: Path) -> frozenset[str]:
 
 
 def _read_table(content: bytes, path: Path | str) -> tuple[DatasetInfo, pa.Table]:
-    """The description and the rows of the file; refuses a file whose rows would take far more memory than its bytes."""
+    """The description and the rows; refuses a file whose rows would take far more memory than its bytes."""
     limit = max(MAX_INFLATION * len(content), SMALL_BYTES)
     # From memory: given a path, pyarrow would read a parent folder named "a=b" as a column.
     file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)

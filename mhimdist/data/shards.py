@@ -56,9 +56,8 @@ class BagShards:
         classes: class names in the order of the class indices.
         keys, slides, cases: key, slide and case of every bag, in the order of the rows.
         labels_N: int64 class index of every bag.
-        task: what the bags are labelled with; classification unless the manifest says otherwise.
-        targets_NK: float64 targets of every bag, in the order of `task.columns`, NaN where one is missing; a
-            bag's class is then a stratum of its targets. N x 0 for tasks of classes.
+        task, targets_NK: what the bags are labelled with, and their targets, see `BagSource`; if there are
+            targets, a bag's class is a stratum of them.
         sizes_N: int64 number of instances of every bag.
         ids_N: int64 `bag_id` of every bag.
         num_features: width D of the features.
@@ -102,8 +101,7 @@ class BagShards:
         self.folder = self._mapped.folder
 
         rows = manifest.rows
-        self.name = manifest.info.name
-        self.classes = manifest.info.classes
+        self.name, self.classes = manifest.info.name, manifest.info.classes
         self.digest = manifest.content_sha256
         self.synthetic, self.description = manifest.info.synthetic, manifest.info.description
         self.keys: tuple[str, ...] = tuple(rows["key"].to_pylist())
@@ -242,10 +240,7 @@ class BagShards:
         content, where = mapped[offset : offset + num_bytes], f"{self.folder}/{self._shards[row]}"
         if (got := zlib.crc32(content)) != crc32:
             raise CorruptShard(f"{where}: {self.keys[row]}.json: expected crc32 {crc32:08x}, got {got:08x}")
-        with suppress(ValueError, RecursionError):
-            if isinstance(said := json.loads(content), dict):
-                return said
-        raise CorruptShard(f"{where}: {self.keys[row]}.json: expected a JSON object")
+        return _json_object(content, f"{where}: {self.keys[row]}.json")
 
     def _checked(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         rows_B = np.asarray(rows, dtype=np.int64)
@@ -299,6 +294,13 @@ class BagShards:
                 raise CorruptShard(f"{where}: expected crc32 {crc32:08x}, got {got:08x}")
             self._verified.add((kind, row))
         return mapped, offset + NPY_HEADER_BYTES
+
+
+def _json_object(content: bytes, where: str) -> dict[str, Any]:
+    with suppress(ValueError, RecursionError):
+        if isinstance(said := json.loads(content), dict):
+            return said
+    raise CorruptShard(f"{where}: expected a JSON object")
 
 
 @lru_cache(maxsize=1)

@@ -35,9 +35,9 @@ def strata(
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """Divide bags by their targets into groups that each have enough cases for folds.
 
-    - regression: up to four groups of equal size by the value; by the mean rank, if there are several columns.
-    - survival: event or not, each divided by time at the same up to four quantiles of the times of events.
-    - multilabel: by the rarest label that a bag has; labels of too few cases count only if no label has more.
+    - regression: up to four groups of equal size by the value, or by the mean rank in several columns;
+    - survival: event or not, and the time, divided at up to three quantiles of the times of events;
+    - multilabel: the rarest label that a bag has, leaving out labels of too few cases.
 
     There are as many groups as leave each `MIN_CASES` cases, but two wherever the targets differ.
 
@@ -121,4 +121,7 @@ def _by_label(
         used.remove(small[0])
     if 0 < found.get(none, 0) < MIN_CASES and len(found) > 2:
         stratum_N[stratum_N == none] = max(found.keys() - {none}, key=lambda label: found[label])
-    return [*columns, "none" if "none" not in columns else "no label"], stratum_N
+    if len(found) == 1:  # every bag has a label that many have
+        rarest = next(label for label in rarest_first if has_NK[:, label].any())
+        stratum_N = np.where(has_NK[:, rarest], rarest, none)
+    return [*columns, "other" if "other" not in columns else "other bags"], stratum_N

@@ -56,6 +56,10 @@ class TaskInfo(BaseModel):
         return not self.columns
 
 
+CLASSIFICATION = TaskInfo()
+"""The task of data sets whose manifest names none."""
+
+
 def of_rows(rows: pa.Table, task: TaskInfo) -> np.ndarray:
     """The targets of the bags of a manifest.
 

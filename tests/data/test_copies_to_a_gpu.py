@@ -2,6 +2,7 @@
 
 import ctypes
 import weakref
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -137,16 +138,23 @@ def test_a_batch_is_kept_for_its_consumer_who_waits_for_its_copy_only(gpu: LateG
         assert second.features_TD.isnan().all()
 
 
+@pytest.mark.parametrize("num_targets", [None, 1, 3])
 @pytest.mark.parametrize("num_bags", [0, 1, 2, 5])
-def test_a_batchs_numbers_reach_a_gpu_by_one_copy_from_pinned_memory(num_bags: int) -> None:
+def test_a_batchs_numbers_reach_a_gpu_by_one_copy_from_pinned_memory(
+    num_bags: int, num_targets: int | None
+) -> None:
     sizes = [3, 1, 4, 1, 5][:num_bags]
     offsets_B1 = torch.tensor([0, *sizes]).cumsum(0)
     labels_B, ids_B = torch.arange(num_bags) % 2, torch.arange(num_bags) + 2**40
     batch = PackedBags(torch.ones(sum(sizes), 2), offsets_B1, labels_B, ids_B, tuple("abcde"[:num_bags]))
+    names = ["offsets_B1", "labels_B", "ids_B"]
+    if num_targets is not None:
+        batch = replace(batch, targets_BK=torch.rand(num_bags, num_targets))
+        names.append("targets_BK")
     with MadeOnTheCpu() as asked:
         moved = batch.to(DEVICE)
     assert asked.requests == ["to", "pin_memory", "to"]  # features, memory for the numbers, numbers
-    for name in ("offsets_B1", "labels_B", "ids_B"):
+    for name in names:
         ours, theirs = getattr(moved, name), getattr(batch, name)
         assert same_bits(ours, theirs)
         assert num_bags == 0 or ours.data_ptr() % 16 == 0
