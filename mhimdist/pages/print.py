@@ -5,6 +5,7 @@ equal files.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from mhimdist.statistics import curves
 from mhimdist.statistics.calibration import reliability
 from mhimdist.statistics.metrics import pooled
 
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -34,7 +35,7 @@ _STYLE: Any = {
     "pdf.fonttype": 42,  # TrueType: text that can be edited and searched
     "text.parse_math": False,  # a name with dollar signs is a name
 }
-_INCHES = (3.4, 3.0)
+INCHES = (3.4, 3.0)
 """A column of a paper."""
 
 
@@ -69,19 +70,21 @@ def write_figures(subject: Subject, folder: Path) -> list[Path]:
             ("stability", shown, _draw_stability),
         ):
             path = folder / f"{name}{end}.pdf"
-            if _write(path, chosen, draw):
+            if save(path, partial(draw, chosen=chosen)):
                 written.append(path)
     return written
 
 
-def _write(
-    path: Path, chosen: Sequence[Configuration], draw: Callable[[Axes, Sequence[Configuration]], None]
-) -> bool:
-    """Draw and write a figure; returns whether there was anything to draw."""
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=_INCHES, layout="constrained")
+def save(path: Path, draw: Callable[[Axes], None]) -> bool:
+    """Draw and write a figure; returns whether there was anything to draw.
+
+    Raises:
+        DiskFullError: it does not fit on the disk.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=INCHES, layout="constrained")
         axes = figure.add_subplot()
-        draw(axes, chosen)
+        draw(axes)
         if not axes.has_data():
             return False
         if axes.get_legend_handles_labels()[0]:
@@ -95,12 +98,12 @@ def _draw_roc(axes: Axes, chosen: Sequence[Configuration]) -> None:
     bands = _bands(chosen, curves.roc, curves.roc_band)
     if bands:
         axes.plot([0, 1], [0, 1], ":", color="0.6", linewidth=0.8)
-    _draw_bands(axes, bands, "AUC")
+    draw_bands(axes, bands, "AUC")
     axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1.01))
 
 
 def _draw_precision_recall(axes: Axes, chosen: Sequence[Configuration]) -> None:
-    _draw_bands(axes, _bands(chosen, curves.precision_recall, curves.precision_recall_band), "AP")
+    draw_bands(axes, _bands(chosen, curves.precision_recall, curves.precision_recall_band), "AP")
     axes.set(xlabel="recall (sensitivity)", ylabel="precision", xlim=(0, 1), ylim=(0, 1.01))
 
 
@@ -122,14 +125,14 @@ def _bands(
     return found
 
 
-def _draw_bands(axes: Axes, bands: dict[str, curves.Band], area: str) -> None:
+def draw_bands(axes: Axes, bands: dict[str, curves.Band], area: str) -> None:
     for colour, (name, band) in zip(COLOURS, bands.items(), strict=False):
         text = f"{np.mean(band.areas):.3f}"
         if len(band.areas) > 1:
             text += f" ± {np.std(band.areas):.3f}"
             low_G, high_G = (np.clip(band.mean_G + k * band.deviation_G, 0, 1) for k in (-1, 1))
             axes.fill_between(band.x_G, low_G, high_G, color=colour, alpha=0.15, linewidth=0)
-        axes.plot(band.x_G, band.mean_G, color=colour, label=f"{_line(name)}: {area} {text}")
+        axes.plot(band.x_G, band.mean_G, color=colour, label=f"{one_line(name)}: {area} {text}")
 
 
 def _draw_reliability(axes: Axes, chosen: Sequence[Configuration]) -> None:
@@ -137,7 +140,7 @@ def _draw_reliability(axes: Axes, chosen: Sequence[Configuration]) -> None:
         whole = pooled(each.parts)
         points = reliability(whole.labels_N, whole.probabilities_NC, num_bins=NUM_BINS)
         x, y = [p.confidence for p in points], [p.frequency for p in points]
-        axes.plot(x, y, "o-", color=colour, markersize=3, label=_line(each.name))
+        axes.plot(x, y, "o-", color=colour, markersize=3, label=one_line(each.name))
     if chosen:
         axes.plot([0, 1], [0, 1], ":", color="0.6", linewidth=0.8)
     axes.set(xlabel="probability", ylabel="frequency", xlim=(0, 1), ylim=(-0.01, 1.01))
@@ -163,13 +166,13 @@ def _draw_thresholds(axes: Axes, chosen: Sequence[Configuration]) -> None:
         for network in each.networks:
             if network.threshold is not None and network.threshold <= 1:
                 axes.axvline(network.threshold, color="0.7", linewidth=0.6, linestyle=":")
-        axes.set_title(_line(each.name), fontsize=8)
+        axes.set_title(one_line(each.name), fontsize=8)
     axes.set(xlabel="decision threshold", ylabel="mean over the networks", xlim=(0, 1), ylim=(0, 1.01))
 
 
 def _draw_learning(axes: Axes, chosen: Sequence[Configuration]) -> None:
     for colour, each in zip(COLOURS, chosen, strict=False):
-        _draw_histories(axes, each, plots.STUDENT_AUC, colour, "-", _line(each.name))
+        _draw_histories(axes, each, plots.STUDENT_AUC, colour, "-", one_line(each.name))
     axes.set(xlabel="epoch", ylabel="validation AUC of the student")
 
 
@@ -194,7 +197,7 @@ def _draw_histories(
         axes.plot(epochs, [np.nan if v is None else v for v in means], line, color=colour, label=label)
 
 
-def _line(name: str) -> str:
+def one_line(name: str) -> str:
     """A name as one line of at most 40 characters; a leading underscore would hide it from the legend."""
     line = " ".join(name.split())
     line = line if len(line) <= 40 else f"{line[:39]}…"

@@ -16,6 +16,8 @@ from mhimdist.report.summary import History, is_number
 # Okabe and Ito's palette without yellow and black; colour-blind readers can tell its colours apart.
 BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
 GREY = "#8b939c"
+SILENT: dict[str, Any] = {"hoverinfo": "skip", "showlegend": False}
+"""What only helps the eye: it is in no legend and answers no pointer."""
 
 _AXIS = {
     "automargin": True,

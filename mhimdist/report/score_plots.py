@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mhimdist.report import drawing
-from mhimdist.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
+from mhimdist.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, SILENT, SKY, VERMILION
 from mhimdist.statistics.calibration import ReliabilityBin
 from mhimdist.statistics.curves import Band, Curve, ThresholdCurve
 
@@ -24,7 +24,7 @@ def roc_figure(bands: Mapping[str, Band], curves: Sequence[Curve] = ()) -> go.Fi
     """Mean ROC curves with a band of one standard deviation over folds, and single folds' curves in grey."""
     drawn = drawing.figure(x_title="1 − specificity", y_title="sensitivity", height=400)
     drawn.add_scatter(
-        x=[0, 1], y=[0, 1], mode="lines", line={"color": GREY, "width": 1, "dash": "dot"}, **_SILENT
+        x=[0, 1], y=[0, 1], mode="lines", line={"color": GREY, "width": 1, "dash": "dot"}, **SILENT
     )
     _add_bands(drawn, bands, curves, "AUC")
     return _unit(drawn)
@@ -41,20 +41,17 @@ def precision_recall_figure(
             y=[prevalence, prevalence],
             mode="lines",
             line={"color": GREY, "width": 1, "dash": "dot"},
-            **_SILENT,
+            **SILENT,
         )
     _add_bands(drawn, bands, curves, "average precision")
     return _unit(drawn)
-
-
-_SILENT = {"hoverinfo": "skip", "showlegend": False}
 
 
 def _add_bands(drawn: go.Figure, bands: Mapping[str, Band], curves: Sequence[Curve], area: str) -> None:
     for curve in curves:
         x_G, y_G = _thinned(curve)
         drawn.add_scatter(
-            x=x_G, y=y_G, mode="lines", line={"color": GREY, "width": 1}, opacity=0.45, **_SILENT
+            x=x_G, y=y_G, mode="lines", line={"color": GREY, "width": 1}, opacity=0.45, **SILENT
         )
     for colour, (name, band) in zip(COLOURS, bands.items(), strict=False):
         if band.deviation_G.any():
@@ -67,7 +64,7 @@ def _add_bands(drawn: go.Figure, bands: Mapping[str, Band], curves: Sequence[Cur
                 fillcolor=drawing.translucent(colour, 0.16),
                 mode="lines",
                 line={"width": 0},
-                **_SILENT,
+                **SILENT,
             )
         mean, spread = np.mean(band.areas), np.std(band.areas)
         text = f"{mean:.3f}" + (f" ± {spread:.3f}" if len(band.areas) > 1 else "")
@@ -85,7 +82,7 @@ def reliability_figure(bins: Mapping[str, Sequence[ReliabilityBin]], event: str)
     """The frequency of an event against its probability, with intervals, over the numbers of bags."""
     drawn = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.78, 0.22])
     drawn.add_scatter(
-        x=[0, 1], y=[0, 1], mode="lines", line={"color": GREY, "width": 1, "dash": "dot"}, **_SILENT
+        x=[0, 1], y=[0, 1], mode="lines", line={"color": GREY, "width": 1, "dash": "dot"}, **SILENT
     )
     for colour, (name, points) in zip(COLOURS, bins.items(), strict=False):
         drawn.add_scatter(

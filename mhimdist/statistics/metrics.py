@@ -11,6 +11,7 @@ import numpy as np
 from sklearn import metrics as sk
 
 from mhimdist.statistics.bootstrap import LEAST_DEFINED, MOST_WEIGHTS, case_counts
+from mhimdist.statistics.results import sums_by_value
 
 
 def auc(labels_N: np.ndarray, probabilities_NC: np.ndarray) -> float | None:
@@ -154,11 +155,7 @@ def share_in_order(scores_N: np.ndarray, positive_RN: np.ndarray, negative_RN: n
     Returns:
         float64, shape (R); NaN without a pair.
     """
-    values_U, place_N = np.unique(scores_N, return_inverse=True)
-    order_N = np.argsort(place_N, kind="stable")
-    starts_U = np.searchsorted(place_N[order_N], np.arange(len(values_U)))
-    positive_RU = np.add.reduceat(positive_RN[:, order_N], starts_U, axis=1)
-    negative_RU = np.add.reduceat(negative_RN[:, order_N], starts_U, axis=1)
+    positive_RU, negative_RU = sums_by_value(scores_N, positive_RN, negative_RN)
     below_RU = negative_RU.cumsum(axis=1) - negative_RU / 2
     pairs_R = positive_RU.sum(axis=1) * negative_RU.sum(axis=1)
     in_order_R = (positive_RU * below_RU).sum(axis=1)

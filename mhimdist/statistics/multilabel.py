@@ -16,7 +16,7 @@ from mhimdist.errors import UndefinedError
 from mhimdist.statistics.bootstrap import Weighed
 from mhimdist.statistics.metrics import weighted_auc, youden_threshold
 from mhimdist.statistics.regression import check_columns, with_columns
-from mhimdist.statistics.results import ratio
+from mhimdist.statistics.results import ratio, sums_by_value
 
 
 def measures(
@@ -144,11 +144,8 @@ def _label(
 
 def _average_precision(positive_N: np.ndarray, scores_N: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
     """The sum of the precisions at each score, each weighted by the recall that is gained there, shape R."""
-    values_U, place_N = np.unique(-scores_N, return_inverse=True)
-    order_N = np.argsort(place_N, kind="stable")
-    starts_U = np.searchsorted(place_N[order_N], np.arange(len(values_U)))
-    gained_RU = np.add.reduceat((weights_RN * positive_N)[:, order_N], starts_U, axis=1)
-    called_RU = np.add.reduceat(weights_RN[:, order_N], starts_U, axis=1).cumsum(axis=1)
+    gained_RU, level_RU = sums_by_value(-scores_N, weights_RN * positive_N, weights_RN)
+    called_RU = level_RU.cumsum(axis=1)
     # No bag at or above a score that no bag of the resample has: nothing is gained there, either.
     precision_RU = np.nan_to_num(ratio(gained_RU.cumsum(axis=1), called_RU))
     return ratio((gained_RU * precision_RU).sum(axis=1), gained_RU.sum(axis=1))

@@ -48,7 +48,8 @@ def weighed(labels_N: np.ndarray, predicted_N: np.ndarray, cases: Sequence[str],
     for what, grades_N in (("true", labels_N), ("predicted", predicted_N)):
         if not 0 <= grades_N.min() <= grades_N.max() < num_classes:
             raise UndefinedError(
-                f"expected {what} grades from 0 to {num_classes - 1}, got {grades_N.min()} to {grades_N.max()}"
+                f"expected {what} grades from 0 to {num_classes - 1}, got {grades_N.min()} to "
+                f"{grades_N.max()}"
             )
     cells = num_classes**2
     one_hot_NC = np.eye(cells)[labels_N.astype(np.int64) * num_classes + predicted_N.astype(np.int64)]

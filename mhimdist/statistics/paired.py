@@ -186,7 +186,7 @@ def bootstrap_tests(
         low, high = np.quantile(gaps_R, ends)
         # What is equal but for rounding lies on both sides.
         beyond = min(np.count_nonzero(gaps_R <= 1e-12), np.count_nonzero(gaps_R >= -1e-12))
-        p = min(1.0, 2 * (beyond + 1) / (len(gaps_R) + 1))
+        p = float(min(1.0, 2 * (beyond + 1) / (len(gaps_R) + 1)))
         note = f"bootstrap of {len(cases[0])} cases, {len(gaps_R)} resamples"
         found[name] = Tested(here - there, float(low), float(high), None, p, note)
     return {name: found[name] for name in one if name in found}

@@ -12,7 +12,7 @@ import numpy as np
 
 from mhimdist.errors import UndefinedError
 from mhimdist.statistics.bootstrap import Weighed
-from mhimdist.statistics.results import ratio
+from mhimdist.statistics.results import ratio, sums_by_value
 
 MEASURES = ("pearson", "spearman", "r2", "mae", "rmse")
 
@@ -118,7 +118,7 @@ def _column(truth_N: np.ndarray, predicted_N: np.ndarray, weights_RN: np.ndarray
 
 
 def _varies(values_N: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
-    """Whether the bags that count have different values, shape R; sums of squares round, so they cannot say."""
+    """Whether the bags that count have different values, shape R; a sum of squares rounds and cannot say."""
     counts_RN = weights_RN > 0
     highest_R = np.where(counts_RN, values_N, -np.inf).max(axis=1)
     return highest_R > np.where(counts_RN, values_N, np.inf).min(axis=1)
@@ -139,8 +139,6 @@ def _correlation(x: np.ndarray, y: np.ndarray, weights_RN: np.ndarray) -> np.nda
 
 def _ranks(values_N: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
     """The mean rank of each value among the bags that count, less 1/2, shape (R, N)."""
-    values_U, place_N = np.unique(values_N, return_inverse=True)
-    order_N = np.argsort(place_N, kind="stable")
-    starts_U = np.searchsorted(place_N[order_N], np.arange(len(values_U)))
-    num_RU = np.add.reduceat(weights_RN[:, order_N], starts_U, axis=1)
+    (num_RU,) = sums_by_value(values_N, weights_RN)
+    place_N = np.unique(values_N, return_inverse=True)[1]
     return (num_RU.cumsum(axis=1) - num_RU / 2)[:, place_N]

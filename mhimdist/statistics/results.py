@@ -1,6 +1,6 @@
 """What a statistic returns, and the checks that all of them share.
 
-Dimensions: N bags, C classes.
+Dimensions: N bags, C classes, R rows of amounts, U different values.
 """
 
 from collections.abc import Sequence
@@ -52,6 +52,14 @@ def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     whole = np.asarray(whole, dtype=np.float64)
     shape = np.broadcast_shapes(np.shape(part), whole.shape)
     return np.divide(part, whole, out=np.full(shape, np.nan), where=np.broadcast_to(whole > 0, shape))
+
+
+def sums_by_value(values_N: np.ndarray, *amounts_RN: np.ndarray) -> list[np.ndarray]:
+    """The sums of amounts over the bags of each different value, ascending: each of shape (R, U)."""
+    values_U, place_N = np.unique(values_N, return_inverse=True)
+    order_N = np.argsort(place_N, kind="stable")
+    starts_U = np.searchsorted(place_N[order_N], np.arange(len(values_U)))
+    return [np.add.reduceat(each_RN[:, order_N], starts_U, axis=1) for each_RN in amounts_RN]
 
 
 def tails(level: float) -> np.ndarray:

@@ -1,14 +1,16 @@
 """How well risks and survival probabilities foretell events, where some cases are censored.
 
-Own code, not a library's: scikit-survival has all of these, but its licence, GPL-3, would become that of every
-program that is shipped with ours, and it pins one minor version of scikit-learn; lifelines (MIT) has neither
-Uno's concordance nor the time-dependent AUC, and brings autograd and formulaic. The formulas are short, and as
-functions of weights they answer for hundreds of resamples in one call. The tests hold them to both libraries.
+Own code, not a library's: scikit-survival has all of these, but its licence, GPL-3, would become that of
+every program that is shipped with ours, and it pins one minor version of scikit-learn; lifelines (MIT) has
+neither Uno's concordance nor the time-dependent AUC, and brings autograd and formulaic. The formulas are
+short, and as functions of weights they answer for hundreds of resamples in one call. The tests hold them to
+both libraries.
 
-What is true of all: a larger risk means an earlier event. Times at which a case is censored and another has its
-event count as later than the event. `G` is the Kaplan-Meier estimate of not being censored, from the training
-cases; it is kept as it is in the resamples. Where G is 0, or after the last training time, it says nothing: an
-event there gets no weight, which truncates a measure at the training cases' follow-up (Uno et al., 2011).
+What is true of all: a larger risk means an earlier event. A censoring at the time of an event counts as later
+than the event; two events at one time are no pair. `G` is the Kaplan-Meier estimate of not being censored,
+from the training cases; the resamples keep it as it is. Where G is 0, or after the last training time, it
+says nothing: an event there gets no weight, which truncates a measure at the training cases' follow-up (Uno
+et al., 2011).
 
 Dimensions: N bags, T times of a grid, U different times, E events, R rows of weights (resamples).
 """
@@ -21,7 +23,7 @@ import numpy as np
 from mhimdist.errors import UndefinedError
 from mhimdist.statistics.bootstrap import Weighed
 from mhimdist.statistics.metrics import share_in_order
-from mhimdist.statistics.results import ratio
+from mhimdist.statistics.results import ratio, sums_by_value
 
 _MOST_PAIRS = 2**20
 """How many pairs of bags are looked at in one go."""
@@ -69,8 +71,8 @@ def check_times(times_N: np.ndarray, events_N: np.ndarray) -> None:
     """Refuse what is no follow-up.
 
     Raises:
-        UndefinedError: there is no case, the lengths differ, a time is not positive and finite, or an event is
-            not 0 or 1.
+        UndefinedError: there is no case, the lengths differ, a time is not positive and finite, or an event
+            is not 0 or 1.
     """
     if not len(times_N) or len(times_N) != len(events_N):
         raise UndefinedError(
@@ -220,7 +222,7 @@ def dynamic_aucs(
     Raises:
         UndefinedError: see `measures`.
     """
-    _check(times_N, events_N, risks_N, times_N)
+    _check(times_N, events_N, risks_N, [""] * len(times_N))
     weight_N = _inverse(censoring(train_times, train_events).at(times_N)) * np.asarray(events_N).astype(bool)
     weights_RN = np.ones((1, len(times_N))) if weights_RN is None else weights_RN
     return _dynamic_aucs(times_N, risks_N, weight_N, grid_T, weights_RN)
@@ -333,11 +335,11 @@ def _mean_auc(
     grid_T: np.ndarray,
     weights_RN: np.ndarray,
 ) -> np.ndarray:
-    """The mean over the times at which the AUC is defined, weighted by the fall of the survival curve, shape R."""
-    times_U, place_N = np.unique(times_N, return_inverse=True)
-    one_hot_NU = np.eye(len(times_U))[place_N]
-    at_risk_RU = (weights_RN @ one_hot_NU)[:, ::-1].cumsum(axis=1)[:, ::-1]
-    falls_RU = np.nan_to_num(ratio((weights_RN * happened_N) @ one_hot_NU, at_risk_RU))
+    """The mean over the times that have an AUC, weighted by the fall of the survival curve, shape R."""
+    times_U = np.unique(times_N)
+    left_RU, dead_RU = sums_by_value(times_N, weights_RN, weights_RN * happened_N)
+    at_risk_RU = left_RU[:, ::-1].cumsum(axis=1)[:, ::-1]
+    falls_RU = np.nan_to_num(ratio(dead_RU, at_risk_RU))
     survival_RU = np.concatenate([np.ones((len(weights_RN), 1)), (1 - falls_RU).cumprod(axis=1)], axis=1)
     survival_RT = survival_RU[:, np.searchsorted(times_U, grid_T, side="right")]
     steps_RT = -np.diff(survival_RT, axis=1, prepend=1.0)

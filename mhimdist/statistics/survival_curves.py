@@ -175,8 +175,8 @@ def cut_points(validation_risks: np.ndarray, num_groups: int = 2) -> np.ndarray:
     """
     if num_groups < 2 or not len(validation_risks) or not np.isfinite(validation_risks).all():
         raise UndefinedError(
-            f"expected finite validation risks and at least two groups, got {len(validation_risks)} risks and "
-            f"{num_groups} groups"
+            f"expected finite validation risks and at least two groups, got {len(validation_risks)} risks "
+            f"and {num_groups} groups"
         )
     return np.quantile(validation_risks, np.arange(1, num_groups) / num_groups)
 
