@@ -128,6 +128,16 @@ class Judged:
             [self.cases[row] for row in rows_M.tolist()],
         )
 
+    @classmethod
+    def pooled(cls, parts: Sequence["Judged"]) -> "Judged":
+        """The bags of several folds as one set."""
+        return cls(
+            np.concatenate([part.labels_N for part in parts]),
+            np.concatenate([part.targets_NK for part in parts]),
+            np.concatenate([part.predictions_NP for part in parts]),
+            [case for part in parts for case in part.cases],
+        )
+
 
 class Task(ABC):
     """What the labels of a data set mean.
@@ -136,6 +146,7 @@ class Task(ABC):
         name: the task's name.
         selection: the metric that selects epochs and configurations; higher is better.
         headings: the metrics that tables show, the selecting one first, and their headings.
+        pools: whether predictions of different networks can be ranked together, as for a score out of fold.
         fits_by: how `fit` chooses, in words.
         has_classes: whether a label is one of `classes`, so that models may learn what a class looks like.
         info: the task as the data set states it.
@@ -147,6 +158,7 @@ class Task(ABC):
     name: ClassVar[str]
     selection: ClassVar[str]
     headings: ClassVar[Mapping[str, str]]
+    pools: ClassVar[bool] = True
     fits_by: ClassVar[str] = "what the task fits"
     has_classes: ClassVar[bool] = False
 

@@ -25,6 +25,7 @@ class Survival(Task):
 
     name = "survival"
     selection = "harrell_c"
+    pools = False  # each network counts risk from a place of its own
     fits_by = "the median risk"
     headings: ClassVar[Mapping[str, str]] = {
         "harrell_c": "C-index",

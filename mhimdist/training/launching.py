@@ -1,5 +1,7 @@
 """How a run takes its steps on its device: launched one by one, or recorded as CUDA graphs, and why."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +14,9 @@ from mhimdist.tasks.memory import Memory
 from mhimdist.training.graphed_step import GraphedStep
 from mhimdist.training.step import TrainingStep
 from mhimdist.training.workers import Workers
+
+LAUNCHING = "launching.json"
+_SELECTS_BY = "selects by"
 
 
 def make_step(
@@ -73,8 +78,17 @@ def launching(config: TrainConfig, step: TrainingStep) -> dict[str, Any]:
         "device": str(_device_of(step.student)),
         "dtype": str(step.dtype).removeprefix("torch."),
         "workers": step.workers.world_size,
+        _SELECTS_BY: step.student.task.title,
         "CUDA graphs": "used" if reason is None else f"not used: {reason}",
     }
+
+
+def selects_by(folder: Path) -> str:
+    """The metric that selects a run's epoch, as its folder says; "score" as long as it says nothing."""
+    try:
+        return str(json.loads((folder / LAUNCHING).read_text(encoding="utf-8"))[_SELECTS_BY])
+    except (OSError, ValueError, KeyError):  # not written yet, or by an earlier release
+        return "score"
 
 
 def _device_of(student: BagModel) -> torch.device:

@@ -31,7 +31,7 @@ from mhimdist.tasks.memory import Memory
 from mhimdist.training import denormals
 from mhimdist.training.evaluation import Predictions, predict
 from mhimdist.training.history import EpochRecord
-from mhimdist.training.launching import launching, make_step
+from mhimdist.training.launching import LAUNCHING, launching, make_step
 from mhimdist.training.network import network_for
 from mhimdist.training.requirements import check_run
 from mhimdist.training.run_folder import LOST_LOCK_S, RunFolder
@@ -40,8 +40,6 @@ from mhimdist.training.workers import Workers
 
 AGREE_EVERY_STEPS = 16
 """The workers agree every so many steps on whether to stop or to save."""
-
-LAUNCHING = "launching.json"
 
 
 class Trainer:
