@@ -33,7 +33,7 @@ def export_model(
         run: folder of a finished fold, a cross-validation, or a sweep, for its final runs.
         out: the folder to write; by default `export/` in the run's folder.
         member: the networks to export where the run has several: "all" of the configuration, the "best" by
-            validation AUC, or the folder name of one, such as "fold-1-seed-2021-0f3c".
+            validation score, or the folder name of one, such as "fold-1-seed-2021-0f3c".
         candidate: the name of a configuration, or the start of its digest, where the run holds several; by
             default the one with masking, under the strict protocol.
         onnx: also write ONNX files, each compared with PyTorch; needs the extra `onnx`.
@@ -82,15 +82,15 @@ def _chosen(members: Sequence[Member], member: str, run: Path) -> list[Member]:
     """The members to export.
 
     Raises:
-        ConfigError: none is called so, or none has a validation AUC to be the best by.
+        ConfigError: none is called so, or none has a validation score to be the best by.
     """
     if member == "all":
         return list(members)
     if member == "best":
-        judged = [each for each in members if each.validation_auc is not None]
+        judged = [each for each in members if each.validation_score is not None]
         if not judged:
-            raise ConfigError(f"{run}: member: expected a validation AUC to choose the best by, found none")
-        return [max(judged, key=lambda each: each.validation_auc or 0.0)]
+            raise ConfigError(f"{run}: member: expected a validation score to choose the best by, found none")
+        return [max(judged, key=lambda each: each.validation_score or 0.0)]
     named = [each for each in members if each.folder.name == member]
     if not named:
         listing = ", ".join(each.folder.name for each in members)

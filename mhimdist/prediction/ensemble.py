@@ -51,8 +51,8 @@ class InstanceScores:
 
     Attributes:
         attention_N: float32 weights that add up to 1; None if a network has none.
-        instance_NC: float32 class probabilities by each instance alone; None if a network does not define
-            them.
+        instance_NC: float32 predictions by each instance alone, such as class probabilities; None if a
+            network does not define them.
         teacher_attention_N: `attention_N` by the teachers; None if a run has kept none.
     """
 

@@ -197,7 +197,7 @@ class Comparison:
         rows = self.of(protocol)
         shown, title = self._shown, self.task.title
         header = ["configuration", *shown.values(), f"{title} 95 %"]
-        caption = f"{self.caption(protocol)} {title} 95 %: bootstrap interval of the mean {title}, resampled by case"
+        caption = f"{self.caption(protocol)} {title} 95 %: bootstrap interval of the mean {title}, by case"
         if self.task.pools:
             header.append("pooled")
             caption += f"; pooled: {title} of all folds' test bags as one set"

@@ -74,7 +74,7 @@ class FinalRun:
         seed: the run's seed.
         fold: the fold's number, counted from 1; None if there is only one fold.
         best_epoch: the `epoch` of the history's row whose weights were tested.
-        validation: the metrics of the task on the validation cases, such as `auc`, `accuracy` and `threshold`.
+        validation: the metrics of the task on the validation cases, such as `auc` and `threshold`.
         test: the same on the test cases; an undefined metric is None.
         history: as in `Trial`.
     """

@@ -193,8 +193,8 @@ class Watch:
         if waiting:
             texts.append(f"{formats.count(waiting, 'trial')} waiting for room")
         self.print_line(
-            f"[{self._num_done}/{self.num_trials}] running (epochs, validation {self.score}): {', '.join(texts)} | "
-            f"{self._summary()}"
+            f"[{self._num_done}/{self.num_trials}] running (epochs, validation {self.score}): "
+            f"{', '.join(texts)} | {self._summary()}"
         )
 
     def print_line(self, text: str) -> None:

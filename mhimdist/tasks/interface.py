@@ -295,6 +295,26 @@ class Task(ABC):
         found = estimates(networks, num_resamples=num_resamples)[self.selection]
         return None if found is None else (found.low, found.high)
 
+    def intervals(
+        self, judged: Judged, fitted: Fitted, *, num_resamples: int = 1000
+    ) -> dict[str, tuple[float, float] | None]:
+        """The 95 % bootstrap interval of every metric of `headings`, resampled by case; None if undefined.
+
+        Args:
+            judged, fitted: as in `weighed`.
+            num_resamples: number of resamples.
+        """
+        found = estimates([self.weighed(judged, fitted)], num_resamples=num_resamples)
+        return {
+            name: None if (each := found.get(name)) is None else (each.low, each.high)
+            for name in self.headings
+        }
+
+    def fitted_of(self, members: Sequence[Fitted]) -> dict[str, Any]:
+        """What several networks have fitted as one: the mean of each number that all of them have."""
+        shared = [name for name in members[0] if all(each.get(name) is not None for each in members)]
+        return {name: np.mean([each[name] for each in members], axis=0).tolist() for name in shared}
+
     # Before training.
 
     def check(self, bags: BagSource, split: Split) -> None:
