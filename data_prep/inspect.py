@@ -13,6 +13,7 @@ from rich.table import Table
 
 from data_prep.checks.inspection import Inspection, inspect
 from data_prep.command_line import add_workers
+from data_prep.tables.target_checks import summary
 from data_prep.writing.progress import bar
 from mhimdist.data.manifest import Manifest
 from mhimdist.process import run
@@ -30,6 +31,8 @@ def tables(found: Inspection) -> list[Table]:
     about.add_row(
         "bags", f"{len(rows):,} of {len(slides_a_case):,} cases, {several:,} of them with more than one"
     )
+    if info.task is not None:
+        about.add_row("task", info.task.name if info.task.of_classes else summary(found.manifest))
     about.add_row("instances", f"{size_N.sum():,} ({_spread(size_N)})")
     dtypes = Counter(rows["dtype"].to_pylist())
     about.add_row("features", f"{rows['num_features'][0].as_py():,} wide, {_counted(dtypes)}")
@@ -50,8 +53,9 @@ def tables(found: Inspection) -> list[Table]:
         about.add_row("synthetic", "these features were not computed from slides")
 
     classes = Table(box=box.SIMPLE)
-    for name in ("class", "bags", "cases", "instances", "fewest", "median", "most"):
-        classes.add_column(name, justify="left" if name == "class" else "right")
+    kind = "class" if info.task is None else "grade" if info.task.of_classes else "stratum of targets"
+    for name in (kind, "bags", "cases", "instances", "fewest", "median", "most"):
+        classes.add_column(name, justify="left" if name == kind else "right")
     case_N = np.array(rows["case"].to_pylist())
     for label, name in enumerate(info.classes):
         sizes = size_N[label_N == label]

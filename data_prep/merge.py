@@ -13,9 +13,13 @@ from rich.filesize import decimal
 
 from data_prep.readers.members import encoder_of
 from data_prep.readers.sources import some
+from data_prep.tables.target_checks import summary
+from data_prep.writing.tasks import in_words
 from data_prep.writing.writer import appearing_whole
 from mhimdist.data.format import index_name, shard_name
-from mhimdist.data.manifest import ROWS_SCHEMA, DatasetInfo, Manifest, ShardFile
+from mhimdist.data.manifest import DatasetInfo, Manifest, ShardFile, rows_schema
+from mhimdist.data.strata import stratified
+from mhimdist.data.targets import CLASSIFICATION
 from mhimdist.errors import DataError, LabelError
 from mhimdist.process import run
 
@@ -34,14 +38,16 @@ def merge(folders: Sequence[Path], out: Path, *, name: str | None = None, copy: 
 
     Raises:
         DataError: `out` exists, a slide is in two of the data sets, or they differ in width or encoder.
-        LabelError: a data set shares no class with those before it.
+        LabelError: they differ in task, columns or unit of their labels, grades are in another order, or a
+            data set shares no class with those before it.
     """
     out = Path(os.path.abspath(out))
     if out.exists():
         raise DataError(f"{out} already exists; give another --out, or remove it")
     manifests = [Manifest.open(folder) for folder in folders]
     _refuse_mixtures(folders, manifests)
-    classes = _classes(folders, manifests)
+    task = manifests[0].info.task
+    classes = _classes(folders, manifests) if task is None or task.of_classes else ()
     shards: list[ShardFile] = []
     rows: list[dict[str, Any]] = []
     with appearing_whole(out) as made:
@@ -56,7 +62,7 @@ def merge(folders: Sequence[Path], out: Path, *, name: str | None = None, copy: 
                 ):
                     _put(folder / old, made / new, copy=copy)
             for row in manifest.rows.to_pylist():
-                label = classes.index(manifest.info.classes[row["label"]])
+                label = classes.index(manifest.info.classes[row["label"]]) if classes else 0
                 rows.append(row | {"shard": renamed[row["shard"]], "label": label})
         info = DatasetInfo(
             name=name or out.name,
@@ -64,14 +70,17 @@ def merge(folders: Sequence[Path], out: Path, *, name: str | None = None, copy: 
             synthetic=any(manifest.info.synthetic for manifest in manifests),
             description="; ".join(dict.fromkeys(m.info.description for m in manifests if m.info.description)),
             shards=tuple(shards),
+            task=task,
         )
-        merged = Manifest(info, pa.Table.from_pylist(rows, ROWS_SCHEMA))
+        merged = stratified(Manifest(info, pa.Table.from_pylist(rows, rows_schema(task))))
         merged.write(made)
     return merged
 
 
 def _classes(folders: Sequence[Path], manifests: Sequence[Manifest]) -> tuple[str, ...]:
     """The classes of the first data set, then those that only later ones have."""
+    if manifests[0].info.task is not None:
+        return _grades(folders, manifests)
     classes = list(manifests[0].info.classes)
     for folder, manifest in zip(folders[1:], manifests[1:], strict=True):
         if not set(classes) & set(manifest.info.classes):
@@ -83,10 +92,29 @@ def _classes(folders: Sequence[Path], manifests: Sequence[Manifest]) -> tuple[st
     return tuple(classes)
 
 
+def _grades(folders: Sequence[Path], manifests: Sequence[Manifest]) -> tuple[str, ...]:
+    """The grades of the data set that has the most, if the others have some of them in the same order."""
+    orders = [manifest.info.classes for manifest in manifests]
+    longest = max(orders, key=len)
+    for folder, grades in zip(folders, orders, strict=True):
+        if grades != tuple(grade for grade in longest if grade in grades):
+            raise LabelError(
+                f"{folder}: expected grades in the order {' < '.join(longest)}, got {' < '.join(grades)}; "
+                "shard them again with the same --classes"
+            )
+    return longest
+
+
 def _refuse_mixtures(folders: Sequence[Path], manifests: Sequence[Manifest]) -> None:
     counts = Counter(slide for manifest in manifests for slide in manifest.rows["slide"].to_pylist())
     if twice := [slide for slide, count in counts.items() if count > 1]:
         raise DataError(f"{len(twice)} slides are in more than one of the data sets: {some(twice)}")
+    for folder, manifest in zip(folders[1:], manifests[1:], strict=True):
+        one, other = (each.info.task or CLASSIFICATION for each in (manifests[0], manifest))
+        if one != other:
+            raise LabelError(
+                f"{folder}: expected labels of {in_words(one)} as in {folders[0]}, got {in_words(other)}"
+            )
     first: dict[str, Any] = {}
     for folder, manifest in zip(folders, manifests, strict=True):
         got = {
@@ -134,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     num_bytes = sum(shard.bytes for shard in merged.info.shards)
     print(
         f"{options.out}: {len(merged.rows)} bags, {decimal(num_bytes)} "
-        f"(shards: {len(merged.info.shards)}; classes: {', '.join(merged.info.classes)})"
+        f"(shards: {len(merged.info.shards)}; {summary(merged)})"
     )
 
 

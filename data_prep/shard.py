@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,10 @@ import pyarrow as pa
 from rich.filesize import decimal
 
 from data_prep.command_line import stoppable
-from data_prep.readers.folders import find_features
-from data_prep.readers.sources import Source, some
+from data_prep.readers.sources import some
+from data_prep.shard_labels import labelled
 from data_prep.shard_options import ShardOptions
-from data_prep.tables.cases import cases_of_barcodes, missing_cases, refuse_spellings, slides_of_barcodes
-from data_prep.tables.classes import refuse_measurements, spelled_as
-from data_prep.tables.labels import Columns, LabelTable, SlideLabel, read_labels, without_suffixes
+from data_prep.tables.target_checks import summary
 from data_prep.writing.parallel import in_cluster, results
 from data_prep.writing.plan import (
     ShardPlan,
@@ -29,11 +27,8 @@ from data_prep.writing.plan import (
     plan_shards,
     write_shard,
 )
-from data_prep.writing.progress import Count, bar, doing
+from data_prep.writing.progress import Count, bar
 from data_prep.writing.selection import (
-    class_names,
-    classes_of,
-    labels_of,
     matched,
     next_number,
     not_in,
@@ -43,11 +38,12 @@ from data_prep.writing.selection import (
 from data_prep.writing.skipped import SKIPPED_NAME, BadBag, named, read_skipped, write_skipped
 from data_prep.writing.workplace import Workplace
 from data_prep.writing.writer import naming
-from mhimdist.data.manifest import ROWS_SCHEMA, DatasetInfo, Manifest
+from mhimdist.data.manifest import DatasetInfo, Manifest, rows_schema
+from mhimdist.data.strata import stratified
+from mhimdist.data.targets import CLASSIFICATION
 from mhimdist.data.torch_threads import one_torch_thread
 from mhimdist.errors import DataError
 from mhimdist.process import run
-from mhimdist.tables.names import KnownNames
 
 
 @dataclass(frozen=True)
@@ -153,17 +149,18 @@ class _Plan:
 
 def _plan(options: ShardOptions, before: Manifest | None) -> _Plan:
     """Decide which bag goes into which shard."""
-    table, sources, classes, left_out = _labelled(options, before)
+    found = labelled(options, before)
+    table, sources, classes = found.rows, found.sources, found.classes
     dtype = options.dtype
     if before is not None:
-        table, sources = not_in(table, sources, before, classes)
+        table, sources = not_in(table, sources, before)
         dtype = dtype or before.rows["dtype"][0].as_py()
     labels = options.labels or options.features
-    sources = {slide: source for slide, source in sources.items() if slide not in left_out}
-    labelled = table
+    sources = {slide: source for slide, source in sources.items() if slide not in found.left_out}
+    all_rows = table
     table, passed_over = matched(table, sources, options.features, labels, skip=options.skip_unmatched)
     if not table and before is None:
-        raise nothing_in_both(labelled, sources, options.features, labels)
+        raise nothing_in_both(all_rows, sources, options.features, labels)
     looked = Count()
     with bar(len(table), lambda: looked.total, "reading headers:", unit="slides"):
         bags, bad = plan_bags(
@@ -171,6 +168,7 @@ def _plan(options: ShardOptions, before: Manifest | None) -> _Plan:
             sources,
             classes,
             dtype or "float16",
+            task=found.task,
             seed=options.seed,
             width=before.rows["num_features"][0].as_py() if before else None,
             skip_bad=options.skip_bad,
@@ -184,74 +182,11 @@ def _plan(options: ShardOptions, before: Manifest | None) -> _Plan:
         synthetic=options.synthetic or (before is not None and before.info.synthetic),
         description=options.description or (before.info.description if before else ""),
         shards=(),
+        task=None if found.task == CLASSIFICATION else found.task,
     )
     shards = plan_shards(bags, options.shard_bytes, first=next_number(before))
-    bad = sorted([*bad, *(BadBag(slide, reason) for slide, reason in left_out.items())])
+    bad = sorted([*bad, *(BadBag(slide, reason) for slide, reason in found.left_out.items())])
     return _Plan(shards, info, before, passed_over, bad)
-
-
-def _labelled(
-    options: ShardOptions, before: Manifest | None
-) -> tuple[list[SlideLabel], dict[str, Source], tuple[str, ...], dict[str, str]]:
-    """The labels, the features by slide, the classes in the order of their indices, and what is left out.
-
-    Slides without ground truth are left out, if the options allow it; the dictionary says why, by slide.
-    """
-    with doing(f"looking for features in {options.features}"):
-        sources = find_features(options.features, options.stated)
-    in_shards = None
-    left_out: dict[str, str] = {}
-    others: Sequence[str] = ()
-    if options.labels is None:
-        renamed = options.class_map or {}
-        table, left_out = labels_of(sources, renamed, skip_missing=options.skip_unmatched)
-        in_shards = classes_of(sources, renamed) if options.classes is None else None
-    else:
-        read = _read_labels(options, options.labels, sources)
-        table, left_out, others = read.rows, read.left_out, read.others
-        table = spelled_as(table, options.classes or (before.info.classes if before else ()))
-    table = without_suffixes(table, sources)
-    if options.case_from is not None:
-        table = cases_of_barcodes(table)
-    if options.labels is not None and options.classes is None and before is None:
-        refuse_measurements(table, options.labels)
-    refuse_spellings(table, before)
-    used = [row for row in table if row.slide in sources] if options.skip_unmatched else table
-    classes = class_names(used if options.classes else table, options.classes, before, in_shards)
-    unused = sorted({row.label for row in table} - {row.label for row in used})
-    if used and unused and options.classes is None and before is None:
-        print(
-            f"warning: no slide with features is of class {some(unused)}, and training needs cases of every "
-            "class; --classes with the other classes leaves it out",
-            file=sys.stderr,
-        )
-    if (warning := missing_cases(table, others)) is not None:
-        print(f"warning: {warning}", file=sys.stderr)  # now, not after hours
-    return table, sources, classes, left_out
-
-
-def _read_labels(options: ShardOptions, labels: Path, sources: dict[str, Source]) -> LabelTable:
-    """What the label table says; slides without ground truth have the name of their features."""
-    read = read_labels(
-        labels,
-        columns=Columns(options.slide_column, options.label_column, options.case_column),
-        slides=options.slides,
-        class_map=options.class_map,
-        known=sources,
-        skip_missing=options.skip_unmatched,
-        cases_alone=options.case_from is not None,
-    )
-    rows, left_out, names = read.rows, read.left_out, KnownNames(sources)
-    if options.case_from is not None:
-        slides_of = slides_of_barcodes([*(row.slide for row in rows), *left_out], sources)
-        rows = [
-            replace(row, slide=slide, case=slide if row.case == row.slide else row.case)
-            for row in rows
-            for slide in slides_of[row.slide]
-        ]
-        left_out = {slide: reason for name, reason in left_out.items() for slide in slides_of[name]}
-    left_out = {(*names.meant_by(slide), slide)[0]: reason for slide, reason in left_out.items()}
-    return replace(read, rows=rows, left_out=left_out)
 
 
 def _refuse_existing(out: Path) -> None:
@@ -309,7 +244,7 @@ def _finish(workplace: Workplace, plan: _Plan, shards: Sequence[WrittenShard], n
     """Make the data set appear, or grow, with its manifest and its table of bags that were left out."""
     worse = [bag for shard in shards for bag in shard.bad]
     bad = [*plan.bad, *worse]
-    rows = pa.Table.from_pylist([row for shard in shards for row in shard.rows], ROWS_SCHEMA)
+    rows = pa.Table.from_pylist([row for shard in shards for row in shard.rows], rows_schema(plan.info.task))
     listed = tuple(shard.shard for shard in shards if shard.shard is not None)
     if plan.before is None and not listed:
         raise DataError(f"none of the slides can be used: {named(bad)}")
@@ -321,7 +256,8 @@ def _finish(workplace: Workplace, plan: _Plan, shards: Sequence[WrittenShard], n
         write_skipped(workplace.shards, bad, rows["slide"].to_pylist())
     if num_new:
         made_of = plan.digest([shard.plan for shard in shards])
-        workplace.publish(Manifest(plan.info.model_copy(update={"shards": listed}), rows), made_of)
+        manifest = Manifest(plan.info.model_copy(update={"shards": listed}), rows)
+        workplace.publish(stratified(manifest), made_of)
     if plan.before is not None:
         write_skipped(workplace.out, bad, rows["slide"].to_pylist())
     return plan.outcome(num_new, num_reused, worse)
@@ -350,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     num_cases = len(manifest.rows["case"].unique())
     print(
         f"{options.out}: {len(manifest.rows)} bags{new} of {num_cases} cases, {decimal(num_bytes)} "
-        f"(shards: {len(info.shards)}; classes: {', '.join(info.classes)})"
+        f"(shards: {len(info.shards)}; {summary(manifest)})"
     )
 
 

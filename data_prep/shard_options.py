@@ -10,7 +10,10 @@ from pydantic import BeforeValidator, Field
 from data_prep.command_line import add_options, chosen
 from data_prep.readers.stated import NOTHING_STATED, Stated
 from data_prep.settings import Metavar, Settings, whole
+from data_prep.tables.target_columns import TargetColumns
 from data_prep.writing.skipped import SKIPPED_NAME
+from mhimdist.data.targets import TaskName
+from mhimdist.errors import ConfigError
 from mhimdist.tables.names import composed
 
 
@@ -63,7 +66,39 @@ class ShardOptions(Settings):
         "the labels; otherwise by number if all labels are numbers, and by name if not)",
     )
     class_map: Annotated[Renames | None, Metavar("OLD=NEW,...")] = Field(
-        None, description="new names of classes; several classes may become one"
+        None,
+        description="new names of classes; several classes may become one. Of events and of labels of "
+        "multilabel: what words mean, as in relapse=1,stable=0",
+    )
+    task: TaskName | None = Field(
+        None,
+        description="what the table says of a slide: one of several classes; an ordinal grade, whose order "
+        "--classes gives unless the names say it (0, 1, 2; G1, G2; low, intermediate, high); several labels "
+        "of 0 or 1 (multilabel); one or more numbers (regression); a time and whether the event happened "
+        "then (survival) (default: classification, or the task of the data set to append to or of the shards "
+        "to read)",
+    )
+    target_column: Annotated[Names | None, Metavar("NAME,NAME,...")] = Field(
+        None,
+        description="columns of the labels (multilabel; cells may be empty) or of the numbers (regression), "
+        "by name or by number from 1",
+    )
+    time_column: Annotated[Names | None, Metavar("NAME[,NAME]")] = Field(
+        None,
+        description="column of the time until the event or until the patient was last seen, by name or by "
+        "number from 1, if it has an unusual name; two columns are the time of the event and the time last "
+        "seen, as days_to_death and days_to_last_follow_up of the GDC, which are found",
+    )
+    event_column: Annotated[str | None, Metavar("NAME")] = Field(
+        None,
+        description="column that says whether the event happened (0 or 1, dead or alive, 1:DECEASED, ...), "
+        "by name or by number from 1, if it has an unusual name; in a column named censored or censorship, "
+        "1 says that it did not",
+    )
+    unit: Annotated[str | None, Metavar("NAME")] = Field(
+        None,
+        description="unit of the time or the numbers, such as months (default: what the name of the time's "
+        "column says)",
     )
     slide_column: Annotated[str | None, Metavar("NAME")] = Field(
         None, description="column of the slide, by name or by number from 1, if it has an unusual name"
@@ -87,7 +122,8 @@ class ShardOptions(Settings):
     skip_unmatched: bool = Field(
         False,
         description="pass over slides without features and features without a label, and report them; leave "
-        f"out slides whose row has no label or case (empty, NA, ...), and list them in {SKIPPED_NAME}",
+        "out slides whose row has no label or case (empty, NA, ...) or a time of 0 or less, and list them in "
+        f"{SKIPPED_NAME}",
     )
     skip_bad: bool = Field(
         False,
@@ -114,6 +150,33 @@ class ShardOptions(Settings):
         "", description="where the features come from, for the manifest"
     )
     synthetic: bool = Field(False, description="record in the manifest that the features are synthetic")
+
+    def target_columns(self, task: TaskName | None) -> TargetColumns | None:
+        """The columns of targets to read; None for a task of classes.
+
+        Args:
+            task: the task, if the user did not choose one.
+
+        Raises:
+            ConfigError: an option names a column that the task does not have.
+        """
+        task = self.task or task or "classification"
+        of_task = {
+            "time_column": ("survival",),
+            "event_column": ("survival",),
+            "target_column": ("multilabel", "regression"),
+            "unit": ("survival", "regression"),
+            "label_column": ("classification", "ordinal"),
+            "classes": ("classification", "ordinal"),
+        }
+        for name, tasks in of_task.items():
+            if getattr(self, name) is not None and task not in tasks:
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{option} is for --task {' or '.join(tasks)}; got --task {task}")
+        if task in ("classification", "ordinal"):
+            return None
+        given = self.target_column or (), self.time_column or (), self.event_column, self.unit
+        return TargetColumns(task, *given)
 
     @classmethod
     def from_command_line(cls, arguments: Sequence[str] | None = None) -> Self:

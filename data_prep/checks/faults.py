@@ -27,6 +27,7 @@ from tarfile import (
 )
 from typing import Any, BinaryIO
 
+from data_prep.writing.tasks import label_of, stated_label
 from mhimdist.data.format import (
     COORDS_DTYPE,
     FEATURE_DTYPES,
@@ -40,7 +41,8 @@ from mhimdist.data.format import (
     padded,
     tar_header,
 )
-from mhimdist.data.manifest import Manifest, ShardFile, arriving
+from mhimdist.data.manifest import DatasetInfo, Manifest, ShardFile, arriving
+from mhimdist.data.targets import CLASSIFICATION
 
 CHUNK_BYTES = 2**20
 DATALESS_TYPES = {
@@ -111,7 +113,7 @@ def verify(
         rows, path = rows_of[shard.name], folder / shard.name
         found = list(_index_faults(folder / index_name(shard.name), rows))
         try:
-            found += verify_shard(path, shard, rows, manifest.info.classes, on_bytes=on_bytes)
+            found += verify_shard(path, shard, rows, manifest.info, on_bytes=on_bytes)
         except FileNotFoundError:  # already among the faults
             pass
         except OSError as error:  # a failing disk, say; the other shards are still checked
@@ -132,7 +134,7 @@ def verify_shard(
     path: Path,
     shard: ShardFile,
     rows: Sequence[Mapping[str, Any]],
-    classes: Sequence[str],
+    info: DatasetInfo,
     *,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> list[Fault]:
@@ -142,7 +144,7 @@ def verify_shard(
         path: the shard.
         shard: its entry in the manifest.
         rows: its bags in the manifest, in their order.
-        classes: class names in the order of their indices.
+        info: the manifest's description of the data set.
         on_bytes: called with the number of bytes read since the last call.
 
     Returns:
@@ -153,7 +155,7 @@ def verify_shard(
     """
     with path.open("rb") as file:
         reader = _HashingReader(file, on_bytes)
-        faults = list(_layout_faults(reader, shard.name, rows, classes))
+        faults = list(_layout_faults(reader, shard.name, rows, info))
         reader.skip_to_end()
         if faults:
             members = [member for row in rows for member in members_of(row)]
@@ -195,7 +197,7 @@ class _HashingReader:
 
 
 def _layout_faults(
-    reader: _HashingReader, shard: str, rows: Sequence[Mapping[str, Any]], classes: Sequence[str]
+    reader: _HashingReader, shard: str, rows: Sequence[Mapping[str, Any]], info: DatasetInfo
 ) -> Iterator[Fault]:
     """Read a shard as it must have been written, and yield the faults."""
     for number, row in enumerate(rows):
@@ -220,7 +222,7 @@ def _layout_faults(
             if crc32 != member.crc32:
                 what = f"expected a payload of crc32 {member.crc32:08x}, got {crc32:08x}"
                 yield Fault(shard, what, member.name, member.offset, end)
-            elif wrong := _content_fault(first, member, row, classes):
+            elif wrong := _content_fault(first, member, row, info):
                 yield Fault(shard, wrong, member.name, member.offset, end)
             if any(reader.take(padded(end) - end)):
                 what = "expected zeros after its payload"
@@ -235,12 +237,11 @@ def _layout_faults(
         yield Fault(shard, "cut off in the zeros after the last member", start=reader.position, end=end)
 
 
-def _content_fault(
-    first: bytes, member: Member, row: Mapping[str, Any], classes: Sequence[str]
-) -> str | None:
+def _content_fault(first: bytes, member: Member, row: Mapping[str, Any], info: DatasetInfo) -> str | None:
     """What is wrong with a payload of the right crc32, given its first bytes; None if nothing is."""
     if member.kind == "json":
-        expected = {"slide": row["slide"], "case": row["case"], "label": classes[row["label"]]}
+        label = stated_label(label_of(row, info), info.task or CLASSIFICATION)
+        expected = {"slide": row["slide"], "case": row["case"], **label}
         try:
             said = json.loads(first)
             told = {field: said[field] for field in expected}

@@ -10,12 +10,13 @@ from data_prep.checks.faults import Fault, verify_shard
 from data_prep.readers.folders import find_features
 from data_prep.readers.sources import Source, some
 from data_prep.readers.stated import NOTHING_STATED, Stated
-from data_prep.tables.labels import SlideLabel
 from data_prep.writing.parallel import results
 from data_prep.writing.plan import ShardPlan, plan_bag, write_shard
+from data_prep.writing.tasks import label_of
 from mhimdist import files as files_module
 from mhimdist.data.format import dali_index, index_name, members_of
-from mhimdist.data.manifest import Manifest, ShardFile
+from mhimdist.data.manifest import DatasetInfo, Manifest, ShardFile
+from mhimdist.data.targets import CLASSIFICATION
 from mhimdist.data.torch_threads import one_torch_thread
 from mhimdist.errors import DataError
 
@@ -55,10 +56,7 @@ def repair(
     repaired, hopeless = [], {}
     if damaged:
         sources = find_features(features, stated)
-        tasks = [
-            (folder, shard, rows_of[shard.name], manifest.info.classes, sources, features)
-            for shard in damaged
-        ]
+        tasks = [(folder, shard, rows_of[shard.name], manifest.info, sources, features) for shard in damaged]
         with one_torch_thread():
             reasons = dict(results(_replaced, tasks, workers=workers))
         repaired = [shard.name for shard in damaged if reasons[shard.name] is None]
@@ -75,14 +73,14 @@ def _replaced(
     folder: Path,
     shard: ShardFile,
     rows: Sequence[dict[str, Any]],
-    classes: Sequence[str],
+    info: DatasetInfo,
     sources: dict[str, Source],
     features: Path,
     stop: Event | None = None,
 ) -> tuple[str, str | None]:
     """Replace a shard; return its name, and why it could not be replaced (None if it was)."""
     try:
-        _replace(folder, shard, rows, classes, sources, features, stop)
+        _replace(folder, shard, rows, info, sources, features, stop)
     except DataError as error:
         return shard.name, f"cannot be repaired: {error}"
     except OSError as error:
@@ -95,23 +93,22 @@ def _replace(
     folder: Path,
     shard: ShardFile,
     rows: Sequence[dict[str, Any]],
-    classes: Sequence[str],
+    info: DatasetInfo,
     sources: dict[str, Source],
     features: Path,
     stop: Event | None,
 ) -> None:
     if missing := [row["slide"] for row in rows if row["slide"] not in sources]:
         raise DataError(f"{features} has no features of {some(missing)}")
-    labels = [SlideLabel(row["slide"], row["case"], classes[row["label"]]) for row in rows]
+    task = info.task or CLASSIFICATION
     bags = [
-        plan_bag(label, row["label"], sources[row["slide"]], row["dtype"])
-        for label, row in zip(labels, rows, strict=True)
+        plan_bag(label_of(row, info), row["label"], sources[row["slide"]], row["dtype"], task) for row in rows
     ]
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.repair-") as name:
         plan = ShardPlan(shard.name, tuple(bags), sum(bag.tar_bytes for bag in bags))
         written = write_shard(plan, Path(name), stop=stop)
         if written.shard != shard:
-            faults = verify_shard(Path(name) / shard.name, shard, rows, classes)
+            faults = verify_shard(Path(name) / shard.name, shard, rows, info)
             raise DataError(f"{features} yields other bytes than the manifest lists: {faults[0]}")
         (Path(name) / shard.name).replace(folder / shard.name)
     files_module.sync(folder)

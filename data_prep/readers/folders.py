@@ -197,8 +197,9 @@ def _bags_of_ours(folders: set[Path]) -> dict[Path, Iterator[Bag]]:
     for folder in sorted(folder for folder in folders if (folder / MANIFEST_NAME).is_file()):
         bags |= {folder / name: iter(()) for name in arriving(folder)}  # not in the data set yet
         manifest = Manifest.open(folder)
+        info = manifest.info
         for name, rows in manifest.rows_by_shard().items():
-            bags[folder / name] = tar.bags_of_ours(folder / name, rows, manifest.info.classes)
+            bags[folder / name] = tar.bags_of_ours(folder / name, rows, info.classes, info.task)
     return bags
 
 

@@ -12,6 +12,7 @@ from data_prep.readers.arrays import checked, map_npy
 from data_prep.readers.fields import FEATURES
 from data_prep.readers.members import describe_bag
 from mhimdist.data.format import EXTENSIONS, members_of
+from mhimdist.data.targets import TARGETS, TaskInfo
 from mhimdist.errors import DataError
 
 MAX_TEXT_BYTES = 2**20
@@ -66,7 +67,10 @@ def bags_in(path: Path, arrays: Collection[str] = ()) -> Iterator[tuple[str, Pla
 
 
 def bags_of_ours(
-    path: Path, rows: Sequence[Mapping[str, Any]], classes: tuple[str, ...]
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    classes: tuple[str, ...],
+    task: TaskInfo | None = None,
 ) -> Iterator[tuple[str, Place, dict[str, Any]]]:
     """The bags of one of our shards, given its rows of the manifest: as in `bags_in`, with checksums.
 
@@ -74,6 +78,7 @@ def bags_of_ours(
         path: the shard.
         rows: its bags in the manifest.
         classes: class names in the order of their indices.
+        task: what the labels mean; None for classification.
 
     Raises:
         CorruptShard: a JSON member differs from what was written.
@@ -82,7 +87,12 @@ def bags_of_ours(
         place = tuple((EXTENSIONS[m.kind], m.offset, m.num_bytes, m.crc32) for m in members_of(row))
         said = describe_bag(path.parent, row)
         said |= {name: row[name] for name in ("slide", "case", "dtype")}
-        yield row["key"], place, said | {"label": classes[row["label"]], "classes": classes}
+        label: dict[str, Any] = {"label": classes[row["label"]], "classes": classes}
+        if task is not None:
+            label["task"] = (task.name, task.unit, *task.columns)
+            if not task.of_classes:
+                label |= {"label": None, "classes": None, "targets": tuple(row[TARGETS])}
+        yield row["key"], place, said | label
 
 
 def read(path: Path, place: Place, arrays: Collection[str] = ()) -> dict[Any, Any]:

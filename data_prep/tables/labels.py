@@ -404,6 +404,7 @@ def _read(path: Path, columns: Columns, *kinds: Kind) -> Table:
     label = (LABEL,) if columns.targets is None else columns.targets.kinds
     asked = (columns.slide, columns.label, columns.case, *(columns.targets.given if columns.targets else ()))
     names = known_names(SLIDE, CASE, *label) | {plain(name) for name in asked if name} - {""}
+    names -= {name for name in names if name.isdecimal()}  # the number of a column is no sign of a header
     table = headed(table, names)
     if names & set(map(plain, table.columns)):
         if not table.rows:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.tables.labels import SlideLabel
-from mhimdist.data.targets import TaskInfo
+from mhimdist.data.manifest import Manifest
+from mhimdist.data.targets import CLASSIFICATION, TaskInfo, of_rows
 from mhimdist.errors import LabelError
 
 _MOST_NAMED = 5
@@ -78,6 +79,16 @@ def _disagreeing(rows: Sequence[SlideLabel]) -> list[str]:
             )
             found[row.case] = f"case {row.case!r} has {' and '.join(sides)}"
     return list(found.values())
+
+
+def summary(manifest: Manifest) -> str:
+    """What the bags of a data set are labelled with, for a line that a command prints."""
+    task = manifest.info.task or CLASSIFICATION
+    if not task.of_classes:
+        return described(task, of_rows(manifest.rows, task))
+    if task.name == "ordinal":
+        return f"grades: {' < '.join(manifest.info.classes)}"
+    return f"classes: {', '.join(manifest.info.classes)}"
 
 
 def described(task: TaskInfo, targets_NK: np.ndarray) -> str:

@@ -25,6 +25,7 @@ from data_prep.readers.sources import Source, read_features
 from data_prep.tables.labels import SlideLabel
 from data_prep.writing.parallel import StoppedError
 from data_prep.writing.skipped import BadBag, named
+from data_prep.writing.tasks import stated_label
 from data_prep.writing.writer import CHUNK_BYTES, Bag, Payload, ShardWriter
 from mhimdist.data.format import (
     COORDS_DTYPE,
@@ -39,6 +40,7 @@ from mhimdist.data.format import (
     tar_header,
 )
 from mhimdist.data.manifest import ShardFile
+from mhimdist.data.targets import CLASSIFICATION, TaskInfo
 from mhimdist.errors import DataError
 
 PLAN_VERSION = 1
@@ -121,6 +123,7 @@ def plan_bags(
     classes: Sequence[str],
     dtype: str,
     *,
+    task: TaskInfo = CLASSIFICATION,
     seed: int,
     width: int | None = None,
     skip_bad: bool = False,
@@ -133,6 +136,7 @@ def plan_bags(
         sources: the features by slide.
         classes: class names in the order of their indices.
         dtype: stored type of the features, a key of `FEATURE_DTYPES`.
+        task: what the labels mean; the strata of targets are decided later, from all bags.
         seed: seed of the order.
         width: width that the features must have; None means the most frequent width.
         skip_bad: leave out bags that cannot be used. A file that cannot be read is still an error: the next
@@ -152,7 +156,8 @@ def plan_bags(
 
     def plan(row: SlideLabel) -> PlannedBag | BadBag:
         try:
-            return plan_bag(row, classes.index(row.label), sources[row.slide], dtype)
+            label = classes.index(row.label) if task.of_classes else 0
+            return plan_bag(row, label, sources[row.slide], dtype, task)
         except DataError as error:
             return BadBag(row.slide, str(error))
         except OSError as error:
@@ -208,7 +213,9 @@ def _refusal(bad: Sequence[BadBag], num_slides: int) -> str:
     return f"{len(bad):,} of {num_slides:,} slides cannot be used (--skip-bad leaves them out): {named(bad)}"
 
 
-def plan_bag(row: SlideLabel, label: int, source: Source, dtype: str) -> PlannedBag:
+def plan_bag(
+    row: SlideLabel, label: int, source: Source, dtype: str, task: TaskInfo = CLASSIFICATION
+) -> PlannedBag:
     """Plan one bag from the headers of its source.
 
     Args:
@@ -216,6 +223,7 @@ def plan_bag(row: SlideLabel, label: int, source: Source, dtype: str) -> Planned
         label: index of the class.
         source: where the features are.
         dtype: stored type of the features, a key of `FEATURE_DTYPES`.
+        task: what the label means.
 
     Raises:
         DataError: the headers show that the features cannot be used.
@@ -225,7 +233,7 @@ def plan_bag(row: SlideLabel, label: int, source: Source, dtype: str) -> Planned
     description: dict[str, Any] = {
         "slide": row.slide,
         "case": row.case,
-        "label": row.label,
+        **stated_label(row, task),
         "source": source.path.name,
         "dtype": dtype,
         "encoder": features.encoder,
@@ -249,6 +257,8 @@ def plan_bag(row: SlideLabel, label: int, source: Source, dtype: str) -> Planned
         "num_features": num_features,
         "dtype": dtype,
     }
+    if not task.of_classes:
+        columns["targets"] = list(row.targets)
     return PlannedBag(source, columns, text, sizes)
 
 

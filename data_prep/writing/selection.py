@@ -9,9 +9,12 @@ from data_prep.readers.sources import Source, some
 from data_prep.tables.cases import of_the_same_cases
 from data_prep.tables.classes import class_order
 from data_prep.tables.labels import SlideLabel
+from data_prep.tables.target_cells import text_of
 from data_prep.writing.plan import PlannedBag
+from data_prep.writing.tasks import label_of
 from mhimdist.data.format import shard_number
 from mhimdist.data.manifest import Manifest
+from mhimdist.data.targets import CLASSIFICATION, TARGETS, TaskInfo
 from mhimdist.errors import DataError, LabelError
 from mhimdist.tables.cells import is_missing
 from mhimdist.tables.names import (
@@ -25,13 +28,18 @@ from mhimdist.tables.names import (
 
 
 def labels_of(
-    sources: Mapping[str, Source], class_map: Mapping[str, str], *, skip_missing: bool = False
+    sources: Mapping[str, Source],
+    class_map: Mapping[str, str],
+    task: TaskInfo = CLASSIFICATION,
+    *,
+    skip_missing: bool = False,
 ) -> tuple[list[SlideLabel], dict[str, str]]:
     """The labels that bundles state for their bags.
 
     Args:
         sources: the bags by slide.
         class_map: new names of classes by their old names.
+        task: what the labels mean, see `tasks.task_of`.
         skip_missing: leave out bags without a label, rather than refusing them all.
 
     Returns:
@@ -45,6 +53,10 @@ def labels_of(
         label, case = source.details.get("label"), source.details.get("case")
         # Without a case, a slide is its own; "NA" would be a patient with the slides of many.
         no_case = case is not None and case != "" and is_missing(str(case)) and str(case) != slide
+        if not task.of_classes:  # our shards, which state both
+            targets = source.details["targets"]
+            table.append(SlideLabel(slide, str(case), text_of(task, targets), "", targets))
+            continue
         if not no_case and label is not None and (not is_missing(str(label)) or str(label) in class_map):
             said = composed(str(label))
             table.append(SlideLabel(slide, composed(str(case or slide)), class_map.get(said, said)))
@@ -111,7 +123,7 @@ def class_names(
 
 
 def not_in(
-    table: Sequence[SlideLabel], sources: Mapping[str, Source], before: Manifest, classes: Sequence[str]
+    table: Sequence[SlideLabel], sources: Mapping[str, Source], before: Manifest
 ) -> tuple[list[SlideLabel], dict[str, Source]]:
     """The slides that a data set does not have yet; refuse those that it has with another label or case.
 
@@ -119,7 +131,6 @@ def not_in(
         table: the labels.
         sources: the features by slide.
         before: the data set.
-        classes: class names in the order of their indices.
 
     Returns:
         Labels and features of the slides that are new.
@@ -127,8 +138,8 @@ def not_in(
     Raises:
         LabelError: the data set has a slide of the table with another label or case.
     """
-    rows = before.rows.select(["slide", "case", "label"]).to_pylist()
-    had = {row["slide"]: SlideLabel(row["slide"], row["case"], classes[row["label"]]) for row in rows}
+    names = [name for name in ("slide", "case", "label", TARGETS) if name in before.rows.column_names]
+    had = {row["slide"]: label_of(row, before.info) for row in before.rows.select(names).to_pylist()}
     for row in table:
         if row.slide in had and row != had[row.slide]:
             there = had[row.slide]

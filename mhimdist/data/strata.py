@@ -10,8 +10,10 @@ Dimensions: N bags, K targets of a bag.
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 
-from mhimdist.data.targets import TaskInfo
+from mhimdist.data.manifest import Manifest
+from mhimdist.data.targets import TaskInfo, of_rows
 
 MIN_CASES = 10
 """Fewest cases of a stratum, if it can be chosen: each of ten folds can then test on one of them."""
@@ -58,6 +60,18 @@ def strata(
         names, stratum_N = _by_value(targets_NK, case_N)
     used, stratum_N = np.unique(stratum_N, return_inverse=True)
     return tuple(names[index] for index in used), stratum_N.astype(np.int64)
+
+
+def stratified(manifest: Manifest) -> Manifest:
+    """The manifest with the strata of all its bags as their classes, if it has targets; otherwise itself."""
+    task = manifest.info.task
+    if task is None or task.of_classes:
+        return manifest
+    rows = manifest.rows
+    names, stratum_N = strata(task, of_rows(rows, task), rows["case"].to_pylist())
+    index = rows.schema.get_field_index("label")
+    rows = rows.set_column(index, rows.schema.field(index), pa.array(stratum_N, pa.int32()))
+    return Manifest(manifest.info.model_copy(update={"classes": names}), rows)
 
 
 def _num_cases(stratum_N: np.ndarray, case_N: np.ndarray) -> dict[int, int]:

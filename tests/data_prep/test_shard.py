@@ -278,7 +278,7 @@ def test_an_impossible_name_is_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write(tmp_path)
-    monkeypatch.setattr(shard_module, "read_labels", lambda path: pytest.fail("started to work"))
+    monkeypatch.setattr("data_prep.shard_labels.read_labels", lambda path: pytest.fail("started to work"))
     with pytest.raises(OSError, match="File name too long"):
         shard(folder / "features", folder / "labels.csv", folder / (300 * "x"))
 
