@@ -9,13 +9,13 @@ from statistics import mean
 
 import numpy as np
 
-from mhimdist.comparison.entries import Entry, Network
+from mhimdist.comparison.entries import Entry
 from mhimdist.errors import ComparisonError, UndefinedError
 from mhimdist.statistics import metrics
 from mhimdist.statistics.curves import predicted_classes
 from mhimdist.statistics.delong import delong_test
 from mhimdist.statistics.metrics import Scores, auc_difference_interval
-from mhimdist.statistics.paired import accuracy_test, corrected_t
+from mhimdist.statistics.paired import FoldValue, Place, accuracy_test, folds_test
 from mhimdist.statistics.results import Tested
 
 SHOWN = 3
@@ -229,21 +229,16 @@ def _folds_test(first: Entry, second: Entry, level: float) -> Tested:
             undefined.
     """
 
-    def by_place(entry: Entry) -> dict[tuple[int | None, int | None], Network]:
-        return {(n.seed, n.fold): n for n in entry.networks if n.fold is not None}
+    def by_place(entry: Entry) -> dict[Place, FoldValue]:
+        return {
+            (n.seed, n.fold): FoldValue(
+                frozenset(n.keys),
+                metrics.auc(n.scores.labels_N, n.scores.probabilities_NC),
+                n.num_test or 0,
+                n.num_train or 1,
+            )
+            for n in entry.networks
+            if n.fold is not None
+        }
 
-    one, two = by_place(first), by_place(second)
-    shared = [place for place in one if place in two and set(one[place].keys) == set(two[place].keys)]
-    if len(shared) < 2:
-        raise UndefinedError("the two sides share fewer than two folds with the same seed and test slides")
-    if len({frozenset(one[place].keys) for place in shared}) < 2:
-        raise UndefinedError("all runs test the same slides: their seeds differ, and their data do not")
-    differences = []
-    for place in shared:
-        aucs = [metrics.auc(n.scores.labels_N, n.scores.probabilities_NC) for n in (one[place], two[place])]
-        if aucs[0] is None or aucs[1] is None:
-            raise UndefinedError(f"the AUC of fold {place[1]} with seed {place[0]} is undefined")
-        differences.append(aucs[0] - aucs[1])
-    networks = [side[place] for side in (one, two) for place in shared]
-    ratio = mean((n.num_test or 0) / (n.num_train or 1) for n in networks)
-    return corrected_t(differences, ratio, level=level)
+    return folds_test(by_place(first), by_place(second), level=level)

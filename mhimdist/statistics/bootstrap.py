@@ -4,7 +4,7 @@ Draws depend on the seed and on the sorted names of the cases, so the order of t
 
 There are two ways to say what a metric is. `bootstrap` takes any function of rows and calls it once per
 resample. `Weighed` is a function of weights: a bag that was drawn twice weighs two, and one call answers for
-hundreds of resamples; 1,000 resamples of a concordance of 500 bags take a second in place of a minute.
+hundreds of resamples; 1,000 resamples of survival measures of 500 bags take .6 s in place of 6.
 
 Dimensions: N bags, K cases, R resamples, M bags of a resample.
 """

@@ -2,7 +2,7 @@
 
 A missing cell is neither positive nor negative: it is left out of its label's measures and of no other's.
 The measures are functions of weights, so that one call answers for hundreds of resamples; with ten labels,
-1,000 resamples by scikit-learn take a quarter of a minute. The tests hold them to scikit-learn's and
+1,000 resamples by scikit-learn take half a minute. The tests hold them to scikit-learn's and
 torchmetrics'.
 
 Dimensions: N bags, K labels, R rows of weights (resamples), U different scores.

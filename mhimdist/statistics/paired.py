@@ -3,7 +3,8 @@
 Dimensions: N bags, K cases, J folds x seeds, R resamples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -137,6 +138,56 @@ def corrected_t(differences_J: Sequence[float], test_to_train: float, *, level: 
     statistic, reach = mean / error, quantile(level, degrees) * error
     p = float(2 * t.sf(abs(statistic), degrees))
     return Tested(mean, float(mean - reach), float(mean + reach), float(statistic), p, note)
+
+
+@dataclass(frozen=True)
+class FoldValue:
+    """A measure on one fold with one seed.
+
+    Attributes:
+        keys: names of the test bags.
+        value: the measure; None if it is undefined.
+        num_test, num_train: numbers of test bags and of training bags.
+    """
+
+    keys: frozenset[str]
+    value: float | None
+    num_test: int
+    num_train: int
+
+
+Place = tuple[int | None, int | None]
+"""Seed and fold."""
+
+
+def folds_test(
+    first: Mapping[Place, FoldValue], second: Mapping[Place, FoldValue], *, level: float = 0.95
+) -> Tested:
+    """The corrected resampled t-test over the folds and seeds that both sides have.
+
+    Args:
+        first, second: a measure of each side by seed and fold.
+        level: as in `corrected_t`.
+
+    Raises:
+        UndefinedError: they share fewer than two folds, all shared ones test the same bags, a value is
+            undefined, or `corrected_t` refuses the differences.
+    """
+    shared = [place for place in first if place in second and first[place].keys == second[place].keys]
+    if len(shared) < 2:
+        raise UndefinedError("the two sides share fewer than two folds with the same seed and test slides")
+    if len({first[place].keys for place in shared}) < 2:
+        raise UndefinedError("all runs test the same slides: their seeds differ, and their data do not")
+    differences = []
+    for place in shared:
+        one, other = first[place].value, second[place].value
+        if one is None or other is None:
+            raise UndefinedError(f"the measure of fold {place[1]} with seed {place[0]} is undefined")
+        differences.append(one - other)
+    ratios = [
+        side[place].num_test / (side[place].num_train or 1) for side in (first, second) for place in shared
+    ]
+    return corrected_t(differences, float(np.mean(ratios)), level=level)
 
 
 def bootstrap_tests(

@@ -1,7 +1,7 @@
 """How close predicted values are to measured ones, and whether they are in the same order.
 
 The measures are functions of weights, so that one call answers for hundreds of resamples: SciPy's
-`spearmanr` takes .5 ms a column and resample. The tests hold them to SciPy's and scikit-learn's.
+`spearmanr` takes .4 ms per column and resample. The tests hold them to SciPy's and scikit-learn's.
 
 Dimensions: N bags, K target columns, R rows of weights (resamples), U different values.
 """

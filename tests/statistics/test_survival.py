@@ -45,9 +45,6 @@ def test_the_concordances_are_scikit_survivals(seed):
     assert found["harrell_c"] == pytest.approx(
         theirs.concordance_index_censored(events, times, risks)[0], abs=1e-9
     )
-    assert found["harrell_c"] == pytest.approx(
-        lifelines.utils.concordance_index(times, -risks, events), abs=0.02
-    )  # lifelines takes pairs with two events at one time for ties
     assert found["uno_c"] == pytest.approx(theirs.concordance_index_ipcw(train, test, risks)[0], abs=1e-9)
     for tau in (2.0, 5.0):
         found = survival.measures(

@@ -92,21 +92,10 @@ def _draw_groups(axes: Axes, *, groups: survival.RiskGroups, title: str, unit: s
         axes.step(curve.times_U, curve.survival_U, where="post", color=colour, label=name)
         lost_U = curve.censored_U > 0
         axes.plot(curve.times_U[lost_U], curve.survival_U[lost_U], "|", color=colour, markersize=4)
-        height = -0.36 - 0.08 * row
         for mark, number in zip(marks_T, numbers_at_risk(groups.times[name], marks_T), strict=True):
-            place = axes.get_xaxis_transform()
-            axes.text(mark, height, f"{number:,}", transform=place, ha="center", va="center", fontsize=7)
-        axes.text(
-            -0.06,
-            height,
-            name,
-            transform=axes.transAxes,
-            ha="right",
-            va="center",
-            fontsize=7,
-            color=colour,
-        )
-    axes.text(-0.06, -0.28, "at risk", transform=axes.transAxes, ha="right", va="center", fontsize=7)
+            _below(axes, f"{number:,}", row + 1, mark, ha="center")
+        _below(axes, name, row + 1, ha="right", color=colour)
+    _below(axes, "at risk", 0, ha="right")
     axes.set_title(f"{one_line(title)}. {groups.text.partition(' (')[0].rstrip('.')}", fontsize=8)
     axes.set(
         xlabel=f"time ({unit})" if unit else "time",
@@ -114,6 +103,17 @@ def _draw_groups(axes: Axes, *, groups: survival.RiskGroups, title: str, unit: s
         xlim=(0, last * 1.02),
         ylim=(0, 1.02),
         xticks=marks_T,
+    )
+
+
+def _below(axes: Axes, text: str, row: int, mark: float | None = None, **style: Any) -> None:
+    """Text in a row below the axis's title, at a time or left of the axis."""
+    where = (0.0, 0.0) if mark is None else (mark, 0.0)
+    frame = axes.transAxes if mark is None else axes.get_xaxis_transform()
+    # In points: shares of a height that changes to make room would never settle.
+    offset = (-14 if mark is None else 0, -38 - 10 * row)
+    axes.annotate(
+        text, where, offset, xycoords=frame, textcoords="offset points", va="center", fontsize=7, **style
     )
 
 

@@ -115,14 +115,18 @@ def survival_sections(configurations: Mapping[str, Sequence[Followed]], *, unit:
         blocks.section(
             "survival",
             "Survival of risk groups",
-            *(part for name, networks in shown.items() for part in _groups(name, networks, unit)),
+            *(
+                part
+                for number, (name, networks) in enumerate(shown.items())
+                for part in _groups(name, networks, number, unit)
+            ),
         ),
         blocks.section("over-time", "Discrimination and error over time", _over_time(shown, unit)),
         blocks.section("calibration", "Calibration", _calibration(shown, unit)),
     ]
 
 
-def _groups(name: str, networks: Sequence[Followed], unit: str) -> list[Markup]:
+def _groups(name: str, networks: Sequence[Followed], number: int, unit: str) -> list[Markup]:
     """The curves of the first seed's groups, and a table of all seeds'."""
     if not all(len(each.cuts) for each in networks):
         return []
@@ -154,7 +158,7 @@ def _groups(name: str, networks: Sequence[Followed], unit: str) -> list[Markup]:
                 ]
             )
     header = ["group", "cases", "events", "median time without event", "log-rank p"]
-    table = blocks.table(f"groups-{_plain(name)}", header, rows)
+    table = blocks.table(f"groups-{number}", header, rows)
     return [blocks.heading(name), blocks.figure(drawn, caption, title="Kaplan-Meier curves"), table]
 
 
@@ -298,7 +302,3 @@ def _calibration(shown: Mapping[str, Sequence[Followed]], unit: str) -> Markup:
     )
     drawn = outcome_plots.promise_figure(points, what="share without event")
     return blocks.figure(drawn, caption, title=f"Survival at {until}")
-
-
-def _plain(name: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in name.lower())

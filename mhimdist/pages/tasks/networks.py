@@ -1,0 +1,185 @@
+"""From a task and a network's predictions to the sections of a page: the one door for whoever writes pages.
+
+A task is anything with the attributes of `TaskLike`. One whose name is not in `SECTIONS`, such as a task of
+yours, gets the table of its own measures.
+
+Dimensions: N bags, K targets, P predictions of a bag, T times of a grid.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mhimdist.pages.tasks import SECTIONS
+from mhimdist.pages.tasks.bags import Followed, Graded, Labelled, Valued
+from mhimdist.pages.tasks.measures import measures_table
+from mhimdist.report import blocks
+from mhimdist.report.blocks import Section
+from mhimdist.statistics.bootstrap import Weighed
+
+
+class Targets(Protocol):
+    """What a data set states of its targets: their names and their unit."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Names of the targets."""
+
+    @property
+    def unit(self) -> str:
+        """Their unit; may be empty."""
+
+
+class TaskLike(Protocol):
+    """What the sections ask of a task."""
+
+    name: Any
+    headings: Any
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Class names; of ordinal, the grades in ascending order."""
+
+    @property
+    def info(self) -> Targets:
+        """The targets."""
+
+    @property
+    def learnt(self) -> Mapping[str, Any]:
+        """What the training bags taught it."""
+
+    def decide(self, predictions_NP: np.ndarray, fitted: Mapping[str, Any]) -> list[str] | None:
+        """What is predicted, in words."""
+
+
+class JudgedLike(Protocol):
+    """Bags that a network was not trained on."""
+
+    labels_N: Any
+    targets_NK: Any
+    predictions_NP: Any
+    cases: Any
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A network of a task that has no sections of its own.
+
+    Attributes:
+        weighed: the task's measures, as functions of weights.
+        seed: the network's seed.
+    """
+
+    weighed: Weighed
+    seed: int | None = None
+
+
+Tested = Graded | Valued | Labelled | Followed | Scored
+
+
+def network_of(
+    task: TaskLike,
+    judged: JudgedLike,
+    fitted: Mapping[str, Any],
+    *,
+    keys: Sequence[str],
+    seed: int | None = None,
+) -> Tested:
+    """One network's test bags as its task's sections take them.
+
+    Args:
+        task: the network's task.
+        judged: truth, predictions and cases of the bags.
+        fitted: what the task fitted on the bags that selected.
+        keys: the names of the bags.
+        seed: the network's seed.
+    """
+    who: dict[str, Any] = {"keys": keys, "cases": judged.cases, "seed": seed}
+    if task.name == "ordinal":
+        grade = {name: place for place, name in enumerate(task.classes)}
+        decided = task.decide(judged.predictions_NP, fitted) or ()
+        return Graded(
+            **who,
+            labels_N=judged.labels_N,
+            predicted_N=np.array([grade[name] for name in decided], dtype=np.int64),
+            num_classes=len(task.classes),
+            probabilities_NC=judged.predictions_NP,
+        )
+    if task.name == "regression":
+        columns = task.info.columns
+        return Valued(
+            **who, targets_NK=judged.targets_NK, predicted_NK=judged.predictions_NP, columns=columns
+        )
+    if task.name == "multilabel":
+        chosen = fitted.get("thresholds")
+        return Labelled(
+            **who,
+            targets_NK=judged.targets_NK,
+            probabilities_NK=judged.predictions_NP,
+            columns=task.info.columns,
+            thresholds_K=None if chosen is None else np.array(chosen, dtype=np.float64),
+        )
+    if task.name == "survival":
+        return _followed(task, judged, fitted, who)
+    return Scored(task.weighed(judged, fitted), seed)  # type: ignore[attr-defined]
+
+
+def _followed(task: Any, judged: JudgedLike, fitted: Mapping[str, Any], who: Mapping[str, Any]) -> Followed:
+    learnt = task.learnt
+    known = {"times", "events"} <= learnt.keys()
+    median, grid = fitted.get("median_risk"), learnt.get("grid") or ()
+    # Cox gives a survival only with the baseline hazard that was fitted.
+    gives_survival = len(grid) > 0 and (judged.predictions_NP.shape[1] > 1 or "baseline" in fitted)
+    times_N, events_N = judged.targets_NK.T
+    return Followed(
+        **who,
+        times_N=times_N,
+        events_N=events_N,
+        risks_N=judged.predictions_NP[:, 0],
+        cuts=np.empty(0) if median is None else np.array([median], dtype=np.float64),
+        grid_T=np.array(grid, dtype=np.float64) if len(grid) else None,
+        survival_NT=task.survival(judged.predictions_NP, fitted) if gives_survival else None,
+        train_times=np.array(learnt["times"], dtype=np.float64) if known else None,
+        train_events=np.array(learnt["events"]) if known else None,
+    )
+
+
+def task_sections(task: TaskLike, configurations: Mapping[str, Sequence[Any]]) -> list[Section]:
+    """What a page says of a task's results.
+
+    Args:
+        task: the task.
+        configurations: the networks of each configuration, from `network_of`.
+    """
+    if task.name in SECTIONS:
+        return SECTIONS[task.name](configurations, **_options(task))
+    return [blocks.section("results", "Results", measures_table(configurations, task.headings, caption=""))]
+
+
+def task_figures(task: TaskLike, configurations: Mapping[str, Sequence[Any]], folder: Path) -> list[Path]:
+    """Write the task's figures as vector PDF; none for a task without sections of its own.
+
+    Args:
+        task, configurations: as in `task_sections`.
+        folder: receives the files.
+
+    Raises:
+        DiskFullError: a file does not fit on the disk.
+    """
+    if task.name not in SECTIONS:
+        return []
+    from mhimdist.pages.tasks.print import (
+        write_task_figures,
+    )  # a second to import, which a page does not need
+
+    return write_task_figures(task.name, configurations, folder, **_options(task))
+
+
+def _options(task: TaskLike) -> dict[str, Any]:
+    """What the sections of this task take besides the networks."""
+    if task.name == "ordinal":
+        return {"classes": task.classes}
+    return {"unit": task.info.unit} if task.name in ("survival", "regression") else {}
