@@ -88,6 +88,8 @@ def task_bags(task: str, num_bags: int = 30, num_features: int = 8, seed: int = 
             [np.exp(-3 * shares) * (1 + 0.3 * random.random(num_bags)), random.random(num_bags) < 0.7], axis=1
         ),
     }.get(task, np.zeros((num_bags, 0)))
+    if task == "multilabel":  # a bag without any label is none
+        targets[np.isnan(targets).all(1), 0] = 0
     cases = [f"case-{i}" for i in range(num_bags)]
     return TaskBags(features, strata.tolist(), cases, INFOS[task], targets.astype(np.float64))
 

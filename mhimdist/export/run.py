@@ -44,7 +44,8 @@ def export_model(
     Raises:
         CheckpointError: the run holds no trained network, one is unfinished or damaged, or the folder holds
             another export.
-        ConfigError: no network is called so, the run holds several configurations, or ONNX is not installed.
+        ConfigError: no network is called so, the run holds several configurations, its task is another than
+            classification, or ONNX is not installed.
         ExportMismatchError: an ONNX file does not give PyTorch's probabilities.
         DiskFullError: the disk is full.
 
@@ -57,6 +58,11 @@ def export_model(
         )
     run = found
     chosen = _chosen(find_members([run], candidate), member, run)
+    if chosen[0].task.record():
+        raise ConfigError(
+            f"{run}: expected a model for classification, got one for {chosen[0].task.name}: load_model.py "
+            "knows class probabilities alone; take mhimdist.load_student or jobs/predict.py"
+        )
     folder = Path(out).expanduser() if out is not None else run / "export"
     names = [SINGLE] if len(chosen) == 1 else [each.folder.name for each in chosen]
     _refuse_others(folder, names)
