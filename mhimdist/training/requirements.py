@@ -117,6 +117,8 @@ def notes_on_classes(bags: BagSource, splits: Sequence[Split]) -> list[str]:
         bags: the data set.
         splits: one split per fold, in order.
     """
+    if not bags.task.of_classes:
+        return []  # strata of targets are not judged
     lacking = {
         f"fold {number}" if len(splits) > 1 else "": split.missing_classes(
             bags.keys, bags.labels_N, bags.classes
