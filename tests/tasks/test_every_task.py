@@ -17,7 +17,12 @@ from mhimdist.training.fold import Fold, run_fold
 from mhimdist.training.student import load_student
 from mhimdist.training.trainer import Trainer
 
-DEFINED = [(m, t) for m, t in product(MODELS, TASKS) if m != "clam_sb" or TASKS[t][0] == "ordinal"]
+_QUICK = ("abmil", "dsmil", "mean_pooling", "clam_sb")
+DEFINED = [
+    pytest.param(m, t, marks=() if m in _QUICK or t in ("nll", "cox") else pytest.mark.slow)
+    for m, t in product(MODELS, TASKS)
+    if m != "clam_sb" or TASKS[t][0] == "ordinal"
+]
 
 
 def _stops(after: int) -> Iterator[bool]:

@@ -44,7 +44,7 @@ def _config(model: str):
     )
 
 
-@pytest.mark.parametrize("model", ["abmil", "dsmil"])
+@pytest.mark.parametrize("model", ["abmil", pytest.param("dsmil", marks=pytest.mark.slow)])
 def test_the_task_of_the_page_trains_and_is_judged(bags: TaskBags, tmp_path: Path, model: str):
     fold = Fold("fold 1", _config(model), bags.holdout(), 1, tmp_path / "fold-1-seed-1", is_tested=True)
     run_fold(fold, bags, tmp_path / "cache", 1)
