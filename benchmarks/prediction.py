@@ -38,6 +38,7 @@ from data_prep.shard import shard
 from mhimdist.data.bags import PackedBags
 from mhimdist.data.shards import BagShards
 from mhimdist.models import build
+from mhimdist.tasks import task_of
 from mhimdist.training.student import load_student, save_student
 
 MEAN_INSTANCES, NUM_FEATURES = 2000, 256
@@ -66,8 +67,15 @@ def make(folder: Path, num_slides: int, model: str) -> None:
         shard(folder / "pt", folder / "labels.csv", folder / "shards", shard_bytes=256 << 20)
     config = mh.preset("c16", model)
     network = build(config.model, num_features=NUM_FEATURES, num_classes=2, seed=0)
+    bags = BagShards(folder / "shards")
     save_student(
-        folder / "fold-1-seed-0", network.state_dict(), config, BagShards(folder / "shards"), threshold=0.5
+        folder / "fold-1-seed-0",
+        network.state_dict(),
+        config,
+        bags,
+        bags.keys[0],
+        task=task_of(bags, config.task),
+        fitted={"threshold": 0.5},
     )
 
 

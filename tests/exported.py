@@ -53,7 +53,7 @@ def features_of(size: int) -> torch.Tensor:
 @torch.inference_mode()
 def expected(network: BagModel, features_ND: torch.Tensor, key: str) -> torch.Tensor:
     """The probabilities of our own evaluation."""
-    return network.probabilities(network(PackedBags.from_list([features_ND], keys=[key])))[0]
+    return network.predictions(network(PackedBags.from_list([features_ND], keys=[key])))[0]
 
 
 def write(folder: Path, name: str, **more: object) -> Path:

@@ -245,6 +245,12 @@ def _network(folder: Path, result: Mapping[str, Any]) -> Network | None:
         raise ComparisonError(f"{file} is not a result of this release: it has no {', '.join(missing)}")
     if not result["keys"]:
         return None
+    if not result["probabilities"]:
+        task = result.get("task", {}).get("name", "a task")
+        raise ComparisonError(
+            f"{file}: expected the class probabilities of every slide, got a run for {task}; its metrics are "
+            "in result.json, table.md and table.csv"
+        )
     split = _json(folder / "split.json")
     scores = _scores(file, result["keys"], result["labels"], result["probabilities"], result["cases"])
     return Network(

@@ -20,7 +20,7 @@ class Saving:
 
     Attributes:
         keep_last: number of newest checkpoints to keep, at least 1.
-        keep_best: number of checkpoints to keep from the epochs with the highest validation AUC.
+        keep_best: number of checkpoints to keep from the epochs with the highest validation score.
         every_s: seconds between checkpoints within an epoch; None saves only at the end of each epoch.
     """
 

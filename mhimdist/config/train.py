@@ -25,7 +25,11 @@ from mhimdist.config.models import (
     Settings,
 )
 from mhimdist.config.schedules import Schedule
+from mhimdist.config.tasks import TASK_NAMES, AutoTask, SurvivalTask, TaskSettings
 from mhimdist.errors import ConfigError
+
+_TAGS = {"model": MODEL_NAMES, "task": TASK_NAMES}
+"""What the settings are called that choose among several groups, and the names of the groups."""
 
 TeacherKind = Literal["none", "student_copy", "init", "momentum", "init_momentum"]
 
@@ -122,12 +126,12 @@ class Teacher(Settings):
 
 
 class Loss(Settings):
-    """Cross-entropy plus alpha times the consistency loss (paper, equations 8 to 10)."""
+    """The task's loss plus alpha times the consistency loss (paper, equations 8 to 10)."""
 
     alpha: float = Field(0.1, ge=0, description="weight of the consistency loss, at least 0")
     temperature: float = Field(0.1, gt=0, description="temperature tau of the teacher's embedding, above 0")
     class_weights: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
-        None, description="weight of each class in the cross-entropy, above 0; none: all bags weigh the same"
+        None, description="weight of each class in the task's loss, above 0; none: all bags weigh the same"
     )
 
 
@@ -205,10 +209,10 @@ class Loading(Settings):
 
 
 class EarlyStopping(Settings):
-    """When to stop waiting for a better validation AUC."""
+    """When to stop waiting for a better validation score, which is the AUC for classes."""
 
     patience: int | None = Field(
-        None, ge=1, description="epochs without a better validation AUC before the run stops; none: never"
+        None, ge=1, description="epochs without a better validation score before the run stops; none: never"
     )
     from_epoch: int = Field(0, ge=0, description="number of first epochs after which a run may stop early")
 
@@ -226,7 +230,8 @@ class TrainConfig(Settings):
         (0.03, 25)
     """
 
-    model: ModelSettings = Field(AttentionMIL(), description="the bag classifier of student and teacher")
+    model: ModelSettings = Field(AttentionMIL(), description="the bag model of student and teacher")
+    task: TaskSettings = Field(AutoTask(), description="what a bag's label means; auto: what the data say")
     masking: Masking = Field(Masking(), description="which instances are hidden from the student")
     teacher: Teacher = Field(Teacher(), description="the network that scores the instances")
     student_init: Literal["none", "projection", "all"] = Field(
@@ -308,6 +313,8 @@ class TrainConfig(Settings):
             found.append("masking.high_pool_share: masking.high is 0")
         if not self.teacher.is_pretrained and self.student_init == "all":
             found.append(f"student_init: a teacher of kind {self.teacher.kind} has no pre-trained network")
+        if isinstance(self.task, SurvivalTask):
+            found += [f"task.{field}: {why}" for field, why in self.task.without_effect()]
         for field, schedule in self._schedules().items():
             if schedule.kind == "constant" and schedule.end != type(schedule)().end:
                 found.append(f"{field}.end: the schedule is constant")
@@ -335,14 +342,18 @@ class TrainConfig(Settings):
     def override(self, changes: Mapping[str, Any]) -> "TrainConfig":
         """A copy with other values at dotted paths, such as `{"masking.high.start": 0.03, "epochs": 25}`.
 
-        A change of `model.name` drops the settings of the old model.
+        A change of `model.name` or `task.name` drops the settings of the old model or task.
 
         Raises:
             ConfigError: a path or a value is invalid; the message lists the valid keys.
         """
         tree = self.model_dump(exclude_unset=True)
-        if changes.get("model.name", self.model.name) != self.model.name:
-            tree["model"] = {"name": changes["model.name"]}
+        for group in _TAGS:
+            own = getattr(self, group).name
+            if changes.get(f"{group}.name", own) != own:
+                tree[group] = {"name": changes[f"{group}.name"]}
+            elif group in tree or any(path.startswith(f"{group}.") for path in changes):
+                tree.setdefault(group, {}).setdefault("name", own)
         for path, value in changes.items():
             *parents, leaf = path.split(".")
             node = tree
@@ -359,6 +370,8 @@ class TrainConfig(Settings):
         recipe = self.model_dump(mode="json", exclude={"loading", "compile", "cuda_graphs"})
         if self.teacher.weights is None:
             del recipe["teacher"]["weights_of"]
+        if self.task == AutoTask():  # the data say it, and the digests of earlier releases stay
+            del recipe["task"]
         return recipe
 
     def digest(self) -> str:
@@ -386,16 +399,17 @@ def load_config(tree: Mapping[str, Any]) -> TrainConfig:
 def explain(item: Any) -> str:
     """One of pydantic's errors in one line: where it is, what was expected and what was got."""
     # The location in a union contains its member's tag ("model", "abmil", "gated"), which is not in the path.
-    path = [str(part) for part in item["loc"] if part not in MODEL_NAMES]
+    all_tags = {tag for tags in _TAGS.values() for tag in tags}
+    path = [str(part) for part in item["loc"] if part not in all_tags]
     where = ".".join(path) or "configuration"
     if item["type"] == "extra_forbidden":
         *parents, unknown = path
-        valid = _valid_keys(parents, [part for part in item["loc"] if part in MODEL_NAMES])
+        valid = _valid_keys(parents, [part for part in item["loc"] if part in all_tags])
         close = difflib.get_close_matches(unknown, valid, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         return f"{where}: unknown key{hint}; valid here: {', '.join(valid)}"
     if item["type"] == "union_tag_invalid":
-        return f"{where}.name: no model {item['ctx']['tag']!r}; valid: {', '.join(MODEL_NAMES)}"
+        return f"{where}.name: no {path[-1]} {item['ctx']['tag']!r}; valid: {', '.join(_TAGS[path[-1]])}"
     message = item["msg"].removeprefix("Value error, ")
     return f"{where}: {message}" + ("" if item["type"] == "value_error" else f", got {item['input']!r}")
 
@@ -406,7 +420,7 @@ def _valid_keys(parents: Sequence[str], tags: Sequence[Any]) -> list[str]:
     for parent in parents:
         node = node["properties"][parent]
         if "oneOf" in node:
-            reference = node["discriminator"]["mapping"][tags[0] if tags else MODEL_NAMES[0]]
+            reference = node["discriminator"]["mapping"][tags[0] if tags else _TAGS[parent][0]]
         else:
             reference = node.get("$ref") or node["allOf"][0]["$ref"]
         node = definitions[reference.rsplit("/", 1)[-1]]

@@ -127,7 +127,8 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
             for fold, split in enumerate(splits, 1):
                 name = _run_text(fold, seed, experiment.seeds)
                 name += f", {protocol}" if len(experiment.protocols) > 1 else ""
-                lacking[name] = split.missing_classes(bags.keys, bags.labels_N, bags.classes)
+                if bags.task.of_classes:  # strata of targets are not judged
+                    lacking[name] = split.missing_classes(bags.keys, bags.labels_N, bags.classes)
                 planned.add(split, fold, seed, protocol, bags)
                 _save_split(split, folder / "splits" / f"{protocol}-seed-{seed}-fold-{fold}.json")
     check_runs(((fold.name, fold.config, fold.split) for fold in planned.missing().values()), bags)

@@ -67,21 +67,9 @@ class Split:
                 set have the same class, or no bag of the train set has one of the classes.
         """
         names = _names(labels_N, classes)
-        case_of, label_of = dict(zip(keys, cases, strict=True)), dict(zip(keys, labels_N, strict=True))
-        seen: dict[str, str] = {}
-        sets = self.sets
-        if self.selects_on_test and sets.pop("validation") != self.test:
-            raise SplitError("a split that selects on its test bags must validate on exactly those bags")
-        for name, members in sets.items():
-            if not members:
-                raise SplitError(f"the {name} set is empty")
-            unknown = [key for key in members if key not in case_of]
-            if unknown:
-                raise SplitError(
-                    f"{len(unknown)} bags of the {name} set are not in the data, the first is {unknown[0]!r}"
-                )
-            if len(set(members)) < len(members):
-                raise SplitError(f"the {name} set lists a bag twice")
+        label_of = dict(zip(keys, labels_N, strict=True))
+        self.check_sets(keys, cases)
+        for name, members in self._own_sets().items():
             present = {int(label_of[key]) for key in members}
             if len(present) < 2:
                 what = "there is nothing to learn" if name == "train" else "its AUC is undefined"
@@ -92,10 +80,39 @@ class Split:
                 raise SplitError(
                     f"the train set has no case of {', '.join(missing)}, so nothing can learn it; {_REMEDY}"
                 )
+
+    def check_sets(self, keys: Sequence[str], cases: Sequence[str]) -> None:
+        """The part of `check` that knows no label.
+
+        Args:
+            keys, cases: as in `check`.
+
+        Raises:
+            SplitError: a set is empty, a bag is unknown or used twice, or a case is in two sets.
+        """
+        case_of = dict(zip(keys, cases, strict=True))
+        seen: dict[str, str] = {}
+        for name, members in self._own_sets().items():
+            if not members:
+                raise SplitError(f"the {name} set is empty")
+            unknown = [key for key in members if key not in case_of]
+            if unknown:
+                raise SplitError(
+                    f"{len(unknown)} bags of the {name} set are not in the data, the first is {unknown[0]!r}"
+                )
+            if len(set(members)) < len(members):
+                raise SplitError(f"the {name} set lists a bag twice")
             for case in {case_of[key] for key in members}:
                 if case in seen:
                     raise SplitError(f"case {case!r} is in both the {seen[case]} and the {name} set")
                 seen[case] = name
+
+    def _own_sets(self) -> dict[str, tuple[str, ...]]:
+        """The sets that share no bag: without the validation set, if the split selects on the test set."""
+        sets = self.sets
+        if self.selects_on_test and sets.pop("validation") != self.test:
+            raise SplitError("a split that selects on its test bags must validate on exactly those bags")
+        return sets
 
     def missing_classes(
         self, keys: Sequence[str], labels_N: np.ndarray, classes: Sequence[str]

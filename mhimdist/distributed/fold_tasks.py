@@ -227,13 +227,14 @@ class Progress:
         self._started = time.monotonic()
 
     def line(self, fold: Fold, outcome: Outcome) -> None:
-        """Print the fold's test AUC, or the reason for its failure."""
+        """Print the fold's test score, or the reason for its failure."""
         self._done += 1
         elapsed = time.monotonic() - self._started
         left = elapsed / self._done * (self.num_folds - self._done)
         if isinstance(outcome, Result):
             epochs = formats.count(outcome.num_epochs, "epoch")
-            text = f"test AUC {formats.auc(outcome.test['auc'])} after {epochs}"
+            task = outcome.meaning
+            text = f"test {task.title} {formats.auc(outcome.test[task.selection])} after {epochs}"
         else:
             self._failed += 1
             text = f"FAILED {outcome}"

@@ -26,6 +26,7 @@ from mhimdist.config.execution import Execution, Saving
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.shards import open_bags
 from mhimdist.training.fold import STOP_FILE, Fold, run_fold
+from mhimdist.training.launching import selects_by
 from mhimdist.training.run_folder import HISTORY
 from mhimdist.training.workers import DistributedWorkers, Workers
 
@@ -209,7 +210,8 @@ def _watching(fold: Fold, stop: Callable[[], bool]) -> Iterator[None]:
             for line in (lines := rows())[num_seen:]:
                 row = json.loads(line)
                 get_console().print(
-                    f"{fold.name}: epoch {row['epoch'] + 1:>3} loss {row['loss']:.3f} validation AUC "
+                    f"{fold.name}: epoch {row['epoch'] + 1:>3} loss {row['loss']:.3f} "
+                    f"validation {selects_by(fold.folder)} "
                     f"{row['student_validation_score']:.3f} "
                     f"(teacher {row['teacher_validation_score'] or 0:.3f}) "
                     f"kept {row['kept_ratio']:.0%} {row['epoch_s']:.1f} s",

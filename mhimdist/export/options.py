@@ -17,7 +17,7 @@ class Export(Options):
     member: str = Field(
         "all",
         description="networks to export where the run has several: all of the configuration, the best by "
-        "validation AUC, or the folder name of one",
+        "validation score, or the folder name of one",
     )
     candidate: str | None = Field(
         None,

@@ -33,7 +33,7 @@ def export_model(
         run: folder of a finished fold, a cross-validation, or a sweep, for its final runs.
         out: the folder to write; by default `export/` in the run's folder.
         member: the networks to export where the run has several: "all" of the configuration, the "best" by
-            validation AUC, or the folder name of one, such as "fold-1-seed-2021-0f3c".
+            validation score, or the folder name of one, such as "fold-1-seed-2021-0f3c".
         candidate: the name of a configuration, or the start of its digest, where the run holds several; by
             default the one with masking, under the strict protocol.
         onnx: also write ONNX files, each compared with PyTorch; needs the extra `onnx`.
@@ -44,7 +44,8 @@ def export_model(
     Raises:
         CheckpointError: the run holds no trained network, one is unfinished or damaged, or the folder holds
             another export.
-        ConfigError: no network is called so, the run holds several configurations, or ONNX is not installed.
+        ConfigError: no network is called so, the run holds several configurations, its task is another than
+            classification, or ONNX is not installed.
         ExportMismatchError: an ONNX file does not give PyTorch's probabilities.
         DiskFullError: the disk is full.
 
@@ -57,6 +58,11 @@ def export_model(
         )
     run = found
     chosen = _chosen(find_members([run], candidate), member, run)
+    if chosen[0].task.record():
+        raise ConfigError(
+            f"{run}: expected a model for classification, got one for {chosen[0].task.name}: load_model.py "
+            "knows class probabilities alone; take mhimdist.load_student or jobs/predict.py"
+        )
     folder = Path(out).expanduser() if out is not None else run / "export"
     names = [SINGLE] if len(chosen) == 1 else [each.folder.name for each in chosen]
     _refuse_others(folder, names)
@@ -82,15 +88,15 @@ def _chosen(members: Sequence[Member], member: str, run: Path) -> list[Member]:
     """The members to export.
 
     Raises:
-        ConfigError: none is called so, or none has a validation AUC to be the best by.
+        ConfigError: none is called so, or none has a validation score to be the best by.
     """
     if member == "all":
         return list(members)
     if member == "best":
-        judged = [each for each in members if each.validation_auc is not None]
+        judged = [each for each in members if each.validation_score is not None]
         if not judged:
-            raise ConfigError(f"{run}: member: expected a validation AUC to choose the best by, found none")
-        return [max(judged, key=lambda each: each.validation_auc or 0.0)]
+            raise ConfigError(f"{run}: member: expected a validation score to choose the best by, found none")
+        return [max(judged, key=lambda each: each.validation_score or 0.0)]
     named = [each for each in members if each.folder.name == member]
     if not named:
         listing = ", ".join(each.folder.name for each in members)

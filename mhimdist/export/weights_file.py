@@ -17,7 +17,8 @@ from mhimdist.export.load_model import FORMAT, FORMAT_VERSION, ExportError, dige
 from mhimdist.models import BagModel, build
 from mhimdist.models.foreign_weights import differences
 from mhimdist.prediction.members import Member
-from mhimdist.training.model_card import Trained, auc_interval
+from mhimdist.tasks import restored
+from mhimdist.training.model_card import Trained, score_interval
 from mhimdist.training.result import PAPER_WARNING, STRICT_NOTE
 
 LICENCE = (
@@ -35,13 +36,13 @@ def document(member: Member, trained: Trained) -> dict[str, Any]:
     """
     state, result = trained.state, trained.result
     config = dict(state["config"])
-    interval = auc_interval([trained])
-    found: dict[str, Any] = {"validation": {}, "test": {}, "test_auc_interval": None}
+    interval, named = score_interval([trained]), f"test_{trained.task.selection}_interval"
+    found: dict[str, Any] = {"validation": {}, "test": {}, named: None}
     if result is not None:
         found |= {"validation": dict(result.validation), "test": dict(result.test)}
         found |= {"missing_classes": dict(result.missing_classes), "note": result.note}
     if interval is not None:
-        found["test_auc_interval"] = {
+        found[named] = {
             "low": interval[0],
             "high": interval[1],
             "level": 0.95,
@@ -56,6 +57,7 @@ def document(member: Member, trained: Trained) -> dict[str, Any]:
         "model": config["model"],
         "num_features": member.num_features,
         "classes": list(member.classes),
+        **({"task": trained.state["task"]} if trained.state.get("task") else {}),
         "encoder": member.features.get("encoder"),
         **details,
         "threshold": member.threshold,
@@ -99,9 +101,8 @@ def read(path: Path) -> tuple[BagModel, dict[str, Any]]:
     try:
         header = read_header(path)
         settings: ModelSettings = TypeAdapter(ModelSettings).validate_python(header["model"])
-        network = build(
-            settings, num_features=header["num_features"], num_classes=len(header["classes"]), seed=0
-        )
+        task = restored(header.get("task"), header["classes"])
+        network = build(settings, num_features=header["num_features"], task=task, seed=0)
     except ExportError as error:
         raise CheckpointError(str(error)) from None
     except (ValidationError, KeyError, TypeError) as error:

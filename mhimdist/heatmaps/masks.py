@@ -29,6 +29,7 @@ from mhimdist.method.step_numbers import StepNumbers
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
 from mhimdist.ops.draws import Draws
+from mhimdist.tasks import task_of
 from mhimdist.training import checkpoint
 
 
@@ -111,7 +112,7 @@ class Masks:
         network = build(
             self.config.model,
             num_features=self.bags.num_features,
-            num_classes=len(self.bags.classes),
+            task=task_of(self.bags, self.config.task),
             seed=self.config.seed,
         )
         try:

@@ -66,23 +66,30 @@ def flatten_parameters(network: nn.Module) -> FlatParameters:
 
 
 class Gradients:
-    """The gradients of a worker's loss in one buffer, laid out like `FlatParameters`; the loss comes last.
+    """The gradients of a worker's loss in one buffer, laid out like `FlatParameters`, and then the loss.
 
     One exchange therefore adds up everything that the workers of a run share. The memory stays the same in
     all steps.
 
     Attributes:
         shared: the buffer, float32.
-        loss: its last value.
+        loss: the value after the gradients.
+        news: the values after the loss, for whatever else the workers tell each other.
         own_loss: the loss of this worker alone, which no exchange changes.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        """Make the buffer; the network's parameters must stay in the buffer that they are in now."""
+    def __init__(self, network: nn.Module, num_news: int = 0) -> None:
+        """Make the buffer.
+
+        Args:
+            network: its parameters must stay in the buffer that they are in now.
+            num_news: number of values after the loss.
+        """
         self._parameters = flatten_parameters(network)
         values = self._parameters.values
-        self.shared = values.new_zeros(len(values) + 1)
-        self.loss, self.own_loss = self.shared[-1], values.new_zeros(())
+        self.shared = values.new_zeros(len(values) + 1 + num_news)
+        self.loss, self.own_loss = self.shared[len(values)], values.new_zeros(())
+        self.news = self.shared[len(values) + 1 :]
         self._views = self._parameters.views(self.shared)
 
     def of(self, loss: Tensor) -> None:

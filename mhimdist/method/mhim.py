@@ -19,6 +19,9 @@ from mhimdist.method.step_numbers import StepNumbers
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel, BagOutput
 from mhimdist.ops.draws import Draws
+from mhimdist.tasks import Truth
+from mhimdist.tasks.interface import Others
+from mhimdist.tasks.memory import Memory
 
 
 @dataclass(frozen=True)
@@ -29,17 +32,18 @@ class StepLoss:
 
     Attributes:
         total_B: the loss that the optimiser minimises, one value per bag.
-        classification_B: the classification loss, without gradient.
+        task_B: the task's loss, such as the cross-entropy, without gradient.
         consistency_B: the consistency loss before its weight, without gradient; 0 if alpha is 0.
         num_instances: instances of the whole bags.
         num_kept: instances of the masked bags.
         masked_high, masked_low, masked_random: instances that each mask takes; masks overlap.
         sums_7: float64: num_kept, the three losses summed over the bags, masked_high, masked_low and
             masked_random.
+        predictions_BP: the student's predictions, without gradient; None if the task compares no bags.
     """
 
     total_B: Tensor
-    classification_B: Tensor
+    task_B: Tensor
     consistency_B: Tensor
     num_instances: int
     num_kept: Tensor
@@ -47,6 +51,7 @@ class StepLoss:
     masked_low: Tensor
     masked_random: Tensor
     sums_7: Tensor
+    predictions_BP: Tensor | None = None
 
 
 class MHIM:
@@ -58,6 +63,7 @@ class MHIM:
         student: BagModel,
         teacher: Teacher | None,
         lap: Callable[[str], None] = lambda part: None,
+        memory: Memory | None = None,
     ) -> None:
         """Take the networks.
 
@@ -66,10 +72,12 @@ class MHIM:
             student: the network to train.
             teacher: the teacher; None if the settings ask for none.
             lap: called with the name of each part of the forward pass when the part is over.
+            memory: the last predictions for all training bags, if the task compares a bag with them.
         """
         self.config = config
         self.student = student
         self.teacher = teacher
+        self.memory = memory
         self._lap = lap
         self._losses = torch.compile(self._losses_of) if config.compile else self._losses_of
         weights = config.loss.class_weights
@@ -110,15 +118,16 @@ class MHIM:
         teacher_BME = seen_by_teacher.embeddings_BME if seen_by_teacher else None
         if self.config.compile and teacher_BME is not None:
             teacher_BME = teacher_BME.clone()  # a compiled backward pass may keep it, but no inference tensor
-        total_B, classification_B, consistency_B = self._losses(output, bags.labels_B, teacher_BME)
+        truth, predictions_BP = self._truth(output, bags)
+        total_B, task_B, consistency_B = self._losses(output, truth, teacher_BME)
         with torch.no_grad():
             masked = (selection.masked_high, selection.masked_low, selection.masked_random)
             counts_4 = torch.stack([kept.offsets_B1[-1], *masked]).double()
-            losses_3 = torch.stack([total_B, classification_B, consistency_B]).sum(1, dtype=torch.float64)
+            losses_3 = torch.stack([total_B, task_B, consistency_B]).sum(1, dtype=torch.float64)
             sums_7 = torch.cat([counts_4[:1], losses_3, counts_4[1:]])
         return StepLoss(
             total_B=total_B,
-            classification_B=classification_B.detach(),
+            task_B=task_B.detach(),
             consistency_B=consistency_B.detach(),
             num_instances=len(bags.features_TD),
             num_kept=kept.offsets_B1[-1],
@@ -126,14 +135,30 @@ class MHIM:
             masked_low=selection.masked_low,
             masked_random=selection.masked_random,
             sums_7=sums_7,
+            predictions_BP=predictions_BP,
         )
 
+    def _truth(self, output: BagOutput, bags: PackedBags) -> tuple[Truth, Tensor | None]:
+        """What is known of bags and of those they are compared with, and what the student says of them."""
+        compares_with = self.student.task.compares_with
+        if compares_with == "nothing":
+            return Truth.of(bags, self.class_weights_C), None
+        with torch.no_grad():
+            predictions_BP = self.student.predictions(output).detach()
+        if compares_with == "step":
+            assert bags.targets_BK is not None, "a task that compares bags has targets"
+            others = Others.of_step(bags.targets_BK, predictions_BP)
+        else:
+            assert self.memory is not None, "whoever trains such a task makes its memory"
+            others = self.memory.others(bags.ids_B)
+        return Truth.of(bags, self.class_weights_C, others), predictions_BP
+
     def _losses_of(
-        self, output: BagOutput, labels_B: Tensor, teacher_BME: Tensor | None
+        self, output: BagOutput, truth: Truth, teacher_BME: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of each bag, and its two parts; no shape here depends on the sizes of the bags."""
-        classification_B = self.student.classification_loss(output, labels_B, self.class_weights_C)
+        task_B = self.student.loss(output, truth)
         if teacher_BME is None or not self.config.loss.alpha:
-            return classification_B, classification_B, torch.zeros_like(classification_B)
+            return task_B, task_B, torch.zeros_like(task_B)
         consistency_B = consistency(output.embeddings_BME, teacher_BME, self.config.loss.temperature)
-        return classification_B + self.config.loss.alpha * consistency_B, classification_B, consistency_B
+        return task_B + self.config.loss.alpha * consistency_B, task_B, consistency_B

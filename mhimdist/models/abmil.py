@@ -54,16 +54,17 @@ class AttentionMIL(BagModel):
     With 1,024 features, width 512 and two classes it has 591,490 parameters; the gated variant has 657,026.
     """
 
-    def __init__(self, settings: model_settings.AttentionMIL, num_features: int, num_classes: int) -> None:
+    def __init__(self, settings: model_settings.AttentionMIL, num_features: int, num_outputs: int) -> None:
         """Make the layers; `initialize` draws their weights.
 
         Args:
-            settings, num_features, num_classes: see `models.build`.
+            settings, num_features: see `models.build`.
+            num_outputs: number O of outputs for a bag.
         """
         super().__init__()
         self.projection = Projection(num_features, settings.hidden_dim, settings.dropout)
         self.attention = Attention(settings)
-        self.head = Linear(settings.hidden_dim, num_classes)
+        self.head = Linear(settings.hidden_dim, num_outputs)
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> BagOutput:
         """See `BagModel.forward`; one head of scores, one embedding per bag."""

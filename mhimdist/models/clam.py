@@ -13,9 +13,11 @@ from torch.nn import functional
 from mhimdist import ops
 from mhimdist.config import models as model_settings
 from mhimdist.data.bags import PackedBags
+from mhimdist.errors import ConfigError
 from mhimdist.models.interface import BagModel, BagOutput, Projection, softmax_over_bags
 from mhimdist.models.layers.gated_attention import GatedAttention
 from mhimdist.models.layers.linear import Linear, wide
+from mhimdist.tasks import Task, Truth
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,15 @@ class CLAM(BagModel):
     instance classifiers.
     """
 
-    def __init__(self, settings: model_settings.CLAM, num_features: int, num_classes: int) -> None:
+    def __init__(
+        self, settings: model_settings.CLAM, num_features: int, num_outputs: int, *, num_classes: int
+    ) -> None:
         """Make the layers; `initialize` draws their weights.
 
         Args:
-            settings, num_features, num_classes: see `models.build`.
+            settings, num_features: see `models.build`.
+            num_outputs: number O of outputs for a bag.
+            num_classes: number C of classes that instances are clustered by; CLAM-MB needs O = C.
         """
         super().__init__()
         self.settings = settings
@@ -88,7 +94,7 @@ class CLAM(BagModel):
         self.attention = GatedAttention(
             width, settings.attention_dim, num_heads=self.num_branches, dropout=settings.dropout
         )
-        self.head = Linear(width, num_classes)
+        self.head = Linear(width, num_outputs)
         self.instance_heads = nn.ModuleList(Linear(width, 2) for _ in range(num_classes))
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> CLAMOutput:
@@ -143,17 +149,16 @@ class CLAM(BagModel):
             return smooth_top1_svm(logits_IK, targets_I)
         return functional.cross_entropy(logits_IK, targets_I, reduction="none")
 
-    def classification_loss(
-        self, output: BagOutput, labels_B: Tensor, class_weights_C: Tensor | None = None
-    ) -> Tensor:
-        """0.7 x cross-entropy of the bag + 0.3 x clustering loss (the default weight), shape B.
+    def loss(self, output: BagOutput, truth: Truth) -> Tensor:
+        """0.7 x loss of the bag + 0.3 x clustering loss (the default weight), shape B.
 
         Args:
-            output, labels_B, class_weights_C: see `BagModel.classification_loss`.
+            output, truth: see `BagModel.loss`.
         """
         assert isinstance(output, CLAMOutput), "it is this network's own output"
-        bag_loss_B = functional.cross_entropy(output.logits_BC, labels_B, class_weights_C, reduction="none")
-        is_label_BC = _is_class(labels_B, output.logits_BC.shape[1])
+        labels_B = truth.labels_B
+        bag_loss_B = self._task_loss(output.logits_BC, truth)
+        is_label_BC = _is_class(labels_B, output.inside_loss_BC.shape[1])
         if self.settings.subtyping:
             losses_BC = torch.where(is_label_BC, output.inside_loss_BC, output.outside_loss_BC)
             instance_loss_B = losses_BC.mean(1)
@@ -161,3 +166,21 @@ class CLAM(BagModel):
             instance_loss_B = output.inside_loss_BC.gather(1, labels_B[:, None]).squeeze(1)
         weight = self.settings.instance_loss_weight
         return (1 - weight) * bag_loss_B + weight * instance_loss_B
+
+
+def check_clam(settings: model_settings.CLAM, task: Task) -> None:
+    """Check that CLAM is defined for a task.
+
+    Raises:
+        ConfigError: the task has no classes, or for CLAM-MB not one output per class.
+    """
+    if not task.has_classes:
+        raise ConfigError(
+            f"model.name: {settings.name} clusters instances by class, and {task.name} has no "
+            "classes; choose another model"
+        )
+    if settings.name == "clam_mb" and task.num_outputs != len(task.classes):
+        raise ConfigError(
+            f"model.name: clam_mb has one branch and one output per class, and {task.name} has "
+            f"{task.num_outputs} output(s) for {len(task.classes)} classes; choose clam_sb or another model"
+        )

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mhimdist import ops
 from mhimdist.config import models as model_settings
@@ -15,6 +14,7 @@ from mhimdist.data.bags import PackedBags
 from mhimdist.models.interface import BagModel, BagOutput, Projection, softmax_over_bags
 from mhimdist.models.layers.blocks import ROWS, runs_in_blocks
 from mhimdist.models.layers.linear import Linear, linear, wide
+from mhimdist.tasks import Truth
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,22 @@ class DSMIL(BagModel):
     1,024 features, width 512 and two classes it has 872,708 parameters.
     """
 
-    def __init__(self, settings: model_settings.DSMIL, num_features: int, num_classes: int) -> None:
+    def __init__(self, settings: model_settings.DSMIL, num_features: int, num_outputs: int) -> None:
         """Make the layers; `initialize` draws their weights.
 
         Args:
-            settings, num_features, num_classes: see `models.build`.
+            settings, num_features: see `models.build`.
+            num_outputs: number O of outputs for a bag.
         """
         super().__init__()
         width, query_dim = settings.hidden_dim, settings.query_dim
         self.projection = Projection(num_features, width, settings.dropout)
-        self.instance_head = Linear(width, num_classes)
+        self.instance_head = Linear(width, num_outputs)
         self.query = nn.Sequential(
             Linear(width, query_dim), nn.ReLU(inplace=True), Linear(query_dim, query_dim), nn.Tanh()
         )
         self.value = Linear(width, width)
-        self.head = nn.Conv1d(num_classes, num_classes, kernel_size=width)
+        self.head = nn.Conv1d(num_outputs, num_outputs, kernel_size=width)
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> DSMILOutput:
         """See `BagModel.forward`; one head of scores, one embedding per class."""
@@ -126,23 +127,18 @@ class DSMIL(BagModel):
         column_TC = bag_T[:, None] * num_classes + torch.arange(num_classes, device=bag_T.device)
         return products_TJ.gather(1, column_TC)
 
-    def classification_loss(
-        self, output: BagOutput, labels_B: Tensor, class_weights_C: Tensor | None = None
-    ) -> Tensor:
-        """The mean of the two streams' cross-entropies, shape B.
+    def loss(self, output: BagOutput, truth: Truth) -> Tensor:
+        """The mean of the two streams' losses, shape B.
 
         Args:
-            output, labels_B, class_weights_C: see `BagModel.classification_loss`.
+            output, truth: see `BagModel.loss`.
         """
         assert isinstance(output, DSMILOutput), "it is this network's own output"
-        losses = [
-            functional.cross_entropy(logits_BC, labels_B, class_weights_C, reduction="none")
-            for logits_BC in (output.logits_BC, output.instance_logits_BC)
-        ]
-        return torch.stack(losses).mean(0)
+        streams = (output.logits_BC, output.instance_logits_BC)
+        return torch.stack([self._task_loss(logits_BC, truth) for logits_BC in streams]).mean(0)
 
-    def probabilities(self, output: BagOutput) -> Tensor:
-        """The mean of the two streams' softmaxes, B x C."""
+    def predictions(self, output: BagOutput) -> Tensor:
+        """The mean of the two streams' predictions, B x P."""
         assert isinstance(output, DSMILOutput), "it is this network's own output"
-        logits_2BC = torch.stack([output.logits_BC, output.instance_logits_BC])
-        return torch.softmax(logits_2BC, dim=2).mean(0)
+        streams = (output.logits_BC, output.instance_logits_BC)
+        return torch.stack([self.task.predict(logits_BC, self.task_values) for logits_BC in streams]).mean(0)

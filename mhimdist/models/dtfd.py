@@ -19,6 +19,7 @@ from mhimdist.models.interface import BagModel, BagOutput, Projection
 from mhimdist.models.layers.gated_attention import GatedAttention
 from mhimdist.models.layers.linear import Linear, linear
 from mhimdist.ops.draws import Draws, instance_words, mix
+from mhimdist.tasks import Truth
 
 CUT_SITE = 3
 
@@ -102,20 +103,21 @@ class DTFD(BagModel):
     With 1,024 features, widths 512 and 128 and two classes it has 789,254 parameters.
     """
 
-    def __init__(self, settings: model_settings.DTFD, num_features: int, num_classes: int) -> None:
+    def __init__(self, settings: model_settings.DTFD, num_features: int, num_outputs: int) -> None:
         """Make the layers; `initialize` draws their weights.
 
         Args:
-            settings, num_features, num_classes: see `models.build`.
+            settings, num_features: see `models.build`.
+            num_outputs: number O of outputs for a bag.
         """
         super().__init__()
         self.settings = settings
         width, attention_dim = settings.hidden_dim, settings.attention_dim
         self.projection = Projection(num_features, width, settings.dropout, bias=False)
         self.pseudo_attention = GatedAttention(width, attention_dim)
-        self.pseudo_head = Linear(width, num_classes)
+        self.pseudo_head = Linear(width, num_outputs)
         self.attention = GatedAttention(width, attention_dim)
-        self.head = Linear(width, num_classes)
+        self.head = Linear(width, num_outputs)
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> DTFDOutput:
         """See `BagModel.forward`; no scores to mask by, one embedding per bag.
@@ -141,9 +143,10 @@ class DTFD(BagModel):
     def clip_groups(self) -> Sequence[Iterable[nn.Parameter]]:
         """One group per tier, as the authors give each its own optimiser; the projection is in the first."""
         first = (self.projection, self.pseudo_attention, self.pseudo_head)
+        own = [] if self.task_values is None else [self.task_values]
         return [
-            chain.from_iterable(part.parameters() for part in tier)
-            for tier in (first, (self.attention, self.head))
+            chain.from_iterable(part.parameters() for part in first),
+            chain(self.attention.parameters(), self.head.parameters(), own),
         ]
 
     def attention_weights(self, bags: PackedBags, output: BagOutput) -> Tensor:
@@ -197,27 +200,23 @@ class DTFD(BagModel):
         with torch.no_grad():  # the activations only rank
             attention_T = ops.segment_softmax(scores_T, pseudo.offsets_P1)
             activation_TC = linear(attention_T[:, None] * hidden_TE, self.pseudo_head.weight)
-            last_T1 = torch.softmax(activation_TC, dim=1)[:, -1:]
+            # The softmax of a single output is 1, whatever the output.
+            shares_TC = activation_TC if activation_TC.shape[1] == 1 else torch.softmax(activation_TC, dim=1)
+            last_T1 = shares_TC[:, -1:]
             rows = [ops.segment_argmax(last_T1, pseudo.offsets_P1)]
             if self.settings.distillation == "MaxMinS":
                 rows.append(ops.segment_argmax(-last_T1, pseudo.offsets_P1))
         # A pseudo-bag without instances has no such row. It is padding of the second tier, whatever it takes.
         return torch.cat(rows, dim=1).flatten().clamp_min(0)
 
-    def classification_loss(
-        self, output: BagOutput, labels_B: Tensor, class_weights_C: Tensor | None = None
-    ) -> Tensor:
-        """The mean cross-entropy of a bag's pseudo-bags plus the cross-entropy of the bag itself, shape B.
+    def loss(self, output: BagOutput, truth: Truth) -> Tensor:
+        """The mean loss of a bag's pseudo-bags, which share its label, plus that of the bag itself, shape B.
 
         Args:
-            output, labels_B, class_weights_C: see `BagModel.classification_loss`.
+            output, truth: see `BagModel.loss`.
         """
         assert isinstance(output, DTFDOutput), "it is this network's own output"
-        labels_P = labels_B[_bag_of(len(output.pseudo_logits_PC), output.pseudo_offsets_B1)]
-        pseudo_loss_P = functional.cross_entropy(
-            output.pseudo_logits_PC, labels_P, class_weights_C, reduction="none"
-        )
+        bag_P = _bag_of(len(output.pseudo_logits_PC), output.pseudo_offsets_B1)
+        pseudo_loss_P = self._task_loss(output.pseudo_logits_PC, truth.repeated(bag_P))
         pseudo_loss_B = ops.segment_mean(pseudo_loss_P, output.pseudo_offsets_B1)
-        return pseudo_loss_B + functional.cross_entropy(
-            output.logits_BC, labels_B, class_weights_C, reduction="none"
-        )
+        return pseudo_loss_B + self._task_loss(output.logits_BC, truth)

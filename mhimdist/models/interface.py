@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mhimdist import ops
 from mhimdist.data.bags import PackedBags
 from mhimdist.models.layers.blocks import blocks
 from mhimdist.models.layers.linear import Linear, projection, wide
+from mhimdist.tasks import Task, Truth
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class BagOutput:
     """The results of a model for packed bags.
 
     Attributes:
-        logits_BC: class logits of each bag.
+        logits_BC: the outputs for each bag that the task makes predictions of, such as a logit per class.
         embeddings_BME: the bag embeddings that the consistency loss compares.
         scores_TH: instance scores before the softmax, the higher the more salient. None if the model has no
             scores to mask by, and for TransMIL while gradients are on, because only a teacher's scores are
@@ -36,29 +36,41 @@ class BagOutput:
 
 
 class BagModel(nn.Module, ABC):
-    """A classifier of bags; the bags of a batch never influence each other."""
+    """A network that predicts bags; the bags of a batch never influence each other.
+
+    Attributes:
+        task: what the outputs mean.
+        task_values: what the task learns besides the network, shape V; None if it learns nothing.
+    """
 
     projection: "Projection"
+    task: Task
+    task_values: nn.Parameter | None
+
+    def __init__(self) -> None:
+        """Take no task yet; `models.build` gives one."""
+        super().__init__()
+        self.register_parameter("task_values", None)
 
     @abstractmethod
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> BagOutput:
-        """Classify packed bags, with dropout if the bags' dropout keys are given."""
+        """Predict packed bags, with dropout if the bags' dropout keys are given."""
 
-    def classification_loss(
-        self, output: BagOutput, labels_B: Tensor, class_weights_C: Tensor | None = None
-    ) -> Tensor:
-        """The loss of each bag (paper, equation 8), shape B.
+    def loss(self, output: BagOutput, truth: Truth) -> Tensor:
+        """The loss of each bag, shape B.
 
         Args:
             output: the results of the model for the bags.
-            labels_B: int64 class of each bag.
-            class_weights_C: a bag's loss is multiplied by the weight of the bag's class; None for 1.
+            truth: what is known of the bags.
         """
-        return functional.cross_entropy(output.logits_BC, labels_B, class_weights_C, reduction="none")
+        return self._task_loss(output.logits_BC, truth)
 
-    def probabilities(self, output: BagOutput) -> Tensor:
-        """Class probabilities of each bag, B x C."""
-        return torch.softmax(output.logits_BC, dim=1)
+    def predictions(self, output: BagOutput) -> Tensor:
+        """The task's predictions for each bag, B x P, such as class probabilities."""
+        return self.task.predict(output.logits_BC, self.task_values)
+
+    def _task_loss(self, outputs_BO: Tensor, truth: Truth) -> Tensor:
+        return self.task.loss(outputs_BO, truth, self.task_values)
 
     def attention_weights(self, bags: PackedBags, output: BagOutput) -> Tensor | None:
         """The weight of each instance in its bag, T x H, for pictures and not for training.
@@ -75,16 +87,16 @@ class BagModel(nn.Module, ABC):
         return None if output.scores_TH is None else softmax_over_bags(output.scores_TH, bags)
 
     def instance_probabilities(self, bags: PackedBags) -> Tensor | None:
-        """The probability of each class by each instance alone, T x C; None if the model does not define it.
+        """The task's predictions for each instance alone, T x P; None if the model does not define them.
 
         Made without gradients, for pictures and not for training.
         """
         return None
 
     def _by_head(self, bags: PackedBags, head: nn.Module) -> Tensor:
-        """The softmax of a head on each projected instance, T x C, with one block projected at a time."""
+        """The predictions of a head on each projected instance, T x P, with one block projected at a time."""
         blocks = (head(wide(hidden_RE)) for _, hidden_RE in self.projection.blocks(bags))
-        return torch.cat([torch.softmax(logits_RC, dim=1) for logits_RC in blocks])
+        return torch.cat([self.task.predict(outputs_RO, self.task_values) for outputs_RO in blocks])
 
     def waits_for_sizes(self, num_bags: int) -> bool:
         """Whether a forward pass of that many bags reads their sizes on the host.

@@ -12,15 +12,16 @@ from mhimdist.models.layers.linear import Linear, wide
 class PoolingMIL(BagModel):
     """A projection and a linear head on every instance, pooled class by class; has no scores to mask by."""
 
-    def __init__(self, settings: model_settings.Pooling, num_features: int, num_classes: int) -> None:
+    def __init__(self, settings: model_settings.Pooling, num_features: int, num_outputs: int) -> None:
         """Make the layers; `initialize` draws their weights.
 
         Args:
-            settings, num_features, num_classes: see `models.build`.
+            settings, num_features: see `models.build`.
+            num_outputs: number O of outputs for a bag.
         """
         super().__init__()
         self.projection = Projection(num_features, settings.hidden_dim, settings.dropout)
-        self.head = Linear(settings.hidden_dim, num_classes)
+        self.head = Linear(settings.hidden_dim, num_outputs)
         self.pool = ops.segment_max if settings.name == "max_pooling" else ops.segment_mean
 
     def forward(self, bags: PackedBags, dropout_keys_B: Tensor | None = None) -> BagOutput:

@@ -184,11 +184,12 @@ class TransMIL(BagModel):
     classes it has 2,672,146 parameters.
     """
 
-    def __init__(self, settings: model_settings.TransMIL, num_features: int, num_classes: int) -> None:
+    def __init__(self, settings: model_settings.TransMIL, num_features: int, num_outputs: int) -> None:
         """Make the layers; `initialize` draws their weights.
 
         Args:
-            settings, num_features, num_classes: see `models.build`.
+            settings, num_features: see `models.build`.
+            num_outputs: number O of outputs for a bag.
         """
         super().__init__()
         width = settings.hidden_dim
@@ -199,7 +200,7 @@ class TransMIL(BagModel):
         self.position = PositionEncoding(width)
         self.layer2 = Layer(settings, site=2)
         self.norm = nn.LayerNorm(width)
-        self.head = Linear(width, num_classes)
+        self.head = Linear(width, num_outputs)
 
     def initialize(self, generator: torch.Generator) -> None:
         """Initialise as every model does, and draw the class token from a normal distribution around 0."""

@@ -172,15 +172,15 @@ def _draw_thresholds(axes: Axes, chosen: Sequence[Configuration]) -> None:
 
 def _draw_learning(axes: Axes, chosen: Sequence[Configuration]) -> None:
     for colour, each in zip(COLOURS, chosen, strict=False):
-        _draw_histories(axes, each, plots.STUDENT_AUC, colour, "-", one_line(each.name))
+        _draw_histories(axes, each, plots.STUDENT_SCORE, colour, "-", one_line(each.name))
     axes.set(xlabel="epoch", ylabel="validation AUC of the student")
 
 
 def _draw_stability(axes: Axes, chosen: Sequence[Configuration]) -> None:
     for each in chosen[:1]:
-        if all(row.get(plots.TEACHER_AUC) is not None for h in each.histories.values() for row in h):
-            _draw_histories(axes, each, plots.STUDENT_AUC, COLOURS[0], "-", "student")
-            _draw_histories(axes, each, plots.TEACHER_AUC, COLOURS[2], "--", "teacher")
+        if all(row.get(plots.TEACHER_SCORE) is not None for h in each.histories.values() for row in h):
+            _draw_histories(axes, each, plots.STUDENT_SCORE, COLOURS[0], "-", "student")
+            _draw_histories(axes, each, plots.TEACHER_SCORE, COLOURS[2], "--", "teacher")
     axes.set(xlabel="epoch", ylabel="validation AUC")
 
 

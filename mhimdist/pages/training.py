@@ -43,7 +43,7 @@ def learning_section(subject: Subject) -> Section:
             blocks.side_by_side(
                 blocks.figure(
                     fold_plots.learning_curves(
-                        each.histories, plots.STUDENT_AUC, "validation AUC", selected=selected
+                        each.histories, plots.STUDENT_SCORE, "validation AUC", selected=selected
                     ),
                     title="Validation AUC of the student",
                 ),
@@ -75,11 +75,11 @@ def stability_section(subject: Subject) -> Section:
     """Student against teacher over the epochs, as in the figure under Table 5 of the paper."""
     parts: list[Markup] = []
     rows: list[list[str | Cell]] = []
-    for each in _shown(subject, plots.TEACHER_AUC):
-        histories = _with(each, plots.TEACHER_AUC)
+    for each in _shown(subject, plots.TEACHER_SCORE):
+        histories = _with(each, plots.TEACHER_SCORE)
         name = _named(subject, each)
         parts.append(blocks.figure(fold_plots.stability_figure(histories), title=name))
-        for who, key in (("student", plots.STUDENT_AUC), ("teacher", plots.TEACHER_AUC)):
+        for who, key in (("student", plots.STUDENT_SCORE), ("teacher", plots.TEACHER_SCORE)):
             rows.append(
                 [
                     name,

@@ -51,8 +51,8 @@ class InstanceScores:
 
     Attributes:
         attention_N: float32 weights that add up to 1; None if a network has none.
-        instance_NC: float32 class probabilities by each instance alone; None if a network does not define
-            them.
+        instance_NC: float32 predictions by each instance alone, such as class probabilities; None if a
+            network does not define them.
         teacher_attention_N: `attention_N` by the teachers; None if a run has kept none.
     """
 
@@ -200,7 +200,7 @@ def _predict(
     outputs = [network(bag) for network in networks]
     probabilities_MC = torch.stack(
         [
-            network.probabilities(output)[0].double().cpu()
+            network.predictions(output)[0].double().cpu()
             for network, output in zip(networks, outputs, strict=True)
         ]
     ).numpy()

@@ -1,50 +1,60 @@
 """Metrics of predictions, with intervals that are resampled by case.
 
-Dimensions: N slides or cases, C classes.
+Dimensions: N slides or cases.
 """
 
 from typing import Any
 
+import numpy as np
+
 from mhimdist.prediction.sources import UNKNOWN
 from mhimdist.prediction.verdicts import Verdicts
-from mhimdist.statistics import metrics
-from mhimdist.statistics.intervals import class_intervals
+from mhimdist.report.comparison import SHOWN
+from mhimdist.tasks import Judged, Task, restored
+from mhimdist.tasks.interface import Fitted
 
 NUM_RESAMPLES, LEVEL = 1000, 0.95
 
 
-def measure(verdicts: Verdicts, threshold: float | None) -> dict[str, Any] | None:
-    """AUC, accuracy and F1 with their intervals, over the rows whose label is known.
+def measure(
+    verdicts: Verdicts, threshold: float | None, task: Task | None = None, fitted: Fitted | None = None
+) -> dict[str, Any] | None:
+    """The task's metrics with their intervals, over the rows whose truth is known.
 
     Args:
         verdicts: the predictions.
         threshold: with two classes, the decision threshold.
+        task: what is predicted; None for classification.
+        fitted: what the task has fitted; None for the threshold alone.
 
     Returns:
         Each metric with the ends of its interval, and the number of rows and cases; None without labels.
     """
+    width = verdicts.probabilities_NC.shape[1]
+    task = task or restored(None, [str(c) for c in range(width)])
     known_N = verdicts.labels_N != UNKNOWN
+    if not task.has_classes:
+        known_N = np.isfinite(verdicts.targets_NK).any(axis=1)
     if not known_N.any():
         return None
-    labels_N, probabilities_NC = verdicts.labels_N[known_N], verdicts.probabilities_NC[known_N]
-    predicted_N = verdicts.predicted_N[known_N]
     cases = [case for case, known in zip(verdicts.cases, known_N, strict=True) if known]
-    values = metrics.classification(labels_N, probabilities_NC, threshold)
-    auc = metrics.auc_interval(
-        [metrics.Scores(labels_N, probabilities_NC, cases)], num_resamples=NUM_RESAMPLES, level=LEVEL
+    judged = Judged(
+        verdicts.labels_N[known_N], verdicts.targets_NK[known_N], verdicts.probabilities_NC[known_N], cases
     )
-    num_classes = probabilities_NC.shape[1]
-    by_class = class_intervals(
-        [labels_N], [predicted_N], [cases], num_classes, num_resamples=NUM_RESAMPLES, level=LEVEL
-    )
-    intervals = {"auc": auc, "accuracy": by_class["accuracy"], "f1": by_class["f1"]}
+    fitted = {"threshold": threshold} if fitted is None else fitted
+    shown = list(task.headings)[:SHOWN]
+    values = task.metrics(judged, fitted)
+    intervals = task.intervals(judged, fitted, num_resamples=NUM_RESAMPLES)
     return {
         "rows": int(known_N.sum()),
         "cases": len(set(cases)),
         "level": LEVEL,
         "resamples": NUM_RESAMPLES,
         **{
-            name: {"value": values[name], "interval": None if ends is None else list(ends)}
-            for name, ends in intervals.items()
+            name: {
+                "value": values[name],
+                "interval": None if (ends := intervals[name]) is None else list(ends),
+            }
+            for name in shown
         },
     }

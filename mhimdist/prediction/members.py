@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.splits import Split
 from mhimdist.errors import CheckpointError, ConfigError
+from mhimdist.tasks import Task, restored
 from mhimdist.training import checkpoint
 from mhimdist.training.fold import RESULT_FILE
 from mhimdist.training.student import BEST_STUDENT
@@ -30,12 +31,14 @@ class Member:
         without_masking: the `recipe` of its first stage.
         fold, seed: its fold, counted from 1, and its seed; None if the folder has no result.
         protocol: "strict", "paper", or "unknown" if the folder has no result.
-        validation_auc: of its selected epoch, if it is known.
+        validation_score: of its selected epoch, if it is known, such as the AUC.
         classes, num_features: what it predicts, and the width of the features that it takes.
         features: the details of these features that were recorded, such as the encoder.
         data_digest: of the data set that it was trained on.
         threshold, threshold_from: the decision threshold and what chose it; None and "" if nothing did.
         seen: keys of the bags that trained or selected it.
+        task: what it predicts.
+        fitted: what the task has fitted on the bags that selected it, besides the threshold.
     """
 
     folder: Path
@@ -46,7 +49,7 @@ class Member:
     fold: int | None
     seed: int
     protocol: str
-    validation_auc: float | None
+    validation_score: float | None
     classes: tuple[str, ...]
     num_features: int
     features: dict[str, Any]
@@ -54,6 +57,8 @@ class Member:
     threshold: float | None
     threshold_from: str
     seen: frozenset[str]
+    task: Task
+    fitted: Mapping[str, Any]
 
     def describe(self) -> dict[str, Any]:
         """What `prediction.json` says of it."""
@@ -127,7 +132,7 @@ def _read(folder: Path) -> Member:
     result: dict[str, Any] = {}
     if (folder / RESULT_FILE).is_file():
         result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-    validation = result.get("validation") or {}
+    validation, task = result.get("validation") or {}, restored(state.get("task"), state["classes"])
     protocol = result.get("protocol", "unknown")
     threshold = state.get("threshold")
     if threshold is None:  # written before students recorded it
@@ -142,7 +147,7 @@ def _read(folder: Path) -> Member:
         fold=result.get("fold"),
         seed=config.seed,
         protocol=protocol,
-        validation_auc=validation.get("auc"),
+        validation_score=validation.get(task.selection),
         classes=tuple(state["classes"]),
         num_features=state["num_features"],
         features={name: value for name, value in state.get("features", {}).items() if value is not None},
@@ -150,6 +155,8 @@ def _read(folder: Path) -> Member:
         threshold=threshold,
         threshold_from="" if threshold is None else state.get("threshold_from") or chosen_on,
         seen=_seen(folder),
+        task=task,
+        fitted=(state.get("task") or {}).get("fitted") or {},
     )
 
 
@@ -202,8 +209,9 @@ def _chosen(members: list[Member], folder: Path, candidate: str | None) -> list[
 
 
 def _judged(members: Sequence[Member]) -> str:
-    aucs = [member.validation_auc for member in members if member.validation_auc is not None]
-    return f", mean validation AUC {sum(aucs) / len(aucs):.3f}" if aucs else ""
+    scores = [member.validation_score for member in members if member.validation_score is not None]
+    mean = sum(scores) / len(scores) if scores else 0.0
+    return f", mean validation {members[0].task.title} {mean:.3f}" if scores else ""
 
 
 def _refuse_strangers(members: Sequence[Member]) -> None:
@@ -215,7 +223,9 @@ def _refuse_strangers(members: Sequence[Member]) -> None:
     first = members[0]
     for other in members[1:]:
         for what, one, two in (
-            ("classes", first.classes, other.classes),
+            ("task", first.task.name, other.task.name),
+            ("classes", *(each.classes if each.task.has_classes else None for each in (first, other))),
+            ("predictions", first.task.columns, other.task.columns),
             ("features per instance", first.num_features, other.num_features),
             ("encoder", *_both_known(first, other)),
         ):

@@ -4,6 +4,7 @@ Dimensions: N slides, M networks, C classes.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ from mhimdist.prediction.tables import case_table, slide_table, write_table
 from mhimdist.prediction.verdicts import Threshold, Verdicts, judge, judge_cases
 from mhimdist.report import formats
 from mhimdist.report.comparison import PAPER_WARNING
+from mhimdist.tasks import Task
 from mhimdist.training.environment import environment
 
 PREDICTION_FILE = "prediction.json"
@@ -72,13 +74,41 @@ class Results:
             self.probabilities_NMC,
             self.classes,
             self.threshold,
+            task=self.task,
+            fitted=self.fitted,
+            targets_NK=self._targets_NK,
         )
+
+    @property
+    def task(self) -> Task:
+        """What the networks predict."""
+        return self.members[0].task
+
+    @cached_property
+    def fitted(self) -> dict[str, Any]:
+        """What the task has fitted on the bags that selected the networks, and the threshold."""
+        found = self.task.fitted_of([member.fitted for member in self.members])
+        return found | ({"threshold": self.threshold.value} if self.task.has_classes else {})
+
+    @property
+    def _targets_NK(self) -> np.ndarray:
+        """The targets of the slides that were predicted, where the data state those of the task."""
+        bags, columns = self.slides.bags, self.task.info.columns
+        if bags.task.columns != columns or self.job.ignore_labels:
+            return np.full((len(self.places), len(columns)), np.nan)
+        return bags.targets_NK[[self.slides.rows[place] for place in self.places]]
 
     @cached_property
     def _cases(self) -> tuple[Verdicts, list[str]]:
-        how = self.job.cases
         return judge_cases(
-            self.of_slides, self.probabilities_NMC, self.unions, how, self.classes, self.threshold
+            self.of_slides,
+            self.probabilities_NMC,
+            self.unions,
+            self.job.cases,
+            self.classes,
+            self.threshold,
+            task=self.task,
+            fitted=self.fitted,
         )
 
     @property
@@ -91,7 +121,7 @@ class Results:
         """Metrics of the slides and of the cases, where labels are known."""
         both = {"slides": self.of_slides, "cases": self.of_cases}
         measured = {
-            name: measure(verdicts, self.threshold.value)
+            name: measure(verdicts, self.threshold.value, self.task, self.fitted)
             for name, verdicts in both.items()
             if verdicts is not None
         }
@@ -130,9 +160,9 @@ class Results:
         Raises:
             DiskFullError: a file does not fit on the disk.
         """
-        write_table(slide_table(self.of_slides, self.classes, self.threshold), self.out / "predictions")
+        write_table(slide_table(self.of_slides, self.task, self.threshold), self.out / "predictions")
         if self.of_cases is not None:
-            table = case_table(self.of_cases, self.classes, self.threshold, self.job.cases)
+            table = case_table(self.of_cases, self.task, self.threshold, self.job.cases)
             write_table(table, self.out / "cases")
         else:
             for old in self.out.glob("cases.*"):
@@ -157,6 +187,7 @@ class Results:
             "classes": list(self.classes),
             "threshold": self.threshold.value,
             "threshold_from": self.threshold.source,
+            **({"task": record} if (record := self.task.record()) else {}),
             "how": self.job.cases if self.of_cases is not None else None,
             "metrics": self.metrics,
             "protocol": " and ".join(sorted({member.protocol for member in self.members})),
@@ -170,8 +201,10 @@ class Results:
     def lines(self) -> Iterator[str]:
         """What a terminal shows: what was predicted, the metrics, the warnings and where the files are."""
         verdicts = self.of_slides
-        counts = [int((verdicts.predicted_N == c).sum()) for c in range(len(self.classes))]
-        told = ", ".join(f"{count:,} {name}" for name, count in zip(self.classes, counts, strict=True))
+        found = Counter(verdicts.decided or ())
+        names = self.classes if self.task.has_classes else sorted(found)
+        told = ", ".join(f"{found[name]:,} {name or 'without a label'}" for name in names)
+        told = told or ", ".join(self.task.columns)
         yield (
             f"{formats.count(len(verdicts), 'slide')} by {formats.count(len(self.members), 'model')}: {told}"
         )
@@ -180,7 +213,8 @@ class Results:
         for what, values in self.metrics.items():
             yield f"{what}: " + ", ".join(
                 f"{label} {formats.auc(values[name]['value'])}{_ends(values[name]['interval'])}"
-                for name, label in (("auc", "AUC"), ("accuracy", "accuracy"), ("f1", "F1"))
+                for name, label in self.task.headings.items()
+                if name in values
             )
         for warning in self.warnings:
             yield f"WARNING: {warning}"

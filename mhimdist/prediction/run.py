@@ -187,9 +187,11 @@ class _Task:
             slides=slides,
             threshold=threshold,
             places=tuple(kept),
-            probabilities_NMC=np.stack([records.probabilities[items[i].rows] for i in kept]),
+            probabilities_NMC=np.stack(
+                [_aligned(records.probabilities[items[i].rows], members) for i in kept]
+            ),
             unions={
-                case: records.probabilities[item.rows]
+                case: _aligned(records.probabilities[item.rows], members)
                 for case, item in unions.items()
                 if item.rows in records.probabilities
             },
@@ -204,7 +206,7 @@ class _Task:
             bags=slides.bags,
             labels=dict(zip(slides.rows, slides.labels, strict=True)),
             cases=dict(zip(slides.rows, slides.cases, strict=True)),
-            classes=self.members[0].classes,
+            task=self.members[0].task,
             threshold=threshold,
             encoder=slides.encoder,
             patch_size=self.job.patch_size,
@@ -255,6 +257,13 @@ class _Task:
         ) as done:
             for outcomes in done:
                 yield from outcomes
+
+
+def _aligned(predictions_MP: np.ndarray, members: Sequence[Member]) -> np.ndarray:
+    """The predictions of an item by every network, as the first network means them."""
+    first = members[0].task
+    rows = zip(predictions_MP, members, strict=True)
+    return np.concatenate([member.task.aligned(row_P[None], first) for row_P, member in rows])
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from mhimdist.prediction.ensemble import InstanceScores, Item
 from mhimdist.prediction.sources import Bags
 from mhimdist.prediction.tables import write_parquet
 from mhimdist.prediction.verdicts import Threshold
+from mhimdist.tasks import Task
 
 SCORES_FOLDER = "scores"
 FORMAT = 1
@@ -49,7 +50,7 @@ class ScoreWriter:
         bags: the data set.
         labels: class of every slide that is known, by row.
         cases: case of every slide, by row.
-        classes: class names in the order of their indices.
+        task: what the networks predict.
         threshold: the decision threshold.
         encoder: of the features.
         patch_size: of the features, if the user states it.
@@ -61,7 +62,7 @@ class ScoreWriter:
     bags: Bags
     labels: Mapping[int, str | None]
     cases: Mapping[int, str]
-    classes: Sequence[str]
+    task: Task
     threshold: Threshold
     encoder: str | None
     patch_size: int | None
@@ -110,7 +111,7 @@ class ScoreWriter:
             "y": _column(None if coords_N2 is None else coords_N2[:, 1], size, pa.int32()),
             "attention": _column(scores.attention_N, size, pa.float32()),
         }
-        for c, name in enumerate(self.classes):
+        for c, name in enumerate(self._names):
             values_N = None if scores.instance_NC is None else scores.instance_NC[:, c]
             columns[f"instance_{name}"] = _column(values_N, size, pa.float32())
         columns["teacher_attention"] = _column(scores.teacher_attention_N, size, pa.float32())
@@ -119,20 +120,22 @@ class ScoreWriter:
         table = pa.table(columns).replace_schema_metadata({METADATA_KEY: document.encode()})
         write_parquet(table, scores_file(self.folder, self.bags.slides[row]))
 
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """What is predicted of a slide and of each instance: classes, or the columns of the task."""
+        return tuple(name.removeprefix("probability_") for name in self.task.columns)
+
     def _metadata(self, row: int, probabilities_C: np.ndarray) -> dict[str, Any]:
         details = self.bags.details(row)
-        if self.threshold.value is None:
-            predicted = int(probabilities_C.argmax())
-        else:
-            predicted = int(probabilities_C[1] >= self.threshold.value)
+        decided = self.task.decide(probabilities_C[None], {"threshold": self.threshold.value})
         return {
             "format": FORMAT,
             "slide": self.bags.slides[row],
             "case": self.cases[row],
             "label": self.labels[row],
-            "predicted": self.classes[predicted],
-            "probability": dict(zip(self.classes, probabilities_C.tolist(), strict=True)),
-            "classes": list(self.classes),
+            "predicted": decided[0] if decided else None,
+            "probability": dict(zip(self._names, probabilities_C.tolist(), strict=True)),
+            "classes": list(self._names),
             **{name: details.get(name) for name in _DETAILS},
             **({"patch_size": self.patch_size} if self.patch_size else {}),
             "encoder": details.get("encoder") or self.encoder,

@@ -4,7 +4,6 @@ import csv
 import io
 import os
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,26 @@ import pyarrow.parquet as pq
 from mhimdist import files
 from mhimdist.prediction.verdicts import How, Threshold, Verdicts
 from mhimdist.tables.cells import inert
+from mhimdist.tasks import Task
 
 
-def slide_table(verdicts: Verdicts, classes: Sequence[str], threshold: Threshold) -> pa.Table:
+def slide_table(verdicts: Verdicts, task: Task, threshold: Threshold) -> pa.Table:
     """A row per slide.
 
     Args:
         verdicts: the predictions.
-        classes: class names in the order of their indices.
+        task: what the networks predict.
         threshold: the decision threshold.
     """
     names = {"slide": pa.array(verdicts.names, pa.string()), "case": pa.array(verdicts.cases, pa.string())}
-    return pa.table(names | _columns(verdicts, classes, threshold))
+    return pa.table(names | _columns(verdicts, task, threshold))
 
 
-def case_table(verdicts: Verdicts, classes: Sequence[str], threshold: Threshold, how: How) -> pa.Table:
+def case_table(verdicts: Verdicts, task: Task, threshold: Threshold, how: How) -> pa.Table:
     """A row per case.
 
     Args:
-        verdicts, classes, threshold: as in `slide_table`.
+        verdicts, task, threshold: as in `slide_table`.
         how: how a case follows from its slides.
     """
     names = {
@@ -40,18 +40,24 @@ def case_table(verdicts: Verdicts, classes: Sequence[str], threshold: Threshold,
         "slides": pa.array(verdicts.slides_N, pa.int64()),
         "how": pa.array([how] * len(verdicts), pa.string()),
     }
-    return pa.table(names | _columns(verdicts, classes, threshold))
+    return pa.table(names | _columns(verdicts, task, threshold))
 
 
-def _columns(verdicts: Verdicts, classes: Sequence[str], threshold: Threshold) -> dict[str, pa.Array]:
-    columns = {"label": pa.array(verdicts.labels, pa.string())}
-    for c, name in enumerate(classes):
-        columns[f"probability_{name}"] = pa.array(verdicts.probabilities_NC[:, c], pa.float64())
-    columns["predicted"] = pa.array([classes[c] for c in verdicts.predicted_N], pa.string())
-    columns["threshold"] = pa.array([threshold.value] * len(verdicts), pa.float64())
-    columns["threshold_from"] = pa.array([threshold.source] * len(verdicts), pa.string())
-    for c, name in enumerate(classes):
-        columns[f"spread_{name}"] = pa.array(verdicts.spread_NC[:, c], pa.float64())
+def _columns(verdicts: Verdicts, task: Task, threshold: Threshold) -> dict[str, pa.Array]:
+    columns = {}
+    if task.has_classes:
+        columns["label"] = pa.array(verdicts.labels, pa.string())
+    for name, target_N in zip(task.info.columns, verdicts.targets_NK.T, strict=False):
+        columns[f"true_{name}"] = pa.array(target_N, pa.float64(), from_pandas=True)  # NaN is an empty cell
+    for name, value_N in zip(task.columns, verdicts.probabilities_NC.T, strict=True):
+        columns[name] = pa.array(value_N, pa.float64())
+    if verdicts.decided is not None:
+        columns["predicted"] = pa.array(verdicts.decided, pa.string())
+    if task.has_classes:
+        columns["threshold"] = pa.array([threshold.value] * len(verdicts), pa.float64())
+        columns["threshold_from"] = pa.array([threshold.source] * len(verdicts), pa.string())
+    for name, spread_N in zip(task.columns, verdicts.spread_NC.T, strict=True):
+        columns[f"spread_{name.removeprefix('probability_')}"] = pa.array(spread_N, pa.float64())
     return columns
 
 

@@ -1,4 +1,4 @@
-"""From the networks' probabilities to predictions of slides and cases.
+"""From the networks' predictions to those of slides and cases.
 
 Dimensions: N slides or cases, S slides of a case, M networks, C classes.
 """
@@ -11,6 +11,8 @@ import numpy as np
 
 from mhimdist.prediction.members import Member
 from mhimdist.prediction.sources import UNKNOWN
+from mhimdist.tasks import Task, restored
+from mhimdist.tasks.interface import Fitted
 
 How = Literal["mean", "max", "union"]
 DEFAULT_THRESHOLD = 0.5
@@ -37,8 +39,9 @@ def threshold_of(members: Sequence[Member], given: float | None) -> Threshold:
         members: the networks.
         given: what the user asks for; None for what the networks' runs chose.
     """
-    if len(members[0].classes) != 2:
-        return Threshold(None, "the most probable class")
+    task = members[0].task
+    if not task.has_classes or task.record() or len(members[0].classes) != 2:
+        return Threshold(None, "the most probable class" if not task.record() else task.fits_by)
     if given is not None:
         return Threshold(given, "given by --threshold")
     known = [member.threshold for member in members if member.threshold is not None]
@@ -60,10 +63,13 @@ class Verdicts:
         names, cases: slide and case of every row; for cases both are the case.
         labels: class of every row; None if it is unknown.
         labels_N: their class indices, int64; `UNKNOWN` for none.
-        probabilities_NC: float64 mean over the networks.
+        probabilities_NC: float64 mean over the networks; of other tasks than those of classes whatever they
+            predict, by the columns of the task.
         spread_NC: float64 standard deviation over the networks; 0 for one.
-        predicted_N: int64 index of the predicted class.
+        predicted_N: int64 index of the predicted class; of other tasks 0.
         slides_N: int64 number of slides of every row.
+        targets_NK: float64 targets, NaN where unknown; N x 0 for classes.
+        decided: what is predicted, in words; None if the numbers say it.
     """
 
     names: tuple[str, ...]
@@ -74,6 +80,8 @@ class Verdicts:
     spread_NC: np.ndarray
     predicted_N: np.ndarray
     slides_N: np.ndarray
+    targets_NK: np.ndarray
+    decided: tuple[str, ...] | None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -87,6 +95,10 @@ def judge(
     classes: Sequence[str],
     threshold: Threshold,
     slides_N: np.ndarray | None = None,
+    *,
+    task: Task | None = None,
+    fitted: Fitted | None = None,
+    targets_NK: np.ndarray | None = None,
 ) -> Verdicts:
     """Predict rows.
 
@@ -95,37 +107,30 @@ def judge(
         probabilities_NMC: float64 probabilities of every network.
         classes: class names in the order of their indices.
         threshold: the decision threshold.
+        task: what the networks predict; None for classification.
+        fitted: what the task has fitted; None for the threshold alone.
+        targets_NK: see `Verdicts`; None for classes.
     """
-    mean_NC = probabilities_NMC.mean(1)
-    if threshold.value is None:
-        predicted_N = mean_NC.argmax(1)
-    else:
-        predicted_N = (mean_NC[:, 1] >= threshold.value).astype(np.int64)
+    task = task or restored(None, classes)
+    mean_NC = task.average(probabilities_NMC)
+    decided = task.decide(mean_NC, fitted if fitted is not None else {"threshold": threshold.value})
+    predicted_N = np.zeros(len(names), np.int64)
+    if task.has_classes and decided is not None:
+        place = {name: c for c, name in enumerate(classes)}
+        predicted_N = np.array([place[name] for name in decided], np.int64)
     index = {name: i for i, name in enumerate(classes)}
     return Verdicts(
         names=tuple(names),
         cases=tuple(cases),
         labels=tuple(labels),
-        labels_N=np.array([UNKNOWN if name is None else index[name] for name in labels], np.int64),
+        labels_N=np.array([index.get(name or "", UNKNOWN) for name in labels], np.int64),
         probabilities_NC=mean_NC,
         spread_NC=probabilities_NMC.std(1),
         predicted_N=predicted_N,
         slides_N=np.ones(len(names), np.int64) if slides_N is None else slides_N,
+        targets_NK=np.zeros((len(names), 0)) if targets_NK is None else targets_NK,
+        decided=None if decided is None else tuple(decided),
     )
-
-
-def of_case(probabilities_SMC: np.ndarray, how: Literal["mean", "max"]) -> np.ndarray:
-    """The probabilities of a case by its slides, M x C.
-
-    With "max" and two classes, the case is as positive as its most positive slide. With more classes, each
-    class has its largest probability over the slides, and these are divided by their sum.
-    """
-    if how == "mean":
-        return probabilities_SMC.mean(0)
-    largest_MC = probabilities_SMC.max(0)
-    if largest_MC.shape[1] == 2:
-        return np.stack([1 - largest_MC[:, 1], largest_MC[:, 1]], axis=1)
-    return largest_MC / largest_MC.sum(1, keepdims=True)
 
 
 def judge_cases(
@@ -135,6 +140,9 @@ def judge_cases(
     how: How,
     classes: Sequence[str],
     threshold: Threshold,
+    *,
+    task: Task | None = None,
+    fitted: Fitted | None = None,
 ) -> tuple[Verdicts, list[str]]:
     """Predict cases, in the order of their first slide.
 
@@ -143,7 +151,7 @@ def judge_cases(
         probabilities_NMC: their probabilities by every network.
         unions: with "union", the probabilities of every case that has several slides, M x C.
         how: how a case follows from its slides.
-        classes, threshold: as in `judge`.
+        classes, threshold, task, fitted: as in `judge`.
 
     Returns:
         The predictions, and the cases whose slides have different labels: their label counts as unknown.
@@ -151,17 +159,33 @@ def judge_cases(
     places: dict[str, list[int]] = {}
     for place, case in enumerate(slides.cases):
         places.setdefault(case, []).append(place)
+    task = task or restored(None, classes)
     labels: list[str | None] = []
-    torn = []
+    torn, targets = [], []
     parts = []
     for case, each in places.items():
         said = {slides.labels[place] for place in each} - {None}
         labels.append(next(iter(said)) if len(said) == 1 else None)
-        torn += [case] if len(said) > 1 else []
+        targets_SK = slides.targets_NK[each]
+        is_torn = not ((targets_SK == targets_SK[0]) | np.isnan(targets_SK)).all()
+        targets.append(np.full(targets_SK.shape[1], np.nan) if is_torn else targets_SK[0])
+        torn += [case] if len(said) > 1 or is_torn else []
         if how == "union":
             parts.append(unions[case] if len(each) > 1 else probabilities_NMC[each[0]])
         else:
-            parts.append(of_case(probabilities_NMC[each], how))
+            parts.append(task.of_case(probabilities_NMC[each], how))
     counts_N = np.array([len(each) for each in places.values()], np.int64)
     cases = list(places)
-    return judge(cases, cases, labels, np.stack(parts), classes, threshold, counts_N), torn
+    judged = judge(
+        cases,
+        cases,
+        labels,
+        np.stack(parts),
+        classes,
+        threshold,
+        counts_N,
+        task=task,
+        fitted=fitted,
+        targets_NK=np.stack(targets),
+    )
+    return judged, torn

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,13 +16,14 @@ import numpy as np
 from mhimdist.report import formats
 from mhimdist.report.text_table import Grid
 from mhimdist.statistics import metrics
+from mhimdist.tasks import Judged, Task, classification
 from mhimdist.training.result import PAPER_WARNING as PAPER_WARNING
 from mhimdist.training.result import STRICT_NOTE as STRICT_NOTE
 from mhimdist.training.result import Protocol, Result
 
-METRICS = ("auc", "accuracy", "f1", "precision", "recall")
-INFLATED = ("auc", "accuracy", "f1")
-HEADINGS = {"auc": "AUC", "accuracy": "accuracy", "f1": "F1", "precision": "precision", "recall": "recall"}
+HEADINGS = classification(2).headings
+SHOWN = 3
+"""Most metrics of a task that a table for people shows."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Row:
     note: str = ""
 
     @cached_property
+    def task(self) -> Task:
+        """What the runs predict; classification if none is finished."""
+        return self.results[0].meaning if self.results else classification(2)
+
+    @cached_property
     def by_seed(self) -> list[list[Result]]:
         """The results of each seed, by fold."""
         seeds = sorted({result.seed for result in self.results})
@@ -56,21 +62,22 @@ class Row:
 
     def spread(self, metric: str) -> tuple[float, float | None] | None:
         """Mean and standard deviation of a test metric, see `metrics.mean_and_std`; None without a value."""
-        values = [[v for r in results if (v := r.test[metric]) is not None] for results in self.by_seed]
+        values = [[v for r in results if (v := r.test.get(metric)) is not None] for results in self.by_seed]
         values = [each for each in values if each]
         return metrics.mean_and_std(values) if values else None
 
     @cached_property
-    def auc_interval(self) -> tuple[float, float] | None:
-        """95 % bootstrap interval of the mean AUC, clustered by case."""
-        return metrics.auc_interval([result.scores for result in self.results])
+    def interval(self) -> tuple[float, float] | None:
+        """95 % bootstrap interval of the mean score, clustered by case."""
+        return self.task.interval([result.judged for result in self.results])
 
     @cached_property
-    def pooled_auc(self) -> float | None:
-        """AUC of all folds' test bags as one set; the mean over the seeds."""
-        each = [metrics.pooled([result.scores for result in results]) for results in self.by_seed]
-        aucs = [metrics.auc(scores.labels_N, scores.probabilities_NC) for scores in each]
-        defined = [value for value in aucs if value is not None]
+    def pooled(self) -> float | None:
+        """The score of all folds' test bags as one set, the mean over the seeds; None if it says nothing."""
+        if not self.task.pools:
+            return None
+        sets = [Judged.pooled([result.judged for result in results]) for results in self.by_seed]
+        defined = [score for each in sets if (score := self.task.score(each)) is not None]
         return float(np.mean(defined)) if defined else None
 
     @property
@@ -89,7 +96,8 @@ class Row:
 
     def record(self) -> dict[str, Any]:
         """A flat row of numbers, for CSV and JSON."""
-        low, high = self.auc_interval or (None, None)
+        low, high = self.interval or (None, None)
+        score = self.task.selection
         found: dict[str, Any] = {
             "name": self.name,
             "protocol": self.protocol,
@@ -100,10 +108,11 @@ class Row:
             "runs_planned": self.num_planned,
             "epochs": self.epochs,
         }
-        for metric in METRICS:
+        for metric in self.task.headings:
             mean, std = self.spread(metric) or (None, None)
             found |= {metric: mean, f"{metric}_std": std}
-        return found | {"auc_low": low, "auc_high": high, "auc_pooled": self.pooled_auc, "note": self.note}
+        ends = {f"{score}_low": low, f"{score}_high": high, f"{score}_pooled": self.pooled}
+        return found | ends | {"note": self.note}
 
 
 @dataclass(frozen=True)
@@ -145,6 +154,16 @@ class Comparison:
         return list(dict.fromkeys(row.protocol for row in self.rows))
 
     @property
+    def task(self) -> Task:
+        """What the runs predict; classification if none is finished."""
+        return next((row.task for row in self.rows if row.results), classification(2))
+
+    @property
+    def _shown(self) -> dict[str, str]:
+        """The metrics of the tables for people, and their headings."""
+        return dict(list(self.task.headings.items())[:SHOWN])
+
+    @property
     def failures(self) -> dict[str, str]:
         """The reason of every failed run, by the run's name."""
         return {name: reason for row in self.rows for name, reason in row.failures.items()}
@@ -176,12 +195,13 @@ class Comparison:
 
     def _grid(self, protocol: Protocol) -> Grid:
         rows = self.of(protocol)
-        shown = ("auc", "accuracy", "f1")
-        header = ["configuration", *(HEADINGS[metric] for metric in shown), "AUC 95 %", "pooled"]
-        caption = (
-            f"{self.caption(protocol)} AUC 95 %: bootstrap interval of the mean AUC, resampled by case; "
-            "pooled: AUC of all folds' test bags as one set."
-        )
+        shown, title = self._shown, self.task.title
+        header = ["configuration", *shown.values(), f"{title} 95 %"]
+        caption = f"{self.caption(protocol)} {title} 95 %: bootstrap interval of the mean {title}, by case"
+        if self.task.pools:
+            header.append("pooled")
+            caption += f"; pooled: {title} of all folds' test bags as one set"
+        caption += "."
         caption += notes_text({row.name: row.note for row in rows})
         return Grid(
             title=f"{self.name}: test figures, {protocol} protocol",
@@ -190,22 +210,22 @@ class Comparison:
                 [
                     row.name,
                     *(spread_text(row.spread(metric)) for metric in shown),
-                    interval_text(row.auc_interval),
-                    formats.auc(row.pooled_auc),
+                    interval_text(row.interval),
+                    *([formats.auc(row.pooled)] if self.task.pools else []),
                     row.epochs,
                     row.num_runs,
                 ]
                 for row in rows
             ],
             caption=caption,
-            optional=("F1", "accuracy", "pooled", "epochs"),
+            optional=(*reversed(list(shown.values())[1:]), "pooled", "epochs"),
         )
 
     def inflation_of(self, row: Row) -> dict[str, float | None]:
         """The gain of the paper's protocol over a strict row's mean metrics; None if either is missing."""
         strict = next((each for each in self.of("strict") if each.name == row.name), None)
         added: dict[str, float | None] = {}
-        for metric in INFLATED:
+        for metric in self._shown:
             first, second = strict.spread(metric) if strict else None, row.spread(metric)
             added[metric] = second[0] - first[0] if row.protocol == "paper" and first and second else None
         return added
@@ -216,8 +236,8 @@ class Comparison:
         pairs = [(row.name, self.inflation_of(row)) for row in self.of("paper") if row.name in strict]
         return Grid(
             title=f"{self.name}: inflation, paper minus strict",
-            header=["configuration", "AUC", "accuracy", "F1"],
-            rows=[[name, *(_signed(added[metric]) for metric in INFLATED)] for name, added in pairs],
+            header=["configuration", *self._shown.values()],
+            rows=[[name, *(_signed(added[metric]) for metric in self._shown)] for name, added in pairs],
             caption=self.inflation_note,
         )
 
@@ -256,13 +276,13 @@ class Comparison:
 
     def json(self) -> str:
         """Everything except the scores of single bags, which are in the runs' folders, as JSON."""
-        large = {"keys", "cases", "labels", "probabilities"}
+        large = {"keys", "cases", "labels", "probabilities", "targets", "predictions"}
         large |= {f"validation_{name}" for name in large}
         rows = [
             self.record(row)
             | {
                 "results": [
-                    {name: value for name, value in asdict(result).items() if name not in large}
+                    {name: value for name, value in result.record().items() if name not in large}
                     for result in row.results
                 ],
                 "failures": dict(row.failures),

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from mhimdist.report import drawing
 from mhimdist.report.drawing import BLUE, GREEN
-from mhimdist.report.plots import STUDENT_AUC, TEACHER_AUC
+from mhimdist.report.plots import STUDENT_SCORE, TEACHER_SCORE
 from mhimdist.report.score_plots import COLOURS
 from mhimdist.report.summary import History, is_number
 
@@ -52,16 +52,16 @@ def learning_curves(
     return _below(drawn)
 
 
-def stability_figure(histories: Mapping[str, History]) -> go.Figure:
-    """Validation AUC of student and teacher over the epochs: the folds in pale, their mean in full.
+def stability_figure(histories: Mapping[str, History], score: str = "AUC") -> go.Figure:
+    """Validation score of student and teacher over the epochs: the folds in pale, their mean in full.
 
-    It is the figure under Table 5 of the paper.
+    It is the figure under Table 5 of the paper. `score` is the score's name.
     """
     longest = max((len(history) for history in histories.values()), default=0)
-    drawn = drawing.figure(x_title="epoch", y_title="validation AUC", height=340, num_steps=longest)
+    drawn = drawing.figure(x_title="epoch", y_title=f"validation {score}", height=340, num_steps=longest)
     for name, key, colour, dash in (
-        ("student", STUDENT_AUC, BLUE, "solid"),
-        ("teacher", TEACHER_AUC, GREEN, "dash"),
+        ("student", STUDENT_SCORE, BLUE, "solid"),
+        ("teacher", TEACHER_SCORE, GREEN, "dash"),
     ):
         for fold, history in histories.items():
             drawn.add_scatter(

@@ -16,8 +16,8 @@ from mhimdist.report import drawing, formats
 from mhimdist.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 from mhimdist.report.summary import FinalRun, History, SweepSummary, Trial, is_number, short_names, value_of
 
-STUDENT_AUC = "student_validation_score"
-TEACHER_AUC = "teacher_validation_score"
+STUDENT_SCORE = "student_validation_score"
+TEACHER_SCORE = "teacher_validation_score"
 
 
 def optimisation_history(summary: SweepSummary) -> go.Figure:
@@ -60,10 +60,13 @@ def optimisation_history(summary: SweepSummary) -> go.Figure:
 
 
 def trial_curves(summary: SweepSummary) -> go.Figure:
-    """The student's validation AUC over the epochs of every trial."""
+    """The student's validation score over the epochs of every trial."""
     num_epochs = max(len(trial.history) for trial in summary.trials)
     figure = drawing.figure(
-        x_title="epoch", y_title="validation AUC of the student", height=340, num_steps=num_epochs
+        x_title="epoch",
+        y_title=f"validation {summary.score} of the student",
+        height=340,
+        num_steps=num_epochs,
     )
     emphasised = _emphasised(summary)
     others = [trial for trial in summary.trials if all(trial is not shown for _, shown, _, _ in emphasised)]
@@ -78,7 +81,7 @@ def trial_curves(summary: SweepSummary) -> go.Figure:
             y=[
                 y
                 for trial in curves
-                for y in [*drawing.rounded(drawing.column(trial.history, STUDENT_AUC)), None]
+                for y in [*drawing.rounded(drawing.column(trial.history, STUDENT_SCORE)), None]
             ],
             customdata=[trial.number for trial in curves for _ in range(len(trial.history) + 1)],
             mode="lines",
@@ -91,7 +94,7 @@ def trial_curves(summary: SweepSummary) -> go.Figure:
         figure.add_scatter(
             name="pruned here",
             x=[trial.last_row.get("epoch") for trial in stopped],
-            y=[trial.last_row.get(STUDENT_AUC) for trial in stopped],
+            y=[trial.last_row.get(STUDENT_SCORE) for trial in stopped],
             customdata=[[trial.number, _stop_text(trial)] for trial in stopped],
             mode="markers",
             marker={"color": GREY, "size": 7, "symbol": "circle-open", "line": {"width": 1.5}},
@@ -99,7 +102,7 @@ def trial_curves(summary: SweepSummary) -> go.Figure:
             "<extra></extra>",
         )
     for name, trial, colour, _ in reversed(emphasised):  # the best is drawn last, on top
-        drawing.add_curve(figure, trial.history, STUDENT_AUC, name=name, colour=colour)
+        drawing.add_curve(figure, trial.history, STUDENT_SCORE, name=name, colour=colour)
     figure.update_layout(legend_traceorder="reversed")
     return figure
 
@@ -111,16 +114,18 @@ def _stop_text(trial: Trial) -> str:
     return f" of a fold, after {formats.count(trial.epochs_done, 'epoch')} over all folds"
 
 
-def auc_curves(history: History) -> go.Figure:
-    """Validation AUC of student and teacher over the epochs of one run."""
-    figure = drawing.figure(x_title="epoch", y_title="validation AUC", height=320, num_steps=len(history))
-    drawing.add_curve(figure, history, STUDENT_AUC, name="student", colour=BLUE)
-    drawing.add_curve(figure, history, TEACHER_AUC, name="teacher (EMA)", colour=GREEN, dash="dash")
+def score_curves(history: History, score: str = "AUC") -> go.Figure:
+    """Validation score of student and teacher over the epochs of one run; `score` is its name."""
+    figure = drawing.figure(
+        x_title="epoch", y_title=f"validation {score}", height=320, num_steps=len(history)
+    )
+    drawing.add_curve(figure, history, STUDENT_SCORE, name="student", colour=BLUE)
+    drawing.add_curve(figure, history, TEACHER_SCORE, name="teacher (EMA)", colour=GREEN, dash="dash")
     return figure
 
 
 def loss_curves(history: History) -> go.Figure:
-    """Total, classification and consistency loss over the epochs of one run, on a logarithmic axis."""
+    """Total, task's and consistency loss over the epochs of one run, on a logarithmic axis."""
     figure = drawing.figure(
         x_title="epoch", y_title="training loss (log scale)", height=320, num_steps=len(history)
     )
@@ -159,19 +164,19 @@ def masking_curves(history: History) -> go.Figure:
     return figure
 
 
-def final_curves(runs: Sequence[FinalRun]) -> go.Figure:
-    """The student's validation AUC in each final run; a dot marks the tested epoch."""
-    figure = drawing.figure(x_title="epoch", y_title="validation AUC of the student", height=320)
+def final_curves(runs: Sequence[FinalRun], score: str = "AUC") -> go.Figure:
+    """The student's validation score in each final run; a dot marks the tested epoch."""
+    figure = drawing.figure(x_title="epoch", y_title=f"validation {score} of the student", height=320)
     colours = (BLUE, ORANGE, GREEN, PURPLE, SKY)
     for number, run in enumerate(run for run in runs if run.history):
         colour = colours[number % len(colours)]
         name = f"seed {run.seed}" if run.fold is None else f"seed {run.seed}, fold {run.fold}"
-        drawing.add_curve(figure, run.history, STUDENT_AUC, name=name, colour=colour)
+        drawing.add_curve(figure, run.history, STUDENT_SCORE, name=name, colour=colour)
         tested = [row for row in run.history if row.get("epoch") == run.best_epoch]
         figure.add_scatter(
             name=f"{name}, tested epoch",
             x=drawing.column(tested, "epoch"),
-            y=drawing.column(tested, STUDENT_AUC),
+            y=drawing.column(tested, STUDENT_SCORE),
             mode="markers",
             marker={"color": colour, "size": 10},
             showlegend=False,

@@ -10,6 +10,7 @@ from statistics import median
 from typing import Literal
 
 from mhimdist.errors import SweepError
+from mhimdist.tasks import classification
 
 State = Literal["complete", "pruned", "failed"]
 Metrics = Mapping[str, float | None]
@@ -27,7 +28,7 @@ class Trial:
         value: the objective, higher is better; finite if complete, otherwise the last known value or None.
         params: the sampler's choices, by dotted configuration path; a conditional parameter is absent if it
             has no effect.
-        history: a row per epoch, with `epoch`, the losses, the masking shares and the validation AUCs.
+        history: a row per epoch, with `epoch`, the losses, the masking shares and the validation scores.
         duration_s: seconds of training, all folds together.
         reason: why it was pruned or failed, otherwise empty.
         num_epochs: epochs trained in all folds together; None if the history has all of them.
@@ -73,7 +74,7 @@ class FinalRun:
         seed: the run's seed.
         fold: the fold's number, counted from 1; None if there is only one fold.
         best_epoch: the `epoch` of the history's row whose weights were tested.
-        validation: `auc`, `accuracy`, `f1`, `precision`, `recall` and `threshold` on the validation cases.
+        validation: the metrics of the task on the validation cases, such as `auc` and `threshold`.
         test: the same on the test cases; an undefined metric is None.
         history: as in `Trial`.
     """
@@ -136,6 +137,8 @@ class SweepSummary:
             here; None if it was not counted.
         front: numbers of the trials that no other trial beats in both objectives; empty with one objective.
         cost: name of the second objective, in words; empty if there is only one objective.
+        selection: the metric that selects.
+        headings: the metrics of the final runs that are shown, and their headings.
     """
 
     name: str
@@ -158,6 +161,13 @@ class SweepSummary:
     num_tested: int | None = None
     front: Sequence[int] = ()
     cost: str = ""
+    selection: str = "auc"
+    headings: Mapping[str, str] = field(default_factory=lambda: classification(2).headings)
+
+    @property
+    def score(self) -> str:
+        """The selecting metric in words, such as "AUC"."""
+        return self.headings[self.selection]
 
     def __post_init__(self) -> None:
         if not self.in_state("complete"):

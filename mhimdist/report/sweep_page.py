@@ -20,7 +20,6 @@ from mhimdist.report.summary import (
     value_of,
 )
 
-METRICS = ("auc", "accuracy", "f1", "precision", "recall")
 MAX_REASON_CHARACTERS = 4000  # the end of a traceback says most
 
 
@@ -52,7 +51,7 @@ class FinalRow(NamedTuple):
 
     seed: str
     best_epoch: str
-    validation_auc: str
+    validation_score: str
     test: list[str]
     threshold: str
 
@@ -66,7 +65,7 @@ def render_sweep_report(summary: SweepSummary) -> str:
     """The report as HTML text; equal summaries yield equal texts."""
     best_history, base = summary.best.history, summary.base
     run_figures = {
-        "Validation AUC": plots.auc_curves(best_history),
+        f"Validation {summary.score}": plots.score_curves(best_history, summary.score),
         "Training losses": plots.loss_curves(best_history),
         "Instances kept and masked": plots.masking_curves(best_history),
     }
@@ -79,7 +78,7 @@ def render_sweep_report(summary: SweepSummary) -> str:
         base_value=base.value if base else None,
         num_in_state={state: len(summary.in_state(state)) for state in ("complete", "pruned", "failed")},
         complete_median=median(value_of(trial) for trial in complete),
-        test=Spread.of([run.test for run in summary.final_runs], "auc"),
+        test=Spread.of([run.test for run in summary.final_runs], summary.selection),
         changes=[
             (change.path, *formats.setting_pair(change.best, change.base)) for change in summary.changes
         ],
@@ -90,11 +89,10 @@ def render_sweep_report(summary: SweepSummary) -> str:
         stopped=[trial for trial in summary.in_state("pruned") if trial.reason],
         fold_names=fold_names(summary),
         final_rows={
-            name: final_rows(runs)
+            name: final_rows(runs, summary)
             for name, runs in {"best configuration": summary.final_runs, **summary.baselines}.items()
             if runs
         },
-        metrics=METRICS,
         splits=split_texts(summary.split_sizes),
         trial_s=sum(trial.duration_s for trial in summary.trials),
         history_figure=figure_html(plots.optimisation_history(summary)),
@@ -103,10 +101,10 @@ def render_sweep_report(summary: SweepSummary) -> str:
         front=[trial for number in summary.front for trial in summary.trials if trial.number == number],
         front_figure=figure_html(plots.pareto_front(summary)) if summary.front else None,
         final_validation=None
-        if (again := Spread.of([run.validation for run in summary.final_runs], "auc")) is None
+        if (again := Spread.of([run.validation for run in summary.final_runs], summary.selection)) is None
         else again.median,
         has_folds=any(run.fold is not None for run in summary.final_runs),
-        final_figure=figure_html(plots.final_curves(summary.final_runs)),
+        final_figure=figure_html(plots.final_curves(summary.final_runs, summary.score)),
         importance_figure=figure_html(plots.importance_bars(summary)) if summary.importances else None,
         slice_figures=[
             (name, figure_html(figure)) for name, figure in plots.parameter_slices(summary).items()
@@ -152,14 +150,15 @@ def failures(trials: Sequence[Trial]) -> list[Failure]:
     return sorted(by_reason.values(), key=lambda failure: -len(failure.numbers))
 
 
-def final_rows(runs: Sequence[FinalRun]) -> list[FinalRow]:
+def final_rows(runs: Sequence[FinalRun], summary: SweepSummary) -> list[FinalRow]:
     """A row per final run and, if there is more than one, their median last."""
+    score, metrics = summary.selection, summary.headings
     rows = [
         FinalRow(
             seed=str(run.seed) if run.fold is None else f"{run.seed}, fold {run.fold}",
             best_epoch=str(run.best_epoch),
-            validation_auc=formats.auc(run.validation.get("auc")),
-            test=[formats.auc(run.test.get(metric)) for metric in METRICS],
+            validation_score=formats.auc(run.validation.get(score)),
+            test=[formats.auc(run.test.get(metric)) for metric in metrics],
             threshold=formats.auc(run.test.get("threshold")),
         )
         for run in runs
@@ -168,8 +167,8 @@ def final_rows(runs: Sequence[FinalRun]) -> list[FinalRow]:
         median_row = FinalRow(
             seed="median",
             best_epoch="",
-            validation_auc=median_text([run.validation for run in runs], "auc"),
-            test=[median_text([run.test for run in runs], metric) for metric in METRICS],
+            validation_score=median_text([run.validation for run in runs], score),
+            test=[median_text([run.test for run in runs], metric) for metric in metrics],
             threshold="",
         )
         rows.append(median_row)

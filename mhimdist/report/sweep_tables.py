@@ -117,13 +117,14 @@ def configuration_table(summary: SweepSummary) -> Table:
 
 
 def final_table(summary: SweepSummary) -> Table:
-    """Median and range of the test AUC over the seeds, for the best configuration and the baselines."""
+    """Median and range of the test score over the seeds, for the best configuration and the baselines."""
     is_once = summary.protocol == "strict" and not summary.num_tested_before
     table = _table("Final runs, tested once" if is_once else "Final runs")
-    _add_columns(table, "configuration", "runs", "test AUC", "lowest", "highest", "validation AUC")
+    score = summary.score
+    _add_columns(table, "configuration", "runs", f"test {score}", "lowest", "highest", f"validation {score}")
     for name, runs in {"best configuration": summary.final_runs, **summary.baselines}.items():
-        test = Spread.of([run.test for run in runs], "auc")
-        validation = Spread.of([run.validation for run in runs], "auc")
+        test = Spread.of([run.test for run in runs], summary.selection)
+        validation = Spread.of([run.validation for run in runs], summary.selection)
         cells = [
             name,
             str(len(runs)),

@@ -234,7 +234,7 @@ class SweepStudy:
         Args:
             number: of the trial.
             step: epochs done over all its folds, from 1.
-            value: mean validation AUC of its folds so far.
+            value: mean validation score of its folds so far.
             folds: values of its finished folds, by name.
             may_stop: whether the trial may be stopped at all.
         """

@@ -263,7 +263,7 @@ class Endings:
         study.report(number, result["epoch"], value, json.loads(result["folds"]), may_stop=False)
         cost = COSTS.get(study.sweep.against)
         study.complete(number, value, result[cost.field] if cost else None)
-        text = _score(result) + (f", {cost.text} {result[cost.field]:.3g}" if cost else "")
+        text = self._score(result) + (f", {cost.text} {result[cost.field]:.3g}" if cost else "")
         state = study.record(number).state
         self._note_end(trial, state)
         self.watch.ended(number, state, value, text)
@@ -279,7 +279,11 @@ class Endings:
         """
         self.study.prune(trial.number, trial.stop_reason)
         self._note_end(trial, "pruned")
-        self.watch.ended(trial.number, "pruned", result[OBJECTIVE], _score(result))
+        self.watch.ended(trial.number, "pruned", result[OBJECTIVE], self._score(result))
+
+    def _score(self, result: Mapping[str, Any]) -> str:
+        value, epochs = result[OBJECTIVE], result["num_epochs"]
+        return f"validation {self.watch.score} {value:.3f} after {epochs:>3} epochs"
 
     def failed(self, trial: LiveTrial, reason: str) -> None:
         """Record that a trial failed, unless it ran out of memory and can be given more.
@@ -363,10 +367,6 @@ class Endings:
         files.write_text(self.folder.trial(trial.number) / ENDED_FILE, f"{state}\n")
         if state != "failed":
             self._failures.end()
-
-
-def _score(result: Mapping[str, Any]) -> str:
-    return f"validation AUC {result[OBJECTIVE]:.3f} after {result['num_epochs']:>3} epochs"
 
 
 def one_line(error: Exception) -> str:

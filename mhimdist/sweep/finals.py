@@ -33,6 +33,7 @@ from mhimdist.sweep.folder import SweepFolder
 from mhimdist.sweep.memory import is_out_of_memory
 from mhimdist.sweep.task import Task
 from mhimdist.sweep.watch import print_line
+from mhimdist.tasks import task_of
 from mhimdist.training.environment import environment
 from mhimdist.training.fold import RESULT_FILE, Fold
 from mhimdist.training.model_card import read_trained, write_card
@@ -84,10 +85,11 @@ def finish(
     summary = _summary(study, trials, best, finals, folder, bags, splits)
     write_sweep_report(summary, folder.path / "report.html")
     print_summary(summary, console)
-    test = report.Spread.of([final.test for final in summary.final_runs], "auc")
+    score = summary.selection
+    test = report.Spread.of([final.test for final in summary.final_runs], score)
     result: dict[str, Any] = {
-        "test_auc": test.median if test is not None else None,
-        "validation_auc": complete[0].value,
+        f"test_{score}": test.median if test is not None else None,
+        f"validation_{score}": complete[0].value,
         "num_trials": len(trials),
         "sweep_s": round(summary.sweep_s, 1),
         "report": str(folder.path / "report.html"),
@@ -124,12 +126,14 @@ def _summary(
     splits: list[Split],
 ) -> report.SweepSummary:
     """The sweep as plain data; `best` is the name and configuration of its best trial."""
-    sweep = study.sweep
+    sweep, meaning = study.sweep, task_of(bags, best[1].task)
     return report.SweepSummary(
         name=sweep.name,
         dataset=bags.name,
         synthetic=bags.synthetic,
-        objective="validation AUC",
+        objective=f"validation {meaning.title}",
+        selection=meaning.selection,
+        headings=meaning.headings,
         protocol="strict",
         trials=trials,
         best_config=best[1].model_dump(mode="json"),

@@ -1,4 +1,4 @@
-"""Runs a sweep: Ray Tune runs the trials, Optuna proposes and prunes them, validation AUC ranks them.
+"""Runs a sweep: Ray Tune runs the trials, Optuna proposes and prunes them, their validation score ranks them.
 
 Ray Tune starts trials where there is room, notices when their process or node is lost, keeps processes for
 the next trial, stops trials, and feeds loggers. It decides nothing and remembers nothing: its searcher and
@@ -62,6 +62,7 @@ from mhimdist.sweep.ray_hooks import (
 from mhimdist.sweep.task import Task
 from mhimdist.sweep.trainable import SweepTrial, make_first_stage
 from mhimdist.sweep.watch import Watch, print_line
+from mhimdist.tasks import task_of
 from mhimdist.training.fold import ERROR_FILE
 from mhimdist.training.requirements import check_runs, describe_left_out, notes_on_classes
 
@@ -195,7 +196,7 @@ def _run_trials(
     driver = Driver(
         study,
         folder,
-        _watch(study, task, folder),
+        _watch(study, task, folder, task_of(bags, sweep.train.task).title),
         clock,
         unfinished,
         capacity=Capacity(planning.num_fitting),
@@ -214,9 +215,9 @@ def _run_trials(
     del stages  # kept until now, so that Ray did not cancel them
 
 
-def _watch(study: SweepStudy, task: Task, folder: SweepFolder) -> Watch:
+def _watch(study: SweepStudy, task: Task, folder: SweepFolder, score: str) -> Watch:
     """The display of the sweep's trials; trials that ended in an earlier start are counted."""
-    watch = Watch(get_console(), num_trials=study.num_trials)
+    watch = Watch(get_console(), num_trials=study.num_trials, score=score)
     for trial in study.records:
         if trial.has_ended:
             summary = folder.summarise(trial, study.config(trial.number), task.splits)

@@ -23,7 +23,7 @@ class Progress:
 
     Attributes:
         step: epochs done over all folds; after an early stop, all of the fold's epochs count.
-        value: mean of the best validation AUC of each fold so far.
+        value: mean of the best validation score of each fold so far.
         folds: value of every fold that is done, by name.
         train_s: mean training seconds of the folds so far.
         kept_share: mean share of the instances that the student saw in these folds, in [0, 1].

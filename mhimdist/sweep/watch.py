@@ -31,7 +31,7 @@ class Running:
         started: time of its start, by `time.monotonic`.
         step, num_steps: epochs done over all its folds, and epochs of a complete trial.
         num_folds, all_folds: folds done, and folds of a complete trial.
-        value: its mean validation AUC so far; None before the first epoch.
+        value: its mean validation score so far; None before the first epoch.
         last_report: time of its last report, or of its start.
         longest_s: the longest time between two of its reports; None before the second.
     """
@@ -55,7 +55,12 @@ class Watch:
     """
 
     def __init__(
-        self, console: Console, *, num_trials: int, clock: Callable[[], float] = time.monotonic
+        self,
+        console: Console,
+        *,
+        num_trials: int,
+        clock: Callable[[], float] = time.monotonic,
+        score: str = "AUC",
     ) -> None:
         """Begin to watch.
 
@@ -63,7 +68,9 @@ class Watch:
             console: a terminal gets a table that is updated, anything else gets lines.
             num_trials: trials of the whole sweep.
             clock: returns the time in seconds.
+            score: name of a trial's value.
         """
+        self.score = score
         self.num_trials = num_trials
         self.best: tuple[float, int] | None = None
         self._console, self._clock = console, clock
@@ -93,7 +100,7 @@ class Watch:
         Args:
             number: of the trial.
             state: complete, pruned or failed.
-            value: mean validation AUC of its folds; None if there is none.
+            value: mean validation score of its folds; None if there is none.
         """
         self._num_earlier += 1
         self._count(number, state, value)
@@ -114,7 +121,7 @@ class Watch:
             number: of the trial.
             step, num_steps: epochs done over all its folds, and epochs of a complete trial.
             num_folds, all_folds: folds done, and folds of a complete trial.
-            value: its mean validation AUC so far; None before the first epoch.
+            value: its mean validation score so far; None before the first epoch.
         """
         before, now = self._running.get(number), self._clock()
         longest_s = before.longest_s if before else None
@@ -139,7 +146,7 @@ class Watch:
         Args:
             number: of the trial.
             state: complete, pruned or failed.
-            value: mean validation AUC of its folds; only a complete trial's can be the best.
+            value: mean validation score of its folds; only a complete trial's can be the best.
             text: its result or its error.
         """
         self._running.pop(number, None)
@@ -186,8 +193,8 @@ class Watch:
         if waiting:
             texts.append(f"{formats.count(waiting, 'trial')} waiting for room")
         self.print_line(
-            f"[{self._num_done}/{self.num_trials}] running (epochs, validation AUC): {', '.join(texts)} | "
-            f"{self._summary()}"
+            f"[{self._num_done}/{self.num_trials}] running (epochs, validation {self.score}): "
+            f"{', '.join(texts)} | {self._summary()}"
         )
 
     def print_line(self, text: str) -> None:
@@ -221,7 +228,7 @@ class Watch:
     def __rich__(self) -> Group:
         """The table of the running trials."""
         table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
-        for heading in ("running", "folds", "epochs", "validation AUC", "time"):
+        for heading in ("running", "folds", "epochs", f"validation {self.score}", "time"):
             table.add_column(heading, justify="right", no_wrap=True)
         for each in sorted(self._running.values(), key=lambda running: running.number):
             table.add_row(

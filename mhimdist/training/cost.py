@@ -9,10 +9,11 @@ import psutil
 import torch
 
 from mhimdist.config.models import Pooling
+from mhimdist.config.tasks import TaskSettings
 from mhimdist.config.train import Loss, Teacher, TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
-from mhimdist.models import build
+from mhimdist.training.network import network_for
 from mhimdist.training.trainer import Trainer
 
 _SAMPLE_EVERY_S = 0.005
@@ -60,14 +61,12 @@ def measure(
         before_measured: called between the two epochs.
     """
     torch.set_num_threads(num_threads)
-    _warm_up(bags, split)
+    _warm_up(bags, split, config.task)
     config = config.model_copy(update={"epochs": 2})
     with _resident_peak() as peak:
         pretrained = None
         if config.teacher.is_pretrained:
-            pretrained = build(
-                config.model, num_features=bags.num_features, num_classes=len(bags.classes), seed=0
-            )
+            pretrained = network_for(config.model_copy(update={"seed": 0}), bags, split)
         trainer = Trainer(config, bags, split, pretrained=pretrained)
         on_gpu = trainer.device.type == "cuda"
         if on_gpu:
@@ -88,12 +87,12 @@ def measure(
     )
 
 
-def _warm_up(bags: BagSource, split: Split) -> None:
+def _warm_up(bags: BagSource, split: Split, task: TaskSettings) -> None:
     """Load what does not belong to the network into memory: the files' pages, and the training code."""
     for key in (*split.train, *split.validation):
         bags.load(bags.rows_of([key]).tolist())
     smallest = TrainConfig(
-        model=Pooling(hidden_dim=1), teacher=Teacher(kind="none"), loss=Loss(alpha=0), epochs=1
+        model=Pooling(hidden_dim=1), teacher=Teacher(kind="none"), loss=Loss(alpha=0), epochs=1, task=task
     )
     for _ in Trainer(smallest, bags, split).epochs():
         pass

@@ -1,6 +1,6 @@
 """A network's predictions for whole bags, and their metrics.
 
-Dimensions: N bags, C classes.
+Dimensions: N bags, P predictions of a bag, K targets of a bag.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,8 @@ from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.splits import Split
 from mhimdist.errors import NonFiniteError
 from mhimdist.models import BagModel
-from mhimdist.statistics import metrics
+from mhimdist.tasks import Judged, Task, Truth
+from mhimdist.tasks.interface import targets_of
 from mhimdist.training import denormals
 
 
@@ -24,15 +25,19 @@ class Predictions:
 
     Attributes:
         keys: the bags' keys.
-        labels_N: int64 class indices.
-        probabilities_NC: float64 class probabilities.
-        losses_N: float64 classification losses.
+        labels_N: int64 class indices, or strata of the targets.
+        targets_NK: float64 targets; N x 0 for classes.
+        predictions_NP: float64 predictions, such as class probabilities.
+        losses_N: float64 losses of the task.
+        task: what the predictions mean.
     """
 
     keys: tuple[str, ...]
     labels_N: np.ndarray
-    probabilities_NC: np.ndarray
+    targets_NK: np.ndarray
+    predictions_NP: np.ndarray
     losses_N: np.ndarray
+    task: Task
 
     @classmethod
     def merge(cls, parts: Sequence["Predictions"], keys: Sequence[str]) -> "Predictions":
@@ -42,19 +47,26 @@ class Predictions:
         return cls(
             keys=tuple(keys),
             labels_N=np.concatenate([part.labels_N for part in parts])[order],
-            probabilities_NC=np.concatenate([part.probabilities_NC for part in parts])[order],
+            targets_NK=np.concatenate([part.targets_NK for part in parts])[order],
+            predictions_NP=np.concatenate([part.predictions_NP for part in parts])[order],
             losses_N=np.concatenate([part.losses_N for part in parts])[order],
+            task=parts[0].task,
         )
 
     @property
-    def loss(self) -> float:
-        """Mean classification loss."""
-        return float(self.losses_N.mean())
+    def judged(self) -> Judged:
+        """The bags as the task judges them."""
+        return Judged.of(self.labels_N, self.targets_NK, self.predictions_NP)
 
     @property
-    def auc(self) -> float | None:
-        """See `metrics.auc`."""
-        return metrics.auc(self.labels_N, self.probabilities_NC)
+    def loss(self) -> float:
+        """The task's loss of the set, usually the mean over the bags."""
+        return self.task.total_loss(self.judged, self.losses_N)
+
+    @property
+    def score(self) -> float | None:
+        """The metric that selects, such as the AUC; None if it is undefined."""
+        return self.task.score(self.judged)
 
 
 @torch.inference_mode()
@@ -68,30 +80,35 @@ def predict(network: BagModel, bags: BagSource, keys: Sequence[str]) -> Predicti
         keys: keys of the bags to predict, at least one.
 
     Raises:
-        NonFiniteError: a bag's probabilities are not finite; the message names it.
+        NonFiniteError: a bag's predictions are not finite; the message names it.
     """
     device = next(network.parameters()).device
-    probabilities, losses, labels = [], [], []
-    with read_ahead(bags, [[row] for row in bags.rows_of(keys).tolist()], device=device) as batches:
+    predictions, losses, labels = [], [], []
+    rows_N = bags.rows_of(keys)
+    with read_ahead(bags, [[row] for row in rows_N.tolist()], device=device) as batches:
         for packed in batches:
             output = network(packed)
-            probabilities.append(network.probabilities(output))
-            losses.append(network.classification_loss(output, packed.labels_B))
+            predictions.append(network.predictions(output))
+            losses.append(network.loss(output, Truth.of(packed)))
             labels.append(packed.labels_B)
-    probabilities_NC = torch.cat(probabilities).double().cpu().numpy()
-    finite_N = np.isfinite(probabilities_NC).all(axis=1)
+    predictions_NP = torch.cat(predictions).double().cpu().numpy()
+    finite_N = np.isfinite(predictions_NP).all(axis=1)
     if not finite_N.all():
         raise NonFiniteError(f"the scores of bag {keys[int(finite_N.argmin())]} are not finite")
     return Predictions(
         keys=tuple(keys),
         labels_N=torch.cat(labels).cpu().numpy(),
-        probabilities_NC=probabilities_NC,
+        targets_NK=targets_of(bags)[rows_N],
+        predictions_NP=predictions_NP,
         losses_N=torch.cat(losses).double().cpu().numpy(),
+        task=network.task,
     )
 
 
 def evaluate(network: BagModel, bags: BagSource, split: Split) -> dict[str, dict[str, float | None]]:
-    """Metrics on the validation and the test bags, both at the Youden threshold of the validation scores.
+    """Metrics on the validation and the test bags, both with what the task fits on the validation bags.
+
+    With two classes that is the threshold that Youden's J chooses.
 
     Args:
         network: predicts on its current device.
@@ -99,18 +116,16 @@ def evaluate(network: BagModel, bags: BagSource, split: Split) -> dict[str, dict
         split: names the validation and the test bags.
 
     Raises:
-        NonFiniteError: a bag's probabilities are not finite; the message names it.
+        NonFiniteError: a bag's predictions are not finite; the message names it.
     """
     return judge(predict(network, bags, split.validation), predict(network, bags, split.test))
 
 
 def judge(validation: Predictions, test: Predictions | None) -> dict[str, dict[str, float | None]]:
-    """Metrics of each given set of predictions, at the Youden threshold of the validation scores."""
-    threshold = None
-    if validation.probabilities_NC.shape[1] == 2:
-        threshold = metrics.youden_threshold(validation.labels_N, validation.probabilities_NC[:, 1])
+    """Metrics of each given set of predictions, with what the task fits on the validation bags."""
+    task, fitted = validation.task, validation.task.fit(validation.judged)
     return {
-        name: metrics.classification(p.labels_N, p.probabilities_NC, threshold)
+        name: task.metrics(p.judged, fitted)
         for name, p in (("validation", validation), ("test", test))
         if p is not None
     }

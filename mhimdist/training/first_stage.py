@@ -23,9 +23,10 @@ from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
 from mhimdist.errors import CheckpointError, PreemptedError
 from mhimdist.method.precision import compute_dtype
-from mhimdist.models import BagModel, build
+from mhimdist.models import BagModel
 from mhimdist.training import checkpoint
 from mhimdist.training.history import EpochRecord
+from mhimdist.training.network import network_for
 from mhimdist.training.requirements import outside_network
 from mhimdist.training.trainer import Trainer, device_of
 from mhimdist.training.workers import Workers
@@ -136,9 +137,7 @@ def first_stage(
     }
     text = json.dumps(made_of, sort_keys=True)
     folder = cache / hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
-    network = build(
-        stage.model, num_features=bags.num_features, num_classes=len(bags.classes), seed=stage.seed
-    )
+    network = network_for(stage, bags, split)
     is_first = workers.rank == 0  # the only worker that holds the lock and writes
     with _locked(folder.with_suffix(".lock"), workers, stop):
         found = workers.from_first(_load(folder, text) if is_first else None)

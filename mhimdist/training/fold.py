@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import NamedTuple, Protocol
 
 import torch
@@ -36,11 +35,13 @@ from mhimdist.data.splits import Split
 from mhimdist.errors import CheckpointError, PreemptedError, RunLockedError
 from mhimdist.models import BagModel
 from mhimdist.training import checkpoint
-from mhimdist.training.evaluation import judge, predict
+from mhimdist.training.evaluation import predict
 from mhimdist.training.first_stage import first_stage, open_trainer
 from mhimdist.training.history import EpochRecord
+from mhimdist.training.judgement import result_of
 from mhimdist.training.model_card import Trained, write_card
-from mhimdist.training.result import OUTSIDE_WEIGHTS, Result
+from mhimdist.training.network import task_for
+from mhimdist.training.result import Result
 from mhimdist.training.run_folder import HISTORY, LOST_LOCK_S, Position, RunFolder
 from mhimdist.training.student import save_student
 from mhimdist.training.trainer import Trainer
@@ -255,10 +256,16 @@ class FoldRun:
         trainer = self._trainer
         self.release()
         if trainer is not None and trainer.history:
-            weights = trainer.best_student().state_dict()
-            teacher = _teacher_of(self.fold, trainer.best.epoch)
-            trained_on = self.fold.split.train[0]
-            save_student(self.fold.folder, weights, self.fold.config, self._bags, trained_on, teacher=teacher)
+            student = trainer.best_student()
+            save_student(
+                self.fold.folder,
+                student.state_dict(),
+                self.fold.config,
+                self._bags,
+                self.fold.split.train[0],
+                task=student.task,
+                teacher=_teacher_of(self.fold, trainer.best.epoch),
+            )
             checkpoint.discard(self.fold.checkpoints)
 
     def release(self) -> None:
@@ -366,7 +373,8 @@ def keep_best_only(fold: Fold, bags: BagSource) -> None:
     latest = None if fold.is_finished else RunFolder(fold.folder, {}, Saving()).latest()
     if latest is not None:
         tensors, _ = latest
-        save_student(fold.folder, tensors["best_student"], fold.config, bags, fold.split.train[0])
+        task = task_for(fold.config, bags, fold.split)
+        save_student(fold.folder, tensors["best_student"], fold.config, bags, fold.split.train[0], task=task)
         checkpoint.discard(fold.checkpoints)
 
 
@@ -399,34 +407,9 @@ def _judge(
     """Write the best student, its teacher and its result, then delete the checkpoints."""
     validation = predict(network, bags, fold.split.validation)
     test = predict(network, bags, fold.split.test) if fold.is_tested else None
-    judged = judge(validation, test)
-    result = Result(
-        protocol="paper" if fold.split.selects_on_test else "strict",
-        seed=fold.config.seed,
-        fold=fold.fold,
-        config_digest=fold.config.digest(),
-        split_digest=fold.split.digest(),
-        data_digest=bags.digest,
-        num_epochs=len(history),
-        best_epoch=best_epoch,
-        epoch_s=median(record.epoch_s for record in history),
-        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
-        validation=judged["validation"],
-        test=judged.get("test", {}),
-        validation_keys=validation.keys,
-        validation_cases=[bags.cases[row] for row in bags.rows_of(validation.keys)],
-        validation_labels=validation.labels_N.tolist(),
-        validation_probabilities=validation.probabilities_NC.tolist(),
-        keys=test.keys if test else (),
-        cases=[bags.cases[row] for row in bags.rows_of(test.keys)] if test else (),
-        labels=test.labels_N.tolist() if test else (),
-        probabilities=test.probabilities_NC.tolist() if test else (),
-        note=OUTSIDE_WEIGHTS if fold.config.teacher.has_outside_weights else "",
-        missing_classes={
-            name: classes
-            for name, classes in fold.split.missing_classes(bags.keys, bags.labels_N, bags.classes).items()
-            if fold.is_tested or name != "test"
-        },
+    selecting = "test" if fold.split.selects_on_test else "validation"
+    result = result_of(
+        fold.config, fold.split, fold.fold, network, best_epoch, history, bags, validation, test
     )
     state = save_student(
         fold.folder,
@@ -435,10 +418,11 @@ def _judge(
         bags,
         fold.split.train[0],
         teacher=_teacher_of(fold, best_epoch),
-        threshold=judged["validation"]["threshold"],
-        threshold_from=f"Youden's J on the {'test' if fold.split.selects_on_test else 'validation'} bags",
+        task=network.task,
+        fitted=network.task.fit(validation.judged),
+        fitted_from=f"{network.task.fits_by} on the {selecting} bags",
     )
     write_card(fold.folder, [Trained.of(fold.folder, state, result, fold.split)], fold.folder.name)
     # In this order: a fold that is killed before its result is written still has its checkpoints.
-    files.write_text(fold.folder / RESULT_FILE, json.dumps(asdict(result), allow_nan=False))
+    files.write_text(fold.folder / RESULT_FILE, json.dumps(result.record(), allow_nan=False))
     checkpoint.discard(fold.checkpoints)

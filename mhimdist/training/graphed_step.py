@@ -28,7 +28,8 @@ from mhimdist.method.step_numbers import StepNumbers
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel
 from mhimdist.ops.draws import Draws
-from mhimdist.training.step import TrainingStep, mean_share, place_of
+from mhimdist.tasks.memory import Memory
+from mhimdist.training.step import TrainingStep, place_of
 from mhimdist.training.workers import Workers
 
 MOST_GRAPHS = 64
@@ -129,17 +130,18 @@ class GraphedStep(TrainingStep):
         recorder: Callable[[], Recorder] = CudaGraphs,
         most_graphs: int = MOST_GRAPHS,
         most_rows: int = 0,
+        memory: Memory | None = None,
     ) -> None:
         """Take the networks, already on their CUDA device.
 
         Args:
-            config, student, teacher, workers: see `TrainingStep`.
+            config, student, teacher, workers, memory: see `TrainingStep`.
             recorder: makes a recorder; called again whenever all graphs of bags so far are dropped.
             most_graphs: most graphs of bags kept at once, at least 1.
             most_rows: most instances of this worker in a step. A larger step is trained, too; it moves the
                 features to larger memory and drops all graphs of bags.
         """
-        super().__init__(config, student, teacher, workers)
+        super().__init__(config, student, teacher, workers, memory=memory)
         self._make_recorder, self._most_graphs, self._most_rows = recorder, most_graphs, most_rows
         self._recorder, self._graphs = recorder(), OrderedDict[Bucket, _Graph]()
         # The update has a recorder to itself: the results of the other graph are read after it has run.
@@ -191,11 +193,11 @@ class GraphedStep(TrainingStep):
         self._read_later(verdict_2, place_of(bags, draws))
         # The next step writes there.
         losses_3B, counts_4, sums_7 = (tensor.clone() for tensor in graph.outputs)
-        total_B, classification_B, consistency_B = losses_3B.unbind()
+        total_B, task_B, consistency_B = losses_3B.unbind()
         num_kept, high, low, random = counts_4.unbind()
         return StepLoss(
             total_B=total_B,
-            classification_B=classification_B,
+            task_B=task_B,
             consistency_B=consistency_B,
             num_instances=len(bags.features_TD),
             num_kept=num_kept,
@@ -265,8 +267,8 @@ class GraphedStep(TrainingStep):
 
         def work() -> tuple[Tensor, ...]:
             loss = self.method.loss_by(static_bags, self._numbers, capacity=bucket.capacity)
-            self._gradients.of(mean_share(loss.total_B, bucket.num_bags_of_all))
-            losses = (loss.total_B.detach(), loss.classification_B, loss.consistency_B)
+            self._take_gradients(static_bags, loss, bucket.num_bags_of_all)
+            losses = (loss.total_B.detach(), loss.task_B, loss.consistency_B)
             counts = (loss.num_kept, loss.masked_high, loss.masked_low, loss.masked_random)
             return torch.stack(losses), torch.stack(counts), loss.sums_7
 

@@ -17,8 +17,8 @@ class EpochRecord:
 
     `train_s` is the time of the training steps in seconds; `epoch_s` adds the validation's. For a resumed
     epoch, both count from the resumption. If it `selects_on_test`, the "validation" fields are computed on
-    the test bags: the authors' protocol. A score is the AUC, or what else the task
-    selects by; higher is better.
+    the test bags: the authors' protocol. A score is what the task selects by, such as the AUC; higher is
+    better. `classification_loss` is the task's loss; the name is that of earlier releases.
     """
 
     epoch: int

@@ -1,5 +1,7 @@
 """How a run takes its steps on its device: launched one by one, or recorded as CUDA graphs, and why."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,18 +10,28 @@ from mhimdist.config.train import TrainConfig
 from mhimdist.errors import ConfigError
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel
+from mhimdist.tasks.memory import Memory
 from mhimdist.training.graphed_step import GraphedStep
 from mhimdist.training.step import TrainingStep
 from mhimdist.training.workers import Workers
 
+LAUNCHING = "launching.json"
+_SELECTS_BY = "selects by"
+
 
 def make_step(
-    config: TrainConfig, student: BagModel, teacher: Teacher | None, workers: Workers, *, most_rows: int
+    config: TrainConfig,
+    student: BagModel,
+    teacher: Teacher | None,
+    workers: Workers,
+    *,
+    most_rows: int,
+    memory: Memory | None = None,
 ) -> TrainingStep:
     """Make the step of a run, with CUDA graphs where `config.cuda_graphs` means them.
 
     Args:
-        config, student, teacher, workers: see `TrainingStep`; the networks are on the device of the run.
+        config, student, teacher, workers, memory: see `TrainingStep`; the networks are on the run's device.
         most_rows: most instances of this worker in a step.
 
     Raises:
@@ -27,10 +39,10 @@ def make_step(
     """
     reason = why_not_recorded(config, student, workers)
     if reason is None:
-        return GraphedStep(config, student, teacher, workers, most_rows=most_rows)
+        return GraphedStep(config, student, teacher, workers, most_rows=most_rows, memory=memory)
     if config.cuda_graphs == "on":
         raise ConfigError(f"cuda_graphs is on, but {reason}; set cuda_graphs to auto or off")
-    return TrainingStep(config, student, teacher, workers)
+    return TrainingStep(config, student, teacher, workers, memory=memory)
 
 
 def why_not_recorded(config: TrainConfig, student: BagModel, workers: Workers) -> str | None:
@@ -66,8 +78,17 @@ def launching(config: TrainConfig, step: TrainingStep) -> dict[str, Any]:
         "device": str(_device_of(step.student)),
         "dtype": str(step.dtype).removeprefix("torch."),
         "workers": step.workers.world_size,
+        _SELECTS_BY: step.student.task.title,
         "CUDA graphs": "used" if reason is None else f"not used: {reason}",
     }
+
+
+def selects_by(folder: Path) -> str:
+    """The metric that selects a run's epoch, as its folder says; "score" as long as it says nothing."""
+    try:
+        return str(json.loads((folder / LAUNCHING).read_text(encoding="utf-8"))[_SELECTS_BY])
+    except (OSError, ValueError, KeyError):  # not written yet, or by an earlier release
+        return "score"
 
 
 def _device_of(student: BagModel) -> torch.device:

@@ -15,7 +15,7 @@ from typing import Any
 from mhimdist import files
 from mhimdist.data.splits import Split
 from mhimdist.errors import CheckpointError
-from mhimdist.statistics import metrics
+from mhimdist.tasks import Task, restored
 from mhimdist.training.result import PAPER_WARNING, STRICT_NOTE, Result
 
 MODEL_CARD = "model_card.md"
@@ -26,7 +26,6 @@ MAX_TEXT = 1000
 MAX_ROWS = 30
 """Most classes and most networks that a card lists one by one."""
 
-_METRICS = {"auc": "AUC", "accuracy": "accuracy", "f1": "F1", "precision": "precision", "recall": "recall"}
 _UNKNOWN = "not recorded"
 
 
@@ -57,15 +56,20 @@ class Trained:
         return self.state.get("data") or {"digest": self.state.get("data_digest")}
 
     @property
+    def task(self) -> Task:
+        """What it predicts."""
+        return restored(self.state.get("task"), self.state["classes"])
+
+    @property
     def protocol(self) -> str:
         """strict, paper, or unknown without a result."""
         return self.result.protocol if self.result else "unknown"
 
 
-def auc_interval(members: Sequence[Trained]) -> tuple[float, float] | None:
-    """The 95 % interval of the mean test AUC, resampled by case; None if it is undefined."""
+def score_interval(members: Sequence[Trained]) -> tuple[float, float] | None:
+    """The 95 % interval of the mean test score, resampled by case; None if it is undefined."""
     results = [member.result for member in members if member.result is not None and member.result.keys]
-    return metrics.auc_interval([result.scores for result in results])
+    return members[0].task.interval([result.judged for result in results])
 
 
 def write_card(folder: Path, members: Sequence[Trained], title: str) -> None:
@@ -137,20 +141,20 @@ def _model(members: Sequence[Trained]) -> str:
     config, features = state["config"], state.get("features") or {}
     model = config["model"]
     masked = config.get("teacher", {}).get("kind", "none") != "none"
-    classes = list(state["classes"])
+    task, classes = members[0].task, list(state["classes"])
     what = f"MHIM-MIL on {model['name']}" if masked else f"{model['name']} without masking"
-    text = f"A classifier of whole slides from the features of their patches: {what}.\n\n"
+    kind = "classifier" if task.has_classes else f"{task.name} model"
+    text = f"A {kind} of whole slides from the features of their patches: {what}.\n\n"
     if len(members) > 1:
-        text += f"It is an ensemble of {len(members)} networks, whose probabilities are averaged.\n\n"
+        text += f"It is an ensemble of {len(members)} networks, whose predictions are averaged.\n\n"
     rows = [
         ("input", f"N x {state['num_features']} patch features of a slide, N of 1 or more"),
         ("encoder of the features", features.get("encoder")),
         *((name.replace("_", " "), features.get(name)) for name in ("patch_size", "level", "magnification")),
-        ("output", f"one probability per class, {len(classes)} classes"),
-        ("classes, in order", classes[:MAX_ROWS] + ["..."] * (len(classes) > MAX_ROWS)),
+        *_output(task, classes),
         ("parameters", f"{result.num_parameters:,}" if result else None),
     ]
-    if len(classes) == 2:
+    if len(classes) == 2 and task.has_classes:
         chosen = state.get("threshold_from") or "Youden's J on the bags that select"
         threshold = state.get("threshold")
         if threshold is None and result is not None:  # an earlier release has it in the result alone
@@ -160,9 +164,24 @@ def _model(members: Sequence[Trained]) -> str:
     return text + _listed(rows)
 
 
+def _output(task: Task, classes: list[str]) -> list[tuple[str, object]]:
+    if task.has_classes:
+        return [
+            ("output", f"one probability per class, {len(classes)} classes"),
+            ("classes, in order", classes[:MAX_ROWS] + ["..."] * (len(classes) > MAX_ROWS)),
+        ]
+    columns = list(task.columns)
+    return [
+        ("task", task.name),
+        ("output", columns[:MAX_ROWS] + ["..."] * (len(columns) > MAX_ROWS)),
+        ("learnt from the columns", list(task.info.columns)),
+        ("unit", task.info.unit or None),
+    ]
+
+
 def _use(first: Trained) -> str:
     text = (
-        "For research: to classify slides like those that trained it, and to look at which patches it "
+        "For research: to predict slides like those that trained it, and to look at which patches it "
         "attends to. It takes features of the encoder named above only; features of another encoder, patch "
         "size or magnification give numbers without meaning.\n\n"
         "It is not a medical device. It must not decide about a patient."
@@ -217,16 +236,17 @@ def _training(members: Sequence[Trained]) -> str:
 
 
 def _metrics(members: Sequence[Trained]) -> str:
+    headings, score = members[0].task.headings, members[0].task.selection
     rows, tested = [], [m for m in members if m.result is not None and m.result.test]
     for member in members[:MAX_ROWS]:
         for name in ("validation", "test"):
             found = getattr(member.result, name, None)
             if found:
-                rows.append([escaped(member.name), name, *(_number(found.get(each)) for each in _METRICS)])
+                rows.append([escaped(member.name), name, *(_number(found.get(each)) for each in headings)])
     if not rows:
         return "The run was stopped before it was judged: there are no metrics."
-    header = ["network", "bags", *_METRICS.values()]
-    lines = [header, ["---", "---", *["---:"] * len(_METRICS)], *rows]
+    header = ["network", "bags", *headings.values()]
+    lines = [header, ["---", "---", *["---:"] * len(headings)], *rows]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     if len(members) > MAX_ROWS:
         text += f"\n\n{len(members) - MAX_ROWS} more networks are not listed."
@@ -234,10 +254,11 @@ def _metrics(members: Sequence[Trained]) -> str:
         return (
             f"{text}\n\nIt was not tested: validation bags selected the epoch, so these figures flatter it."
         )
-    aucs = [value for m in tested if m.result and (value := m.result.test.get("auc")) is not None]
-    if aucs:
-        text += f"\n\nTest AUC{', mean' if len(aucs) > 1 else ''}: {sum(aucs) / len(aucs):.3f}"
-        interval = auc_interval(members)
+    scores = [value for m in tested if m.result and (value := m.result.test.get(score)) is not None]
+    if scores:
+        mean = ", mean" if len(scores) > 1 else ""
+        text += f"\n\nTest {headings[score]}{mean}: {sum(scores) / len(scores):.3f}"
+        interval = score_interval(members)
         text += f", 95 % interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else ", no interval"
         text += " (percentile bootstrap of 1,000 resamples of the test cases; other seeds are not in it)."
     if len(members) > 1:
@@ -255,7 +276,7 @@ def _limits(members: Sequence[Trained]) -> str:
     size = f" of {num_cases:,} {'case' if num_cases == 1 else 'cases'}" if num_cases else ""
     return (
         f"- It knows one data set{size}. On slides of another site, scanner or stain it may fail unnoticed.\n"
-        "- Its probabilities are not calibrated unless somebody has calibrated them on other cases.\n"
+        "- Its predictions are not calibrated unless somebody has calibrated them on other cases.\n"
         "- Attention shows what the network weights, not why, and is no annotation.\n"
         "- Performance by sex, age, origin or site was not measured: measure it on your own cases.\n"
         "- Weights can hold traces of the data that trained them. Their licence and any consent of the "
@@ -269,7 +290,7 @@ def _loading(members: Sequence[Trained]) -> str:
         "```python\nimport mhimdist as mh\n\nstudent = mh.load_student(folder)\n```\n\n"
         "From a folder that `python jobs/export.py` wrote, with PyTorch and safetensors alone:\n\n"
         "```python\nfrom load_model import load\n\nmodel = load(folder)\n"
-        "probabilities, attention = model(features)  # N x D of one slide\n```"
+        "predictions, attention = model(features)  # N x D of one slide\n```"
     )
 
 

@@ -10,8 +10,9 @@ from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
 from mhimdist.errors import CheckpointError, ConfigError, SplitError
-from mhimdist.models import BagModel, build
+from mhimdist.models import BagModel, build, check_model
 from mhimdist.models.official import load_official
+from mhimdist.tasks import Task, task_of
 
 
 def check_runs(runs: Iterable[tuple[str, TrainConfig, Split]], bags: BagSource) -> None:
@@ -22,44 +23,61 @@ def check_runs(runs: Iterable[tuple[str, TrainConfig, Split]], bags: BagSource) 
         bags: the data set.
 
     Raises:
-        SplitError: a split does not fit the data, or its train set lacks a class; the message names the run.
-        ConfigError: the class weights are not one per class.
+        SplitError: a split does not fit the data, or cannot teach, select or test the task, such as a train
+            set without a class or without an event; the message names the run.
+        ConfigError: the class weights are not one per class, or the model does not fit the task.
         CheckpointError: the teacher's weights cannot be read, or do not fit the configuration and the data.
     """
-    fitting: set[Split] = set()
+    fitting: set[tuple[Split, str]] = set()
     weights: set[tuple[object, ...]] = set()
     for name, config, split in runs:
-        if split not in fitting:
+        kind = repr((config.task, config.model))
+        if (split, kind) not in fitting:
             try:
                 check_run(config, bags, split)
             except SplitError as error:
                 raise SplitError(f"{name}: {error}") from None
-            fitting.add(split)
-        check_class_weights(config, bags.classes)
+            fitting.add((split, kind))
+        check_class_weights(config, task_of(bags, config.task))
         file = (config.teacher.weights, config.teacher.weights_of, config.model)
         if config.teacher.has_outside_weights and file not in weights:
             outside_network(config, bags)
             weights.add(file)
 
 
-def check_run(config: TrainConfig, bags: BagSource, split: Split) -> None:
+def check_run(config: TrainConfig, bags: BagSource, split: Split, *, num_workers: int = 1) -> None:
     """Check that a configuration can train and select on a split.
 
+    Args:
+        config: the run's settings.
+        bags: the data set.
+        split: the bags that train, select and test.
+        num_workers: processes that share the run.
+
     Raises:
-        SplitError: the split does not fit the data, or its train set lacks a class.
-        ConfigError: the class weights are not one per class.
+        SplitError: the split does not fit the data, or cannot teach, select or test the task.
+        ConfigError: the class weights are not one per class, or model, task and settings do not go together.
     """
-    split.check(bags.keys, bags.cases, bags.labels_N, bags.classes)
-    check_class_weights(config, bags.classes)
+    task = task_of(bags, config.task)
+    task.check(bags, split)
+    check_class_weights(config, task)
+    check_model(config.model, task)
+    if task.compares_with == "step" and (config.bags_per_step < 2 or num_workers > 1):
+        raise ConfigError(
+            "task.risk_set: step compares the bags of a step on one worker, at least 2 of them; got "
+            f"bags_per_step {config.bags_per_step} and {num_workers} worker(s): choose memory, or change them"
+        )
 
 
-def check_class_weights(config: TrainConfig, classes: Sequence[str]) -> None:
+def check_class_weights(config: TrainConfig, task: Task) -> None:
     """Check that there is one weight per class, if there are weights.
 
     Raises:
-        ConfigError: there are more or fewer.
+        ConfigError: there are more or fewer, or the task has no classes.
     """
-    weights = config.loss.class_weights
+    weights, classes = config.loss.class_weights, task.classes
+    if weights is not None and not task.has_classes:
+        raise ConfigError(f"loss.class_weights: expected none, as {task.name} has no classes, got {weights}")
     if weights is not None and len(weights) != len(classes):
         raise ConfigError(
             f"loss.class_weights: expected {len(classes)} weights, one per class ({', '.join(classes)}), "
@@ -78,14 +96,15 @@ def outside_network(config: TrainConfig, bags: BagSource) -> BagModel:
     if path is None:
         raise CheckpointError("teacher.weights: expected a checkpoint, got none")
     weights = load_official(path, config.model, config.teacher.weights_of)
-    network = build(
-        config.model, num_features=bags.num_features, num_classes=len(bags.classes), seed=config.seed
-    )
+    task = task_of(bags, config.task)
+    network = build(config.model, num_features=bags.num_features, task=task, seed=config.seed)
     for name, value in network.state_dict().items():
-        if weights[name].shape != value.shape:
+        found = weights.get(name)
+        if found is None or found.shape != value.shape:
+            size = f"{len(bags.classes)} classes" if task.has_classes else f"{task.name} of targets"
             raise CheckpointError(
                 f"{path}: {name}: expected shape {tuple(value.shape)}, for data with {bags.num_features} "
-                f"features and {len(bags.classes)} classes, got {tuple(weights[name].shape)}"
+                f"features and {size}, got {'none' if found is None else tuple(found.shape)}"
             )
     network.load_state_dict(weights)
     return network
@@ -98,6 +117,8 @@ def notes_on_classes(bags: BagSource, splits: Sequence[Split]) -> list[str]:
         bags: the data set.
         splits: one split per fold, in order.
     """
+    if not bags.task.of_classes:
+        return []  # strata of targets are not judged
     lacking = {
         f"fold {number}" if len(splits) > 1 else "": split.missing_classes(
             bags.keys, bags.labels_N, bags.classes

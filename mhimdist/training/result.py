@@ -1,12 +1,14 @@
 """The result of a finished fold: `result.json`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 
 from mhimdist.statistics.metrics import Scores
+from mhimdist.tasks import Judged, Task, restored
 
 Protocol = Literal["strict", "paper"]
 PAPER_WARNING = (
@@ -22,6 +24,8 @@ OUTSIDE_WEIGHTS = (
     "test slides"
 )
 
+_OF_TASKS = ("task", "validation_targets", "validation_predictions", "targets", "predictions")
+
 
 @dataclass(frozen=True)
 class Result:
@@ -34,14 +38,21 @@ class Result:
         num_epochs, best_epoch: number of epochs done, and the selected epoch, counted from 0.
         epoch_s: median seconds per epoch with its validation.
         num_parameters: parameters of the student.
-        validation: metrics of the selected epoch's student on the validation bags, at their Youden threshold.
-        test: the same student's metrics on the test bags, at the same threshold.
+        validation: metrics of the selected epoch's student on the validation bags, with what the task fits on
+            them: the threshold of two classes.
+        test: the same student's metrics on the test bags, with the same.
         validation_keys, validation_cases, validation_labels, validation_probabilities: one entry per
             validation bag, such as for fitting a temperature; empty if an earlier release wrote the result.
-        keys, cases, labels, probabilities: one entry per test bag.
+        keys, cases, labels, probabilities: one entry per test bag. Probabilities are those of classes or
+            grades; other tasks have `predictions` in their place, and their labels are strata.
         missing_classes: classes without a bag in the validation or the test set, by the set's name; the
             metrics there are means over the other classes.
         note: what may make the figures optimistic, apart from the protocol; empty if nothing does.
+        task: `Task.record` of the task, with what it has fitted as "fitted"; empty for classification, as in
+            the files of earlier releases.
+        validation_targets, targets: targets of each bag, None where one is missing; empty for classes.
+        validation_predictions, predictions: what is predicted of each bag, by the columns of the task; empty
+            for classes.
     """
 
     protocol: Protocol
@@ -66,10 +77,37 @@ class Result:
     validation_probabilities: Sequence[Sequence[float]] = ()
     note: str = ""
     missing_classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    task: Mapping[str, Any] = field(default_factory=dict)
+    validation_targets: Sequence[Sequence[float | None]] = ()
+    validation_predictions: Sequence[Sequence[float]] = ()
+    targets: Sequence[Sequence[float | None]] = ()
+    predictions: Sequence[Sequence[float]] = ()
+
+    def record(self) -> dict[str, Any]:
+        """The content of `result.json`; of classification the fields that earlier releases know."""
+        found = asdict(self)
+        return found if self.task else {k: value for k, value in found.items() if k not in _OF_TASKS}
+
+    @cached_property
+    def meaning(self) -> Task:
+        """What the predictions mean."""
+        width = len((self.probabilities or self.validation_probabilities or [()])[0])
+        return restored(self.task, [str(label) for label in range(width)])
+
+    @property
+    def judged(self) -> Judged:
+        """The test bags as the task judges them."""
+        predictions = self.predictions or self.probabilities
+        return Judged.of(
+            np.array(self.labels),
+            np.array(self.targets, dtype=np.float64).reshape(len(self.labels), -1),
+            np.array(predictions, dtype=np.float64).reshape(len(self.labels), -1),
+            self.cases,
+        )
 
     @property
     def scores(self) -> Scores:
-        """The test bags' scores."""
+        """The test bags' class scores."""
         return Scores(np.array(self.labels), np.array(self.probabilities), self.cases)
 
     @property

@@ -12,6 +12,7 @@ from mhimdist.method.flat_parameters import NamedAdam
 from mhimdist.method.mhim import StepLoss
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel
+from mhimdist.tasks.memory import Memory
 from mhimdist.training.history import EpochRecord
 from mhimdist.training.run_folder import Position
 from mhimdist.training.workers import Workers
@@ -61,6 +62,7 @@ class RunState:
         student, teacher: the networks; the teacher is None if the configuration has none.
         optimizer: the student's optimiser.
         workers: the processes of the run.
+        memory: the last predictions for all training bags; None if the task needs none.
         history: a record per finished epoch.
         step: number of finished steps of the next epoch.
         totals: this worker's sums over these steps.
@@ -68,7 +70,12 @@ class RunState:
     """
 
     def __init__(
-        self, student: BagModel, teacher: Teacher | None, optimizer: NamedAdam, workers: Workers
+        self,
+        student: BagModel,
+        teacher: Teacher | None,
+        optimizer: NamedAdam,
+        workers: Workers,
+        memory: Memory | None = None,
     ) -> None:
         """Begin a run.
 
@@ -76,8 +83,10 @@ class RunState:
             student, teacher: the networks, already on their device.
             optimizer: the student's optimiser.
             workers: the processes of the run.
+            memory: see the attributes.
         """
         self.student, self.teacher, self.optimizer, self.workers = student, teacher, optimizer, workers
+        self.memory = memory
         self.history: list[EpochRecord] = []
         self.step = 0
         self.totals = Totals()
@@ -99,11 +108,11 @@ class RunState:
         ranked = sorted(self.history, key=lambda record: record.rank, reverse=True)
         return [record.epoch + 1 for record in ranked]
 
-    def best_with(self, auc: float, loss: float) -> tuple[int, float]:
-        """The selected epoch and its AUC, if the epoch that is ending has this validation AUC and loss."""
-        if self.history and (auc, -loss) <= self.best.rank:
+    def best_with(self, score: float, loss: float) -> tuple[int, float]:
+        """The selected epoch and its score, if the epoch that ends has this validation score and loss."""
+        if self.history and (score, -loss) <= self.best.rank:
             return self.best.epoch, self.best.student_validation_score
-        return len(self.history), auc
+        return len(self.history), score
 
     def end_epoch(self, record: EpochRecord) -> None:
         """Add the record of an epoch, keep its student if it is the best so far, and begin the next epoch."""
@@ -123,6 +132,8 @@ class RunState:
         if self.teacher is not None and self.teacher.is_own_network:
             tensors["teacher"] = dict(self.teacher.network.state_dict())
         tensors["optimizer"] = self.optimizer.named_state()
+        if self.memory is not None:
+            tensors["memory"] = {"predictions": self.memory.predictions_NP}
         return tensors, {"step": self.step, "totals": totals, "history": history}
 
     def load(
@@ -146,6 +157,8 @@ class RunState:
         if self.teacher is not None and self.teacher.is_own_network:
             self.teacher.network.load_state_dict(tensors["teacher"])
         self.optimizer.load_named_state(tensors["optimizer"])
+        if self.memory is not None:
+            self.memory.predictions_NP.copy_(tensors["memory"]["predictions"])
 
     def _share_of_totals(self, totals: list[list[float]]) -> Tensor:
         """The sums of this worker; if the number of workers has changed, worker 0 takes all sums."""

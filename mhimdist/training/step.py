@@ -20,6 +20,7 @@ from mhimdist.method.mhim import MHIM, StepLoss
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel
 from mhimdist.ops.draws import Draws
+from mhimdist.tasks.memory import Memory
 from mhimdist.training.workers import Workers
 
 _ELSEWHERE = "of another worker"
@@ -42,6 +43,7 @@ class TrainingStep:
         teacher: Teacher | None,
         workers: Workers | None = None,
         lap: Callable[[str], None] = lambda part: None,
+        memory: Memory | None = None,
     ) -> None:
         """Take the networks, already on their device; the student gets worker 0's weights.
 
@@ -50,6 +52,7 @@ class TrainingStep:
             student, teacher: the networks.
             workers: the processes that share each step; by default this process alone.
             lap: called with the name of each part of the step at its end; for benchmarks.
+            memory: the last predictions for all training bags, if the task compares a bag with them.
         """
         self.config, self.student, self.teacher, self._lap = config, student, teacher, lap
         self.workers = workers or Workers()
@@ -57,8 +60,10 @@ class TrainingStep:
         self.workers.share_first(weights)
         self.dtype = precision.compute_dtype(config.precision, weights.device)
         self.optimizer = NamedAdam(student, config.optimizer)
-        self.method = MHIM(config, student, teacher, lap)
-        self._gradients = Gradients(student)
+        self.method, self.memory = MHIM(config, student, teacher, lap, memory), memory
+        self._gradients = Gradients(student, memory.num_news if memory else 0)
+        if memory is not None:
+            memory.join(self._gradients.news)
         self._clip_groups = [list(group) for group in student.clip_groups()]
         self.momentum: float | None = None
         self._unread: deque[tuple[Tensor, torch.cuda.Event, str]] = deque()
@@ -87,12 +92,18 @@ class TrainingStep:
         else:
             step_loss = self.method.loss(bags, draws, progress)
             self._lap("student")
-            self._gradients.of(mean_share(step_loss.total_B, num_bags))
+            self._take_gradients(bags, step_loss, num_bags)
         place = place_of(bags, draws)
         verdict_2 = self._update(self._teacher_share(progress, num_bags), place)
         if verdict_2 is not None:
             self._read_later(verdict_2, place)
         return step_loss
+
+    def _take_gradients(self, bags: PackedBags, step_loss: StepLoss, num_bags: int) -> None:
+        """Take the gradients of this worker's bags, and the news of them for the memory."""
+        self._gradients.of(mean_share(step_loss.total_B, num_bags))
+        if self.memory is not None and step_loss.predictions_BP is not None:
+            self.memory.note(bags.ids_B, step_loss.predictions_BP)
 
     def release(self) -> None:
         """Give up what only further steps need."""
@@ -136,6 +147,8 @@ class TrainingStep:
         # If it is 1, fused Adam leaves weights and moments alone.
         self.optimizer.found_inf = is_bad
         self.optimizer.step()
+        if self.memory is not None:
+            self.memory.take(is_bad)
         self._lap("optimiser")
         if self.teacher is not None and self.teacher.is_own_network:
             self.teacher.follow(self.student, share if is_bad is None else (1 - is_bad) * share)

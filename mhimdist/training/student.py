@@ -14,6 +14,7 @@ from mhimdist.data.shards import BagShards
 from mhimdist.errors import CheckpointError
 from mhimdist.models import BagModel, build
 from mhimdist.models.foreign_weights import differences
+from mhimdist.tasks import Task, restored
 from mhimdist.training import checkpoint
 from mhimdist.training.environment import versions
 
@@ -31,9 +32,10 @@ def save_student(
     bags: BagSource,
     trained_on: str,
     *,
+    task: Task,
     teacher: Mapping[str, Tensor] | None = None,
-    threshold: float | None = None,
-    threshold_from: str = "",
+    fitted: Mapping[str, Any] | None = None,
+    fitted_from: str = "",
 ) -> dict[str, Any]:
     """Write the student of a run's selected epoch; it replaces an older one.
 
@@ -45,9 +47,10 @@ def save_student(
         trained_on: key of one of the train set's bags: how its features were made is recorded as that of all.
             Bags of the test set are not read before they are tested.
         teacher: the `state_dict` of the teacher of that epoch, if it has weights of its own.
-        threshold: with two classes, the lowest probability of the second one that is called positive; None
-            if nothing chose it.
-        threshold_from: the bags that chose it, in words.
+        fitted: what the task has fitted on bags that select: with two classes, the threshold; None if nothing
+            did.
+        fitted_from: how, and on which bags, in words.
+        task: the network's task, with what it has learnt.
 
     Returns:
         What was saved with the weights.
@@ -60,9 +63,11 @@ def save_student(
         "features": _details(bags, trained_on),
         "data": describe(bags),
         "versions": versions(),
-        "threshold": threshold,
-        "threshold_from": threshold_from,
+        "threshold": (fitted or {}).get("threshold"),
+        "threshold_from": fitted_from,
     }
+    if record := task.record():
+        built_from["task"] = record | {"fitted": dict(fitted or {})}
     checkpoint.discard(folder / BEST_STUDENT)
     networks = {"student": weights, **({"teacher": teacher} if teacher else {})}
     checkpoint.save(folder / BEST_STUDENT, networks, built_from)
@@ -88,7 +93,7 @@ def load_student(folder: str | Path) -> BagModel:
 
     Example:
         >>> student = load_student("runs/train_c16/folds/fold-1-seed-2021-0f3c")  # doctest: +SKIP
-        >>> student(bags.load([0])).logits_BC.softmax(1)  # doctest: +SKIP
+        >>> student.predictions(student(bags.load([0])))  # doctest: +SKIP
     """
     path = Path(folder) / BEST_STUDENT
     if not path.exists():
@@ -123,7 +128,7 @@ def _load(path: Path, role: Literal["student", "teacher"]) -> BagModel | None:
         )
     try:
         config = TrainConfig.model_validate(state["config"])
-        num_features, num_classes = state["num_features"], len(state["classes"])
+        num_features, task = state["num_features"], restored(state.get("task"), state["classes"])
         weights = tensors["student"] if role == "student" else tensors.get("teacher")
         if role == "teacher" and config.teacher.kind == "student_copy":
             weights = tensors["student"]
@@ -136,7 +141,7 @@ def _load(path: Path, role: Literal["student", "teacher"]) -> BagModel | None:
         raise CheckpointError(f"{path}: expected a student of this release, it lacks {error}") from None
     if weights is None:
         return None
-    network = build(config.model, num_features=num_features, num_classes=num_classes, seed=config.seed)
+    network = build(config.model, num_features=num_features, task=task, seed=config.seed)
     if faults := differences(weights, network.state_dict()):
         raise CheckpointError(
             f"{path}: the weights do not fit {config.model.name} as configured there: {'; '.join(faults)}"

@@ -22,15 +22,17 @@ from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.resident import resident
 from mhimdist.data.sampler import EpochPlan, StepLimits, epoch_plan, most_instances, warn_of_larger_bags
 from mhimdist.data.splits import Split
-from mhimdist.errors import ConfigError, PreemptedError
+from mhimdist.errors import ConfigError, PreemptedError, SplitError
 from mhimdist.method import precision
 from mhimdist.method.teacher import Teacher
-from mhimdist.models import BagModel, build
+from mhimdist.models import BagModel
 from mhimdist.ops.draws import Draws
+from mhimdist.tasks.memory import Memory
 from mhimdist.training import denormals
 from mhimdist.training.evaluation import Predictions, predict
 from mhimdist.training.history import EpochRecord
-from mhimdist.training.launching import launching, make_step
+from mhimdist.training.launching import LAUNCHING, launching, make_step
+from mhimdist.training.network import network_for
 from mhimdist.training.requirements import check_run
 from mhimdist.training.run_folder import LOST_LOCK_S, RunFolder
 from mhimdist.training.run_state import RunState, Totals
@@ -38,8 +40,6 @@ from mhimdist.training.workers import Workers
 
 AGREE_EVERY_STEPS = 16
 """The workers agree every so many steps on whether to stop or to save."""
-
-LAUNCHING = "launching.json"
 
 
 class Trainer:
@@ -77,19 +77,20 @@ class Trainer:
                 and ends.
 
         Raises:
-            ConfigError: the class weights are not one per class, the device is a GPU and there is none, or
-                `cuda_graphs` is `on` where steps cannot be recorded.
+            ConfigError: the class weights are not one per class, the model or the settings do not fit the
+                task, the device is a GPU and there is none, or `cuda_graphs` is `on` where steps cannot be
+                recorded.
             CheckpointError: the folder belongs to another configuration or split, or is damaged.
             RunLockedError: another process trains in the folder.
-            SplitError: the split does not fit the data, or a class is missing in its train set.
+            SplitError: the split does not fit the data, or cannot teach or select the task.
             WorkerLostError: another worker was killed or does not answer.
         """
-        check_run(config, bags, split)
+        self.workers, self.saving, self._stop = workers or Workers(), saving or Saving(), stop
+        check_run(config, bags, split, num_workers=self.workers.world_size)
         self.device = device_of(config.device)
         self.config, self.split = config, split
         self.bags: BagSource = resident(bags, config.loading.cache, self.device)
-        self.workers, self.saving, self._stop = workers or Workers(), saving or Saving(), stop
-        self.student = _first_student(config, bags, pretrained).to(self.device)
+        self.student = _first_student(config, bags, split, pretrained).to(self.device)
         self.teacher = (
             Teacher(config.teacher, self.student, pretrained) if config.teacher.kind != "none" else None
         )
@@ -100,9 +101,14 @@ class Trainer:
         most_rows = most_instances(bags.sizes_N[self._train_rows], **self._limits)
         # On several workers a step copies worker 0's weights to all others, before a checkpoint is loaded.
         self.workers.meet()
-        self.train_step = make_step(config, self.student, self.teacher, self.workers, most_rows=most_rows)
+        memory = None
+        if self.student.task.compares_with == "memory":
+            memory = Memory(self.student.task, bags, self._train_rows, self.device)
+        self.train_step = make_step(
+            config, self.student, self.teacher, self.workers, most_rows=most_rows, memory=memory
+        )
         self.optimizer = self.train_step.optimizer
-        self.run = RunState(self.student, self.teacher, self.optimizer, self.workers)
+        self.run = RunState(self.student, self.teacher, self.optimizer, self.workers, memory)
         self.folder = self._open(folder) if folder is not None else None
 
     @property
@@ -149,7 +155,7 @@ class Trainer:
 
     def best_student(self) -> BagModel:
         """The student after the selected epoch."""
-        network = _build(self.config, self.bags).to(self.device)
+        network = network_for(self.config, self.bags, self.split).to(self.device)
         network.load_state_dict(self.run.best_weights)
         return network
 
@@ -216,33 +222,37 @@ class Trainer:
         """Validate student and teacher after an epoch, and find the best epoch so far."""
         train_s = time.perf_counter() - started
         validation = self._predict(self.student)
-        auc = validation.auc
-        assert auc is not None, "`check_run` has found more than one class in validation"
-        best_epoch, best_auc = self.run.best_with(auc, validation.loss)
+        score = validation.score
+        if score is None:
+            raise SplitError(
+                f"the validation set: {self.student.task.title} is undefined for its {len(validation.keys)} "
+                "bags, so no epoch can be selected; give another split"
+            )
+        best_epoch, best_score = self.run.best_with(score, validation.loss)
         return EpochRecord(
             epoch=len(self.history),
             **means,
             learning_rate=learning_rate,
             momentum=momentum,
-            student_validation_score=auc,
+            student_validation_score=score,
             student_validation_loss=validation.loss,
-            teacher_validation_score=self._teacher_auc(auc),
+            teacher_validation_score=self._teacher_score(score),
             selects_on_test=self.split.selects_on_test,
             best_epoch=best_epoch,
-            best_validation_score=best_auc,
+            best_validation_score=best_score,
             train_s=train_s,
             epoch_s=time.perf_counter() - started,
         )
 
-    def _teacher_auc(self, student_auc: float) -> float | None:
-        """The teacher's validation AUC; it is computed only if it can differ from a known one."""
+    def _teacher_score(self, student_score: float) -> float | None:
+        """The teacher's validation score; it is computed only if it can differ from a known one."""
         if self.teacher is None:
             return None
         if not self.teacher.is_own_network:
-            return student_auc
+            return student_score
         if not self.teacher.settings.has_momentum and self.history:
             return self.history[-1].teacher_validation_score
-        return self._predict(self.teacher.network).auc
+        return self._predict(self.teacher.network).score
 
     def _predict(self, network: BagModel) -> Predictions:
         """Predictions for the validation bags; each worker predicts its share."""
@@ -293,15 +303,11 @@ def _step_limits(config: TrainConfig, labels_N: np.ndarray, workers: Workers) ->
     }
 
 
-def _build(config: TrainConfig, bags: BagSource) -> BagModel:
-    return build(
-        config.model, num_features=bags.num_features, num_classes=len(bags.classes), seed=config.seed
-    )
-
-
-def _first_student(config: TrainConfig, bags: BagSource, pretrained: BagModel | None) -> BagModel:
+def _first_student(
+    config: TrainConfig, bags: BagSource, split: Split, pretrained: BagModel | None
+) -> BagModel:
     """The student before the first step."""
-    student = _build(config, bags)
+    student = network_for(config, bags, split)
     if pretrained is not None and config.student_init == "projection":
         student.projection.load_state_dict(pretrained.projection.state_dict())
     elif pretrained is not None and config.student_init == "all":

@@ -41,7 +41,7 @@ def test_golden_trace_of_six_steps(baseline):
         bag = golden_values.bag(size, seed=500 + k, label=label)
         step = train_step(bag, Draws(0, 0), progress=0.0, num_bags=1)
         assert step.num_kept == kept
-        ours = [step.classification_B.item(), step.consistency_B.item(), step.total_B.item()]
+        ours = [step.task_B.item(), step.consistency_B.item(), step.total_B.item()]
         assert ours == pytest.approx(losses, rel=1e-3)
 
     probe = golden_values.bag(200, seed=999)

@@ -8,6 +8,7 @@ from mhimdist.config.models import CLAM
 from mhimdist.data.bags import PackedBags
 from mhimdist.models import build
 from mhimdist.models.clam import smooth_top1_svm
+from mhimdist.tasks import Truth
 
 pytestmark = pytest.mark.numeric
 
@@ -106,7 +107,7 @@ def test_loss_and_gradients_are_those_of_the_formula(name, loss, subtyping, size
     logits, expected = _by_the_formula(
         network, bag.features_TD, 1, per_class=name == "clam_mb", loss=loss, subtyping=subtyping
     )
-    ours = network.classification_loss(output, bag.labels_B)[0]
+    ours = network.loss(output, Truth(bag.labels_B))[0]
     torch.testing.assert_close(output.logits_BC[0], logits)
     torch.testing.assert_close(ours, expected)
     parameters = list(network.parameters())
@@ -124,8 +125,8 @@ def test_bags_of_a_batch_have_the_losses_that_they_have_alone(name):
     network, bags = _network(name=name, subtyping=True), [_bag(size, size % 3) for size in (9, 1, 3)]
     packed = PackedBags.from_list([bag.features_TD for bag in bags], [int(bag.labels_B) for bag in bags])
     padded = dataclasses.replace(packed, features_TD=torch.cat([packed.features_TD, torch.ones(4, 5)]))
-    losses_B = network.classification_loss(network(padded), padded.labels_B)
-    alone = [network.classification_loss(network(bag), bag.labels_B) for bag in bags]
+    losses_B = network.loss(network(padded), Truth(padded.labels_B))
+    alone = [network.loss(network(bag), Truth(bag.labels_B)) for bag in bags]
     torch.testing.assert_close(losses_B, torch.cat(alone))
 
 

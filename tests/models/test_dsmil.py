@@ -7,6 +7,7 @@ import torch
 from mhimdist.config.models import DSMIL
 from mhimdist.data.bags import PackedBags
 from mhimdist.models import build
+from mhimdist.tasks import Truth
 
 pytestmark = pytest.mark.numeric
 
@@ -58,11 +59,11 @@ def test_three_classes_are_what_the_formula_gives_and_so_are_its_gradients():
     streams = [torch.stack(logits), instance_logits.amax(0)]
     expected = sum(-torch.log_softmax(stream, 0)[2] for stream in streams) / 2
 
-    loss = network.classification_loss(output, torch.tensor([2]))[0]
+    loss = network.loss(output, Truth(torch.tensor([2])))[0]
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(output.embeddings_BME[0], torch.stack(embeddings))
     torch.testing.assert_close(
-        network.probabilities(output)[0], (streams[0].softmax(0) + streams[1].softmax(0)) / 2
+        network.predictions(output)[0], (streams[0].softmax(0) + streams[1].softmax(0)) / 2
     )
     parameters = list(network.parameters())
     for ours, theirs in zip(
@@ -75,8 +76,8 @@ def test_a_class_weight_multiplies_both_streams():
     network = build(DSMIL(hidden_dim=6, query_dim=4), num_features=5, num_classes=2, seed=2)
     bags = PackedBags.from_list([torch.rand(4, 5), torch.rand(3, 5)], [0, 1])
     output = network(bags)
-    plain = network.classification_loss(output, bags.labels_B)
-    weighted = network.classification_loss(output, bags.labels_B, torch.tensor([1.0, 3.0]))
+    plain = network.loss(output, Truth(bags.labels_B))
+    weighted = network.loss(output, Truth(bags.labels_B, class_weights_C=torch.tensor([1.0, 3.0])))
     torch.testing.assert_close(weighted, plain * torch.tensor([1.0, 3.0]))
 
 

@@ -12,6 +12,7 @@ from mhimdist.data.bags import PackedBags
 from mhimdist.models import build
 from mhimdist.models.dtfd import cut
 from mhimdist.ops.draws import Draws
+from mhimdist.tasks import Truth
 
 pytestmark = pytest.mark.numeric
 DISTILLATIONS = ["MaxS", "MaxMinS", "AFS"]
@@ -111,7 +112,7 @@ def test_loss_and_gradients_are_those_of_the_formula(distillation, size):
     logits, expected = _by_the_formula(network, parts, 0, distillation)
 
     output = network(bag)
-    loss = network.classification_loss(output, bag.labels_B)[0]
+    loss = network.loss(output, Truth(bag.labels_B))[0]
     torch.testing.assert_close(output.logits_BC[0], logits)
     torch.testing.assert_close(loss, expected)
     parameters = list(network.parameters())

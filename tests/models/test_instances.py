@@ -83,7 +83,7 @@ def test_dsmil_attends_to_the_top_instance_of_each_class(bags):
 def test_an_instance_is_as_probable_as_a_bag_of_it_alone(name, bags):
     network = _build(name)
     alone = PackedBags.from_list(list(bags.features_TD.split(1)))
-    torch.testing.assert_close(network.instance_probabilities(bags), network.probabilities(network(alone)))
+    torch.testing.assert_close(network.instance_probabilities(bags), network.predictions(network(alone)))
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from mhimdist.config import models as model_settings
 from mhimdist.data.bags import PackedBags
 from mhimdist.models import build
 from mhimdist.ops.draws import Draws
+from mhimdist.tasks import Truth
 
 pytestmark = pytest.mark.numeric
 SETTINGS = {
@@ -60,14 +61,14 @@ def _single(bags: PackedBags, b: int) -> PackedBags:
 def test_a_batch_gives_what_single_bags_give_with_dropout_on(name, sizes):
     network, bags, draws = _build(name), _bags(sizes), Draws(seed=3, epoch=2)
     packed = network(bags, draws.keys(bags.ids_B, "student_dropout"))
-    losses_B = network.classification_loss(packed, bags.labels_B)
+    losses_B = network.loss(packed, Truth(bags.labels_B))
     for b in range(len(sizes)):
         single = _single(bags, b)
         alone = network(single, draws.keys(single.ids_B, "student_dropout"))
         torch.testing.assert_close(packed.logits_BC[b], alone.logits_BC[0])
         torch.testing.assert_close(packed.embeddings_BME[b], alone.embeddings_BME[0])
-        torch.testing.assert_close(losses_B[b], network.classification_loss(alone, single.labels_B)[0])
-        torch.testing.assert_close(network.probabilities(packed)[b], network.probabilities(alone)[0])
+        torch.testing.assert_close(losses_B[b], network.loss(alone, Truth(single.labels_B))[0])
+        torch.testing.assert_close(network.predictions(packed)[b], network.predictions(alone)[0])
         if packed.scores_TH is not None:
             torch.testing.assert_close(
                 packed.scores_TH[bags.offsets_B1[b] : bags.offsets_B1[b + 1]], alone.scores_TH
@@ -83,7 +84,7 @@ def test_padding_behind_the_last_bag_changes_nothing(name):
     found = []
     for each in (bags, padded):
         output = network(each, dropout_keys_B)
-        losses_B = network.classification_loss(output, each.labels_B)
+        losses_B = network.loss(output, Truth(each.labels_B))
         gradients = torch.autograd.grad(losses_B.sum(), list(network.parameters()), allow_unused=True)
         found.append([output.logits_BC, output.embeddings_BME, losses_B, *gradients])
     for alone, with_padding in zip(*found, strict=True):
@@ -116,7 +117,7 @@ def test_a_bags_gradient_does_not_reach_the_others(name):
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_loss_of_a_bag_reaches_every_parameter(name):
     network, bags = _build(name), _bags([9])
-    network.classification_loss(network(bags), bags.labels_B).sum().backward()
+    network.loss(network(bags), Truth(bags.labels_B)).sum().backward()
     for key, parameter in network.named_parameters():
         assert parameter.grad is not None, key
         assert parameter.grad.isfinite().all(), key

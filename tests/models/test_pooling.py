@@ -7,6 +7,7 @@ import torch
 from mhimdist.config.models import Pooling
 from mhimdist.data.bags import PackedBags
 from mhimdist.models import build
+from mhimdist.tasks import Truth
 
 pytestmark = pytest.mark.numeric
 
@@ -46,7 +47,7 @@ def test_logits_loss_and_gradients_are_the_formulas(name, sizes):
     labels = [i % 3 for i in range(len(sizes))]
     bags = PackedBags.from_list(features, labels)
     output = network(bags)
-    loss_B = network.classification_loss(output, bags.labels_B)
+    loss_B = network.loss(output, Truth(bags.labels_B))
     loss_B.sum().backward()
 
     parameters = [network.projection.linear.weight, network.projection.linear.bias]

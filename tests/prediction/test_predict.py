@@ -23,7 +23,7 @@ def _by_hand(folders, bags):
     rows = []
     for row in range(len(bags)):
         bag = bags.load([row])
-        rows.append([n.probabilities(n(bag))[0].detach().double().numpy() for n in networks])
+        rows.append([n.predictions(n(bag))[0].detach().double().numpy() for n in networks])
     return np.array(rows)
 
 
@@ -129,7 +129,7 @@ def test_a_case_has_its_own_row(how, trained, shards, tmp_path):
         if how == "union":
             bag = PackedBags.from_list([shards.load(places).features_TD], keys=[case])
             networks = map(mh.load_student, _folds(trained))
-            expected_MC = np.array([n.probabilities(n(bag))[0].detach().double().numpy() for n in networks])
+            expected_MC = np.array([n.predictions(n(bag))[0].detach().double().numpy() for n in networks])
         else:
             expected_MC = getattr(by_hand_NMC[places], how)(0)
         assert row["probability_class-1"] == pytest.approx(expected_MC[:, 1].mean(), abs=1e-6)

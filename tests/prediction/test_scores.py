@@ -53,7 +53,7 @@ def test_the_scores_are_those_of_the_networks(trained, shards, features, tmp_pat
     alone = PackedBags.from_list(list(bag.features_TD.split(1)))
     with torch.no_grad():
         attention_N = torch.stack([network(bag).scores_TH[:, 0].softmax(0) for network in networks]).mean(0)
-        instance_NC = torch.stack([network.probabilities(network(alone)) for network in networks]).mean(0)
+        instance_NC = torch.stack([network.predictions(network(alone)) for network in networks]).mean(0)
     size = len(bag.features_TD)
     np.testing.assert_allclose(table["attention"], attention_N, atol=1e-6)
     assert sum(table["attention"].to_pylist()) == pytest.approx(1, abs=1e-5)

@@ -70,8 +70,8 @@ def test_figures_are_formed_over_folds_then_seeds():
     assert row.spread("auc") == pytest.approx((0.88, 0.05))
     one_seed = Row("it", "strict", [r for r in row.results if r.seed == 0], 2)
     assert one_seed.spread("auc") == pytest.approx((0.83, 0.01))
-    low, high = row.auc_interval
-    assert 0.5 < low < row.pooled_auc < high <= 1
+    low, high = row.interval
+    assert 0.5 < low < row.pooled < high <= 1
 
 
 def test_a_record_says_protocol_folds_seeds_epochs_and_runs():

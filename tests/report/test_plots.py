@@ -59,7 +59,7 @@ def test_curves_of_one_run_equal_its_history(make_sweep: MakeSweep) -> None:
     history = make_sweep().best.history
     for figure, columns in (
         (
-            plots.auc_curves(history),
+            plots.score_curves(history),
             {"student": "student_validation_score", "teacher (EMA)": "teacher_validation_score"},
         ),
         (
@@ -84,9 +84,9 @@ def test_curves_of_one_run_equal_its_history(make_sweep: MakeSweep) -> None:
 def test_what_was_never_measured_or_is_switched_off_is_no_curve() -> None:
     history = [{"epoch": 1, "loss": 0.7, "consistency_loss": 0.0, "student_validation_score": None}]
     assert [trace.name for trace in plots.loss_curves(history).data] == ["total"]
-    assert not plots.auc_curves(history).data
+    assert not plots.score_curves(history).data
     assert not plots.masking_curves(history).data
-    assert not plots.auc_curves([]).data
+    assert not plots.score_curves([]).data
 
 
 def test_final_curves_mark_the_tested_epoch(make_sweep: MakeSweep) -> None:

@@ -144,7 +144,7 @@ def test_recorded_steps_train_as_plain_ones(device, model, changes):
         assert ours.num_instances == theirs.num_instances
         for name in ("num_kept", "masked_high", "masked_low", "masked_random"):
             assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
-        for name in ("total_B", "classification_B", "consistency_B"):
+        for name in ("total_B", "task_B", "consistency_B"):
             torch.testing.assert_close(getattr(ours, name), getattr(theirs, name).detach(), **_close(config))
         assert graphed.momentum == plain.momentum
     _assert_close(graphed, plain, **_close(config))

@@ -141,7 +141,13 @@ def test_a_run_by_graphs_resumes_within_an_epoch_as_if_it_had_never_stopped(reco
     assert not resumed.train_step._graphs, "they would keep NCCL's process group from ending"
     assert resumed.train_step._recorded_update is None
     said = json.loads((tmp_path / LAUNCHING).read_text())
-    assert said == {"device": "cuda:0", "dtype": "float32", "workers": 1, "CUDA graphs": "used"}
+    assert said == {
+        "device": "cuda:0",
+        "dtype": "float32",
+        "workers": 1,
+        "selects by": "AUC",
+        "CUDA graphs": "used",
+    }
 
 
 def test_the_folder_says_why_a_run_has_no_graphs(tmp_path):
@@ -151,5 +157,6 @@ def test_the_folder_says_why_a_run_has_no_graphs(tmp_path):
         "device": "cpu",
         "dtype": "float32",
         "workers": 1,
+        "selects by": "AUC",
         "CUDA graphs": "not used: this needs a CUDA device, and the run is on cpu",
     }

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 
 from mhimdist.statistics import metrics
-from mhimdist.training.model_card import MODEL_CARD, Trained, auc_interval, card, escaped, write_card
+from mhimdist.training.model_card import MODEL_CARD, Trained, card, escaped, score_interval, write_card
 from mhimdist.training.result import PAPER_WARNING, STRICT_NOTE, Result
 
 SCORES = {"auc": 0.9, "accuracy": 0.8, "f1": 0.75, "precision": 0.7, "recall": None, "threshold": 0.4}
@@ -93,7 +93,7 @@ def test_a_card_has_every_section_and_says_what_is_in_the_files():
 def test_the_interval_is_that_of_the_tables():
     result = _result()
     low, high = metrics.auc_interval([result.scores])
-    assert auc_interval([_trained()]) == (low, high)
+    assert score_interval([_trained()]) == (low, high)
     assert f"95 % interval {low:.3f} to {high:.3f}" in card([_trained()], "run")
 
 

@@ -1,0 +1,83 @@
+"""The result of a fold: what its student predicts of the bags that select and test, and how good that is."""
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from mhimdist.config.train import TrainConfig
+from mhimdist.data.bags import BagSource
+from mhimdist.data.splits import Split
+from mhimdist.data.targets import as_cells
+from mhimdist.models import BagModel
+from mhimdist.training.evaluation import Predictions, judge
+from mhimdist.training.history import EpochRecord
+from mhimdist.training.result import OUTSIDE_WEIGHTS, Result
+
+
+def result_of(
+    config: TrainConfig,
+    split: Split,
+    fold: int,
+    network: BagModel,
+    best_epoch: int,
+    history: Sequence[EpochRecord],
+    bags: BagSource,
+    validation: Predictions,
+    test: Predictions | None,
+) -> Result:
+    """The result of a fold.
+
+    Args:
+        config, split: of the fold.
+        fold: its number, counted from 1.
+        network: the student of the selected epoch.
+        best_epoch: that epoch.
+        history: a record per epoch.
+        bags: the data set.
+        validation, test: what the student predicts; None if the fold is not tested.
+    """
+    judged, task = judge(validation, test), network.task
+    fitted = task.fit(validation.judged)
+    return Result(
+        protocol="paper" if split.selects_on_test else "strict",
+        seed=config.seed,
+        fold=fold,
+        config_digest=config.digest(),
+        split_digest=split.digest(),
+        data_digest=bags.digest,
+        num_epochs=len(history),
+        best_epoch=best_epoch,
+        epoch_s=median(record.epoch_s for record in history),
+        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
+        validation=judged["validation"],
+        test=judged.get("test", {}),
+        validation_keys=validation.keys,
+        validation_cases=[bags.cases[row] for row in bags.rows_of(validation.keys)],
+        validation_labels=validation.labels_N.tolist(),
+        keys=test.keys if test else (),
+        cases=[bags.cases[row] for row in bags.rows_of(test.keys)] if test else (),
+        labels=test.labels_N.tolist() if test else (),
+        note=OUTSIDE_WEIGHTS if config.teacher.has_outside_weights else "",
+        missing_classes={
+            name: classes
+            for name, classes in split.missing_classes(bags.keys, bags.labels_N, bags.classes).items()
+            if test is not None or name != "test"
+        }
+        if task.has_classes
+        else {},
+        task=task.record() and task.record() | {"fitted": fitted},
+        **_told(validation, "validation_"),
+        **_told(test, ""),
+    )
+
+
+def _told(predictions: Predictions | None, prefix: str) -> dict[str, Any]:
+    """The fields of a result that hold what is predicted of each bag."""
+    if predictions is None:
+        return {} if prefix else {"probabilities": ()}
+    rows = predictions.predictions_NP.tolist()
+    if predictions.task.has_classes:
+        return {f"{prefix}probabilities": rows}
+    targets = [as_cells(target_K) for target_K in predictions.targets_NK]
+    empty = {} if prefix else {"probabilities": ()}
+    return empty | {f"{prefix}predictions": rows, f"{prefix}targets": targets}
