@@ -1,7 +1,7 @@
-"""What keeps strangers out of Ray: its token is in force, only this user reads it, and nobody gets in without.
+"""What keeps strangers out of Ray: its token is in force, and only this user can read it.
 
-Ray takes every other value of RAY_AUTH_MODE than `token`, in small or capital letters, for "no authentication":
-an empty one, a typo, `none`. So the value is not read here; Ray says what is in force.
+Ray takes every value of RAY_AUTH_MODE but `token`, in small or capital letters, for "no authentication": an
+empty one, a typo, `none`. So the value is not read here; Ray says what is in force.
 """
 
 import os
@@ -10,13 +10,15 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
+from ray import _raylet
 from ray._private import ray_constants
-from ray._raylet import AuthenticationMode, Config, get_authentication_mode
 
 from mhimdist.errors import ClusterError
 
+_ray: Any = _raylet  # compiled, and without types
 _MODE = "RAY_AUTH_MODE"
 _TOKEN_FILE = Path(".ray/auth_token")  # below the user's home, where Ray looks for it
 _ADVICE = (
@@ -34,10 +36,11 @@ def require_token_mode() -> None:
         ClusterError: RAY_AUTH_MODE has a value by which Ray asks for no token.
     """
     os.environ.setdefault(_MODE, "token")
-    Config.initialize("")  # Ray reads the environment once, when it is imported
-    if get_authentication_mode() != AuthenticationMode.TOKEN:
+    _ray.Config.initialize("")  # Ray reads the environment once, when it is imported
+    if _ray.get_authentication_mode() != _ray.AuthenticationMode.TOKEN:
         raise ClusterError(
-            f"{_MODE} is {os.environ[_MODE]!r}, expected 'token': Ray takes it for no authentication, and {_ADVICE}"
+            f"{_MODE} is {os.environ[_MODE]!r}, expected 'token': Ray takes it for no authentication, and "
+            f"{_ADVICE}"
         )
 
 
@@ -60,8 +63,8 @@ def require_closed(address: str, timeout_s: float) -> None:
             if refusal.code() == grpc.StatusCode.UNAUTHENTICATED:
                 return
             raise ClusterError(
-                f"the cluster at {address} should refuse a caller without a token, got {refusal.code().name}: "
-                f"{refusal.details()}"
+                f"the cluster at {address}: expected that it refuses a caller without a token, got "
+                f"{refusal.code().name}: {refusal.details()}"
             ) from None
     raise ClusterError(
         f"the cluster at {address} asks for no token: {_ADVICE}. A head asks for one if it starts with "

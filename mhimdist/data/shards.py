@@ -35,6 +35,7 @@ from mhimdist.data.manifest import (
     MAX_BYTES,
     Manifest,
     missing,
+    parse_arriving,
     settled,
 )
 from mhimdist.data.mapped_shards import MappedShards
@@ -342,8 +343,8 @@ def _look(remote: RemoteFolder) -> tuple[Manifest, dict[str, str]]:
     manifest = Manifest.parse(content, f"{remote.name}/{MANIFEST_NAME}")
     if (sizes := remote.sizes()) is None:
         return manifest, {}
-    names: Sequence[str] = ()
+    names: frozenset[str] = frozenset()
     if ARRIVING_NAME in sizes:
         with suppress(FileNotFoundError):
-            names = remote.read(ARRIVING_NAME, MAX_BYTES).decode(errors="replace").splitlines()
+            names = parse_arriving(remote.read(ARRIVING_NAME, MAX_BYTES), f"{remote.name}/{ARRIVING_NAME}")
     return manifest, manifest.faults_of(sizes, names)

@@ -95,7 +95,9 @@ run(connect)
 """
 OPEN_HEAD = """
 import os, ray, sys
-ray.init(address="local", include_dashboard=False, log_to_driver=False, num_cpus=1, _node_ip_address="127.0.0.1")
+ray.init(
+    address="local", include_dashboard=False, log_to_driver=False, num_cpus=1, _node_ip_address="127.0.0.1"
+)
 print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
 """
