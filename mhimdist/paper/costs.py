@@ -66,7 +66,7 @@ def measure_costs(
             )
             try:
                 with stoppable(experiment):
-                    cost = ray.get(task.remote(config, split, absolute(data), num_threads))
+                    cost = ray.get(task.remote(config, split, absolute(data), num_threads, bags.digest))
             except ray.exceptions.RayError as error:
                 cost = why_lost(error)
             if isinstance(cost, str):
@@ -79,8 +79,8 @@ def measure_costs(
     return costs
 
 
-def _measure(config: TrainConfig, split: Split, data: Location, num_threads: int) -> Cost | str:
+def _measure(config: TrainConfig, split: Split, data: Location, num_threads: int, digest: str) -> Cost | str:
     try:
-        return measure(config, open_bags(data, config.loading), split, num_threads)
+        return measure(config, open_bags(data, config.loading, digest=digest), split, num_threads)
     except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -127,6 +127,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
             absolute(data),
             folder.path / "trials",
             folder.stop_file,
+            data_digest=bags.digest,
         )
         _announce(bags, splits, study, folder, notes, is_found)
         connect(dashboard=sweep.workers > 1)

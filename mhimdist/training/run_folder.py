@@ -18,8 +18,8 @@ from mhimdist import files
 from mhimdist.config.execution import Saving
 from mhimdist.errors import CheckpointError, RunLockedError
 from mhimdist.training import checkpoint
+from mhimdist.training.history import HISTORY as HISTORY
 
-HISTORY = "history.jsonl"
 LOST_LOCK_S = 180.0
 """Seconds to wait for the lock of a process that is dying or was on a lost node: an NFS server keeps the
 locks of a dead client for a lease, typically 90 s."""
