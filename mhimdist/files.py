@@ -196,6 +196,18 @@ def run_folder(given: str | Path, below: Path | None = None) -> Path | None:
     return next((place.absolute() for place in places if place.is_dir()), None)
 
 
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text holds; the one door for text that others may have written.
+
+    Raises:
+        ValueError: it is not JSON, or nests deeper than Python reads.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its lists or objects nest too deep") from None
+
+
 def json_object(path: Path, error: type[MhimdistError]) -> dict[str, Any]:
     """The object that a JSON file holds.
 
@@ -203,7 +215,7 @@ def json_object(path: Path, error: type[MhimdistError]) -> dict[str, Any]:
         MhimdistError: of the type `error`, if the file cannot be read or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise error(f"{path} cannot be read: {problem}") from None
     if not isinstance(content, dict):

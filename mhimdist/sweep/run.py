@@ -118,6 +118,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
             first,
         )
         study = SweepStudy(sweep, space, facts, folder.url, first, folder.owner)
+        folder.check_study(len(study.trials))
         for number, split in enumerate(splits, 1):
             split.save(folder.path / f"split-{number}.json")
         # Trials never open the study, so its password stays in this process.

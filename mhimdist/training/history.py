@@ -1,11 +1,11 @@
 """The history of a run: one record per epoch, each a line of `history.jsonl`."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
+from mhimdist import files
 from mhimdist.errors import CheckpointError
 
 HISTORY = "history.jsonl"
@@ -85,8 +85,8 @@ def read_history(folder: Path) -> list[EpochRecord]:
     file = folder / HISTORY
     try:
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        rows = [json.loads(line) for line in lines]
-    except (ValueError, RecursionError) as error:
+        rows = [files.parse_json(line) for line in lines]
+    except ValueError as error:
         raise CheckpointError(
             f"{file} is damaged ({error}); delete the folder {folder} and run the same command again"
         ) from None

@@ -1,6 +1,5 @@
 """The result of a finished fold: `result.json`."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from mhimdist import files
 from mhimdist.errors import CheckpointError
 from mhimdist.statistics.metrics import Scores
 
@@ -91,9 +91,9 @@ def read_result(file: Path) -> Result:
         CheckpointError: the file is damaged, or another release wrote it.
     """
     try:
-        result = Result(**json.loads(file.read_text(encoding="utf-8")))
+        result = Result(**files.parse_json(file.read_text(encoding="utf-8")))
         _check(result)
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"{file} is not a result of this release ({error}); delete the file and run the same command "
             "again to judge the fold again"
