@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from sklearn.datasets import load_digits
 
 from data_prep.command_line import stoppable
 from data_prep.shard import shard
-from data_prep.writing.writer import appearing_whole
+from data_prep.writing.writer import appearing_whole, working_beside
 from mhimdist.data.remote import Location, is_remote
 from mhimdist.errors import DataError
 from mhimdist.files import Lock, home
@@ -278,8 +277,8 @@ def build(
     """
     _refuse_to_overwrite(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-building-") as folder:
-        source = Path(folder) / "source"
+    with working_beside(out) as folder:
+        source = folder / "source"
         write_features(name, source, seed=seed, scale=scale, bags=bags)
         shard(
             source / "features",

@@ -43,7 +43,7 @@ from mhimdist.report import formats
 from mhimdist.search import first_trials, proposals, samplers
 from mhimdist.search.options import Sweep
 from mhimdist.search.space import SpaceFunction
-from mhimdist.search.storage import hidden, network_filesystem
+from mhimdist.search.storage import hidden, network_filesystem, sqlite_url
 from mhimdist.search.study import SweepStudy
 from mhimdist.sweep.calibration import Planning
 from mhimdist.sweep.driver import SHARE, Driver, one_line
@@ -347,5 +347,5 @@ def trackers(sweep: Sweep) -> list[tune.Callback]:
         return [*found, WandbLoggerCallback(project="mhimdist", group=sweep.name)]
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-    uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{sweep.home.resolve() / 'mlflow.db'}")
+    uri = os.environ.get("MLFLOW_TRACKING_URI", sqlite_url(sweep.home / "mlflow.db"))
     return [*found, MLflowLoggerCallback(tracking_uri=uri, experiment_name=sweep.name)]
