@@ -9,7 +9,6 @@ import argparse
 import csv
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from data_prep.embedded.classes import CLASS_SETS
 from data_prep.embedded.slides import DataSet
 from data_prep.embedded.tasks import TASK_SETS, known_concordance
 from data_prep.shard import shard
-from data_prep.writing.writer import appearing_whole
+from data_prep.writing.writer import appearing_whole, working_beside
 from mhimdist.data.manifest import Manifest
 from mhimdist.data.remote import Location, is_remote
 from mhimdist.errors import DataError
@@ -92,8 +91,8 @@ def build(
     """
     _refuse_to_overwrite(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-building-") as folder:
-        source = Path(folder) / "source"
+    with working_beside(out) as folder:
+        source = folder / "source"
         description = write_features(name, source, seed=seed, scale=scale, bags=bags)
         data_set = DATA_SETS[name]
         shard(

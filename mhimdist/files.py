@@ -157,6 +157,30 @@ def home() -> Path:
     return Path(os.environ.get("MHIMDIST_HOME") or "~/mhimdist").expanduser().absolute()
 
 
+def inside(folder: Path, name: str, what: str, *, error: type[MhimdistError]) -> Path:
+    """The path of a name below a folder: the one door for names that come from a file, a table or an option.
+
+    Args:
+        folder: what the path must stay below.
+        name: the name, with `/` between folders.
+        what: where the name comes from, for messages.
+        error: the type of error to raise.
+
+    Raises:
+        MhimdistError: of the type `error`, if the name is empty, absolute or leads out of the folder.
+    """
+    parts = name.split("/")
+    if "\0" in name or not name or any(part in ("", ".", "..") for part in parts):
+        raise error(f"{what} is {name!r}: expected a name that stays below {folder}")
+    return folder.joinpath(*parts)
+
+
+def first_link(folder: Path, path: Path) -> Path | None:
+    """The first symbolic link on the way from a folder to a path below it; None if there is none."""
+    way = [folder.joinpath(*path.relative_to(folder).parts[: end + 1]) for end in range(len(path.parts))]
+    return next((step for step in way if step.is_symlink()), None)
+
+
 def run_folder(given: str | Path, below: Path | None = None) -> Path | None:
     """An existing folder of results, named by its path, by that below home (runs/it), or by its name (it).
 
@@ -172,6 +196,18 @@ def run_folder(given: str | Path, below: Path | None = None) -> Path | None:
     return next((place.absolute() for place in places if place.is_dir()), None)
 
 
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text holds; the one door for text that others may have written.
+
+    Raises:
+        ValueError: it is not JSON, or nests deeper than Python reads.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its lists or objects nest too deep") from None
+
+
 def json_object(path: Path, error: type[MhimdistError]) -> dict[str, Any]:
     """The object that a JSON file holds.
 
@@ -179,7 +215,7 @@ def json_object(path: Path, error: type[MhimdistError]) -> dict[str, Any]:
         MhimdistError: of the type `error`, if the file cannot be read or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise error(f"{path} cannot be read: {problem}") from None
     if not isinstance(content, dict):

@@ -10,6 +10,7 @@ import pytest
 from forked import fork, status_of
 
 from mhimdist import files
+from mhimdist.errors import DataError
 from mhimdist.files import home
 
 
@@ -141,3 +142,22 @@ def test_a_run_is_named_by_path_by_the_path_below_home_or_by_its_name(tmp_path, 
     (tmp_path / "first").mkdir()
     assert files.run_folder("first") == tmp_path / "first"
     assert files.run_folder("runs/first", tmp_path / "elsewhere") is None
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/../../x", "/etc/passwd", "a//b", "a/.", "a\0b"])
+def test_a_name_that_leads_out_of_its_folder_becomes_no_path(tmp_path, name):
+    with pytest.raises(DataError, match=r"the name is .*: expected a name that stays below"):
+        files.inside(tmp_path, name, "the name", error=DataError)
+
+
+def test_a_name_that_stays_in_its_folder_becomes_a_path(tmp_path):
+    assert files.inside(tmp_path, "a", "it", error=DataError) == tmp_path / "a"
+    assert files.inside(tmp_path, "a/..b/c", "it", error=DataError) == tmp_path / "a/..b/c"
+
+
+def test_the_first_link_below_a_folder_is_found(tmp_path):
+    (tmp_path / "store/a/b").mkdir(parents=True)
+    (tmp_path / "linked").symlink_to(tmp_path / "store")
+    assert files.first_link(tmp_path / "linked", tmp_path / "linked/a/b") is None
+    (tmp_path / "store/a/c").symlink_to(tmp_path)
+    assert files.first_link(tmp_path / "store", tmp_path / "store/a/c/store") == tmp_path / "store/a/c"

@@ -51,7 +51,7 @@ STARTS_RAY = (
 OTHER_TESTS = ("docs/data.md", "docs/export.md")
 """Pages whose blocks another test runs; test_export_page.py those of docs/export.md, commands too."""
 NEEDS_A_CLUSTER = (
-    *("ray up ", "ray down ", "ray dashboard ", "RAY_AUTH_MODE=token ray get-auth-token "),
+    *("ray up ", "ray down ", "ray dashboard ", "(umask 077; RAY_AUTH_MODE=token ray get-auth-"),
     *("nvidia-cuda-mps-control -d", "echo quit | nvidia-cuda-mps-control"),
 )
 OPTIONS_OF_OTHERS = {"--generate", "--working-dir"}  # of Ray's commands

@@ -26,6 +26,8 @@ MAX_HEADER_BYTES = 2**14
 """Most bytes of a .npy header; numpy reads fewer."""
 
 _PIECE_BYTES = 2**20
+_MOST = 2**48
+"""No array is so long; numpy raises errors of many kinds for lengths about 2^63."""
 
 _one_at_a_time = threading.Lock()
 """Guards the parsing of .npy headers: they are Python literals, and in CPython 3.11 threads that parse at the
@@ -182,6 +184,23 @@ def zipped_npy(path: Path, archive: zipfile.ZipFile, record: zipfile.ZipInfo) ->
     return as_a_whole(shape, dtype, load)
 
 
+def zipped_scalar(path: Path, archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> np.ndarray | None:
+    """The one value of a small .npy record, in an array; None if the record holds another number of values.
+
+    Reading it in the open archive matters: to open the file again for each of many records takes a time that
+    grows with the square of their number.
+
+    Raises:
+        DataError: as in `zipped_npy`.
+    """
+    array = zipped_npy(path, archive, record)
+    if array.shape != (1,):
+        return None
+    with archive.open(record) as file:
+        content = file.read()
+    return np.frombuffer(content, array.dtype, 1, len(content) - array.dtype.itemsize).reshape(1)
+
+
 def _npy_header(content: bytes, where: str) -> tuple[tuple[int, ...], np.dtype, Literal["C", "F"], int]:
     """Shape, dtype and order ("C" or "F") of the .npy that begins with this, and the length of its header."""
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -195,6 +214,8 @@ def _npy_header(content: bytes, where: str) -> tuple[tuple[int, ...], np.dtype, 
     shape = tuple(map(int, lengths))  # numpy accepts a bool as an int
     if dtype.hasobject:
         raise DataError(f"{where}: refused, it holds Python objects; expected numbers")
-    if min(shape, default=0) < 0:
-        raise DataError(f"{where}: its header says {shape} {dtype}; expected lengths of at least 0")
+    if not all(0 <= length < _MOST for length in shape) or not dtype.itemsize:
+        raise DataError(
+            f"{where}: its header says {shape} {dtype}; expected numbers, and lengths from 0 to 2^48"
+        )
     return shape, dtype, "F" if column_major else "C", file.tell()

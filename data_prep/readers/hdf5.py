@@ -7,6 +7,7 @@ Compressed chunks are first inflated here, within a limit, because the library i
 Dimensions: D features.
 """
 
+import itertools
 import math
 from collections.abc import Collection
 from functools import cached_property
@@ -26,6 +27,7 @@ _DEFLATE, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000
 _FILTERS = (_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF)
 """The filters that are read: with others, the library may inflate a chunk to any size."""
 
+_MOST_TEXT_BYTES = 2**22
 _MOST_NAMES = 1000
 """So many arrays are named; a hostile file may hold any number."""
 
@@ -50,11 +52,31 @@ def read(path: Path, arrays: Collection[str]) -> dict[Any, Any]:
             dataset = _at(path, file, name)
             if isinstance(dataset, h5py.Dataset):
                 found[name] = _rows(path, name, dataset)
-                attributes |= dict(dataset.attrs)
+                attributes |= _attributes(path, dataset)
         wanted = [name for name in arrays if name not in SIDE_ARRAYS]
         if wanted and all(found.get(name) is None for name in wanted):
             found = {name: found.get(name) for name in _names_of_arrays(file)}
-        return attributes | dict(file.attrs) | found
+        return attributes | _attributes(path, file) | found
+
+
+def _attributes(path: Path, holder: Any) -> dict[str, Any]:
+    """The attributes with one value; others say nothing that is used here.
+
+    Text is stored once and named by any number of values, so lists and many attributes could be a bomb.
+
+    Raises:
+        DataError: their text is too long together.
+    """
+    found: dict[str, Any] = {}
+    num_bytes = 0
+    for name in itertools.islice(holder.attrs, _MOST_NAMES):
+        if math.prod(holder.attrs.get_id(name).shape or ()) != 1:
+            continue
+        value = found[name] = holder.attrs[name]
+        num_bytes += len(value) if isinstance(value, str | bytes) else np.asarray(value).nbytes
+        if num_bytes > _MOST_TEXT_BYTES:
+            raise DataError(f"{path}: refused, its attributes have more than {_MOST_TEXT_BYTES} bytes")
+    return found
 
 
 def _at(path: Path, file: h5py.File, name: str) -> Any:

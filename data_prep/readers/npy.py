@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.readers import damage
-from data_prep.readers.arrays import map_npy, zipped_npy
+from data_prep.readers.arrays import map_npy, zipped_npy, zipped_scalar
 from data_prep.readers.fields import FEATURES, SIDE_ARRAYS
+from mhimdist.errors import DataError
 
 UNNAMED = "arr_0"
 """The array of `np.savez(path, array)`."""
 
 _TEXT_BYTES = 4096
+_MOST_RECORDS = 1000
 
 
 def sidecar_of(path: Path) -> str:
@@ -52,10 +54,17 @@ def read_npz(path: Path, arrays: Collection[str]) -> dict[Any, Any]:
             if record.filename.endswith(".npy")
         }
         found: dict[Any, Any] = dict.fromkeys(records)
+        if len(records) > _MOST_RECORDS:
+            raise DataError(
+                f"{path}: refused, it holds {len(records)} arrays; expected at most {_MOST_RECORDS}"
+            )
         for name, record in records.items():
-            if name in arrays or name == UNNAMED or record.file_size <= _TEXT_BYTES:
-                array = zipped_npy(path, archive, record)
-                found[name] = array.read(0, 1) if array.shape == (1,) else array
+            is_small = record.file_size <= _TEXT_BYTES
+            scalar = zipped_scalar(path, archive, record) if is_small else None
+            if scalar is not None:
+                found[name] = scalar
+            elif is_small or name in arrays or name == UNNAMED:
+                found[name] = zipped_npy(path, archive, record)
     if list(found) == [UNNAMED]:
         return {next(iter(arrays)): found[UNNAMED]}
     return found

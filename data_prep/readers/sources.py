@@ -411,9 +411,8 @@ def _array(value: object, where: str, what: str) -> Tensor | RowReader:
         value = torch.from_numpy(value)
     if not isinstance(value, Tensor):
         raise DataError(f"{where}: expected {what} to be a tensor, got {type(value).__name__}")
-    if value.layout is not torch.strided or value.device.type != "cpu":
-        raise DataError(
-            f"{where}: expected {what} to be a dense tensor, got {value.layout} on {value.device}"
-        )
+    if value.layout is not torch.strided or value.device.type != "cpu" or value.is_nested:
+        kind = "a nested one" if value.is_nested else f"{value.layout} on {value.device}"
+        raise DataError(f"{where}: expected {what} to be a dense tensor, got {kind}")
     value = value.detach()
     return value[0] if has_batch_axis(tuple(value.shape)) else value

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from data_prep.readers import damage
 from data_prep.readers.arrays import RowReader, by_rows, has_batch_axis
 from data_prep.readers.fields import SIDE_ARRAYS
 from data_prep.readers.inflation import refuse_bomb, refuse_inflation
+from mhimdist import files
 from mhimdist.errors import DataError
 
 MARKS = ("zarr.json", ".zgroup", ".zarray")
@@ -44,6 +46,7 @@ def read(path: Path, arrays: Collection[str]) -> dict[Any, Any]:
         found: dict[Any, Any] = dict.fromkeys(node)
         attributes: dict[str, Any] = {}
         for name in arrays:
+            _refuse_links(path, files.inside(path, name.strip("/"), "an array's name", error=DataError))
             if isinstance(array := node.get(name), zarr.Array):
                 found[name] = _rows(path, name, array)
                 attributes |= dict(array.attrs)
@@ -76,6 +79,7 @@ def _rows(path: Path, name: str, array: Any) -> np.ndarray | RowReader:
         numbers[axis] = range(start // reader.step, -(-end // reader.step))
         for place in itertools.product(*numbers):
             chunk = folder / array.metadata.encode_chunk_key(place)
+            _refuse_links(path, chunk)
             if not chunk.is_file():
                 raise DataError(f"{path}: {name} has no file {chunk.relative_to(path)}")
             if compressor is not None:
@@ -87,6 +91,17 @@ def _rows(path: Path, name: str, array: Any) -> np.ndarray | RowReader:
             return reader.read(start, end)
 
     return RowReader(reader.shape, reader.dtype, rows, reader.step)
+
+
+def _refuse_links(store: Path, path: Path) -> None:
+    """Refuse a link within a store: it could lead to any file of the machine. The store itself may be one.
+
+    Raises:
+        DataError: a link is on the way to the path.
+    """
+    link = files.first_link(store, path)
+    if link is not None:
+        raise DataError(f"{store}: refused, {link.relative_to(store)} is a link to {os.readlink(link)!r}")
 
 
 def _compressor(path: Path, name: str, array: Any) -> str | None:

@@ -181,6 +181,22 @@ def appearing_whole(out: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be made or written; the error names `out`.
     """
+    with working_beside(out) as folder:
+        yield folder
+        files.sync(folder)
+        folder.rename(out)
+    files.sync(out.parent)
+
+
+@contextlib.contextmanager
+def working_beside(out: Path) -> Iterator[Path]:
+    """A folder next to `out` for what is only needed meanwhile; it is removed at the end.
+
+    A killed process leaves it, and the next one that works beside `out` removes it.
+
+    Raises:
+        OSError: the folder cannot be made or written; the error names `out`.
+    """
     _remove_abandoned(out.parent)
     place = out.with_name(f".sharding-{uuid.uuid4().hex}")
     folder = place / _MADE
@@ -189,14 +205,11 @@ def appearing_whole(out: Path) -> Iterator[Path]:
         with files.Lock(place / "taken"):
             (place / "taken").rename(place / _LOCK)  # a process that finds it under this name finds it locked
             yield folder
-            files.sync(folder)
-            folder.rename(out)
     except OSError as error:
         raise naming(out, error) from error
     finally:
         with contextlib.suppress(OSError):
             _remove(place)
-    files.sync(out.parent)
 
 
 def _remove_abandoned(parent: Path) -> None:

@@ -3,7 +3,9 @@
 import logging
 import os
 import resource
+import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,12 @@ import psutil
 import ray
 import yaml
 
+from mhimdist.cluster.authentication import (
+    keep_token_private,
+    loopback_only,
+    require_closed,
+    require_token_mode,
+)
 from mhimdist.cluster.local import MAX_TEMP_ROOT_BYTES
 from mhimdist.cluster.nodes import Node, Share, addable_nodes
 from mhimdist.errors import ClusterError
@@ -24,6 +32,8 @@ _ANSWER_TIMEOUT_S = 10.0  # ray.init itself waits for two minutes
 # A worker maps the object store, which takes this share of the memory, and torch beside it.
 _OBJECT_STORE_SHARE, _WORKER_BYTES = 0.3, 8 * 2**30
 
+_accepts_open = False  # whether the user of this process has said --insecure
+
 
 def refuse_open_cluster(*, insecure: bool = False) -> None:
     """Refuse Ray without its token: whoever reached a port could run commands on every node.
@@ -32,18 +42,19 @@ def refuse_open_cluster(*, insecure: bool = False) -> None:
         insecure: the user accepts an open cluster, in a network that nobody else reaches.
 
     Raises:
-        ClusterError: the environment turns Ray's authentication off.
+        ClusterError: with this environment, Ray would ask nobody for a token.
     """
-    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled" and not insecure:
-        raise ClusterError(
-            "RAY_AUTH_MODE is 'disabled', expected 'token': without a token, anyone who reaches a port of "
-            "the cluster can run commands on it. Make a token by `ray get-auth-token --generate`, or give "
-            "--insecure in a network that nobody else reaches"
-        )
+    global _accepts_open
+    _accepts_open = insecure
+    if not insecure:
+        require_token_mode()
 
 
 def connect(*, dashboard: bool = False) -> None:
     """Join the cluster that runs this job; outside a job, start a local one and never join a stranger's.
+
+    A local one listens on the loopback interface only, and other users can neither read its token nor enter
+    the folder of its sockets and logs.
 
     Args:
         dashboard: whether a local cluster has Ray's dashboard. Ray Train asks the dashboard whether a trial
@@ -51,20 +62,50 @@ def connect(*, dashboard: bool = False) -> None:
             released.
 
     Raises:
-        ClusterError: no cluster answers at RAY_ADDRESS, or Ray cannot run within the limit on the processes'
-            address space.
+        ClusterError: no cluster answers at RAY_ADDRESS, the cluster there or Ray here asks for no token, or
+            Ray cannot run within the limit on the processes' address space.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # our own output is a line per run
     if ray.is_initialized():
         return
-    cluster: dict[str, Any] = {}
-    if _is_asked_to_join():
-        _require_answer(os.environ.get("RAY_ADDRESS", ""))
-    else:
-        _require_address_space()
-        cluster = {"address": "local", "include_dashboard": dashboard, "_temp_dir": _temp_dir()}
+    if not _accepts_open:
+        require_token_mode()
+        keep_token_private(create=not _is_asked_to_join())
     # The output of Ray's processes stays in its logs: ours report by results, files and exceptions.
-    ray.init(logging_level=logging.WARNING, log_to_driver=False, **cluster)
+    quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
+    if _is_asked_to_join():
+        _join(os.environ.get("RAY_ADDRESS", ""), quiet)
+        return
+    _require_address_space()
+    with loopback_only():
+        ray.init(
+            address="local",
+            include_dashboard=dashboard,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=_temp_dir(),
+            **quiet,
+        )
+
+
+def _join(address: str, quiet: dict[str, Any]) -> None:
+    _require_answer(address)
+    is_known = address not in ("", "auto")
+    if is_known and not _accepts_open:
+        require_closed(address, _ANSWER_TIMEOUT_S)
+    try:
+        ray.init(**quiet)
+    except ray.exceptions.AuthenticationError as error:
+        raise ClusterError(
+            f"the cluster does not take this process's token ({str(error).splitlines()[0]}): copy its file "
+            "to ~/.ray/auth_token, or name it in RAY_AUTH_TOKEN_PATH"
+        ) from None
+    if is_known or _accepts_open:
+        return
+    try:
+        require_closed(ray.get_runtime_context().gcs_address, _ANSWER_TIMEOUT_S)
+    except ClusterError:
+        ray.shutdown()
+        raise
 
 
 def _require_answer(address: str, timeout_s: float = _ANSWER_TIMEOUT_S) -> None:
@@ -113,13 +154,22 @@ def _require_address_space() -> None:
         )
 
 
-def _temp_dir() -> str | None:
-    """The folder for Ray's files; None leaves Ray its own choice.
+def _temp_dir() -> str:
+    """The folder for Ray's files, in one that only this user can enter: Ray opens its own to everybody.
 
     Batch systems set a TMPDIR that is longer than the path of a Unix socket may be.
     """
     chosen = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-    return None if len(os.fsencode(chosen)) <= MAX_TEMP_ROOT_BYTES else "/tmp/ray"
+    root = Path(chosen if len(os.fsencode(chosen)) <= MAX_TEMP_ROOT_BYTES else "/tmp")
+    private = root / f"mhim-{os.geteuid()}"
+    with suppress(FileExistsError):
+        private.mkdir(mode=0o700, parents=True)
+    found = private.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():  # another user has taken the name
+        private = Path(tempfile.mkdtemp(prefix="mhim-", dir=root))
+    elif found.st_mode & 0o077:
+        private.chmod(0o700)
+    return str(private / "ray")
 
 
 class Nodes:

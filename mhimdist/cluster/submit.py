@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE
 from ray._private.runtime_env.packaging import create_package
 
+from mhimdist.cluster.authentication import keep_token_private
 from mhimdist.cluster.connect import refuse_open_cluster
 from mhimdist.errors import SubmitError
 from mhimdist.process import run
@@ -123,7 +124,7 @@ def main() -> None:
     parser.add_argument(
         "--insecure",
         action="store_true",
-        help="submit even if RAY_AUTH_MODE=disabled leaves the cluster open; give it to the job as well",
+        help="submit even if RAY_AUTH_MODE leaves the cluster open; give it to the job as well",
     )
     parser.add_argument("--check", action="store_true", help="show the upload's size, and submit nothing")
     parser.add_argument("job", help="the script, relative to the working directory, such as jobs/tune_c16.py")
@@ -139,6 +140,7 @@ def main() -> None:
     if given.check:
         return
     os.environ.setdefault("RAY_AUTH_MODE", "token")
+    keep_token_private()
     command = ["job", "submit", "--address", given.address, "--working-dir", str(working_dir)]
     ray = str(Path(sys.executable).parent / "ray")
     os.execv(ray, [ray, *command, "--", "python", given.job, *given.options])

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mhimdist import files
 from mhimdist.config.options import Options
-from mhimdist.errors import RunLockedError
+from mhimdist.errors import ConfigError, RunLockedError
 from mhimdist.files import home
 
 
@@ -72,7 +72,7 @@ class Execution(Options):
     )
     insecure: bool = Field(
         False,
-        description="use Ray even if RAY_AUTH_MODE=disabled opens the cluster to everybody who reaches it",
+        description="use Ray even if RAY_AUTH_MODE opens the cluster to everybody who reaches it",
     )
     keep_last: int = Field(2, ge=1, description="number of newest checkpoints to keep of an unfinished run")
     keep_best: int = Field(
@@ -84,6 +84,12 @@ class Execution(Options):
         if self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError(f"min_workers must be at most workers, {self.workers}, got {self.min_workers}")
         return self
+
+    @field_validator("name")
+    @classmethod
+    def _name_stays_below_runs(cls, name: str) -> str:
+        files.inside(Path("runs"), name, "name", error=ConfigError)
+        return name
 
     @property
     def folder(self) -> Path:

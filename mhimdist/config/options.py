@@ -6,7 +6,7 @@ from copy import copy
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
-from pydantic_settings import CliSettingsSource
+from pydantic_settings import CliSettingsSource, SettingsError
 
 from mhimdist.config.train import TrainConfig, explain
 from mhimdist.errors import ConfigError
@@ -42,16 +42,23 @@ class Options(BaseModel):
                 own = leaves(default.model_dump(exclude_unset=True))
                 about += f" By default, {name} sets {', '.join(f'{k} {v}' for k, v in own)}."
         job = create_model(cls.__name__, __base__=cls, __doc__=about, **fields)
-        given = CliSettingsSource[
-            Any
-        ](
-            job,  # type: ignore[arg-type]  # any pydantic model works
-            cli_parse_args=sys.argv[1:] if arguments is None else arguments,
-            cli_avoid_json=True,
-            cli_hide_none_type=True,
-            cli_implicit_flags=True,
-            cli_kebab_case=True,
-        )()
+        try:
+            given = CliSettingsSource[
+                Any
+            ](
+                job,  # type: ignore[arg-type]  # any pydantic model works
+                cli_parse_args=sys.argv[1:] if arguments is None else arguments,
+                cli_avoid_json=True,
+                cli_hide_none_type=True,
+                cli_implicit_flags=True,
+                cli_kebab_case=True,
+            )()
+        except SettingsError as error:
+            cause = str(error.__cause__ or "")
+            why = str(error) if cause in str(error) else f"{error}: {cause}"
+            raise ConfigError(f"the options cannot be read: {why}") from None
+        except RecursionError:
+            raise ConfigError("the options cannot be read: a value nests too deep") from None
         for name, field in job.model_fields.items():
             if name in given and isinstance(field.default, TrainConfig):
                 try:

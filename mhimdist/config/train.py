@@ -388,12 +388,19 @@ def load_config(tree: Mapping[str, Any]) -> TrainConfig:
             lists the valid keys.
     """
     try:
-        config = TrainConfig.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError("; ".join(explain(item) for item in error.errors())) from None
+        config = _validated(tree)
+    except RecursionError:  # in the validation, or in the words about it
+        raise ConfigError("configuration: its settings nest too deep") from None
     for setting in config.without_effect():
         warnings.warn(f"no effect: {setting}", ConfigWarning, stacklevel=2)
     return config
+
+
+def _validated(tree: Mapping[str, Any]) -> TrainConfig:
+    try:
+        return TrainConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("; ".join(explain(item) for item in error.errors())) from None
 
 
 def explain(item: Any) -> str:

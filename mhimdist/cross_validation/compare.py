@@ -19,7 +19,7 @@ from mhimdist import files
 from mhimdist.cluster.connect import refuse_open_cluster
 from mhimdist.cross_validation.folds import FoldSet, raise_failed
 from mhimdist.cross_validation.options import Candidate, CrossValidation, Experiment
-from mhimdist.data.remote import Location, absolute
+from mhimdist.data.remote import Location, absolute, shown
 from mhimdist.data.sampler import warn_of_larger_bags
 from mhimdist.data.shards import BagShards, open_bags
 from mhimdist.data.splits import Split
@@ -132,7 +132,8 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
                 planned.add(split, fold, seed, protocol, bags)
                 _save_split(split, folder / "splits" / f"{protocol}-seed-{seed}-fold-{fold}.json")
     check_runs(((fold.name, fold.config, fold.split) for fold in planned.missing().values()), bags)
-    files.write_text(folder / "options.json", experiment.model_dump_json(indent=1))
+    options = experiment.model_dump(mode="json") | {"data": shown(experiment.data)}  # a URL may be signed
+    files.write_text(folder / "options.json", json.dumps(options, indent=1))
     files.write_text(folder / "environment.json", json.dumps(environment(experiment.num_threads), indent=1))
     outcomes = planned.found()
     num_found = len(outcomes)

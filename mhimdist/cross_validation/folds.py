@@ -153,7 +153,8 @@ def make_fold(
     )
     digest = digest_of(made_of)
     name = f"{candidate.name}, {protocol}, seed {seed}, fold {fold}"
-    return digest, Fold(name, config, split, fold, fold_folder(folder, fold, seed, digest), is_tested=True)
+    place = fold_folder(folder, fold, seed, digest)
+    return digest, Fold(name, config, split, fold, place, is_tested=True, data_digest=bags.digest)
 
 
 def device_of_runs(execution: Execution, config: TrainConfig) -> torch.device:

@@ -6,6 +6,7 @@ Dimensions: N bags.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -48,6 +49,7 @@ MAX_INFLATION = 100
 SMALL_BYTES = 2**24
 MAX_NAMED = 20
 
+_SHARD = re.compile(r"shard-[0-9]{6,}\.tar")
 _NUMBER_BYTES = 8
 _NUM_LOOKS = 3  # a single append can make two looks disagree with the folder
 _MANIFEST_KEY = b"mhimdist.manifest"
@@ -93,7 +95,7 @@ class ShardFile(_Record):
     """A shard as the manifest lists it: file name, length, sha256 of the whole file, number of bags."""
 
     # The pattern also keeps a forged manifest from naming a file outside its folder.
-    name: Annotated[str, Field(pattern=r"\Ashard-[0-9]{6,}\.tar\z")]
+    name: Annotated[str, Field(pattern=rf"\A{_SHARD.pattern}\z")]
     bytes: Annotated[int, Field(ge=0, lt=2**63)]
     sha256: Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
     num_bags: Annotated[int, Field(ge=1)]
@@ -290,11 +292,28 @@ def settled(look: Callable[[], tuple[Manifest, dict[str, str]]], where: Path | s
 
 
 def arriving(folder: Path) -> frozenset[str]:
-    """The shards that an append, running or killed, has begun to add to a folder."""
+    """The shards that an append, running or killed, has begun to add to a folder.
+
+    Raises:
+        ManifestError: the list names something else than a shard: whoever reads it would move or delete that.
+    """
+    path = folder / ARRIVING_NAME
     try:
-        return frozenset((folder / ARRIVING_NAME).read_text(encoding="utf-8").splitlines())
+        return parse_arriving(path.read_bytes(), path)
     except (FileNotFoundError, NotADirectoryError):
         return frozenset()
+
+
+def parse_arriving(content: bytes, path: Path | str) -> frozenset[str]:
+    """The names in the file of that name, local or remote; raises as `arriving` does."""
+    names = frozenset(content.decode(errors="replace").splitlines())
+    for name in sorted(names):
+        if not _SHARD.fullmatch(name):
+            raise ManifestError(
+                f"{path}: expected names of shards, got {name[:100]!r}: an append did not write this file; "
+                "delete it"
+            )
+    return names
 
 
 def _read_table(content: bytes, path: Path | str) -> tuple[DatasetInfo, pa.Table]:

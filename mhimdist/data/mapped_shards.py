@@ -3,6 +3,7 @@
 import mmap
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,14 +19,45 @@ FETCHING_THREADS = 4
 """Number of remote shards that are fetched at once."""
 
 MAX_OPEN_SHARDS = 256
-"""Most shards mapped at once: each holds a file descriptor, and by default a process may have 1,024."""
+"""Most shards mapped at once: each holds two file descriptors, and by default a process may have 1,024."""
+
+
+class _Mapped:
+    """A mapped file, and its state when it was mapped; it keeps the file open, to see whether it changes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        # ACCESS_COPY, because torch warns about buffers that it cannot write to.
+        self.bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        self._descriptor = os.dup(file.fileno())
+        self._state = self._look()
+
+    def _look(self) -> tuple[int, int]:
+        found = os.fstat(self._descriptor)
+        return found.st_size, found.st_mtime_ns
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the file was written to or cut since it was mapped."""
+        return self._look() != self._state
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
 
 
 class MappedShards:
     """The shards of a folder by name; remote ones are first fetched into this node's cache.
 
+    A map shows what is in the file now. If a file is cut, the system ends a process that reads behind its end
+    with SIGBUS; if it is overwritten, checked bytes become others. So every read first asks the system, which
+    takes about a microsecond, whether the file has changed. What is left: a bag that a step computes on at
+    the very moment of the cut, since a single bag is not copied. On NFS the answer is as old as the attribute
+    cache, by default up to a minute.
+
     Attributes:
         cache: the cache for remote shards; None until a shard needs it.
+        changes: how often each shard has changed since it was first mapped; what was known of its bytes
+            holds no longer.
     """
 
     def __init__(
@@ -39,11 +71,12 @@ class MappedShards:
             cache: cache for remote shards; None for a `ShardCache` with its defaults.
         """
         self._folder, self.cache = folder, cache
+        self.changes: Counter[str] = Counter()
         self._files = {shard.name: shard for shard in shards}
-        self._maps: dict[str, mmap.mmap] = {}
+        self._maps: dict[str, _Mapped] = {}
 
     def map(self, name: str) -> mmap.mmap:
-        """The bytes of a shard, mapped on first use.
+        """The bytes of a shard, mapped on first use, and again if the file has changed since.
 
         There is no lock: two threads may both map a shard, and one of the two maps is dropped.
 
@@ -53,11 +86,14 @@ class MappedShards:
             ConfigError, RemoteDataError: as in `ShardCache.open`.
         """
         mapped = self._maps.get(name)
+        if mapped is not None and mapped.is_changed:
+            self._maps.pop(name, None)
+            self.changes[name] += 1
+            mapped = None
         if mapped is None:
             with self._open(self._files[name]) as file:
-                # ACCESS_COPY, because torch warns about buffers that it cannot write to.
                 try:
-                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+                    mapped = _Mapped(file)
                 except OSError as error:
                     num_bytes = memory.gib(self._files[name].bytes)
                     raise DataError(
@@ -66,7 +102,7 @@ class MappedShards:
             self._maps[name] = mapped
             for oldest in tuple(self._maps)[:-MAX_OPEN_SHARDS]:
                 self._maps.pop(oldest, None)
-        return mapped
+        return mapped.bytes
 
     @property
     def folder(self) -> str:

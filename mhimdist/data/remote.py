@@ -6,6 +6,8 @@ command, and chained URLs could hide one.
 
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +27,14 @@ CHUNK_BYTES = 8 << 20
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):(?!\\)")
 
 
+_PROBED = ("abfs", "abfss", "gs", "gcs")
+_PROBE_S = 15
+_PROBING = (
+    "import sys; from pyarrow import fs; files, root = fs.FileSystem.from_uri(sys.stdin.read()); "
+    "files.get_file_info(root)"
+)
+
+
 def is_remote(location: Location) -> bool:
     """Whether a location is a URL; an existing folder of exactly this name is not.
 
@@ -38,11 +48,11 @@ def is_remote(location: Location) -> bool:
         return False
     if scheme not in ARROW_SCHEMES + FSSPEC_SCHEMES or "://" not in location or "::" in location:
         raise ConfigError(
-            f"data {_shown(location)!r}: expected a folder or a URL of "
+            f"data {shown(location)!r}: expected a folder or a URL of "
             f"{', '.join(ARROW_SCHEMES + FSSPEC_SCHEMES)}"
         )
     if "@" in urlsplit(location).netloc and scheme not in ("abfs", "abfss", "sftp"):
-        raise ConfigError(f"data {_shown(location)!r}: credentials belong in the environment, not in a URL")
+        raise ConfigError(f"data {shown(location)!r}: credentials belong in the environment, not in a URL")
     return True
 
 
@@ -76,13 +86,17 @@ class RemoteFolder:
         """
         if not is_remote(url):
             raise ConfigError(f"data {url!r}: expected a URL")
-        self.name = _shown(url)
+        self.name = shown(url)
         self._scheme = url.split(":", 1)[0].lower()
         try:
+            if self._scheme in _PROBED:
+                _probe(url.rstrip("/"), self._scheme)
             if self._scheme in ARROW_SCHEMES:
                 self._files, self._root = pafs.FileSystem.from_uri(url.rstrip("/"))
             else:
                 self._files, self._root = _fsspec(url.rstrip("/"))
+        except RemoteDataError:
+            raise
         except ImportError as error:
             raise ConfigError(
                 f"data {self.name!r}: the library for {self._scheme} is not installed: {error}"
@@ -167,11 +181,37 @@ def _fsspec(url: str) -> tuple[Any, str]:
     return fsspec.core.url_to_fs(url, **options)
 
 
-def _shown(url: str) -> str:
+def _probe(url: str, scheme: str) -> None:
+    """Ask a store once, in another process: without credentials, Azure's library aborts the process that asks,
+    and without a network, Google's tries for many minutes.
+
+    Raises:
+        RemoteDataError: it does not answer.
+    """
+    if scheme in ("gs", "gcs") and "retry_limit_seconds" not in url:
+        url += f"{'&' if '?' in url else '?'}retry_limit_seconds={_PROBE_S}"
+    try:
+        # By stdin, because everybody on the machine sees a process's arguments.
+        done = subprocess.run(
+            [sys.executable, "-c", _PROBING], input=url, capture_output=True, text=True, timeout=4 * _PROBE_S
+        )
+    except subprocess.TimeoutExpired:
+        raise RemoteDataError(f"{shown(url)} does not answer within {4 * _PROBE_S} s") from None
+    if done.returncode:
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        reason = next(
+            (line for line in said if line.startswith("what():")), said[-1] if said else "no reason"
+        )
+        raise RemoteDataError(
+            f"{shown(url)} cannot be reached: {shown(reason)}; are there a network and credentials for it?"
+        )
+
+
+def shown(url: str) -> str:
     """A URL without its possible secrets, password and query."""
     head = url.split("?", 1)[0]
     return re.sub(r"//[^/@]*@", "//***@", head)
 
 
 def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {_shown(' '.join(str(error).split()))}"
+    return f"{type(error).__name__}: {shown(' '.join(str(error).split()))}"

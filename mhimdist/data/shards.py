@@ -35,13 +35,14 @@ from mhimdist.data.manifest import (
     MAX_BYTES,
     Manifest,
     missing,
+    parse_arriving,
     settled,
 )
 from mhimdist.data.mapped_shards import MappedShards
 from mhimdist.data.remote import Location, RemoteFolder, absolute, is_remote
 from mhimdist.data.shard_cache import ShardCache
 from mhimdist.data.targets import TaskInfo
-from mhimdist.errors import ConfigError, CorruptShard, DataError
+from mhimdist.errors import ConfigError, CorruptShard, DataError, ManifestError
 
 
 class BagShards:
@@ -82,7 +83,8 @@ class BagShards:
             folder: folder of `manifest.parquet` and the shards, local or as a URL that `data.remote` accepts;
                 remote shards are fetched to this node on their first read.
             verify: "first_read" checks a member's crc32 and array header the first time that this process
-                reads it; "never" trusts the files (fetched ones are checked whole on arrival).
+                reads it, and again after the file has changed; "never" trusts the files (fetched ones are
+                checked whole on arrival).
             shard_cache: cache for remote shards; None for a `ShardCache` with its defaults.
 
         Raises:
@@ -127,13 +129,13 @@ class BagShards:
             }
             for kind in ("features", "coords", "instance_labels", "json")
         }
-        self._verified: set[tuple[str, int]] = set()
+        self._verified: set[tuple[str, int, int]] = set()
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __reduce__(self) -> tuple[Callable[[], "BagShards"], tuple[()]]:
-        return partial(BagShards, self._location, verify=self.verify, shard_cache=self._mapped.cache), ()
+        return partial(_again, self._location, self.verify, self._mapped.cache, self.digest), ()
 
     def rows_of(self, keys: Sequence[str]) -> np.ndarray:
         """Row numbers of bags, int64.
@@ -284,7 +286,8 @@ class BagShards:
         """The mapped shard of a member and the start of its array data; checks it if `verify` asks for it."""
         mapped = self._mapped.map(self._shards[row])
         offset, num_bytes, crc32 = (int(values_N[row]) for values_N in self._members[kind].values())
-        if self.verify == "first_read" and (kind, row) not in self._verified:
+        checked = kind, row, self._mapped.changes[self._shards[row]]
+        if self.verify == "first_read" and checked not in self._verified:
             where = f"{self.folder}/{self._shards[row]}: {self.keys[row]}.{EXTENSIONS[kind]}"
             if mapped[offset : offset + NPY_HEADER_BYTES] != npy_header(dtype, shape):
                 raise CorruptShard(f"{where}: expected the header of an array of {shape} {dtype.name}")
@@ -292,7 +295,7 @@ class BagShards:
                 got = zlib.crc32(payload)
             if got != crc32:
                 raise CorruptShard(f"{where}: expected crc32 {crc32:08x}, got {got:08x}")
-            self._verified.add((kind, row))
+            self._verified.add(checked)
         return mapped, offset + NPY_HEADER_BYTES
 
 
@@ -303,16 +306,42 @@ def _json_object(content: bytes, where: str) -> dict[str, Any]:
     raise CorruptShard(f"{where}: expected a JSON object")
 
 
-@lru_cache(maxsize=1)
-def open_bags(location: Location, loading: Loading | None = None) -> BagShards:
+def open_bags(location: Location, loading: Loading | None = None, *, digest: str | None = None) -> BagShards:
     """Open a data set as a configuration says; the process keeps the last one, its maps and its checks.
 
     Warns if a node's cache cannot keep all shards of a remote data set.
 
+    Args:
+        location: as in `BagShards`.
+        loading: how it is loaded; None for the defaults.
+        digest: the data set's digest, if another process has opened it for the same work.
+
     Raises:
         ConfigError: the cache cannot keep even the largest shard; otherwise as in `BagShards`.
-        ManifestError, RemoteDataError: as in `BagShards`.
+        ManifestError: as in `BagShards`, or the digest is another one.
+        RemoteDataError: as in `BagShards`.
     """
+    return _require_digest(_open(location, loading), digest)
+
+
+def _require_digest(bags: BagShards, digest: str | None) -> BagShards:
+    if digest not in (None, bags.digest):
+        raise ManifestError(
+            f"{bags.folder} has changed since this command opened it: expected the data set {digest}, got "
+            f"{bags.digest}; put the old one back, or start the work on the new one under another name"
+        )
+    return bags
+
+
+def _again(
+    location: Location, verify: Literal["first_read", "never"], cache: ShardCache | None, digest: str
+) -> BagShards:
+    """Open a data set in another process, which got its place from this one."""
+    return _require_digest(BagShards(location, verify=verify, shard_cache=cache), digest)
+
+
+@lru_cache(maxsize=1)
+def _open(location: Location, loading: Loading | None) -> BagShards:
     loading = loading or Loading()
     if not is_remote(location):
         return BagShards(location, verify=loading.verify)
@@ -350,8 +379,8 @@ def _look(remote: RemoteFolder) -> tuple[Manifest, dict[str, str]]:
     manifest = Manifest.parse(content, f"{remote.name}/{MANIFEST_NAME}")
     if (sizes := remote.sizes()) is None:
         return manifest, {}
-    names: Sequence[str] = ()
+    names: frozenset[str] = frozenset()
     if ARRIVING_NAME in sizes:
         with suppress(FileNotFoundError):
-            names = remote.read(ARRIVING_NAME, MAX_BYTES).decode(errors="replace").splitlines()
+            names = parse_arriving(remote.read(ARRIVING_NAME, MAX_BYTES), f"{remote.name}/{ARRIVING_NAME}")
     return manifest, manifest.faults_of(sizes, names)

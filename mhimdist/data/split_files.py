@@ -1,12 +1,12 @@
 """Split files, ours and those of other projects: on which slides or cases each fold trains and tests."""
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mhimdist import files
 from mhimdist.errors import SplitError
 from mhimdist.tables.cells import is_missing
 from mhimdist.tables.columns import CASE, SLIDE, Kind, find, headed, known_names, plain
@@ -62,7 +62,7 @@ def folds_in(path: Path) -> dict[str, Sets]:
             raise ValueError("it holds no folds")
     except SplitError as error:
         raise SplitError(f"{error}; {EXPECTED}") from None
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise SplitError(
             f"{path} does not hold a split into train, validation and test: {error}; {EXPECTED}"
         ) from None
@@ -331,7 +331,7 @@ def _of_json(path: Path) -> dict[str, Sets]:
     content = path.read_bytes()
     if content.startswith(LFS_POINTER):
         raise ValueError("it is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`")
-    return dict(_json_folds(json.loads(content)))
+    return dict(_json_folds(files.parse_json(content)))
 
 
 def _json_folds(content: Any) -> Iterator[tuple[str, Sets]]:

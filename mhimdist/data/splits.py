@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
 
+from mhimdist import files
 from mhimdist.data.shards import BagShards
 from mhimdist.data.split_files import Bags, folds_in
 from mhimdist.errors import SplitError
@@ -148,7 +149,7 @@ class Split:
             SplitError: the file does not hold a split.
         """
         try:
-            return cls._of(json.loads(path.read_text(encoding="utf-8")))
+            return cls._of(files.parse_json(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise SplitError(
                 f"{path} does not hold a split into train, validation and test: {error}"

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -170,7 +170,7 @@ def _train_in_worker(loop_config: dict[str, _WorkerTask]) -> None:
                 return  # Ray has started it again after an error that would only recur
             run_fold(
                 fold,
-                open_bags(task.data, fold.config.loading),
+                open_bags(task.data, fold.config.loading, digest=fold.data_digest),
                 task.cache,
                 max(1, int(group.cpus)),
                 workers=workers,
@@ -188,9 +188,10 @@ def _train_in_worker(loop_config: dict[str, _WorkerTask]) -> None:
 
 
 def _raise_what_a_worker_said(folder: Path) -> None:
-    with suppress(FileNotFoundError):
-        said = json.loads((folder / _WORKER_ERROR_FILE).read_text(encoding="utf-8"))
-        raise getattr(errors, said["type"])(said["message"])
+    file = folder / _WORKER_ERROR_FILE
+    if file.exists():
+        said = files.json_object(file, errors.WorkerLostError)
+        raise getattr(errors, str(said.get("type")), errors.WorkerLostError)(said.get("message"))
 
 
 @contextmanager

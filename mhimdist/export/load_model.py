@@ -427,7 +427,7 @@ def read_header(file: str | Path) -> dict[str, Any]:
         entries = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         said = entries.get("__metadata__") or {}
         document = json.loads(said["mhimdist"]) if "mhimdist" in said else {}
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise ExportError(f"{file}: expected an export of mhimdist, cannot read one: {error}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ExportError(f"{file}: expected an export of mhimdist, got a file without its header")

@@ -8,7 +8,6 @@ shown; a finished fold keeps none.
 Dimensions: N patches of a slide.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mhimdist import ops
+from mhimdist import files, ops
 from mhimdist.config.train import Masking, TrainConfig
 from mhimdist.data.bags import PackedBags
 from mhimdist.data.format import escape_key
@@ -48,7 +47,7 @@ class Masks:
             CheckpointError: the folder is no run, does not mask, or has kept no checkpoint.
         """
         try:
-            tree = json.loads((run / "config.json").read_text(encoding="utf-8"))
+            tree = files.parse_json((run / "config.json").read_text(encoding="utf-8"))
             self.config = TrainConfig.model_validate(tree)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{run} is not the folder of a run: {error}") from None

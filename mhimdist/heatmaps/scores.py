@@ -3,7 +3,6 @@
 Dimensions: N patches of a slide, 2 the coordinates x and y.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mhimdist import files
 from mhimdist.errors import DataError
 from mhimdist.tables.parquet_pages import claims_of
 
@@ -145,7 +145,7 @@ def _about(path: Path, metadata: Mapping[bytes, bytes]) -> About:
     if METADATA_KEY not in metadata:
         raise DataError(f"{path} is not a file of scores: its schema lacks the metadata 'mhimdist'")
     try:
-        return About.model_validate(json.loads(metadata[METADATA_KEY]))
+        return About.model_validate(files.parse_json(metadata[METADATA_KEY]))
     except (ValidationError, ValueError) as error:
         reason = str(error)
         if isinstance(error, ValidationError):

@@ -6,6 +6,7 @@ is recognised by what is left of the names without it.
 """
 
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -59,11 +60,31 @@ def read_tensors(path: Path, which: Role) -> dict[str, Tensor]:
     elif not is_of_role:
         tensors = of_teacher
     if tensors:
+        _refuse_odd(path, tensors)
         return tensors
     got = type(content).__name__
     if entries:
         got = f"named {', '.join(map(str, list(entries)[:MAX_NAMED]))}"
     raise CheckpointError(f"{path}: expected the weights of the {which}, found none (got {got})")
+
+
+def _refuse_odd(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are no plain numbers in memory, one for each place of the tensor.
+
+    Raises:
+        CheckpointError: one is nested, sparse, quantised, complex or without data, or claims more numbers
+            than it stores.
+    """
+    for name, value in tensors.items():
+        if value.is_nested or value.layout is not torch.strided or value.is_meta or value.is_quantized:
+            kind = "a nested tensor" if value.is_nested else f"{value.layout} {value.dtype} on {value.device}"
+        elif value.is_complex():
+            kind = f"{value.dtype}"
+        elif value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            kind = f"shape {tuple(value.shape)}, more numbers than the file stores"
+        else:
+            continue
+        raise CheckpointError(f"{path}: {name}: expected a dense tensor of real numbers, got {kind}")
 
 
 def without_prefix(tensors: Mapping[str, Tensor], names: Collection[str]) -> tuple[dict[str, Tensor], int]:
@@ -121,7 +142,10 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix.lower() == ".safetensors":
             return load_file(path)
+        _refuse_compressed(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: expected a checkpoint, cannot read one: {error}") from None
     except Exception as error:  # a damaged file can make torch's reader raise any error
@@ -133,6 +157,24 @@ def _read(path: Path) -> Any:
         raise CheckpointError(
             f"{path}: expected a checkpoint of torch, got a damaged file or one of another format"
         ) from None
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Refuse a zip whose records inflate to any size: torch writes them as they are.
+
+    Raises:
+        CheckpointError: a record is compressed, or the records overlap.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # torch.save before 1.6, whose tensors are as long as in the file
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+        raise CheckpointError(
+            f"{path}: refused, it holds compressed records, which torch.save does not write"
+        )
+    if sum(record.file_size for record in records) > path.stat().st_size:
+        raise CheckpointError(f"{path}: refused, its records claim more bytes than the file has")
 
 
 def _refuse_what_is_no_checkpoint(path: Path) -> None:

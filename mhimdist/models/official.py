@@ -214,7 +214,7 @@ def _check(
     projection, head_bias = weights.get("projection.linear.weight"), weights.get("head.bias")
     expected = build(
         settings,
-        num_features=projection.shape[-1] if projection is not None else 1,
+        num_features=projection.shape[-1] if projection is not None and projection.ndim == 2 else 1,
         num_classes=len(head_bias) if head_bias is not None and head_bias.ndim else 1,
         seed=0,
     ).state_dict()

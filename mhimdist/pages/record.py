@@ -10,6 +10,8 @@ from markupsafe import Markup
 
 import mhimdist
 from mhimdist.config.options import leaves
+from mhimdist.errors import ReportError
+from mhimdist.files import json_object
 from mhimdist.pages.subject import Subject
 from mhimdist.report import blocks, formats
 from mhimdist.report.blocks import Cell, Section
@@ -160,6 +162,6 @@ def _launching(subject: Subject) -> dict[str, str]:
         for fold in each.folds:
             file = fold.folder / "launching.json"
             if file.exists():
-                found = json.loads(file.read_text(encoding="utf-8"))
+                found = json_object(file, ReportError)
                 return {f"Training: {name}": str(value) for name, value in found.items()}
     return {}

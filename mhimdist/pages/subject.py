@@ -3,7 +3,6 @@
 Only JSON and Parquet are read; no network is loaded.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -254,7 +253,7 @@ def _history(file: Path) -> History:
     rows = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         try:
-            row = json.loads(line)
+            row = files.parse_json(line)
         except ValueError as error:
             raise ReportError(f"{file}, line {number}: expected the record of an epoch: {error}") from None
         if not isinstance(row, dict):

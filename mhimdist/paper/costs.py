@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 
 import ray
 from rich import get_console
@@ -16,6 +17,7 @@ from mhimdist.data.remote import Location, absolute
 from mhimdist.data.shards import open_bags
 from mhimdist.data.splits import Split
 from mhimdist.distributed.fold_tasks import stoppable, why_lost
+from mhimdist.errors import MhimdistError
 from mhimdist.training.cost import Cost, measure
 from mhimdist.training.first_stage import made_with
 
@@ -55,7 +57,8 @@ def measure_costs(
             num_threads,
         )
         file = folder / f"{digest_of(made_of)}.json"
-        if not file.exists():
+        found = _read(file)
+        if found is None:
             connect()
             share = share_of(experiment.cpus_per_run, experiment.gpus_per_run)
             # A process that has trained another network still holds its memory. A runtime environment that
@@ -66,7 +69,7 @@ def measure_costs(
             )
             try:
                 with stoppable(experiment):
-                    cost = ray.get(task.remote(config, split, absolute(data), num_threads))
+                    cost = ray.get(task.remote(config, split, absolute(data), num_threads, bags.digest))
             except ray.exceptions.RayError as error:
                 cost = why_lost(error)
             if isinstance(cost, str):
@@ -75,12 +78,21 @@ def measure_costs(
                 continue
             files.write_text(file, json.dumps(asdict(cost), allow_nan=False))
             get_console().print(f"cost of {name}: {cost.train_s:.1f} s per epoch", highlight=False)
-        costs[name] = Cost(**json.loads(file.read_text()))
+            found = cost
+        costs[name] = found
     return costs
 
 
-def _measure(config: TrainConfig, split: Split, data: Location, num_threads: int) -> Cost | str:
+def _read(file: Path) -> Cost | None:
+    """An earlier measurement; None if there is none, or a damaged one."""
     try:
-        return measure(config, open_bags(data, config.loading), split, num_threads)
+        return Cost(**files.json_object(file, MhimdistError))
+    except (MhimdistError, TypeError):
+        return None
+
+
+def _measure(config: TrainConfig, split: Split, data: Location, num_threads: int, digest: str) -> Cost | str:
+    try:
+        return measure(config, open_bags(data, config.loading, digest=digest), split, num_threads)
     except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())}"

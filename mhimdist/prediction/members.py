@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mhimdist import files
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.splits import Split
 from mhimdist.errors import CheckpointError, ConfigError
@@ -120,7 +121,7 @@ def _read(folder: Path) -> Member:
     """A network as its folder describes it; its weights are checked but not kept.
 
     Raises:
-        CheckpointError: it is damaged, or from an earlier release.
+        CheckpointError: it or its result is damaged, or from an earlier release.
     """
     path = folder / BEST_STUDENT
     _, state = checkpoint.load(path)
@@ -131,7 +132,7 @@ def _read(folder: Path) -> Member:
     config = TrainConfig.model_validate(state["config"])
     result: dict[str, Any] = {}
     if (folder / RESULT_FILE).is_file():
-        result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+        result = files.json_object(folder / RESULT_FILE, CheckpointError)
     validation, task = result.get("validation") or {}, restored(state.get("task"), state["classes"])
     protocol = result.get("protocol", "unknown")
     threshold = state.get("threshold")

@@ -55,9 +55,9 @@ class Records:
         if not lines:
             return
         try:
-            before = json.loads(lines[0])
+            before = files.parse_json(lines[0])
             for line in lines[1:]:
-                row = json.loads(line)
+                row = files.parse_json(line)
                 self.probabilities[tuple(row["rows"])] = np.array(row["probabilities"], np.float64)
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(

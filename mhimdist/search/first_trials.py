@@ -1,11 +1,11 @@
 """The trials that a sweep begins with: its base, the authors' settings, the best of an earlier sweep."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from optuna.trial import TrialState
 
+from mhimdist import files
 from mhimdist.config.presets import PRESETS, preset
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.splits import Split
@@ -86,7 +86,7 @@ def best_of_earlier(sweep: Sweep, splits: Sequence[Split], case_of: Mapping[str,
     folder = sweep.home.resolve() / sweep.warm_from
     what = f"warm_from {sweep.warm_from} ({folder})"
     try:
-        earlier = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+        earlier = files.parse_json((folder / "sweep.json").read_text(encoding="utf-8"))
         url, name = str(earlier["url"]), str(earlier["name"])
     except (OSError, ValueError, KeyError) as error:
         raise SweepError(f"{what} is not a sweep's folder: {error}") from None

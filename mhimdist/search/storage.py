@@ -38,7 +38,9 @@ class Owner(NamedTuple):
 
 def sqlite_url(path: Path) -> str:
     """The URL by which Optuna and optuna-dashboard open a study's file."""
-    return f"sqlite:///{path.resolve()}"
+    # Otherwise "?" would begin the URL's options, and "%41" mean "A".
+    plain = str(path.resolve()).replace("%", "%25").replace("?", "%3F")
+    return f"sqlite:///{plain}"
 
 
 def hidden(url: str) -> str:

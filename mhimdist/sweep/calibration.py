@@ -147,17 +147,26 @@ def calibrate(task: Task) -> Calibration:
     )
     name = hashlib.blake2b(json.dumps(made_of).encode(), digest_size=8).hexdigest()
     file = sweep.home.resolve() / "cache" / "calibration" / f"{name}.json"
-    if file.exists():
-        found = Calibration(**json.loads(file.read_text()))
-    else:
+    found = _read(file)
+    if found is None:
         found = _measure(sweep, bags, task.splits[0])
         file.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(file, json.dumps(asdict(found)))
     if found.slowdown is None and planner.is_gpu_shared(sweep, found):
-        beside_s = side_by_side.epoch_s(task.data, sweep.train, task.splits[0], sweep.num_threads)
+        beside_s = side_by_side.epoch_s(
+            task.data, sweep.train, task.splits[0], sweep.num_threads, bags.digest
+        )
         found = replace(found, slowdown=max(1.0, beside_s / found.epoch_s))
         files.write_text(file, json.dumps(asdict(found)))
     return found
+
+
+def _read(file: Path) -> Calibration | None:
+    """An earlier measurement; None if there is none, or a damaged one."""
+    try:
+        return Calibration(**files.json_object(file, SweepError))
+    except (SweepError, TypeError):
+        return None
 
 
 def _device(config: TrainConfig) -> tuple[str, int]:

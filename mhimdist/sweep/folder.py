@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -39,6 +40,10 @@ CHANGEABLE = frozenset(
 """Options that do not change a trial's value: a sweep may be resumed with others."""
 
 
+class ClockWarning(UserWarning):
+    """The seconds of a sweep's earlier starts are lost."""
+
+
 class SweepFolder:
     """The folder of one sweep, for the process that drives it.
 
@@ -64,11 +69,18 @@ class SweepFolder:
 
     @property
     def owner(self) -> storage.Owner:
-        """The owner that this folder's study must name; `claim` comes first."""
-        return storage.Owner(self._read()["id"], str(self.path), is_alone=self.sweep.storage is None)
+        """The owner that this folder's study must name; `claim` comes first.
+
+        Raises:
+            SweepError: the folder's identity file is damaged.
+        """
+        found = self._read().get("id")
+        if not isinstance(found, str):
+            raise SweepError(f"{self.path / IDENTITY_FILE} is damaged: it does not say the sweep's id")
+        return storage.Owner(found, str(self.path), is_alone=self.sweep.storage is None)
 
     def _read(self) -> dict[str, Any]:
-        return json.loads((self.path / IDENTITY_FILE).read_text(encoding="utf-8"))
+        return files.json_object(self.path / IDENTITY_FILE, SweepError)
 
     def claim(self, made_of: Mapping[str, Any], first: Sequence[Params]) -> bool:
         """Begin the sweep's folder, or check that it holds this sweep.
@@ -129,6 +141,23 @@ class SweepFolder:
             )
         return True
 
+    def check_study(self, num_trials: int) -> None:
+        """Refuse a study that has lost trials whose folders are here: their numbers would be given again.
+
+        Args:
+            num_trials: number of trials that the study knows.
+
+        Raises:
+            SweepError: the study was emptied, or an older copy was put in its place.
+        """
+        numbers = [int(each.name) for each in (self.path / "trials").glob("[0-9]*") if each.name.isdigit()]
+        if num_trials <= max(numbers, default=-1):
+            raise SweepError(
+                f"{storage.hidden(self.url)} has {num_trials} trials, but {self.path / 'trials'} holds those "
+                f"up to number {max(numbers)}: the study was emptied or replaced. Put the right one back, "
+                "give another --name, or --fresh to delete the sweep"
+            )
+
     @property
     def stop_file(self) -> Path:
         """A file that asks all trials, on whichever node, to save themselves and end."""
@@ -161,7 +190,17 @@ class SweepFolder:
     def elapsed_s(self) -> float:
         """Wall-clock seconds of all starts of the sweep together, without its final runs."""
         file = self.path / _CLOCK_FILE
-        return json.loads(file.read_text())["elapsed_s"] if file.exists() else 0.0
+        if not file.exists():
+            return 0.0
+        try:
+            return float(files.json_object(file, SweepError)["elapsed_s"])
+        except (SweepError, KeyError, TypeError, ValueError):
+            warnings.warn(
+                f"{file} is damaged: the seconds of the sweep's earlier starts are not counted",
+                ClockWarning,
+                stacklevel=2,
+            )
+            return 0.0
 
     def clock(self) -> "Clock":
         """A clock that adds this start to `elapsed_s`."""

@@ -43,7 +43,7 @@ from mhimdist.report import formats
 from mhimdist.search import first_trials, proposals, samplers
 from mhimdist.search.options import Sweep
 from mhimdist.search.space import SpaceFunction
-from mhimdist.search.storage import hidden, network_filesystem
+from mhimdist.search.storage import hidden, network_filesystem, sqlite_url
 from mhimdist.search.study import SweepStudy
 from mhimdist.sweep.calibration import Planning
 from mhimdist.sweep.driver import SHARE, Driver, one_line
@@ -119,6 +119,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
             first,
         )
         study = SweepStudy(sweep, space, facts, folder.url, first, folder.owner)
+        folder.check_study(len(study.trials))
         for number, split in enumerate(splits, 1):
             split.save(folder.path / f"split-{number}.json")
         # Trials never open the study, so its password stays in this process.
@@ -128,6 +129,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
             absolute(data),
             folder.path / "trials",
             folder.stop_file,
+            data_digest=bags.digest,
         )
         _announce(bags, splits, study, folder, notes, is_found)
         connect(dashboard=sweep.workers > 1)
@@ -346,5 +348,5 @@ def trackers(sweep: Sweep) -> list[tune.Callback]:
         return [*found, WandbLoggerCallback(project="mhimdist", group=sweep.name)]
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-    uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{sweep.home.resolve() / 'mlflow.db'}")
+    uri = os.environ.get("MLFLOW_TRACKING_URI", sqlite_url(sweep.home / "mlflow.db"))
     return [*found, MLflowLoggerCallback(tracking_uri=uri, experiment_name=sweep.name)]

@@ -24,6 +24,8 @@ class Task:
         trials: folder that holds the trials' folders.
         stop_file: exists once all trials are to save themselves and end.
         group: the workers of a run; None if one process trains it.
+        data_digest: digest of the data set, which every process compares with what it finds; None compares
+            nothing.
     """
 
     sweep: Sweep
@@ -32,6 +34,7 @@ class Task:
     trials: Path
     stop_file: Path
     group: Group | None = None
+    data_digest: str | None = None
 
     @property
     def saving(self) -> Saving:
@@ -39,8 +42,12 @@ class Task:
         return Saving(self.sweep.keep_last, 0, self.sweep.save_every_s)
 
     def bags(self) -> BagShards:
-        """The data set: opened once per process; all processes of a node share its files' pages."""
-        return open_bags(self.data, self.sweep.train.loading)
+        """The data set: opened once per process; all processes of a node share its files' pages.
+
+        Raises:
+            ManifestError: it is not the data set that the sweep's driver opened; otherwise as in `open_bags`.
+        """
+        return open_bags(self.data, self.sweep.train.loading, digest=self.data_digest)
 
     def launcher(self) -> Launcher:
         """A launcher that runs folds in this process."""

@@ -105,7 +105,7 @@ class SweepTrial(tune.Trainable):
         self._config = config = TrainConfig.model_validate_json((self.folder / "config.json").read_text())
         node = {"node": ray.get_runtime_context().get_node_id()}
         _write_once(self.folder / "environment.json", environment(sweep.num_threads) | node)
-        folds = folds_of_trial(config, task.splits, sweep.run_seeds, self.folder)
+        folds = folds_of_trial(config, task.splits, sweep.run_seeds, self.folder, task.data_digest)
         self._launcher = self._launcher or self._make_launcher()
         return TrialRun(folds, sweep.parallel_folds, self._launcher)
 

@@ -20,7 +20,7 @@ _CELL_BYTES = 8
 def lines_of(path: Path, content: bytes, error: type[DataError]) -> list[Line]:
     """The header and the rows of a Parquet file; the header is line 0, the first row line 1.
 
-    Lists, structs and binary columns are no cells of a table and are left out.
+    Lists, structs and columns of bytes are no cells of a table and are left out.
 
     Args:
         path: names the file in messages.
@@ -50,8 +50,17 @@ def lines_of(path: Path, content: bytes, error: type[DataError]) -> list[Line]:
 
 
 def _is_plain(kind: pa.DataType) -> bool:
+    """Whether a value of this type is a cell; whatever is not known here, now or later, is none."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return not (pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return (
+        _is_text(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_decimal(kind)
+        or pa.types.is_temporal(kind)
+        or pa.types.is_null(kind)
+    )
 
 
 def _refuse_bomb(
@@ -90,11 +99,13 @@ def _read(
     num_bytes = 0
     for name in text:
         for chunk in table[name].chunks:
-            num_bytes += pc.sum(pc.take(pc.binary_length(chunk.dictionary), chunk.indices)).as_py() or 0
+            lengths = pc.take(pc.binary_length(chunk.dictionary), chunk.indices)
+            num_bytes += pc.sum(lengths.cast(pa.int64())).as_py() or 0
     if num_bytes > max(MAX_INFLATION * len(content), SMALL_BYTES):
         raise error(f"{path}: refused, it repeats its text to {num_bytes} bytes")
     return table
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return kind in (pa.string(), pa.large_string())
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return kind in (pa.string(), pa.large_string(), pa.string_view())

@@ -22,6 +22,8 @@ from mhimdist.errors import CheckpointError
 
 SCHEMA_VERSION = 1
 
+_STATE_HASH = "state_sha256"
+
 Tensors = Mapping[str, Mapping[str, Tensor]]
 
 
@@ -38,7 +40,7 @@ def save(folder: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
     Args:
         folder: appears only when all of it is on disk.
         tensors: named tensors per file; the file names have no extension.
-        state: values that JSON can hold.
+        state: values that JSON can hold. With the hashes of the files it has a hash of its own.
 
     Raises:
         DiskFullError: the checkpoint does not fit on the disk; nothing of it remains.
@@ -57,6 +59,7 @@ def save(folder: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
                 _crash_if_asked("between_files")
                 files.sync(file)
             body = {"schema_version": SCHEMA_VERSION, "sha256": digests, "state": dict(state)}
+            body[_STATE_HASH] = _sha256_of(body)
             _crash_if_asked("before_state")
             files.write_text(temporary / "state.json", json.dumps(body, indent=1))
             files.sync(temporary)
@@ -86,24 +89,23 @@ def _crash_if_asked(stage: str) -> None:
 def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Read the tensors of each file and the state, and check every byte of the files.
 
+    The checkpoints of earlier releases have no hash of the state; theirs is not checked.
+
     Raises:
         CheckpointError: the folder is not a checkpoint, a file is missing or damaged, or this release cannot
             read the schema version.
     """
     try:
-        body = json.loads((folder / "state.json").read_text())
-        version, digests, state = body["schema_version"], body["sha256"], body["state"]
+        body = files.parse_json((folder / "state.json").read_text(encoding="utf-8"))
+        version, digests, state = body["schema_version"], dict(body["sha256"]), dict(body["state"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder} is not a checkpoint: {error}") from None
+    _check_state(folder, body)
     while version != SCHEMA_VERSION:
-        if version not in MIGRATIONS:
-            raise CheckpointError(
-                f"{folder}: expected schema version {SCHEMA_VERSION}, got {version}; another release wrote it"
-            )
         state, version = MIGRATIONS[version](state), version + 1
     tensors = {}
     for name, expected in digests.items():
-        file = folder / name
+        file = files.inside(folder, name, f"a file in {folder / 'state.json'}", error=CheckpointError)
         try:
             if (got := _sha256(file)) != expected:
                 raise CheckpointError(f"{file} is damaged: expected sha256 {expected}, got {got}")
@@ -113,9 +115,29 @@ def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     return tensors, state
 
 
+def _check_state(folder: Path, body: dict[str, Any]) -> None:
+    """Refuse a state that this release cannot read, or that is not the one that was written."""
+    version, expected = body["schema_version"], body.pop(_STATE_HASH, None)
+    if version != SCHEMA_VERSION and (not isinstance(version, int) or version not in MIGRATIONS):
+        raise CheckpointError(
+            f"{folder}: expected schema version {SCHEMA_VERSION}, got {version!r:.40}; another release "
+            "wrote it"
+        )
+    # Without the hash, it is an earlier release's, which had these entries and no others.
+    unknown = body.keys() - {"schema_version", "sha256", "state"}
+    if unknown or (expected is not None and _sha256_of(body) != expected):
+        raise CheckpointError(f"{folder / 'state.json'} is damaged: its sha256 differs from the one within")
+
+
 def discard(folder: Path) -> None:
     """Delete a checkpoint, whether it is whole, damaged or absent."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sha256_of(body: Mapping[str, Any]) -> str:
+    """Hash of what JSON holds, however it is written."""
+    held = json.loads(json.dumps(body))  # names as text, and lists for tuples
+    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(file: Path) -> str:

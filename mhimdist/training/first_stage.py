@@ -179,7 +179,7 @@ def _load(folder: Path, made_of: str) -> tuple[dict[str, dict[str, Tensor]], dic
     """Read a network from the cache; if it is missing, damaged or another one, delete it and return None."""
     try:
         tensors, state = checkpoint.load(folder)
-        if state["made_of"] != made_of:
+        if state.get("made_of") != made_of:
             raise CheckpointError(f"{folder} holds the network of another run")
     except CheckpointError:
         checkpoint.discard(folder)

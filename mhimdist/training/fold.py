@@ -37,12 +37,12 @@ from mhimdist.models import BagModel
 from mhimdist.training import checkpoint
 from mhimdist.training.evaluation import predict
 from mhimdist.training.first_stage import first_stage, open_trainer
-from mhimdist.training.history import EpochRecord
+from mhimdist.training.history import HISTORY, EpochRecord, read_history
 from mhimdist.training.judgement import result_of
 from mhimdist.training.model_card import Trained, write_card
 from mhimdist.training.network import task_for
-from mhimdist.training.result import Result
-from mhimdist.training.run_folder import HISTORY, LOST_LOCK_S, Position, RunFolder
+from mhimdist.training.result import Result, read_result
+from mhimdist.training.run_folder import LOST_LOCK_S, Position, RunFolder
 from mhimdist.training.student import save_student
 from mhimdist.training.trainer import Trainer
 from mhimdist.training.workers import Workers
@@ -69,6 +69,8 @@ class Fold:
         fold: the fold's number, counted from 1.
         folder: receives its files.
         is_tested: whether its student is judged on the test bags at the end; a search must not do that.
+        data_digest: digest of the data set that the split is of, which every process that trains the fold
+            compares with what it finds; None compares nothing.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Fold:
     fold: int
     folder: Path
     is_tested: bool
+    data_digest: str | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -104,18 +107,11 @@ class Fold:
         """Read its result; None if it is not finished.
 
         Raises:
-            CheckpointError: another release wrote the file.
+            CheckpointError: the file is damaged, or another release wrote it.
         """
         if not self.is_finished:
             return None
-        file = self.folder / RESULT_FILE
-        try:
-            return Result(**json.loads(file.read_text(encoding="utf-8")))
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{file} is not a result of this release ({error}); delete the file and run the same command "
-                "again to judge the fold again"
-            ) from error
+        return read_result(self.folder / RESULT_FILE)
 
     def ended_result(self) -> Result:
         """Read the result of a fold that has been trained, here or elsewhere.
@@ -137,15 +133,7 @@ class Fold:
         Raises:
             CheckpointError: the history is damaged, or another release wrote it.
         """
-        file = self.folder / HISTORY
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-            rows = [json.loads(line) for line in lines]
-        except ValueError as error:
-            raise CheckpointError(
-                f"{file} is damaged ({error}); delete the folder {self.folder} and run the same command again"
-            ) from None
-        return [EpochRecord.read(row, self.folder) for row in rows]
+        return read_history(self.folder)
 
 
 def fold_folder(parent: Path, fold: int, seed: int, digest: str = "") -> Path:
@@ -161,7 +149,11 @@ def fold_folder(parent: Path, fold: int, seed: int, digest: str = "") -> Path:
 
 
 def folds_of_trial(
-    config: TrainConfig, splits: Sequence[Split], seeds: Sequence[int], folder: Path
+    config: TrainConfig,
+    splits: Sequence[Split],
+    seeds: Sequence[int],
+    folder: Path,
+    data_digest: str | None = None,
 ) -> list[Fold]:
     """The folds of a trial: all with the first seed, then all with the next. None of them is tested.
 
@@ -170,6 +162,7 @@ def folds_of_trial(
         splits: one split per fold, in order.
         seeds: the seeds that every fold runs with.
         folder: the trial's folder.
+        data_digest: as in `Fold`.
     """
     return [
         Fold(
@@ -179,6 +172,7 @@ def folds_of_trial(
             number,
             fold_folder(folder, number, seed),
             is_tested=False,
+            data_digest=data_digest,
         )
         for seed in seeds
         for number, split in enumerate(splits, 1)

@@ -189,6 +189,7 @@ class GraphedStep(TrainingStep):
         graph = self._graph_for(bags, self._bucket(bags, progress, num_bags))
         _copy(bags, graph.bags)
         graph.replay()
+        self._look_at_features(bags)
         update()
         self._read_later(verdict_2, place_of(bags, draws))
         # The next step writes there.

@@ -5,10 +5,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
+from mhimdist import files
 from mhimdist.errors import CheckpointError
+
+HISTORY = "history.jsonl"
 
 _RENAMED = {f"{name}_validation_auc": f"{name}_validation_score" for name in ("student", "teacher", "best")}
 """Names of earlier releases, which knew no score but the AUC."""
+_MAY_BE_NONE = ("momentum", "teacher_validation_score")
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,12 @@ class EpochRecord:
         """Read a record of the history in a run's folder.
 
         Raises:
-            CheckpointError: another release wrote it, with other fields.
+            CheckpointError: another release wrote it, with other fields; or it is damaged.
         """
+        if not isinstance(record, Mapping):
+            raise CheckpointError(
+                f"{folder}: the history is damaged: expected records, got {type(record).__name__}"
+            )
         record = {_RENAMED.get(name, name): value for name, value in record.items()}
         expected = {field.name for field in fields(cls)}
         if difference := expected ^ record.keys():
@@ -54,9 +62,32 @@ class EpochRecord:
                 f"{folder}: another release wrote the history; its records differ from this release's in "
                 f"{', '.join(sorted(difference))}; give the run another folder"
             )
-        return cls(**record)
+        read = cls(**record)
+        for name, value in record.items():
+            if not isinstance(value, int | float) and (value is not None or name not in _MAY_BE_NONE):
+                raise CheckpointError(
+                    f"{folder}: the history is damaged: expected a number for {name}, got {value!r:.40}"
+                )
+        return read
 
     @property
     def rank(self) -> tuple[float, float]:
         """The selection criterion: the highest student validation score, then the lowest loss."""
         return self.student_validation_score, -self.student_validation_loss
+
+
+def read_history(folder: Path) -> list[EpochRecord]:
+    """The records in a run's folder; empty before the end of its first epoch.
+
+    Raises:
+        CheckpointError: the history is damaged, or another release wrote it.
+    """
+    file = folder / HISTORY
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        rows = [files.parse_json(line) for line in lines]
+    except ValueError as error:
+        raise CheckpointError(
+            f"{file} is damaged ({error}); delete the folder {folder} and run the same command again"
+        ) from None
+    return [EpochRecord.read(row, folder) for row in rows]

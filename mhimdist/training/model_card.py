@@ -305,10 +305,10 @@ def read_trained(folder: Path) -> Trained:
     """
     file = folder / "best_student" / "state.json"
     try:
-        state = json.loads(file.read_text(encoding="utf-8"))["state"]
+        state = files.parse_json(file.read_text(encoding="utf-8"))["state"]
         _ = state["config"]["model"]["name"], state["classes"], state["num_features"]
         found = folder / "result.json"
-        result = Result(**json.loads(found.read_text(encoding="utf-8"))) if found.exists() else None
+        result = Result(**files.parse_json(found.read_text(encoding="utf-8"))) if found.exists() else None
         found = folder / "split.json"
         split = Split.load(found) if found.exists() else None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -3,10 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from mhimdist import files
+from mhimdist.errors import CheckpointError
 from mhimdist.statistics.metrics import Scores
 from mhimdist.tasks import Judged, Task, restored
 
@@ -117,3 +120,32 @@ class Result:
             return None
         labels_N, probabilities_NC = np.array(self.validation_labels), np.array(self.validation_probabilities)
         return Scores(labels_N, probabilities_NC, self.validation_cases)
+
+
+def read_result(file: Path) -> Result:
+    """Read a fold's result.
+
+    Raises:
+        CheckpointError: the file is damaged, or another release wrote it.
+    """
+    try:
+        result = Result(**files.parse_json(file.read_text(encoding="utf-8")))
+        _check(result)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{file} is not a result of this release ({error}); delete the file and run the same command "
+            "again to judge the fold again"
+        ) from error
+    return result
+
+
+def _check(result: Result) -> None:
+    """Refuse sets whose lists differ in length, and metrics that are no numbers."""
+    for prefix in ("", "validation_"):
+        lists = [getattr(result, prefix + name) for name in ("keys", "cases", "labels", "probabilities")]
+        if len({len(each) for each in lists}) != 1:
+            raise ValueError(f"{prefix}keys, cases, labels and probabilities differ in length")
+    for name in ("validation", "test"):
+        for metric, value in dict(getattr(result, name)).items():
+            if value is not None and not isinstance(value, int | float):
+                raise TypeError(f"{name}.{metric} is {value!r:.40}, expected a number")

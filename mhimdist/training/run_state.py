@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mhimdist.errors import CheckpointError
 from mhimdist.method.flat_parameters import NamedAdam
 from mhimdist.method.mhim import StepLoss
 from mhimdist.method.teacher import Teacher
@@ -136,6 +137,42 @@ class RunState:
             tensors["memory"] = {"predictions": self.memory.predictions_NP}
         return tensors, {"step": self.step, "totals": totals, "history": history}
 
+    def check(
+        self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], *, folder: Path
+    ) -> None:
+        """Check that `load` can restore a checkpoint into this run's networks.
+
+        Args:
+            tensors, state, folder: as in `load`.
+
+        Raises:
+            CheckpointError: a file, a tensor or an entry is missing, is not ours, or has another shape.
+        """
+        student = self.student.state_dict()
+        networks: dict[str, Mapping[str, Tensor]] = {"student": student, "best_student": student}
+        if self.teacher is not None and self.teacher.is_own_network:
+            networks["teacher"] = self.teacher.network.state_dict()
+        found = dict(tensors)
+        kinds = dict.fromkeys(key.partition(".")[0] for key in found.get("optimizer", {}))
+        scalar = torch.empty(())
+        parameters = dict(self.student.named_parameters())
+        networks["optimizer"] = {
+            f"{kind}.{name}": scalar if kind == "step" else parameter
+            for kind in kinds
+            for name, parameter in parameters.items()
+        }
+        for file, expected in networks.items():
+            _check_shapes(f"{folder}: {file}", expected, found.get(file))
+        totals, step = state.get("totals"), state.get("step")
+        if not isinstance(step, int) or not isinstance(totals, list) or not totals:
+            raise CheckpointError(f"{folder}: the checkpoint lacks its step or its totals")
+        if any(not isinstance(each, list) or len(each) != len(Totals.NAMES) for each in totals):
+            raise CheckpointError(f"{folder}: expected {len(Totals.NAMES)} totals of each worker")
+        if any(not isinstance(value, int | float) for each in totals for value in each):
+            raise CheckpointError(f"{folder}: expected numbers as totals")
+        for record in state.get("history", ()):
+            EpochRecord.read(record, folder)
+
     def load(
         self, tensors: Mapping[str, dict[str, Tensor]], state: Mapping[str, Any], *, folder: Path
     ) -> None:
@@ -166,6 +203,25 @@ class RunState:
         if len(totals) == self.workers.world_size:
             return by_rank[self.workers.rank]
         return by_rank.sum(0) if self.workers.rank == 0 else torch.zeros_like(by_rank[0])
+
+
+def _check_shapes(where: str, expected: Mapping[str, Tensor], got: Mapping[str, Tensor] | None) -> None:
+    """Refuse tensors of other names or shapes than expected; the message lists the first of them.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    if got is None:
+        raise CheckpointError(f"{where}: expected this file of tensors, found none")
+    shapes, found = ({name: tuple(t.shape) for name, t in each.items()} for each in (expected, got))
+    differing = [name for name in {**shapes, **found} if shapes.get(name) != found.get(name)]
+    if differing:
+        listing = "; ".join(
+            f"{name}: expected {shapes.get(name, 'none')}, got {found.get(name, 'none')}"
+            for name in differing[:3]
+        )
+        more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise CheckpointError(f"{where} is of another network: {listing}{more}")
 
 
 def _copy(network: BagModel) -> dict[str, Tensor]:

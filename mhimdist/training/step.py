@@ -2,6 +2,9 @@
 
 On a CUDA device the host never waits within a step. Counts stay on the device. The device itself checks that
 the loss is finite and otherwise leaves the weights alone; the host reads the verdict later.
+
+A mask can hide an instance that is not finite from the loss, in all steps of a run. So the first step with a
+bag also looks at its features.
 """
 
 import math
@@ -66,6 +69,7 @@ class TrainingStep:
             memory.join(self._gradients.news)
         self._clip_groups = [list(group) for group in student.clip_groups()]
         self.momentum: float | None = None
+        self._known_keys: set[str] = set()
         self._unread: deque[tuple[Tensor, torch.cuda.Event, str]] = deque()
 
     def __call__(
@@ -83,8 +87,8 @@ class TrainingStep:
             num_bags: bags in the step over all workers.
 
         Raises:
-            NonFiniteError: the loss or a gradient is not finite on any worker, in this step or, on a GPU, in
-                an earlier one. That step has changed neither student nor teacher.
+            NonFiniteError: the loss, a gradient or a feature of a new bag is not finite on any worker, in
+                this step or, on a GPU, in an earlier one. That step has changed neither student nor teacher.
         """
         step_loss = None
         if bags is None:
@@ -93,11 +97,23 @@ class TrainingStep:
             step_loss = self.method.loss(bags, draws, progress)
             self._lap("student")
             self._take_gradients(bags, step_loss, num_bags)
+            self._look_at_features(bags)
         place = place_of(bags, draws)
         verdict_2 = self._update(self._teacher_share(progress, num_bags), place)
         if verdict_2 is not None:
             self._read_later(verdict_2, place)
         return step_loss
+
+    def _look_at_features(self, bags: PackedBags) -> None:
+        """Make the step's loss NaN if a bag that is new to this process holds NaN or infinity.
+
+        Otherwise 0 is added to a number that moves no weight. No host waits for it.
+        """
+        if not self._known_keys.issuperset(bags.keys):
+            self._known_keys.update(bags.keys)
+            nothing = bags.features_TD.sum(dtype=torch.float32) * 0
+            self._gradients.loss.add_(nothing)
+            self._gradients.own_loss.add_(nothing)
 
     def _take_gradients(self, bags: PackedBags, step_loss: StepLoss, num_bags: int) -> None:
         """Take the gradients of this worker's bags, and the news of them for the memory."""

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -266,13 +267,15 @@ class Trainer:
         folder, latest = None, None
         if self.workers.rank == 0:
             identity = {"config.json": self.config.recipe(), "split.json": asdict(self.split)}
-            folder = RunFolder(path, identity, self.saving)
+            folder = RunFolder(path, identity, self.saving, self.bags.digest)
             # Workers that Ray has just started again may find the locks of the lost ones.
             folder.lock(wait_s=LOST_LOCK_S if self.workers.world_size > 1 else 0.0)
-            latest = folder.latest()
+            latest = folder.latest(partial(self.run.check, folder=path))
         latest = self.workers.from_first(latest)
         if latest is not None:
             self.run.load(*latest, folder=path)
+            if folder is not None:
+                folder.write_history(map(asdict, self.history))  # a torn one, or one behind the checkpoint
         if folder is not None and self.is_finished:
             folder.unlock()
         if folder is not None:

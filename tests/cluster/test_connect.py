@@ -5,6 +5,7 @@ import resource
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -99,14 +100,30 @@ def test_a_large_limit_on_address_space_is_taken(monkeypatch, limit):
     connect._require_address_space()
 
 
-def test_ray_gets_a_short_folder_instead_of_a_long_tmpdir(monkeypatch, tmp_path):
+def test_rays_files_are_in_a_short_folder_that_only_this_user_enters(monkeypatch):
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    monkeypatch.setattr(connect.tempfile, "gettempdir", lambda: "/tmp")
-    assert connect._temp_dir() is None
-    monkeypatch.setattr(connect.tempfile, "gettempdir", lambda: str(tmp_path / ("job" * 20)))
-    assert connect._temp_dir() == "/tmp/ray"
-    monkeypatch.setenv("RAY_TMPDIR", "/scratch")
-    assert connect._temp_dir() is None
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as short:
+        monkeypatch.setattr(connect.tempfile, "gettempdir", lambda: short)
+        found = Path(connect._temp_dir())
+        assert found == Path(short, f"mhim-{os.geteuid()}", "ray")
+        found.parent.chmod(0o755)
+        assert Path(connect._temp_dir()) == found
+        assert found.parent.stat().st_mode & 0o777 == 0o700
+
+        monkeypatch.setattr(connect.tempfile, "gettempdir", lambda: short + "/job" * 20)
+        assert connect._temp_dir() == f"/tmp/mhim-{os.geteuid()}/ray"
+        monkeypatch.setenv("RAY_TMPDIR", short)
+        assert Path(connect._temp_dir()) == found
+
+
+def test_a_folder_under_rays_name_that_another_made_is_not_entered(monkeypatch, tmp_path):
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as short:
+        monkeypatch.setenv("RAY_TMPDIR", short)
+        Path(short, f"mhim-{os.geteuid()}").symlink_to(tmp_path)
+        private = Path(connect._temp_dir()).parent
+        assert private.parent == Path(short)
+        assert not private.is_symlink()
+        assert private.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.slow

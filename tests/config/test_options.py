@@ -5,6 +5,7 @@ from mhimdist.config.options import Options
 from mhimdist.config.presets import preset
 from mhimdist.config.train import TrainConfig
 from mhimdist.errors import ConfigError
+from mhimdist.search.options import Sweep
 
 
 class Job(Options):
@@ -79,3 +80,20 @@ def test_help_explains_every_option(capsys):
     assert "Do something." in text
     for fragment in ("--train.teacher.kind", "the full method", "(default: abmil)", "(default: 0.01)"):
         assert fragment in text
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--seeds", "["),
+        ("--seeds", "{"),
+        ("--seeds", '"'),
+        ("--seeds", "[" * 5000),
+        ("--train", "["),
+        ("--train.loss", '{"a":' * 3000),
+    ],
+    ids=["list", "object", "quote", "lists", "group", "deep group"],
+)
+def test_a_value_that_is_no_value_is_an_error_in_a_line(option, value):
+    with pytest.raises(ConfigError, match="the options cannot be read: "):
+        Sweep.from_command_line([option, value])

@@ -155,3 +155,14 @@ def test_the_learning_rate_decays_by_epoch(decay, rates):
 def test_json_round_trip():
     config = preset("tcga", "abmil")
     assert TrainConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize("wrap", [lambda inner: {"model": inner}, lambda inner: {"epochs": [inner]}])
+def test_a_configuration_of_3000_levels_is_an_error(wrap):
+    tree = {}
+    for _ in range(3000):
+        tree = wrap(tree)
+    with pytest.raises(ConfigError, match="nest too deep"):
+        load_config(tree)
+    with pytest.raises(ConfigError, match="nest too deep"):
+        TrainConfig().override(tree)

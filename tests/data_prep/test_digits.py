@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from forked import fork, status_of
 
+from data_prep import digits
 from data_prep.digits import DATA_SETS, build, ensure, main, write_features
 from data_prep.embedded.classes import HARD_DIGIT, SALIENT_DIGIT
 from data_prep.embedded.slides import Slide, c16_facts, digit_images
@@ -275,3 +276,17 @@ def test_facts_are_camelyon16s():
     assert facts["num_slides"] == {"normal": 239, "tumor": 159}
     assert [min(facts["bag_sizes"]), max(facts["bag_sizes"])] == [140, 44402]
     assert json.dumps(facts)  # plain data
+
+
+def test_what_a_killed_build_leaves_is_removed_by_the_next(tmp_path, monkeypatch):
+    def killed(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def attempt():
+        monkeypatch.setattr(digits, "shard", killed)
+        digits.build("digits-c16", tmp_path / "shards", scale=0.01, bags=12)
+
+    assert status_of(fork(attempt)) == -signal.SIGKILL
+    assert any(tmp_path.rglob("*.npy"))
+    digits.build("digits-c16", tmp_path / "shards", scale=0.01, bags=24)
+    assert [path.name for path in tmp_path.iterdir()] == ["shards"]

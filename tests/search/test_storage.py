@@ -116,3 +116,16 @@ def test_a_full_disk_is_called_full_and_the_study_can_be_used_again(tmp_path):
         connection.exec_driver_sql("PRAGMA max_page_count=1000000")
     study.set_user_attr("after", "more space")
     assert storage.create(url, "sweep", None, study.directions).user_attrs["after"] == "more space"
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%41", "a?mode=memory", "a%3Fb", "a b#c"])
+def test_a_study_is_where_its_folder_is_whatever_the_folder_is_called(tmp_path, name):
+    file = tmp_path / name / "study.db"
+    file.parent.mkdir()
+    url = storage.sqlite_url(file)
+    study = storage.create(url, "sweep", None, [optuna.study.StudyDirection.MAXIMIZE])
+    study.set_user_attr("is", "here")
+    assert file.stat().st_size > 0
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+    assert storage.create(url, "sweep", None, study.directions).user_attrs == {"is": "here"}
+    assert storage.create(storage.hidden(url), "sweep", None, study.directions).user_attrs == {"is": "here"}

@@ -7,10 +7,11 @@ from mhimdist.config.presets import preset
 from mhimdist.errors import SweepError
 from mhimdist.search import storage
 from mhimdist.search.options import STORAGE_VARIABLE, Sweep
-from mhimdist.sweep.folder import SweepFolder
+from mhimdist.sweep.folder import ClockWarning, SweepFolder
 
 BASE = preset("c16", "abmil")
 SECRET = "tok3n"
+DEEP = pytest.param("[" * 100_000, id="deep")
 FIRST = [{"loss.alpha": 0.1}, {"loss.alpha": 1 / 3}]
 
 
@@ -72,3 +73,41 @@ def test_fresh_deletes_only_the_study_that_is_its_own(tmp_path):
     assert not (folder.path / "trials").exists()
     assert optuna.get_all_study_names(storage.open_storage(url)) == []
     assert json.loads((folder.path / "sweep.json").read_text())["id"] != "b2"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"layout": 2', DEEP])
+def test_a_torn_file_of_identity_is_named(tmp_path, text):
+    folder = _claim(tmp_path)
+    (folder.path / "sweep.json").write_text(text)
+    for ask in (lambda: _claim(tmp_path), lambda: folder.owner, lambda: folder.first_params):
+        with pytest.raises(SweepError, match=r"sweep\.json"):
+            ask()
+    assert _claim(tmp_path, fresh=True).owner.id
+
+
+def test_an_identity_without_its_id_is_named(tmp_path):
+    folder = _claim(tmp_path)
+    (folder.path / "sweep.json").write_text('{"layout": 2}')
+    with pytest.raises(SweepError, match=r"sweep\.json is damaged: it does not say the sweep's id"):
+        _ = folder.owner
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"elapsed_s": "x"}', '{"elapsed_s": null}', DEEP])
+def test_a_torn_clock_stops_no_sweep(tmp_path, text):
+    folder = _claim(tmp_path)
+    (folder.path / "clock.json").write_text(text)
+    with pytest.warns(ClockWarning, match=r"clock\.json is damaged"):
+        clock = folder.clock()
+    assert clock.save() >= 0
+    assert folder.elapsed_s() >= 0
+
+
+def test_a_study_that_lost_its_trials_is_refused(tmp_path):
+    folder = _claim(tmp_path)
+    folder.check_study(0)
+    for number in (0, 1, 2):
+        folder.trial(number).mkdir(parents=True)
+    folder.check_study(3)
+    for num_trials in (0, 2):
+        with pytest.raises(SweepError, match=rf"has {num_trials} trials, but .*trials holds those up to"):
+            folder.check_study(num_trials)

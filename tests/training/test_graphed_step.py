@@ -266,6 +266,26 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_spoils_no_later_step(devi
     _assert_close(graphed, plain)
 
 
+def test_a_feature_behind_the_mask_that_is_not_finite_changes_nothing(device):
+    config = _config(**{"loss.alpha": 0.0, "masking.high": 0.0, "masking.low": 0.0, "masking.random": 0.9})
+    graphed, _ = _graphed(config, device)
+    _train(graphed, _bags((31,), device, seed=0), 0, 4)
+    before, bags = _state(graphed), _bags((31,), device, seed=1)
+    bags.features_TD[7, 3] = torch.inf
+    hidden = [
+        epoch
+        for epoch in range(30)
+        if graphed.method.loss(bags, Draws(0, epoch), 0.0).total_B.isfinite().all()
+    ]
+    graphed(bags, Draws(0, hidden[0]), progress=0.0, num_bags=1)
+    if device == "cuda":
+        with pytest.raises(NonFiniteError, match=r"at bag\(s\) 1-0"):
+            graphed.check(wait=True)
+    else:
+        assert bool(graphed.verdicts[-1][0][0])
+    assert all(torch.equal(*pair) for pair in zip(before, _state(graphed), strict=True))
+
+
 def test_recording_changes_no_weight(device):
     """However often a recorder runs the two parts of a step."""
     graphed, _ = _graphed(_config(), device)

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -240,3 +241,55 @@ def test_training_in_bf16_learns():
     records = list(trainer.epochs())
     assert records[-1].loss < records[0].loss
     assert trainer.best.student_validation_score > 0.9
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("model", ["abmil", "dsmil"])
+def test_a_feature_behind_the_mask_that_is_not_finite_changes_nothing_and_names_the_bag(
+    model, precision, value
+):
+    """With alpha 0 nothing else sees it: neither the loss nor a gradient."""
+    config = _config(
+        model,
+        **{
+            "precision": precision,
+            "loss.alpha": 0.0,
+            "masking.high": 0.0,
+            "masking.high_pool_share": 1.0,
+            "masking.low": 0.0,
+            "masking.random": 0.9,
+        },
+    )
+    bags = _bags((300,), dtype=(step := _step(config)).dtype)
+    draws = next(
+        draws
+        for draws in (Draws(0, epoch) for epoch in range(100))
+        if _is_hidden(step, bags, draws, value, row=7)
+    )
+    before = [_weights(step.student), _weights(step.teacher.network)]
+    bags.features_TD[7, 3] = value
+    with pytest.raises(NonFiniteError, match=r"the loss became nan in epoch \d+ at bag\(s\) 0;"):
+        step(bags, draws, progress=0.0, num_bags=1)
+    assert torch.equal(before[0], _weights(step.student))
+    assert torch.equal(before[1], _weights(step.teacher.network))
+
+
+def _is_hidden(step, bags, draws, value, row) -> bool:
+    """Whether the loss of the method is finite although a feature is not."""
+    bad = bags.features_TD.clone()
+    bad[row, 3] = value
+    return bool(step.method.loss(replace(bags, features_TD=bad), draws, 0.0).total_B.isfinite().all())
+
+
+def test_a_bags_features_are_looked_at_once():
+    step, bags = _step(_config("abmil")), _bags()
+    sums = []
+    real = torch.Tensor.sum
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            torch.Tensor, "sum", lambda self, *a, **n: sums.append(self.shape) or real(self, *a, **n)
+        )
+        for epoch in range(3):
+            step(bags, Draws(0, epoch), progress=0.0, num_bags=3)
+    assert sums.count(bags.features_TD.shape) == 1
