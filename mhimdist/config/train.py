@@ -242,6 +242,25 @@ class TrainConfig(Settings):
         description="most instances per optimiser step, over all workers; a larger bag gets a step to "
         "itself; none: no limit",
     )
+    instances_per_bag: int | None = Field(
+        None,
+        ge=1,
+        description="train on so many instances of a bag, drawn anew at random in each epoch; only these are "
+        "read; none: whole bags",
+    )
+    instances_share: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="train on this share of a bag's instances, drawn in the same way, in (0, 1]; with "
+        "instances-per-bag on no more than either allows",
+    )
+    evaluation_samples: int | None = Field(
+        None,
+        ge=1,
+        description="evaluate by the mean over so many samples of a bag, of the same size as in training; "
+        "none: by the whole bag",
+    )
     sampling: Literal["each_bag_once", "class_balanced"] = Field(
         "each_bag_once",
         description="bags of an epoch; class_balanced: the same number of bags, every class equally often",
@@ -287,9 +306,18 @@ class TrainConfig(Settings):
                 raise ValueError("loss.alpha must be 0 without a teacher, but teacher.kind is none")
         if isinstance(self.model, Pooling | CLAM | DTFD) and self.teacher.kind != "none":
             raise ValueError(f"{self.model.name} has no scores to mask by; set teacher.kind to none")
+        if self.evaluation_samples is not None and not self.trains_on_sub_bags:
+            raise ValueError(
+                "evaluation_samples needs the size of a sample: set instances_per_bag or instances_share"
+            )
         if self.cuda_graphs == "on" and self.device == "cpu":
             raise ValueError("cuda_graphs needs a CUDA device, but device is cpu")
         return self
+
+    @property
+    def trains_on_sub_bags(self) -> bool:
+        """Whether training sees samples of the bags."""
+        return self.instances_per_bag is not None or self.instances_share is not None
 
     def without_effect(self) -> list[str]:
         """The settings that differ from their defaults but change nothing in this combination, and why."""
@@ -359,6 +387,9 @@ class TrainConfig(Settings):
         recipe = self.model_dump(mode="json", exclude={"loading", "compile", "cuda_graphs"})
         if self.teacher.weights is None:
             del recipe["teacher"]["weights_of"]
+        for setting in ("instances_per_bag", "instances_share", "evaluation_samples"):
+            if recipe[setting] is None:  # whole bags, for which earlier releases have no setting
+                del recipe[setting]
         return recipe
 
     def digest(self) -> str:

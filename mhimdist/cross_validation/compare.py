@@ -21,8 +21,9 @@ from mhimdist.cross_validation.folds import FoldSet, raise_failed
 from mhimdist.cross_validation.options import Candidate, CrossValidation, Experiment
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.sampler import warn_of_larger_bags
-from mhimdist.data.shards import BagShards, open_bags
+from mhimdist.data.shards import open_bags
 from mhimdist.data.splits import Split
+from mhimdist.data.stored import StoredBags
 from mhimdist.distributed.fold_tasks import Outcome, run_folds, stoppable
 from mhimdist.errors import ComparisonError, ReportError
 from mhimdist.report import formats
@@ -193,7 +194,9 @@ def _save_split(split: Split, path: Path) -> None:
     split.save(path)
 
 
-def _announce(experiment: Experiment, bags: BagShards, num_rows: int, num_folds: int, num_found: int) -> None:
+def _announce(
+    experiment: Experiment, bags: StoredBags, num_rows: int, num_folds: int, num_found: int
+) -> None:
     console = get_console()
     if "paper" in experiment.protocols:
         console.print(PAPER_WARNING, style="bold", highlight=False)

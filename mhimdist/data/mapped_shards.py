@@ -11,6 +11,7 @@ from typing import BinaryIO
 from mhimdist.data import memory
 from mhimdist.data.manifest import ShardFile
 from mhimdist.data.remote import RemoteFolder
+from mhimdist.data.scattered import OpenFile
 from mhimdist.data.shard_cache import ShardCache
 from mhimdist.errors import CorruptShard, DataError, MhimdistError
 
@@ -41,6 +42,7 @@ class MappedShards:
         self._folder, self.cache = folder, cache
         self._files = {shard.name: shard for shard in shards}
         self._maps: dict[str, mmap.mmap] = {}
+        self._opened: dict[str, OpenFile] = {}
 
     def map(self, name: str) -> mmap.mmap:
         """The bytes of a shard, mapped on first use.
@@ -67,6 +69,21 @@ class MappedShards:
             for oldest in tuple(self._maps)[:-MAX_OPEN_SHARDS]:
                 self._maps.pop(oldest, None)
         return mapped
+
+    def file(self, name: str) -> OpenFile:
+        """A shard, opened on first use for reads of a few rows.
+
+        Raises:
+            CorruptShard, ConfigError, RemoteDataError: as in `map`.
+        """
+        opened = self._opened.get(name)
+        if opened is None:
+            with self._open(self._files[name]) as file:
+                opened = OpenFile(file)
+            self._opened[name] = opened
+            for oldest in tuple(self._opened)[:-MAX_OPEN_SHARDS]:
+                self._opened.pop(oldest, None)
+        return opened
 
     @property
     def folder(self) -> str:
@@ -101,6 +118,8 @@ class MappedShards:
             # A shard that the cache has evicted for this one keeps its disk space as long as it is mapped.
             for name in [name for name in tuple(self._maps) if not cache.path(self._files[name]).exists()]:
                 self._maps.pop(name, None)
+            for name in [name for name in tuple(self._opened) if not cache.path(self._files[name]).exists()]:
+                self._opened.pop(name, None)
             return file
         path = self._folder / shard.name
         file = path.open("rb")

@@ -20,7 +20,7 @@ from mhimdist import ops
 from mhimdist.config.train import Masking, TrainConfig
 from mhimdist.data.bags import PackedBags
 from mhimdist.data.format import escape_key
-from mhimdist.data.shards import BagShards
+from mhimdist.data.stored import StoredBags
 from mhimdist.errors import CheckpointError, DataError
 from mhimdist.heatmaps.mask_picture import EpochMask
 from mhimdist.method.masking import mask_bags, most_kept
@@ -35,7 +35,7 @@ from mhimdist.training import checkpoint
 class Masks:
     """The masks of a run."""
 
-    def __init__(self, run: Path, bags: BagShards, most: int = 6) -> None:
+    def __init__(self, run: Path, bags: StoredBags, most: int = 6) -> None:
         """Find the run's checkpoints at ends of epochs.
 
         Args:

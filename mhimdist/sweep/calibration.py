@@ -20,8 +20,8 @@ from mhimdist.cluster import mps
 from mhimdist.cluster.connect import Nodes
 from mhimdist.cluster.nodes import Share
 from mhimdist.config.train import TrainConfig
-from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
+from mhimdist.data.stored import StoredBags
 from mhimdist.distributed.shared_gpu import GPU_CONTEXT_BYTES
 from mhimdist.errors import MhimdistError, SweepError
 from mhimdist.search.options import Sweep
@@ -169,7 +169,7 @@ def _device(config: TrainConfig) -> tuple[str, int]:
     return next(models, platform.machine()), 0  # not every architecture names its model
 
 
-def _measure(sweep: Sweep, bags: BagShards, split: Split) -> Calibration:
+def _measure(sweep: Sweep, bags: StoredBags, split: Split) -> Calibration:
     process = psutil.Process()
     before = process.memory_info()
     cost = measure(sweep.train, bags, split, sweep.num_threads)

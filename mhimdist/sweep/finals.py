@@ -16,8 +16,8 @@ from mhimdist.config.presets import PRESETS, preset
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.folds import FoldSet
 from mhimdist.cross_validation.options import Candidate
-from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
+from mhimdist.data.stored import StoredBags
 from mhimdist.distributed.fold_tasks import run_folds
 from mhimdist.errors import SweepError
 from mhimdist.process import Stopping
@@ -46,7 +46,7 @@ def finish(
     study: SweepStudy,
     task: Task,
     folder: SweepFolder,
-    bags: BagShards,
+    bags: StoredBags,
     planning: Planning,
     stopping: Stopping,
 ) -> Path:
@@ -120,7 +120,7 @@ def _summary(
     best: tuple[str, TrainConfig],
     finals: dict[str, list[report.FinalRun]],
     folder: SweepFolder,
-    bags: BagShards,
+    bags: StoredBags,
     splits: list[Split],
 ) -> report.SweepSummary:
     """The sweep as plain data; `best` is the name and configuration of its best trial."""
@@ -154,7 +154,7 @@ def _train_finals(
     candidates: list[Candidate],
     task: Task,
     folder: SweepFolder,
-    bags: BagShards,
+    bags: StoredBags,
     planning: Planning,
     stopping: Stopping,
 ) -> dict[str, list[report.FinalRun]]:
@@ -237,7 +237,7 @@ def _changes(before: TrainConfig, after: TrainConfig) -> list[str]:
     ]
 
 
-def _split_sizes(bags: BagShards, splits: list[Split]) -> dict[str, dict[str, int]]:
+def _split_sizes(bags: StoredBags, splits: list[Split]) -> dict[str, dict[str, int]]:
     case_of = dict(zip(bags.keys, bags.cases, strict=True))
     sizes = {}
     for number, split in enumerate(splits, 1):

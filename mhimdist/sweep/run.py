@@ -34,8 +34,9 @@ from mhimdist.cluster.connect import connect, refuse_open_cluster
 from mhimdist.cluster.nodes import Share
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.sampler import warn_of_larger_bags
-from mhimdist.data.shards import BagShards, open_bags
+from mhimdist.data.shards import open_bags
 from mhimdist.data.splits import Split
+from mhimdist.data.stored import StoredBags
 from mhimdist.distributed.worker_group import worker_group
 from mhimdist.errors import DiskFullError, MhimdistError, SweepError
 from mhimdist.process import Stopping
@@ -139,7 +140,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
 
 
 def _announce(
-    bags: BagShards,
+    bags: StoredBags,
     splits: list[Split],
     study: SweepStudy,
     folder: SweepFolder,
@@ -177,7 +178,7 @@ def _run_trials(
     study: SweepStudy,
     task: Task,
     folder: SweepFolder,
-    bags: BagShards,
+    bags: StoredBags,
     stopping: Stopping,
     planning: Planning,
 ) -> None:

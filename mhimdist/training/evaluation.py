@@ -1,26 +1,53 @@
-"""A network's predictions for whole bags, and their metrics.
+"""A network's predictions for bags, whole or by the mean over samples of them, and their metrics.
 
 Dimensions: N bags, C classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
 
+from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.splits import Split
+from mhimdist.data.sub_bags import SampleSize, SubBags
 from mhimdist.errors import NonFiniteError
 from mhimdist.models import BagModel
+from mhimdist.ops.draws import Draws
 from mhimdist.statistics import metrics
 from mhimdist.training import denormals
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How bags are evaluated by samples of them: the same samples after every epoch and for every network.
+
+    Attributes:
+        size: how many instances of a bag a sample has.
+        num_samples: how many samples of each bag are predicted; the mean is taken.
+        seed: the run's seed.
+    """
+
+    size: SampleSize
+    num_samples: int
+    seed: int
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Self | None:
+        """What a configuration asks for; None for whole bags."""
+        size = SampleSize.of(config)
+        if size is None or config.evaluation_samples is None:
+            return None
+        return cls(size, config.evaluation_samples, config.seed)
+
+
+@dataclass(frozen=True)
 class Predictions:
-    """A network's predictions for whole bags.
+    """A network's predictions for bags.
 
     Attributes:
         keys: the bags' keys.
@@ -57,19 +84,41 @@ class Predictions:
         return metrics.auc(self.labels_N, self.probabilities_NC)
 
 
-@torch.inference_mode()
-@denormals.flushed()
-def predict(network: BagModel, bags: BagSource, keys: Sequence[str]) -> Predictions:
-    """Predict whole bags, one at a time, without dropout.
+def predict(
+    network: BagModel, bags: BagSource, keys: Sequence[str], sampling: Sampling | None = None
+) -> Predictions:
+    """Predict bags, one at a time, without dropout.
 
     Args:
         network: predicts on its current device.
         bags: the data set.
         keys: keys of the bags to predict, at least one.
+        sampling: predict samples of each bag, and take the means of probabilities and losses; None predicts
+            whole bags.
 
     Raises:
         NonFiniteError: a bag's probabilities are not finite; the message names it.
     """
+    if sampling is None:
+        return _predict(network, bags, keys)
+    each = [
+        _predict(
+            network,
+            SubBags(bags, sampling.size, Draws(sampling.seed, number), "evaluated_sub_bags"),
+            keys,
+        )
+        for number in range(sampling.num_samples)
+    ]
+    return replace(
+        each[0],
+        probabilities_NC=np.mean([one.probabilities_NC for one in each], axis=0),
+        losses_N=np.mean([one.losses_N for one in each], axis=0),
+    )
+
+
+@torch.inference_mode()
+@denormals.flushed()
+def _predict(network: BagModel, bags: BagSource, keys: Sequence[str]) -> Predictions:
     device = next(network.parameters()).device
     probabilities, losses, labels = [], [], []
     with read_ahead(bags, [[row] for row in bags.rows_of(keys).tolist()], device=device) as batches:
@@ -90,18 +139,23 @@ def predict(network: BagModel, bags: BagSource, keys: Sequence[str]) -> Predicti
     )
 
 
-def evaluate(network: BagModel, bags: BagSource, split: Split) -> dict[str, dict[str, float | None]]:
+def evaluate(
+    network: BagModel, bags: BagSource, split: Split, sampling: Sampling | None = None
+) -> dict[str, dict[str, float | None]]:
     """Metrics on the validation and the test bags, both at the Youden threshold of the validation scores.
 
     Args:
         network: predicts on its current device.
         bags: the data set.
         split: names the validation and the test bags.
+        sampling: as in `predict`.
 
     Raises:
         NonFiniteError: a bag's probabilities are not finite; the message names it.
     """
-    return judge(predict(network, bags, split.validation), predict(network, bags, split.test))
+    return judge(
+        predict(network, bags, split.validation, sampling), predict(network, bags, split.test, sampling)
+    )
 
 
 def judge(validation: Predictions, test: Predictions | None) -> dict[str, dict[str, float | None]]:

@@ -22,13 +22,14 @@ from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.resident import resident
 from mhimdist.data.sampler import EpochPlan, StepLimits, epoch_plan, most_instances, warn_of_larger_bags
 from mhimdist.data.splits import Split
+from mhimdist.data.sub_bags import SampleSize, SubBags
 from mhimdist.errors import ConfigError, PreemptedError
 from mhimdist.method import precision
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel, build
 from mhimdist.ops.draws import Draws
 from mhimdist.training import denormals
-from mhimdist.training.evaluation import Predictions, predict
+from mhimdist.training.evaluation import Predictions, Sampling, predict
 from mhimdist.training.history import EpochRecord
 from mhimdist.training.launching import launching, make_step
 from mhimdist.training.requirements import check_run
@@ -94,10 +95,11 @@ class Trainer:
             Teacher(config.teacher, self.student, pretrained) if config.teacher.kind != "none" else None
         )
         self._train_rows = bags.rows_of(split.train)
+        trained_on = self._of_epoch(0)
         if self.workers.rank == 0:
-            warn_of_larger_bags(bags, config.max_instances, self._train_rows)
+            warn_of_larger_bags(trained_on, config.max_instances, self._train_rows)
         self._limits = _step_limits(config, bags.labels_N[self._train_rows], self.workers)
-        most_rows = most_instances(bags.sizes_N[self._train_rows], **self._limits)
+        most_rows = most_instances(trained_on.sizes_N[self._train_rows], **self._limits)
         # On several workers a step copies worker 0's weights to all others, before a checkpoint is loaded.
         self.workers.meet()
         self.train_step = make_step(config, self.student, self.teacher, self.workers, most_rows=most_rows)
@@ -167,9 +169,14 @@ class Trainer:
         self._save()
         return record
 
-    def _plan(self, epoch: int) -> EpochPlan:
+    def _of_epoch(self, epoch: int) -> BagSource:
+        """The bags that an epoch trains on: whole ones, or a sample of each, as large in all epochs."""
+        size = SampleSize.of(self.config)
+        return self.bags if size is None else SubBags(self.bags, size, Draws(self.config.seed, epoch))
+
+    def _plan(self, bags: BagSource, epoch: int) -> EpochPlan:
         """Plan the bags of each step of an epoch on each worker."""
-        sizes_N = self.bags.sizes_N[self._train_rows]
+        sizes_N = bags.sizes_N[self._train_rows]
         return epoch_plan(sizes_N, seed=self.config.seed, epoch=epoch, **self._limits)
 
     def _take_steps(self, epoch: int) -> None:
@@ -180,10 +187,11 @@ class Trainer:
         """
         config, rows_N, run = self.config, self._train_rows, self.run
         last_saved = time.perf_counter()
-        plan, draws = self._plan(epoch), Draws(config.seed, epoch)
+        bags, draws = self._of_epoch(epoch), Draws(config.seed, epoch)
+        plan = self._plan(bags, epoch)
         mine = [rows_N[positions] for positions in plan.of_rank(self.workers.rank, run.step)]
         with read_ahead(
-            self.bags, mine, dtype=self.train_step.dtype, device=self.device, loading=config.loading
+            bags, mine, dtype=self.train_step.dtype, device=self.device, loading=config.loading
         ) as batches:
             while run.step < len(plan):
                 progress = (epoch + plan.num_bags_before(run.step) / len(rows_N)) / config.epochs
@@ -248,7 +256,8 @@ class Trainer:
         """Predictions for the validation bags; each worker predicts its share."""
         keys = self.split.validation
         mine = keys[self.workers.rank :: self.workers.world_size]
-        parts = self.workers.gather(predict(network, self.bags, mine) if mine else None)
+        sampling = Sampling.of(self.config)
+        parts = self.workers.gather(predict(network, self.bags, mine, sampling) if mine else None)
         return Predictions.merge([part for part in parts if part is not None], keys)
 
     def _open(self, path: Path) -> RunFolder | None:
