@@ -6,6 +6,7 @@ T instances of a batch, D features.
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -209,6 +210,24 @@ class _NamedCases:
             name: list(dict.fromkeys(self._row_of[self._case_of[row]] for row in rows))
             for name, rows in found.items()
         }
+
+
+def as_one(packed: PackedBags, key: str) -> PackedBags:
+    """Bags as one bag, such as the slides of a case; it has the label of the first one.
+
+    Args:
+        packed: at least one bag.
+        key: the key of the one bag.
+    """
+    num_rows = len(packed.features_TD)
+    return replace(
+        packed,
+        offsets_B1=packed.offsets_B1.new_tensor([0, num_rows]),
+        labels_B=packed.labels_B[:1],
+        ids_B=packed.ids_B.new_tensor([bag_id(key)]),
+        keys=(key,),
+        host_sizes=(num_rows,),
+    )
 
 
 def _refuse_torn(slides: StoredBags, rows_of_case: Mapping[str, Sequence[int]]) -> None:

@@ -20,6 +20,7 @@ def describe(bags: BagSource) -> dict[str, Any]:
     per_class = np.bincount(bags.labels_N, minlength=len(bags.classes))
     return {
         **named,
+        "bag_of": bags.bag_of if isinstance(bags, StoredBags) else "slide",
         "digest": bags.digest,
         "num_bags": len(bags.keys),
         "num_cases": len(set(bags.cases)),

@@ -148,6 +148,18 @@ class SubBags:
         return file
 
 
+def trained_on(bags: BagSource, config: TrainConfig, epoch: int = 0) -> BagSource:
+    """The bags that an epoch trains on: whole ones, or a sample of each, as large in all epochs.
+
+    Args:
+        bags: the data set of whole bags.
+        config: the run's settings.
+        epoch: number of the epoch, from 0.
+    """
+    size = SampleSize.of(config)
+    return bags if size is None else SubBags(bags, size, Draws(config.seed, epoch))
+
+
 def whole_bags(bags: BagSource) -> BagSource:
     """The data set that samples are taken of; another data set is this itself."""
     return bags.whole if isinstance(bags, SubBags) else bags

@@ -19,6 +19,7 @@ from mhimdist import files
 from mhimdist.cluster.connect import connect, share_of
 from mhimdist.cluster.nodes import Share
 from mhimdist.config.execution import Execution
+from mhimdist.config.sub_bags import evaluation_text
 from mhimdist.data.remote import Location
 from mhimdist.data.shards import open_bags
 from mhimdist.distributed.shared_gpu import within_share
@@ -168,7 +169,7 @@ def _task(fold: Fold, data: Location, execution: Execution, stop_file: Path) -> 
             with within_share(fold.config):
                 run_fold(
                     fold,
-                    open_bags(data, fold.config.loading),
+                    open_bags(data, fold.config.loading, execution.bag_of),
                     execution.first_stages,
                     execution.num_threads,
                     saving=execution.saving,
@@ -233,7 +234,8 @@ class Progress:
         left = elapsed / self._done * (self.num_folds - self._done)
         if isinstance(outcome, Result):
             epochs = formats.count(outcome.num_epochs, "epoch")
-            text = f"test AUC {formats.auc(outcome.test['auc'])} after {epochs}"
+            how = f", {evaluated}" if (evaluated := evaluation_text(fold.config)) else ""
+            text = f"test AUC {formats.auc(outcome.test['auc'])} after {epochs}{how}"
         else:
             self._failed += 1
             text = f"FAILED {outcome}"

@@ -15,6 +15,7 @@ from mhimdist.cross_validation.options import Experiment
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.shards import open_bags
 from mhimdist.data.splits import Split
+from mhimdist.data.stored import BagOf
 from mhimdist.distributed.fold_tasks import stoppable, why_lost
 from mhimdist.training.cost import Cost, measure
 from mhimdist.training.first_stage import made_with
@@ -42,7 +43,7 @@ def measure_costs(
     if not configs:
         return {}
     folder = experiment.folder / "costs"
-    bags = open_bags(data, next(iter(configs.values())).loading)
+    bags = open_bags(data, next(iter(configs.values())).loading, experiment.bag_of)
     split = experiment.splits(bags, experiment.protocols[0], experiment.seeds[0])[0]
     folder.mkdir(parents=True, exist_ok=True)
     num_threads = max(1, int(experiment.cpus_per_run))
@@ -66,7 +67,7 @@ def measure_costs(
             )
             try:
                 with stoppable(experiment):
-                    cost = ray.get(task.remote(config, split, absolute(data), num_threads))
+                    cost = ray.get(task.remote(config, split, absolute(data), num_threads, experiment.bag_of))
             except ray.exceptions.RayError as error:
                 cost = why_lost(error)
             if isinstance(cost, str):
@@ -79,8 +80,10 @@ def measure_costs(
     return costs
 
 
-def _measure(config: TrainConfig, split: Split, data: Location, num_threads: int) -> Cost | str:
+def _measure(
+    config: TrainConfig, split: Split, data: Location, num_threads: int, bag_of: BagOf
+) -> Cost | str:
     try:
-        return measure(config, open_bags(data, config.loading), split, num_threads)
+        return measure(config, open_bags(data, config.loading, bag_of), split, num_threads)
     except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mhimdist.config.sub_bags import evaluation_text
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.splits import Split
+from mhimdist.data.stored import BagOf
 from mhimdist.errors import CheckpointError, ConfigError
 from mhimdist.training import checkpoint
 from mhimdist.training.fold import RESULT_FILE
@@ -36,6 +38,8 @@ class Member:
         data_digest: of the data set that it was trained on.
         threshold, threshold_from: the decision threshold and what chose it; None and "" if nothing did.
         seen: keys of the bags that trained or selected it.
+        bag_of: what one bag of its training was, "slide" or "case".
+        evaluated: how its runs evaluated bags, if training saw samples of them; otherwise empty.
     """
 
     folder: Path
@@ -54,6 +58,8 @@ class Member:
     threshold: float | None
     threshold_from: str
     seen: frozenset[str]
+    bag_of: BagOf = "slide"
+    evaluated: str = ""
 
     def describe(self) -> dict[str, Any]:
         """What `prediction.json` says of it."""
@@ -150,6 +156,8 @@ def _read(folder: Path) -> Member:
         threshold=threshold,
         threshold_from="" if threshold is None else state.get("threshold_from") or chosen_on,
         seen=_seen(folder),
+        bag_of=(state.get("data") or {}).get("bag_of", "slide"),
+        evaluated=evaluation_text(config),
     )
 
 
@@ -217,6 +225,7 @@ def _refuse_strangers(members: Sequence[Member]) -> None:
         for what, one, two in (
             ("classes", first.classes, other.classes),
             ("features per instance", first.num_features, other.num_features),
+            ("bags (--bag-of)", first.bag_of, other.bag_of),
             ("encoder", *_both_known(first, other)),
         ):
             if one != two:

@@ -11,8 +11,9 @@ import numpy as np
 
 from mhimdist.prediction.members import Member
 from mhimdist.prediction.sources import UNKNOWN
+from mhimdist.statistics.cases import of_case
 
-How = Literal["mean", "max", "union"]
+How = Literal["mean", "max", "attention", "union"]
 DEFAULT_THRESHOLD = 0.5
 
 
@@ -114,20 +115,6 @@ def judge(
     )
 
 
-def of_case(probabilities_SMC: np.ndarray, how: Literal["mean", "max"]) -> np.ndarray:
-    """The probabilities of a case by its slides, M x C.
-
-    With "max" and two classes, the case is as positive as its most positive slide. With more classes, each
-    class has its largest probability over the slides, and these are divided by their sum.
-    """
-    if how == "mean":
-        return probabilities_SMC.mean(0)
-    largest_MC = probabilities_SMC.max(0)
-    if largest_MC.shape[1] == 2:
-        return np.stack([1 - largest_MC[:, 1], largest_MC[:, 1]], axis=1)
-    return largest_MC / largest_MC.sum(1, keepdims=True)
-
-
 def judge_cases(
     slides: Verdicts,
     probabilities_NMC: np.ndarray,
@@ -141,7 +128,7 @@ def judge_cases(
     Args:
         slides: the predictions of the slides.
         probabilities_NMC: their probabilities by every network.
-        unions: with "union", the probabilities of every case that has several slides, M x C.
+        unions: with "union" and "attention", the probabilities of every case that has several slides, M x C.
         how: how a case follows from its slides.
         classes, threshold: as in `judge`.
 
@@ -158,10 +145,10 @@ def judge_cases(
         said = {slides.labels[place] for place in each} - {None}
         labels.append(next(iter(said)) if len(said) == 1 else None)
         torn += [case] if len(said) > 1 else []
-        if how == "union":
-            parts.append(unions[case] if len(each) > 1 else probabilities_NMC[each[0]])
-        else:
+        if how == "mean" or how == "max":
             parts.append(of_case(probabilities_NMC[each], how))
+        else:
+            parts.append(unions[case] if len(each) > 1 else probabilities_NMC[each[0]])
     counts_N = np.array([len(each) for each in places.values()], np.int64)
     cases = list(places)
     return judge(cases, cases, labels, np.stack(parts), classes, threshold, counts_N), torn

@@ -16,6 +16,7 @@ import numpy as np
 from mhimdist.report import formats
 from mhimdist.report.text_table import Grid
 from mhimdist.statistics import metrics
+from mhimdist.statistics.cases import CASE_RULES, CaseRule
 from mhimdist.training.result import PAPER_WARNING as PAPER_WARNING
 from mhimdist.training.result import STRICT_NOTE as STRICT_NOTE
 from mhimdist.training.result import Protocol, Result
@@ -23,6 +24,10 @@ from mhimdist.training.result import Protocol, Result
 METRICS = ("auc", "accuracy", "f1", "precision", "recall")
 INFLATED = ("auc", "accuracy", "f1")
 HEADINGS = {"auc": "AUC", "accuracy": "accuracy", "f1": "F1", "precision": "precision", "recall": "recall"}
+CASES_NOTE = (
+    " All figures are by slide but AUC, cases: there a case has the mean, or the largest, of its slides' "
+    "probabilities; a case whose slides have different labels is left out."
+)
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,21 @@ class Row:
             for seed in seeds
         ]
 
-    def spread(self, metric: str) -> tuple[float, float | None] | None:
-        """Mean and standard deviation of a test metric, see `metrics.mean_and_std`; None without a value."""
-        values = [[v for r in results if (v := r.test[metric]) is not None] for results in self.by_seed]
+    def spread(self, metric: str, how: CaseRule | None = None) -> tuple[float, float | None] | None:
+        """Mean and standard deviation of a test metric, see `metrics.mean_and_std`; None without a value.
+
+        Args:
+            metric: its name.
+            how: take the metric by case, each of which follows from its slides by this rule; None: by bag.
+        """
+        values = [[v for r in results if (v := _of(r, metric, how)) is not None] for results in self.by_seed]
         values = [each for each in values if each]
         return metrics.mean_and_std(values) if values else None
+
+    @property
+    def has_cases(self) -> bool:
+        """Whether bags are slides, and the test cases of a run have several."""
+        return any(result.by_case for result in self.results)
 
     @cached_property
     def auc_interval(self) -> tuple[float, float] | None:
@@ -104,6 +119,15 @@ class Row:
             mean, std = self.spread(metric) or (None, None)
             found |= {metric: mean, f"{metric}_std": std}
         return found | {"auc_low": low, "auc_high": high, "auc_pooled": self.pooled_auc, "note": self.note}
+
+    def case_record(self) -> dict[str, Any]:
+        """The metrics by case, by each rule, in the form of `record`."""
+        found: dict[str, Any] = {}
+        for how in CASE_RULES:
+            for metric in METRICS:
+                mean, std = self.spread(metric, how) or (None, None)
+                found |= {f"{metric}_case_{how}": mean, f"{metric}_case_{how}_std": std}
+        return found
 
 
 @dataclass(frozen=True)
@@ -182,6 +206,10 @@ class Comparison:
             f"{self.caption(protocol)} AUC 95 %: bootstrap interval of the mean AUC, resampled by case; "
             "pooled: AUC of all folds' test bags as one set."
         )
+        by_case: tuple[CaseRule, ...] = CASE_RULES if any(row.has_cases for row in rows) else ()
+        if by_case:
+            header += [f"AUC, cases ({how})" for how in by_case]
+            caption += CASES_NOTE
         caption += notes_text({row.name: row.note for row in rows})
         return Grid(
             title=f"{self.name}: test figures, {protocol} protocol",
@@ -192,6 +220,7 @@ class Comparison:
                     *(spread_text(row.spread(metric)) for metric in shown),
                     interval_text(row.auc_interval),
                     formats.auc(row.pooled_auc),
+                    *(spread_text(row.spread("auc", how)) for how in by_case),
                     row.epochs,
                     row.num_runs,
                 ]
@@ -236,11 +265,12 @@ class Comparison:
         )
 
     def record(self, row: Row) -> dict[str, Any]:
-        """A row's record and, if both protocols ran, the gain of the paper's."""
+        """A row's record with, if any row has them, metrics by case and, of both protocols, the gain."""
+        record = row.record() | (row.case_record() if any(each.has_cases for each in self.rows) else {})
         if len(self.protocols) < 2:
-            return row.record()
+            return record
         added = self.inflation_of(row)
-        return row.record() | {f"{metric}_inflation": value for metric, value in added.items()}
+        return record | {f"{metric}_inflation": value for metric, value in added.items()}
 
     def markdown(self) -> str:
         """All tables and the failed runs, as Markdown."""
@@ -285,6 +315,10 @@ class Comparison:
         if len(self.protocols) > 1:
             warning["inflation"] = self.inflation_note
         return json.dumps({"protocols": self.protocols, **warning, **body}, indent=1, allow_nan=False) + "\n"
+
+
+def _of(result: Result, metric: str, how: CaseRule | None) -> float | None:
+    return result.test[metric] if how is None else result.by_case.get(how, {}).get(metric)
 
 
 def notes_text(notes: Mapping[str, str]) -> str:

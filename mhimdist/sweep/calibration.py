@@ -154,7 +154,8 @@ def calibrate(task: Task) -> Calibration:
         file.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(file, json.dumps(asdict(found)))
     if found.slowdown is None and planner.is_gpu_shared(sweep, found):
-        beside_s = side_by_side.epoch_s(task.data, sweep.train, task.splits[0], sweep.num_threads)
+        split, threads = task.splits[0], sweep.num_threads
+        beside_s = side_by_side.epoch_s(task.data, sweep.train, split, threads, sweep.bag_of)
         found = replace(found, slowdown=max(1.0, beside_s / found.epoch_s))
         files.write_text(file, json.dumps(asdict(found)))
     return found

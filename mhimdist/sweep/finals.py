@@ -37,6 +37,7 @@ from mhimdist.training.environment import environment
 from mhimdist.training.fold import RESULT_FILE, Fold
 from mhimdist.training.model_card import read_trained, write_card
 from mhimdist.training.requirements import notes_on_classes
+from mhimdist.training.result import note_on
 
 MAX_REASONS = 5
 """Most different reasons that an error names if no trial was completed."""
@@ -92,7 +93,7 @@ def finish(
         "sweep_s": round(summary.sweep_s, 1),
         "report": str(folder.path / "report.html"),
     }
-    if notes := notes_on_classes(bags, splits):
+    if notes := [*notes_on_classes(bags, splits), *filter(None, [note_on(best[1], bags)])]:
         result["notes"] = notes
     files.write_text(folder.path / "result.json", json.dumps(result) + "\n")
     return folder.path
@@ -142,7 +143,7 @@ def _summary(
         baselines={name: runs for name, runs in finals.items() if name != best[0]},
         split_sizes=_split_sizes(bags, splits),
         environment=_environment(sweep, folder),
-        notes=[*study.notes(), *notes_on_classes(bags, splits)],
+        notes=[*study.notes(), *notes_on_classes(bags, splits), *filter(None, [note_on(best[1], bags)])],
         num_tested=_num_tested(folder),
         front=study.pareto_front(),
         cost=COSTS[sweep.against].text if sweep.against in COSTS else "",

@@ -37,6 +37,7 @@ from mhimdist.data.sampler import warn_of_larger_bags
 from mhimdist.data.shards import open_bags
 from mhimdist.data.splits import Split
 from mhimdist.data.stored import StoredBags
+from mhimdist.data.sub_bags import trained_on
 from mhimdist.distributed.worker_group import worker_group
 from mhimdist.errors import DiskFullError, MhimdistError, SweepError
 from mhimdist.process import Stopping
@@ -98,8 +99,8 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
         PreemptedError: the sweep was asked to stop; the same command resumes it.
     """
     refuse_open_cluster(insecure=sweep.insecure)
-    bags = open_bags(data, sweep.train.loading)
-    warn_of_larger_bags(bags, sweep.train.max_instances)
+    bags = open_bags(data, sweep.train.loading, sweep.bag_of)
+    warn_of_larger_bags(trained_on(bags, sweep.train), sweep.train.max_instances)
     splits = sweep.splits(bags)
     check_runs(((f"fold {number}", sweep.train, split) for number, split in enumerate(splits, 1)), bags)
     facts = proposals.examine(space, sweep.train)

@@ -13,6 +13,7 @@ from mhimdist.config.train import TrainConfig
 from mhimdist.data.remote import Location
 from mhimdist.data.shards import open_bags
 from mhimdist.data.splits import Split
+from mhimdist.data.stored import BagOf
 from mhimdist.errors import SweepError
 from mhimdist.training.cost import measure
 
@@ -22,7 +23,9 @@ LONGEST_WAIT_S = 1800.0
 _barrier: Any = None  # in a run's process; multiprocessing hands it over only when the process starts
 
 
-def epoch_s(data: Location, config: TrainConfig, split: Split, num_threads: int) -> float:
+def epoch_s(
+    data: Location, config: TrainConfig, split: Split, num_threads: int, bag_of: BagOf = "slide"
+) -> float:
     """Mean seconds of an epoch with its validation, of two runs whose measured epochs begin together.
 
     Both run on the device of this process, each in a process of its own.
@@ -32,6 +35,7 @@ def epoch_s(data: Location, config: TrainConfig, split: Split, num_threads: int)
         config: what to measure.
         split: the split of one fold.
         num_threads: compute threads of each run.
+        bag_of: what one bag of the data is.
 
     Raises:
         SweepError: one of them failed; the message has the reason.
@@ -40,7 +44,7 @@ def epoch_s(data: Location, config: TrainConfig, split: Split, num_threads: int)
     torch.cuda.empty_cache()
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     with ProcessPoolExecutor(2, context, initializer=_keep, initargs=(context.Barrier(2),)) as pool:
-        runs = [pool.submit(_measure, data, config, split, num_threads) for _ in range(2)]
+        runs = [pool.submit(_measure, data, config, split, num_threads, bag_of) for _ in range(2)]
         errors = [error for run in runs if (error := run.exception())]
     if errors:
         # The run that only waited for the other one does not know the reason.
@@ -58,9 +62,9 @@ def _keep(barrier: Any) -> None:
     _barrier = barrier
 
 
-def _measure(data: Location, config: TrainConfig, split: Split, num_threads: int) -> float:
+def _measure(data: Location, config: TrainConfig, split: Split, num_threads: int, bag_of: BagOf) -> float:
     try:
-        bags = open_bags(data, config.loading)
+        bags = open_bags(data, config.loading, bag_of)
         return measure(
             config, bags, split, num_threads, before_measured=lambda: _barrier.wait(LONGEST_WAIT_S)
         ).epoch_s

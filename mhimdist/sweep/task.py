@@ -41,7 +41,7 @@ class Task:
 
     def bags(self) -> StoredBags:
         """The data set: opened once per process; all processes of a node share its files' pages."""
-        return open_bags(self.data, self.sweep.train.loading)
+        return open_bags(self.data, self.sweep.train.loading, self.sweep.bag_of)
 
     def launcher(self) -> Launcher:
         """A launcher that runs folds in this process."""

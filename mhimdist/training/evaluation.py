@@ -3,7 +3,7 @@
 Dimensions: N bags, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -77,6 +77,10 @@ class Predictions:
     def loss(self) -> float:
         """Mean classification loss."""
         return float(self.losses_N.mean())
+
+    def scores(self, case_of: Mapping[str, str]) -> metrics.Scores:
+        """The probabilities with the case of each bag, which `case_of` names by its key."""
+        return metrics.Scores(self.labels_N, self.probabilities_NC, [case_of[key] for key in self.keys])
 
     @property
     def auc(self) -> float | None:

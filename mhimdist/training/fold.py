@@ -35,12 +35,13 @@ from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
 from mhimdist.errors import CheckpointError, PreemptedError, RunLockedError
 from mhimdist.models import BagModel
+from mhimdist.statistics.cases import case_metrics
 from mhimdist.training import checkpoint
 from mhimdist.training.evaluation import Sampling, judge, predict
 from mhimdist.training.first_stage import first_stage, open_trainer
 from mhimdist.training.history import EpochRecord
 from mhimdist.training.model_card import Trained, write_card
-from mhimdist.training.result import OUTSIDE_WEIGHTS, Result
+from mhimdist.training.result import Result, note_on
 from mhimdist.training.run_folder import HISTORY, LOST_LOCK_S, Position, RunFolder
 from mhimdist.training.student import save_student
 from mhimdist.training.trainer import Trainer
@@ -401,6 +402,7 @@ def _judge(
     validation = predict(network, bags, fold.split.validation, sampling)
     test = predict(network, bags, fold.split.test, sampling) if fold.is_tested else None
     judged = judge(validation, test)
+    case_of = dict(zip(bags.keys, bags.cases, strict=True))
     result = Result(
         protocol="paper" if fold.split.selects_on_test else "strict",
         seed=fold.config.seed,
@@ -415,14 +417,15 @@ def _judge(
         validation=judged["validation"],
         test=judged.get("test", {}),
         validation_keys=validation.keys,
-        validation_cases=[bags.cases[row] for row in bags.rows_of(validation.keys)],
+        validation_cases=[case_of[key] for key in validation.keys],
         validation_labels=validation.labels_N.tolist(),
         validation_probabilities=validation.probabilities_NC.tolist(),
         keys=test.keys if test else (),
-        cases=[bags.cases[row] for row in bags.rows_of(test.keys)] if test else (),
+        cases=[case_of[key] for key in test.keys] if test else (),
         labels=test.labels_N.tolist() if test else (),
         probabilities=test.probabilities_NC.tolist() if test else (),
-        note=OUTSIDE_WEIGHTS if fold.config.teacher.has_outside_weights else "",
+        note=note_on(fold.config, bags),
+        by_case=case_metrics(validation.scores(case_of), test.scores(case_of)) if test else {},
         missing_classes={
             name: classes
             for name, classes in fold.split.missing_classes(bags.keys, bags.labels_N, bags.classes).items()

@@ -6,6 +6,9 @@ from typing import Literal
 
 import numpy as np
 
+from mhimdist.config.sub_bags import sub_bags_text
+from mhimdist.config.train import TrainConfig
+from mhimdist.data.bags import BagSource
 from mhimdist.statistics.metrics import Scores
 
 Protocol = Literal["strict", "paper"]
@@ -21,6 +24,7 @@ OUTSIDE_WEIGHTS = (
     "the teacher starts from outside weights (teacher.weights), which may have been trained on this run's "
     "test slides"
 )
+BAGS_ARE_CASES = "a bag is all slides of a case (bag_of case), so that all figures are by case"
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,9 @@ class Result:
         keys, cases, labels, probabilities: one entry per test bag.
         missing_classes: classes without a bag in the validation or the test set, by the set's name; the
             metrics there are means over the other classes.
-        note: what may make the figures optimistic, apart from the protocol; empty if nothing does.
+        note: what a reader of the figures must know apart from the protocol; may be empty.
+        by_case: where bags are slides and a test case has several, metrics of the test cases by each rule of
+            `statistics.cases`; otherwise empty.
     """
 
     protocol: Protocol
@@ -66,6 +72,7 @@ class Result:
     validation_probabilities: Sequence[Sequence[float]] = ()
     note: str = ""
     missing_classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    by_case: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
     @property
     def scores(self) -> Scores:
@@ -79,3 +86,15 @@ class Result:
             return None
         labels_N, probabilities_NC = np.array(self.validation_labels), np.array(self.validation_probabilities)
         return Scores(labels_N, probabilities_NC, self.validation_cases)
+
+
+def note_on(config: TrainConfig, bags: BagSource) -> str:
+    """What a reader of a run's figures must know apart from the protocol; may be empty.
+
+    Args:
+        config: the run's settings.
+        bags: the data set.
+    """
+    outside = OUTSIDE_WEIGHTS if config.teacher.has_outside_weights else ""
+    cases = BAGS_ARE_CASES if getattr(bags, "bag_of", "slide") == "case" else ""
+    return "; ".join(filter(None, (outside, cases, sub_bags_text(config))))

@@ -22,7 +22,7 @@ from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.resident import resident
 from mhimdist.data.sampler import EpochPlan, StepLimits, epoch_plan, most_instances, warn_of_larger_bags
 from mhimdist.data.splits import Split
-from mhimdist.data.sub_bags import SampleSize, SubBags
+from mhimdist.data.sub_bags import trained_on
 from mhimdist.errors import ConfigError, PreemptedError
 from mhimdist.method import precision
 from mhimdist.method.teacher import Teacher
@@ -95,11 +95,11 @@ class Trainer:
             Teacher(config.teacher, self.student, pretrained) if config.teacher.kind != "none" else None
         )
         self._train_rows = bags.rows_of(split.train)
-        trained_on = self._of_epoch(0)
+        samples = trained_on(bags, config)
         if self.workers.rank == 0:
-            warn_of_larger_bags(trained_on, config.max_instances, self._train_rows)
+            warn_of_larger_bags(samples, config.max_instances, self._train_rows)
         self._limits = _step_limits(config, bags.labels_N[self._train_rows], self.workers)
-        most_rows = most_instances(trained_on.sizes_N[self._train_rows], **self._limits)
+        most_rows = most_instances(samples.sizes_N[self._train_rows], **self._limits)
         # On several workers a step copies worker 0's weights to all others, before a checkpoint is loaded.
         self.workers.meet()
         self.train_step = make_step(config, self.student, self.teacher, self.workers, most_rows=most_rows)
@@ -169,11 +169,6 @@ class Trainer:
         self._save()
         return record
 
-    def _of_epoch(self, epoch: int) -> BagSource:
-        """The bags that an epoch trains on: whole ones, or a sample of each, as large in all epochs."""
-        size = SampleSize.of(self.config)
-        return self.bags if size is None else SubBags(self.bags, size, Draws(self.config.seed, epoch))
-
     def _plan(self, bags: BagSource, epoch: int) -> EpochPlan:
         """Plan the bags of each step of an epoch on each worker."""
         sizes_N = bags.sizes_N[self._train_rows]
@@ -187,7 +182,7 @@ class Trainer:
         """
         config, rows_N, run = self.config, self._train_rows, self.run
         last_saved = time.perf_counter()
-        bags, draws = self._of_epoch(epoch), Draws(config.seed, epoch)
+        bags, draws = trained_on(self.bags, config, epoch), Draws(config.seed, epoch)
         plan = self._plan(bags, epoch)
         mine = [rows_N[positions] for positions in plan.of_rank(self.workers.rank, run.step)]
         with read_ahead(
