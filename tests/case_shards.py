@@ -1,4 +1,4 @@
-"""Slides of a few cases in shards, and the same with one united slide per case, for tests of bags of cases."""
+"""Slides of a few cases in shards, and the same with one united slide per case, for tests."""
 
 from pathlib import Path
 from typing import Any

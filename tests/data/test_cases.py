@@ -44,7 +44,7 @@ def test_the_table_is_that_of_united_slides(both: tuple[CaseBags, BagShards]) ->
     assert [len(each) for each in cases.members] == [SLIDES_OF_CASE[int(case[2:])] for case in cases.cases]
     assert cases.digest not in (united.digest, BagShards(cases.folder).digest)
     assert np.array_equal(cases.rows_of(cases.keys[::-1]), np.arange(len(cases))[::-1])
-    with pytest.raises(DataError, match="has no case 'S1%2E0' .* its bags are cases here, not slides"):
+    with pytest.raises(DataError, match=r"has no case 'S1%2E0' .* its bags are cases here, not slides"):
         cases.rows_of(["S1%2E0"])
     with pytest.raises(DataError, match="has cases 0 to 11, got 12"):
         cases.load([12])
@@ -115,7 +115,6 @@ def test_a_case_of_two_labels_is_refused_with_all_its_slides(tmp_path: Path) -> 
 
 
 def test_splits_are_those_of_united_slides(both: tuple[CaseBags, BagShards]) -> None:
-    cases, united = both
     for options in ({"num_folds": 3}, {"test_share": 0.3}):
         drawn = [splits_of(bags, validation_share=0.3, seed=1, **options) for bags in both]
         assert drawn[0] == drawn[1]
@@ -126,7 +125,9 @@ def test_a_split_file_names_slides_or_cases(both: tuple[CaseBags, BagShards], tm
     sets = {case: ("train", "train", "val", "test")[i // 2 % 4] for i, case in enumerate(sorted(cases.cases))}
     by_slide, by_case = tmp_path / "slides.csv", tmp_path / "cases.csv"
     named = [
-        f"{slide},{sets[case]}" for case, each in zip(cases.cases, cases.members, strict=True) for slide in each
+        f"{slide},{sets[case]}"
+        for case, each in zip(cases.cases, cases.members, strict=True)
+        for slide in each
     ]
     by_slide.write_text("\n".join(["slide,set", *named]))
     by_case.write_text("\n".join(["slide,set", *(f"{case},{name}" for case, name in sets.items())]))
