@@ -63,7 +63,7 @@ class CaseBags(StoredBags):
         self.name, self.classes, self.num_features = slides.name, slides.classes, slides.num_features
         self.synthetic, self.description, self.folder = slides.synthetic, slides.description, slides.folder
         self.dtype, self.stored_dtypes = slides.dtype, slides.stored_dtypes
-        self.digest = hashlib.sha256(f"cases of {slides.digest}".encode()).hexdigest()
+        self.digest = case_digest(slides.digest)
         self._row_of = {key: row for row, key in enumerate(self.keys)}
 
     @property
@@ -210,6 +210,11 @@ class _NamedCases:
             name: list(dict.fromkeys(self._row_of[self._case_of[row]] for row in rows))
             for name, rows in found.items()
         }
+
+
+def case_digest(slides_digest: str) -> str:
+    """The digest of the cases of a data set of slides."""
+    return hashlib.sha256(f"cases of {slides_digest}".encode()).hexdigest()
 
 
 def as_one(packed: PackedBags, key: str) -> PackedBags:

@@ -13,6 +13,7 @@ from statistics import fmean
 import numpy as np
 import torch
 
+from mhimdist.data.cases import CaseBags, case_digest
 from mhimdist.data.shards import open_bags
 from mhimdist.data.stored import StoredBags
 from mhimdist.errors import ReportError
@@ -136,6 +137,8 @@ def instances_section(subject: Subject, data: str | Path) -> Section:
 
 def _of_folds(configuration: Configuration, bags: StoredBags, data: str | Path) -> list[InstanceAucs]:
     entry = configuration.entry
+    if entry is not None and entry.data_digest == case_digest(bags.digest):
+        bags = CaseBags(bags)  # it was trained on bags of cases
     if entry is not None and entry.data_digest != bags.digest:
         raise ReportError(
             f"data: expected the data set that {configuration.name} was trained on, digest "
