@@ -6,9 +6,10 @@
 
 AUC is measured on digits-c16 by MHIM (AB-MIL) with its first stage, each network on the test cases of its
 fold and evaluated on whole bags. Time is measured there, and on bags of noise of CAMELYON16's sizes
-(c16-shaped), where an AUC says nothing. The settings take turns, fold by fold and epoch by epoch (A B A B), in one process
-on the CPU. A time is the training part of an epoch, without validation, in processor time of all threads; a
-ratio is the median over the pairs of neighbours of the setting's time divided by that of whole bags.
+(c16-shaped), where an AUC says nothing. The settings take turns, fold by fold and epoch by epoch (A B A B),
+in one process on the CPU. A time is the training part of an epoch, without validation, in processor time of
+all threads; a ratio is the median over the pairs of neighbours of the setting's time divided by that of
+whole bags.
 """
 
 import argparse

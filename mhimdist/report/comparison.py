@@ -25,7 +25,7 @@ METRICS = ("auc", "accuracy", "f1", "precision", "recall")
 INFLATED = ("auc", "accuracy", "f1")
 HEADINGS = {"auc": "AUC", "accuracy": "accuracy", "f1": "F1", "precision": "precision", "recall": "recall"}
 CASES_NOTE = (
-    " All figures are by slide but AUC, cases: there a case has the mean, or the largest, of its slides' "
+    " All figures are by slide but the case AUC: there a case has the mean, or the largest, of its slides' "
     "probabilities; a case whose slides have different labels is left out."
 )
 
@@ -208,7 +208,7 @@ class Comparison:
         )
         by_case: tuple[CaseRule, ...] = CASE_RULES if any(row.has_cases for row in rows) else ()
         if by_case:
-            header += [f"AUC, cases ({how})" for how in by_case]
+            header += [f"case AUC, {how}" for how in by_case]
             caption += CASES_NOTE
         caption += notes_text({row.name: row.note for row in rows})
         return Grid(
@@ -227,7 +227,7 @@ class Comparison:
                 for row in rows
             ],
             caption=caption,
-            optional=("F1", "accuracy", "pooled", "epochs"),
+            optional=("F1", "accuracy", "pooled", "epochs", "case AUC, max"),
         )
 
     def inflation_of(self, row: Row) -> dict[str, float | None]:

@@ -171,7 +171,8 @@ def test_evaluation_is_of_whole_bags_or_the_mean_of_samples(bags: MemoryBags) ->
         outputs = [network.probabilities(network(sub.load([row]))) for row in rows]
         each.append(torch.cat(outputs).detach().double().numpy())
     assert len({one.tobytes() for one in each}) == 3
-    np.testing.assert_array_equal(found.probabilities_NC, np.mean(each, axis=0))
+    # Products depend on the alignment of their memory, in the last bit.
+    np.testing.assert_allclose(found.probabilities_NC, np.mean(each, axis=0), rtol=0, atol=2e-7)
     whole = config.model_copy(update={"evaluation_samples": None})
     (other,) = Trainer(whole, bags, bags.holdout()).epochs()
     assert (record.loss, Sampling.of(whole)) == (other.loss, None)
