@@ -43,7 +43,6 @@ from mhimdist.data.mapped_shards import MappedShards
 from mhimdist.data.remote import Location, RemoteFolder, absolute, is_remote
 from mhimdist.data.scattered import OpenFile, read_rows
 from mhimdist.data.shard_cache import ShardCache
-from mhimdist.data.split_files import Bags, NamedBags
 from mhimdist.data.stored import BagOf, StoredBags
 from mhimdist.errors import ConfigError, CorruptShard, DataError
 
@@ -123,16 +122,6 @@ class BagShards(StoredBags):
 
     def __reduce__(self) -> tuple[Callable[[], "BagShards"], tuple[()]]:
         return partial(BagShards, self._location, verify=self.verify, shard_cache=self._mapped.cache), ()
-
-    @property
-    def members(self) -> tuple[tuple[str, ...], ...]:
-        """See `StoredBags.members`."""
-        return tuple((slide,) for slide in self.slides)
-
-    @property
-    def names(self) -> NamedBags:
-        """See `StoredBags.names`."""
-        return Bags(self.keys, self.slides, self.cases)
 
     def rows_of(self, keys: Sequence[str]) -> np.ndarray:
         """See `StoredBags.rows_of`."""

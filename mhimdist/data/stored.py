@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mhimdist.data.bags import PackedBags
-from mhimdist.data.split_files import NamedBags
+from mhimdist.data.split_files import Bags, NamedBags
 
 BagOf = Literal["slide", "case"]
 """What one bag is made of: the instances of a slide, or of all slides of a case."""
@@ -60,14 +60,14 @@ class StoredBags(ABC):
         return len(self.keys)
 
     @property
-    @abstractmethod
     def members(self) -> tuple[tuple[str, ...], ...]:
         """The slides of every bag, in the order in which their instances follow each other."""
+        return tuple((slide,) for slide in self.slides)
 
     @property
-    @abstractmethod
     def names(self) -> NamedBags:
         """Finds the bags that a split file names."""
+        return Bags(self.keys, self.slides, self.cases)
 
     @abstractmethod
     def rows_of(self, keys: Sequence[str]) -> np.ndarray:
