@@ -37,6 +37,7 @@ from mhimdist.data.format import (
     npy_header,
     padded,
     shard_name,
+    stored_order,
     tar_header,
 )
 from mhimdist.data.manifest import ShardFile
@@ -150,7 +151,7 @@ def plan_bags(
         DataError: sources cannot be used (the first are named), or features are of more than one encoder.
     """
     # By a hash, not a shuffle: no generator's version changes it, and a new slide moves no other.
-    order = sorted(labels, key=lambda row: hashlib.blake2b(f"{seed}/{row.slide}".encode()).digest())
+    order = sorted(labels, key=lambda row: stored_order(row.slide, seed))
     unread: list[BadBag] = []
 
     def plan(row: SlideLabel) -> PlannedBag | BadBag:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -43,6 +43,11 @@ class Execution(Options):
     data: str = Field(
         "digits-c16",
         description="name of an embedded data set, or path or URL (s3, gs, https, ...) of a folder of shards",
+    )
+    bag_of: Literal["slide", "case"] = Field(
+        "slide",
+        description="what one bag is; case: all slides of a case, read where they are. The slides of a case "
+        "then need one label, and all figures are by case",
     )
     cpus_per_run: float = Field(1.0, gt=0, description="CPU cores per run; it computes with as many threads")
     gpus_per_run: float | None = Field(

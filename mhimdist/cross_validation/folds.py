@@ -12,8 +12,8 @@ from mhimdist.cluster.connect import share_of
 from mhimdist.config.execution import Execution
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.options import Candidate
-from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
+from mhimdist.data.stored import StoredBags
 from mhimdist.distributed.fold_tasks import Outcome
 from mhimdist.errors import CrossValidationError
 from mhimdist.report import formats
@@ -76,7 +76,7 @@ class FoldSet:
         self.folds: dict[str, Fold] = {}
         self.members: dict[tuple[str, Protocol], list[str]] = {}
 
-    def add(self, split: Split, fold: int, seed: int, protocol: Protocol, bags: BagShards) -> None:
+    def add(self, split: Split, fold: int, seed: int, protocol: Protocol, bags: StoredBags) -> None:
         """Add every candidate on a fold with a seed, unless the candidate runs fewer folds.
 
         Args:
@@ -120,7 +120,7 @@ def make_fold(
     fold: int,
     seed: int,
     protocol: Protocol,
-    bags: BagShards,
+    bags: StoredBags,
     folder: Path,
     device: torch.device,
 ) -> tuple[str, Fold]:

@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 from mhimdist.config.execution import Execution
 from mhimdist.config.presets import departures
 from mhimdist.config.train import TrainConfig
-from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split, splits_of
+from mhimdist.data.stored import StoredBags
 from mhimdist.report import formats
 from mhimdist.training.result import Protocol
 
@@ -87,7 +87,7 @@ class Experiment(Execution):
         """The protocols asked for."""
         return ("strict", "paper") if self.protocol == "both" else (self.protocol,)
 
-    def splits(self, bags: BagShards, protocol: Protocol, seed: int) -> list[Split]:
+    def splits(self, bags: StoredBags, protocol: Protocol, seed: int) -> list[Split]:
         """The splits of a seed, one per fold that runs.
 
         Args:
@@ -111,14 +111,14 @@ class Experiment(Execution):
         )
         return splits[: self.run_folds]
 
-    def num_splits(self, bags: BagShards) -> int:
+    def num_splits(self, bags: StoredBags) -> int:
         """Number of splits per seed, including those that `run_folds` leaves out."""
         if self.split_file is not None:
             everything = self.model_copy(update={"run_folds": None})
             return len(everything.splits(bags, self.protocols[0], self.seeds[0]))
         return 1 if self.test_share is not None else self.folds
 
-    def split_by(self, bags: BagShards) -> str:
+    def split_by(self, bags: StoredBags) -> str:
         """The kind of split in words, for a caption."""
         if self.split_file is not None:
             return f"{formats.count(self.num_splits(bags), 'split')} of {self.split_file.name}"

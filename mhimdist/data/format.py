@@ -9,6 +9,7 @@ headers, padding), so `data_prep.verify` can tell which byte is wrong.
 Dimensions: N instances of a bag, D features.
 """
 
+import hashlib
 import struct
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -52,6 +53,16 @@ def escape_key(slide: str) -> str:
     a field in DALI's index.
     """
     return quote(slide, safe="").replace(".", "%2E").replace("~", "%7E")
+
+
+def stored_order(name: str, seed: int = 0) -> bytes:
+    """The sort key of a slide's name: in this order the bags of a data set fill its shards.
+
+    Args:
+        name: the slide.
+        seed: seed of the order; the default is that of `data_prep.shard`.
+    """
+    return hashlib.blake2b(f"{seed}/{name}".encode()).digest()
 
 
 def shard_name(index: int) -> str:

@@ -7,12 +7,13 @@ D features.
 import json
 import math
 import mmap
+import os
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from mhimdist.config.train import ConfigWarning, Loading
 from mhimdist.data import memory, targets
 from mhimdist.data.bags import PackedBags, bag_id
+from mhimdist.data.cases import CaseBags
 from mhimdist.data.format import (
     COORDS_DTYPE,
     EXTENSIONS,
@@ -40,12 +42,14 @@ from mhimdist.data.manifest import (
 )
 from mhimdist.data.mapped_shards import MappedShards
 from mhimdist.data.remote import Location, RemoteFolder, absolute, is_remote
+from mhimdist.data.scattered import OpenFile, read_rows
 from mhimdist.data.shard_cache import ShardCache
+from mhimdist.data.stored import BagOf, StoredBags
 from mhimdist.data.targets import TaskInfo
 from mhimdist.errors import ConfigError, CorruptShard, DataError, ManifestError
 
 
-class BagShards:
+class BagShards(StoredBags):
     """The bags of a folder that `data_prep.shard` wrote.
 
     The manifest has the position of every array, so a bag is a view of a mapped file: nothing is parsed,
@@ -53,22 +57,11 @@ class BagShards:
     again), inherit it through a fork, and read from it in more than one thread.
 
     Attributes:
-        name: the data set's name.
-        classes: class names in the order of the class indices.
-        keys, slides, cases: key, slide and case of every bag, in the order of the rows.
-        labels_N: int64 class index of every bag.
-        task, targets_NK: what the bags are labelled with, and their targets, see `BagSource`; if there are
-            targets, a bag's class is a stratum of them.
-        sizes_N: int64 number of instances of every bag.
-        ids_N: int64 `bag_id` of every bag.
-        num_features: width D of the features.
-        synthetic, description: whether the features were generated, not computed from slides; their source.
-        digest: hash of the manifest's content, which includes the sha256 of every shard.
-        dtype: dtype of the stored features; float32 if it differs between bags.
-        stored_dtypes: names of all stored dtypes.
         shards: the shard files, as the manifest lists them.
-        folder: the folder of the shards, as messages name it.
+        The others are those of `StoredBags`.
     """
+
+    bag_of = "slide"
 
     def __init__(
         self,
@@ -131,18 +124,11 @@ class BagShards:
         }
         self._verified: set[tuple[str, int, int]] = set()
 
-    def __len__(self) -> int:
-        return len(self.keys)
-
     def __reduce__(self) -> tuple[Callable[[], "BagShards"], tuple[()]]:
         return partial(_again, self._location, self.verify, self._mapped.cache, self.digest), ()
 
     def rows_of(self, keys: Sequence[str]) -> np.ndarray:
-        """Row numbers of bags, int64.
-
-        Raises:
-            DataError: a key is not in the data set.
-        """
+        """See `StoredBags.rows_of`."""
         unknown = [key for key in keys if key not in self._row_of]
         if unknown:
             raise DataError(
@@ -151,12 +137,12 @@ class BagShards:
         return np.array([self._row_of[key] for key in keys], dtype=np.int64)
 
     def dtypes_of(self, rows: Sequence[int] | np.ndarray) -> frozenset[torch.dtype]:
-        """The dtypes in which the features of these rows are stored.
-
-        Raises:
-            DataError: a row is out of range.
-        """
+        """See `StoredBags.dtypes_of`."""
         return frozenset(getattr(torch, self._dtypes[row]) for row in self._checked(rows).tolist())
+
+    def is_view(self, rows: Sequence[int] | np.ndarray, dtype: torch.dtype) -> bool:
+        """See `StoredBags.is_view`."""
+        return len(rows) == 1 and getattr(torch, self._dtypes[rows[0]]) == dtype
 
     def load(
         self,
@@ -183,29 +169,41 @@ class BagShards:
             CorruptShard: the bytes of a shard are not those that the manifest describes.
         """
         rows_B = self._checked(rows)
-        if len(rows_B) == 1 and getattr(torch, self._dtypes[rows_B[0]]) == dtype:
+        if self.is_view(rows_B, dtype):
             features_TD = self._features_ND(int(rows_B[0]))
         else:
-            features_TD = self._buffer(rows_B, dtype, out)
+            features_TD = self._buffer(rows_B, int(self.sizes_N[rows_B].sum()), dtype, out)
             parts = features_TD.split(self.sizes_N[rows_B].tolist())
             for part_ND, row in zip(parts, rows_B.tolist(), strict=True):
                 part_ND.copy_(self._features_ND(row))
         return PackedBags.of_rows(self, rows_B, features_TD)
 
-    def fetch_ahead(self, rows: Iterable[int]) -> None:
-        """Start to fetch the remote shards of these rows in the order of first use, several at once.
+    def scattered(
+        self,
+        rows: Sequence[int] | np.ndarray,
+        instances: Sequence[np.ndarray],
+        dtype: torch.dtype,
+        *,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """See `StoredBags.scattered`."""
+        rows_B, sizes = self._checked(rows), [len(each) for each in instances]
+        features_TD = self._buffer(rows_B, sum(sizes), dtype, out)
+        parts = features_TD.split(sizes)
+        for part_KD, row, chosen_K in zip(parts, rows_B.tolist(), instances, strict=True):
+            if len(chosen_K) == self.sizes_N[row]:
+                part_KD.copy_(self._features_ND(row))
+            elif len(chosen_K):
+                file, start = self._file(row)
+                read_rows(file, start, chosen_K, getattr(torch, self._dtypes[row]), part_KD)
+        return features_TD
 
-        Does nothing if the data set is larger than this node's cache: a shard fetched too early would evict
-        one that is still needed. Errors are not raised here; the read of the shard raises them.
-        """
+    def fetch_ahead(self, rows: Iterable[int]) -> None:
+        """See `StoredBags.fetch_ahead`."""
         self._mapped.fetch_ahead(self._shards[row] for row in rows)
 
     def payload(self, row: int) -> np.ndarray:
-        """A bag's features as the .npy file in its shard, uint8, read-only.
-
-        Raises:
-            DataError, CorruptShard: as in `load`.
-        """
+        """See `StoredBags.payload`; it is the file in the shard."""
         (row,) = self._checked([row]).tolist()
         shape = int(self.sizes_N[row]), self.num_features
         mapped, start = self._array(row, "features", FEATURE_DTYPES[self._dtypes[row]], shape)
@@ -215,27 +213,15 @@ class BagShards:
         return array
 
     def coords(self, row: int) -> np.ndarray | None:
-        """A bag's patch positions, int32 N x 2, read-only, in the units of the source; None if it has none.
-
-        Raises:
-            DataError, CorruptShard: as in `load`.
-        """
+        """See `StoredBags.coords`."""
         return self._side_array(row, "coords", COORDS_DTYPE, 2)
 
     def instance_labels(self, row: int) -> np.ndarray | None:
-        """A bag's instance labels, uint8 N, read-only; None if it has none.
-
-        Raises:
-            DataError, CorruptShard: as in `load`.
-        """
+        """See `StoredBags.instance_labels`."""
         return self._side_array(row, "instance_labels", INSTANCE_LABELS_DTYPE)
 
     def details(self, row: int) -> dict[str, Any]:
-        """How a bag was made, as its JSON member says: encoder, patch size, level and more.
-
-        Raises:
-            DataError, CorruptShard: as in `load`.
-        """
+        """See `StoredBags.details`."""
         (row,) = self._checked([row]).tolist()
         mapped = self._mapped.map(self._shards[row])
         offset, num_bytes, crc32 = (int(values_N[row]) for values_N in self._members["json"].values())
@@ -251,8 +237,9 @@ class BagShards:
             raise DataError(f"{self.folder} has rows 0 to {len(self) - 1}, got {outside[0]}")
         return rows_B
 
-    def _buffer(self, rows_B: np.ndarray, dtype: torch.dtype, out: Tensor | None) -> Tensor:
-        num_instances = int(self.sizes_N[rows_B].sum())
+    def _buffer(
+        self, rows_B: np.ndarray, num_instances: int, dtype: torch.dtype, out: Tensor | None
+    ) -> Tensor:
         if out is None:
             num_bytes = num_instances * self.num_features * dtype.itemsize
             if num_bytes >= memory.ASKED_FROM_BYTES:
@@ -272,6 +259,21 @@ class BagShards:
         flat = torch.frombuffer(mapped, dtype=getattr(torch, dtype), count=math.prod(shape), offset=start)
         return flat.view(shape)
 
+    def _file(self, row: int) -> tuple[OpenFile, int]:
+        """The shard of a bag and where its features start; the first read checks the header if asked to."""
+        file, offset = self._mapped.file(self._shards[row]), int(self._members["features"]["offset"][row])
+        changes = self._mapped.changes[self._shards[row]]
+        known = {("features", row, changes), ("header", row, changes)}
+        if self.verify == "first_read" and not known & self._verified:
+            shape, dtype = (int(self.sizes_N[row]), self.num_features), FEATURE_DTYPES[self._dtypes[row]]
+            if os.pread(file.descriptor, NPY_HEADER_BYTES, offset) != npy_header(dtype, shape):
+                raise CorruptShard(f"{self._where(row, 'features')}: {_another_header(shape, dtype)}")
+            self._verified.add(("header", row, changes))
+        return file, offset + NPY_HEADER_BYTES
+
+    def _where(self, row: int, kind: str) -> str:
+        return f"{self.folder}/{self._shards[row]}: {self.keys[row]}.{EXTENSIONS[kind]}"
+
     def _side_array(self, row: int, kind: str, dtype: np.dtype, *columns: int) -> np.ndarray | None:
         (row,) = self._checked([row]).tolist()
         if not self._members[kind]["bytes"][row]:
@@ -288,9 +290,9 @@ class BagShards:
         offset, num_bytes, crc32 = (int(values_N[row]) for values_N in self._members[kind].values())
         checked = kind, row, self._mapped.changes[self._shards[row]]
         if self.verify == "first_read" and checked not in self._verified:
-            where = f"{self.folder}/{self._shards[row]}: {self.keys[row]}.{EXTENSIONS[kind]}"
+            where = self._where(row, kind)
             if mapped[offset : offset + NPY_HEADER_BYTES] != npy_header(dtype, shape):
-                raise CorruptShard(f"{where}: expected the header of an array of {shape} {dtype.name}")
+                raise CorruptShard(f"{where}: {_another_header(shape, dtype)}")
             with memoryview(mapped) as view, view[offset : offset + num_bytes] as payload:
                 got = zlib.crc32(payload)
             if got != crc32:
@@ -306,25 +308,40 @@ def _json_object(content: bytes, where: str) -> dict[str, Any]:
     raise CorruptShard(f"{where}: expected a JSON object")
 
 
-def open_bags(location: Location, loading: Loading | None = None, *, digest: str | None = None) -> BagShards:
+def _another_header(shape: tuple[int, ...], dtype: np.dtype) -> str:
+    return f"expected the header of an array of {shape} {dtype.name}"
+
+
+def open_bags(
+    location: Location,
+    loading: Loading | None = None,
+    bag_of: BagOf = "slide",
+    *,
+    digest: str | None = None,
+) -> StoredBags:
     """Open a data set as a configuration says; the process keeps the last one, its maps and its checks.
 
     Warns if a node's cache cannot keep all shards of a remote data set.
 
     Args:
-        location: as in `BagShards`.
-        loading: how it is loaded; None for the defaults.
+        location: folder of the shards, or its URL.
+        loading: how they are read; None for the defaults.
+        bag_of: what one bag is: a slide, or all slides of a case.
         digest: the data set's digest, if another process has opened it for the same work.
 
     Raises:
         ConfigError: the cache cannot keep even the largest shard; otherwise as in `BagShards`.
         ManifestError: as in `BagShards`, or the digest is another one.
         RemoteDataError: as in `BagShards`.
+        LabelError: bags are cases, and the slides of one have different labels.
     """
-    return _require_digest(_open(location, loading), digest)
+    return _require_digest(_open(location, loading or Loading(), bag_of), digest)
 
 
-def _require_digest(bags: BagShards, digest: str | None) -> BagShards:
+_Stored = TypeVar("_Stored", bound=StoredBags)
+
+
+def _require_digest(bags: _Stored, digest: str | None) -> _Stored:
     if digest not in (None, bags.digest):
         raise ManifestError(
             f"{bags.folder} has changed since this command opened it: expected the data set {digest}, got "
@@ -341,8 +358,12 @@ def _again(
 
 
 @lru_cache(maxsize=1)
-def _open(location: Location, loading: Loading | None) -> BagShards:
-    loading = loading or Loading()
+def _open(location: Location, loading: Loading, bag_of: BagOf) -> StoredBags:
+    slides = _open_slides(location, loading)
+    return CaseBags(slides) if bag_of == "case" else slides
+
+
+def _open_slides(location: Location, loading: Loading) -> BagShards:
     if not is_remote(location):
         return BagShards(location, verify=loading.verify)
     cache = ShardCache(loading.shard_cache, int(loading.shard_cache_gib * 2**30))
@@ -361,7 +382,7 @@ def _open(location: Location, loading: Loading | None) -> BagShards:
             f"{bags.folder}: its shards have {memory.gib(total)}, above {limit}: every epoch fetches them "
             "again, a shard each time that one of its bags is read after the shard was evicted",
             ConfigWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     return bags
 

@@ -19,6 +19,7 @@ from mhimdist import files
 from mhimdist.cluster.connect import connect, share_of
 from mhimdist.cluster.nodes import Share
 from mhimdist.config.execution import Execution
+from mhimdist.config.sub_bags import evaluation_text
 from mhimdist.data.remote import Location
 from mhimdist.data.shards import open_bags
 from mhimdist.distributed.shared_gpu import within_share
@@ -168,7 +169,7 @@ def _task(fold: Fold, data: Location, execution: Execution, stop_file: Path) -> 
             with within_share(fold.config):
                 run_fold(
                     fold,
-                    open_bags(data, fold.config.loading, digest=fold.data_digest),
+                    open_bags(data, fold.config.loading, execution.bag_of, digest=fold.data_digest),
                     execution.first_stages,
                     execution.num_threads,
                     saving=execution.saving,
@@ -233,8 +234,9 @@ class Progress:
         left = elapsed / self._done * (self.num_folds - self._done)
         if isinstance(outcome, Result):
             epochs = formats.count(outcome.num_epochs, "epoch")
+            how = f", {evaluated}" if (evaluated := evaluation_text(fold.config)) else ""
             task = outcome.meaning
-            text = f"test {task.title} {formats.auc(outcome.test[task.selection])} after {epochs}"
+            text = f"test {task.title} {formats.auc(outcome.test[task.selection])} after {epochs}{how}"
         else:
             self._failed += 1
             text = f"FAILED {outcome}"

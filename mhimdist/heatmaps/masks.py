@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from mhimdist import files, ops
-from mhimdist.config.train import Masking, TrainConfig
+from mhimdist.config.method import Masking
+from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import PackedBags
 from mhimdist.data.format import escape_key
-from mhimdist.data.shards import BagShards
+from mhimdist.data.stored import StoredBags
 from mhimdist.errors import CheckpointError, DataError
 from mhimdist.heatmaps.mask_picture import EpochMask
 from mhimdist.method.masking import mask_bags, most_kept
@@ -35,7 +36,7 @@ from mhimdist.training import checkpoint
 class Masks:
     """The masks of a run."""
 
-    def __init__(self, run: Path, bags: BagShards, most: int = 6) -> None:
+    def __init__(self, run: Path, bags: StoredBags, most: int = 6) -> None:
         """Find the run's checkpoints at ends of epochs.
 
         Args:

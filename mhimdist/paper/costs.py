@@ -16,6 +16,7 @@ from mhimdist.cross_validation.options import Experiment
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.shards import open_bags
 from mhimdist.data.splits import Split
+from mhimdist.data.stored import BagOf
 from mhimdist.distributed.fold_tasks import stoppable, why_lost
 from mhimdist.errors import MhimdistError
 from mhimdist.training.cost import Cost, measure
@@ -44,7 +45,7 @@ def measure_costs(
     if not configs:
         return {}
     folder = experiment.folder / "costs"
-    bags = open_bags(data, next(iter(configs.values())).loading)
+    bags = open_bags(data, next(iter(configs.values())).loading, experiment.bag_of)
     split = experiment.splits(bags, experiment.protocols[0], experiment.seeds[0])[0]
     folder.mkdir(parents=True, exist_ok=True)
     num_threads = max(1, int(experiment.cpus_per_run))
@@ -69,7 +70,8 @@ def measure_costs(
             )
             try:
                 with stoppable(experiment):
-                    cost = ray.get(task.remote(config, split, absolute(data), num_threads, bags.digest))
+                    of_bags = experiment.bag_of, bags.digest
+                    cost = ray.get(task.remote(config, split, absolute(data), num_threads, *of_bags))
             except ray.exceptions.RayError as error:
                 cost = why_lost(error)
             if isinstance(cost, str):
@@ -91,8 +93,11 @@ def _read(file: Path) -> Cost | None:
         return None
 
 
-def _measure(config: TrainConfig, split: Split, data: Location, num_threads: int, digest: str) -> Cost | str:
+def _measure(
+    config: TrainConfig, split: Split, data: Location, num_threads: int, bag_of: BagOf, digest: str
+) -> Cost | str:
     try:
-        return measure(config, open_bags(data, config.loading, digest=digest), split, num_threads)
+        bags = open_bags(data, config.loading, bag_of, digest=digest)
+        return measure(config, bags, split, num_threads)
     except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())}"

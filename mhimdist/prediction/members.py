@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mhimdist import files
+from mhimdist.config.sub_bags import evaluation_text
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.splits import Split
+from mhimdist.data.stored import BagOf
 from mhimdist.errors import CheckpointError, ConfigError
 from mhimdist.tasks import Task, restored
 from mhimdist.training import checkpoint
@@ -40,6 +42,8 @@ class Member:
         seen: keys of the bags that trained or selected it.
         task: what it predicts.
         fitted: what the task has fitted on the bags that selected it, besides the threshold.
+        bag_of: what one bag of its training was, "slide" or "case".
+        evaluated: how its runs evaluated bags, if training saw samples of them; otherwise empty.
     """
 
     folder: Path
@@ -60,6 +64,8 @@ class Member:
     seen: frozenset[str]
     task: Task
     fitted: Mapping[str, Any]
+    bag_of: BagOf = "slide"
+    evaluated: str = ""
 
     def describe(self) -> dict[str, Any]:
         """What `prediction.json` says of it."""
@@ -158,6 +164,8 @@ def _read(folder: Path) -> Member:
         seen=_seen(folder),
         task=task,
         fitted=(state.get("task") or {}).get("fitted") or {},
+        bag_of=(state.get("data") or {}).get("bag_of", "slide"),
+        evaluated=evaluation_text(config),
     )
 
 
@@ -228,6 +236,7 @@ def _refuse_strangers(members: Sequence[Member]) -> None:
             ("classes", *(each.classes if each.task.has_classes else None for each in (first, other))),
             ("predictions", first.task.columns, other.task.columns),
             ("features per instance", first.num_features, other.num_features),
+            ("bags (--bag-of)", first.bag_of, other.bag_of),
             ("encoder", *_both_known(first, other)),
         ):
             if one != two:

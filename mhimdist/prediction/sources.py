@@ -23,7 +23,8 @@ from mhimdist.data.bags import PackedBags, bag_id
 from mhimdist.data.format import escape_key
 from mhimdist.data.manifest import MANIFEST_NAME
 from mhimdist.data.remote import Location, absolute
-from mhimdist.data.shards import BagShards, open_bags
+from mhimdist.data.shards import open_bags
+from mhimdist.data.stored import StoredBags
 from mhimdist.data.targets import TaskInfo
 from mhimdist.errors import DataError
 
@@ -223,7 +224,7 @@ class FeatureFiles:
             done += len(block)
 
 
-Bags = BagShards | FeatureFiles
+Bags = StoredBags | FeatureFiles
 
 
 def open_source(location: Location, *, stated: Any = None) -> Bags:

@@ -8,8 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from mhimdist.config.execution import Execution
 from mhimdist.config.train import TrainConfig
-from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split, k_folds, splits_of
+from mhimdist.data.stored import StoredBags
 from mhimdist.errors import SplitError
 
 OBJECTIVE = "validation_score"
@@ -176,7 +176,7 @@ class Sweep(Execution):
         """Whether trials can be stopped early at all."""
         return self.against == "none" and (self.scheduler != "none" or self.between_folds)
 
-    def splits(self, bags: BagShards) -> list[Split]:
+    def splits(self, bags: StoredBags) -> list[Split]:
         """One split per fold. All have one test set; no fold trains on its cases or validates with them.
 
         Raises:

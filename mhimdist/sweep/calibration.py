@@ -20,8 +20,8 @@ from mhimdist.cluster import mps
 from mhimdist.cluster.connect import Nodes
 from mhimdist.cluster.nodes import Share
 from mhimdist.config.train import TrainConfig
-from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
+from mhimdist.data.stored import StoredBags
 from mhimdist.distributed.shared_gpu import GPU_CONTEXT_BYTES
 from mhimdist.errors import MhimdistError, SweepError
 from mhimdist.search.options import Sweep
@@ -153,9 +153,8 @@ def calibrate(task: Task) -> Calibration:
         file.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(file, json.dumps(asdict(found)))
     if found.slowdown is None and planner.is_gpu_shared(sweep, found):
-        beside_s = side_by_side.epoch_s(
-            task.data, sweep.train, task.splits[0], sweep.num_threads, bags.digest
-        )
+        split, threads, of_bags = task.splits[0], sweep.num_threads, (sweep.bag_of, bags.digest)
+        beside_s = side_by_side.epoch_s(task.data, sweep.train, split, threads, *of_bags)
         found = replace(found, slowdown=max(1.0, beside_s / found.epoch_s))
         files.write_text(file, json.dumps(asdict(found)))
     return found
@@ -178,7 +177,7 @@ def _device(config: TrainConfig) -> tuple[str, int]:
     return next(models, platform.machine()), 0  # not every architecture names its model
 
 
-def _measure(sweep: Sweep, bags: BagShards, split: Split) -> Calibration:
+def _measure(sweep: Sweep, bags: StoredBags, split: Split) -> Calibration:
     process = psutil.Process()
     before = process.memory_info()
     cost = measure(sweep.train, bags, split, sweep.num_threads)

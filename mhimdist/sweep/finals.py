@@ -16,8 +16,8 @@ from mhimdist.config.presets import PRESETS, preset
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.folds import FoldSet
 from mhimdist.cross_validation.options import Candidate
-from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
+from mhimdist.data.stored import StoredBags
 from mhimdist.distributed.fold_tasks import run_folds
 from mhimdist.errors import SweepError
 from mhimdist.process import Stopping
@@ -38,6 +38,7 @@ from mhimdist.training.environment import environment
 from mhimdist.training.fold import RESULT_FILE, Fold
 from mhimdist.training.model_card import read_trained, write_card
 from mhimdist.training.requirements import notes_on_classes
+from mhimdist.training.result import note_on
 
 MAX_REASONS = 5
 """Most different reasons that an error names if no trial was completed."""
@@ -47,7 +48,7 @@ def finish(
     study: SweepStudy,
     task: Task,
     folder: SweepFolder,
-    bags: BagShards,
+    bags: StoredBags,
     planning: Planning,
     stopping: Stopping,
 ) -> Path:
@@ -94,7 +95,7 @@ def finish(
         "sweep_s": round(summary.sweep_s, 1),
         "report": str(folder.path / "report.html"),
     }
-    if notes := notes_on_classes(bags, splits):
+    if notes := [*notes_on_classes(bags, splits), *filter(None, [note_on(best[1], bags)])]:
         result["notes"] = notes
     files.write_text(folder.path / "result.json", json.dumps(result) + "\n")
     return folder.path
@@ -122,7 +123,7 @@ def _summary(
     best: tuple[str, TrainConfig],
     finals: dict[str, list[report.FinalRun]],
     folder: SweepFolder,
-    bags: BagShards,
+    bags: StoredBags,
     splits: list[Split],
 ) -> report.SweepSummary:
     """The sweep as plain data; `best` is the name and configuration of its best trial."""
@@ -146,7 +147,7 @@ def _summary(
         baselines={name: runs for name, runs in finals.items() if name != best[0]},
         split_sizes=_split_sizes(bags, splits),
         environment=_environment(sweep, folder),
-        notes=[*study.notes(), *notes_on_classes(bags, splits)],
+        notes=[*study.notes(), *notes_on_classes(bags, splits), *filter(None, [note_on(best[1], bags)])],
         num_tested=_num_tested(folder),
         front=study.pareto_front(),
         cost=COSTS[sweep.against].text if sweep.against in COSTS else "",
@@ -158,7 +159,7 @@ def _train_finals(
     candidates: list[Candidate],
     task: Task,
     folder: SweepFolder,
-    bags: BagShards,
+    bags: StoredBags,
     planning: Planning,
     stopping: Stopping,
 ) -> dict[str, list[report.FinalRun]]:
@@ -241,7 +242,7 @@ def _changes(before: TrainConfig, after: TrainConfig) -> list[str]:
     ]
 
 
-def _split_sizes(bags: BagShards, splits: list[Split]) -> dict[str, dict[str, int]]:
+def _split_sizes(bags: StoredBags, splits: list[Split]) -> dict[str, dict[str, int]]:
     case_of = dict(zip(bags.keys, bags.cases, strict=True))
     sizes = {}
     for number, split in enumerate(splits, 1):

@@ -99,6 +99,8 @@ class SweepFolder:
         file = self.path / IDENTITY_FILE
         options = self.sweep.model_dump(mode="json")
         identity = {key: value for key, value in options.items() if key not in CHANGEABLE} | dict(made_of)
+        if self.sweep.bag_of == "slide":  # sweeps of earlier releases have no such option
+            del identity["bag_of"]
         if self.sweep.storage is not None:
             identity["storage"] = storage.hidden(self.sweep.storage)
         others = [each for each in self.path.iterdir() if each.name != ".lock"]

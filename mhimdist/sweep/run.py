@@ -34,8 +34,10 @@ from mhimdist.cluster.connect import connect, refuse_open_cluster
 from mhimdist.cluster.nodes import Share
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.sampler import warn_of_larger_bags
-from mhimdist.data.shards import BagShards, open_bags
+from mhimdist.data.shards import open_bags
 from mhimdist.data.splits import Split
+from mhimdist.data.stored import StoredBags
+from mhimdist.data.sub_bags import trained_on
 from mhimdist.distributed.worker_group import worker_group
 from mhimdist.errors import DiskFullError, MhimdistError, SweepError
 from mhimdist.process import Stopping
@@ -98,8 +100,8 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
         PreemptedError: the sweep was asked to stop; the same command resumes it.
     """
     refuse_open_cluster(insecure=sweep.insecure)
-    bags = open_bags(data, sweep.train.loading)
-    warn_of_larger_bags(bags, sweep.train.max_instances)
+    bags = open_bags(data, sweep.train.loading, sweep.bag_of)
+    warn_of_larger_bags(trained_on(bags, sweep.train), sweep.train.max_instances)
     splits = sweep.splits(bags)
     check_runs(((f"fold {number}", sweep.train, split) for number, split in enumerate(splits, 1)), bags)
     facts = proposals.examine(space, sweep.train)
@@ -142,7 +144,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
 
 
 def _announce(
-    bags: BagShards,
+    bags: StoredBags,
     splits: list[Split],
     study: SweepStudy,
     folder: SweepFolder,
@@ -180,7 +182,7 @@ def _run_trials(
     study: SweepStudy,
     task: Task,
     folder: SweepFolder,
-    bags: BagShards,
+    bags: StoredBags,
     stopping: Stopping,
     planning: Planning,
 ) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from mhimdist.config.execution import Saving
 from mhimdist.data.remote import Location
-from mhimdist.data.shards import BagShards, open_bags
+from mhimdist.data.shards import open_bags
 from mhimdist.data.splits import Split
+from mhimdist.data.stored import StoredBags
 from mhimdist.distributed.worker_group import Group
 from mhimdist.search.options import Sweep
 from mhimdist.sweep.trial import Launcher
@@ -41,13 +42,13 @@ class Task:
         """When a run writes checkpoints, and how many it keeps."""
         return Saving(self.sweep.keep_last, 0, self.sweep.save_every_s)
 
-    def bags(self) -> BagShards:
+    def bags(self) -> StoredBags:
         """The data set: opened once per process; all processes of a node share its files' pages.
 
         Raises:
             ManifestError: it is not the data set that the sweep's driver opened; otherwise as in `open_bags`.
         """
-        return open_bags(self.data, self.sweep.train.loading, digest=self.data_digest)
+        return open_bags(self.data, self.sweep.train.loading, self.sweep.bag_of, digest=self.data_digest)
 
     def launcher(self) -> Launcher:
         """A launcher that runs folds in this process."""

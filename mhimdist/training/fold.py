@@ -35,7 +35,7 @@ from mhimdist.data.splits import Split
 from mhimdist.errors import CheckpointError, PreemptedError, RunLockedError
 from mhimdist.models import BagModel
 from mhimdist.training import checkpoint
-from mhimdist.training.evaluation import predict
+from mhimdist.training.evaluation import Sampling, predict
 from mhimdist.training.first_stage import first_stage, open_trainer
 from mhimdist.training.history import HISTORY, EpochRecord, read_history
 from mhimdist.training.judgement import result_of
@@ -399,8 +399,9 @@ def _judge(
     fold: Fold, network: BagModel, best_epoch: int, history: Sequence[EpochRecord], bags: BagSource
 ) -> None:
     """Write the best student, its teacher and its result, then delete the checkpoints."""
-    validation = predict(network, bags, fold.split.validation)
-    test = predict(network, bags, fold.split.test) if fold.is_tested else None
+    sampling = Sampling.of(fold.config)
+    validation = predict(network, bags, fold.split.validation, sampling)
+    test = predict(network, bags, fold.split.test, sampling) if fold.is_tested else None
     selecting = "test" if fold.split.selects_on_test else "validation"
     result = result_of(
         fold.config, fold.split, fold.fold, network, best_epoch, history, bags, validation, test

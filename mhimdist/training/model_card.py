@@ -225,7 +225,8 @@ def _training(members: Sequence[Trained]) -> str:
     for protocol in sorted({member.protocol for member in members}):
         known = {"strict": STRICT_NOTE, "paper": f"**{PAPER_WARNING}**"}
         notes.append(known.get(protocol, "The protocol is unknown: the run was not judged."))
-    notes += sorted({f"Note: {escaped(m.result.note)}." for m in members if m.result and m.result.note})
+    said = {member.result.note for member in members if member.result and member.result.note}
+    notes += [f"Note: {escaped(note, MAX_TEXT)}." for note in sorted(said)]
     for member in members:
         for name, classes in (member.result.missing_classes if member.result else {}).items():
             listing = ", ".join(map(escaped, classes))

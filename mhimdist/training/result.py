@@ -9,6 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from mhimdist import files
+from mhimdist.config.sub_bags import sub_bags_text
+from mhimdist.config.train import TrainConfig
+from mhimdist.data.bags import BagSource
 from mhimdist.errors import CheckpointError
 from mhimdist.statistics.metrics import Scores
 from mhimdist.tasks import Judged, Task, restored
@@ -26,6 +29,7 @@ OUTSIDE_WEIGHTS = (
     "the teacher starts from outside weights (teacher.weights), which may have been trained on this run's "
     "test slides"
 )
+BAGS_ARE_CASES = "a bag is all slides of a case (bag_of case), so that all figures are by case"
 
 _OF_TASKS = ("task", "validation_targets", "validation_predictions", "targets", "predictions")
 
@@ -50,12 +54,14 @@ class Result:
             grades; other tasks have `predictions` in their place, and their labels are strata.
         missing_classes: classes without a bag in the validation or the test set, by the set's name; the
             metrics there are means over the other classes.
-        note: what may make the figures optimistic, apart from the protocol; empty if nothing does.
+        note: what a reader of the figures must know apart from the protocol; may be empty.
         task: `Task.record` of the task, with what it has fitted as "fitted"; empty for classification, as in
             the files of earlier releases.
         validation_targets, targets: targets of each bag, None where one is missing; empty for classes.
         validation_predictions, predictions: what is predicted of each bag, by the columns of the task; empty
             for classes.
+        by_case: where bags are slides and a test case has several, metrics of the test cases by each rule of
+            `tasks.cases`; otherwise empty.
     """
 
     protocol: Protocol
@@ -80,6 +86,7 @@ class Result:
     validation_probabilities: Sequence[Sequence[float]] = ()
     note: str = ""
     missing_classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    by_case: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     task: Mapping[str, Any] = field(default_factory=dict)
     validation_targets: Sequence[Sequence[float | None]] = ()
     validation_predictions: Sequence[Sequence[float]] = ()
@@ -87,9 +94,9 @@ class Result:
     predictions: Sequence[Sequence[float]] = ()
 
     def record(self) -> dict[str, Any]:
-        """The content of `result.json`; of classification the fields that earlier releases know."""
-        found = asdict(self)
-        return found if self.task else {k: value for k, value in found.items() if k not in _OF_TASKS}
+        """The content of `result.json`; what a run does not have is left out, as in earlier releases."""
+        unused = {*(() if self.task else _OF_TASKS), *(() if self.by_case else ("by_case",))}
+        return {name: value for name, value in asdict(self).items() if name not in unused}
 
     @cached_property
     def meaning(self) -> Task:
@@ -145,7 +152,21 @@ def _check(result: Result) -> None:
         lists = [getattr(result, prefix + name) for name in ("keys", "cases", "labels", "probabilities")]
         if len({len(each) for each in lists}) != 1:
             raise ValueError(f"{prefix}keys, cases, labels and probabilities differ in length")
-    for name in ("validation", "test"):
-        for metric, value in dict(getattr(result, name)).items():
+    tables = {"validation": result.validation, "test": result.test}
+    tables |= {f"by_case.{how}": values for how, values in dict(result.by_case).items()}
+    for name, table in tables.items():
+        for metric, value in dict(table).items():
             if value is not None and not isinstance(value, int | float):
                 raise TypeError(f"{name}.{metric} is {value!r:.40}, expected a number")
+
+
+def note_on(config: TrainConfig, bags: BagSource) -> str:
+    """What a reader of a run's figures must know apart from the protocol; may be empty.
+
+    Args:
+        config: the run's settings.
+        bags: the data set.
+    """
+    outside = OUTSIDE_WEIGHTS if config.teacher.has_outside_weights else ""
+    cases = BAGS_ARE_CASES if getattr(bags, "bag_of", "slide") == "case" else ""
+    return "; ".join(filter(None, (outside, cases, sub_bags_text(config))))

@@ -21,8 +21,9 @@ from mhimdist.data.bags import BagSource, PackedBags
 from mhimdist.data.devices import indexed
 from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.resident import resident
-from mhimdist.data.sampler import EpochPlan, StepLimits, epoch_plan, most_instances, warn_of_larger_bags
+from mhimdist.data.sampler import StepLimits, epoch_plan, most_instances, warn_of_larger_bags
 from mhimdist.data.splits import Split
+from mhimdist.data.sub_bags import trained_on
 from mhimdist.errors import ConfigError, PreemptedError, SplitError
 from mhimdist.method import precision
 from mhimdist.method.teacher import Teacher
@@ -30,7 +31,7 @@ from mhimdist.models import BagModel
 from mhimdist.ops.draws import Draws
 from mhimdist.tasks.memory import Memory
 from mhimdist.training import denormals
-from mhimdist.training.evaluation import Predictions, predict
+from mhimdist.training.evaluation import Predictions, Sampling, predict
 from mhimdist.training.history import EpochRecord
 from mhimdist.training.launching import LAUNCHING, launching, make_step
 from mhimdist.training.network import network_for
@@ -96,15 +97,14 @@ class Trainer:
             Teacher(config.teacher, self.student, pretrained) if config.teacher.kind != "none" else None
         )
         self._train_rows = bags.rows_of(split.train)
+        samples = trained_on(bags, config)
         if self.workers.rank == 0:
-            warn_of_larger_bags(bags, config.max_instances, self._train_rows)
+            warn_of_larger_bags(samples, config.max_instances, self._train_rows)
         self._limits = _step_limits(config, bags.labels_N[self._train_rows], self.workers)
-        most_rows = most_instances(bags.sizes_N[self._train_rows], **self._limits)
+        most_rows = most_instances(samples.sizes_N[self._train_rows], **self._limits)
         # On several workers a step copies worker 0's weights to all others, before a checkpoint is loaded.
         self.workers.meet()
-        memory = None
-        if self.student.task.compares_with == "memory":
-            memory = Memory(self.student.task, bags, self._train_rows, self.device)
+        memory = Memory.of(self.student.task, bags, self._train_rows, self.device)
         self.train_step = make_step(
             config, self.student, self.teacher, self.workers, most_rows=most_rows, memory=memory
         )
@@ -174,11 +174,6 @@ class Trainer:
         self._save()
         return record
 
-    def _plan(self, epoch: int) -> EpochPlan:
-        """Plan the bags of each step of an epoch on each worker."""
-        sizes_N = self.bags.sizes_N[self._train_rows]
-        return epoch_plan(sizes_N, seed=self.config.seed, epoch=epoch, **self._limits)
-
     def _take_steps(self, epoch: int) -> None:
         """Take the steps of an epoch that are not done yet.
 
@@ -187,10 +182,11 @@ class Trainer:
         """
         config, rows_N, run = self.config, self._train_rows, self.run
         last_saved = time.perf_counter()
-        plan, draws = self._plan(epoch), Draws(config.seed, epoch)
+        bags, draws = trained_on(self.bags, config, epoch), Draws(config.seed, epoch)
+        plan = epoch_plan(bags.sizes_N[rows_N], seed=config.seed, epoch=epoch, **self._limits)
         mine = [rows_N[positions] for positions in plan.of_rank(self.workers.rank, run.step)]
         with read_ahead(
-            self.bags, mine, dtype=self.train_step.dtype, device=self.device, loading=config.loading
+            bags, mine, dtype=self.train_step.dtype, device=self.device, loading=config.loading
         ) as batches:
             while run.step < len(plan):
                 progress = (epoch + plan.num_bags_before(run.step) / len(rows_N)) / config.epochs
@@ -259,7 +255,8 @@ class Trainer:
         """Predictions for the validation bags; each worker predicts its share."""
         keys = self.split.validation
         mine = keys[self.workers.rank :: self.workers.world_size]
-        parts = self.workers.gather(predict(network, self.bags, mine) if mine else None)
+        sampling = Sampling.of(self.config)
+        parts = self.workers.gather(predict(network, self.bags, mine, sampling) if mine else None)
         return Predictions.merge([part for part in parts if part is not None], keys)
 
     def _open(self, path: Path) -> RunFolder | None:
