@@ -16,7 +16,7 @@ from mhimdist.data.cases import CaseBags
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split, holdout
 from mhimdist.data.sub_bags import SampleSize, SubBags
-from mhimdist.errors import ConfigError, PreemptedError
+from mhimdist.errors import ConfigError, NonFiniteError, PreemptedError
 from mhimdist.ops.draws import Draws
 from mhimdist.training.evaluation import Sampling, predict
 from mhimdist.training.first_stage import open_trainer
@@ -192,3 +192,26 @@ def test_the_result_says_how_it_was_made(tmp_path: Path) -> None:
     assert set(result.by_case) == {"mean", "max"}
     stage = open_trainer(config, bags, bags.holdout(), tmp_path / "run", tmp_path / "cache")
     assert stage.config.first_stage().evaluation_samples == 3
+
+
+def test_a_nan_feature_that_only_a_later_sample_has_stops_the_run(bags: MemoryBags) -> None:
+    # All instances but one are hidden by the mask, so the loss alone would not see it.
+    config = config_of(
+        teacher={"kind": "momentum"},
+        masking={"random": 0.9},
+        epochs=30,
+        optimizer={"learning_rate": 1e-5},
+        instances_per_bag=12,
+    )
+    keys = bags.holdout().train
+    row = bags.keys.index(keys[0])
+    drawn = [
+        set(SubBags(bags, SampleSize(12), Draws(config.seed, n)).instances(row).tolist()) for n in range(9)
+    ]
+    late = next(iter(set(range(len(bags.features[row]))) - drawn[0] - drawn[1] & drawn[2]))
+    bags.features[row][late, 0] = float("nan")
+    first = next(n for n, each in enumerate(drawn) if late in each)
+    trainer = Trainer(config, bags, bags.holdout())
+    with pytest.raises(NonFiniteError, match=rf"in epoch {first} at bag\(s\) {keys[0]};"):
+        list(trainer.epochs())
+    assert len(trainer.history) == first > 0
