@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from forked import fork, status_of
 
+from data_prep import digits
 from data_prep.digits import (
     DATA_SETS,
     HARD_DIGIT,
