@@ -77,7 +77,7 @@ class BagShards:
         """Open a data set; this reads only the manifest and the lengths of the shards.
 
         Args:
-            folder: of `manifest.parquet` and the shards, local or a URL, whose shards are fetched when first read.
+            folder: of `manifest.parquet` and the shards, local or a URL; shards there are fetched when read.
             verify: "first_read" checks a member's crc32 and array header when this process first reads it
                 and after the file has changed; "never" trusts the files (fetched ones are checked whole).
             shard_cache: cache for remote shards; None for a `ShardCache` with its defaults.
