@@ -149,9 +149,16 @@ def read_result(file: Path) -> Result:
 def _check(result: Result) -> None:
     """Refuse sets whose lists differ in length, and metrics that are no numbers."""
     for prefix in ("", "validation_"):
-        lists = [getattr(result, prefix + name) for name in ("keys", "cases", "labels", "probabilities")]
-        if len({len(each) for each in lists}) != 1:
-            raise ValueError(f"{prefix}keys, cases, labels and probabilities differ in length")
+        expected = len(getattr(result, f"{prefix}keys"))
+        names = [
+            "cases",
+            "labels",
+            "predictions" if getattr(result, f"{prefix}predictions") else "probabilities",
+        ]
+        names += ["targets"] if getattr(result, f"{prefix}targets") else []
+        for name in names:
+            if (got := len(getattr(result, prefix + name))) != expected:
+                raise ValueError(f"{prefix}{name} has {got} entries, expected {expected}, one per bag")
     tables = {"validation": result.validation, "test": result.test}
     tables |= {f"by_case.{how}": values for how, values in dict(result.by_case).items()}
     for name, table in tables.items():
