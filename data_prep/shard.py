@@ -20,7 +20,7 @@ from data_prep.shard_options import ShardOptions
 from data_prep.tables.cases import cases_of_barcodes, missing_cases, refuse_spellings, slides_of_barcodes
 from data_prep.tables.classes import refuse_measurements, spelled_as
 from data_prep.tables.labels import Columns, LabelTable, SlideLabel, read_labels, without_suffixes
-from data_prep.writing.parallel import in_cluster, results
+from data_prep.writing.parallel import in_cluster, num_cores, results
 from data_prep.writing.plan import (
     ShardPlan,
     SourceChangedError,
@@ -41,6 +41,7 @@ from data_prep.writing.selection import (
     refuse_another_encoder,
 )
 from data_prep.writing.skipped import SKIPPED_NAME, BadBag, named, read_skipped, write_skipped
+from data_prep.writing.standardize import scale_of, standardized
 from data_prep.writing.workplace import Workplace
 from data_prep.writing.writer import naming
 from mhimdist.data.manifest import ROWS_SCHEMA, DatasetInfo, Manifest
@@ -143,7 +144,7 @@ class _Plan:
 
     def digest(self, shards: Sequence[str]) -> str:
         """Hash of all that decides the content of a new data set, given the digests of its shards' plans."""
-        document = [self.info.model_dump(), shards, [asdict(bag) for bag in self.bad]]
+        document = [self.info.document(), shards, [asdict(bag) for bag in self.bad]]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
     def outcome(self, num_new: int, num_reused: int, worse: Sequence[BadBag]) -> Outcome:
@@ -178,12 +179,23 @@ def _plan(options: ShardOptions, before: Manifest | None) -> _Plan:
         )
     if before is not None:
         refuse_another_encoder(bags, before, options.out)
+    scale = scale_of(
+        bags,
+        asked=options.standardize,
+        like=options.standardize_as,
+        before=before,
+        skip_bad=options.skip_bad,
+        workers=options.workers or num_cores(),
+    )
+    if scale is not None:
+        bags = standardized(bags, scale)
     info = DatasetInfo(
         name=options.name or (before.info.name if before else options.out.name),
         classes=classes,
         synthetic=options.synthetic or (before is not None and before.info.synthetic),
         description=options.description or (before.info.description if before else ""),
         shards=(),
+        standardized={} if scale is None else {"": scale},
     )
     shards = plan_shards(bags, options.shard_bytes, first=next_number(before))
     bad = sorted([*bad, *(BadBag(slide, reason) for slide, reason in left_out.items())])

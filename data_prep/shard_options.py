@@ -94,6 +94,17 @@ class ShardOptions(Settings):
         description="leave out slides whose features cannot be used (empty, NaN, damaged, of another width "
         f"than most), report how many, and list them in {SKIPPED_NAME}",
     )
+    standardize: bool = Field(
+        False,
+        description="subtract from every feature its mean, and divide by its standard deviation, over all "
+        "instances of all bags, whatever their labels. Bags that a fold tests later count in both; the manifest "
+        "keeps them. Meant for measured features, such as those of data_prep.classic",
+    )
+    standardize_as: Annotated[Path | None, Metavar("DIR")] = Field(
+        None,
+        description="standardise by the mean and deviation of this data set, as for slides that a model "
+        "trained on it shall predict",
+    )
     stated: Stated = NOTHING_STATED
     dtype: Literal["float16", "bfloat16", "float32"] | None = Field(
         None,

@@ -25,6 +25,7 @@ from mhimdist.data.format import (
     INSTANCE_LABELS_DTYPE,
     NPY_HEADER_BYTES,
 )
+from mhimdist.data.standardization import Standardization
 from mhimdist.errors import DataError, ManifestError
 from mhimdist.tables.parquet_pages import claims_of
 
@@ -100,6 +101,8 @@ class DatasetInfo(_Record):
         description: free text on the source of the features, and on what is real and what is not.
         shards: the shards in the order of their bags.
         schema_version: the layout of the manifest, `SCHEMA_VERSION`.
+        standardized: what features were standardised by before they were stored, by feature set ("" for
+            features without a name); those that are not listed are as their encoder made them.
     """
 
     name: str
@@ -108,6 +111,11 @@ class DatasetInfo(_Record):
     description: str
     shards: tuple[ShardFile, ...]
     schema_version: int = SCHEMA_VERSION
+    standardized: dict[str, Standardization] = {}
+
+    def document(self) -> dict[str, Any]:
+        """The description in JSON's types; what not every data set has is there only if this one has it."""
+        return self.model_dump(exclude=None if self.standardized else {"standardized"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,7 +311,7 @@ def missing(path: Path | str) -> ManifestError:
 
 
 def _document(info: DatasetInfo) -> bytes:
-    return json.dumps(info.model_dump(), sort_keys=True).encode()
+    return json.dumps(info.document(), sort_keys=True).encode()
 
 
 def _parse_info(document: bytes, path: Path | str) -> DatasetInfo:
