@@ -36,12 +36,16 @@ class Benchmark:
 
 
 _MUSK = "Molecules (bags) in their conformations (instances), UCI Musk version {} (Chapman, Jain; CC BY 4.0)"
-_UCSB = "Breast-cancer images (bags) in patches (instances), UCSB, from the package mil"
+_UCSB = "Breast-cancer images (bags) in patches (instances), UCSB"
 BENCHMARKS = {
     "musk1": Benchmark(("other", "musk"), 166, 92, 47, _MUSK.format(1)),
     "musk2": Benchmark(("other", "musk"), 166, 102, 39, _MUSK.format(2)),
     "elephant": Benchmark(
-        ("other", "elephant"), 230, 200, 100, "Corel images (bags) in segments (instances), from the package mil"
+        ("other", "elephant"),
+        230,
+        200,
+        100,
+        "Corel images (bags) in segments (instances)",
     ),
     "ucsb_breast_cancer": Benchmark(("benign", "malignant"), 708, 58, 26, _UCSB),
 }
@@ -120,7 +124,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Make shards of a classic benchmark of multiple-instance learning.",
     )
     parser.add_argument(
-        "name", choices=BENCHMARKS, help="; ".join(f"{name}: {b.description}" for name, b in BENCHMARKS.items())
+        "name",
+        choices=BENCHMARKS,
+        help="; ".join(f"{name}: {b.description}" for name, b in BENCHMARKS.items()),
     )
     parser.add_argument(
         "--file",
@@ -138,8 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--raw",
         action="store_true",
-        help="store the features as they are; by default, every feature is standardised over all bags, as the "
-        "published protocols do: the bags that a fold tests count in mean and deviation, labels do not",
+        help="store the features as they are; by default, every feature is standardised over all bags, as "
+        "in published protocols: the bags that a fold tests count in mean and deviation, labels do not",
     )
     options = parser.parse_args(arguments)
     out = options.out or home() / "data" / options.name

@@ -15,7 +15,7 @@ from data_prep.readers.members import encoder_of
 from data_prep.readers.sources import some
 from data_prep.writing.writer import appearing_whole
 from mhimdist.data.format import index_name, shard_name
-from mhimdist.data.manifest import ROWS_SCHEMA, DatasetInfo, Manifest, ShardFile
+from mhimdist.data.manifest import DatasetInfo, Manifest, ShardFile, rows_schema
 from mhimdist.errors import DataError, LabelError
 from mhimdist.process import run
 
@@ -64,8 +64,10 @@ def merge(folders: Sequence[Path], out: Path, *, name: str | None = None, copy: 
             synthetic=any(manifest.info.synthetic for manifest in manifests),
             description="; ".join(dict.fromkeys(m.info.description for m in manifests if m.info.description)),
             shards=tuple(shards),
+            standardized=manifests[0].info.standardized,
         )
-        merged = Manifest(info, pa.Table.from_pylist(rows, ROWS_SCHEMA))
+        schema = rows_schema(named=bool(manifests[0].feature_sets))
+        merged = Manifest(info, pa.Table.from_pylist(rows, schema))
         merged.write(made)
     return merged
 
@@ -84,21 +86,31 @@ def _classes(folders: Sequence[Path], manifests: Sequence[Manifest]) -> tuple[st
 
 
 def _refuse_mixtures(folders: Sequence[Path], manifests: Sequence[Manifest]) -> None:
-    counts = Counter(slide for manifest in manifests for slide in manifest.rows["slide"].to_pylist())
+    counts = Counter(slide for manifest in manifests for slide in manifest.rows["slide"].unique().to_pylist())
     if twice := [slide for slide, count in counts.items() if count > 1]:
         raise DataError(f"{len(twice)} slides are in more than one of the data sets: {some(twice)}")
-    first: dict[str, Any] = {}
+    names = sorted(manifests[0].feature_sets)
+    first: dict[tuple[str, str], Any] = {}
     for folder, manifest in zip(folders, manifests, strict=True):
-        got = {
-            "width": manifest.rows["num_features"][0].as_py(),
-            "encoder": encoder_of(folder, manifest),
-        }
-        for what, value in got.items():
-            if value is not None and first.setdefault(what, value) != value:
-                raise DataError(
-                    f"{folder}: expected features of {what} {first[what]!r} as in the other data sets, "
-                    f"got {value!r}"
-                )
+        if sorted(manifest.feature_sets) != names:
+            expected, got = (", ".join(each) or "none" for each in (names, sorted(manifest.feature_sets)))
+            raise DataError(
+                f"{folder}: expected the named feature sets of the other data sets, {expected}, got {got}"
+            )
+        for name, part in manifest.each.items():
+            scale = part.info.standardized.get("")
+            found = {
+                "width": part.rows["num_features"][0].as_py(),
+                "encoder": encoder_of(folder, part),
+                "scale": scale.text if scale else "unchanged",
+            }
+            of = f" in the feature set {name!r}" if name else ""
+            for what, value in found.items():
+                if value is not None and first.setdefault((name, what), value) != value:
+                    raise DataError(
+                        f"{folder}: expected features of {what} {first[name, what]!r}{of} as in the other "
+                        f"data sets, got {value!r}"
+                    )
 
 
 def _put(source: Path, target: Path, *, copy: bool) -> None:
@@ -133,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     merged = merge(options.folders, options.out, name=options.name, copy=options.copy)
     num_bytes = sum(shard.bytes for shard in merged.info.shards)
     print(
-        f"{options.out}: {len(merged.rows)} bags, {decimal(num_bytes)} "
+        f"{options.out}: {len(merged.rows) // len(merged.each)} bags, {decimal(num_bytes)} "
         f"(shards: {len(merged.info.shards)}; classes: {', '.join(merged.info.classes)})"
     )
 

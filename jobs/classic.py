@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Cross-validate AB-MIL and DSMIL, with and without MHIM, on a classic benchmark such as MUSK1: 5 x 10-fold."""
+"""Cross-validate AB-MIL and DSMIL, with and without MHIM, on a classic benchmark such as MUSK1."""
 
 from pathlib import Path
 

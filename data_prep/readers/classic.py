@@ -40,7 +40,7 @@ class _Row:
 
 
 def packaged(name: str) -> Path:
-    """The CSV file of a data set in the installed package `mil`; neither it nor its dependencies are imported.
+    """The CSV file of a data set in the installed package `mil`, which is found and not imported.
 
     Raises:
         ConfigError: the package is not installed, or holds no such file.
@@ -84,15 +84,13 @@ def read_classic(path: Path) -> list[ClassicBag]:
         instances.append(row)
         if row.label != instances[0].label:
             raise DataError(
-                f"{path}, line {row.number}: expected label {instances[0].label:g} for bag {row.bag!r}, as in "
-                f"line {instances[0].number}, got {row.label:g}"
+                f"{path}, line {row.number}: expected label {instances[0].label:g} for bag {row.bag!r}, as "
+                f"in line {instances[0].number}, got {row.label:g}"
             )
     if not bags:
         raise DataError(f"{path}: expected a line per instance, got none")
     return [
-        ClassicBag(
-            name, rows[0].label == 1, np.array([row.features for row in rows], dtype=np.float32)
-        )
+        ClassicBag(name, rows[0].label == 1, np.array([row.features for row in rows], dtype=np.float32))
         for name, rows in bags.items()
     ]
 

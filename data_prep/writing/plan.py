@@ -28,11 +28,11 @@ from data_prep.writing.skipped import BadBag, named
 from data_prep.writing.writer import CHUNK_BYTES, Bag, Payload, ShardWriter
 from mhimdist.data.format import (
     COORDS_DTYPE,
-    EXTENSIONS,
     FEATURE_DTYPES,
     INSTANCE_LABELS_DTYPE,
     NPY_HEADER_BYTES,
     escape_key,
+    extension,
     npy_header,
     padded,
     shard_name,
@@ -70,9 +70,9 @@ class PlannedBag:
     @property
     def tar_bytes(self) -> int:
         """Bytes that it takes in a shard, headers and padding included."""
-        key = self.columns["key"]
+        key, feature_set = self.columns["key"], self.columns.get("feature_set", "")
         return sum(
-            len(tar_header(f"{key}.{EXTENSIONS[kind]}", count)) + padded(count)
+            len(tar_header(f"{key}.{extension(kind, feature_set)}", count)) + padded(count)
             for kind, count in self.num_bytes.items()
         )
 

@@ -226,6 +226,12 @@ class TrainConfig(Settings):
         (0.03, 25)
     """
 
+    features: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_-]+(\+[A-Za-z0-9_-]+)*$",
+        description="feature set to train on, if the data have several by name; a+b puts two side by side, "
+        "if their coordinates agree; none: the only one",
+    )
     model: ModelSettings = Field(AttentionMIL(), description="the bag classifier of student and teacher")
     masking: Masking = Field(Masking(), description="which instances are hidden from the student")
     teacher: Teacher = Field(Teacher(), description="the network that scores the instances")
@@ -354,11 +360,19 @@ class TrainConfig(Settings):
             node[leaf] = value
         return load_config(tree)
 
+    @property
+    def title(self) -> str:
+        """The model, whether MHIM masks for it, and the feature set if it was chosen: "MHIM (abmil), uni"."""
+        name = self.model.name if self.teacher.kind == "none" else f"MHIM ({self.model.name})"
+        return name if self.features is None else f"{name}, {self.features}"
+
     def recipe(self) -> dict[str, Any]:
         """Every setting that a result depends on, in JSON types, so not how steps are fed and launched."""
         recipe = self.model_dump(mode="json", exclude={"loading", "compile", "cuda_graphs"})
         if self.teacher.weights is None:
             del recipe["teacher"]["weights_of"]
+        if self.features is None:  # as in releases that knew no feature sets
+            del recipe["features"]
         return recipe
 
     def digest(self) -> str:

@@ -112,7 +112,7 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
     """
     refuse_open_cluster(insecure=experiment.insecure)
     started, folder = time.monotonic(), experiment.folder
-    bags = open_bags(data, candidates[0].config.loading)
+    bags = open_bags(data, candidates[0].config.loading, candidates[0].config.features)
     for limit in {candidate.config.max_instances for candidate in candidates}:
         warn_of_larger_bags(bags, limit)
     planned = FoldSet(experiment, candidates, folder / "folds")

@@ -148,7 +148,7 @@ def make_fold(
     made_of = (
         made_with(config, device),
         split.digest(),
-        bags.digest,
+        bags.choosing(config.features).digest,
         hashlib.blake2b(weights.read_bytes()).hexdigest() if weights is not None else None,
     )
     digest = digest_of(made_of)

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mhimdist.data import feature_sets
 from mhimdist.data.format import (
     COORDS_DTYPE,
     EXTENSIONS,
@@ -74,7 +75,13 @@ ROWS_SCHEMA = pa.schema(
 """One row per bag, in the order of the shards. `<kind>_offset` and `<kind>_bytes` delimit a member's payload
 in its shard, and `<kind>_crc32` is the crc32 of that payload; `features_data_offset` is where the raw
 row-major N x D array starts, after the .npy header. `label` counts from 0 in the order of
-`DatasetInfo.classes`."""
+`DatasetInfo.classes`. A data set with named feature sets has one row per bag and set, and the further column
+`feature_sets.FIELD`."""
+
+
+def rows_schema(*, named: bool = False) -> pa.Schema:
+    """The columns of the rows: `ROWS_SCHEMA`, and one more if feature sets are named."""
+    return ROWS_SCHEMA.append(feature_sets.FIELD) if named else ROWS_SCHEMA
 
 
 class _Record(BaseModel):
@@ -120,10 +127,29 @@ class DatasetInfo(_Record):
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """The table of contents of a data set: `info`, and `rows` (`ROWS_SCHEMA`), one row per bag."""
+    """The table of contents of a data set: `info`, and `rows` (`ROWS_SCHEMA`), one row per bag.
+
+    With named feature sets, there is one row per bag and set; `of` takes one of them.
+    """
 
     info: DatasetInfo
     rows: pa.Table
+
+    @property
+    def feature_sets(self) -> tuple[str, ...]:
+        """The names of the feature sets; empty if the features have no name."""
+        return feature_sets.names_in(self.rows)
+
+    def of(self, feature_set: str) -> "Manifest":
+        """The manifest of one feature set alone; "" is that of features without a name."""
+        if not feature_set:
+            return self
+        return Manifest(*feature_sets.part(self.info, self.rows, feature_set))
+
+    @property
+    def each(self) -> "dict[str, Manifest]":
+        """The manifest of every feature set by its name; of features without one under ""."""
+        return {name: self.of(name) for name in self.feature_sets or ("",)}
 
     @property
     def content_sha256(self) -> str:
@@ -283,8 +309,9 @@ def _read_table(content: bytes, path: Path | str) -> pa.Table:
         raise ManifestError(
             f"{path} is not the manifest of a data set: expected {_MANIFEST_KEY.decode()!r} in its metadata"
         )
-    if not schema.equals(ROWS_SCHEMA):
-        found = {str(field) for field in schema} ^ {str(field) for field in ROWS_SCHEMA}
+    expected = rows_schema(named=feature_sets.COLUMN in schema.names)
+    if not schema.equals(expected):
+        found = {str(field) for field in schema} ^ {str(field) for field in expected}
         raise ManifestError(f"{path}: expected other columns; they differ in {sorted(found) or 'order'}")
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     columns = [group.column(index) for group in groups for index in range(metadata.num_columns)]
@@ -354,6 +381,9 @@ def _check_rows(rows: pa.Table, info: DatasetInfo) -> None:
     """Refuse rows that contradict each other or the description, or that point outside their shard."""
     if not len(rows):
         raise ManifestError("it lists no bags")
+    if feature_sets.COLUMN in rows.column_names:
+        feature_sets.check(info, rows, _check_rows)
+        return
     if pc.count_distinct(rows["key"]).as_py() != len(rows):
         raise ManifestError("it lists a key twice")
     names = pa.array([shard.name for shard in info.shards], pa.string())

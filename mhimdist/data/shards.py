@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from mhimdist.config.train import ConfigWarning, Loading
-from mhimdist.data import memory
+from mhimdist.data import feature_sets, memory
 from mhimdist.data.bags import PackedBags, bag_id
 from mhimdist.data.format import (
     COORDS_DTYPE,
-    EXTENSIONS,
     FEATURE_DTYPES,
     INSTANCE_LABELS_DTYPE,
     NPY_HEADER_BYTES,
+    extension,
     npy_header,
 )
 from mhimdist.data.manifest import (
@@ -64,12 +64,15 @@ class BagShards:
         stored_dtypes: names of all stored dtypes.
         shards: the shard files, as the manifest lists them.
         folder: the folder of the shards, as messages name it.
+        features: the feature set that was asked for; None if none was.
+        feature_set: the name of the set that is read; "" if the features have no name.
     """
 
     def __init__(
         self,
         folder: Location,
         *,
+        features: str | None = None,
         verify: Literal["first_read", "never"] = "first_read",
         shard_cache: ShardCache | None = None,
     ) -> None:
@@ -78,12 +81,15 @@ class BagShards:
         Args:
             folder: folder of `manifest.parquet` and the shards, local or as a URL that `data.remote` accepts;
                 remote shards are fetched to this node on their first read.
+            features: name of the feature set to read, if the data set has several; the others' shards are
+                neither read nor fetched. For sets side by side, see `open_bags`.
             verify: "first_read" checks a member's crc32 and array header the first time that this process
                 reads it; "never" trusts the files (fetched ones are checked whole on arrival).
             shard_cache: cache for remote shards; None for a `ShardCache` with its defaults.
 
         Raises:
-            ConfigError: `verify` is something else, or the URL or its scheme is not allowed.
+            ConfigError: `verify` is something else, the URL or its scheme is not allowed, or the data set has
+                no such feature set, or several of which none was asked for.
             ManifestError: the manifest is unusable, or shards are missing, have another length, or are not
                 listed.
             RemoteDataError: the server of a remote folder does not answer.
@@ -94,6 +100,14 @@ class BagShards:
         self._location = absolute(folder)
         place = RemoteFolder(self._location) if isinstance(self._location, str) else self._location
         manifest = _remote_manifest(place) if isinstance(place, RemoteFolder) else Manifest.open(place)
+        self.features, self._others = features, dict[str | None, BagShards]()
+        wanted = feature_sets.chosen(manifest.feature_sets, features, str(folder)) or ("",)
+        if len(wanted) > 1:
+            raise ConfigError(
+                f"features: expected one feature set, got {features!r}; open_bags takes several"
+            )
+        (self.feature_set,) = wanted
+        manifest = manifest.of(self.feature_set)
         self._mapped = MappedShards(place, manifest.info.shards, shard_cache)
         self.folder = self._mapped.folder
 
@@ -129,7 +143,23 @@ class BagShards:
         return len(self.keys)
 
     def __reduce__(self) -> tuple[Callable[[], "BagShards"], tuple[()]]:
-        return partial(BagShards, self._location, verify=self.verify, shard_cache=self._mapped.cache), ()
+        how: dict[str, Any] = {"features": self.features, "verify": self.verify, "shard_cache": self._mapped.cache}
+        return partial(type(self), self._location, **how), ()
+
+    def choosing(self, features: str | None) -> "BagShards":
+        """The same data set with the features that `open_bags` would open under this name.
+
+        Raises:
+            ConfigError: there are no such features.
+            DataError: sets that are to be side by side differ in their instances.
+        """
+        if features == self.features:
+            return self
+        if features not in self._others:
+            self._others[features] = _opened(
+                self._location, features, verify=self.verify, shard_cache=self._mapped.cache
+            )
+        return self._others[features]
 
     def rows_of(self, keys: Sequence[str]) -> np.ndarray:
         """Row numbers of bags, int64.
@@ -183,7 +213,7 @@ class BagShards:
             features_TD = self._buffer(rows_B, dtype, out)
             parts = features_TD.split(self.sizes_N[rows_B].tolist())
             for part_ND, row in zip(parts, rows_B.tolist(), strict=True):
-                part_ND.copy_(self._features_ND(row))
+                self._copy(part_ND, row)
         return PackedBags.of_rows(self, rows_B, features_TD)
 
     def fetch_ahead(self, rows: Iterable[int]) -> None:
@@ -262,9 +292,17 @@ class BagShards:
             )
         return out[:num_instances]
 
+    def _copy(self, part_ND: Tensor, row: int) -> None:
+        """Copy a bag's features into a batch, and convert them on the way."""
+        part_ND.copy_(self._features_ND(row))
+
     def _features_ND(self, row: int) -> Tensor:
-        shape = int(self.sizes_N[row]), self.num_features
-        dtype = self._dtypes[row]
+        """A bag's features in `_dtypes[row]`, N x D."""
+        return self._stored_ND(row, self._dtypes[row], self.num_features)
+
+    def _stored_ND(self, row: int, dtype: str, num_features: int) -> Tensor:
+        """The features of this set as stored: the pages of the file."""
+        shape = int(self.sizes_N[row]), num_features
         mapped, start = self._array(row, "features", FEATURE_DTYPES[dtype], shape)
         flat = torch.frombuffer(mapped, dtype=getattr(torch, dtype), count=math.prod(shape), offset=start)
         return flat.view(shape)
@@ -284,7 +322,7 @@ class BagShards:
         mapped = self._mapped.map(self._shards[row])
         offset, num_bytes, crc32 = (int(values_N[row]) for values_N in self._members[kind].values())
         if self.verify == "first_read" and (kind, row) not in self._verified:
-            where = f"{self.folder}/{self._shards[row]}: {self.keys[row]}.{EXTENSIONS[kind]}"
+            where = f"{self.folder}/{self._shards[row]}: {self.keys[row]}.{extension(kind, self.feature_set)}"
             if mapped[offset : offset + NPY_HEADER_BYTES] != npy_header(dtype, shape):
                 raise CorruptShard(f"{where}: expected the header of an array of {shape} {dtype.name}")
             with memoryview(mapped) as view, view[offset : offset + num_bytes] as payload:
@@ -296,20 +334,27 @@ class BagShards:
 
 
 @lru_cache(maxsize=1)
-def open_bags(location: Location, loading: Loading | None = None) -> BagShards:
+def open_bags(location: Location, loading: Loading | None = None, features: str | None = None) -> BagShards:
     """Open a data set as a configuration says; the process keeps the last one, its maps and its checks.
 
     Warns if a node's cache cannot keep all shards of a remote data set.
 
+    Args:
+        location: folder of the shards, or its URL.
+        loading: settings of the reader; None for the defaults.
+        features: name of the feature set to read, if the data set has several; `uni+virchow2` puts the
+            features of two side by side, instance by instance.
+
     Raises:
         ConfigError: the cache cannot keep even the largest shard; otherwise as in `BagShards`.
+        DataError: the sets that are to be side by side differ in the instances of a bag.
         ManifestError, RemoteDataError: as in `BagShards`.
     """
     loading = loading or Loading()
     if not is_remote(location):
-        return BagShards(location, verify=loading.verify)
+        return _opened(location, features, verify=loading.verify)
     cache = ShardCache(loading.shard_cache, int(loading.shard_cache_gib * 2**30))
-    bags = BagShards(location, verify=loading.verify, shard_cache=cache)
+    bags = _opened(location, features, verify=loading.verify, shard_cache=cache)
     limit = f"the {memory.gib(cache.limit_bytes)} of each node's shard cache (loading.shard_cache_gib)"
     largest = max(bags.shards, key=lambda shard: shard.bytes)
     if largest.bytes > cache.limit_bytes:
@@ -327,6 +372,26 @@ def open_bags(location: Location, loading: Loading | None = None) -> BagShards:
             stacklevel=2,
         )
     return bags
+
+
+def feature_sets_at(location: Location) -> tuple[str, ...]:
+    """The names of a data set's feature sets; empty if its features have no name.
+
+    Raises:
+        ConfigError, ManifestError, RemoteDataError: as in `BagShards`.
+    """
+    place = absolute(location)
+    manifest = _remote_manifest(RemoteFolder(place)) if isinstance(place, str) else Manifest.open(place)
+    return manifest.feature_sets
+
+
+def _opened(location: Location, features: str | None, **how: Any) -> BagShards:
+    """One feature set, or several side by side."""
+    if features is not None and feature_sets.TOGETHER in features:
+        from mhimdist.data.side_by_side import SideBySide  # which is a kind of `BagShards`
+
+        return SideBySide(location, features=features, **how)
+    return BagShards(location, features=features, **how)
 
 
 def _remote_manifest(remote: RemoteFolder) -> Manifest:

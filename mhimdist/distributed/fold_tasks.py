@@ -168,7 +168,7 @@ def _task(fold: Fold, data: Location, execution: Execution, stop_file: Path) -> 
             with within_share(fold.config):
                 run_fold(
                     fold,
-                    open_bags(data, fold.config.loading),
+                    open_bags(data, fold.config.loading, fold.config.features),
                     execution.first_stages,
                     execution.num_threads,
                     saving=execution.saving,

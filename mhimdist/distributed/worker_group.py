@@ -169,7 +169,7 @@ def _train_in_worker(loop_config: dict[str, _WorkerTask]) -> None:
                 return  # Ray has started it again after an error that would only recur
             run_fold(
                 fold,
-                open_bags(task.data, fold.config.loading),
+                open_bags(task.data, fold.config.loading, fold.config.features),
                 task.cache,
                 max(1, int(group.cpus)),
                 workers=workers,

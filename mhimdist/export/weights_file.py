@@ -57,6 +57,7 @@ def document(member: Member, trained: Trained) -> dict[str, Any]:
         "num_features": member.num_features,
         "classes": list(member.classes),
         "encoder": member.features.get("encoder"),
+        **({"standardized": scale} if (scale := member.features.get("standardized")) else {}),
         **details,
         "threshold": member.threshold,
         "threshold_from": member.threshold_from,

@@ -42,7 +42,8 @@ def measure_costs(
     if not configs:
         return {}
     folder = experiment.folder / "costs"
-    bags = open_bags(data, next(iter(configs.values())).loading)
+    first = next(iter(configs.values()))
+    bags = open_bags(data, first.loading, first.features)
     split = experiment.splits(bags, experiment.protocols[0], experiment.seeds[0])[0]
     folder.mkdir(parents=True, exist_ok=True)
     num_threads = max(1, int(experiment.cpus_per_run))
@@ -81,6 +82,6 @@ def measure_costs(
 
 def _measure(config: TrainConfig, split: Split, data: Location, num_threads: int) -> Cost | str:
     try:
-        return measure(config, open_bags(data, config.loading), split, num_threads)
+        return measure(config, open_bags(data, config.loading, config.features), split, num_threads)
     except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -60,7 +60,7 @@ def _keep(barrier: Any) -> None:
 
 def _measure(data: Location, config: TrainConfig, split: Split, num_threads: int) -> float:
     try:
-        bags = open_bags(data, config.loading)
+        bags = open_bags(data, config.loading, config.features)
         return measure(
             config, bags, split, num_threads, before_measured=lambda: _barrier.wait(LONGEST_WAIT_S)
         ).epoch_s

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mhimdist.config.execution import Saving
+from mhimdist.config.train import TrainConfig
 from mhimdist.data.remote import Location
 from mhimdist.data.shards import BagShards, open_bags
 from mhimdist.data.splits import Split
@@ -24,6 +25,7 @@ class Task:
         trials: folder that holds the trials' folders.
         stop_file: exists once all trials are to save themselves and end.
         group: the workers of a run; None if one process trains it.
+        feature_sets: the feature sets that the sweep chooses among, the widest first; empty if it does not.
     """
 
     sweep: Sweep
@@ -32,19 +34,31 @@ class Task:
     trials: Path
     stop_file: Path
     group: Group | None = None
+    feature_sets: tuple[str, ...] = ()
 
     @property
     def saving(self) -> Saving:
         """When a run writes checkpoints, and how many it keeps."""
         return Saving(self.sweep.keep_last, 0, self.sweep.save_every_s)
 
-    def bags(self) -> BagShards:
-        """The data set: opened once per process; all processes of a node share its files' pages."""
-        return open_bags(self.data, self.sweep.train.loading)
+    @property
+    def calibrated(self) -> TrainConfig:
+        """The configuration whose cost is measured: the base, with the widest features of any trial."""
+        if not self.feature_sets:
+            return self.sweep.train
+        return self.sweep.train.model_copy(update={"features": self.feature_sets[0]})
 
-    def launcher(self) -> Launcher:
-        """A launcher that runs folds in this process."""
+    def bags(self, config: TrainConfig | None = None) -> BagShards:
+        """The data set with the features of a configuration, by default the base's.
+
+        Opened once per process as long as the features stay; all processes of a node share its files' pages.
+        """
+        train = self.sweep.train
+        return open_bags(self.data, train.loading, (config or train).features)
+
+    def launcher(self, config: TrainConfig | None = None) -> Launcher:
+        """A launcher that runs folds of a configuration, by default the base's, in this process."""
         sweep = self.sweep
         return Launcher(
-            self.bags(), sweep.first_stages, sweep.num_threads, self.saving, self.stop_file.exists
+            self.bags(config), sweep.first_stages, sweep.num_threads, self.saving, self.stop_file.exists
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean
 
 from mhimdist.config.execution import Saving
-from mhimdist.data.bags import BagSource
+from mhimdist.data.shards import BagShards
 from mhimdist.training.fold import Epoch, Fold, FoldRun, Run
 from mhimdist.training.history import EpochRecord
 
@@ -120,7 +120,7 @@ class Launcher:
 
     def __init__(
         self,
-        bags: BagSource,
+        bags: BagShards,
         cache: Path,
         num_threads: int,
         saving: Saving,
