@@ -416,7 +416,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sets = manifest.each
     new = f", {outcome.num_new} of them new," if options.append else ""
     num_cases = len(manifest.rows["case"].unique())
-    of_sets = f" in each of {len(sets)} feature sets, {', '.join(sets)}" if manifest.feature_sets else ""
+    of_sets = f" in each of {len(sets)} feature sets, {', '.join(sets)}," if manifest.feature_sets else ""
     print(
         f"{options.out}: {len(manifest.rows) // len(sets)} bags{of_sets}{new} of {num_cases} cases, "
         f"{decimal(num_bytes)} (shards: {len(info.shards)}; classes: {', '.join(info.classes)})"

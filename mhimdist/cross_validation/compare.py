@@ -19,9 +19,10 @@ from mhimdist import files
 from mhimdist.cluster.connect import refuse_open_cluster
 from mhimdist.cross_validation.folds import FoldSet, raise_failed
 from mhimdist.cross_validation.options import Candidate, CrossValidation, Experiment
+from mhimdist.data.opening import open_bags
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.sampler import warn_of_larger_bags
-from mhimdist.data.shards import BagShards, open_bags
+from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.distributed.fold_tasks import Outcome, run_folds, stoppable
 from mhimdist.errors import ComparisonError, ReportError

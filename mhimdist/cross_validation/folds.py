@@ -12,6 +12,7 @@ from mhimdist.cluster.connect import share_of
 from mhimdist.config.execution import Execution
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.options import Candidate
+from mhimdist.data.opening import with_features
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.distributed.fold_tasks import Outcome
@@ -148,7 +149,7 @@ def make_fold(
     made_of = (
         made_with(config, device),
         split.digest(),
-        bags.choosing(config.features).digest,
+        with_features(bags, config.features).digest,
         hashlib.blake2b(weights.read_bytes()).hexdigest() if weights is not None else None,
     )
     digest = digest_of(made_of)

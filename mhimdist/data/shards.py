@@ -7,18 +7,16 @@ D features.
 import json
 import math
 import mmap
-import warnings
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mhimdist.config.train import ConfigWarning, Loading
 from mhimdist.data import feature_sets, memory
 from mhimdist.data.bags import PackedBags, bag_id
 from mhimdist.data.format import (
@@ -38,7 +36,7 @@ from mhimdist.data.manifest import (
     settled,
 )
 from mhimdist.data.mapped_shards import MappedShards
-from mhimdist.data.remote import Location, RemoteFolder, absolute, is_remote
+from mhimdist.data.remote import Location, RemoteFolder, absolute
 from mhimdist.data.shard_cache import ShardCache
 from mhimdist.errors import ConfigError, CorruptShard, DataError
 
@@ -64,8 +62,7 @@ class BagShards:
         stored_dtypes: names of all stored dtypes.
         shards: the shard files, as the manifest lists them.
         folder: the folder of the shards, as messages name it.
-        features: the feature set that was asked for; None if none was.
-        feature_set: the name of the set that is read; "" if the features have no name.
+        features, feature_set: the set that was asked for, or None, and the one that is read, "" without name.
     """
 
     def __init__(
@@ -81,15 +78,13 @@ class BagShards:
         Args:
             folder: folder of `manifest.parquet` and the shards, local or as a URL that `data.remote` accepts;
                 remote shards are fetched to this node on their first read.
-            features: name of the feature set to read, if the data set has several; the others' shards are
-                neither read nor fetched. For sets side by side, see `open_bags`.
+            features: name of the feature set to read, if there are several; shards of others are not fetched.
             verify: "first_read" checks a member's crc32 and array header the first time that this process
                 reads it; "never" trusts the files (fetched ones are checked whole on arrival).
             shard_cache: cache for remote shards; None for a `ShardCache` with its defaults.
 
         Raises:
-            ConfigError: `verify` is something else, the URL or its scheme is not allowed, or the data set has
-                no such feature set, or several of which none was asked for.
+            ConfigError: `verify` is something else, the URL is not allowed, or there is no such feature set.
             ManifestError: the manifest is unusable, or shards are missing, have another length, or are not
                 listed.
             RemoteDataError: the server of a remote folder does not answer.
@@ -99,21 +94,14 @@ class BagShards:
         self.verify = verify
         self._location = absolute(folder)
         place = RemoteFolder(self._location) if isinstance(self._location, str) else self._location
-        manifest = _remote_manifest(place) if isinstance(place, RemoteFolder) else Manifest.open(place)
-        self.features, self._others = features, dict[str | None, BagShards]()
-        wanted = feature_sets.chosen(manifest.feature_sets, features, str(folder)) or ("",)
-        if len(wanted) > 1:
-            raise ConfigError(
-                f"features: expected one feature set, got {features!r}; open_bags takes several"
-            )
-        (self.feature_set,) = wanted
+        manifest = remote_manifest(place) if isinstance(place, RemoteFolder) else Manifest.open(place)
+        self.features, self.feature_set = features, _one_of(manifest.feature_sets, features, folder)
         manifest = manifest.of(self.feature_set)
         self._mapped = MappedShards(place, manifest.info.shards, shard_cache)
         self.folder = self._mapped.folder
 
         rows = manifest.rows
-        self.name = manifest.info.name
-        self.classes = manifest.info.classes
+        self.name, self.classes = manifest.info.name, manifest.info.classes
         self.digest = manifest.content_sha256
         self.synthetic, self.description = manifest.info.synthetic, manifest.info.description
         self.keys: tuple[str, ...] = tuple(rows["key"].to_pylist())
@@ -143,23 +131,8 @@ class BagShards:
         return len(self.keys)
 
     def __reduce__(self) -> tuple[Callable[[], "BagShards"], tuple[()]]:
-        how: dict[str, Any] = {"features": self.features, "verify": self.verify, "shard_cache": self._mapped.cache}
-        return partial(type(self), self._location, **how), ()
-
-    def choosing(self, features: str | None) -> "BagShards":
-        """The same data set with the features that `open_bags` would open under this name.
-
-        Raises:
-            ConfigError: there are no such features.
-            DataError: sets that are to be side by side differ in their instances.
-        """
-        if features == self.features:
-            return self
-        if features not in self._others:
-            self._others[features] = _opened(
-                self._location, features, verify=self.verify, shard_cache=self._mapped.cache
-            )
-        return self._others[features]
+        how: dict[str, Any] = {"features": self.features, "verify": self.verify}
+        return partial(type(self), self._location, **how, shard_cache=self._mapped.cache), ()
 
     def rows_of(self, keys: Sequence[str]) -> np.ndarray:
         """Row numbers of bags, int64.
@@ -213,7 +186,7 @@ class BagShards:
             features_TD = self._buffer(rows_B, dtype, out)
             parts = features_TD.split(self.sizes_N[rows_B].tolist())
             for part_ND, row in zip(parts, rows_B.tolist(), strict=True):
-                self._copy(part_ND, row)
+                part_ND.copy_(self._features_ND(row))
         return PackedBags.of_rows(self, rows_B, features_TD)
 
     def fetch_ahead(self, rows: Iterable[int]) -> None:
@@ -263,13 +236,8 @@ class BagShards:
         (row,) = self._checked([row]).tolist()
         mapped = self._mapped.map(self._shards[row])
         offset, num_bytes, crc32 = (int(values_N[row]) for values_N in self._members["json"].values())
-        content, where = mapped[offset : offset + num_bytes], f"{self.folder}/{self._shards[row]}"
-        if (got := zlib.crc32(content)) != crc32:
-            raise CorruptShard(f"{where}: {self.keys[row]}.json: expected crc32 {crc32:08x}, got {got:08x}")
-        with suppress(ValueError, RecursionError):
-            if isinstance(said := json.loads(content), dict):
-                return said
-        raise CorruptShard(f"{where}: {self.keys[row]}.json: expected a JSON object")
+        where = f"{self.folder}/{self._shards[row]}: {self.keys[row]}.json"
+        return _json_object(mapped[offset : offset + num_bytes], crc32, where)
 
     def _checked(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         rows_B = np.asarray(rows, dtype=np.int64)
@@ -292,17 +260,9 @@ class BagShards:
             )
         return out[:num_instances]
 
-    def _copy(self, part_ND: Tensor, row: int) -> None:
-        """Copy a bag's features into a batch, and convert them on the way."""
-        part_ND.copy_(self._features_ND(row))
-
     def _features_ND(self, row: int) -> Tensor:
-        """A bag's features in `_dtypes[row]`, N x D."""
-        return self._stored_ND(row, self._dtypes[row], self.num_features)
-
-    def _stored_ND(self, row: int, dtype: str, num_features: int) -> Tensor:
-        """The features of this set as stored: the pages of the file."""
-        shape = int(self.sizes_N[row]), num_features
+        shape = int(self.sizes_N[row]), self.num_features
+        dtype = self._dtypes[row]
         mapped, start = self._array(row, "features", FEATURE_DTYPES[dtype], shape)
         flat = torch.frombuffer(mapped, dtype=getattr(torch, dtype), count=math.prod(shape), offset=start)
         return flat.view(shape)
@@ -333,68 +293,25 @@ class BagShards:
         return mapped, offset + NPY_HEADER_BYTES
 
 
-@lru_cache(maxsize=1)
-def open_bags(location: Location, loading: Loading | None = None, features: str | None = None) -> BagShards:
-    """Open a data set as a configuration says; the process keeps the last one, its maps and its checks.
-
-    Warns if a node's cache cannot keep all shards of a remote data set.
-
-    Args:
-        location: folder of the shards, or its URL.
-        loading: settings of the reader; None for the defaults.
-        features: name of the feature set to read, if the data set has several; `uni+virchow2` puts the
-            features of two side by side, instance by instance.
-
-    Raises:
-        ConfigError: the cache cannot keep even the largest shard; otherwise as in `BagShards`.
-        DataError: the sets that are to be side by side differ in the instances of a bag.
-        ManifestError, RemoteDataError: as in `BagShards`.
-    """
-    loading = loading or Loading()
-    if not is_remote(location):
-        return _opened(location, features, verify=loading.verify)
-    cache = ShardCache(loading.shard_cache, int(loading.shard_cache_gib * 2**30))
-    bags = _opened(location, features, verify=loading.verify, shard_cache=cache)
-    limit = f"the {memory.gib(cache.limit_bytes)} of each node's shard cache (loading.shard_cache_gib)"
-    largest = max(bags.shards, key=lambda shard: shard.bytes)
-    if largest.bytes > cache.limit_bytes:
-        raise ConfigError(
-            f"{bags.folder}: {largest.name} alone has {memory.gib(largest.bytes)}, above {limit}"
-        )
-    capacity = cache.capacity_bytes()
-    if capacity < cache.limit_bytes:
-        limit = f"the {memory.gib(capacity)} that the disk of the shard cache {cache.folder} has for them"
-    if (total := sum(shard.bytes for shard in bags.shards)) > capacity:
-        warnings.warn(
-            f"{bags.folder}: its shards have {memory.gib(total)}, above {limit}: every epoch fetches them "
-            "again, a shard each time that one of its bags is read after the shard was evicted",
-            ConfigWarning,
-            stacklevel=2,
-        )
-    return bags
+def _json_object(content: bytes, crc32: int, where: str) -> dict[str, Any]:
+    if (got := zlib.crc32(content)) != crc32:
+        raise CorruptShard(f"{where}: expected crc32 {crc32:08x}, got {got:08x}")
+    with suppress(ValueError, RecursionError):
+        if isinstance(said := json.loads(content), dict):
+            return said
+    raise CorruptShard(f"{where}: expected a JSON object")
 
 
-def feature_sets_at(location: Location) -> tuple[str, ...]:
-    """The names of a data set's feature sets; empty if its features have no name.
-
-    Raises:
-        ConfigError, ManifestError, RemoteDataError: as in `BagShards`.
-    """
-    place = absolute(location)
-    manifest = _remote_manifest(RemoteFolder(place)) if isinstance(place, str) else Manifest.open(place)
-    return manifest.feature_sets
+def _one_of(names: Sequence[str], features: str | None, folder: Location) -> str:
+    """The name of the one feature set that is asked for; "" if features have no name."""
+    wanted = feature_sets.chosen(names, features, str(folder)) or ("",)
+    if len(wanted) > 1:
+        raise ConfigError(f"features: expected one feature set, got {features!r}; open_bags takes several")
+    return wanted[0]
 
 
-def _opened(location: Location, features: str | None, **how: Any) -> BagShards:
-    """One feature set, or several side by side."""
-    if features is not None and feature_sets.TOGETHER in features:
-        from mhimdist.data.side_by_side import SideBySide  # which is a kind of `BagShards`
-
-        return SideBySide(location, features=features, **how)
-    return BagShards(location, features=features, **how)
-
-
-def _remote_manifest(remote: RemoteFolder) -> Manifest:
+def remote_manifest(remote: RemoteFolder) -> Manifest:
+    """The manifest of a remote folder, which agrees with the folder's files if it can list them."""
     return settled(partial(_look, remote), remote.name)
 
 

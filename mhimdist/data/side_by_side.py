@@ -4,7 +4,6 @@ Dimensions: N instances of a bag, D features of all sets together.
 """
 
 import hashlib
-from collections.abc import Sequence
 from functools import reduce
 from typing import Any, Literal
 
@@ -53,34 +52,29 @@ class SideBySide(BagShards):
         names = features.split(TOGETHER)
         if len(set(names)) < len(names):
             raise ConfigError(f"features: expected different feature sets side by side, got {features!r}")
-        first, *others = names
-        super().__init__(folder, features=first, verify=verify, shard_cache=shard_cache)
-        self._more = [
-            BagShards(folder, features=name, verify=verify, shard_cache=shard_cache) for name in others
+        super().__init__(folder, features=names[0], verify=verify, shard_cache=shard_cache)
+        self._sets = [
+            BagShards(folder, features=name, verify=verify, shard_cache=shard_cache) for name in names
         ]
-        self._rows_of_more = [other.rows_of(self.keys) for other in self._more]
+        self._rows = [each.rows_of(self.keys) for each in self._sets]  # that of every bag in each set
         self._compared: set[int] = set()
         self._refuse_other_instances()
-        self._widths = [self.num_features, *(other.num_features for other in self._more)]
-        self.features, self.num_features = features, sum(self._widths)
-        digests = [self.digest, *(other.digest for other in self._more)]
-        self.digest = hashlib.sha256(TOGETHER.join(digests).encode()).hexdigest()
-        kinds = [
-            {self._dtypes[row], *(o._dtypes[rows_N[row]] for o, rows_N in self._pairs())}
-            for row in range(len(self))
+        self.features, self.num_features = features, sum(each.num_features for each in self._sets)
+        digests = TOGETHER.join(each.digest for each in self._sets)
+        self.digest = hashlib.sha256(digests.encode()).hexdigest()
+        self._dtypes = [
+            _common({each._dtypes[rows_N[row]] for each, rows_N in self._pairs()}) for row in range(len(self))
         ]
-        self._own_dtypes, self._dtypes = self._dtypes, [_common(kind) for kind in kinds]
         self.stored_dtypes = tuple(sorted(set(self._dtypes)))
         one, *different = self.stored_dtypes
         self.dtype = torch.float32 if different else getattr(torch, one)
-        self.shards = (*self.shards, *(shard for other in self._more for shard in other.shards))
+        self.shards = tuple(shard for each in self._sets for shard in each.shards)
 
     def fetch_ahead(self, rows: Any) -> None:
         """See `BagShards.fetch_ahead`."""
         rows = list(rows)
-        super().fetch_ahead(rows)
-        for other, rows_N in self._pairs():
-            other.fetch_ahead(int(rows_N[row]) for row in rows)
+        for each, rows_N in self._pairs():
+            each.fetch_ahead(int(rows_N[row]) for row in rows)
 
     def payload(self, row: int) -> np.ndarray:
         """There is no file of the features of several sets.
@@ -98,7 +92,7 @@ class SideBySide(BagShards):
         Raises:
             DataError, CorruptShard: as in `load`.
         """
-        found = [super().details(row), *(o.details(int(rows_N[row])) for o, rows_N in self._pairs())]
+        found = [each.details(int(rows_N[row])) for each, rows_N in self._pairs()]
         joined = {}
         for name in ("encoder", "standardized"):
             values = [said.get(name) for said in found]
@@ -107,23 +101,14 @@ class SideBySide(BagShards):
         return found[0] | joined
 
     def _pairs(self) -> list[tuple[BagShards, np.ndarray]]:
-        """The other sets, and their row of every bag."""
-        return list(zip(self._more, self._rows_of_more, strict=True))
-
-    def _copy(self, part_ND: Tensor, row: int) -> None:
-        self._compare(row)
-        for place_ND, features_ND in zip(part_ND.split(self._widths, 1), self._parts(row), strict=True):
-            place_ND.copy_(features_ND)
+        """Each set, and its row of every bag."""
+        return list(zip(self._sets, self._rows, strict=True))
 
     def _features_ND(self, row: int) -> Tensor:
         self._compare(row)
         dtype = getattr(torch, self._dtypes[row])
-        return torch.cat([part_ND.to(dtype) for part_ND in self._parts(row)], 1)
-
-    def _parts(self, row: int) -> Sequence[Tensor]:
-        """The bag's features of each set, as stored."""
-        own_ND = self._stored_ND(row, self._own_dtypes[row], self._widths[0])
-        return [own_ND, *(o._features_ND(int(rows_N[row])) for o, rows_N in self._pairs())]
+        parts = [each._features_ND(int(rows_N[row])) for each, rows_N in self._pairs()]
+        return torch.cat([part_ND.to(dtype) for part_ND in parts], 1)
 
     def _refuse_other_instances(self) -> None:
         """Compare what the manifest says of the coordinates of every bag.
@@ -133,7 +118,7 @@ class SideBySide(BagShards):
         """
         reasons: dict[str, str] = {}
         crc_N, has_N = (self._members["coords"][part] for part in ("crc32", "bytes"))
-        for other, rows_N in self._pairs():
+        for other, rows_N in self._pairs()[1:]:
             others = other._members["coords"]
             pairs = (
                 ("has no coordinates in {0}, so nothing tells which patches agree", has_N == 0),
@@ -168,7 +153,7 @@ class SideBySide(BagShards):
         """
         if self.verify == "never" or row in self._compared:
             return
-        for other, rows_N in self._pairs():
+        for other, rows_N in self._pairs()[1:]:
             one_N2, two_N2 = self.coords(row), other.coords(int(rows_N[row]))
             if one_N2 is None or two_N2 is None or not np.array_equal(one_N2, two_N2):
                 raise DataError(

@@ -19,8 +19,8 @@ from mhimdist import files
 from mhimdist.cluster.connect import connect, share_of
 from mhimdist.cluster.nodes import Share
 from mhimdist.config.execution import Execution
+from mhimdist.data.opening import open_bags
 from mhimdist.data.remote import Location
-from mhimdist.data.shards import open_bags
 from mhimdist.distributed.shared_gpu import within_share
 from mhimdist.distributed.worker_group import train, worker_group
 from mhimdist.errors import MhimdistError, PreemptedError

@@ -23,8 +23,8 @@ from rich import get_console
 from mhimdist import errors, files
 from mhimdist.cluster.connect import has_gpus
 from mhimdist.config.execution import Execution, Saving
+from mhimdist.data.opening import open_bags
 from mhimdist.data.remote import Location, absolute
-from mhimdist.data.shards import open_bags
 from mhimdist.training.fold import STOP_FILE, Fold, run_fold
 from mhimdist.training.run_folder import HISTORY
 from mhimdist.training.workers import DistributedWorkers, Workers

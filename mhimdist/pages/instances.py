@@ -13,7 +13,8 @@ from statistics import fmean
 import numpy as np
 import torch
 
-from mhimdist.data.shards import BagShards, open_bags
+from mhimdist.data.opening import open_bags
+from mhimdist.data.shards import BagShards
 from mhimdist.errors import ReportError
 from mhimdist.models import BagModel
 from mhimdist.pages.subject import Configuration, Subject

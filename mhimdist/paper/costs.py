@@ -12,8 +12,8 @@ from mhimdist.cluster.connect import connect, share_of
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.folds import device_of_runs, digest_of
 from mhimdist.cross_validation.options import Experiment
+from mhimdist.data.opening import open_bags
 from mhimdist.data.remote import Location, absolute
-from mhimdist.data.shards import open_bags
 from mhimdist.data.splits import Split
 from mhimdist.distributed.fold_tasks import stoppable, why_lost
 from mhimdist.training.cost import Cost, measure

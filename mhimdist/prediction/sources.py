@@ -22,8 +22,9 @@ from mhimdist.data import memory
 from mhimdist.data.bags import PackedBags, bag_id
 from mhimdist.data.format import escape_key
 from mhimdist.data.manifest import MANIFEST_NAME
+from mhimdist.data.opening import feature_sets_at, open_bags
 from mhimdist.data.remote import Location, absolute
-from mhimdist.data.shards import BagShards, feature_sets_at, open_bags
+from mhimdist.data.shards import BagShards
 from mhimdist.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

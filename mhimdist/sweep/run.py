@@ -33,9 +33,10 @@ from rich import get_console
 from mhimdist import files
 from mhimdist.cluster.connect import connect, refuse_open_cluster
 from mhimdist.cluster.nodes import Share
+from mhimdist.data.opening import open_bags, with_features
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.sampler import warn_of_larger_bags
-from mhimdist.data.shards import BagShards, open_bags
+from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.distributed.worker_group import worker_group
 from mhimdist.errors import DiskFullError, MhimdistError, SweepError
@@ -153,7 +154,7 @@ def _feature_sets(facts: proposals.Facts, bags: BagShards) -> tuple[str, ...]:
         DataError: sets that are to be side by side differ in their instances.
     """
     chosen = getattr(facts.distributions.get("features"), "choices", ())
-    cost = {name: _row_values(bags.choosing(name)) for name in chosen}
+    cost = {name: _row_values(with_features(bags, name)) for name in chosen}
     return tuple(sorted(cost, key=lambda name: (-cost[name], name)))
 
 
@@ -166,7 +167,7 @@ def _digest(bags: BagShards, searched: Sequence[str]) -> str:
     """What identifies the data of a sweep: all features that its trials may train on."""
     if not searched:
         return bags.digest
-    digests = "+".join(sorted(bags.choosing(name).digest for name in searched))
+    digests = "+".join(sorted(with_features(bags, name).digest for name in searched))
     return hashlib.sha256(digests.encode()).hexdigest()
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from mhimdist.config.train import TrainConfig
+from mhimdist.data.opening import open_bags
 from mhimdist.data.remote import Location
-from mhimdist.data.shards import open_bags
 from mhimdist.data.splits import Split
 from mhimdist.errors import SweepError
 from mhimdist.training.cost import measure

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from mhimdist.config.execution import Saving
 from mhimdist.config.train import TrainConfig
+from mhimdist.data.opening import open_bags
 from mhimdist.data.remote import Location
-from mhimdist.data.shards import BagShards, open_bags
+from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.distributed.worker_group import Group
 from mhimdist.search.options import Sweep
