@@ -63,11 +63,13 @@ def open_bags(location: Location, loading: Loading | None = None, features: str 
 def with_features(bags: BagShards, features: str | None) -> BagShards:
     """The same data set with the features that `open_bags` opens under this name; kept for the next call.
 
+    None stands for the features that are open.
+
     Raises:
         ConfigError: there are no such features.
         DataError: sets that are to be side by side differ in their instances.
     """
-    if features == bags.features:
+    if features is None or features == bags.features:
         return bags
     others = _others.setdefault(bags, {})
     if features not in others:

@@ -135,7 +135,7 @@ def calibrate(task: Task) -> Calibration:
     It is measured once per device for all sweeps of a home.
     """
     sweep, config = task.sweep, task.calibrated
-    bags = task.bags(config)
+    bags = task.bags_of(config)
     made_of = (
         CALIBRATION_VERSION,
         RECIPE_VERSION,

@@ -10,7 +10,6 @@ import ray
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from mhimdist.config.train import TrainConfig
 from mhimdist.distributed.shared_gpu import within_share
 from mhimdist.distributed.worker_group import Group, train
 from mhimdist.sweep.task import Task
@@ -24,12 +23,12 @@ _LOST = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)  # Ray's
 class ActorLauncher(Launcher):
     """Runs a wave's first fold in this process, and the others in actors; the next wave uses them again."""
 
-    def __init__(self, task: Task, config: TrainConfig) -> None:
+    def __init__(self, task: Task) -> None:
         sweep = task.sweep
         super().__init__(
-            task.bags(config), sweep.first_stages, sweep.num_threads, task.saving, task.stop_file.exists
+            task.bags(), sweep.first_stages, sweep.num_threads, task.saving, task.stop_file.exists
         )
-        self._task, self._config = task, config
+        self._task = task
         self._actors: list[Any] = []
 
     def launch(self, folds: Sequence[Fold]) -> Sequence[Run]:
@@ -57,14 +56,14 @@ class ActorLauncher(Launcher):
             memory=bundle.get("memory"),
             scheduling_strategy=PlacementGroupSchedulingStrategy(group),
         )
-        return actor.remote(self._task, self._config)  # the actor ends with the process that started it
+        return actor.remote(self._task)  # the actor ends with the process that started it
 
 
 class FoldServer:
     """Trains one fold after another in an actor."""
 
-    def __init__(self, task: Task, config: TrainConfig) -> None:
-        self._launcher = task.launcher(config)
+    def __init__(self, task: Task) -> None:
+        self._launcher = task.launcher()
         self._fold: Fold | None = None
         self._run: Run | None = None
 
@@ -122,8 +121,8 @@ class RemoteRun:
 class GroupLauncher(Launcher):
     """Trains each fold with a group of Ray Train's workers."""
 
-    def __init__(self, task: Task, config: TrainConfig, group: Group) -> None:
-        super().__init__(task.bags(config), task.sweep.first_stages, 1, task.saving, task.stop_file.exists)
+    def __init__(self, task: Task, group: Group) -> None:
+        super().__init__(task.bags(), task.sweep.first_stages, 1, task.saving, task.stop_file.exists)
         self._task, self._group = task, group
 
     def launch(self, folds: Sequence[Fold]) -> Sequence[Run]:
@@ -150,7 +149,7 @@ class GroupRun:
     def close(self) -> None:
         """See `Run.close`; the workers save the run first."""
         self.release()
-        keep_best_only(self.fold, self._task.bags(self.fold.config))
+        keep_best_only(self.fold, self._task.bags_of(self.fold.config))
 
     def release(self) -> None:
         """See `Run.release`."""

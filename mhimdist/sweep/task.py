@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mhimdist.config.execution import Saving
 from mhimdist.config.train import TrainConfig
-from mhimdist.data.opening import open_bags
+from mhimdist.data.opening import open_bags, with_features
 from mhimdist.data.remote import Location
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
@@ -49,17 +49,18 @@ class Task:
             return self.sweep.train
         return self.sweep.train.model_copy(update={"features": self.feature_sets[0]})
 
-    def bags(self, config: TrainConfig | None = None) -> BagShards:
-        """The data set with the features of a configuration, by default the base's.
-
-        Opened once per process as long as the features stay; all processes of a node share its files' pages.
-        """
+    def bags(self) -> BagShards:
+        """The data set: opened once per process; all processes of a node share its files' pages."""
         train = self.sweep.train
-        return open_bags(self.data, train.loading, (config or train).features)
+        return open_bags(self.data, train.loading, train.features)
 
-    def launcher(self, config: TrainConfig | None = None) -> Launcher:
-        """A launcher that runs folds of a configuration, by default the base's, in this process."""
+    def bags_of(self, config: TrainConfig) -> BagShards:
+        """The data set with the features of a trial, which the process keeps open beside the base's."""
+        return with_features(self.bags(), config.features)
+
+    def launcher(self) -> Launcher:
+        """A launcher that runs folds in this process."""
         sweep = self.sweep
         return Launcher(
-            self.bags(config), sweep.first_stages, sweep.num_threads, self.saving, self.stop_file.exists
+            self.bags(), sweep.first_stages, sweep.num_threads, self.saving, self.stop_file.exists
         )

@@ -106,16 +106,13 @@ class SweepTrial(tune.Trainable):
         node = {"node": ray.get_runtime_context().get_node_id()}
         _write_once(self.folder / "environment.json", environment(sweep.num_threads) | node)
         folds = folds_of_trial(config, task.splits, sweep.run_seeds, self.folder)
-        if self._launcher is None or self._launcher.bags.features != config.features:
-            self._launcher = self._make_launcher(config)
+        self._launcher = self._launcher or self._make_launcher()
         return TrialRun(folds, sweep.parallel_folds, self._launcher)
 
-    def _make_launcher(self, config: TrainConfig) -> Launcher:
+    def _make_launcher(self) -> Launcher:
         if self.task.group is not None:
-            return GroupLauncher(self.task, config, self.task.group)
-        if self.task.sweep.parallel_folds > 1:
-            return ActorLauncher(self.task, config)
-        return self.task.launcher(config)
+            return GroupLauncher(self.task, self.task.group)
+        return ActorLauncher(self.task) if self.task.sweep.parallel_folds > 1 else self.task.launcher()
 
     def _failed(self, error: Exception, cause: BaseException) -> dict[str, Any]:
         details = "".join(traceback.format_exception(error))
@@ -158,4 +155,4 @@ def make_first_stage(config: TrainConfig, task: Task, split: Split) -> None:
     """
     torch.set_num_threads(task.sweep.num_threads)
     with suppress(PreemptedError), within_share(config):
-        first_stage(config, task.bags(config), split, task.sweep.first_stages, stop=task.stop_file.exists)
+        first_stage(config, task.bags_of(config), split, task.sweep.first_stages, stop=task.stop_file.exists)
