@@ -36,10 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_workers(parser, "number of shards read or rewritten at a time")
     parser.add_argument(
         "--repair",
-        nargs="+",
+        action="append",
         metavar="[NAME=]FEATURES",
         help="rewrite damaged and missing shards from the features that they were made of, to exactly the "
-        "bytes that the manifest lists; give the options below as you gave them to data_prep.shard",
+        "bytes that the manifest lists; once per feature set if they have names; give the options "
+        "below as you gave them to data_prep.shard",
     )
     add_options(parser, Stated)
     options = parser.parse_args(arguments)

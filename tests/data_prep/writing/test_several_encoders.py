@@ -157,6 +157,19 @@ def test_repair_needs_the_features_of_the_damaged_set_only(folder: Path) -> None
     assert {path.name: path.read_bytes() for path in shards.iterdir()} == expected
 
 
+def test_the_command_repairs_each_set_from_its_features(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    shard_encoders(folder, "uni", "virchow2", shard_bytes=10**9)
+    for number in range(2):
+        (folder / "shards" / f"shard-00000{number}.tar").unlink()
+    named = [word for name in ("uni", "virchow2") for word in ("--repair", f"{name}={folder / name}")]
+    verify_main([*named, str(folder / "shards")])
+    assert "repaired: shard-000000.tar, shard-000001.tar" in capsys.readouterr().out
+    assert verify(folder / "shards") == []
+    (folder / "shards" / "shard-000000.tar").unlink()
+    with pytest.raises(ConfigError, match=r"--repair: expected a path, or several as NAME=PATH"):
+        verify_main([str(folder / "shards"), "--repair", "a", "--repair", "b"])
+
+
 def test_data_sets_of_the_same_sets_are_merged(folder: Path, tmp_path: Path) -> None:
     shard_encoders(folder, "uni", "virchow2")
     for name in ("uni", "virchow2"):
