@@ -132,6 +132,12 @@ class TrainConfig(Settings):
         (0.03, 25)
     """
 
+    features: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_-]+(\+[A-Za-z0-9_-]+)*$",
+        description="feature set to train on, if the data have several by name; a+b puts two side by side, "
+        "if their coordinates agree; none: the only one",
+    )
     model: ModelSettings = Field(AttentionMIL(), description="the bag model of student and teacher")
     task: TaskSettings = Field(AutoTask(), description="what a bag's label means; auto: what the data say")
     masking: Masking = Field(Masking(), description="which instances are hidden from the student")
@@ -295,6 +301,12 @@ class TrainConfig(Settings):
             node[leaf] = value
         return load_config(tree)
 
+    @property
+    def title(self) -> str:
+        """The model, whether MHIM masks for it, and the feature set if it was chosen: "MHIM (abmil), uni"."""
+        name = self.model.name if self.teacher.kind == "none" else f"MHIM ({self.model.name})"
+        return name if self.features is None else f"{name}, {self.features}"
+
     def recipe(self) -> dict[str, Any]:
         """Every setting that a result depends on, in JSON types, so not how steps are fed and launched."""
         recipe = self.model_dump(mode="json", exclude={"loading", "compile", "cuda_graphs"})
@@ -302,8 +314,9 @@ class TrainConfig(Settings):
             del recipe["teacher"]["weights_of"]
         if self.task == AutoTask():  # the data say it, and the digests of earlier releases stay
             del recipe["task"]
-        for setting in ("instances_per_bag", "instances_share", "evaluation_samples"):
-            if recipe[setting] is None:  # whole bags, for which earlier releases have no setting
+        # Whole bags of the only features, for which earlier releases have no setting.
+        for setting in ("features", "instances_per_bag", "instances_share", "evaluation_samples"):
+            if recipe[setting] is None:
                 del recipe[setting]
         return recipe
 

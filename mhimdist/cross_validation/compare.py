@@ -19,9 +19,9 @@ from mhimdist import files
 from mhimdist.cluster.connect import refuse_open_cluster
 from mhimdist.cross_validation.folds import FoldSet, raise_failed
 from mhimdist.cross_validation.options import Candidate, CrossValidation, Experiment
+from mhimdist.data.opening import open_bags
 from mhimdist.data.remote import Location, absolute, shown
 from mhimdist.data.sampler import warn_of_larger_bags
-from mhimdist.data.shards import open_bags
 from mhimdist.data.splits import Split
 from mhimdist.data.stored import StoredBags
 from mhimdist.data.sub_bags import SampleSize, SubBags
@@ -115,7 +115,8 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
     """
     refuse_open_cluster(insecure=experiment.insecure)
     started, folder = time.monotonic(), experiment.folder
-    bags = open_bags(data, candidates[0].config.loading, experiment.bag_of)
+    first = candidates[0].config
+    bags = open_bags(data, first.loading, first.features, bag_of=experiment.bag_of)
     for size, limit in {(SampleSize.of(each.config), each.config.max_instances) for each in candidates}:
         warn_of_larger_bags(bags if size is None else SubBags(bags, size, Draws(0, 0)), limit)
     planned = FoldSet(experiment, candidates, folder / "folds")

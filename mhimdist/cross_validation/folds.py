@@ -12,6 +12,7 @@ from mhimdist.cluster.connect import share_of
 from mhimdist.config.execution import Execution
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.options import Candidate
+from mhimdist.data.opening import with_features
 from mhimdist.data.splits import Split
 from mhimdist.data.stored import StoredBags
 from mhimdist.distributed.fold_tasks import Outcome
@@ -145,16 +146,17 @@ def make_fold(
         weights = Path(str(weights).replace("{fold}", str(fold)).replace("{seed}", str(seed)))
         teacher = config.teacher.model_copy(update={"weights": weights})
         config = config.model_copy(update={"teacher": teacher})
+    data_digest = with_features(bags, config.features).digest
     made_of = (
         made_with(config, device),
         split.digest(),
-        bags.digest,
+        data_digest,
         hashlib.blake2b(weights.read_bytes()).hexdigest() if weights is not None else None,
     )
     digest = digest_of(made_of)
     name = f"{candidate.name}, {protocol}, seed {seed}, fold {fold}"
     place = fold_folder(folder, fold, seed, digest)
-    return digest, Fold(name, config, split, fold, place, is_tested=True, data_digest=bags.digest)
+    return digest, Fold(name, config, split, fold, place, is_tested=True, data_digest=data_digest)
 
 
 def device_of_runs(execution: Execution, config: TrainConfig) -> torch.device:

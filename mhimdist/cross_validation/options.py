@@ -173,10 +173,7 @@ class CrossValidation(Experiment):
     @property
     def candidates(self) -> list[Candidate]:
         """The configuration and, if it has a teacher, the same network without masking."""
-        train, model = self.train, self.train.model.name
+        train, plain = self.train, self.train.first_stage()
         if train.teacher.kind == "none":
-            return [Candidate(model, train, note=departures(train))]
-        return [
-            Candidate(f"MHIM ({model})", train, note=departures(train)),
-            Candidate(model, train.first_stage(), note=departures(train)),
-        ]
+            return [Candidate(train.title, train, note=departures(train))]
+        return [Candidate(each.title, each, note=departures(train)) for each in (train, plain)]

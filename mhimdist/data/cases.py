@@ -33,7 +33,8 @@ class CaseBags(StoredBags):
     seed of `data_prep.shard`. Within a bag the slides are in the order of their names.
 
     Attributes:
-        See `StoredBags`.
+        of_slides: the data set of slides.
+        The others are those of `StoredBags`.
     """
 
     bag_of = "case"
@@ -54,7 +55,7 @@ class CaseBags(StoredBags):
         targets_of = _targets_of_cases(slides, rows_of_case)
         self.cases = tuple(sorted(rows_of_case, key=stored_order))
         self.slides, self.keys = self.cases, tuple(map(escape_key, self.cases))
-        self._slides = slides
+        self.of_slides, self.features = slides, slides.features
         self._rows = [np.array(rows_of_case[case], np.int64) for case in self.cases]
         first_N = np.array([rows[0] for rows in self._rows], np.int64)
         # What belongs to a bag: a case has it from its slides, which agree.
@@ -73,12 +74,12 @@ class CaseBags(StoredBags):
     @property
     def members(self) -> tuple[tuple[str, ...], ...]:
         """See `StoredBags.members`."""
-        return tuple(tuple(self._slides.slides[row] for row in rows) for rows in self._rows)
+        return tuple(tuple(self.of_slides.slides[row] for row in rows) for rows in self._rows)
 
     @property
     def names(self) -> NamedBags:
         """Finds the cases that a split file names, by slide, by key or by case."""
-        return _NamedCases(self._slides, self.cases)
+        return _NamedCases(self.of_slides, self.cases)
 
     def rows_of(self, keys: Sequence[str]) -> np.ndarray:
         """See `StoredBags.rows_of`."""
@@ -91,11 +92,11 @@ class CaseBags(StoredBags):
 
     def dtypes_of(self, rows: Sequence[int] | np.ndarray) -> frozenset[torch.dtype]:
         """See `StoredBags.dtypes_of`."""
-        return self._slides.dtypes_of(self._flat(rows))
+        return self.of_slides.dtypes_of(self._flat(rows))
 
     def is_view(self, rows: Sequence[int] | np.ndarray, dtype: torch.dtype) -> bool:
         """See `StoredBags.is_view`."""
-        return self._slides.is_view(self._flat(rows), dtype)
+        return self.of_slides.is_view(self._flat(rows), dtype)
 
     def load(
         self,
@@ -105,7 +106,7 @@ class CaseBags(StoredBags):
         out: Tensor | None = None,
     ) -> PackedBags:
         """The bags of these rows, packed in this order; see `BagShards.load`."""
-        features_TD = self._slides.load(self._flat(rows), dtype, out=out).features_TD
+        features_TD = self.of_slides.load(self._flat(rows), dtype, out=out).features_TD
         return PackedBags.of_rows(self, np.asarray(rows, np.int64), features_TD)
 
     def scattered(
@@ -120,7 +121,7 @@ class CaseBags(StoredBags):
         of_slides: list[int] = []
         chosen: list[np.ndarray] = []
         for row, asked_K in zip(self._checked(rows).tolist(), instances, strict=True):
-            ends = accumulate(self._slides.sizes_N[self._rows[row]].tolist())
+            ends = accumulate(self.of_slides.sizes_N[self._rows[row]].tolist())
             start, first = 0, 0
             for slide, end in zip(self._rows[row].tolist(), ends, strict=True):
                 last = int(np.searchsorted(asked_K, end))
@@ -128,16 +129,16 @@ class CaseBags(StoredBags):
                     of_slides.append(slide)
                     chosen.append(asked_K[first:last] - start)
                 start, first = end, last
-        return self._slides.scattered(of_slides, chosen, dtype, out=out)
+        return self.of_slides.scattered(of_slides, chosen, dtype, out=out)
 
     def fetch_ahead(self, rows: Iterable[int]) -> None:
         """See `StoredBags.fetch_ahead`."""
-        self._slides.fetch_ahead(slide for row in rows for slide in self._rows[row].tolist())
+        self.of_slides.fetch_ahead(slide for row in rows for slide in self._rows[row].tolist())
 
     def payload(self, row: int) -> np.ndarray:
         """See `StoredBags.payload`; all slides must be stored in one dtype."""
         (name,) = {str(dtype).removeprefix("torch.") for dtype in self.dtypes_of([row])}
-        parts = [self._slides.payload(slide) for slide in self._rows[row].tolist()]
+        parts = [self.of_slides.payload(slide) for slide in self._rows[row].tolist()]
         if len(parts) == 1:
             return parts[0]
         dtype, shape = FEATURE_DTYPES[name], (int(self.sizes_N[row]), self.num_features)
@@ -148,15 +149,15 @@ class CaseBags(StoredBags):
 
     def coords(self, row: int) -> np.ndarray | None:
         """See `StoredBags.coords`."""
-        return self._joined([self._slides.coords(slide) for slide in self._of(row)])
+        return self._joined([self.of_slides.coords(slide) for slide in self._of(row)])
 
     def instance_labels(self, row: int) -> np.ndarray | None:
         """See `StoredBags.instance_labels`."""
-        return self._joined([self._slides.instance_labels(slide) for slide in self._of(row)])
+        return self._joined([self.of_slides.instance_labels(slide) for slide in self._of(row)])
 
     def details(self, row: int) -> dict[str, Any]:
         """See `StoredBags.details`."""
-        first, *others = (self._slides.details(slide) for slide in self._of(row))
+        first, *others = (self.of_slides.details(slide) for slide in self._of(row))
         return {
             name: value for name, value in first.items() if all(said.get(name) == value for said in others)
         }

@@ -8,27 +8,24 @@ import json
 import math
 import mmap
 import os
-import warnings
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
-from typing import Any, Literal, TypeVar
+from functools import partial
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mhimdist.config.train import ConfigWarning, Loading
-from mhimdist.data import memory, targets
+from mhimdist.data import feature_sets, memory, targets
 from mhimdist.data.bags import PackedBags, bag_id
-from mhimdist.data.cases import CaseBags
 from mhimdist.data.format import (
     COORDS_DTYPE,
-    EXTENSIONS,
     FEATURE_DTYPES,
     INSTANCE_LABELS_DTYPE,
     NPY_HEADER_BYTES,
+    extension,
     npy_header,
 )
 from mhimdist.data.manifest import (
@@ -41,12 +38,12 @@ from mhimdist.data.manifest import (
     settled,
 )
 from mhimdist.data.mapped_shards import MappedShards
-from mhimdist.data.remote import Location, RemoteFolder, absolute, is_remote
+from mhimdist.data.remote import Location, RemoteFolder, absolute
 from mhimdist.data.scattered import OpenFile, read_rows
 from mhimdist.data.shard_cache import ShardCache
-from mhimdist.data.stored import BagOf, StoredBags
+from mhimdist.data.stored import StoredBags
 from mhimdist.data.targets import TaskInfo
-from mhimdist.errors import ConfigError, CorruptShard, DataError, ManifestError
+from mhimdist.errors import ConfigError, CorruptShard, DataError
 
 
 class BagShards(StoredBags):
@@ -58,6 +55,7 @@ class BagShards(StoredBags):
 
     Attributes:
         shards: the shard files, as the manifest lists them.
+        feature_set: the name of the set that is read; "" without name.
         The others are those of `StoredBags`.
     """
 
@@ -67,6 +65,7 @@ class BagShards(StoredBags):
         self,
         folder: Location,
         *,
+        features: str | None = None,
         verify: Literal["first_read", "never"] = "first_read",
         shard_cache: ShardCache | None = None,
     ) -> None:
@@ -74,12 +73,13 @@ class BagShards(StoredBags):
 
         Args:
             folder: of `manifest.parquet` and the shards, local or a URL; shards there are fetched when read.
+            features: name of the feature set to read, if there are several; shards of others are not fetched.
             verify: "first_read" checks a member's crc32 and array header when this process first reads it
                 and after the file has changed; "never" trusts the files (fetched ones are checked whole).
             shard_cache: cache for remote shards; None for a `ShardCache` with its defaults.
 
         Raises:
-            ConfigError: `verify` is something else, or the URL or its scheme is not allowed.
+            ConfigError: `verify` is something else, the URL is not allowed, or there is no such feature set.
             ManifestError: the manifest is unusable, or shards are missing, have another length, or are not
                 listed.
             RemoteDataError: the server of a remote folder does not answer.
@@ -89,7 +89,9 @@ class BagShards(StoredBags):
         self.verify = verify
         self._location = absolute(folder)
         place = RemoteFolder(self._location) if isinstance(self._location, str) else self._location
-        manifest = _remote_manifest(place) if isinstance(place, RemoteFolder) else Manifest.open(place)
+        manifest = remote_manifest(place) if isinstance(place, RemoteFolder) else Manifest.open(place)
+        self.features, self.feature_set = features, _one_of(manifest.feature_sets, features, folder)
+        manifest = manifest.of(self.feature_set)
         self._mapped = MappedShards(place, manifest.info.shards, shard_cache)
         self.folder = self._mapped.folder
 
@@ -123,7 +125,22 @@ class BagShards(StoredBags):
         self._verified: set[tuple[str, int, int]] = set()
 
     def __reduce__(self) -> tuple[Callable[[], "BagShards"], tuple[()]]:
-        return partial(_again, self._location, self.verify, self._mapped.cache, self.digest), ()
+        how = self._location, self.features, self.verify, self._mapped.cache, self.digest
+        return partial(self._again, *how), ()
+
+    @classmethod
+    def _again(
+        cls,
+        location: Location,
+        features: str | None,
+        verify: Literal["first_read", "never"],
+        cache: ShardCache | None,
+        digest: str,
+    ) -> Self:
+        """Open a data set in another process, which got its place from this one."""
+        bags = cls(location, features=features, verify=verify, shard_cache=cache)
+        bags.require_digest(digest)
+        return bags
 
     def rows_of(self, keys: Sequence[str]) -> np.ndarray:
         """See `StoredBags.rows_of`."""
@@ -223,10 +240,8 @@ class BagShards(StoredBags):
         (row,) = self._checked([row]).tolist()
         mapped = self._mapped.map(self._shards[row])
         offset, num_bytes, crc32 = (int(values_N[row]) for values_N in self._members["json"].values())
-        content, where = mapped[offset : offset + num_bytes], f"{self.folder}/{self._shards[row]}"
-        if (got := zlib.crc32(content)) != crc32:
-            raise CorruptShard(f"{where}: {self.keys[row]}.json: expected crc32 {crc32:08x}, got {got:08x}")
-        return _json_object(content, f"{where}: {self.keys[row]}.json")
+        where = f"{self.folder}/{self._shards[row]}: {self.keys[row]}.json"
+        return _json_object(mapped[offset : offset + num_bytes], crc32, where)
 
     def _checked(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         rows_B = np.asarray(rows, dtype=np.int64)
@@ -270,7 +285,7 @@ class BagShards(StoredBags):
         return file, offset + NPY_HEADER_BYTES
 
     def _where(self, row: int, kind: str) -> str:
-        return f"{self.folder}/{self._shards[row]}: {self.keys[row]}.{EXTENSIONS[kind]}"
+        return f"{self.folder}/{self._shards[row]}: {self.keys[row]}.{extension(kind, self.feature_set)}"
 
     def _side_array(self, row: int, kind: str, dtype: np.dtype, *columns: int) -> np.ndarray | None:
         (row,) = self._checked([row]).tolist()
@@ -299,7 +314,9 @@ class BagShards(StoredBags):
         return mapped, offset + NPY_HEADER_BYTES
 
 
-def _json_object(content: bytes, where: str) -> dict[str, Any]:
+def _json_object(content: bytes, crc32: int, where: str) -> dict[str, Any]:
+    if (got := zlib.crc32(content)) != crc32:
+        raise CorruptShard(f"{where}: expected crc32 {crc32:08x}, got {got:08x}")
     with suppress(ValueError, RecursionError):
         if isinstance(said := json.loads(content), dict):
             return said
@@ -310,82 +327,16 @@ def _another_header(shape: tuple[int, ...], dtype: np.dtype) -> str:
     return f"expected the header of an array of {shape} {dtype.name}"
 
 
-def open_bags(
-    location: Location,
-    loading: Loading | None = None,
-    bag_of: BagOf = "slide",
-    *,
-    digest: str | None = None,
-) -> StoredBags:
-    """Open a data set as a configuration says; the process keeps the last one, its maps and its checks.
-
-    Warns if a node's cache cannot keep all shards of a remote data set.
-
-    Args:
-        location: folder of the shards, or its URL.
-        loading: how they are read; None for the defaults.
-        bag_of: what one bag is: a slide, or all slides of a case.
-        digest: the data set's digest, if another process has opened it for the same work.
-
-    Raises:
-        ConfigError: the cache cannot keep even the largest shard; otherwise as in `BagShards`.
-        ManifestError: as in `BagShards`, or the digest is another one.
-        RemoteDataError: as in `BagShards`.
-        LabelError: bags are cases, and the slides of one have different labels.
-    """
-    return _require_digest(_open(location, loading or Loading(), bag_of), digest)
+def _one_of(names: Sequence[str], features: str | None, folder: Location) -> str:
+    """The name of the one feature set that is asked for; "" if features have no name."""
+    wanted = feature_sets.chosen(names, features, str(folder)) or ("",)
+    if len(wanted) > 1:
+        raise ConfigError(f"features: expected one feature set, got {features!r}; open_bags takes several")
+    return wanted[0]
 
 
-_Stored = TypeVar("_Stored", bound=StoredBags)
-
-
-def _require_digest(bags: _Stored, digest: str | None) -> _Stored:
-    if digest not in (None, bags.digest):
-        raise ManifestError(
-            f"{bags.folder} has changed since this command opened it: expected the data set {digest}, got "
-            f"{bags.digest}; put the old one back, or start the work on the new one under another name"
-        )
-    return bags
-
-
-def _again(
-    location: Location, verify: Literal["first_read", "never"], cache: ShardCache | None, digest: str
-) -> BagShards:
-    """Open a data set in another process, which got its place from this one."""
-    return _require_digest(BagShards(location, verify=verify, shard_cache=cache), digest)
-
-
-@lru_cache(maxsize=1)
-def _open(location: Location, loading: Loading, bag_of: BagOf) -> StoredBags:
-    slides = _open_slides(location, loading)
-    return CaseBags(slides) if bag_of == "case" else slides
-
-
-def _open_slides(location: Location, loading: Loading) -> BagShards:
-    if not is_remote(location):
-        return BagShards(location, verify=loading.verify)
-    cache = ShardCache(loading.shard_cache, int(loading.shard_cache_gib * 2**30))
-    bags = BagShards(location, verify=loading.verify, shard_cache=cache)
-    limit = f"the {memory.gib(cache.limit_bytes)} of each node's shard cache (loading.shard_cache_gib)"
-    largest = max(bags.shards, key=lambda shard: shard.bytes)
-    if largest.bytes > cache.limit_bytes:
-        raise ConfigError(
-            f"{bags.folder}: {largest.name} alone has {memory.gib(largest.bytes)}, above {limit}"
-        )
-    capacity = cache.capacity_bytes()
-    if capacity < cache.limit_bytes:
-        limit = f"the {memory.gib(capacity)} that the disk of the shard cache {cache.folder} has for them"
-    if (total := sum(shard.bytes for shard in bags.shards)) > capacity:
-        warnings.warn(
-            f"{bags.folder}: its shards have {memory.gib(total)}, above {limit}: every epoch fetches them "
-            "again, a shard each time that one of its bags is read after the shard was evicted",
-            ConfigWarning,
-            stacklevel=3,
-        )
-    return bags
-
-
-def _remote_manifest(remote: RemoteFolder) -> Manifest:
+def remote_manifest(remote: RemoteFolder) -> Manifest:
+    """The manifest of a remote folder, which agrees with the folder's files if it can list them."""
     return settled(partial(_look, remote), remote.name)
 
 

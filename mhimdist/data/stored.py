@@ -14,6 +14,7 @@ from torch import Tensor
 from mhimdist.data.bags import PackedBags
 from mhimdist.data.split_files import Bags, NamedBags
 from mhimdist.data.targets import TaskInfo
+from mhimdist.errors import ManifestError
 
 BagOf = Literal["slide", "case"]
 """What one bag is made of: the instances of a slide, or of all slides of a case."""
@@ -40,6 +41,7 @@ class StoredBags(ABC):
         dtype: dtype of the stored features; float32 if it differs between bags.
         stored_dtypes: names of all stored dtypes.
         folder: the folder of the shards, as messages name it.
+        features: the feature set that was asked for; None for the only one.
     """
 
     bag_of: BagOf
@@ -60,9 +62,23 @@ class StoredBags(ABC):
     dtype: torch.dtype
     stored_dtypes: tuple[str, ...]
     folder: str
+    features: str | None
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def require_digest(self, digest: str | None) -> None:
+        """Refuse a data set that is another one than the one of this digest; None refuses nothing.
+
+        Raises:
+            ManifestError: it is another one.
+        """
+        if digest not in (None, self.digest):
+            raise ManifestError(
+                f"{self.folder} has changed since this command opened it: expected the data set {digest}, "
+                f"got {self.digest}; put the old one back, or start the work on the new one under another "
+                "name"
+            )
 
     @property
     def members(self) -> tuple[tuple[str, ...], ...]:

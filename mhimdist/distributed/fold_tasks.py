@@ -20,8 +20,8 @@ from mhimdist.cluster.connect import connect, share_of
 from mhimdist.cluster.nodes import Share
 from mhimdist.config.execution import Execution
 from mhimdist.config.sub_bags import evaluation_text
+from mhimdist.data.opening import open_bags
 from mhimdist.data.remote import Location
-from mhimdist.data.shards import open_bags
 from mhimdist.distributed.shared_gpu import within_share
 from mhimdist.distributed.worker_group import train, worker_group
 from mhimdist.errors import MhimdistError, PreemptedError
@@ -169,7 +169,13 @@ def _task(fold: Fold, data: Location, execution: Execution, stop_file: Path) -> 
             with within_share(fold.config):
                 run_fold(
                     fold,
-                    open_bags(data, fold.config.loading, execution.bag_of, digest=fold.data_digest),
+                    open_bags(
+                        data,
+                        fold.config.loading,
+                        fold.config.features,
+                        bag_of=execution.bag_of,
+                        digest=fold.data_digest,
+                    ),
                     execution.first_stages,
                     execution.num_threads,
                     saving=execution.saving,

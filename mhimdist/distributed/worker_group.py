@@ -24,8 +24,8 @@ from mhimdist import errors, files
 from mhimdist.cluster.connect import has_gpus
 from mhimdist.config.execution import Execution, Saving
 from mhimdist.config.sub_bags import evaluation_text
+from mhimdist.data.opening import open_bags
 from mhimdist.data.remote import Location, absolute
-from mhimdist.data.shards import open_bags
 from mhimdist.data.stored import BagOf
 from mhimdist.training.fold import STOP_FILE, Fold, run_fold
 from mhimdist.training.launching import selects_by
@@ -174,7 +174,13 @@ def _train_in_worker(loop_config: dict[str, _WorkerTask]) -> None:
                 return  # Ray has started it again after an error that would only recur
             run_fold(
                 fold,
-                open_bags(task.data, fold.config.loading, group.bag_of, digest=fold.data_digest),
+                open_bags(
+                    task.data,
+                    fold.config.loading,
+                    fold.config.features,
+                    bag_of=group.bag_of,
+                    digest=fold.data_digest,
+                ),
                 task.cache,
                 max(1, int(group.cpus)),
                 workers=workers,

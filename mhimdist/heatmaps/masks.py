@@ -33,6 +33,14 @@ from mhimdist.tasks import task_of
 from mhimdist.training import checkpoint
 
 
+def features_of(run: Path) -> str | None:
+    """The feature set that a run trains on; None if it was not chosen, or if the folder is no run."""
+    try:
+        return files.parse_json((run / "config.json").read_text(encoding="utf-8")).get("features")
+    except (OSError, ValueError, AttributeError):
+        return None  # `Masks` says what is wrong
+
+
 class Masks:
     """The masks of a run."""
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from mhimdist.data.cases import CaseBags, case_digest
-from mhimdist.data.shards import open_bags
+from mhimdist.data.opening import open_bags
 from mhimdist.data.stored import StoredBags
 from mhimdist.errors import ReportError
 from mhimdist.models import BagModel
@@ -110,11 +110,11 @@ def instances_section(subject: Subject, data: str | Path) -> Section:
         ReportError: the runs are of other data, or no test slide has labelled instances of both kinds.
         DataError, ManifestError, CheckpointError: data or networks cannot be read.
     """
-    bags = open_bags(data)
     rows: list[list[str | Cell]] = []
     for each in subject.tested:
         if each.folds:
-            found = _of_folds(each, bags, data)
+            features = each.entry.features if each.entry is not None else None
+            found = _of_folds(each, open_bags(data, None, features), data)
             rows.append(
                 [
                     each.name + (f", {each.protocol}" if len(subject.protocols) > 1 else ""),

@@ -30,6 +30,7 @@ class Member:
         folder: the folder of its fold.
         digest: hash of its weights and of how it is built.
         name: of its configuration, as in the tables of a cross-validation.
+        feature_set: the feature set that it was trained on, if it was chosen by name.
         recipe: digest of its configuration without the seed; the same for all folds of a candidate.
         without_masking: the `recipe` of its first stage.
         fold, seed: its fold, counted from 1, and its seed; None if the folder has no result.
@@ -49,6 +50,7 @@ class Member:
     folder: Path
     digest: str
     name: str
+    feature_set: str | None
     recipe: str
     without_masking: str
     fold: int | None
@@ -148,7 +150,8 @@ def _read(folder: Path) -> Member:
     return Member(
         folder=folder,
         digest=hashlib.sha256((path / "state.json").read_bytes()).hexdigest(),
-        name=config.model.name if config.teacher.kind == "none" else f"MHIM ({config.model.name})",
+        name=config.title,
+        feature_set=config.features,
         recipe=_recipe(config),
         without_masking=_recipe(config.first_stage()),
         fold=result.get("fold"),

@@ -45,6 +45,11 @@ class Prediction(Options):
     feature_key: str | None = Field(
         None, description="name of the array of features in the files, if it is an unusual one"
     )
+    features: str | None = Field(
+        None,
+        description="feature set of the data to predict from, if they have several by name; none: that which "
+        "the models were trained on",
+    )
     encoder: str | None = Field(
         None, description="network that computed the features, if their files do not say so"
     )

@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mhimdist.data import targets
+from mhimdist.data.feature_sets import TOGETHER
 from mhimdist.data.format import escape_key
 from mhimdist.data.remote import Location
 from mhimdist.data.stored import BagOf
-from mhimdist.errors import DataError, LabelError
+from mhimdist.errors import ConfigError, DataError, LabelError
 from mhimdist.prediction.members import Member
 from mhimdist.prediction.options import Prediction
 from mhimdist.prediction.sources import UNKNOWN, Bags, FeatureFiles, encoder_of, open_source, readers
@@ -136,7 +138,7 @@ def open_slides(location: Location, options: Prediction, member: Member) -> Slid
     stated = door.Stated(
         feature_key=options.feature_key, encoder=options.encoder, patch_size=options.patch_size
     )
-    bags = open_source(location, stated=stated)
+    bags = open_source(location, stated=stated, choose=partial(_features, options.features, member, location))
     left_out = dict(bags.unreadable) if isinstance(bags, FeatureFiles) else {}
     rows = list(range(len(bags)))
     rows, narrow = _of_width(bags, rows, member)
@@ -153,11 +155,57 @@ def open_slides(location: Location, options: Prediction, member: Member) -> Slid
         warnings.append(
             "the model does not say which encoder it was trained with; only the width was compared"
         )
+    _refuse_other_scale(bags, rows[0], member)
     warnings += _patch_size(bags, rows[0], options.patch_size, member)
     slides = tuple(bags.slides[row] for row in rows)
     cases, labels, said = _cases_and_labels(bags, rows, options, door)
     _refuse_labels(slides, labels, member)
     return Slides(bags, tuple(rows), slides, cases, labels, encoder, left_out, (*warnings, *said))
+
+
+def _features(asked: str | None, member: Member, location: Location, names: Sequence[str]) -> str | None:
+    """The feature set to predict from: the one that was asked for, or the one that the model was trained on.
+
+    Raises:
+        ConfigError: the data set has no set of this name, and the model does not tell which it takes.
+    """
+    if asked is not None or not names:
+        return asked
+    wanted, encoder = member.feature_set, member.features.get("encoder")
+    if wanted is not None:
+        if set(wanted.split(TOGETHER)) <= set(names):
+            return wanted
+    elif encoder in names:
+        return str(encoder)
+    if len(names) == 1:
+        return None  # its encoder is compared with the model's
+    trained = wanted or encoder
+    raise ConfigError(
+        f"features: the model in {member.folder} was trained on {trained or 'features without a name'}, and "
+        f"{location} has the feature sets {', '.join(names)}; give --features with the one of the same "
+        "encoder"
+    )
+
+
+def _refuse_other_scale(bags: Bags, row: int, member: Member) -> None:
+    """Refuse features that were standardised in another way than those that the model was trained on.
+
+    Raises:
+        DataError: they were.
+    """
+    expected, got = member.features.get("standardized"), bags.details(row).get("standardized")
+    if expected == got:
+        return
+    if expected is None:
+        raise DataError(
+            f"{bags.folder}: its features are standardised ({got}), and the model in {member.folder} was "
+            "trained on features as their encoder made them; give those"
+        )
+    raise DataError(
+        f"{bags.folder}: expected features standardised as those that trained the model in {member.folder} "
+        f"({expected}), got {f'another scale ({got})' if got else 'others'}; make shards of them by "
+        "data_prep.shard --standardize-as with the data set that it was trained on"
+    )
 
 
 def _of_width(bags: Bags, rows: list[int], member: Member) -> tuple[list[int], dict[str, str]]:

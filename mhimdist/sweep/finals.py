@@ -29,6 +29,7 @@ from mhimdist.search.options import COSTS, Sweep
 from mhimdist.search.storage import hidden
 from mhimdist.search.study import SweepStudy
 from mhimdist.sweep.calibration import Planning
+from mhimdist.sweep.encoders import told_apart
 from mhimdist.sweep.folder import SweepFolder
 from mhimdist.sweep.memory import is_out_of_memory
 from mhimdist.sweep.task import Task
@@ -74,16 +75,20 @@ def finish(
     front = study.pareto_front()
     # The best trial is first with one objective or two; the others of the front follow.
     chosen = sorted(complete, key=lambda trial: bool(front) and trial.number not in front)[: sweep.final_top]
+    chosen += _best_of_other_features(complete, chosen, study, task)
     runs = sweep.final_seeds * len(splits)
     what = "configuration" if len(chosen) == 1 else f"{len(chosen)} configurations"
     print_line(f"training the best {what} again, {formats.count(runs, 'run')} each, then testing")
-    best, *others = [(f"trial {trial.number}", study.config(trial.number)) for trial in chosen]
+    configs = [(trial.number, study.config(trial.number)) for trial in chosen]
+    of_set = {number: f", {config.features}" if task.feature_sets else "" for number, config in configs}
+    best, *others = [(f"trial {number}{of_set[number]}", config) for number, config in configs]
     plain = best[1].first_stage()
     candidates = [Candidate(*best), *(Candidate(*other) for other in others)]
     if best[1].teacher.kind != "none":
         candidates.append(Candidate("without masking", plain))
     finals = _train_finals(task.sweep, candidates, task, folder, bags, planning, stopping)
-    summary = _summary(study, trials, best, finals, folder, bags, splits)
+    told = told_apart(folder.path, [best[1], *(config for _, config in others)]) if task.feature_sets else []
+    summary = _summary(study, trials, best, finals, folder, bags, splits, told)
     write_sweep_report(summary, folder.path / "report.html")
     print_summary(summary, console)
     score = summary.selection
@@ -99,6 +104,23 @@ def finish(
         result["notes"] = notes
     files.write_text(folder.path / "result.json", json.dumps(result) + "\n")
     return folder.path
+
+
+def _best_of_other_features(
+    complete: Sequence[report.Trial], chosen: Sequence[report.Trial], study: SweepStudy, task: Task
+) -> list[report.Trial]:
+    """The best trial of each feature set that the sweep chose among and that no chosen trial has.
+
+    Only their final runs say, by paired tests, how much the choice of the encoder matters.
+    """
+    features_of = {trial.number: study.config(trial.number).features for trial in complete}
+    seen = {features_of[trial.number] for trial in chosen}
+    found = []
+    for trial in complete:
+        if task.feature_sets and features_of[trial.number] not in seen:
+            seen.add(features_of[trial.number])
+            found.append(trial)
+    return found
 
 
 def _why_none_completed(sweep: Sweep, trials: Sequence[report.Trial]) -> str:
@@ -125,8 +147,9 @@ def _summary(
     folder: SweepFolder,
     bags: StoredBags,
     splits: list[Split],
+    told: Sequence[str],
 ) -> report.SweepSummary:
-    """The sweep as plain data; `best` is the name and configuration of its best trial."""
+    """The sweep as plain data; `best` names its best trial, `told` what tells its feature sets apart."""
     sweep, meaning = study.sweep, task_of(bags, best[1].task)
     return report.SweepSummary(
         name=sweep.name,
@@ -147,7 +170,12 @@ def _summary(
         baselines={name: runs for name, runs in finals.items() if name != best[0]},
         split_sizes=_split_sizes(bags, splits),
         environment=_environment(sweep, folder),
-        notes=[*study.notes(), *notes_on_classes(bags, splits), *filter(None, [note_on(best[1], bags)])],
+        notes=[
+            *study.notes(),
+            *told,
+            *notes_on_classes(bags, splits),
+            *filter(None, [note_on(best[1], bags)]),
+        ],
         num_tested=_num_tested(folder),
         front=study.pareto_front(),
         cost=COSTS[sweep.against].text if sweep.against in COSTS else "",

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from mhimdist.config.train import TrainConfig
+from mhimdist.data.opening import open_bags
 from mhimdist.data.remote import Location
-from mhimdist.data.shards import open_bags
 from mhimdist.data.splits import Split
 from mhimdist.data.stored import BagOf
 from mhimdist.errors import SweepError
@@ -72,7 +72,7 @@ def _measure(
     data: Location, config: TrainConfig, split: Split, num_threads: int, bag_of: BagOf, digest: str | None
 ) -> float:
     try:
-        bags = open_bags(data, config.loading, bag_of, digest=digest)
+        bags = open_bags(data, config.loading, config.features, bag_of=bag_of, digest=digest)
         return measure(
             config, bags, split, num_threads, before_measured=lambda: _barrier.wait(LONGEST_WAIT_S)
         ).epoch_s

@@ -150,6 +150,8 @@ def _model(members: Sequence[Trained]) -> str:
     rows = [
         ("input", f"N x {state['num_features']} patch features of a slide, N of 1 or more"),
         ("encoder of the features", features.get("encoder")),
+        *((("feature set", config["features"]),) if config.get("features") else ()),
+        *((("features standardised by", scale),) if (scale := features.get("standardized")) else ()),
         *((name.replace("_", " "), features.get(name)) for name in ("patch_size", "level", "magnification")),
         *_output(task, classes),
         ("parameters", f"{result.num_parameters:,}" if result else None),

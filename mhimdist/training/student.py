@@ -75,9 +75,10 @@ def save_student(
 
 
 def _details(bags: BagSource, key: str) -> dict[str, Any]:
-    """The `FEATURE_DETAILS` of a bag: all features of a data set are made alike."""
+    """The `FEATURE_DETAILS` of a bag, and its scale: all features of a data set are made alike."""
     said = bags.details(int(bags.rows_of([key])[0])) if isinstance(bags, StoredBags) else {}
-    return {name: said.get(name) for name in FEATURE_DETAILS}
+    found = {name: said.get(name) for name in FEATURE_DETAILS}
+    return found | ({"standardized": said["standardized"]} if said.get("standardized") else {})
 
 
 def load_student(folder: str | Path) -> BagModel:

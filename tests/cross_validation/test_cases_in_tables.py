@@ -14,7 +14,7 @@ from mhimdist.config.presets import preset
 from mhimdist.cross_validation import compare as compare_module
 from mhimdist.cross_validation.compare import run_cross_validation
 from mhimdist.cross_validation.options import CrossValidation
-from mhimdist.data.shards import open_bags
+from mhimdist.data.opening import open_bags
 from mhimdist.report.comparison import Comparison
 from mhimdist.statistics import metrics
 from mhimdist.tasks import Judged
@@ -45,7 +45,7 @@ def cross_validate(
 
     def run_folds(experiment, folds, data, stopping):
         for fold in sorted(folds.values(), key=lambda fold: not fold.is_plain):
-            bags = open_bags(data, fold.config.loading, experiment.bag_of)
+            bags = open_bags(data, fold.config.loading, bag_of=experiment.bag_of)
             run_fold(fold, bags, experiment.first_stages, 1)
         return {digest: fold.ended_result() for digest, fold in folds.items()}
 

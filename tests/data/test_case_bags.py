@@ -11,9 +11,10 @@ from case_shards import SLIDES_OF_CASE, case_shards
 from mhimdist.config.train import Loading
 from mhimdist.data.bags import PackedBags
 from mhimdist.data.cases import CaseBags, as_one
+from mhimdist.data.opening import open_bags
 from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.resident import resident
-from mhimdist.data.shards import BagShards, open_bags
+from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import splits_of
 from mhimdist.errors import DataError, LabelError, SplitError
 

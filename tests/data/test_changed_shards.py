@@ -12,7 +12,8 @@ import pytest
 from feature_folders import shard_folder, write_features
 
 from mhimdist.data.manifest import Manifest
-from mhimdist.data.shards import BagShards, open_bags
+from mhimdist.data.opening import open_bags
+from mhimdist.data.shards import BagShards
 from mhimdist.errors import CorruptShard, ManifestError
 
 ROOT = Path(__file__).parents[2]
