@@ -143,8 +143,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
         _announce(bags, splits, study, folder, notes, is_found)
         connect(dashboard=sweep.workers > 1)
         with Stopping(f"{sweep.name} was stopped; the same command resumes it") as stopping:
-            if sweep.workers > 1:
-                task = replace(task, group=worker_group(sweep))
+            task = replace(task, group=worker_group(sweep)) if sweep.workers > 1 else task
             planning = Planning(task)
             _run_trials(study, task, folder, bags, stopping, planning)
             return finish(study, task, folder, bags, planning, stopping)
