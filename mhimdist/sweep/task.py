@@ -39,7 +39,7 @@ class Task:
     stop_file: Path
     group: Group | None = None
     data_digest: str | None = None
-    feature_sets: Mapping[str, str] = field(default_factory=dict)
+    feature_sets: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def saving(self) -> Saving:

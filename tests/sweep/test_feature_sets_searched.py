@@ -64,7 +64,9 @@ def task(shards: Path, tmp_path: Path) -> Task:
     split = Split(tuple(by_name[:2]), tuple(by_name[2:4]), tuple(by_name[4:]))
     sweep = Sweep(home=tmp_path, name="it", train=BASE)
     sets = ("uni+virchow2", "virchow2", "uni")
-    return Task(sweep, [split], shards, tmp_path / "trials", tmp_path / "stop", feature_sets=sets)
+    return Task(
+        sweep, [split], shards, tmp_path / "trials", tmp_path / "stop", feature_sets=dict.fromkeys(sets)
+    )
 
 
 def test_the_widest_of_the_searched_sets_comes_first(shards: Path) -> None:
@@ -87,7 +89,7 @@ def test_the_calibration_is_of_the_widest(task: Task, monkeypatch: pytest.Monkey
     monkeypatch.setattr(calibration, "_measure", measure)
     calibrate(task)
     assert seen == [("uni+virchow2", 20)]
-    calibrate(dataclasses.replace(task, feature_sets=("virchow2", "uni")))
+    calibrate(dataclasses.replace(task, feature_sets=dict.fromkeys(("virchow2", "uni"))))
     assert seen[1:] == [("virchow2", 12)]
 
 
@@ -183,6 +185,6 @@ def test_the_best_trial_of_every_set_is_tested(task: Task) -> None:
     more = finals._best_of_other_features(trials, trials[:2], study, task)
     assert [trial.number for trial in more] == [2, 3]
     assert (
-        finals._best_of_other_features(trials, trials[:1], study, dataclasses.replace(task, feature_sets=()))
+        finals._best_of_other_features(trials, trials[:1], study, dataclasses.replace(task, feature_sets={}))
         == []
     )
