@@ -1,7 +1,7 @@
 """The history of a run: one record per epoch, each a line of `history.jsonl`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ class EpochRecord:
     `train_s` is the time of the training steps in seconds; `epoch_s` adds the validation's. For a resumed
     epoch, both count from the resumption. If it `selects_on_test`, the "validation" fields are computed on
     the test bags: the authors' protocol. A score is the AUC, or what else the task
-    selects by; higher is better.
+    selects by; higher is better. The last seven fields are those of `mask_telemetry.MaskFigures`.
     """
 
     epoch: int
@@ -39,6 +39,13 @@ class EpochRecord:
     best_validation_score: float
     train_s: float
     epoch_s: float
+    mask_overlap: float | None = None
+    high_mask_overlap: float | None = None
+    rank_agreement: float | None = None
+    positives_hidden: float | None = None
+    positives_hidden_high: float | None = None
+    positives_hidden_low: float | None = None
+    positives_hidden_random: float | None = None
 
     @classmethod
     def read(cls, record: Mapping[str, Any], folder: Path) -> Self:
@@ -48,8 +55,9 @@ class EpochRecord:
             CheckpointError: another release wrote it, with other fields.
         """
         record = {_RENAMED.get(name, name): value for name, value in record.items()}
-        expected = {field.name for field in fields(cls)}
-        if difference := expected ^ record.keys():
+        known = {field.name for field in fields(cls)}
+        needed = {field.name for field in fields(cls) if field.default is MISSING}
+        if difference := (record.keys() - known) | (needed - record.keys()):
             raise CheckpointError(
                 f"{folder}: another release wrote the history; its records differ from this release's in "
                 f"{', '.join(sorted(difference))}; give the run another folder"

@@ -65,6 +65,7 @@ class RunState:
         step: number of finished steps of the next epoch.
         totals: this worker's sums over these steps.
         best_weights: the student after the selected epoch; before the first epoch, the initial student.
+        masks: the masks of the last epoch on the bags that telemetry looks at.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class RunState:
         self.step = 0
         self.totals = Totals()
         self.best_weights = _copy(student)
+        self.masks: dict[str, Tensor] = {}
 
     @property
     def position(self) -> Position:
@@ -123,6 +125,8 @@ class RunState:
         if self.teacher is not None and self.teacher.is_own_network:
             tensors["teacher"] = dict(self.teacher.network.state_dict())
         tensors["optimizer"] = self.optimizer.named_state()
+        if self.masks:
+            tensors["masks"] = self.masks
         return tensors, {"step": self.step, "totals": totals, "history": history}
 
     def load(
@@ -143,6 +147,7 @@ class RunState:
         self.totals = Totals(self._share_of_totals(state["totals"]))
         self.student.load_state_dict(tensors["student"])
         self.best_weights = tensors["best_student"]
+        self.masks = tensors.get("masks", {})  # earlier releases kept none
         if self.teacher is not None and self.teacher.is_own_network:
             self.teacher.network.load_state_dict(tensors["teacher"])
         self.optimizer.load_named_state(tensors["optimizer"])
