@@ -25,6 +25,7 @@ from data_prep.writing.writer import appearing_whole
 from mhimdist.data.remote import Location, is_remote
 from mhimdist.errors import DataError
 from mhimdist.files import Lock, home
+from mhimdist.foreign_text import say
 from mhimdist.process import run
 
 HARD_DIGIT, SALIENT_DIGIT = 8, 9
@@ -374,7 +375,7 @@ def main() -> None:
             write_features(arguments.name, out, **options)
         else:
             out = build(arguments.name, arguments.out, **options)
-    print(f"{arguments.name}: {out}")
+    say(f"{arguments.name}: {out}")
 
 
 if __name__ == "__main__":

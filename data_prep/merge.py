@@ -17,6 +17,7 @@ from data_prep.writing.writer import appearing_whole
 from mhimdist.data.format import index_name, shard_name
 from mhimdist.data.manifest import ROWS_SCHEMA, DatasetInfo, Manifest, ShardFile
 from mhimdist.errors import DataError, LabelError
+from mhimdist.foreign_text import say
 from mhimdist.process import run
 
 
@@ -132,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("expected at least two folders, got one")
     merged = merge(options.folders, options.out, name=options.name, copy=options.copy)
     num_bytes = sum(shard.bytes for shard in merged.info.shards)
-    print(
+    say(
         f"{options.out}: {len(merged.rows)} bags, {decimal(num_bytes)} "
         f"(shards: {len(merged.info.shards)}; classes: {', '.join(merged.info.classes)})"
     )

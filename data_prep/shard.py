@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -46,6 +45,7 @@ from data_prep.writing.writer import naming
 from mhimdist.data.manifest import ROWS_SCHEMA, DatasetInfo, Manifest
 from mhimdist.data.torch_threads import one_torch_thread
 from mhimdist.errors import DataError
+from mhimdist.foreign_text import say
 from mhimdist.process import run
 from mhimdist.tables.names import KnownNames
 
@@ -220,13 +220,13 @@ def _labelled(
     classes = class_names(used if options.classes else table, options.classes, before, in_shards)
     unused = sorted({row.label for row in table} - {row.label for row in used})
     if used and unused and options.classes is None and before is None:
-        print(
+        say(
             f"warning: no slide with features is of class {some(unused)}, and training needs cases of every "
             "class; --classes with the other classes leaves it out",
-            file=sys.stderr,
+            stderr=True,
         )
     if (warning := missing_cases(table, others)) is not None:
-        print(f"warning: {warning}", file=sys.stderr)  # now, not after hours
+        say(f"warning: {warning}", stderr=True)  # now, not after hours
     return table, sources, classes, left_out
 
 
@@ -297,10 +297,10 @@ def _write(
             and not isinstance(error, SourceChangedError)
             and not options.skip_bad
         ):
-            print("hint: --skip-bad leaves out slides that cannot be used", file=sys.stderr)
+            say("hint: --skip-bad leaves out slides that cannot be used", stderr=True)
         if written:
             finished = f"{len(written)} of {len(plan.shards)} shards are finished"
-            print(f"{finished}; the same command resumes and keeps them", file=sys.stderr)
+            say(f"{finished}; the same command resumes and keeps them", stderr=True)
         raise
     return [written[shard.name] for shard in plan.shards], num_reused
 
@@ -338,17 +338,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         outcome = make_shards(options, distributed=in_cluster())
     if outcome.passed_over:
         slides = some(outcome.passed_over)
-        print(f"passed over, for lack of features or of a label: {len(outcome.passed_over)} ({slides})")
+        say(f"passed over, for lack of features or of a label: {len(outcome.passed_over)} ({slides})")
     if outcome.bad:
         table = options.out / SKIPPED_NAME
-        print(f"left out, listed in {table}: {len(outcome.bad)} ({named(outcome.bad, 3)})")
+        say(f"left out, listed in {table}: {len(outcome.bad)} ({named(outcome.bad, 3)})")
     if outcome.num_reused:
-        print(f"reused from an interrupted run: {outcome.num_reused} shards")
+        say(f"reused from an interrupted run: {outcome.num_reused} shards")
     manifest = Manifest.read(options.out)
     info, num_bytes = manifest.info, sum(item.bytes for item in manifest.info.shards)
     new = f", {outcome.num_new} of them new," if options.append else ""
     num_cases = len(manifest.rows["case"].unique())
-    print(
+    say(
         f"{options.out}: {len(manifest.rows)} bags{new} of {num_cases} cases, {decimal(num_bytes)} "
         f"(shards: {len(info.shards)}; classes: {', '.join(info.classes)})"
     )

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from mhimdist.data.format import escape_key
 from mhimdist.errors import ConfigError, DataError
 from mhimdist.files import full_disk
+from mhimdist.foreign_text import say
 from mhimdist.heatmaps import annotations, mask_picture, patches, picture, qupath, scores
 from mhimdist.heatmaps.annotations import Outline
 from mhimdist.heatmaps.options import HeatMaps
@@ -73,7 +74,7 @@ def heat_maps(job: HeatMaps) -> Path:
                 said = f"failed: {said}"
             left_s = (time.monotonic() - start) / number * (len(keys) - number)
             left = f" | about {left_s:.0f} s left" if number < len(keys) else ""
-            print(f"[{number:{len(str(len(keys)))}}/{len(keys)}] {said}{left}", flush=True)
+            say(f"[{number:{len(str(len(keys)))}}/{len(keys)}] {said}{left}")
     if failed:
         raise DataError(_failures(failed, len(keys), out))
     return out

@@ -6,13 +6,12 @@ people's files, so they are escaped.
 
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mhimdist import files
+from mhimdist import files, foreign_text
 from mhimdist.data.splits import Split
 from mhimdist.errors import CheckpointError
 from mhimdist.statistics import metrics
@@ -108,20 +107,8 @@ def card(members: Sequence[Trained], title: str) -> str:
 
 
 def escaped(value: object, limit: int = MAX_NAME) -> str:
-    """A text of others as one line of Markdown without meaning: no tag, link, table cell or emphasis.
-
-    Args:
-        value: the text, or a number.
-        limit: its longest length; a longer text is cut off.
-    """
-    text = "".join(
-        " " if unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp", "Cs") else letter
-        for letter in str(value)
-    )
-    text = " ".join(text.split())
-    text = text if len(text) <= limit else f"{text[: limit - 3]}..."
-    text = re.sub(r"([\\`*_{}\[\]()#+!|~=^$:@-])", r"\\\1", text)
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """See `foreign_text.markdown`; a name of any length must not swell the card."""
+    return foreign_text.markdown(value, limit)
 
 
 def _listed(items: Iterable[tuple[str, object]]) -> str:

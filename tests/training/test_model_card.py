@@ -83,7 +83,7 @@ def test_a_card_has_every_section_and_says_what_is_in_the_files():
             ["10 to 3000, median 900.5", "| tumor | 30 |", "bags that train: 30", "kept for the test: 40"],
         ),
         ("Training", [STRICT_NOTE, '"hidden_dim": 16']),
-        ("Metrics", ["| fold\\-1\\-seed\\-2021 | test | 0.900 | 0.800 | 0.750 | 0.700 | undefined |"]),
+        ("Metrics", ["| fold-1-seed-2021 | test | 0.900 | 0.800 | 0.750 | 0.700 | undefined |"]),
         ("Versions", ["torch: 2.13.0"]),
     ):
         for word in words:
@@ -105,7 +105,7 @@ def test_the_papers_protocol_synthetic_bags_and_notes_are_warned_of():
     )
     assert f"**{PAPER_WARNING}**" in text
     assert STRICT_NOTE not in text
-    assert "- synthetic: yes: generated, not computed from slides".replace(": gen", "\\: gen") in text
+    assert "- synthetic: yes: generated, not computed from slides" in text
     assert "**Its data are synthetic: it says nothing about tissue.**" in text
     assert "Note: outside weights." in text
     assert r"no test bag is of rare\|; means leave them out." in text
