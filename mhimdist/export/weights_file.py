@@ -17,7 +17,7 @@ from mhimdist.export.load_model import FORMAT, FORMAT_VERSION, ExportError, dige
 from mhimdist.models import BagModel, build
 from mhimdist.models.foreign_weights import differences
 from mhimdist.prediction.members import Member
-from mhimdist.training.model_card import Trained, auc_interval
+from mhimdist.training.model_card import Trained, metric_intervals
 from mhimdist.training.result import PAPER_WARNING, STRICT_NOTE
 
 LICENCE = (
@@ -35,18 +35,15 @@ def document(member: Member, trained: Trained) -> dict[str, Any]:
     """
     state, result = trained.state, trained.result
     config = dict(state["config"])
-    interval = auc_interval([trained])
-    found: dict[str, Any] = {"validation": {}, "test": {}, "test_auc_interval": None}
+    intervals = metric_intervals([trained])
+    found: dict[str, Any] = {"validation": {}, "test": {}, "test_auc_interval": None, "test_intervals": {}}
     if result is not None:
         found |= {"validation": dict(result.validation), "test": dict(result.test)}
         found |= {"missing_classes": dict(result.missing_classes), "note": result.note}
-    if interval is not None:
-        found["test_auc_interval"] = {
-            "low": interval[0],
-            "high": interval[1],
-            "level": 0.95,
-            "how": "percentile bootstrap of the test cases, 1000 resamples",
-        }
+    how = {"level": 0.95, "how": "percentile bootstrap of the test cases, 1000 resamples"}
+    for name, (low, high) in intervals.items():
+        found["test_intervals"][name] = {"low": low, "high": high, **how}
+    found["test_auc_interval"] = found["test_intervals"].get("auc")  # as earlier exports had it
     texts = {"strict": STRICT_NOTE, "paper": PAPER_WARNING}
     details = {name: member.features.get(name) for name in ("patch_size", "level", "magnification")}
     return {

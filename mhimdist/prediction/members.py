@@ -36,6 +36,7 @@ class Member:
         data_digest: of the data set that it was trained on.
         threshold, threshold_from: the decision threshold and what chose it; None and "" if nothing did.
         seen: keys of the bags that trained or selected it.
+        config: its configuration, in JSON types.
     """
 
     folder: Path
@@ -54,11 +55,13 @@ class Member:
     threshold: float | None
     threshold_from: str
     seen: frozenset[str]
+    config: dict[str, Any]
 
     def describe(self) -> dict[str, Any]:
         """What `prediction.json` says of it."""
         names = ("name", "digest", "fold", "seed", "protocol", "data_digest", "threshold", "threshold_from")
-        return {"folder": str(self.folder), **{name: getattr(self, name) for name in names}}
+        said = {name: getattr(self, name) for name in (*names, "config")}
+        return {"folder": str(self.folder), **said}
 
 
 def find_members(folders: Sequence[Path], candidate: str | None = None) -> list[Member]:
@@ -150,6 +153,7 @@ def _read(folder: Path) -> Member:
         threshold=threshold,
         threshold_from="" if threshold is None else state.get("threshold_from") or chosen_on,
         seen=_seen(folder),
+        config=config.recipe(),
     )
 
 

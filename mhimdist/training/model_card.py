@@ -14,7 +14,8 @@ from typing import Any
 from mhimdist import files, foreign_text
 from mhimdist.data.splits import Split
 from mhimdist.errors import CheckpointError
-from mhimdist.statistics import metrics
+from mhimdist.statistics import curves, metrics
+from mhimdist.statistics.intervals import class_intervals
 from mhimdist.training.result import PAPER_WARNING, STRICT_NOTE, Result
 
 MODEL_CARD = "model_card.md"
@@ -61,10 +62,25 @@ class Trained:
         return self.result.protocol if self.result else "unknown"
 
 
-def auc_interval(members: Sequence[Trained]) -> tuple[float, float] | None:
-    """The 95 % interval of the mean test AUC, resampled by case; None if it is undefined."""
+def metric_intervals(members: Sequence[Trained]) -> dict[str, tuple[float, float]]:
+    """The 95 % intervals of the mean test metrics by name, resampled by case; undefined ones are left out."""
     results = [member.result for member in members if member.result is not None and member.result.keys]
-    return metrics.auc_interval([result.scores for result in results])
+    if not results:
+        return {}
+    parts = [result.scores for result in results]
+    predicted = [
+        curves.predicted_classes(part.probabilities_NC, result.test.get("threshold"))
+        for part, result in zip(parts, results, strict=True)
+    ]
+    found = class_intervals(
+        [part.labels_N for part in parts],
+        predicted,
+        [part.cases for part in parts],
+        parts[0].probabilities_NC.shape[1],
+    )
+    if (auc := metrics.auc_interval(parts)) is not None:
+        found["auc"] = auc
+    return {name: found[name] for name in _METRICS if name in found}
 
 
 def write_card(folder: Path, members: Sequence[Trained], title: str) -> None:
@@ -212,6 +228,18 @@ def _metrics(members: Sequence[Trained]) -> str:
                 rows.append([escaped(member.name), name, *(_number(found.get(each)) for each in _METRICS)])
     if not rows:
         return "The run was stopped before it was judged: there are no metrics."
+    ends = metric_intervals(tested)
+    if tested:
+        several = len(tested) > 1
+        if several:
+            means = (
+                _number(_mean([m.result.test.get(each) for m in tested if m.result])) for each in _METRICS
+            )
+            rows.append([f"mean of {len(tested)}", "test", *means])
+        spans = (
+            f"{ends[each][0]:.3f} to {ends[each][1]:.3f}" if each in ends else "none" for each in _METRICS
+        )
+        rows.append(["95 % interval" + (" of the mean" if several else ""), "test", *spans])
     header = ["network", "bags", *_METRICS.values()]
     lines = [header, ["---", "---", *["---:"] * len(_METRICS)], *rows]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -221,16 +249,19 @@ def _metrics(members: Sequence[Trained]) -> str:
         return (
             f"{text}\n\nIt was not tested: validation bags selected the epoch, so these figures flatter it."
         )
-    aucs = [value for m in tested if m.result and (value := m.result.test.get("auc")) is not None]
-    if aucs:
-        text += f"\n\nTest AUC{', mean' if len(aucs) > 1 else ''}: {sum(aucs) / len(aucs):.3f}"
-        interval = auc_interval(members)
-        text += f", 95 % interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else ", no interval"
-        text += " (percentile bootstrap of 1,000 resamples of the test cases; other seeds are not in it)."
+    text += (
+        "\n\nIntervals are percentile bootstraps of 1,000 resamples of the test cases, at each network's "
+        "threshold; other seeds are not in them."
+    )
     if len(members) > 1:
         text += "\n\nEach network was tested by itself on its own fold. The ensemble was not tested: its "
         text += "networks have trained on each other's test cases."
     return text
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _number(value: float | None) -> str:
