@@ -64,6 +64,11 @@ def plotly(text: str) -> str:
     return escape(line, quote=False).replace("%{", "%&#123;")
 
 
+def qupath_class(name: str) -> str:
+    """The name of a class for QuPath, which refuses line breaks and reads `a: b` as two classes."""
+    return one_line(name).replace(":", "-") or "unnamed"
+
+
 def cell(value: Any) -> Any:
     """A cell of a spreadsheet: of a text that it would run, the text after an apostrophe; None is empty."""
     if isinstance(value, str):
