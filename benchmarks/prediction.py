@@ -4,8 +4,8 @@ The peer is the loop that a user writes: `torch.load` of a slide's float32 featu
 torch as the authors wrote it (`peers.NETWORKS`, with the same weights) without gradients, with as many
 compute threads as there are cores. Ours predicts the same slides from float16 shards, and from the same `.pt`
 files; its time includes opening the data, the record on disk and the tables. Both run in turns (ours, peer,
-ours, ...) from a warm page cache. A ratio is the median over the rounds; each round takes the mean of our turns
-before and after the peer's. Processor time is that of all threads, waiting ones that spin included. Peak
+ours, ...) from a warm page cache. A ratio is the median over the rounds; each round takes the mean of our
+turns before and after the peer's. Processor time is that of all threads, waiting ones that spin included. Peak
 anonymous memory (RssAnon, above that of the imports) is measured in a process of its own.
 
     python -m benchmarks.prediction [--slides 10000] [--rounds 3] [--json]
@@ -187,7 +187,8 @@ def main() -> None:
     print(
         f"ours is {result['ratio_shards']} x the plain loop from shards, {result['ratio_files']} x from "
         f"files; in processor time {result['processor_ratio_shards']} x and "
-        f"{result['processor_ratio_files']} x; largest difference of a probability {result['largest_difference']:.1e}"
+        f"{result['processor_ratio_files']} x; largest difference of a probability "
+        f"{result['largest_difference']:.1e}"
     )
 
 
