@@ -5,7 +5,7 @@ torch as the authors wrote it (`peers.NETWORKS`, with the same weights) without 
 compute threads as there are cores. Ours predicts the same slides from float16 shards, and from the same `.pt`
 files; its time includes opening the data, the record on disk and the tables. Both run in turns (ours, peer,
 ours, ...) from a warm page cache. A ratio is the median over the rounds; each round takes the mean of our
-turns before and after the peer's. Processor time is that of all threads, waiting ones that spin included. Peak
+turns before and after the peer's. Processor time is that of all threads, also those that spin and wait. Peak
 anonymous memory (RssAnon, above that of the imports) is measured in a process of its own.
 
     python -m benchmarks.prediction [--slides 10000] [--rounds 3] [--json]
