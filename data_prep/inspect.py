@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
@@ -15,6 +14,7 @@ from data_prep.checks.inspection import Inspection, inspect
 from data_prep.command_line import add_workers
 from data_prep.tables.target_checks import summary
 from data_prep.writing.progress import bar
+from mhimdist import terminal
 from mhimdist.data.manifest import Manifest
 from mhimdist.process import run
 
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = inspect(
             options.folder, values=not options.quick, workers=options.workers, on_bytes=read.append
         )
-    console = Console(highlight=False, markup=False)
+    console = terminal.console()
     for table in tables(found):
         console.print(table)
     from data_prep.checks.pictures import draw  # matplotlib takes a second to import

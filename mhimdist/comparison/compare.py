@@ -8,9 +8,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
-from rich import get_console
 
-from mhimdist import files
+from mhimdist import files, terminal
 from mhimdist.comparison.entries import Entry, read_entries
 from mhimdist.comparison.pairs import Outcome, on_the_same_slides, paired_tests
 from mhimdist.comparison.verdict import Pair, PairedComparison
@@ -113,7 +112,7 @@ def run_comparison(job: ComparisonJob) -> PairedComparison:
         DiskFullError: the files do not fit on the disk.
     """
     comparison = compare(*job.runs, **job.model_dump(exclude={"runs", "out"}))
-    console = get_console()
+    console = terminal.console()
     for grid in comparison.grids():
         grid.print(console)
     for text in (*comparison.warnings, *comparison.sentences):

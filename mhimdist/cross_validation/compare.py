@@ -12,10 +12,7 @@ from pathlib import Path
 from statistics import mean
 from types import MappingProxyType
 
-from rich import get_console
-from rich.markup import escape
-
-from mhimdist import files
+from mhimdist import files, terminal
 from mhimdist.cluster.connect import refuse_open_cluster
 from mhimdist.cross_validation.folds import FoldSet, raise_failed
 from mhimdist.cross_validation.options import Candidate, CrossValidation, Experiment
@@ -50,7 +47,7 @@ def run_cross_validation(job: CrossValidation, *, data: Location) -> Comparison:
         ("json", comparison.json()),
     ):
         files.write_text(job.folder / f"table.{suffix}", text)
-    console = get_console()
+    console = terminal.console()
     for grid in comparison.grids():
         grid.print(console)
     console.print(f"tables: {job.folder}/table.md, .csv, .json", highlight=False, soft_wrap=True)
@@ -78,7 +75,7 @@ def print_report(comparison: Comparison, folder: Path) -> None:
             text = f"report: {write_report(folder)}"
         except (ComparisonError, ReportError) as error:
             text = f"no report: {error}"
-        get_console().print(text, markup=False, highlight=False, soft_wrap=True)
+        terminal.console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def raise_failures(
@@ -139,9 +136,9 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
     num_found = len(outcomes)
     _announce(experiment, bags, len(candidates), len(planned.folds), num_found)
     if any(candidate.config.teacher.has_outside_weights for candidate in candidates):
-        get_console().print(f"WARNING: {OUTSIDE_WEIGHTS}", style="bold", highlight=False)
+        terminal.console().print(f"WARNING: {OUTSIDE_WEIGHTS}", style="bold", highlight=False)
     for text in filter(None, (describe_missing(lacking), describe_left_out(bags, all_splits))):
-        get_console().print(f"WARNING: {text}", style="bold", highlight=False, markup=False)
+        terminal.console().print(f"WARNING: {text}", style="bold", highlight=False, markup=False)
     if missing := planned.missing():
         with experiment.driving(), stoppable(experiment) as stopping:
             outcomes |= run_folds(experiment, missing, absolute(data), stopping)
@@ -196,12 +193,12 @@ def _save_split(split: Split, path: Path) -> None:
 
 
 def _announce(experiment: Experiment, bags: BagShards, num_rows: int, num_folds: int, num_found: int) -> None:
-    console = get_console()
+    console = terminal.console()
     if "paper" in experiment.protocols:
         console.print(PAPER_WARNING, style="bold", highlight=False)
     console.print(
-        f"[bold]{escape(experiment.name)}[/]: {formats.count(num_rows, 'configuration')} on "
-        f"{escape(bags.name)}, {formats.count(num_folds, 'run')}, {num_found} of them finished before; "
-        f"results in {escape(str(experiment.folder))}",
+        f"{experiment.name}: {formats.count(num_rows, 'configuration')} on "
+        f"{bags.name}, {formats.count(num_folds, 'run')}, {num_found} of them finished before; "
+        f"results in {experiment.folder}",
         soft_wrap=True,
     )

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import ray
-from rich import get_console
 
-from mhimdist import files
+from mhimdist import files, terminal
 from mhimdist.cluster.connect import connect, share_of
 from mhimdist.cluster.nodes import Share
 from mhimdist.config.execution import Execution
@@ -240,7 +239,7 @@ class Progress:
             text = f"FAILED {outcome}"
         failed = f"{self._failed} failed | " if self._failed else ""
         width = len(str(self.num_folds))
-        get_console().print(
+        terminal.console().print(
             f"[{self._done:>{width}}/{self.num_folds}] {fold.name}: {text} | {failed}"
             f"{elapsed:.0f} s, about {left:.0f} s left",
             highlight=False,

@@ -18,9 +18,8 @@ import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from rich import get_console
 
-from mhimdist import errors, files
+from mhimdist import errors, files, terminal
 from mhimdist.cluster.connect import has_gpus
 from mhimdist.config.execution import Execution, Saving
 from mhimdist.data.remote import Location, absolute
@@ -210,7 +209,7 @@ def _watching(fold: Fold, stop: Callable[[], bool]) -> Iterator[None]:
                 (fold.folder / STOP_FILE).touch()
             for line in (lines := rows())[num_seen:]:
                 row = json.loads(line)
-                get_console().print(
+                terminal.console().print(
                     f"{fold.name}: epoch {row['epoch'] + 1:>3} loss {row['loss']:.3f} "
                     f"validation {selects_by(fold.folder)} "
                     f"{row['student_validation_score']:.3f} "

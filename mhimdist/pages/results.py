@@ -54,7 +54,30 @@ def results_section(subject: Subject) -> Section:
                     score_plots.forest_figure(aucs), "Mean test AUC with its 95 % interval.", title="Test AUC"
                 )
             )
-    return blocks.section("results", "Results", *parts, _folds_table(subject))
+    return blocks.section("results", "Results", *parts, _inflation(subject), _folds_table(subject))
+
+
+def _inflation(subject: Subject) -> Markup:
+    """How much higher each configuration scores if the test fold selects, where both protocols ran."""
+    strict = {each.name: each for each in subject.tested if each.protocol == "strict"}
+    rows: list[list[str | Cell]] = []
+    for each in subject.tested:
+        if each.protocol != "paper" or each.name not in strict:
+            continue
+        cells: list[str | Cell] = [each.name]
+        for name in SHOWN:
+            first, second = strict[each.name].spread(name), each.spread(name)
+            cells.append(f"{second[0] - first[0]:+.3f}" if first and second else formats.NONE)
+        rows.append(cells)
+    if not rows:
+        return Markup("")
+    caption = str(subject.table.get("inflation", "")) or (
+        "Paper minus strict: under paper the test fold selects, and the cases that validate under strict may "
+        "train, too."
+    )
+    return blocks.heading("Inflation: paper minus strict") + blocks.table(
+        "inflation", ["configuration", *(_HEADINGS[name] for name in SHOWN)], rows, caption=caption
+    )
 
 
 def paper_section(subject: Subject) -> Section:

@@ -6,9 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import ray
-from rich import get_console
 
-from mhimdist import files
+from mhimdist import files, terminal
 from mhimdist.cluster.connect import connect, share_of
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.folds import device_of_runs, digest_of
@@ -73,11 +72,11 @@ def measure_costs(
             except ray.exceptions.RayError as error:
                 cost = why_lost(error)
             if isinstance(cost, str):
-                get_console().print(f"cost of {name}: FAILED {cost}", highlight=False, markup=False)
+                terminal.console().print(f"cost of {name}: FAILED {cost}", highlight=False, markup=False)
                 costs[name] = cost
                 continue
             files.write_text(file, json.dumps(asdict(cost), allow_nan=False))
-            get_console().print(f"cost of {name}: {cost.train_s:.1f} s per epoch", highlight=False)
+            terminal.console().print(f"cost of {name}: {cost.train_s:.1f} s per epoch", highlight=False)
             found = cost
         costs[name] = found
     return costs

@@ -40,6 +40,7 @@ class Member:
         seen: keys of the bags that trained or selected it.
         task: what it predicts.
         fitted: what the task has fitted on the bags that selected it, besides the threshold.
+        config: its configuration, in JSON types.
     """
 
     folder: Path
@@ -60,11 +61,13 @@ class Member:
     seen: frozenset[str]
     task: Task
     fitted: Mapping[str, Any]
+    config: dict[str, Any]
 
     def describe(self) -> dict[str, Any]:
         """What `prediction.json` says of it."""
         names = ("name", "digest", "fold", "seed", "protocol", "data_digest", "threshold", "threshold_from")
-        return {"folder": str(self.folder), **{name: getattr(self, name) for name in names}}
+        said = {name: getattr(self, name) for name in (*names, "config")}
+        return {"folder": str(self.folder), **said}
 
 
 def find_members(folders: Sequence[Path], candidate: str | None = None) -> list[Member]:
@@ -158,6 +161,7 @@ def _read(folder: Path) -> Member:
         seen=_seen(folder),
         task=task,
         fitted=(state.get("task") or {}).get("fitted") or {},
+        config=config.recipe(),
     )
 
 

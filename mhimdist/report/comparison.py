@@ -3,8 +3,6 @@
 Nothing here knows Ray. Every table, record and file names the protocol of its figures.
 """
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mhimdist.foreign_text import csv_text, markdown
 from mhimdist.report import formats
 from mhimdist.report.text_table import Grid
 from mhimdist.statistics import metrics
@@ -267,7 +266,9 @@ class Comparison:
         text = "\n".join(grid.markdown() for grid in self.grids())
         if self.failures:
             text += "\nFailed runs:\n\n"
-            text += "".join(f"- {name}: {reason}\n" for name, reason in self.failures.items())
+            text += "".join(
+                f"- {markdown(name)}: {markdown(reason)}\n" for name, reason in self.failures.items()
+            )
         return text
 
     def csv(self) -> str:
@@ -318,11 +319,7 @@ def notes_text(notes: Mapping[str, str]) -> str:
 
 def records_csv(records: Sequence[Mapping[str, Any]]) -> str:
     """CSV text of flat records with the same columns; None is an empty cell."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(records[0]) if records else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
+    return csv_text(list(records[0]) if records else [], [list(record.values()) for record in records])
 
 
 def _signed(value: float | None) -> str:

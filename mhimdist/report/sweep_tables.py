@@ -6,6 +6,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from mhimdist import terminal
 from mhimdist.report import formats
 from mhimdist.report.summary import Spread, SweepSummary, Trial, is_number, short_names
 
@@ -20,7 +21,7 @@ def print_summary(summary: SweepSummary, console: Console | None = None, *, top:
         console: prints the tables; None makes a new one.
         top: most trials to show.
     """
-    console = console or Console()
+    console = console or terminal.console()
     tables = [trials_table(summary, top, width=console.width), configuration_table(summary)]
     if summary.final_runs:
         tables.append(final_table(summary))

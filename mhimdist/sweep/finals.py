@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from rich import get_console
 
-from mhimdist import files
+from mhimdist import files, terminal
 from mhimdist.config.presets import PRESETS, preset
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.folds import FoldSet
@@ -65,7 +64,7 @@ def finish(
     Raises:
         SweepError: no trial was completed.
     """
-    sweep, splits, console = study.sweep, list(task.splits), get_console()
+    sweep, splits, console = study.sweep, list(task.splits), terminal.console()
     trials = [folder.summarise(trial, study.config(trial.number), splits) for trial in study.records]
     complete = sorted((t for t in trials if t.state == "complete"), key=report.rank)
     if not complete:

@@ -27,9 +27,8 @@ from ray import tune
 from ray.tune import PlacementGroupFactory
 from ray.tune.experiment import Trial
 from ray.tune.logger import TBXLoggerCallback
-from rich import get_console
 
-from mhimdist import files
+from mhimdist import files, terminal
 from mhimdist.cluster.connect import connect, refuse_open_cluster
 from mhimdist.cluster.nodes import Share
 from mhimdist.data.remote import Location, absolute
@@ -219,7 +218,7 @@ def _run_trials(
 
 def _watch(study: SweepStudy, task: Task, folder: SweepFolder, score: str) -> Watch:
     """The display of the sweep's trials; trials that ended in an earlier start are counted."""
-    watch = Watch(get_console(), num_trials=study.num_trials, score=score)
+    watch = Watch(terminal.console(), num_trials=study.num_trials, score=score)
     for trial in study.records:
         if trial.has_ended:
             summary = folder.summarise(trial, study.config(trial.number), task.splits)

@@ -88,7 +88,12 @@ class Classification(Task):
         def values(weights_RN: np.ndarray) -> dict[str, np.ndarray]:
             aucs = [metrics.weighted_auc(labels_N == c, scores_NC[:, c], weights_RN) for c in positive]
             counts_RCC = (weights_RN @ cells_NX).reshape(-1, num_classes, num_classes)
-            return {"auc": np.mean(aucs, axis=0), **class_metrics(counts_RCC)}
+            has_bags_R = counts_RCC.sum(axis=(1, 2)) > 0
+            of_classes = {
+                name: np.where(has_bags_R, value_R, np.nan)
+                for name, value_R in class_metrics(counts_RCC).items()
+            }
+            return {"auc": np.mean(aucs, axis=0), **of_classes}
 
         return Weighed(judged.cases, values)
 

@@ -12,6 +12,7 @@ from mhimdist import files
 from mhimdist.errors import CheckpointError
 from mhimdist.statistics.metrics import Scores
 from mhimdist.tasks import Judged, Task, restored
+from mhimdist.tasks.interface import Fitted
 
 Protocol = Literal["strict", "paper"]
 PAPER_WARNING = (
@@ -98,6 +99,11 @@ class Result:
         return restored(self.task, [str(label) for label in range(width)])
 
     @property
+    def fitted(self) -> Fitted:
+        """What the task has fitted on the bags that selected: the threshold of two classes."""
+        return self.task.get("fitted") or {"threshold": {**self.validation, **self.test}.get("threshold")}
+
+    @property
     def judged(self) -> Judged:
         """The test bags as the task judges them."""
         predictions = self.predictions or self.probabilities
@@ -142,9 +148,10 @@ def read_result(file: Path) -> Result:
 def _check(result: Result) -> None:
     """Refuse sets whose lists differ in length, and metrics that are no numbers."""
     for prefix in ("", "validation_"):
-        lists = [getattr(result, prefix + name) for name in ("keys", "cases", "labels", "probabilities")]
-        if len({len(each) for each in lists}) != 1:
-            raise ValueError(f"{prefix}keys, cases, labels and probabilities differ in length")
+        said = ("targets", "predictions") if getattr(result, prefix + "predictions") else ("probabilities",)
+        names = ("keys", "cases", "labels", *said)
+        if len({len(getattr(result, prefix + name)) for name in names}) != 1:
+            raise ValueError(f"{prefix}{', '.join(names)} differ in length")
     for name in ("validation", "test"):
         for metric, value in dict(getattr(result, name)).items():
             if value is not None and not isinstance(value, int | float):

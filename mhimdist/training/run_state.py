@@ -68,6 +68,7 @@ class RunState:
         step: number of finished steps of the next epoch.
         totals: this worker's sums over these steps.
         best_weights: the student after the selected epoch; before the first epoch, the initial student.
+        masks: the masks of the last epoch on the bags that telemetry looks at.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class RunState:
         self.step = 0
         self.totals = Totals()
         self.best_weights = _copy(student)
+        self.masks: dict[str, Tensor] = {}
 
     @property
     def position(self) -> Position:
@@ -135,6 +137,8 @@ class RunState:
         tensors["optimizer"] = self.optimizer.named_state()
         if self.memory is not None:
             tensors["memory"] = {"predictions": self.memory.predictions_NP}
+        if self.masks:
+            tensors["masks"] = self.masks
         return tensors, {"step": self.step, "totals": totals, "history": history}
 
     def check(
@@ -161,8 +165,12 @@ class RunState:
             for kind in kinds
             for name, parameter in parameters.items()
         }
+        if self.memory is not None:
+            networks["memory"] = {"predictions": self.memory.predictions_NP}
         for file, expected in networks.items():
             _check_shapes(f"{folder}: {file}", expected, found.get(file))
+        if any(bits.dtype != torch.uint8 or bits.dim() != 1 for bits in found.get("masks", {}).values()):
+            raise CheckpointError(f"{folder}: masks: expected the bits of the last epoch's masks, as bytes")
         totals, step = state.get("totals"), state.get("step")
         if not isinstance(step, int) or not isinstance(totals, list) or not totals:
             raise CheckpointError(f"{folder}: the checkpoint lacks its step or its totals")
@@ -191,6 +199,7 @@ class RunState:
         self.totals = Totals(self._share_of_totals(state["totals"]))
         self.student.load_state_dict(tensors["student"])
         self.best_weights = tensors["best_student"]
+        self.masks = tensors.get("masks", {})  # earlier releases kept none
         if self.teacher is not None and self.teacher.is_own_network:
             self.teacher.network.load_state_dict(tensors["teacher"])
         self.optimizer.load_named_state(tensors["optimizer"])

@@ -33,6 +33,7 @@ from mhimdist.training import denormals
 from mhimdist.training.evaluation import Predictions, predict
 from mhimdist.training.history import EpochRecord
 from mhimdist.training.launching import LAUNCHING, launching, make_step
+from mhimdist.training.mask_telemetry import MaskTelemetry
 from mhimdist.training.network import network_for
 from mhimdist.training.requirements import check_run
 from mhimdist.training.run_folder import LOST_LOCK_S, RunFolder
@@ -98,6 +99,9 @@ class Trainer:
         self._train_rows = bags.rows_of(split.train)
         if self.workers.rank == 0:
             warn_of_larger_bags(bags, config.max_instances, self._train_rows)
+        self._telemetry = MaskTelemetry(
+            config, self.student, self.teacher, self.bags, self._train_rows, labelled=bags
+        )
         self._limits = _step_limits(config, bags.labels_N[self._train_rows], self.workers)
         most_rows = most_instances(bags.sizes_N[self._train_rows], **self._limits)
         # On several workers a step copies worker 0's weights to all others, before a checkpoint is loaded.
@@ -230,6 +234,7 @@ class Trainer:
                 "bags, so no epoch can be selected; give another split"
             )
         best_epoch, best_score = self.run.best_with(score, validation.loss)
+        figures, self.run.masks = self._telemetry.measure(len(self.history), self.run.masks, self.workers)
         return EpochRecord(
             epoch=len(self.history),
             **means,
@@ -243,6 +248,7 @@ class Trainer:
             best_validation_score=best_score,
             train_s=train_s,
             epoch_s=time.perf_counter() - started,
+            **asdict(figures),
         )
 
     def _teacher_score(self, student_score: float) -> float | None:
