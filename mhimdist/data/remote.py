@@ -182,8 +182,10 @@ def _fsspec(url: str) -> tuple[Any, str]:
 
 
 def _probe(url: str, scheme: str) -> None:
-    """Ask a store once, in another process: without credentials, Azure's library aborts the process that asks,
-    and without a network, Google's tries for many minutes.
+    """Ask a store once, in another process.
+
+    Without credentials, Azure's library aborts the process that asks; without a network, Google's tries for
+    many minutes.
 
     Raises:
         RemoteDataError: it does not answer.

@@ -80,11 +80,9 @@ class BagShards:
         """Open a data set; this reads only the manifest and the lengths of the shards.
 
         Args:
-            folder: folder of `manifest.parquet` and the shards, local or as a URL that `data.remote` accepts;
-                remote shards are fetched to this node on their first read.
-            verify: "first_read" checks a member's crc32 and array header the first time that this process
-                reads it, and again after the file has changed; "never" trusts the files (fetched ones are
-                checked whole on arrival).
+            folder: of `manifest.parquet` and the shards, local or a URL; shards there are fetched when read.
+            verify: "first_read" checks a member's crc32 and array header when this process first reads it
+                and after the file has changed; "never" trusts the files (fetched ones are checked whole).
             shard_cache: cache for remote shards; None for a `ShardCache` with its defaults.
 
         Raises:

@@ -177,6 +177,13 @@ class Task(ABC):
         self.info, self.classes, self.settings = info, tuple(classes), settings
         self.learnt = dict(learnt or {})
 
+    def __eq__(self, other: object) -> bool:
+        """Whether another task means the same, and has learnt the same."""
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.info, self.classes))
+
     # In training.
 
     @property

@@ -148,10 +148,16 @@ def read_result(file: Path) -> Result:
 def _check(result: Result) -> None:
     """Refuse sets whose lists differ in length, and metrics that are no numbers."""
     for prefix in ("", "validation_"):
-        said = ("targets", "predictions") if getattr(result, prefix + "predictions") else ("probabilities",)
-        names = ("keys", "cases", "labels", *said)
-        if len({len(getattr(result, prefix + name)) for name in names}) != 1:
-            raise ValueError(f"{prefix}{', '.join(names)} differ in length")
+        expected = len(getattr(result, f"{prefix}keys"))
+        names = [
+            "cases",
+            "labels",
+            "predictions" if getattr(result, f"{prefix}predictions") else "probabilities",
+        ]
+        names += ["targets"] if getattr(result, f"{prefix}targets") else []
+        for name in names:
+            if (got := len(getattr(result, prefix + name))) != expected:
+                raise ValueError(f"{prefix}{name} has {got} entries, expected {expected}, one per bag")
     for name in ("validation", "test"):
         for metric, value in dict(getattr(result, name)).items():
             if value is not None and not isinstance(value, int | float):

@@ -267,7 +267,15 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_spoils_no_later_step(devi
 
 
 def test_a_feature_behind_the_mask_that_is_not_finite_changes_nothing(device):
-    config = _config(**{"loss.alpha": 0.0, "masking.high": 0.0, "masking.low": 0.0, "masking.random": 0.9})
+    config = _config(
+        **{
+            "loss.alpha": 0.0,
+            "masking.high": 0.0,
+            "masking.high_pool_share": 1.0,
+            "masking.low": 0.0,
+            "masking.random": 0.9,
+        }
+    )
     graphed, _ = _graphed(config, device)
     _train(graphed, _bags((31,), device, seed=0), 0, 4)
     before, bags = _state(graphed), _bags((31,), device, seed=1)
