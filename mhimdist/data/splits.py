@@ -43,12 +43,22 @@ class Split:
         """The three sets by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
+    def whole(self) -> "Split":
+        """The split in which all bags that do not test train, and none validates.
+
+        A network that trains on it takes its number of epochs and its threshold from elsewhere.
+        """
+        train = self.train if self.selects_on_test else (*self.train, *self.validation)
+        return Split(tuple(sorted(train)), (), self.test)
+
     def check(
         self,
         keys: Sequence[str],
         cases: Sequence[str],
         labels_N: np.ndarray,
         classes: Sequence[str] | None = None,
+        *,
+        validates: bool = True,
     ) -> None:
         """Check that the split fits the data set and that no case is in two of its sets.
 
@@ -61,6 +71,7 @@ class Split:
             cases: case of every bag.
             labels_N: class index of every bag.
             classes: names of all classes; None: the classes that the data have, named by their numbers.
+            validates: whether a run on the split validates; otherwise its validation set must be empty.
 
         Raises:
             SplitError: a set is empty, a bag is unknown or used twice, a case is in two sets, all bags of a
@@ -72,6 +83,11 @@ class Split:
         sets = self.sets
         if self.selects_on_test and sets.pop("validation") != self.test:
             raise SplitError("a split that selects on its test bags must validate on exactly those bags")
+        if not validates and sets.pop("validation", ()):
+            raise SplitError(
+                "expected no validation set, as the number of epochs is given, got "
+                f"{len(self.validation)} bags: use split.whole()"
+            )
         for name, members in sets.items():
             if not members:
                 raise SplitError(f"the {name} set is empty")
@@ -109,7 +125,7 @@ class Split:
         """
         label_of = dict(zip(keys, labels_N.tolist(), strict=True))
         found = {}
-        for name in ("validation", "test"):
+        for name in ("validation", "test") if self.validation else ("test",):
             present = {label_of[key] for key in self.sets[name]}
             if missing := [text for label, text in enumerate(classes) if label not in present]:
                 found[name] = missing
@@ -309,6 +325,51 @@ def k_folds(
         except SplitError as error:
             raise SplitError(f"fold {number + 1} of {num_folds}: {error}") from None
         splits.append(split)
+    return splits
+
+
+def inner_folds(
+    keys: Sequence[str],
+    cases: Sequence[str],
+    labels_N: np.ndarray,
+    split: Split,
+    *,
+    num_folds: int,
+    seed: int,
+    classes: Sequence[str] | None = None,
+) -> list[Split]:
+    """Folds by case of the bags of a split that do not test: each of these bags validates exactly once.
+
+    No inner fold trains or validates on the split's test bags; they stay its test bags, for whoever tests at
+    the end.
+
+    Args:
+        keys: key of every bag.
+        cases: case of every bag.
+        labels_N: class index of every bag.
+        split: the outer split.
+        num_folds: number of inner folds, at least 2.
+        seed: seed of the draw.
+        classes: names of all classes, as in `Split.check`.
+
+    Raises:
+        SplitError: there are too few cases, or a class is too rare, for such folds.
+    """
+    seen = set(split.train) | (set() if split.selects_on_test else set(split.validation))
+    rows = [row for row, key in enumerate(keys) if key in seen]
+    inner = k_folds(
+        [keys[row] for row in rows],
+        [cases[row] for row in rows],
+        labels_N[rows],
+        num_folds=num_folds,
+        validation_share=0.0,
+        selects_on_test=True,  # the held-out fold, which is not a test set
+        seed=seed,
+        classes=classes,
+    )
+    splits = [Split(fold.train, fold.validation, split.test) for fold in inner]
+    for each in splits:
+        each.check(keys, cases, labels_N, classes)
     return splits
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from mhimdist.config.execution import Execution
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.shards import BagShards
-from mhimdist.data.splits import Split, k_folds, splits_of
+from mhimdist.data.splits import Split, inner_folds, splits_of
 from mhimdist.errors import SplitError
 
 OBJECTIVE = "validation_score"
@@ -194,21 +194,20 @@ class Sweep(Execution):
                 f"{self.split_file} holds {len(others) + 1} splits; a sweep needs one test set that none of "
                 "its folds trains on: give a file with one split, and divide the other cases by --folds"
             )
-        if self.folds == 1:
-            return [outer]
-        seen = set(outer.train) | set(outer.validation)
-        rows = [row for row, key in enumerate(bags.keys) if key in seen]
-        inner = k_folds(
-            [bags.keys[row] for row in rows],
-            [bags.cases[row] for row in rows],
-            bags.labels_N[rows],
+        return [outer] if self.folds == 1 else self.inner_splits(bags, outer)
+
+    def inner_splits(self, bags: BagShards, outer: Split) -> list[Split]:
+        """The folds of the cases that do not test.
+
+        Raises:
+            SplitError: there are too few cases.
+        """
+        return inner_folds(
+            bags.keys,
+            bags.cases,
+            bags.labels_N,
+            outer,
             num_folds=self.folds,
-            validation_share=0.0,
-            selects_on_test=True,  # the held-out fold, which is not a test set
             seed=self.split_seed,
             classes=bags.classes,
         )
-        splits = [Split(fold.train, fold.validation, outer.test) for fold in inner]
-        for split in splits:
-            split.check(bags.keys, bags.cases, bags.labels_N, bags.classes)
-        return splits

@@ -3,11 +3,13 @@
 Dimensions: N bags, C classes.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import chain
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mhimdist.data.bags import BagSource
 from mhimdist.data.read_ahead import read_ahead
@@ -16,6 +18,9 @@ from mhimdist.errors import NonFiniteError
 from mhimdist.models import BagModel
 from mhimdist.statistics import metrics
 from mhimdist.training import denormals
+
+PREDICTIONS = "predictions"
+"""In a checkpoint, the file of the predictions after each epoch."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,15 @@ class Predictions:
         """Join the parts, in the order of `keys`."""
         place_of = {key: i for i, key in enumerate(key for part in parts for key in part.keys)}
         order = [place_of[key] for key in keys]
+        joined = cls.pooled(parts)
+        return cls(tuple(keys), **{name: getattr(joined, name)[order] for name in _arrays(cls)})
+
+    @classmethod
+    def pooled(cls, parts: Sequence["Predictions"]) -> "Predictions":
+        """Lay the parts end to end; a bag that several networks have predicted counts as often."""
         return cls(
-            keys=tuple(keys),
-            labels_N=np.concatenate([part.labels_N for part in parts])[order],
-            probabilities_NC=np.concatenate([part.probabilities_NC for part in parts])[order],
-            losses_N=np.concatenate([part.losses_N for part in parts])[order],
+            tuple(chain.from_iterable(part.keys for part in parts)),
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _arrays(cls)},
         )
 
     @property
@@ -55,6 +64,27 @@ class Predictions:
     def auc(self) -> float | None:
         """See `metrics.auc`."""
         return metrics.auc(self.labels_N, self.probabilities_NC)
+
+
+def _arrays(cls: type[Predictions]) -> list[str]:
+    """The names of the fields that hold a value per bag."""
+    return [field.name for field in fields(cls) if field.name != "keys"]
+
+
+def stacked(epochs: Sequence[Predictions]) -> dict[str, Tensor]:
+    """The predictions for the same bags after each epoch as tensors, epochs first."""
+    names = _arrays(type(epochs[0]))
+    return {name: torch.from_numpy(np.stack([getattr(each, name) for each in epochs])) for name in names}
+
+
+def unstacked(tensors: Mapping[str, Tensor], keys: Sequence[str]) -> list[Predictions]:
+    """What `stacked` was given; `keys` are those of the bags."""
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    num_epochs = len(next(iter(arrays.values())))
+    return [
+        Predictions(tuple(keys), **{name: array[epoch] for name, array in arrays.items()})
+        for epoch in range(num_epochs)
+    ]
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ def check_runs(runs: Iterable[tuple[str, TrainConfig, Split]], bags: BagSource) 
     """Check that every run can train, select and be tested.
 
     Args:
-        runs: name, configuration and split of each run.
+        runs: name, configuration and split of each run; a split without validation is that of a refit.
         bags: the data set.
 
     Raises:
@@ -31,7 +31,7 @@ def check_runs(runs: Iterable[tuple[str, TrainConfig, Split]], bags: BagSource) 
     for name, config, split in runs:
         if split not in fitting:
             try:
-                check_run(config, bags, split)
+                check_run(config, bags, split, validates=bool(split.validation))
             except SplitError as error:
                 raise SplitError(f"{name}: {error}") from None
             fitting.add(split)
@@ -42,14 +42,20 @@ def check_runs(runs: Iterable[tuple[str, TrainConfig, Split]], bags: BagSource) 
             weights.add(file)
 
 
-def check_run(config: TrainConfig, bags: BagSource, split: Split) -> None:
+def check_run(config: TrainConfig, bags: BagSource, split: Split, *, validates: bool = True) -> None:
     """Check that a configuration can train and select on a split.
+
+    Args:
+        config: the configuration.
+        bags: the data set.
+        split: the split.
+        validates: whether the run validates; otherwise its number of epochs is given.
 
     Raises:
         SplitError: the split does not fit the data, or its train set lacks a class.
         ConfigError: the class weights are not one per class.
     """
-    split.check(bags.keys, bags.cases, bags.labels_N, bags.classes)
+    split.check(bags.keys, bags.cases, bags.labels_N, bags.classes, validates=validates)
     check_class_weights(config, bags.classes)
 
 

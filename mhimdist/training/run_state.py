@@ -1,6 +1,6 @@
 """The state of a run: everything that a checkpoint holds, as tensors and as values that JSON can hold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from mhimdist.method.flat_parameters import NamedAdam
 from mhimdist.method.mhim import StepLoss
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel
-from mhimdist.training.history import EpochRecord
+from mhimdist.training.evaluation import PREDICTIONS, Predictions, stacked, unstacked
+from mhimdist.training.history import EpochRecord, rank
 from mhimdist.training.run_folder import Position
 from mhimdist.training.workers import Workers
 
@@ -65,10 +66,18 @@ class RunState:
         step: number of finished steps of the next epoch.
         totals: this worker's sums over these steps.
         best_weights: the student after the selected epoch; before the first epoch, the initial student.
+        predictions: the student's predictions for the validation bags after each epoch; None if they are not
+            kept, or if a checkpoint lacks those of its epochs.
     """
 
     def __init__(
-        self, student: BagModel, teacher: Teacher | None, optimizer: NamedAdam, workers: Workers
+        self,
+        student: BagModel,
+        teacher: Teacher | None,
+        optimizer: NamedAdam,
+        workers: Workers,
+        *,
+        keeps_predictions: bool = False,
     ) -> None:
         """Begin a run.
 
@@ -76,7 +85,9 @@ class RunState:
             student, teacher: the networks, already on their device.
             optimizer: the student's optimiser.
             workers: the processes of the run.
+            keeps_predictions: whether `predictions` are kept.
         """
+        self.predictions: list[Predictions] | None = [] if keeps_predictions else None
         self.student, self.teacher, self.optimizer, self.workers = student, teacher, optimizer, workers
         self.history: list[EpochRecord] = []
         self.step = 0
@@ -99,11 +110,11 @@ class RunState:
         ranked = sorted(self.history, key=lambda record: record.rank, reverse=True)
         return [record.epoch + 1 for record in ranked]
 
-    def best_with(self, auc: float, loss: float) -> tuple[int, float]:
-        """The selected epoch and its AUC, if the epoch that is ending has this validation AUC and loss."""
-        if self.history and (auc, -loss) <= self.best.rank:
+    def best_with(self, score: float | None, loss: float | None) -> tuple[int, float | None]:
+        """The selected epoch and its score, if the epoch that is ending has this score and loss."""
+        if self.history and rank(len(self.history), score, loss) <= self.best.rank:
             return self.best.epoch, self.best.student_validation_score
-        return len(self.history), auc
+        return len(self.history), score
 
     def end_epoch(self, record: EpochRecord) -> None:
         """Add the record of an epoch, keep its student if it is the best so far, and begin the next epoch."""
@@ -123,10 +134,17 @@ class RunState:
         if self.teacher is not None and self.teacher.is_own_network:
             tensors["teacher"] = dict(self.teacher.network.state_dict())
         tensors["optimizer"] = self.optimizer.named_state()
+        if self.predictions:
+            tensors[PREDICTIONS] = stacked(self.predictions)
         return tensors, {"step": self.step, "totals": totals, "history": history}
 
     def load(
-        self, tensors: Mapping[str, dict[str, Tensor]], state: Mapping[str, Any], *, folder: Path
+        self,
+        tensors: Mapping[str, dict[str, Tensor]],
+        state: Mapping[str, Any],
+        *,
+        folder: Path,
+        keys: Sequence[str] = (),
     ) -> None:
         """Restore what `state` returned, possibly on another number of workers.
 
@@ -134,6 +152,7 @@ class RunState:
             tensors: named tensors per file.
             state: the rest of the checkpoint.
             folder: the run's folder, for messages.
+            keys: the validation bags, in the order of the predictions.
 
         Raises:
             CheckpointError: another release wrote the history, with other fields.
@@ -146,6 +165,8 @@ class RunState:
         if self.teacher is not None and self.teacher.is_own_network:
             self.teacher.network.load_state_dict(tensors["teacher"])
         self.optimizer.load_named_state(tensors["optimizer"])
+        if self.predictions is not None and self.history:
+            self.predictions = unstacked(tensors[PREDICTIONS], keys) if PREDICTIONS in tensors else None
 
     def _share_of_totals(self, totals: list[list[float]]) -> Tensor:
         """The sums of this worker; if the number of workers has changed, worker 0 takes all sums."""

@@ -20,7 +20,7 @@ from mhimdist.data.bags import BagSource, PackedBags
 from mhimdist.data.devices import indexed
 from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.resident import resident
-from mhimdist.data.sampler import EpochPlan, StepLimits, epoch_plan, most_instances, warn_of_larger_bags
+from mhimdist.data.sampler import StepLimits, epoch_plan, most_instances, warn_of_larger_bags
 from mhimdist.data.splits import Split
 from mhimdist.errors import ConfigError, PreemptedError
 from mhimdist.method import precision
@@ -61,6 +61,8 @@ class Trainer:
         workers: Workers | None = None,
         saving: Saving | None = None,
         stop: Callable[[], bool] = lambda: False,
+        num_epochs: int | None = None,
+        keeps_predictions: bool = False,
     ) -> None:
         """Build the networks, or load them from the last checkpoint in `folder`.
 
@@ -75,6 +77,9 @@ class Trainer:
             saving: when checkpoints are written and which are kept.
             stop: called every `AGREE_EVERY_STEPS` steps; once it returns true on any worker, the run is saved
                 and ends.
+            num_epochs: epochs after which the run ends, on a split without validation bags; schedules are
+                those of all configured epochs. None: validation selects.
+            keeps_predictions: whether the predictions after each epoch are kept, see `RunState`.
 
         Raises:
             ConfigError: the class weights are not one per class, the device is a GPU and there is none, or
@@ -84,9 +89,9 @@ class Trainer:
             SplitError: the split does not fit the data, or a class is missing in its train set.
             WorkerLostError: another worker was killed or does not answer.
         """
-        check_run(config, bags, split)
+        check_run(config, bags, split, validates=num_epochs is None)
         self.device = device_of(config.device)
-        self.config, self.split = config, split
+        self.config, self.split, self._num_epochs = config, split, num_epochs
         self.bags: BagSource = resident(bags, config.loading.cache, self.device)
         self.workers, self.saving, self._stop = workers or Workers(), saving or Saving(), stop
         self.student = _first_student(config, bags, pretrained).to(self.device)
@@ -102,7 +107,9 @@ class Trainer:
         self.workers.meet()
         self.train_step = make_step(config, self.student, self.teacher, self.workers, most_rows=most_rows)
         self.optimizer = self.train_step.optimizer
-        self.run = RunState(self.student, self.teacher, self.optimizer, self.workers)
+        self.run = RunState(
+            self.student, self.teacher, self.optimizer, self.workers, keeps_predictions=keeps_predictions
+        )
         self.folder = self._open(folder) if folder is not None else None
 
     @property
@@ -119,9 +126,9 @@ class Trainer:
     def is_finished(self) -> bool:
         """Whether all epochs are done or early stopping has ended the run."""
         done, stopping = len(self.history), self.config.early_stopping
-        if done >= self.config.epochs:
+        if done >= (self._num_epochs or self.config.epochs):
             return True
-        if stopping.patience is None or done <= stopping.from_epoch:
+        if self._num_epochs or stopping.patience is None or done <= stopping.from_epoch:
             return False
         return done - 1 - self.best.epoch >= stopping.patience
 
@@ -167,11 +174,6 @@ class Trainer:
         self._save()
         return record
 
-    def _plan(self, epoch: int) -> EpochPlan:
-        """Plan the bags of each step of an epoch on each worker."""
-        sizes_N = self.bags.sizes_N[self._train_rows]
-        return epoch_plan(sizes_N, seed=self.config.seed, epoch=epoch, **self._limits)
-
     def _take_steps(self, epoch: int) -> None:
         """Take the steps of an epoch that are not done yet.
 
@@ -180,7 +182,8 @@ class Trainer:
         """
         config, rows_N, run = self.config, self._train_rows, self.run
         last_saved = time.perf_counter()
-        plan, draws = self._plan(epoch), Draws(config.seed, epoch)
+        plan = epoch_plan(self.bags.sizes_N[rows_N], seed=config.seed, epoch=epoch, **self._limits)
+        draws = Draws(config.seed, epoch)
         mine = [rows_N[positions] for positions in plan.of_rank(self.workers.rank, run.step)]
         with read_ahead(
             self.bags, mine, dtype=self.train_step.dtype, device=self.device, loading=config.loading
@@ -215,28 +218,36 @@ class Trainer:
     ) -> EpochRecord:
         """Validate student and teacher after an epoch, and find the best epoch so far."""
         train_s = time.perf_counter() - started
-        validation = self._predict(self.student)
-        auc = validation.auc
-        assert auc is not None, "`check_run` has found more than one class in validation"
-        best_epoch, best_auc = self.run.best_with(auc, validation.loss)
+        score, loss = self._validate()
+        best_epoch, best_score = self.run.best_with(score, loss)
         return EpochRecord(
             epoch=len(self.history),
             **means,
             learning_rate=learning_rate,
             momentum=momentum,
-            student_validation_score=auc,
-            student_validation_loss=validation.loss,
-            teacher_validation_score=self._teacher_auc(auc),
+            student_validation_score=score,
+            student_validation_loss=loss,
+            teacher_validation_score=self._teacher_auc(score),
             selects_on_test=self.split.selects_on_test,
             best_epoch=best_epoch,
-            best_validation_score=best_auc,
+            best_validation_score=best_score,
             train_s=train_s,
             epoch_s=time.perf_counter() - started,
         )
 
-    def _teacher_auc(self, student_auc: float) -> float | None:
+    def _validate(self) -> tuple[float | None, float | None]:
+        """The student's score and loss on the validation bags; None without such bags."""
+        if self._num_epochs:
+            return None, None
+        validation = self._predict(self.student)
+        assert validation.auc is not None, "`check_run` has found more than one class in validation"
+        if self.run.predictions is not None:
+            self.run.predictions.append(validation)
+        return validation.auc, validation.loss
+
+    def _teacher_auc(self, student_auc: float | None) -> float | None:
         """The teacher's validation AUC; it is computed only if it can differ from a known one."""
-        if self.teacher is None:
+        if self.teacher is None or student_auc is None:
             return None
         if not self.teacher.is_own_network:
             return student_auc
@@ -256,13 +267,15 @@ class Trainer:
         folder, latest = None, None
         if self.workers.rank == 0:
             identity = {"config.json": self.config.recipe(), "split.json": asdict(self.split)}
+            if self._num_epochs:
+                identity["refit.json"] = {"num_epochs": self._num_epochs}
             folder = RunFolder(path, identity, self.saving)
             # Workers that Ray has just started again may find the locks of the lost ones.
             folder.lock(wait_s=LOST_LOCK_S if self.workers.world_size > 1 else 0.0)
             latest = folder.latest()
         latest = self.workers.from_first(latest)
         if latest is not None:
-            self.run.load(*latest, folder=path)
+            self.run.load(*latest, folder=path, keys=self.split.validation)
         if folder is not None and self.is_finished:
             folder.unlock()
         if folder is not None:
