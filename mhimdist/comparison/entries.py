@@ -78,7 +78,7 @@ class Entry:
         folder: where it was read.
         networks: its networks, by seed, then fold.
         settings: its settings by dotted path, without seed and device; empty for an ensemble.
-        protocol: "strict", "paper", or what made an ensemble.
+        protocol: "strict", "paper", "refit", "nested", or what made an ensemble.
         data_digest: digest of the data set that its slides are of.
         dataset: the data set's name.
         classes: the names of its classes; empty if they are not known.

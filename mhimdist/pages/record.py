@@ -13,7 +13,8 @@ from mhimdist.config.options import leaves
 from mhimdist.pages.subject import Subject
 from mhimdist.report import blocks, formats
 from mhimdist.report.blocks import Cell, Section
-from mhimdist.report.comparison import PAPER_WARNING, STRICT_NOTE, notes_text
+from mhimdist.report.comparison import PAPER_WARNING, notes_text
+from mhimdist.training.result import NOTES
 
 MOST_CONFIGURATIONS = 8
 """Most configurations whose settings are set side by side."""
@@ -44,12 +45,11 @@ def warnings(subject: Subject) -> list[Markup]:
 
 def protocol_section(subject: Subject) -> Section:
     """The protocol of the figures, the data and the splits."""
-    parts = []
-    if "strict" in subject.protocols:
-        parts.append(blocks.paragraph(STRICT_NOTE))
-    if "paper" in subject.protocols:
-        parts.append(blocks.paragraph(PAPER_WARNING))
+    parts: list[Markup] = []
+    inner = {"refit", "nested"} & set(subject.protocols)
     table, options = subject.table, subject.options
+    notes = {**NOTES, **table.get("notes", {})}
+    parts += [blocks.paragraph(str(notes[each])) for each in subject.protocols if each in notes]
     digests = {
         str(fold.result["data_digest"])
         for each in subject.configurations
@@ -67,6 +67,7 @@ def protocol_section(subject: Subject) -> Section:
         "Split": str(table.get("split_by", "")),
         "Seeds": ", ".join(str(seed) for seed in table.get("seeds", ())),
         "Share of the training cases that validates": _number(options.get("validation_share")),
+        "Inner folds of a training fold": _number(table.get("inner_folds")) if inner else "",
         "Threshold": _number(subject.prediction.get("threshold")),
         "Threshold from": str(subject.prediction.get("threshold_from") or ""),
         "Probabilities of a case": str(subject.prediction.get("how") or ""),

@@ -261,6 +261,10 @@ def _chosen(fold: Fold, bags: BagSource, cache: Path, **shared: Any) -> Chosen:
         CheckpointError: an inner fold is not finished, or its files are damaged.
     """
     for inner in fold.inner:
+        error = inner.folder / ERROR_FILE
+        if error.exists() and not inner.is_finished:
+            why = error.read_text(encoding="utf-8").strip().splitlines()[-1]
+            raise CheckpointError(f"{inner.name} failed: {why.removeprefix('mhimdist.errors.')}")
         inner.ended_result()
     num_stage_epochs = None
     if fold.config.teacher.is_pretrained and not fold.config.teacher.weights:
