@@ -77,7 +77,7 @@ class FoldSet:
                 "another --name, or delete the folder"
             )
         self.folder, self._candidates = folder, candidates
-        self._devices = [device_of_runs(execution, candidate.config) for candidate in candidates]
+        self._devices = {each.name: device_of_runs(execution, each.config) for each in candidates}
         self.folds: dict[str, Fold] = {}
         self.inner: dict[str, Fold] = {}
         self.members: dict[tuple[str, Protocol], list[str]] = {}
@@ -101,16 +101,29 @@ class FoldSet:
             bags: the data set.
             inner_splits: the inner folds of the split that choose for it; empty if its validation bags do.
         """
-        for candidate, device in zip(self._candidates, self._devices, strict=True):
+        for candidate in self._candidates:
             if fold > (candidate.num_folds or fold):
                 continue
-            inner = [
-                make_inner(candidate, each, f"{fold}, inner fold {number}", seed, bags, self.folder, device)
-                for number, each in enumerate(inner_splits, 1)
-            ]
-            self.inner |= dict(inner)
-            chosen_by = [each for _, each in inner]
-            self.add_fold(candidate, split, fold, seed, protocol, bags, device, chosen_by)
+            inner = self.add_inner(candidate, inner_splits, fold, seed, bags)
+            self.add_fold(candidate, split, fold, seed, protocol, bags, inner)
+
+    def add_inner(
+        self, candidate: Candidate, splits: Sequence[Split], fold: int, seed: int, bags: BagShards
+    ) -> list[Fold]:
+        """Add the inner folds that choose for a candidate on a fold with a seed, and return them.
+
+        Args:
+            candidate: one of the set's.
+            splits: the inner folds, in order.
+            fold, seed, bags: as in `add`.
+        """
+        device = self._devices[candidate.name]
+        made = [
+            make_inner(candidate, split, f"{fold}, inner fold {number}", seed, bags, self.folder, device)
+            for number, split in enumerate(splits, 1)
+        ]
+        self.inner |= dict(made)
+        return [fold for _, fold in made]
 
     def add_fold(
         self,
@@ -120,14 +133,15 @@ class FoldSet:
         seed: int,
         protocol: Protocol,
         bags: BagShards,
-        device: torch.device,
         inner: Sequence[Fold] = (),
     ) -> None:
         """Add a candidate on a fold with a seed.
 
         Args:
-            candidate, split, fold, seed, protocol, bags, device, inner: as in `make_fold`.
+            candidate: one of the set's.
+            split, fold, seed, protocol, bags, inner: as in `make_fold`.
         """
+        device = self._devices[candidate.name]
         digest, made = make_fold(candidate, split, fold, seed, protocol, bags, self.folder, device, inner)
         self.folds.setdefault(digest, made)
         self.members.setdefault((candidate.name, protocol), []).append(digest)

@@ -125,6 +125,7 @@ class Comparison:
         num_train: bags that train under each protocol, the mean over folds and seeds.
         validation_share: share of the training fold's cases that only selects under strict.
         inner_folds: inner folds that select under refit.
+        chosen: under nested, the settings that each outer fold has chosen.
     """
 
     name: str
@@ -141,6 +142,7 @@ class Comparison:
     num_train: Mapping[Protocol, float] = field(default_factory=dict)
     validation_share: float | None = None
     inner_folds: int | None = None
+    chosen: Grid | None = None
 
     @property
     def protocols(self) -> list[Protocol]:
@@ -180,7 +182,7 @@ class Comparison:
     def grids(self) -> list[Grid]:
         """A table per protocol; with several protocols, all side by side, and how much paper's adds."""
         tables = [self._grid(protocol) for protocol in self.protocols]
-        return [*tables, *self.across_protocols()]
+        return [*tables, *([self.chosen] if self.chosen else []), *self.across_protocols()]
 
     def across_protocols(self) -> list[Grid]:
         """The tables that compare protocols; none if there is one."""
@@ -322,6 +324,8 @@ class Comparison:
         warning = {"warning": PAPER_WARNING} if "paper" in self.protocols else {}
         if {"strict", "paper"} <= set(self.protocols):
             warning["inflation"] = self.inflation_note
+        if self.chosen:
+            body["chosen"] = asdict(self.chosen)
         body = {"protocols": self.protocols, "notes": said, **warning, **body}
         return json.dumps(body, indent=1, allow_nan=False) + "\n"
 

@@ -9,6 +9,10 @@ from rich.text import Text
 from mhimdist.report import formats
 from mhimdist.report.summary import Spread, SweepSummary, Trial, is_number, short_names
 
+INNER_NOTE = (
+    "Each run trained on all cases that do not test, for as many epochs as the folds of the trial chose on "
+    "their mean validation curve; threshold and validation AUC are of the scores that these folds held out, pooled."
+)
 _STATE_STYLES = {"complete": "", "pruned": "dim", "failed": "red"}
 
 
@@ -118,7 +122,7 @@ def configuration_table(summary: SweepSummary) -> Table:
 
 def final_table(summary: SweepSummary) -> Table:
     """Median and range of the test AUC over the seeds, for the best configuration and the baselines."""
-    is_once = summary.protocol == "strict" and not summary.num_tested_before
+    is_once = summary.protocol != "paper" and not summary.num_tested_before
     table = _table("Final runs, tested once" if is_once else "Final runs")
     _add_columns(table, "configuration", "runs", "test AUC", "lowest", "highest", "validation AUC")
     for name, runs in {"best configuration": summary.final_runs, **summary.baselines}.items():
@@ -145,6 +149,8 @@ def final_table(summary: SweepSummary) -> Table:
         caption += (
             f" Earlier final runs tested {more} on the same cases: do not choose among them by these figures."
         )
+    if summary.protocol in ("refit", "nested"):
+        caption += f" {INNER_NOTE}"
     if summary.protocol == "paper":
         caption += " Paper protocol: the test fold selects, so the test figures are optimistic."
     table.caption = Text(caption)

@@ -24,6 +24,7 @@ class Task:
         trials: folder that holds the trials' folders.
         stop_file: exists once all trials are to save themselves and end.
         group: the workers of a run; None if one process trains it.
+        outer: number of the outer fold that the sweep is inside, counted from 1.
     """
 
     sweep: Sweep
@@ -32,6 +33,7 @@ class Task:
     trials: Path
     stop_file: Path
     group: Group | None = None
+    outer: int = 1
 
     @property
     def saving(self) -> Saving:

@@ -178,7 +178,9 @@ def test_a_failed_inner_run_is_named_by_the_refit_that_needs_it(job, data):
             "train": BASE.first_stage().override({"optimizer.learning_rate": 1e30}),
         }
     )
-    with pytest.raises(CrossValidationError, match="refit, seed 1, fold 1: .*inner fold 1 failed: NonFinite"):
+    with pytest.raises(
+        CrossValidationError, match=r"refit, seed 1, fold 1: .*inner fold 1 failed: NonFinite"
+    ):
         run_cross_validation(diverges, data=data)
 
 

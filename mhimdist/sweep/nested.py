@@ -1,0 +1,195 @@
+"""A sweep inside each outer fold, so that the reported figure has never seen its own selection.
+
+    runs/<name>/
+        outer-1/, outer-2/, ...     a whole sweep each, with its report, on the cases of one training fold
+        folds/                      the best configuration of each, trained on its whole training fold
+        inner/                      inner folds of the network without masking
+        table.md, .csv, .json       the outer figures
+        report.html, result.json
+
+The folder reads like that of a cross-validation: `compare.py` and `report.py` take it as one.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean
+
+from rich import get_console
+
+from mhimdist import files
+from mhimdist.cross_validation.compare import print_report
+from mhimdist.data.shards import BagShards
+from mhimdist.data.splits import Split
+from mhimdist.errors import SplitError, SweepError
+from mhimdist.report import formats
+from mhimdist.report.comparison import Comparison, Row
+from mhimdist.report.summary import short_names
+from mhimdist.report.text_table import Grid
+from mhimdist.search.options import Sweep
+from mhimdist.sweep.finals import Finished, final_seeds
+from mhimdist.sweep.folder import IDENTITY_FILE
+from mhimdist.sweep.watch import print_line
+from mhimdist.training.environment import environment
+from mhimdist.training.requirements import check_runs
+
+Search = Callable[[Sweep, list[Split], int, Path], Finished]
+"""Runs the sweep inside an outer fold, given its settings, its folds, its number and the finals' folder."""
+
+
+def run_nested(sweep: Sweep, bags: BagShards, search: Search) -> Path:
+    """Run a sweep inside each outer fold and report on the outer test cases, which no search has seen.
+
+    Called again with the same arguments, it resumes in the outer fold where it was cut off.
+
+    Args:
+        sweep: the settings; each outer fold gets a sweep with these and its own name.
+        bags: the data set.
+        search: runs one of these sweeps.
+
+    Returns:
+        The folder.
+
+    Raises:
+        SplitError: there are too few cases for the outer folds, or for the inner ones of one of them.
+        SweepError: the folder holds a sweep of another protocol, or see `run_sweep`.
+        PreemptedError: it was asked to stop; the same command resumes it.
+    """
+    started, folder = time.monotonic(), sweep.folder
+    if (folder / IDENTITY_FILE).exists():
+        raise SweepError(f"{folder} holds a sweep that is not nested: give another --name, or delete it")
+    outer = sweep.outer_splits(bags)
+    inner = [_inner(sweep, bags, split, number) for number, split in enumerate(outer, 1)]
+    check_runs(
+        (
+            (f"outer fold {number}, fold {fold}", sweep.train, split)
+            for number, splits in enumerate(inner, 1)
+            for fold, split in enumerate(splits, 1)
+        ),
+        bags,
+    )
+    with sweep.driving():
+        if sweep.fresh:
+            for name in ("folds", "inner"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+        finished = []
+        for number, splits in enumerate(inner, 1):
+            print_line(f"outer fold {number} of {len(outer)}")
+            inside = sweep.model_copy(update={"name": f"{sweep.name}/outer-{number}"})
+            finished.append(search(inside, splits, number, folder / "folds"))
+        _report(sweep, bags, outer, finished, time.monotonic() - started)
+    return folder
+
+
+def _inner(sweep: Sweep, bags: BagShards, outer: Split, number: int) -> list[Split]:
+    try:
+        return sweep.inner_splits(bags, outer)
+    except SplitError as error:
+        raise SplitError(f"inner folds of outer fold {number} (--folds): {error}") from None
+
+
+def _report(
+    sweep: Sweep, bags: BagShards, outer: Sequence[Split], finished: Sequence[Finished], wall_s: float
+) -> None:
+    """Write the tables, the page and result.json, and print the tables."""
+    model = sweep.train.model.name
+    names = {"tuned": f"tuned MHIM ({model})", "without masking": f"tuned, without masking ({model})"}
+    if all("without masking" not in each.results for each in finished):
+        names["tuned"] = f"tuned {model}"
+    rows = []
+    for kind, name in names.items():
+        results = [result for each in finished for result in each.results.get(kind, ())]
+        if results:
+            note = f"the settings are those that each outer fold's search of {sweep.num_trials} trials chose"
+            rows.append(Row(name, "nested", results, len(outer) * sweep.final_seeds, note=note))
+    comparison = Comparison(
+        name=sweep.name,
+        dataset=bags.name,
+        synthetic=bags.synthetic,
+        num_bags=len(bags),
+        num_cases=len(set(bags.cases)),
+        num_folds=len(outer),
+        split_by=f"{len(outer)} splits of {sweep.split_file.name}"
+        if sweep.split_file
+        else f"{len(outer)}-fold by case",
+        seeds=final_seeds(sweep),
+        rows=rows,
+        wall_s=wall_s,
+        num_found=0,
+        num_train={"nested": mean(len(split.train) for split in outer)},
+        inner_folds=sweep.folds,
+        chosen=chosen_table(sweep.name, finished),
+    )
+    folder, console = sweep.folder, get_console()
+    files.write_text(folder / "options.json", sweep.model_dump_json(indent=1, exclude={"storage"}))
+    files.write_text(folder / "environment.json", json.dumps(environment(sweep.num_threads), indent=1))
+    for suffix, text in (
+        ("md", comparison.markdown()),
+        ("csv", comparison.csv()),
+        ("json", comparison.json()),
+    ):
+        files.write_text(folder / f"table.{suffix}", text)
+    for grid in comparison.grids():
+        grid.print(console)
+    print_report(comparison, folder)
+    best = rows[0]
+    low, high = best.auc_interval or (None, None)
+    test_auc = best.spread("auc")
+    result = {
+        "test_auc": test_auc[0] if test_auc else None,
+        "test_auc_std": test_auc[1] if test_auc else None,
+        "test_auc_low": low,
+        "test_auc_high": high,
+        "outer": [{"fold": number, **_outer(each)} for number, each in enumerate(finished, 1)],
+        "report": str(folder / "report.html"),
+    }
+    files.write_text(folder / "result.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+
+
+def _outer(each: Finished) -> dict[str, object]:
+    """An outer fold for result.json."""
+    tests = [value for result in each.results["tuned"] if (value := result.test["auc"]) is not None]
+    return {
+        "trial": each.best.number,
+        "inner_value": each.best.value,
+        "params": dict(each.best.params),
+        "num_epochs": each.results["tuned"][0].num_epochs,
+        "test_auc": mean(tests) if tests else None,
+        "folder": str(each.folder),
+    }
+
+
+def chosen_table(name: str, finished: Sequence[Finished]) -> Grid:
+    """The settings that each outer fold's search has chosen.
+
+    Args:
+        name: of the nested sweep.
+        finished: the sweeps, in the order of the outer folds.
+    """
+    paths = list(dict.fromkeys(path for each in finished for path in each.best.params))
+    short = short_names(paths)
+
+    def line(number: int, each: Finished) -> list[str]:
+        tests = [value for result in each.results["tuned"] if (value := result.test["auc"]) is not None]
+        params = each.best.params
+        return [
+            str(number),
+            str(each.best.number),
+            formats.auc(each.best.value),
+            formats.auc(mean(tests) if tests else None),
+            str(each.results["tuned"][0].num_epochs),
+            *(formats.setting(params[path]) if path in params else "" for path in paths),
+        ]
+
+    return Grid(
+        title=f"{name}: what each outer fold's search chose",
+        header=["outer fold", "trial", "inner AUC", "test AUC", "epochs", *(short[path] for path in paths)],
+        rows=[line(number, each) for number, each in enumerate(finished, 1)],
+        caption="Inner AUC: the trial's mean validation AUC on the inner folds, which is optimistic because it "
+        "was chosen. Test AUC: of the outer fold's test cases, the mean over the final seeds. Where the folds "
+        "choose alike, the search has found something; where they do not, its figure is that of the search "
+        "and not of one configuration.",
+        optional=[short[path] for path in reversed(paths)],
+    )
