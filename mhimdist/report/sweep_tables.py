@@ -11,7 +11,8 @@ from mhimdist.report.summary import Spread, SweepSummary, Trial, is_number, shor
 
 INNER_NOTE = (
     "Each run trained on all cases that do not test, for as many epochs as the folds of the trial chose on "
-    "their mean validation curve; threshold and validation AUC are of the scores that these folds held out, pooled."
+    "their mean validation curve; threshold and validation AUC are of the scores that these folds held out, "
+    "pooled."
 )
 _STATE_STYLES = {"complete": "", "pruned": "dim", "failed": "red"}
 

@@ -3,9 +3,10 @@
 import itertools
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import ray
@@ -52,14 +53,20 @@ class Finished:
     Attributes:
         folder: the sweep's folder.
         best: its best trial.
-        config: the configuration of that trial.
-        results: the final runs of the best configuration, "tuned", and of its network "without masking".
+        tuned: the final runs of that trial's configuration.
+        plain: those of its network without masking; empty if it is itself without.
     """
 
     folder: Path
     best: report.Trial
-    config: TrainConfig
-    results: Mapping[str, Sequence[Result]]
+    tuned: Sequence[Result]
+    plain: Sequence[Result]
+
+    @property
+    def test_auc(self) -> float | None:
+        """Mean test AUC of the configuration over the final seeds; None if it is undefined."""
+        found = [value for result in self.tuned if (value := result.test["auc"]) is not None]
+        return mean(found) if found else None
 
 
 def finish(
@@ -118,14 +125,11 @@ def finish(
         result["notes"] = notes
     files.write_text(folder.path / "result.json", json.dumps(result) + "\n")
     trial = next(trial for trial in trials if trial.number == chosen[0].number)
-    results = {
-        "without masking" if name == PLAIN else "tuned": [
-            planned.folds[each].ended_result() for each in digests
-        ]
+    tested = {
+        name: [planned.folds[digest].ended_result() for digest in digests]
         for (name, _), digests in planned.members.items()
-        if name in (PLAIN, best[0])
     }
-    return Finished(folder.path, trial, best[1], results)
+    return Finished(folder.path, trial, tested[best[0]], tested.get(PLAIN, ()))
 
 
 def _why_none_completed(sweep: Sweep, trials: Sequence[report.Trial]) -> str:

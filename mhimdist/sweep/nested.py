@@ -94,16 +94,19 @@ def _report(
     sweep: Sweep, bags: BagShards, outer: Sequence[Split], finished: Sequence[Finished], wall_s: float
 ) -> None:
     """Write the tables, the page and result.json, and print the tables."""
-    model = sweep.train.model.name
-    names = {"tuned": f"tuned MHIM ({model})", "without masking": f"tuned, without masking ({model})"}
-    if all("without masking" not in each.results for each in finished):
-        names["tuned"] = f"tuned {model}"
-    rows = []
-    for kind, name in names.items():
-        results = [result for each in finished for result in each.results.get(kind, ())]
-        if results:
-            note = f"the settings are those that each outer fold's search of {sweep.num_trials} trials chose"
-            rows.append(Row(name, "nested", results, len(outer) * sweep.final_seeds, note=note))
+    model, has_plain = sweep.train.model.name, any(each.plain for each in finished)
+    found = {
+        f"tuned MHIM ({model})" if has_plain else f"tuned {model}": [
+            r for each in finished for r in each.tuned
+        ],
+        f"tuned {model}, without masking": [r for each in finished for r in each.plain],
+    }
+    note = f"the settings are those that each outer fold's search of {sweep.num_trials} trials chose"
+    rows = [
+        Row(name, "nested", results, len(outer) * sweep.final_seeds, note=note)
+        for name, results in found.items()
+        if results
+    ]
     comparison = Comparison(
         name=sweep.name,
         dataset=bags.name,
@@ -150,13 +153,12 @@ def _report(
 
 def _outer(each: Finished) -> dict[str, object]:
     """An outer fold for result.json."""
-    tests = [value for result in each.results["tuned"] if (value := result.test["auc"]) is not None]
     return {
         "trial": each.best.number,
         "inner_value": each.best.value,
         "params": dict(each.best.params),
-        "num_epochs": each.results["tuned"][0].num_epochs,
-        "test_auc": mean(tests) if tests else None,
+        "num_epochs": each.tuned[0].num_epochs,
+        "test_auc": each.test_auc,
         "folder": str(each.folder),
     }
 
@@ -172,14 +174,13 @@ def chosen_table(name: str, finished: Sequence[Finished]) -> Grid:
     short = short_names(paths)
 
     def line(number: int, each: Finished) -> list[str]:
-        tests = [value for result in each.results["tuned"] if (value := result.test["auc"]) is not None]
         params = each.best.params
         return [
             str(number),
             str(each.best.number),
             formats.auc(each.best.value),
-            formats.auc(mean(tests) if tests else None),
-            str(each.results["tuned"][0].num_epochs),
+            formats.auc(each.test_auc),
+            str(each.tuned[0].num_epochs),
             *(formats.setting(params[path]) if path in params else "" for path in paths),
         ]
 
@@ -187,9 +188,9 @@ def chosen_table(name: str, finished: Sequence[Finished]) -> Grid:
         title=f"{name}: what each outer fold's search chose",
         header=["outer fold", "trial", "inner AUC", "test AUC", "epochs", *(short[path] for path in paths)],
         rows=[line(number, each) for number, each in enumerate(finished, 1)],
-        caption="Inner AUC: the trial's mean validation AUC on the inner folds, which is optimistic because it "
-        "was chosen. Test AUC: of the outer fold's test cases, the mean over the final seeds. Where the folds "
-        "choose alike, the search has found something; where they do not, its figure is that of the search "
-        "and not of one configuration.",
+        caption="Inner AUC: the trial's mean validation AUC on the inner folds, which is optimistic because "
+        "it was chosen. Test AUC: of the outer fold's test cases, the mean over the final seeds. Where the "
+        "folds choose alike, the search has found something; where they do not, its figure is that of the "
+        "search and not of one configuration.",
         optional=[short[path] for path in reversed(paths)],
     )
