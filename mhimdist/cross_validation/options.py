@@ -11,8 +11,9 @@ from pydantic import Field, model_validator
 from mhimdist.config.execution import Execution
 from mhimdist.config.presets import departures
 from mhimdist.config.train import TrainConfig
+from mhimdist.data.inner_splits import inner_folds
 from mhimdist.data.shards import BagShards
-from mhimdist.data.splits import Split, inner_folds, splits_of
+from mhimdist.data.splits import Split, splits_of
 from mhimdist.errors import SplitError
 from mhimdist.report import formats
 from mhimdist.training.result import Protocol

@@ -8,8 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from mhimdist.config.execution import Execution
 from mhimdist.config.train import TrainConfig
+from mhimdist.data.inner_splits import inner_folds
 from mhimdist.data.shards import BagShards
-from mhimdist.data.splits import Split, inner_folds, splits_of
+from mhimdist.data.splits import Split, splits_of
 from mhimdist.errors import SplitError
 
 OBJECTIVE = "validation_score"

@@ -158,14 +158,7 @@ def first_stage(
     """
     workers = workers or Workers()
     stage = config.first_stage()
-    made_of = {
-        **made_with(stage, device_of(stage.device)),
-        "data": bags.digest,
-        "train": split.train,
-        "validation": split.validation,
-        **({"num_epochs": num_epochs} if num_epochs else {}),
-    }
-    text = json.dumps(made_of, sort_keys=True)
+    text = _made_of(stage, bags, split, num_epochs)
     folder = cache / hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
     network = build(
         stage.model, num_features=bags.num_features, num_classes=len(bags.classes), seed=stage.seed
@@ -197,6 +190,18 @@ def first_stage(
     records = [EpochRecord.read(record, folder) for record in state["history"]]
     known = unstacked(tensors[PREDICTIONS], split.validation) if PREDICTIONS in tensors else None
     return FirstStage(network, state["best_epoch"], records, known)
+
+
+def _made_of(stage: TrainConfig, bags: BagSource, split: Split, num_epochs: int | None) -> str:
+    """Everything that a first stage is made of, as JSON."""
+    made_of = {
+        **made_with(stage, device_of(stage.device)),
+        "data": bags.digest,
+        "train": split.train,
+        "validation": split.validation,
+        **({"num_epochs": num_epochs} if num_epochs else {}),
+    }
+    return json.dumps(made_of, sort_keys=True)
 
 
 def _made(trainer: Trainer, made_of: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

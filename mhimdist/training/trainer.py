@@ -77,8 +77,7 @@ class Trainer:
             saving: when checkpoints are written and which are kept.
             stop: called every `AGREE_EVERY_STEPS` steps; once it returns true on any worker, the run is saved
                 and ends.
-            num_epochs: epochs after which the run ends, on a split without validation bags; schedules are
-                those of all configured epochs. None: validation selects.
+            num_epochs: epochs to do of those configured, on a split without validation; None: it selects.
             keeps_predictions: whether the predictions after each epoch are kept, see `RunState`.
 
         Raises:
@@ -107,9 +106,8 @@ class Trainer:
         self.workers.meet()
         self.train_step = make_step(config, self.student, self.teacher, self.workers, most_rows=most_rows)
         self.optimizer = self.train_step.optimizer
-        self.run = RunState(
-            self.student, self.teacher, self.optimizer, self.workers, keeps_predictions=keeps_predictions
-        )
+        networks = self.student, self.teacher
+        self.run = RunState(*networks, self.optimizer, self.workers, keeps_predictions=keeps_predictions)
         self.folder = self._open(folder) if folder is not None else None
 
     @property

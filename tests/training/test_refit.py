@@ -8,7 +8,8 @@ import pytest
 from memory_bags import gaussian_bags
 
 from mhimdist.config.train import load_config
-from mhimdist.data.splits import Split, inner_folds, k_folds
+from mhimdist.data.inner_splits import inner_folds
+from mhimdist.data.splits import Split, k_folds
 from mhimdist.errors import CheckpointError, PreemptedError, SplitError
 from mhimdist.statistics import metrics
 from mhimdist.training import first_stage
