@@ -116,6 +116,11 @@ class RunState:
             return self.best.epoch, self.best.student_validation_score
         return len(self.history), score
 
+    def keep(self, validation: Predictions) -> None:
+        """Keep the predictions of the epoch that is ending, if the run keeps them."""
+        if self.predictions is not None:
+            self.predictions.append(validation)
+
     def end_epoch(self, record: EpochRecord) -> None:
         """Add the record of an epoch, keep its student if it is the best so far, and begin the next epoch."""
         self.history.append(record)

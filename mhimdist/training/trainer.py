@@ -239,8 +239,7 @@ class Trainer:
             return None, None
         validation = self._predict(self.student)
         assert validation.auc is not None, "`check_run` has found more than one class in validation"
-        if self.run.predictions is not None:
-            self.run.predictions.append(validation)
+        self.run.keep(validation)
         return validation.auc, validation.loss
 
     def _teacher_auc(self, student_auc: float | None) -> float | None:

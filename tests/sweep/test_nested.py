@@ -1,4 +1,4 @@
-"""Sweeps inside outer folds, and the refit of what they choose, on a private Ray."""
+"""Sweeps inside outer folds, and the refit of what they choose, in this process and on a private Ray."""
 
 import json
 
@@ -8,13 +8,20 @@ import ray
 from data_prep import digits
 from mhimdist.comparison.compare import compare
 from mhimdist.config.presets import preset
+from mhimdist.cross_validation.folds import FoldSet
+from mhimdist.cross_validation.options import Candidate
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.errors import SplitError, SweepError
+from mhimdist.report.summary import Trial
 from mhimdist.search.options import Sweep
 from mhimdist.search.space import Space
+from mhimdist.sweep.finals import PLAIN, Finished, _add_refits
+from mhimdist.sweep.folder import SweepFolder
 from mhimdist.sweep.nested import run_nested
 from mhimdist.sweep.run import run_sweep
+from mhimdist.sweep.task import Task
+from mhimdist.training.fold import run_fold
 from mhimdist.training.result import NESTED_NOTE
 
 BASE = preset("c16", "abmil").override(
@@ -56,15 +63,50 @@ def sweep(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def folder(data, sweep):
-    """The folder of a finished nested sweep: 2 outer folds x 2 trials x 2 inner folds, then 8 refits."""
+def cluster():
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield run_sweep(sweep, space, data=data)
+    yield
     ray.shutdown()
 
 
-@pytest.mark.ray
-def test_no_search_sees_the_cases_that_test_what_it_chose(folder, data):
+@pytest.fixture(scope="module")
+def folder(data, sweep):
+    """The folder of a nested sweep with one trial per outer fold, whose runs train in this process."""
+    alone = sweep.model_copy(update={"name": "in-process"})
+    bags = BagShards(data)
+
+    def search(inside, splits, number, finals):
+        own, stages = SweepFolder(inside, finals), inside.first_stages
+        task = Task(inside, splits, data, own.path / "trials", own.stop_file, outer=number)
+        for each, split in enumerate(splits, 1):
+            own.path.mkdir(parents=True, exist_ok=True)
+            split.save(own.path / f"split-{each}.json")
+        folds = own.folds(0, BASE, splits)
+        for fold in folds:
+            run_fold(fold, bags, stages, 1)
+        candidates = [Candidate("trial 0", BASE), Candidate(PLAIN, BASE.first_stage())]
+        planned = FoldSet(inside, candidates, own.finals)
+        _add_refits(planned, candidates, task, own, bags)
+        for fold in planned.missing().values():
+            run_fold(fold, bags, stages, 1)
+        value = sum(fold.result().validation["auc"] for fold in folds) / len(folds)
+        best = Trial(0, "complete", value, {"masking.high.start": 0.01}, [], 1.0)
+        tuned, plain = (
+            [planned.folds[digest].ended_result() for digest in planned.members[each.name, "nested"]]
+            for each in candidates
+        )
+        return Finished(own.path, best, tuned, plain)
+
+    return run_nested(alone, bags, search)
+
+
+@pytest.fixture(scope="module")
+def by_ray(data, sweep, cluster):
+    """The folder of a finished nested sweep: 2 outer folds x 2 trials x 2 inner folds, then 8 refits."""
+    return run_sweep(sweep, space, data=data)
+
+
+def _check_cases(folder, data):
     bags = BagShards(data)
     case_of = dict(zip(bags.keys, bags.cases, strict=True))
     tested = []
@@ -89,8 +131,7 @@ def test_no_search_sees_the_cases_that_test_what_it_chose(folder, data):
     assert sorted(tested) == sorted(set(bags.cases))
 
 
-@pytest.mark.ray
-def test_a_winner_is_refitted_by_the_folds_of_its_own_trial(folder):
+def _check_choice(folder):
     outer = json.loads((folder / "result.json").read_text())["outer"]
     for number, chosen in enumerate(outer, 1):
         trial = folder / f"outer-{number}" / "trials" / f"{chosen['trial']:04d}"
@@ -110,8 +151,7 @@ def test_a_winner_is_refitted_by_the_folds_of_its_own_trial(folder):
             assert result["num_epochs"] == chosen["num_epochs"]
 
 
-@pytest.mark.ray
-def test_one_report_has_the_outer_mean_its_interval_and_what_each_fold_chose(folder, data):
+def _check_report(folder):
     result = json.loads((folder / "result.json").read_text())
     assert result["test_auc_low"] <= result["test_auc"] <= result["test_auc_high"]
     table = json.loads((folder / "table.json").read_text())
@@ -129,14 +169,37 @@ def test_one_report_has_the_outer_mean_its_interval_and_what_each_fold_chose(fol
     page = (folder / "report.html").read_text()
     assert NESTED_NOTE in page
     assert "Each outer fold has its own settings" in page
-    inside = (folder / "outer-1" / "report.html").read_text()
-    assert "Each run trained on all cases that do not test" in inside
     compared = compare(folder, num_resamples=100)
     assert "nested protocol" in compared.sentences[0]
 
 
+def test_no_search_sees_the_cases_that_test_what_it_chose(folder, data):
+    _check_cases(folder, data)
+
+
+def test_a_winner_is_refitted_by_the_folds_of_its_own_trial(folder):
+    _check_choice(folder)
+
+
+def test_one_report_has_the_outer_mean_its_interval_and_what_each_fold_chose(folder):
+    _check_report(folder)
+
+
+@pytest.mark.slow
 @pytest.mark.ray
-def test_the_same_command_finds_a_finished_one_and_changes_nothing(folder, data, sweep):
+def test_ray_tunes_inside_each_outer_fold(by_ray, data):
+    _check_cases(by_ray, data)
+    _check_choice(by_ray)
+    _check_report(by_ray)
+    inside = (by_ray / "outer-1" / "report.html").read_text()
+    assert "Each run trained on all cases that do not test" in inside
+    assert len(list((by_ray / "outer-1" / "trials").glob("*"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_same_command_finds_a_finished_one_and_changes_nothing(by_ray, data, sweep):
+    folder = by_ray
     names = ("table.csv", "result.json")
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/*/result.json")}
     texts = [(folder / name).read_text() for name in names]
@@ -145,8 +208,9 @@ def test_the_same_command_finds_a_finished_one_and_changes_nothing(folder, data,
     assert [(folder / name).read_text() for name in names] == texts
 
 
+@pytest.mark.slow
 @pytest.mark.ray
-def test_a_sweep_can_be_refitted_without_outer_folds(folder, data, sweep):
+def test_a_sweep_can_be_refitted_without_outer_folds(cluster, data, sweep):
     alone = sweep.model_copy(update={"name": "alone", "protocol": "refit", "num_trials": 1, "final_seeds": 1})
     path = run_sweep(alone, space, data=data)
     results = [json.loads(file.read_text()) for file in (path / "final").glob("*/result.json")]
