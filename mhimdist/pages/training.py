@@ -205,5 +205,7 @@ def cost_section(subject: Subject) -> Section:
         caption += f" The command took {formats.duration(wall)}"
         found = subject.table.get("num_found")
         caption += f"; {formats.count(found, 'run')} were finished before." if found else "."
+    if {"refit", "nested"} & set(subject.protocols):
+        caption += " Under refit the inner runs come on top; they are in the folder inner, or are trials."
     header = ["configuration", "parameters", "runs", "epochs", "time per epoch", "total"]
     return blocks.section("cost", "Cost", blocks.table("cost-table", header, rows, caption=caption))
