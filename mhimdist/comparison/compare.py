@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
@@ -16,6 +16,7 @@ from mhimdist.comparison.verdict import Pair, PairedComparison
 from mhimdist.config.options import Options
 from mhimdist.errors import ComparisonError, ConfigError
 from mhimdist.statistics.paired import holm
+from mhimdist.training.result import Protocol
 
 
 class ComparisonJob(Options):
@@ -35,8 +36,8 @@ class ComparisonJob(Options):
     against: str | None = Field(
         None, description="compare all others with the configuration of this name; none: compare all pairs"
     )
-    protocol: Literal["strict", "paper"] | None = Field(
-        None, description="protocol to compare if a folder holds both; none: strict, if there is one"
+    protocol: Protocol | None = Field(
+        None, description="protocol to compare if a folder holds several; none: strict, if there is one"
     )
     level: float = Field(0.95, gt=0, lt=1, description="confidence level of intervals and of the verdict")
     num_resamples: int = Field(2000, ge=100, description="resamples of the bootstrap over cases")
@@ -53,7 +54,7 @@ def compare(
     *runs: str | Path,
     common: bool = False,
     against: str | None = None,
-    protocol: Literal["strict", "paper"] | None = None,
+    protocol: Protocol | None = None,
     level: float = 0.95,
     num_resamples: int = 2000,
     seed: int = 0,
@@ -68,7 +69,7 @@ def compare(
             several configurations stands for all of them, and `folder::name` for one.
         common: where test slides or data sets differ, compare the slides that all of them tested.
         against: compare all others with the configuration of this name; by default all pairs are compared.
-        protocol: the protocol to compare if a folder holds both; by default strict, if there is one.
+        protocol: the protocol to compare if a folder holds several; by default strict, if there is one.
         level: confidence level of intervals and of the verdict, in (0, 1).
         num_resamples: resamples of the bootstrap over cases.
         seed: seed of the resamples.

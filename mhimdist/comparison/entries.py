@@ -79,7 +79,7 @@ class Entry:
         networks: its networks, by seed, then fold.
         settings: its settings by dotted path, without seed and device; of predictions, what their networks
             have in common and how they vote, as far as the predictions record it.
-        protocol: "strict", "paper", or what made an ensemble.
+        protocol: "strict", "paper", "refit", "nested", or what made an ensemble.
         data_digest: digest of the data set that its slides are of.
         dataset: the data set's name.
         classes: the names of its classes; empty if they are not known.

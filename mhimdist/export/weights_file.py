@@ -19,7 +19,7 @@ from mhimdist.models.foreign_weights import differences
 from mhimdist.prediction.members import Member
 from mhimdist.tasks import restored
 from mhimdist.training.model_card import Trained, metric_intervals
-from mhimdist.training.result import PAPER_WARNING, STRICT_NOTE
+from mhimdist.training.result import NOTES
 
 LICENCE = (
     "load_model.py is Apache-2.0. No licence of the weights is stated: whoever owns the data that trained "
@@ -46,7 +46,6 @@ def document(member: Member, trained: Trained) -> dict[str, Any]:
         found["test_intervals"][name] = {"low": low, "high": high, **how}
     selection = trained.task.selection  # alone, too: earlier exports had no other interval
     found[f"test_{selection}_interval"] = found["test_intervals"].get(selection)
-    texts = {"strict": STRICT_NOTE, "paper": PAPER_WARNING}
     details = {name: member.features.get(name) for name in ("patch_size", "level", "magnification")}
     return {
         "format": FORMAT,
@@ -65,7 +64,7 @@ def document(member: Member, trained: Trained) -> dict[str, Any]:
         "fold": member.fold,
         "seed": member.seed,
         "data": dict(trained.data),
-        "protocol": {"name": member.protocol, "says": texts.get(member.protocol, "")},
+        "protocol": {"name": member.protocol, "says": NOTES.get(member.protocol, "")},
         "metrics": found,
         "versions": dict(state.get("versions") or {}),
         "licence": LICENCE,

@@ -4,7 +4,7 @@ from statistics import fmean, median
 
 from markupsafe import Markup
 
-from mhimdist.pages.subject import Configuration, Subject
+from mhimdist.pages.subject import Configuration, FoldRun, Subject
 from mhimdist.report import blocks, fold_plots, formats, plots
 from mhimdist.report.blocks import Cell, Section
 from mhimdist.report.summary import History, is_number
@@ -39,13 +39,16 @@ def learning_section(subject: Subject) -> Section:
         selected = {fold.name: fold.result["best_epoch"] for fold in each.folds if fold.result}
         if len(subject.configurations) > 1:
             parts.append(blocks.heading(_named(subject, each)))
+        inner = {fold.name: _inner_curve(fold) for fold in each.folds if fold.result.get("validation_curve")}
         parts.append(
             blocks.side_by_side(
                 blocks.figure(
                     fold_plots.learning_curves(
-                        each.histories, plots.STUDENT_SCORE, "validation AUC", selected=selected
+                        inner or each.histories, plots.STUDENT_SCORE, "validation AUC", selected=selected
                     ),
-                    title="Validation AUC of the student",
+                    title="Mean validation AUC of the inner runs"
+                    if inner
+                    else "Validation AUC of the student",
                 ),
                 blocks.figure(
                     fold_plots.learning_curves(each.histories, "loss", "training loss"), title="Training loss"
@@ -65,10 +68,27 @@ def learning_section(subject: Subject) -> Section:
                 "Under the paper's protocol the bags that validate are the test bags.", muted=True
             )
         )
+    if {"refit", "nested"} & set(subject.protocols):
+        parts.append(
+            blocks.paragraph(
+                "Under refit the mean curve of a fold's inner runs, after a moving average, selects the "
+                "number of epochs; the network then trains on the whole training fold for as many, without "
+                "validation.",
+                muted=True,
+            )
+        )
     left = sum(bool(each.histories) for each in subject.configurations) - len(_shown(subject))
     if left > 0:
         parts.append(blocks.paragraph(f"{formats.count(left, 'more configuration')} not drawn.", muted=True))
     return blocks.section("learning", "Learning curves", *parts)
+
+
+def _inner_curve(fold: FoldRun) -> History:
+    """The mean validation curve of a fold's inner runs, as a history."""
+    return [
+        {"epoch": epoch, plots.STUDENT_SCORE: score}
+        for epoch, score in enumerate(fold.result["validation_curve"])
+    ]
 
 
 def stability_section(subject: Subject) -> Section:
@@ -218,5 +238,7 @@ def cost_section(subject: Subject) -> Section:
         caption += f" The command took {formats.duration(wall)}"
         found = subject.table.get("num_found")
         caption += f"; {formats.count(found, 'run')} were finished before." if found else "."
+    if {"refit", "nested"} & set(subject.protocols):
+        caption += " Under refit the inner runs come on top; they are in the folder inner, or are trials."
     header = ["configuration", "parameters", "runs", "epochs", "time per epoch", "total"]
     return blocks.section("cost", "Cost", blocks.table("cost-table", header, rows, caption=caption))

@@ -176,7 +176,8 @@ def _sections(
 
 def _lead(subject: Subject) -> str:
     of = f" of {subject.dataset}" if subject.kind == "predictions" else f" on {subject.dataset}"
-    protocols = " and ".join(subject.protocols)
+    *first, last = subject.protocols or [""]
+    protocols = f"{', '.join(first)} and {last}" if first else last
     protocol = f", {protocols} protocol" + ("s" if len(subject.protocols) > 1 else "") if protocols else ""
     return f"{_LEADS[subject.kind]}{of if subject.dataset else ''}{protocol}"
 

@@ -127,8 +127,8 @@ def run_ablation(job: Ablation, base: Base, *, data: Location) -> Comparison:
     for block in grids(cells, comparison, costs):
         block.print(console)
     console.print(common(comparison, cells), end="\n\n", highlight=False)
-    if len(comparison.protocols) > 1:
-        comparison.inflation().print(console)
+    for block in comparison.across_protocols():
+        block.print(console)
     console.print(f"tables: {job.folder}/tables.md, .csv, .json", highlight=False, soft_wrap=True)
     print_report(comparison, job.folder)
     raise_failures(comparison, job.folder, cost_failures(costs))
@@ -214,8 +214,7 @@ def _write(
     text = "\n".join(
         [*(block.markdown() for block in blocks), textwrap.fill(markdown(common(comparison, cells)), 110), ""]
     )
-    if len(comparison.protocols) > 1:
-        text += "\n" + comparison.inflation().markdown()
+    text += "".join("\n" + block.markdown() for block in comparison.across_protocols())
     records = []
     for protocol in comparison.protocols:
         row_of = {row.name: row for row in comparison.of(protocol)}

@@ -44,7 +44,10 @@ def measure_costs(
         return {}
     folder = experiment.folder / "costs"
     bags = open_bags(data, next(iter(configs.values())).loading)
-    split = experiment.splits(bags, experiment.protocols[0], experiment.seeds[0])[0]
+    protocol, seed = experiment.protocols[0], experiment.seeds[0]
+    split = experiment.splits(bags, protocol, seed)[0]
+    if protocol == "refit":  # an inner run, which has a validation set, and is what refit has most of
+        split = experiment.inner_splits(bags, split, seed)[0]
     folder.mkdir(parents=True, exist_ok=True)
     num_threads = max(1, int(experiment.cpus_per_run))
     costs: dict[str, Cost | str] = {}

@@ -18,6 +18,8 @@ from mhimdist.training.student import BEST_STUDENT
 
 HOLDERS = ("folds", "final")
 """Where a cross-validation and a sweep have the folders of their folds."""
+PREFERRED = ("strict", "refit", "nested")
+"""The protocols whose networks are taken from a folder of several, the first that it has."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Member:
         recipe: digest of its configuration without the seed; the same for all folds of a candidate.
         without_masking: the `recipe` of its first stage.
         fold, seed: its fold, counted from 1, and its seed; None if the folder has no result.
-        protocol: "strict", "paper", or "unknown" if the folder has no result.
+        protocol: "strict", "paper", "refit", "nested", or "unknown" if the folder has no result.
         validation_score: of its selected epoch, if it is known, such as the AUC.
         classes, num_features: what it predicts, and the width of the features that it takes.
         features: the details of these features that were recorded, such as the encoder.
@@ -73,8 +75,8 @@ class Member:
 def find_members(folders: Sequence[Path], candidate: str | None = None) -> list[Member]:
     """The networks of an ensemble, all of one configuration per folder.
 
-    A cross-validation also holds the network without masking, and with both protocols each network twice. Of
-    these the masked one under `strict` is taken.
+    A cross-validation also holds the network without masking, and with several protocols each network once
+    per protocol. Of these the masked one under `strict` is taken, or under `refit` without that one.
 
     Args:
         folders: a finished fold, a cross-validation, or a sweep, for its final runs; or several of them.
@@ -196,8 +198,9 @@ def _chosen(members: list[Member], folder: Path, candidate: str | None) -> list[
             for key, each in left.items()
             if candidate == each[0].name or (len(candidate) >= 4 and key[0].startswith(candidate))
         }
-    if "strict" in {protocol for _, protocol in left}:
-        left = {key: each for key, each in left.items() if key[1] != "paper"}
+    found = {protocol for _, protocol in left}
+    if preferred := next((each for each in PREFERRED if each in found), None):
+        left = {key: each for key, each in left.items() if key[1] not in found - {preferred, "unknown"}}
     if candidate is None:
         stages = {
             each[0].without_masking for each in left.values() if each[0].recipe != each[0].without_masking

@@ -5,7 +5,7 @@ Nothing here knows Ray. Every table, record and file names the protocol of its f
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,9 +16,9 @@ from mhimdist.report import formats
 from mhimdist.report.text_table import Grid
 from mhimdist.statistics import metrics
 from mhimdist.tasks import Judged, Task, classification
+from mhimdist.training.result import NOTES, Protocol, Result
 from mhimdist.training.result import PAPER_WARNING as PAPER_WARNING
 from mhimdist.training.result import STRICT_NOTE as STRICT_NOTE
-from mhimdist.training.result import Protocol, Result
 
 HEADINGS = classification(2).headings
 SHOWN = 3
@@ -101,6 +101,7 @@ class Row:
             "name": self.name,
             "protocol": self.protocol,
             "selects_on_test": self.protocol == "paper",
+            "inner_runs": max((result.inner_runs for result in self.results), default=0),
             "seeds": len(self.by_seed),
             "folds": max(map(len, self.by_seed), default=0),
             "runs": len(self.results),
@@ -131,6 +132,8 @@ class Comparison:
         num_found: number of runs that were finished before.
         num_train: bags that train under each protocol, the mean over folds and seeds.
         validation_share: share of the training fold's cases that only selects under strict.
+        inner_folds: inner folds that select under refit.
+        chosen: under nested, the settings that each outer fold has chosen.
     """
 
     name: str
@@ -146,6 +149,8 @@ class Comparison:
     num_found: int
     num_train: Mapping[Protocol, float] = field(default_factory=dict)
     validation_share: float | None = None
+    inner_folds: int | None = None
+    chosen: Grid | None = None
 
     @property
     def protocols(self) -> list[Protocol]:
@@ -173,7 +178,12 @@ class Comparison:
 
     def caption(self, protocol: Protocol) -> str:
         """The text that a reader of a protocol's figures must know."""
-        return f"{PAPER_WARNING if protocol == 'paper' else STRICT_NOTE} {self.setting}"
+        return f"{self.note(protocol)} {self.setting}"
+
+    def note(self, protocol: Protocol) -> str:
+        """What a protocol is, with the number of inner folds where it has some."""
+        inner = self.inner_folds if protocol in ("refit", "nested") else None
+        return NOTES[protocol] + (f" Inner folds: {inner}." if inner else "")
 
     @property
     def setting(self) -> str:
@@ -188,9 +198,38 @@ class Comparison:
         )
 
     def grids(self) -> list[Grid]:
-        """A table per protocol and, if both protocols ran, the inflation."""
+        """A table per protocol; with several protocols, all side by side, and how much paper's adds."""
         tables = [self._grid(protocol) for protocol in self.protocols]
-        return [*tables, self.inflation()] if len(tables) > 1 else tables
+        return [*tables, *([self.chosen] if self.chosen else []), *self.across_protocols()]
+
+    def across_protocols(self) -> list[Grid]:
+        """The tables that compare protocols; none if there is one."""
+        if len(self.protocols) < 2:
+            return []
+        inflation = [self.inflation()] if {"strict", "paper"} <= set(self.protocols) else []
+        return [*([self.side_by_side()] if len(self.protocols) > 2 else []), *inflation]
+
+    def side_by_side(self) -> Grid:
+        """A table of two metrics of each configuration, such as AUC and accuracy, under each protocol."""
+        names = list(dict.fromkeys(row.name for row in self.rows))
+        row_of = {(row.name, row.protocol): row for row in self.rows}
+        shown = dict(list(self._shown.items())[:2])
+        pairs = [(metric, protocol) for metric in shown for protocol in self.protocols]
+
+        def text(name: str, protocol: Protocol, metric: str) -> str:
+            row = row_of.get((name, protocol))
+            return formats.NONE if row is None else spread_text(row.spread(metric))
+
+        trained = ", ".join(f"{number:.0f} under {name}" for name, number in self.num_train.items())
+        optimistic = " The figures of paper are optimistic." if "paper" in self.protocols else ""
+        return Grid(
+            title=f"{self.name}: protocols side by side",
+            header=["configuration", *(f"{shown[metric]}, {protocol}" for metric, protocol in pairs)],
+            rows=[[name, *(text(name, protocol, metric) for metric, protocol in pairs)] for name in names],
+            caption=f"On the same test folds and seeds. Bags that train: {trained}.{optimistic} "
+            f"{self.setting}",
+            optional=[f"{title}, {each}" for title in list(shown.values())[1:] for each in self.protocols],
+        )
 
     def _grid(self, protocol: Protocol) -> Grid:
         rows = self.of(protocol)
@@ -255,8 +294,8 @@ class Comparison:
         )
 
     def record(self, row: Row) -> dict[str, Any]:
-        """A row's record and, if both protocols ran, the gain of the paper's."""
-        if len(self.protocols) < 2:
+        """A row's record and, if strict and paper ran, the gain of the paper's."""
+        if not {"strict", "paper"} <= set(self.protocols):
             return row.record()
         added = self.inflation_of(row)
         return row.record() | {f"{metric}_inflation": value for metric, value in added.items()}
@@ -279,6 +318,7 @@ class Comparison:
         """Everything except the scores of single bags, which are in the runs' folders, as JSON."""
         large = {"keys", "cases", "labels", "probabilities", "targets", "predictions"}
         large |= {f"validation_{name}" for name in large}
+        said = {protocol: self.note(protocol) for protocol in self.protocols}
         rows = [
             self.record(row)
             | {
@@ -298,14 +338,18 @@ class Comparison:
             "num_cases",
             "num_folds",
             "split_by",
+            "inner_folds",
             "wall_s",
             "num_found",
         )
         body = {name: getattr(self, name) for name in own} | {"seeds": list(self.seeds), "rows": rows}
         warning = {"warning": PAPER_WARNING} if "paper" in self.protocols else {}
-        if len(self.protocols) > 1:
+        if {"strict", "paper"} <= set(self.protocols):
             warning["inflation"] = self.inflation_note
-        return json.dumps({"protocols": self.protocols, **warning, **body}, indent=1, allow_nan=False) + "\n"
+        if self.chosen:
+            body["chosen"] = asdict(self.chosen)
+        body = {"protocols": self.protocols, "notes": said, **warning, **body}
+        return json.dumps(body, indent=1, allow_nan=False) + "\n"
 
 
 def notes_text(notes: Mapping[str, str]) -> str:

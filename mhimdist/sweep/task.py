@@ -26,6 +26,7 @@ class Task:
         group: the workers of a run; None if one process trains it.
         data_digest: digest of the data set, which every process compares with what it finds; None compares
             nothing.
+        outer: number of the outer fold that the sweep is inside, counted from 1.
     """
 
     sweep: Sweep
@@ -35,6 +36,7 @@ class Task:
     stop_file: Path
     group: Group | None = None
     data_digest: str | None = None
+    outer: int = 1
 
     @property
     def saving(self) -> Saving:

@@ -110,9 +110,9 @@ class Classification(Task):
         scores = [metrics.Scores(part.labels_N, part.predictions_NP, part.cases) for part in parts]
         return metrics.auc_interval(scores, num_resamples=num_resamples)
 
-    def check(self, bags: BagSource, split: Split) -> None:
+    def check(self, bags: BagSource, split: Split, *, validates: bool = True) -> None:
         """See `Task.check`: every class trains, and two classes select and test."""
-        split.check(bags.keys, bags.cases, bags.labels_N, bags.classes)
+        split.check(bags.keys, bags.cases, bags.labels_N, bags.classes, validates=validates)
 
     def record(self) -> dict[str, Any]:
         """See `Task.record`: the classes say it all."""

@@ -22,8 +22,9 @@ class EpochRecord:
     `train_s` is the time of the training steps in seconds; `epoch_s` adds the validation's. For a resumed
     epoch, both count from the resumption. If it `selects_on_test`, the "validation" fields are computed on
     the test bags: the authors' protocol. A score is what the task selects by, such as the AUC; higher is
-    better. `classification_loss` is the task's loss; the name is that of earlier releases. The last seven
-    fields are those of `mask_telemetry.MaskFigures`.
+    better. A run without validation bags, whose number of epochs other runs have chosen, has no score: its
+    selected epoch is the last one so far. `classification_loss` is the task's loss; the name is that of
+    earlier releases. The last seven fields are those of `mask_telemetry.MaskFigures`.
     """
 
     epoch: int
@@ -36,12 +37,12 @@ class EpochRecord:
     masked_high_ratio: float
     masked_low_ratio: float
     masked_random_ratio: float
-    student_validation_score: float
-    student_validation_loss: float
+    student_validation_score: float | None
+    student_validation_loss: float | None
     teacher_validation_score: float | None
     selects_on_test: bool
     best_epoch: int
-    best_validation_score: float
+    best_validation_score: float | None
     train_s: float
     epoch_s: float
     mask_overlap: float | None = None
@@ -82,8 +83,18 @@ class EpochRecord:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """The selection criterion: the highest student validation score, then the lowest loss."""
-        return self.student_validation_score, -self.student_validation_loss
+        """The selection criterion: the highest student validation score, then the lowest loss.
+
+        Without validation bags, the latest epoch.
+        """
+        return rank(self.epoch, self.student_validation_score, self.student_validation_loss)
+
+
+def rank(epoch: int, score: float | None, loss: float | None) -> tuple[float, float]:
+    """The rank of an epoch with this validation score and loss, see `EpochRecord.rank`."""
+    if score is None or loss is None:
+        return float(epoch), 0.0
+    return score, -loss
 
 
 def read_history(folder: Path) -> list[EpochRecord]:

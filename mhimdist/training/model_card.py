@@ -16,7 +16,7 @@ from mhimdist.data.splits import Split
 from mhimdist.errors import CheckpointError
 from mhimdist.statistics.bootstrap import estimates
 from mhimdist.tasks import Task, restored
-from mhimdist.training.result import PAPER_WARNING, STRICT_NOTE, Result
+from mhimdist.training.result import NOTES, Result
 
 MODEL_CARD = "model_card.md"
 MAX_NAME = 120
@@ -62,7 +62,7 @@ class Trained:
 
     @property
     def protocol(self) -> str:
-        """strict, paper, or unknown without a result."""
+        """strict, paper, refit, nested, or unknown without a result."""
         return self.result.protocol if self.result else "unknown"
 
 
@@ -215,8 +215,8 @@ def _data(members: Sequence[Trained]) -> str:
 def _training(members: Sequence[Trained]) -> str:
     first, notes = members[0], []
     for protocol in sorted({member.protocol for member in members}):
-        known = {"strict": STRICT_NOTE, "paper": f"**{PAPER_WARNING}**"}
-        notes.append(known.get(protocol, "The protocol is unknown: the run was not judged."))
+        note = NOTES.get(protocol, "The protocol is unknown: the run was not judged.")
+        notes.append(f"**{note}**" if protocol == "paper" else note)
     notes += sorted({f"Note: {escaped(m.result.note)}." for m in members if m.result and m.result.note})
     for member in members:
         for name, classes in (member.result.missing_classes if member.result else {}).items():
@@ -235,7 +235,9 @@ def _metrics(members: Sequence[Trained]) -> str:
         for name in ("validation", "test"):
             found = getattr(member.result, name, None)
             if found:
-                rows.append([escaped(member.name), name, *(_number(found.get(each)) for each in headings)])
+                inner = name == "validation" and member.result is not None and member.result.inner_runs
+                what = f"held out by {inner} inner runs" if inner else name
+                rows.append([escaped(member.name), what, *(_number(found.get(each)) for each in headings)])
     if not rows:
         return "The run was stopped before it was judged: there are no metrics."
     ends = metric_intervals(tested)

@@ -21,7 +21,7 @@ from mhimdist.data.bags import BagSource, PackedBags
 from mhimdist.data.devices import indexed
 from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.resident import resident
-from mhimdist.data.sampler import EpochPlan, StepLimits, epoch_plan, most_instances, warn_of_larger_bags
+from mhimdist.data.sampler import StepLimits, epoch_plan, most_instances, warn_of_larger_bags
 from mhimdist.data.splits import Split
 from mhimdist.errors import ConfigError, PreemptedError, SplitError
 from mhimdist.method import precision
@@ -63,6 +63,8 @@ class Trainer:
         workers: Workers | None = None,
         saving: Saving | None = None,
         stop: Callable[[], bool] = lambda: False,
+        num_epochs: int | None = None,
+        keeps_predictions: bool = False,
     ) -> None:
         """Build the networks, or load them from the last checkpoint in `folder`.
 
@@ -77,6 +79,8 @@ class Trainer:
             saving: when checkpoints are written and which are kept.
             stop: called every `AGREE_EVERY_STEPS` steps; once it returns true on any worker, the run is saved
                 and ends.
+            num_epochs: epochs to do of those configured, on a split without validation; None: it selects.
+            keeps_predictions: whether the predictions after each epoch are kept, see `RunState`.
 
         Raises:
             ConfigError: the class weights are not one per class, the model or the settings do not fit the
@@ -88,9 +92,9 @@ class Trainer:
             WorkerLostError: another worker was killed or does not answer.
         """
         self.workers, self.saving, self._stop = workers or Workers(), saving or Saving(), stop
-        check_run(config, bags, split, num_workers=self.workers.world_size)
+        check_run(config, bags, split, num_workers=self.workers.world_size, validates=num_epochs is None)
         self.device = device_of(config.device)
-        self.config, self.split = config, split
+        self.config, self.split, self._num_epochs = config, split, num_epochs
         self.bags: BagSource = resident(bags, config.loading.cache, self.device)
         self.student = _first_student(config, bags, split, pretrained).to(self.device)
         self.teacher = (
@@ -113,7 +117,10 @@ class Trainer:
             config, self.student, self.teacher, self.workers, most_rows=most_rows, memory=memory
         )
         self.optimizer = self.train_step.optimizer
-        self.run = RunState(self.student, self.teacher, self.optimizer, self.workers, memory)
+        networks = self.student, self.teacher
+        self.run = RunState(
+            *networks, self.optimizer, self.workers, memory, keeps_predictions=keeps_predictions
+        )
         self.folder = self._open(folder) if folder is not None else None
 
     @property
@@ -130,9 +137,9 @@ class Trainer:
     def is_finished(self) -> bool:
         """Whether all epochs are done or early stopping has ended the run."""
         done, stopping = len(self.history), self.config.early_stopping
-        if done >= self.config.epochs:
+        if done >= (self._num_epochs or self.config.epochs):
             return True
-        if stopping.patience is None or done <= stopping.from_epoch:
+        if self._num_epochs or stopping.patience is None or done <= stopping.from_epoch:
             return False
         return done - 1 - self.best.epoch >= stopping.patience
 
@@ -178,11 +185,6 @@ class Trainer:
         self._save()
         return record
 
-    def _plan(self, epoch: int) -> EpochPlan:
-        """Plan the bags of each step of an epoch on each worker."""
-        sizes_N = self.bags.sizes_N[self._train_rows]
-        return epoch_plan(sizes_N, seed=self.config.seed, epoch=epoch, **self._limits)
-
     def _take_steps(self, epoch: int) -> None:
         """Take the steps of an epoch that are not done yet.
 
@@ -191,7 +193,8 @@ class Trainer:
         """
         config, rows_N, run = self.config, self._train_rows, self.run
         last_saved = time.perf_counter()
-        plan, draws = self._plan(epoch), Draws(config.seed, epoch)
+        plan = epoch_plan(self.bags.sizes_N[rows_N], seed=config.seed, epoch=epoch, **self._limits)
+        draws = Draws(config.seed, epoch)
         mine = [rows_N[positions] for positions in plan.of_rank(self.workers.rank, run.step)]
         with read_ahead(
             self.bags, mine, dtype=self.train_step.dtype, device=self.device, loading=config.loading
@@ -226,14 +229,8 @@ class Trainer:
     ) -> EpochRecord:
         """Validate student and teacher after an epoch, and find the best epoch so far."""
         train_s = time.perf_counter() - started
-        validation = self._predict(self.student)
-        score = validation.score
-        if score is None:
-            raise SplitError(
-                f"the validation set: {self.student.task.title} is undefined for its {len(validation.keys)} "
-                "bags, so no epoch can be selected; give another split"
-            )
-        best_epoch, best_score = self.run.best_with(score, validation.loss)
+        score, loss = self._validate()
+        best_epoch, best_score = self.run.best_with(score, loss)
         figures, self.run.masks = self._telemetry.measure(len(self.history), self.run.masks, self.workers)
         return EpochRecord(
             epoch=len(self.history),
@@ -241,7 +238,7 @@ class Trainer:
             learning_rate=learning_rate,
             momentum=momentum,
             student_validation_score=score,
-            student_validation_loss=validation.loss,
+            student_validation_loss=loss,
             teacher_validation_score=self._teacher_score(score),
             selects_on_test=self.split.selects_on_test,
             best_epoch=best_epoch,
@@ -251,9 +248,23 @@ class Trainer:
             **asdict(figures),
         )
 
-    def _teacher_score(self, student_score: float) -> float | None:
+    def _validate(self) -> tuple[float | None, float | None]:
+        """The student's score and loss on the validation bags; None without such bags."""
+        if self._num_epochs:
+            return None, None
+        validation = self._predict(self.student)
+        score = validation.score
+        if score is None:
+            raise SplitError(
+                f"the validation set: {self.student.task.title} is undefined for its {len(validation.keys)} "
+                "bags, so no epoch can be selected; give another split"
+            )
+        self.run.keep(validation)
+        return score, validation.loss
+
+    def _teacher_score(self, student_score: float | None) -> float | None:
         """The teacher's validation score; it is computed only if it can differ from a known one."""
-        if self.teacher is None:
+        if self.teacher is None or student_score is None:
             return None
         if not self.teacher.is_own_network:
             return student_score
@@ -273,13 +284,15 @@ class Trainer:
         folder, latest = None, None
         if self.workers.rank == 0:
             identity = {"config.json": self.config.recipe(), "split.json": asdict(self.split)}
+            if self._num_epochs:
+                identity["refit.json"] = {"num_epochs": self._num_epochs}
             folder = RunFolder(path, identity, self.saving, self.bags.digest)
             # Workers that Ray has just started again may find the locks of the lost ones.
             folder.lock(wait_s=LOST_LOCK_S if self.workers.world_size > 1 else 0.0)
-            latest = folder.latest(partial(self.run.check, folder=path))
+            latest = folder.latest(partial(self.run.check, folder=path, keys=self.split.validation))
         latest = self.workers.from_first(latest)
         if latest is not None:
-            self.run.load(*latest, folder=path)
+            self.run.load(*latest, folder=path, keys=self.split.validation)
             if folder is not None:
                 folder.write_history(map(asdict, self.history))  # a torn one, or one behind the checkpoint
         if folder is not None and self.is_finished:
