@@ -183,7 +183,7 @@ class Comparison:
     def note(self, protocol: Protocol) -> str:
         """What a protocol is, with the number of inner folds where it has some."""
         inner = self.inner_folds if protocol in ("refit", "nested") else None
-        return NOTES[protocol] + (f" Inner folds: {inner}." if inner else "")
+        return NOTES[protocol] + (f" With {inner} inner folds." if inner else "")
 
     @property
     def setting(self) -> str:

@@ -23,14 +23,13 @@ from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.resident import resident
 from mhimdist.data.sampler import StepLimits, epoch_plan, most_instances, warn_of_larger_bags
 from mhimdist.data.splits import Split
-from mhimdist.errors import ConfigError, PreemptedError, SplitError
+from mhimdist.errors import ConfigError, PreemptedError
 from mhimdist.method import precision
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel
 from mhimdist.ops.draws import Draws
 from mhimdist.tasks.memory import Memory
 from mhimdist.training import denormals
-from mhimdist.training.evaluation import Predictions, predict
 from mhimdist.training.history import EpochRecord
 from mhimdist.training.launching import LAUNCHING, launching, make_step
 from mhimdist.training.mask_telemetry import MaskTelemetry
@@ -38,6 +37,7 @@ from mhimdist.training.network import network_for
 from mhimdist.training.requirements import check_run
 from mhimdist.training.run_folder import LOST_LOCK_S, RunFolder
 from mhimdist.training.run_state import RunState, Totals
+from mhimdist.training.validation import Validation
 from mhimdist.training.workers import Workers
 
 AGREE_EVERY_STEPS = 16
@@ -100,6 +100,7 @@ class Trainer:
         self.teacher = (
             Teacher(config.teacher, self.student, pretrained) if config.teacher.kind != "none" else None
         )
+        self._validation = Validation(self.bags, split.validation, self.workers)
         self._train_rows = bags.rows_of(split.train)
         if self.workers.rank == 0:
             warn_of_larger_bags(bags, config.max_instances, self._train_rows)
@@ -118,9 +119,8 @@ class Trainer:
         )
         self.optimizer = self.train_step.optimizer
         networks = self.student, self.teacher
-        self.run = RunState(
-            *networks, self.optimizer, self.workers, memory, keeps_predictions=keeps_predictions
-        )
+        kept = keeps_predictions
+        self.run = RunState(*networks, self.optimizer, self.workers, memory, keeps_predictions=kept)
         self.folder = self._open(folder) if folder is not None else None
 
     @property
@@ -229,7 +229,10 @@ class Trainer:
     ) -> EpochRecord:
         """Validate student and teacher after an epoch, and find the best epoch so far."""
         train_s = time.perf_counter() - started
-        score, loss = self._validate()
+        validation = self._validation.of_student(self.student)
+        score, loss = (validation.score, validation.loss) if validation else (None, None)
+        if validation:
+            self.run.keep(validation)
         best_epoch, best_score = self.run.best_with(score, loss)
         figures, self.run.masks = self._telemetry.measure(len(self.history), self.run.masks, self.workers)
         return EpochRecord(
@@ -239,7 +242,7 @@ class Trainer:
             momentum=momentum,
             student_validation_score=score,
             student_validation_loss=loss,
-            teacher_validation_score=self._teacher_score(score),
+            teacher_validation_score=self._validation.of_teacher(self.teacher, score, self.history),
             selects_on_test=self.split.selects_on_test,
             best_epoch=best_epoch,
             best_validation_score=best_score,
@@ -247,37 +250,6 @@ class Trainer:
             epoch_s=time.perf_counter() - started,
             **asdict(figures),
         )
-
-    def _validate(self) -> tuple[float | None, float | None]:
-        """The student's score and loss on the validation bags; None without such bags."""
-        if self._num_epochs:
-            return None, None
-        validation = self._predict(self.student)
-        score = validation.score
-        if score is None:
-            raise SplitError(
-                f"the validation set: {self.student.task.title} is undefined for its {len(validation.keys)} "
-                "bags, so no epoch can be selected; give another split"
-            )
-        self.run.keep(validation)
-        return score, validation.loss
-
-    def _teacher_score(self, student_score: float | None) -> float | None:
-        """The teacher's validation score; it is computed only if it can differ from a known one."""
-        if self.teacher is None or student_score is None:
-            return None
-        if not self.teacher.is_own_network:
-            return student_score
-        if not self.teacher.settings.has_momentum and self.history:
-            return self.history[-1].teacher_validation_score
-        return self._predict(self.teacher.network).score
-
-    def _predict(self, network: BagModel) -> Predictions:
-        """Predictions for the validation bags; each worker predicts its share."""
-        keys = self.split.validation
-        mine = keys[self.workers.rank :: self.workers.world_size]
-        parts = self.workers.gather(predict(network, self.bags, mine) if mine else None)
-        return Predictions.merge([part for part in parts if part is not None], keys)
 
     def _open(self, path: Path) -> RunFolder | None:
         """Claim the run's folder on worker 0, and load its last checkpoint on all."""

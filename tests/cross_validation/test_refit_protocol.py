@@ -89,7 +89,7 @@ def test_inner_runs_are_folds_next_to_the_others_and_none_was_tested(job, done):
 
 def test_every_table_and_file_says_what_refit_is(job, done):
     text = " ".join((job.folder / "table.md").read_text().split())
-    for fragment in (REFIT_NOTE, STRICT_NOTE, PAPER_WARNING, "Inner folds: 2.", "protocols side by side"):
+    for fragment in (REFIT_NOTE, STRICT_NOTE, PAPER_WARNING, "With 2 inner folds.", "protocols side by side"):
         assert fragment in text
     body = json.loads((job.folder / "table.json").read_text())
     assert body["notes"]["refit"].startswith(REFIT_NOTE)

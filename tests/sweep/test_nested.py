@@ -161,7 +161,7 @@ def _check_report(folder):
     text = " ".join((folder / "table.md").read_text().split())
     for fragment in (
         NESTED_NOTE,
-        "Inner folds: 2.",
+        "With 2 inner folds.",
         "what each outer fold's search chose",
         "nested protocol",
     ):
