@@ -35,8 +35,8 @@ class Validation:
         found = self._predict(student)
         if found.score is None:
             raise SplitError(
-                f"the validation set: {student.task.title} is undefined for its {len(found.keys)} bags, so no "
-                "epoch can be selected; give another split"
+                f"the validation set: {student.task.title} is undefined for its {len(found.keys)} bags, so "
+                "no epoch can be selected; give another split"
             )
         return found
 
