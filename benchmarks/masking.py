@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.peers import naive_kept
 from benchmarks.train_step import ratio
 from mhimdist import ops
-from mhimdist.config.train import Masking
+from mhimdist.config.method import Masking
 from mhimdist.method.step_numbers import StepNumbers
 from mhimdist.ops.draws import Draws
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mhimdist.config.train import Masking, TrainConfig
+from mhimdist.config.method import Masking
+from mhimdist.config.train import TrainConfig
 
 
 class Laps:

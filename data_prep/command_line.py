@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from data_prep.settings import Metavar, Settings, reason, whole
+from data_prep.settings import Metavar, Settings, Several, reason, whole
 from data_prep.writing.parallel import num_cores
 from mhimdist.process import Stopping
 
@@ -36,13 +36,17 @@ def add_options(parser: argparse.ArgumentParser, settings: type[Settings]) -> No
             parser.add_argument(flag, action="store_true", help=about)
         elif choices is not None:
             parser.add_argument(flag, choices=choices, default=field.default, help=about)
+        elif any(isinstance(item, Several) for item in field.metadata):
+            parser.add_argument(
+                flag, nargs="+", required=field.is_required(), metavar=_metavar(field), help=about
+            )
         else:
             parser.add_argument(
                 flag,
                 type=partial(_parsed, _validator(field)),
                 required=field.is_required(),
                 default=None if field.is_required() else field.default,
-                metavar=next((item.name for item in field.metadata if isinstance(item, Metavar)), None),
+                metavar=_metavar(field),
                 help=about,
             )
 
@@ -96,6 +100,10 @@ def _parsed(kind: TypeAdapter[Any], text: str) -> Any:
         return kind.validate_python(text)
     except ValidationError as error:
         raise argparse.ArgumentTypeError(reason(error.errors()[0])) from None
+
+
+def _metavar(field: FieldInfo) -> str | None:
+    return next((item.name for item in field.metadata if isinstance(item, Metavar)), None)
 
 
 def _help(field: FieldInfo) -> str:

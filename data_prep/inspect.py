@@ -12,10 +12,13 @@ from rich.table import Table
 
 from data_prep.checks.inspection import Inspection, inspect
 from data_prep.command_line import add_workers
+from data_prep.readers.members import encoder_of
 from data_prep.tables.target_checks import summary
 from data_prep.writing.progress import bar
 from mhimdist import terminal
+from mhimdist.data import feature_sets
 from mhimdist.data.manifest import Manifest
+from mhimdist.errors import ConfigError
 from mhimdist.process import run
 
 
@@ -38,6 +41,8 @@ def tables(found: Inspection) -> list[Table]:
     about.add_row("features", f"{rows['num_features'][0].as_py():,} wide, {_counted(dtypes)}")
     for name in ("encoder", "patch_size", "level", "magnification"):
         about.add_row(name.replace("_", " "), _counted(Counter(bag.get(name) for bag in found.described)))
+    if (scale := info.standardized.get("")) is not None:
+        about.add_row("standardised", scale.text)
     for kind in ("coords", "instance_labels"):
         have = len(rows) - rows[f"{kind}_offset"].null_count
         about.add_row(kind.replace("_", " "), f"{have:,} of {len(rows):,} bags")
@@ -72,6 +77,47 @@ def tables(found: Inspection) -> list[Table]:
     return [about, classes, odd]
 
 
+def _one_of(manifest: Manifest, asked: str | None, folder: Path) -> tuple[str]:
+    """The name of the set to look at; "" if features have no name.
+
+    Raises:
+        ConfigError: there is no such set.
+    """
+    names = manifest.feature_sets
+    if asked is None:
+        return ((*names, "")[0],)
+    found = feature_sets.chosen(names, asked, str(folder))
+    if len(found) > 1:
+        raise ConfigError(f"--features: expected one feature set, got {asked!r}")
+    return (found[0],)
+
+
+def _sets(manifest: Manifest, shown: str, folder: Path) -> Table:
+    """A table of all feature sets: their sizes, and whose coordinates agree, so that they can be joined."""
+    title = f"Feature sets; what follows is {shown}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for column in ("features", "encoder", "width", "dtype", "instances", "bytes", "side by side with"):
+        table.add_column(column, justify="right" if column in ("width", "instances", "bytes") else "left")
+    places = {
+        name: {row["slide"]: (row["num_instances"], row["coords_crc32"]) for row in part.rows.to_pylist()}
+        for name, part in manifest.each.items()
+    }
+    for name, part in manifest.each.items():
+        rows, own = part.rows, places[name]
+        whole = all(crc32 is not None for _, crc32 in own.values())
+        alike = [other for other in places if whole and other != name and places[other] == own]
+        table.add_row(
+            name,
+            encoder_of(folder, part) or "unknown",
+            f"{rows['num_features'][0].as_py():,}",
+            _counted(Counter(rows["dtype"].to_pylist())),
+            f"{rows['num_instances'].to_numpy().sum():,}",
+            decimal(sum(shard.bytes for shard in part.info.shards)),
+            ", ".join(alike) or "none",
+        )
+    return table
+
+
 def _spread(size_N: np.ndarray) -> str:
     low, median, high = np.percentile(size_N, [0, 50, 100])
     return f"{low:,.0f} to {high:,.0f} per bag, median {median:,.0f}"
@@ -91,6 +137,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder that data_prep.shard wrote")
     parser.add_argument(
+        "--features",
+        metavar="NAME",
+        help="the feature set to look at, if the data set has several (default: the first)",
+    )
+    parser.add_argument(
         "--picture",
         type=Path,
         metavar="FILE",
@@ -103,14 +154,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     add_workers(parser, "number of bags read at a time")
     options = parser.parse_args(arguments)
-    manifest = Manifest.read(options.folder)
+    whole = Manifest.read(options.folder)
+    (name,) = _one_of(whole, options.features, options.folder)
+    manifest = whole.of(name)
     read: list[int] = []
     total = int(manifest.rows["features_bytes"].to_numpy().sum())
     with bar(total, lambda: sum(read), "reading"):
         found = inspect(
-            options.folder, values=not options.quick, workers=options.workers, on_bytes=read.append
+            options.folder,
+            feature_set=name,
+            values=not options.quick,
+            workers=options.workers,
+            on_bytes=read.append,
         )
     console = terminal.console()
+    if name:
+        console.print(_sets(whole, name, options.folder))
     for table in tables(found):
         console.print(table)
     from data_prep.checks.pictures import draw  # matplotlib takes a second to import

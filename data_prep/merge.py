@@ -71,9 +71,11 @@ def merge(folders: Sequence[Path], out: Path, *, name: str | None = None, copy: 
             synthetic=any(manifest.info.synthetic for manifest in manifests),
             description="; ".join(dict.fromkeys(m.info.description for m in manifests if m.info.description)),
             shards=tuple(shards),
+            standardized=manifests[0].info.standardized,
             task=task,
         )
-        merged = stratified(Manifest(info, pa.Table.from_pylist(rows, rows_schema(task))))
+        schema = rows_schema(task, named=bool(manifests[0].feature_sets))
+        merged = stratified(Manifest(info, pa.Table.from_pylist(rows, schema)))
         merged.write(made)
     return merged
 
@@ -107,7 +109,7 @@ def _grades(folders: Sequence[Path], manifests: Sequence[Manifest]) -> tuple[str
 
 
 def _refuse_mixtures(folders: Sequence[Path], manifests: Sequence[Manifest]) -> None:
-    counts = Counter(slide for manifest in manifests for slide in manifest.rows["slide"].to_pylist())
+    counts = Counter(slide for manifest in manifests for slide in manifest.rows["slide"].unique().to_pylist())
     if twice := [slide for slide, count in counts.items() if count > 1]:
         raise DataError(f"{len(twice)} slides are in more than one of the data sets: {some(twice)}")
     for folder, manifest in zip(folders[1:], manifests[1:], strict=True):
@@ -116,18 +118,28 @@ def _refuse_mixtures(folders: Sequence[Path], manifests: Sequence[Manifest]) -> 
             raise LabelError(
                 f"{folder}: expected labels of {in_words(one)} as in {folders[0]}, got {in_words(other)}"
             )
-    first: dict[str, Any] = {}
+    names = sorted(manifests[0].feature_sets)
+    first: dict[tuple[str, str], Any] = {}
     for folder, manifest in zip(folders, manifests, strict=True):
-        got = {
-            "width": manifest.rows["num_features"][0].as_py(),
-            "encoder": encoder_of(folder, manifest),
-        }
-        for what, value in got.items():
-            if value is not None and first.setdefault(what, value) != value:
-                raise DataError(
-                    f"{folder}: expected features of {what} {first[what]!r} as in the other data sets, "
-                    f"got {value!r}"
-                )
+        if sorted(manifest.feature_sets) != names:
+            expected, got = (", ".join(each) or "none" for each in (names, sorted(manifest.feature_sets)))
+            raise DataError(
+                f"{folder}: expected the named feature sets of the other data sets, {expected}, got {got}"
+            )
+        for name, part in manifest.each.items():
+            scale = part.info.standardized.get("")
+            found = {
+                "width": part.rows["num_features"][0].as_py(),
+                "encoder": encoder_of(folder, part),
+                "scale": scale.text if scale else "unchanged",
+            }
+            of = f" in the feature set {name!r}" if name else ""
+            for what, value in found.items():
+                if value is not None and first.setdefault((name, what), value) != value:
+                    raise DataError(
+                        f"{folder}: expected features of {what} {first[name, what]!r}{of} as in the other "
+                        f"data sets, got {value!r}"
+                    )
 
 
 def _put(source: Path, target: Path, *, copy: bool) -> None:
@@ -162,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     merged = merge(options.folders, options.out, name=options.name, copy=options.copy)
     num_bytes = sum(shard.bytes for shard in merged.info.shards)
     say(
-        f"{options.out}: {len(merged.rows)} bags, {decimal(num_bytes)} "
+        f"{options.out}: {len(merged.rows) // len(merged.each)} bags, {decimal(num_bytes)} "
         f"(shards: {len(merged.info.shards)}; {summary(merged)})"
     )
 

@@ -44,6 +44,10 @@ class Metavar(NamedTuple):
     name: str
 
 
+class Several(NamedTuple):
+    """Marks a field whose option takes several values, separated by spaces; the field gets them as a list."""
+
+
 def whole(lowest: int | None = None) -> BeforeValidator:
     """Let a field take whole numbers, also as text; `lowest`, if given, is the smallest that it takes.
 

@@ -4,8 +4,8 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +14,30 @@ from rich.filesize import decimal
 
 from data_prep.command_line import stoppable
 from data_prep.readers.sources import some
-from data_prep.shard_labels import labelled
+from data_prep.shard_labels import Labelled, labelled
 from data_prep.shard_options import ShardOptions
 from data_prep.tables.target_checks import summary
-from data_prep.writing.parallel import in_cluster, results
+from data_prep.writing import feature_sets
+from data_prep.writing.parallel import in_cluster, num_cores, results
 from data_prep.writing.plan import (
+    PlannedBag,
     ShardPlan,
     SourceChangedError,
     WrittenShard,
     plan_bags,
-    plan_shards,
     write_shard,
 )
 from data_prep.writing.progress import Count, bar
 from data_prep.writing.selection import (
-    matched,
     next_number,
-    not_in,
     nothing_in_both,
     refuse_another_encoder,
 )
 from data_prep.writing.skipped import SKIPPED_NAME, BadBag, named, read_skipped, write_skipped
+from data_prep.writing.standardize import scale_of, standardized
 from data_prep.writing.workplace import Workplace
 from data_prep.writing.writer import naming
+from mhimdist.data.feature_sets import COLUMN
 from mhimdist.data.manifest import DatasetInfo, Manifest, rows_schema
 from mhimdist.data.strata import stratified
 from mhimdist.data.targets import CLASSIFICATION
@@ -64,7 +65,12 @@ class Outcome:
 
 
 def shard(
-    features: Path, labels: Path | None, out: Path, *, distributed: bool = False, **options: Any
+    features: Path | Mapping[str, Path],
+    labels: Path | None,
+    out: Path,
+    *,
+    distributed: bool = False,
+    **options: Any,
 ) -> Outcome:
     """Write a data set of shards; the same input gives the same bytes for any number of workers.
 
@@ -72,7 +78,8 @@ def shard(
     end. If a run is interrupted, the next run over the same sources reuses the shards that it finished.
 
     Args:
-        features: folder of features, see `folders.find_features`.
+        features: folder of features, see `folders.find_features`; or, by name, the folders of the features
+            that several encoders made of the same slides.
         labels: table of slide, label and optionally case, see `labels.read_labels`; None takes the labels
             from bundles of bags, which must state them.
         out: folder to make; must not exist, unless you append to it.
@@ -102,8 +109,9 @@ def make_shards(options: ShardOptions, *, distributed: bool = False) -> Outcome:
         OSError: a file cannot be read or written.
     """
     # Absolute, because the workers of a cluster run in other folders.
-    paths = {name: Path(os.path.abspath(getattr(options, name))) for name in ("features", "out")}
-    options = options.model_copy(update=paths)
+    paths = {name: Path(os.path.abspath(path)) for name, path in options.sets.items()}
+    out = Path(os.path.abspath(options.out))
+    options = options.model_copy(update={"features": paths.get("", paths), "out": out})
     workplace = Workplace(options.out)
     before = Manifest.open(options.out) if options.append else None
     if before is None and not workplace.may_have_made():
@@ -114,7 +122,11 @@ def make_shards(options: ShardOptions, *, distributed: bool = False) -> Outcome:
             if (outcome := _made_before(workplace, plan)) is not None:
                 return outcome
             shards, num_reused = _write(workplace, plan, options, distributed=distributed)
-            return _finish(workplace, plan, shards, num_reused)
+            made_of, worse = [shard.plan for shard in shards], [bag for shard in shards for bag in shard.bad]
+            if worse and "" not in options.sets:
+                rest = replace(plan, shards=feature_sets.without(plan.shards, worse))
+                shards, _ = _write(workplace, rest, options, distributed=distributed)
+            return _finish(workplace, plan, shards, num_reused, made_of, worse)
     except OSError as error:
         raise naming(options.out, error) from error
 
@@ -150,43 +162,77 @@ class _Plan:
 def _plan(options: ShardOptions, before: Manifest | None) -> _Plan:
     """Decide which bag goes into which shard."""
     found = labelled(options, before)
-    table, sources, classes = found.rows, found.sources, found.classes
-    dtype = options.dtype
-    if before is not None:
-        table, sources = not_in(table, sources, before)
-        dtype = dtype or before.rows["dtype"][0].as_py()
-    labels = options.labels or options.features
-    sources = {slide: source for slide, source in sources.items() if slide not in found.left_out}
-    all_rows = table
-    table, passed_over = matched(table, sources, options.features, labels, skip=options.skip_unmatched)
-    if not table and before is None:
-        raise nothing_in_both(all_rows, sources, options.features, labels)
-    looked = Count()
-    with bar(len(table), lambda: looked.total, "reading headers:", unit="slides"):
-        bags, bad = plan_bags(
-            table,
-            sources,
-            classes,
-            dtype or "float16",
-            task=found.task,
-            seed=options.seed,
-            width=before.rows["num_features"][0].as_py() if before else None,
+    feature_sets.refuse_other_names(list(options.sets), before, options.out)
+    sources = {
+        name: {slide: source for slide, source in each.items() if slide not in found.left_out}
+        for name, each in found.sources.items()
+    }
+    selected, passed_over = feature_sets.select(
+        found.rows,
+        sources,
+        before,
+        features=options.sets,
+        labels=options.labels,
+        skip=options.skip_unmatched,
+    )
+    for name, each in selected.items():
+        if not each.table and before is None:
+            place = options.sets[name]
+            raise nothing_in_both(found.rows, sources[name], place, options.labels or place)
+    planned = {name: _planned(options, name, each, found) for name, each in selected.items()}
+    usable = feature_sets.planned_in_all(planned)
+    scales = dict(before.info.standardized) if before else {}
+    for name, bags in usable.items():
+        part = selected[name].before
+        scale = scale_of(
+            bags,
+            asked=options.standardize,
+            like=options.standardize_as,
+            before=part,
+            name=name,
             skip_bad=options.skip_bad,
-            on_bag=looked.add,
+            workers=options.workers or num_cores(),
         )
-    if before is not None:
-        refuse_another_encoder(bags, before, options.out)
+        if scale is not None:
+            usable[name], scales[name] = standardized(bags, scale), scale
+        if part is not None:
+            refuse_another_encoder(bags, part, options.out)
     info = DatasetInfo(
         name=options.name or (before.info.name if before else options.out.name),
-        classes=classes,
+        classes=found.classes,
         synthetic=options.synthetic or (before is not None and before.info.synthetic),
         description=options.description or (before.info.description if before else ""),
         shards=(),
+        standardized=scales,
         task=None if found.task == CLASSIFICATION else found.task,
     )
-    shards = plan_shards(bags, options.shard_bytes, first=next_number(before))
-    bad = sorted([*bad, *(BadBag(slide, reason) for slide, reason in found.left_out.items())])
+    shards = feature_sets.fill(usable, options.shard_bytes, next_number(before))
+    unusable = {bag for _, bad in planned.values() for bag in bad}
+    bad = sorted([*unusable, *(BadBag(slide, reason) for slide, reason in found.left_out.items())])
     return _Plan(shards, info, before, passed_over, bad)
+
+
+def _planned(
+    options: ShardOptions, name: str, selected: feature_sets.Selected, found: Labelled
+) -> tuple[list[PlannedBag], list[BadBag]]:
+    """The plans of a feature set's bags, and those that cannot be used."""
+    rows = selected.before.rows if selected.before is not None else None
+    dtype = options.dtype or (rows["dtype"][0].as_py() if rows is not None else "float16")
+    looked = Count()
+    what = f"reading headers{f' of {name}' if name else ''}:"
+    with bar(len(selected.table), lambda: looked.total, what, unit="slides"):
+        bags, bad = plan_bags(
+            selected.table,
+            selected.sources,
+            found.classes,
+            dtype,
+            task=found.task,
+            seed=options.seed,
+            width=rows["num_features"][0].as_py() if rows is not None else None,
+            skip_bad=options.skip_bad,
+            on_bag=looked.add,
+        )
+    return feature_sets.named(bags, name), bad
 
 
 def _refuse_existing(out: Path) -> None:
@@ -240,24 +286,38 @@ def _write(
     return [written[shard.name] for shard in plan.shards], num_reused
 
 
-def _finish(workplace: Workplace, plan: _Plan, shards: Sequence[WrittenShard], num_reused: int) -> Outcome:
-    """Make the data set appear, or grow, with its manifest and its table of bags that were left out."""
-    worse = [bag for shard in shards for bag in shard.bad]
+def _finish(
+    workplace: Workplace,
+    plan: _Plan,
+    shards: Sequence[WrittenShard],
+    num_reused: int,
+    made_of: Sequence[str],
+    worse: Sequence[BadBag],
+) -> Outcome:
+    """Make the data set appear, or grow, with its manifest and its table of bags that were left out.
+
+    Args:
+        workplace, plan, num_reused: of this run.
+        shards: the shards, as they were written.
+        made_of: digests of the plans of all shards, as they were before a bag turned out bad.
+        worse: bags that turned out bad while they were written.
+    """
     bad = [*plan.bad, *worse]
-    rows = pa.Table.from_pylist([row for shard in shards for row in shard.rows], rows_schema(plan.info.task))
+    written = [row for shard in shards for row in shard.rows]
+    schema = rows_schema(plan.info.task, named=any(COLUMN in row for row in written))
+    rows = pa.Table.from_pylist(written, schema)
     listed = tuple(shard.shard for shard in shards if shard.shard is not None)
     if plan.before is None and not listed:
         raise DataError(f"none of the slides can be used: {named(bad)}")
     num_new = len(rows)
     if plan.before is not None:
-        rows = pa.concat_tables([plan.before.rows, rows])
+        rows = pa.concat_tables([plan.before.rows, rows]) if written else plan.before.rows
         listed = (*plan.before.info.shards, *listed)
     else:
         write_skipped(workplace.shards, bad, rows["slide"].to_pylist())
     if num_new:
-        made_of = plan.digest([shard.plan for shard in shards])
         manifest = Manifest(plan.info.model_copy(update={"shards": listed}), rows)
-        workplace.publish(stratified(manifest), made_of)
+        workplace.publish(stratified(manifest), plan.digest(made_of))
     if plan.before is not None:
         write_skipped(workplace.out, bad, rows["slide"].to_pylist())
     return plan.outcome(num_new, num_reused, worse)
@@ -282,11 +342,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         say(f"reused from an interrupted run: {outcome.num_reused} shards")
     manifest = Manifest.read(options.out)
     info, num_bytes = manifest.info, sum(item.bytes for item in manifest.info.shards)
+    sets = manifest.each
     new = f", {outcome.num_new} of them new," if options.append else ""
     num_cases = len(manifest.rows["case"].unique())
+    of_sets = f" in each of {len(sets)} feature sets, {', '.join(sets)}," if manifest.feature_sets else ""
     say(
-        f"{options.out}: {len(manifest.rows)} bags{new} of {num_cases} cases, {decimal(num_bytes)} "
-        f"(shards: {len(info.shards)}; {summary(manifest)})"
+        f"{options.out}: {len(manifest.rows) // len(sets)} bags{of_sets}{new} of {num_cases} cases, "
+        f"{decimal(num_bytes)} (shards: {len(info.shards)}; {summary(manifest)})"
     )
 
 

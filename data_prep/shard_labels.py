@@ -27,29 +27,32 @@ class Labelled:
 
     Attributes:
         rows: the labels.
-        sources: the features by slide.
+        sources: the features by set and slide; that of features without a name is "".
         task: what the labels mean.
         classes: the classes in the order of their indices; empty for targets, whose strata are decided last.
         left_out: why slides without ground truth are left out, by slide.
     """
 
     rows: list[SlideLabel]
-    sources: dict[str, Source]
+    sources: dict[str, dict[str, Source]]
     task: TaskInfo
     classes: tuple[str, ...]
     left_out: dict[str, str]
 
 
 def labelled(options: ShardOptions, before: Manifest | None) -> Labelled:
-    """Find the labels and the features of all slides, used or not.
+    """Find the labels and the features of all slides, used or not; the first set tells how slides are named.
 
     Raises:
         ConfigError: an option does not fit the task.
         DataError: the features cannot be used.
         LabelError: the labels cannot be used, or are of another task than the data set to append to.
     """
-    with doing(f"looking for features in {options.features}"):
-        sources = find_features(options.features, options.stated)
+    sets = {}
+    for name, path in options.sets.items():
+        with doing(f"looking for features in {path}"):
+            sets[name] = find_features(path, options.stated)
+    sources, place = next(iter(sets.values())), options.labels or next(iter(options.sets.values()))
     others: Sequence[str] = ()
     if options.labels is None:
         task = task_of(sources, options.task)
@@ -72,12 +75,12 @@ def labelled(options: ShardOptions, before: Manifest | None) -> Labelled:
     if task.of_classes:
         classes = _classes(options, before, sources, rows, task)
     elif used := [row for row in rows if row.slide in sources]:
-        refuse_unlearnable(used, task, options.labels or options.features)
+        refuse_unlearnable(used, task, place)
     disagreeing = None if task == CLASSIFICATION else warning_of_cases(rows)
     for warning in (missing_cases(rows, others), disagreeing):
         if warning is not None:
             say(f"warning: {warning}", stderr=True)  # now, not after hours
-    return Labelled(rows, sources, task, classes, left_out)
+    return Labelled(rows, sets, task, classes, left_out)
 
 
 def _classes(
@@ -95,7 +98,7 @@ def _classes(
     classes = class_names(used if options.classes else rows, options.classes, before, in_shards)
     is_new = options.classes is None and before is None
     if task.name == "ordinal" and is_new and in_shards is None:
-        classes = grades_in_order(classes, str(options.labels or options.features))
+        classes = grades_in_order(classes, str(options.labels or next(iter(options.sets.values()))))
     unused = sorted({row.label for row in rows} - {row.label for row in used})
     if used and unused and is_new:
         say(

@@ -1,17 +1,18 @@
 """The options of `data_prep.shard`, both of the function and of the command."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from data_prep.command_line import add_options, chosen
 from data_prep.readers.stated import NOTHING_STATED, Stated
-from data_prep.settings import Metavar, Settings, whole
+from data_prep.settings import Metavar, Settings, Several, whole
 from data_prep.tables.target_columns import TargetColumns
 from data_prep.writing.skipped import SKIPPED_NAME
+from mhimdist.data.feature_sets import is_name
 from mhimdist.data.targets import TaskName
 from mhimdist.errors import ConfigError
 from mhimdist.tables.names import composed
@@ -33,6 +34,35 @@ def _renames(value: Any) -> Any:
     return {old: new for old, _, new in pairs}
 
 
+def features_of(value: Any) -> Any:
+    """A path, or paths by the names of feature sets, from what an option or a caller gives.
+
+    Raises:
+        ValueError: several values are not all NAME=PATH, or a name is not one or comes twice.
+    """
+    if isinstance(value, Mapping):
+        sets = [(str(name), Path(path)) for name, path in value.items()]
+    else:
+        given = [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]
+        pairs = [item.partition("=") for item in given]
+        alone = len(given) == 1 and not is_name(pairs[0][0])
+        if alone or (len(given) == 1 and (not pairs[0][1] or Path(given[0]).exists())):
+            return Path(given[0])
+        if bad := [item for item, (_, _, path) in zip(given, pairs, strict=True) if not path]:
+            raise ValueError(f"expected a path, or several as NAME=PATH NAME=PATH ..., got {bad[0]!r}")
+        sets = [(name, Path(path)) for name, _, path in pairs]
+    if bad := [name for name, _ in sets if not is_name(name)]:
+        raise ValueError(f"expected names of feature sets in letters, digits, _ and -, got {bad[0]!r}")
+    if not sets or len(dict(sets)) < len(sets):
+        raise ValueError(
+            f"expected each feature set once, got {', '.join(name for name, _ in sets) or 'none'}"
+        )
+    return dict(sets)
+
+
+Features = Annotated[Path | dict[str, Path], BeforeValidator(features_of)]
+"""A path of features, or paths by the names of feature sets."""
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 """Several names; as text, separated by commas: a name may hold any other character."""
 
@@ -43,10 +73,11 @@ Renames = Annotated[dict[str, str], BeforeValidator(_renames)]
 class ShardOptions(Settings):
     """How features of slides and their labels become shards."""
 
-    features: Annotated[Path, Metavar("PATH")] = Field(
+    features: Annotated[Features, Metavar("[NAME=]PATH"), Several()] = Field(
         description="folder that CLAM, TRIDENT or STAMP wrote; or any folder, with its subfolders, of one "
         ".pt, .h5, .npy, .npz or .zarr per slide, of WebDataset shards, or of Parquet files of bags; the "
-        "content of a file decides how it is read"
+        "content of a file decides how it is read. For several encoders of the same slides, NAME=PATH of "
+        "each, such as uni=PATH virchow2=PATH: training then chooses one, or uni+virchow2 side by side"
     )
     labels: Annotated[Path | None, Metavar("TABLE")] = Field(
         None,
@@ -130,6 +161,17 @@ class ShardOptions(Settings):
         description="leave out slides whose features cannot be used (empty, NaN, damaged, of another width "
         f"than most), report how many, and list them in {SKIPPED_NAME}",
     )
+    standardize: bool = Field(
+        False,
+        description="subtract from every feature its mean, and divide by its standard deviation, over all "
+        "instances of all bags, whatever their labels. Bags that a fold tests later count in both; the "
+        "manifest keeps them. Meant for measured features, such as those of data_prep.classic",
+    )
+    standardize_as: Annotated[Path | None, Metavar("DIR")] = Field(
+        None,
+        description="standardise by the mean and deviation of this data set, as for slides that a model "
+        "trained on it shall predict",
+    )
     stated: Stated = NOTHING_STATED
     dtype: Literal["float16", "bfloat16", "float32"] | None = Field(
         None,
@@ -150,6 +192,19 @@ class ShardOptions(Settings):
         "", description="where the features come from, for the manifest"
     )
     synthetic: bool = Field(False, description="record in the manifest that the features are synthetic")
+
+    @model_validator(mode="after")
+    def _encoder_of_all(self) -> Self:
+        if "" not in self.sets and self.stated.encoder is not None:
+            raise ValueError(
+                "encoder: the name of each feature set stands for its encoder; leave --encoder out"
+            )
+        return self
+
+    @property
+    def sets(self) -> dict[str, Path]:
+        """The folder of every feature set by its name; that of features without a name under ""."""
+        return {"": self.features} if isinstance(self.features, Path) else self.features
 
     def target_columns(self, task: TaskName | None) -> TargetColumns | None:
         """The columns of targets to read; None for a task of classes.

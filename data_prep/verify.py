@@ -12,10 +12,11 @@ from data_prep.checks.faults import Fault, verify
 from data_prep.checks.repair import repair
 from data_prep.command_line import add_options, add_workers, chosen
 from data_prep.readers.stated import Stated
+from data_prep.shard_options import features_of
 from data_prep.writing.progress import Count, bar
 from mhimdist import terminal
 from mhimdist.data.manifest import Manifest
-from mhimdist.errors import CorruptShard
+from mhimdist.errors import ConfigError, CorruptShard
 from mhimdist.process import run
 
 MAX_LISTED = 20
@@ -36,17 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_workers(parser, "number of shards read or rewritten at a time")
     parser.add_argument(
         "--repair",
-        type=Path,
-        metavar="FEATURES",
+        action="append",
+        metavar="[NAME=]FEATURES",
         help="rewrite damaged and missing shards from the features that they were made of, to exactly the "
-        "bytes that the manifest lists; give the options below as you gave them to data_prep.shard",
+        "bytes that the manifest lists; once per feature set if they have names; give the options "
+        "below as you gave them to data_prep.shard",
     )
     add_options(parser, Stated)
     options = parser.parse_args(arguments)
     folder = options.folder
 
     started = time.perf_counter()
-    info = Manifest.read(folder).info
+    manifest = Manifest.read(folder)
+    info = manifest.info
     num_bytes = sum(shard.bytes for shard in info.shards)
     console = terminal.console()
     counted = Count()
@@ -55,20 +58,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _list(console, faults)
     if faults and options.repair is not None:
         repaired, faults = repair(
-            folder, faults, options.repair, stated=chosen(Stated, options), workers=options.workers
+            folder,
+            faults,
+            _features(options.repair),
+            stated=chosen(Stated, options),
+            workers=options.workers,
         )
         console.print(f"repaired: {', '.join(repaired) or 'nothing'}", style="green", soft_wrap=True)
         _list(console, faults, "not repaired: ")
     if faults:
         num_files = len({fault.file for fault in faults})
         raise CorruptShard(f"{folder} is not as it was written (faults: {len(faults)}, files: {num_files})")
-    num_bags = sum(shard.num_bags for shard in info.shards)
+    names = manifest.feature_sets
+    num_bags = len(manifest.rows) // max(1, len(names))
+    of_sets = f" in each of {len(names)} feature sets, {', '.join(names)}" if names else ""
     console.print(
-        f"{folder}: {num_bags} bags, {decimal(num_bytes)} (shards: {len(info.shards)}): all as written"
-        f" ({time.perf_counter() - started:.1f} s)",
+        f"{folder}: {num_bags} bags{of_sets}, {decimal(num_bytes)} (shards: {len(info.shards)}): all as "
+        f"written ({time.perf_counter() - started:.1f} s)",
         style="green",
         soft_wrap=True,
     )
+
+
+def _features(given: Sequence[str]) -> Path | dict[str, Path]:
+    """The features that `--repair` names.
+
+    Raises:
+        ConfigError: they are not named as `data_prep.shard` takes them.
+    """
+    try:
+        features: Path | dict[str, Path] = features_of(list(given))
+    except ValueError as error:
+        raise ConfigError(f"--repair: {error}") from None
+    return features
 
 
 def _list(console: Console, faults: Sequence[Fault], what: str = "") -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mhimdist.config.train import TrainConfig
     from mhimdist.cross_validation.compare import run_cross_validation
     from mhimdist.cross_validation.options import CrossValidation
-    from mhimdist.data.shards import open_bags
+    from mhimdist.data.opening import open_bags
     from mhimdist.data.splits import Split, holdout, k_folds
     from mhimdist.export.loading import load_student
     from mhimdist.export.run import export_model
@@ -75,7 +75,7 @@ _MODULES = {
     "holdout": "data.splits",
     "k_folds": "data.splits",
     "load_student": "export.loading",
-    "open_bags": "data.shards",
+    "open_bags": "data.opening",
     "open_trainer": "training.first_stage",
     "predict": "prediction.run",
     "preset": "config.presets",

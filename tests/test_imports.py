@@ -44,7 +44,7 @@ ORDER = {
         {"writing"},
         {"checks"},
         {"command_line"},
-        {"digits", "inspect", "merge", "shard", "shard_labels", "shard_options", "verify"},
+        {"classic", "digits", "inspect", "merge", "shard", "shard_labels", "shard_options", "verify"},
     ],
 }
 # The only packages and modules that may import a heavy dependency.

@@ -21,7 +21,7 @@ from job_scripts import run_here
 from page_folders import write_predictions, write_whole_run
 from written_runs import MASKED, PLAIN, write_cross_validation
 
-from data_prep import digits
+from data_prep import classic, digits
 from data_prep.readers.stated import Stated
 from data_prep.shard import shard
 from data_prep.shard_options import parser
@@ -87,6 +87,8 @@ def furnished(tmp_path_factory):
     (folder / "source" / "labels.csv").rename(folder / "labels.csv")
     shard(folder / "features", folder / "labels.csv", folder / "data" / "digits-c16")
     name = Manifest.read(folder / "data" / "digits-c16").info.classes[0]
+    for encoder in ("uni", "virchow2"):
+        shutil.copytree(folder / "features", folder / encoder)
     for new in ("more", "other"):
         (folder / new).mkdir()
         np.save(folder / new / f"{new}.npy", np.ones((3, 16), np.float32))
@@ -144,7 +146,10 @@ def test_every_command_has_a_test(page):
     ("page", "said"),
     [
         ("README.md", ["398 of 20 cases"]),
-        ("docs/data.md", ["399 bags, 1 of them new", "both: 400 bags", "repaired: "]),
+        (
+            "docs/data.md",
+            ["in each of 2 feature sets", "399 bags, 1 of them new", "both: 400 bags", "repaired: "],
+        ),
     ],
 )
 def test_the_commands_of_data_prep_run(page, said, workplace, capsys):
@@ -229,6 +234,7 @@ def test_the_options_of_jobs_are_understood(command, monkeypatch):
     ):
         monkeypatch.setattr(module, name, lambda *given, data=None: started.append((given, data)))
     monkeypatch.setattr(digits, "ensure", lambda data, home: data)
+    monkeypatch.setattr(classic, "ensure", lambda data, home, file: data)
     monkeypatch.setattr(sys, "argv", shlex.split(command)[1:])
     runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
     ((given, data),) = started
@@ -242,6 +248,10 @@ def test_the_options_of_jobs_are_understood(command, monkeypatch):
         assert data == "s3://bucket/shards/c16"
         assert str(job.train.loading.shard_cache) == "/local/cache"
         assert job.train.loading.shard_cache_gib == 300
+
+
+ELSEWHERE = ("jobs/predict.py", "jobs/heatmap.py", "jobs/classic.py")
+"""Jobs whose commands another test runs."""
 
 
 def _quick(command: str) -> list[str]:
@@ -261,13 +271,21 @@ def _quick(command: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    "command",  # tests/heatmaps/test_page.py runs those of heat maps
+    "command",  # tests/heatmaps/test_page.py runs those of heat maps, tests/jobs/test_classic_job.py its own
     [
         c
         for c in _all_commands("python jobs/")
         if not any(
             words in c
-            for words in ("://", "/shared/", "jobs/predict.py", "jobs/heatmap.py", COMPARES, REPORTS)
+            for words in (
+                "://",
+                "/shared/",
+                "jobs/predict.py",
+                "jobs/heatmap.py",
+                "jobs/classic.py",
+                COMPARES,
+                REPORTS,
+            )
         )
     ],
 )

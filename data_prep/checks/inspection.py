@@ -59,12 +59,18 @@ class Inspection:
 
 
 def inspect(
-    folder: Path, *, values: bool = True, workers: int = 1, on_bytes: Callable[[int], None] = lambda _: None
+    folder: Path,
+    *,
+    feature_set: str = "",
+    values: bool = True,
+    workers: int = 1,
+    on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Inspection:
     """Look at every bag of a data set.
 
     Args:
         folder: a folder that `data_prep.shard` wrote.
+        feature_set: the feature set to look at, if they have names.
         values: whether to read the features, which finds NaN and constant bags; otherwise only the manifest
             and the JSON members are read.
         workers: number of threads that read.
@@ -74,7 +80,7 @@ def inspect(
         ManifestError: the manifest is unusable, or shards are missing.
         CorruptShard: a JSON member differs from what was written.
     """
-    manifest = Manifest.open(folder)
+    manifest = Manifest.open(folder).of(feature_set)
     rows = manifest.rows.to_pylist()
 
     def look(row: dict[str, Any]) -> BagValues:

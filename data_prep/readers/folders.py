@@ -198,6 +198,11 @@ def _bags_of_ours(folders: set[Path]) -> dict[Path, Iterator[Bag]]:
         bags |= {folder / name: iter(()) for name in arriving(folder)}  # not in the data set yet
         manifest = Manifest.open(folder)
         info = manifest.info
+        if names := manifest.feature_sets:
+            raise DataError(
+                f"{folder} holds the feature sets {', '.join(names)}: shards of several encoders are not "
+                "read as features; give the features that they were made of, or append to them"
+            )
         for name, rows in manifest.rows_by_shard().items():
             bags[folder / name] = tar.bags_of_ours(folder / name, rows, info.classes, info.task)
     return bags

@@ -90,7 +90,7 @@ def summary(manifest: Manifest) -> str:
     """What the bags of a data set are labelled with, for a line that a command prints."""
     task = manifest.info.task or CLASSIFICATION
     if not task.of_classes:
-        return described(task, of_rows(manifest.rows, task))
+        return described(task, of_rows(next(iter(manifest.each.values())).rows, task))
     if task.name == "ordinal":
         return f"grades: {' < '.join(manifest.info.classes)}"
     return f"classes: {', '.join(manifest.info.classes)}"

@@ -12,7 +12,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -29,17 +29,19 @@ from data_prep.writing.tasks import stated_label
 from data_prep.writing.writer import CHUNK_BYTES, Bag, Payload, ShardWriter
 from mhimdist.data.format import (
     COORDS_DTYPE,
-    EXTENSIONS,
     FEATURE_DTYPES,
     INSTANCE_LABELS_DTYPE,
     NPY_HEADER_BYTES,
     escape_key,
+    extension,
     npy_header,
     padded,
     shard_name,
+    stored_order,
     tar_header,
 )
 from mhimdist.data.manifest import ShardFile
+from mhimdist.data.standardization import Standardization
 from mhimdist.data.targets import CLASSIFICATION, TaskInfo
 from mhimdist.errors import DataError
 
@@ -59,19 +61,21 @@ class PlannedBag:
         columns: its row of the manifest, as far as it is known before the bag is written.
         json: its JSON member.
         num_bytes: length of each member by kind.
+        scale: what its features are standardised by; None stores them as they are.
     """
 
     source: Source
     columns: dict[str, Any]
     json: bytes
     num_bytes: dict[str, int]
+    scale: Standardization | None = None
 
     @property
     def tar_bytes(self) -> int:
         """Bytes that it takes in a shard, headers and padding included."""
-        key = self.columns["key"]
+        key, feature_set = self.columns["key"], self.columns.get("feature_set", "")
         return sum(
-            len(tar_header(f"{key}.{EXTENSIONS[kind]}", count)) + padded(count)
+            len(tar_header(f"{key}.{extension(kind, feature_set)}", count)) + padded(count)
             for kind, count in self.num_bytes.items()
         )
 
@@ -92,7 +96,7 @@ class ShardPlan:
         ]
         bags = [
             (bag.columns, bag.json.decode(), bag.num_bytes, bag.source.place, bag.source.stated.feature_key)
-            for bag in self.bags
+            for bag in self.bags  # the JSON member names the scale
         ]
         document = json.dumps([PLAN_VERSION, self.name, bags, files], sort_keys=True)
         return hashlib.sha256(document.encode()).hexdigest()
@@ -150,7 +154,7 @@ def plan_bags(
         DataError: sources cannot be used (the first are named), or features are of more than one encoder.
     """
     # By a hash, not a shuffle: no generator's version changes it, and a new slide moves no other.
-    order = sorted(labels, key=lambda row: hashlib.blake2b(f"{seed}/{row.slide}".encode()).digest())
+    order = sorted(labels, key=lambda row: stored_order(row.slide, seed))
     unread: list[BadBag] = []
 
     def plan(row: SlideLabel) -> PlannedBag | BadBag:
@@ -261,6 +265,12 @@ def plan_bag(
     return PlannedBag(source, columns, text, sizes)
 
 
+def as_standardized(bag: PlannedBag, scale: Standardization) -> PlannedBag:
+    """The plan of the same bag with standardised features; its JSON member says so."""
+    text = json.dumps(json.loads(bag.json) | {"standardized": scale.digest}).encode()
+    return replace(bag, json=text, num_bytes=bag.num_bytes | {"json": len(text)}, scale=scale)
+
+
 def plan_shards(bags: Iterable[PlannedBag], shard_bytes: int, *, first: int = 0) -> list[ShardPlan]:
     """Fill shards with bags in order; a shard ends before the bag that would make it exceed `shard_bytes`.
 
@@ -360,18 +370,22 @@ def _read(bag: PlannedBag, stop: Event | None) -> Bag:
             raise SourceChangedError(f"{bag.source.path}: changed: expected {name}, found none")
     dtype = bag.columns["dtype"]
 
+    def blocks(max_bytes: int) -> Iterator[torch.Tensor]:
+        found = features.blocks(max_bytes)
+        return found if bag.scale is None else map(bag.scale.apply, found)
+
     def feature_buffers() -> Iterator[Any]:
         yield npy_header(FEATURE_DTYPES[dtype], expected)
         target = getattr(torch, dtype)
         block_bytes = CHUNK_BYTES * features.dtype.itemsize // target.itemsize
         buffer = torch.empty(0, dtype=target)
-        for block in features.blocks(block_bytes):
+        for block in blocks(block_bytes):
             if stop is not None and stop.is_set():
                 raise StoppedError(f"{bag.source.path}: not read to its end")
             # The extremes are NaN if any value is, and rounding keeps their order. One fast pass thus tells
             # whether a whole block fits; isfinite() would build a mask.
             if not torch.stack(torch.aminmax(block)).to(target).isfinite().all():
-                raise _unfit(bag.source.path, features.blocks(block_bytes), dtype)
+                raise _unfit(bag.source.path, blocks(block_bytes), dtype)
             if block.dtype != target or not block.is_contiguous():
                 if len(buffer) < len(block):
                     buffer = torch.empty(block.shape, dtype=target)

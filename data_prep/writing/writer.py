@@ -23,6 +23,7 @@ from mhimdist.data.format import (
     NPY_HEADER_BYTES,
     Member,
     dali_index,
+    extension,
     index_name,
     padded,
     tar_header,
@@ -101,9 +102,11 @@ class ShardWriter:
         Raises:
             ValueError: a payload has another length than it says.
         """
-        key = bag.columns["key"]
+        key, feature_set = bag.columns["key"], bag.columns.get("feature_set", "")
         members = [
-            self._add_member(key, kind, bag.payloads[kind]) for kind in EXTENSIONS if kind in bag.payloads
+            self._add_member(key, kind, bag.payloads[kind], feature_set)
+            for kind in EXTENSIONS
+            if kind in bag.payloads
         ]
         self._bags.append(members)
         row = {**bag.columns, "shard": self._path.name}
@@ -112,10 +115,10 @@ class ShardWriter:
         row["features_data_offset"] = row["features_offset"] + NPY_HEADER_BYTES
         return row
 
-    def _add_member(self, key: str, kind: str, payload: Payload | bytes) -> Member:
+    def _add_member(self, key: str, kind: str, payload: Payload | bytes, feature_set: str) -> Member:
         if isinstance(payload, bytes):
             payload = Payload(len(payload), [payload])
-        self._write(tar_header(f"{key}.{EXTENSIONS[kind]}", payload.num_bytes))
+        self._write(tar_header(f"{key}.{extension(kind, feature_set)}", payload.num_bytes))
         offset, crc32 = self._position, 0
         for buffer in payload.buffers:
             crc32 = zlib.crc32(buffer, crc32)
@@ -123,7 +126,7 @@ class ShardWriter:
         if (got := self._position - offset) != payload.num_bytes:
             raise ValueError(f"{key}, {kind}: expected {payload.num_bytes} bytes, got {got}")
         self._write(bytes(padded(self._position) - self._position))
-        return Member(key, kind, offset, payload.num_bytes, crc32)
+        return Member(key, kind, offset, payload.num_bytes, crc32, feature_set)
 
     def _write(self, buffer: Any) -> None:
         self._file.write(buffer)

@@ -88,6 +88,29 @@ def compare(
             f"expected a level in (0, 1) and at least 100 resamples, got {level} and {num_resamples}"
         )
     found = [entry for run in runs for entry in _of_protocol(read_entries(run), protocol, run)]
+    return compare_entries(
+        found, common=common, against=against, level=level, num_resamples=num_resamples, seed=seed
+    )
+
+
+def compare_entries(
+    found: Sequence[Entry],
+    *,
+    common: bool = False,
+    against: str | None = None,
+    level: float = 0.95,
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> PairedComparison:
+    """Compare configurations that are already read; see `compare`.
+
+    Args:
+        found: the configurations, all of one protocol.
+        common, against, level, num_resamples, seed: as in `compare`.
+
+    Raises:
+        ComparisonError: as in `compare`.
+    """
     named = _distinct(found)
     if len(named) < 2:
         names = ", ".join(entry.name for entry in named) or "none"

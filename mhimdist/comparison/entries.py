@@ -97,6 +97,11 @@ class Entry:
     notes: tuple[str, ...] = ()
 
     @property
+    def features(self) -> str | None:
+        """The feature set that it was trained on, if the data set names its sets."""
+        return None if (name := self.settings.get("features")) is None else str(name)
+
+    @property
     def num_seeds(self) -> int:
         """The number of different seeds."""
         return len({network.seed for network in self.networks})
@@ -305,7 +310,8 @@ def _settings(config: Mapping[str, Any]) -> dict[str, object]:
 
 def _name(settings: Mapping[str, object]) -> str:
     model = str(settings.get("model.name", "model"))
-    return model if settings.get("teacher.kind") in (None, "none") else f"MHIM ({model})"
+    name = model if settings.get("teacher.kind") in (None, "none") else f"MHIM ({model})"
+    return name if settings.get("features") is None else f"{name}, {settings['features']}"
 
 
 def _unique(entries: list[Entry]) -> list[Entry]:

@@ -1,15 +1,16 @@
 """`Execution`: where the runs of a job read and write, and which share of a cluster each of them takes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from mhimdist import files
 from mhimdist.config.options import Options
+from mhimdist.config.train import TrainConfig
 from mhimdist.errors import ConfigError, RunLockedError
 from mhimdist.files import home
 
@@ -43,6 +44,16 @@ class Execution(Options):
     data: str = Field(
         "digits-c16",
         description="name of an embedded data set, or path or URL (s3, gs, https, ...) of a folder of shards",
+    )
+    features: str | None = Field(
+        None,
+        description="feature set of the data to train on, if they have several by name; a+b puts two side by "
+        "side; stands for train.features",
+    )
+    bag_of: Literal["slide", "case"] = Field(
+        "slide",
+        description="what one bag is; case: all slides of a case, read where they are. The slides of a case "
+        "then need one label, and all figures are by case",
     )
     cpus_per_run: float = Field(1.0, gt=0, description="CPU cores per run; it computes with as many threads")
     gpus_per_run: float | None = Field(
@@ -78,6 +89,20 @@ class Execution(Options):
     keep_best: int = Field(
         1, ge=0, description="number of checkpoints to keep of an unfinished run's best epochs"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _features_are_trained_on(cls, values: Any) -> Any:
+        """Put the chosen feature set into the configuration of a job that has one."""
+        if not isinstance(values, Mapping) or values.get("features") is None:
+            return values
+        default = cls.model_fields["train"].default if "train" in cls.model_fields else None
+        train = values.get("train", default)
+        if isinstance(train, TrainConfig):
+            return {**values, "train": train.override({"features": values["features"]})}
+        if isinstance(train, Mapping):
+            return {**values, "train": {**train, "features": values["features"]}}
+        return values
 
     @model_validator(mode="after")
     def _fewest_are_not_more_than_all(self) -> Self:

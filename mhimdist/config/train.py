@@ -11,10 +11,11 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
+from mhimdist.config.method import Loss, Masking, Momentum, Teacher
 from mhimdist.config.models import (
     CLAM,
     DTFD,
@@ -31,108 +32,9 @@ from mhimdist.errors import ConfigError
 _TAGS = {"model": MODEL_NAMES, "task": TASK_NAMES}
 """What the settings are called that choose among several groups, and the names of the groups."""
 
-TeacherKind = Literal["none", "student_copy", "init", "momentum", "init_momentum"]
-
 
 class ConfigWarning(UserWarning):
     """A setting has no effect in this combination."""
-
-
-class Masking(Settings):
-    """The shares of a bag's instances that are hidden from the student (paper, section 3.3).
-
-    High alone is HAM; with random, R-HAM; with low, L-HAM; with both, LR-HAM. Every ratio refers to the whole
-    bag and masks `ceil(ratio * N)` instances; the student misses the union of the masks.
-    """
-
-    high: Schedule = Field(
-        Schedule(), description="masked ratio of the most salient instances, beta_h, in [0, 1]"
-    )
-    high_pool_share: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="randomised high masking: form a pool of the top high / high_pool_share and mask this "
-        "share of it, drawn at random, in (0, 1]; 1 masks the top itself",
-    )
-    low: Schedule = Field(
-        Schedule(), description="masked ratio of the least salient instances, beta_l, in [0, 1]"
-    )
-    random: Schedule = Field(
-        Schedule(), description="masked ratio of randomly drawn instances, beta_r, in [0, 1]"
-    )
-
-    @model_validator(mode="after")
-    def _ratios_are_shares(self) -> Self:
-        for field in ("high", "low", "random"):
-            schedule: Schedule = getattr(self, field)
-            for edge in ("start", "end"):
-                if not 0 <= getattr(schedule, edge) <= 1:
-                    raise ValueError(f"{field}.{edge} is a ratio in [0, 1], got {getattr(schedule, edge)}")
-        return self
-
-    @property
-    def strategy(self) -> str:
-        """The paper's name for the combination: none, random, low, HAM, L-HAM, R-HAM or LR-HAM."""
-        letters = ("L" if self.low.peak else "") + ("R" if self.random.peak else "")
-        if self.high.peak:
-            return f"{letters}-HAM" if letters else "HAM"
-        return {"": "none", "L": "low", "R": "random", "LR": "low+random"}[letters]
-
-
-class Momentum(Schedule):
-    """The momentum of the EMA; by default a moving schedule ends at 1, which freezes the teacher."""
-
-    start: float = Field(0.9999, ge=0, le=1, description="momentum at the start of the run")
-    end: float = Field(
-        1.0, ge=0, le=1, description="momentum at the end of the run; no effect if kind is constant"
-    )
-
-
-class Teacher(Settings):
-    """The network that scores the instances (paper, section 3.4 and Table 5)."""
-
-    kind: TeacherKind = Field(
-        "init_momentum",
-        description="none: no teacher; student_copy: the student itself; init: the pre-trained network, "
-        "frozen; momentum: an EMA of the student; init_momentum: an EMA of the student that starts from "
-        "the pre-trained network (the full method)",
-    )
-    momentum: Momentum = Field(Momentum(), description="EMA momentum lambda per bag, in [0, 1]")
-    weights: Path | None = Field(
-        None,
-        description="checkpoint released by the authors to use as the pre-trained network; with {fold} or "
-        "{seed} in its path, one per run; none: train the pre-trained network",
-    )
-    weights_of: Literal["model", "teacher"] = Field(
-        "model", description="weights to take from that checkpoint: those of their student or their teacher"
-    )
-    dropout: bool = Field(False, description="score with dropout on, as the authors' teacher does")
-
-    @property
-    def is_pretrained(self) -> bool:
-        """Whether the teacher starts from a network trained without masking on the same fold and seed."""
-        return self.kind in ("init", "init_momentum")
-
-    @property
-    def has_outside_weights(self) -> bool:
-        """Whether the teacher starts from a file whose training data cannot be checked here."""
-        return self.is_pretrained and self.weights is not None
-
-    @property
-    def has_momentum(self) -> bool:
-        """Whether the teacher follows the student as a moving average."""
-        return self.kind in ("momentum", "init_momentum")
-
-
-class Loss(Settings):
-    """The task's loss plus alpha times the consistency loss (paper, equations 8 to 10)."""
-
-    alpha: float = Field(0.1, ge=0, description="weight of the consistency loss, at least 0")
-    temperature: float = Field(0.1, gt=0, description="temperature tau of the teacher's embedding, above 0")
-    class_weights: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
-        None, description="weight of each class in the task's loss, above 0; none: all bags weigh the same"
-    )
 
 
 class Optimizer(Settings):
@@ -230,6 +132,12 @@ class TrainConfig(Settings):
         (0.03, 25)
     """
 
+    features: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_-]+(\+[A-Za-z0-9_-]+)*$",
+        description="feature set to train on, if the data have several by name; a+b puts two side by side, "
+        "if their coordinates agree; none: the only one",
+    )
     model: ModelSettings = Field(AttentionMIL(), description="the bag model of student and teacher")
     task: TaskSettings = Field(AutoTask(), description="what a bag's label means; auto: what the data say")
     masking: Masking = Field(Masking(), description="which instances are hidden from the student")
@@ -246,6 +154,25 @@ class TrainConfig(Settings):
         ge=1,
         description="most instances per optimiser step, over all workers; a larger bag gets a step to "
         "itself; none: no limit",
+    )
+    instances_per_bag: int | None = Field(
+        None,
+        ge=1,
+        description="train on so many instances of a bag, drawn anew at random in each epoch; only these are "
+        "read; none: whole bags",
+    )
+    instances_share: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="train on this share of a bag's instances, drawn in the same way, in (0, 1]; with "
+        "instances-per-bag on no more than either allows",
+    )
+    evaluation_samples: int | None = Field(
+        None,
+        ge=1,
+        description="evaluate by the mean over so many samples of a bag, of the same size as in training; "
+        "none: by the whole bag",
     )
     sampling: Literal["each_bag_once", "class_balanced"] = Field(
         "each_bag_once",
@@ -292,9 +219,18 @@ class TrainConfig(Settings):
                 raise ValueError("loss.alpha must be 0 without a teacher, but teacher.kind is none")
         if isinstance(self.model, Pooling | CLAM | DTFD) and self.teacher.kind != "none":
             raise ValueError(f"{self.model.name} has no scores to mask by; set teacher.kind to none")
+        if self.evaluation_samples is not None and not self.trains_on_sub_bags:
+            raise ValueError(
+                "evaluation_samples needs the size of a sample: set instances_per_bag or instances_share"
+            )
         if self.cuda_graphs == "on" and self.device == "cpu":
             raise ValueError("cuda_graphs needs a CUDA device, but device is cpu")
         return self
+
+    @property
+    def trains_on_sub_bags(self) -> bool:
+        """Whether training sees samples of the bags."""
+        return self.instances_per_bag is not None or self.instances_share is not None
 
     def without_effect(self) -> list[str]:
         """The settings that differ from their defaults but change nothing in this combination, and why."""
@@ -365,6 +301,12 @@ class TrainConfig(Settings):
             node[leaf] = value
         return load_config(tree)
 
+    @property
+    def title(self) -> str:
+        """The model, whether MHIM masks for it, and the feature set if it was chosen: "MHIM (abmil), uni"."""
+        name = self.model.name if self.teacher.kind == "none" else f"MHIM ({self.model.name})"
+        return name if self.features is None else f"{name}, {self.features}"
+
     def recipe(self) -> dict[str, Any]:
         """Every setting that a result depends on, in JSON types, so not how steps are fed and launched."""
         recipe = self.model_dump(mode="json", exclude={"loading", "compile", "cuda_graphs"})
@@ -372,6 +314,10 @@ class TrainConfig(Settings):
             del recipe["teacher"]["weights_of"]
         if self.task == AutoTask():  # the data say it, and the digests of earlier releases stay
             del recipe["task"]
+        # Whole bags of the only features, for which earlier releases have no setting.
+        for setting in ("features", "instances_per_bag", "instances_share", "evaluation_samples"):
+            if recipe[setting] is None:
+                del recipe[setting]
         return recipe
 
     def digest(self) -> str:

@@ -17,18 +17,21 @@ from mhimdist import files, terminal
 from mhimdist.cluster.connect import refuse_open_cluster
 from mhimdist.cross_validation.folds import FoldSet, raise_failed
 from mhimdist.cross_validation.options import Candidate, CrossValidation, Experiment
+from mhimdist.data.opening import open_bags
 from mhimdist.data.remote import Location, absolute, shown
 from mhimdist.data.sampler import warn_of_larger_bags
-from mhimdist.data.shards import BagShards, open_bags
 from mhimdist.data.splits import Split
+from mhimdist.data.stored import StoredBags
+from mhimdist.data.sub_bags import SampleSize, SubBags
 from mhimdist.distributed.fold_tasks import Outcome, run_folds, stoppable
 from mhimdist.errors import ComparisonError, ReportError
+from mhimdist.ops.draws import Draws
 from mhimdist.report import formats
 from mhimdist.report.comparison import PAPER_WARNING, Comparison, Row
 from mhimdist.training.environment import environment
 from mhimdist.training.model_card import read_trained, write_card
 from mhimdist.training.requirements import check_runs, describe_left_out, describe_missing
-from mhimdist.training.result import OUTSIDE_WEIGHTS, Protocol, Result
+from mhimdist.training.result import OUTSIDE_WEIGHTS, Protocol, Result, note_on
 
 
 def run_cross_validation(job: CrossValidation, *, data: Location) -> Comparison:
@@ -110,9 +113,10 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
     """
     refuse_open_cluster(insecure=experiment.insecure)
     started, folder = time.monotonic(), experiment.folder
-    bags = open_bags(data, candidates[0].config.loading)
-    for limit in {candidate.config.max_instances for candidate in candidates}:
-        warn_of_larger_bags(bags, limit)
+    first = candidates[0].config
+    bags = open_bags(data, first.loading, first.features, bag_of=experiment.bag_of)
+    for size, limit in {(SampleSize.of(each.config), each.config.max_instances) for each in candidates}:
+        warn_of_larger_bags(bags if size is None else SubBags(bags, size, Draws(0, 0)), limit)
     planned = FoldSet(experiment, candidates, folder / "folds")
     splits, lacking = _add_folds(planned, experiment, bags)
     check_runs(((fold.name, fold.config, fold.split) for fold in planned.missing().values()), bags)
@@ -141,7 +145,7 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
         num_folds=experiment.num_splits(bags),
         split_by=experiment.split_by(bags),
         seeds=experiment.seeds,
-        rows=_rows(planned, candidates, outcomes),
+        rows=_rows(planned, candidates, outcomes, bags),
         wall_s=time.monotonic() - started,
         num_found=num_found,
         num_train={protocol: mean(len(s.train) for s in each) for protocol, each in splits.items()},
@@ -151,7 +155,7 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
 
 
 def _add_folds(
-    planned: FoldSet, experiment: Experiment, bags: BagShards
+    planned: FoldSet, experiment: Experiment, bags: StoredBags
 ) -> tuple[dict[Protocol, list[Split]], dict[str, dict[str, list[str]]]]:
     """Add the folds of all protocols and seeds, and save their splits.
 
@@ -177,15 +181,17 @@ def _add_folds(
     return every, lacking
 
 
-def _rows(planned: FoldSet, candidates: Sequence[Candidate], outcomes: Mapping[str, Outcome]) -> list[Row]:
+def _rows(
+    planned: FoldSet, candidates: Sequence[Candidate], outcomes: Mapping[str, Outcome], bags: StoredBags
+) -> list[Row]:
     by_name = {candidate.name: candidate for candidate in candidates}
     rows = []
     for (name, protocol), digests in planned.members.items():
         results = [result for digest in digests if isinstance(result := outcomes[digest], Result)]
-        outside = OUTSIDE_WEIGHTS if by_name[name].config.teacher.has_outside_weights else ""
+        known = note_on(by_name[name].config, bags)
         seeds = {result.seed for result in results}
         lacking = {_run_text(each.fold, each.seed, seeds): each.missing_classes for each in results}
-        note = "; ".join(filter(None, (outside, by_name[name].note, describe_missing(lacking))))
+        note = "; ".join(filter(None, (known, by_name[name].note, describe_missing(lacking))))
         rows.append(Row(name, protocol, results, len(digests), planned.failures(outcomes, digests), note))
     return rows
 
@@ -209,7 +215,7 @@ def _save_split(split: Split, path: Path) -> None:
 
 
 def _announce(
-    experiment: Experiment, bags: BagShards, num_rows: int, planned: FoldSet, num_found: int
+    experiment: Experiment, bags: StoredBags, num_rows: int, planned: FoldSet, num_found: int
 ) -> None:
     console = terminal.console()
     inner = (

@@ -12,8 +12,9 @@ from mhimdist.cluster.connect import share_of
 from mhimdist.config.execution import Execution
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.options import Candidate
-from mhimdist.data.shards import BagShards
+from mhimdist.data.opening import with_features
 from mhimdist.data.splits import Split
+from mhimdist.data.stored import StoredBags
 from mhimdist.distributed.fold_tasks import Outcome
 from mhimdist.errors import CrossValidationError
 from mhimdist.report import formats
@@ -88,7 +89,7 @@ class FoldSet:
         fold: int,
         seed: int,
         protocol: Protocol,
-        bags: BagShards,
+        bags: StoredBags,
         inner_splits: Sequence[Split] = (),
     ) -> None:
         """Add every candidate on a fold with a seed, unless the candidate runs fewer folds.
@@ -108,7 +109,7 @@ class FoldSet:
             self.add_fold(candidate, split, fold, seed, protocol, bags, inner)
 
     def add_inner(
-        self, candidate: Candidate, splits: Sequence[Split], fold: int, seed: int, bags: BagShards
+        self, candidate: Candidate, splits: Sequence[Split], fold: int, seed: int, bags: StoredBags
     ) -> list[Fold]:
         """Add the inner folds that choose for a candidate on a fold with a seed, and return them.
 
@@ -132,7 +133,7 @@ class FoldSet:
         fold: int,
         seed: int,
         protocol: Protocol,
-        bags: BagShards,
+        bags: StoredBags,
         inner: Sequence[Fold] = (),
     ) -> None:
         """Add a candidate on a fold with a seed.
@@ -180,7 +181,7 @@ def make_fold(
     fold: int,
     seed: int,
     protocol: Protocol,
-    bags: BagShards,
+    bags: StoredBags,
     folder: Path,
     device: torch.device,
     inner: Sequence[Fold] = (),
@@ -201,7 +202,7 @@ def make_fold(
     Returns:
         The digest and the fold.
     """
-    config, made_of = _made_of(candidate, split, fold, seed, bags, device)
+    config, data_digest, made_of = _made_of(candidate, split, fold, seed, bags, device)
     if inner:
         made_of = [*made_of, RULE_VERSION, [(each.config.seed, each.split.digest()) for each in inner]]
     digest = digest_of(made_of)
@@ -212,7 +213,7 @@ def make_fold(
         fold,
         fold_folder(folder, fold, seed, digest),
         is_tested=True,
-        data_digest=bags.digest,
+        data_digest=data_digest,
         inner=tuple(inner),
         is_searched=protocol == "nested",
     )
@@ -223,7 +224,7 @@ def make_inner(
     split: Split,
     name: str,
     seed: int,
-    bags: BagShards,
+    bags: StoredBags,
     folder: Path,
     device: torch.device,
 ) -> tuple[str, Fold]:
@@ -239,7 +240,7 @@ def make_inner(
         The digest and the fold.
     """
     fold = int(name.partition(",")[0])
-    config, made_of = _made_of(candidate, split, fold, seed, bags, device)
+    config, data_digest, made_of = _made_of(candidate, split, fold, seed, bags, device)
     digest = digest_of(["inner", *made_of])
     return digest, Fold(
         f"{candidate.name}, refit, seed {seed}, fold {name}",
@@ -248,27 +249,32 @@ def make_inner(
         fold,
         fold_folder(folder.parent / INNER, fold, seed, digest),
         is_tested=False,
-        data_digest=bags.digest,
+        data_digest=data_digest,
         is_inner=True,
     )
 
 
 def _made_of(
-    candidate: Candidate, split: Split, fold: int, seed: int, bags: BagShards, device: torch.device
-) -> tuple[TrainConfig, list[Any]]:
-    """The configuration of a fold, and everything that it is made of."""
+    candidate: Candidate, split: Split, fold: int, seed: int, bags: StoredBags, device: torch.device
+) -> tuple[TrainConfig, str, list[Any]]:
+    """The configuration of a fold, the digest of its data, and everything that it is made of."""
     config = candidate.config.model_copy(update={"seed": seed})
     weights = config.teacher.weights
     if weights is not None:
         weights = Path(str(weights).replace("{fold}", str(fold)).replace("{seed}", str(seed)))
         teacher = config.teacher.model_copy(update={"weights": weights})
         config = config.model_copy(update={"teacher": teacher})
-    return config, [
-        made_with(config, device),
-        split.digest(),
-        bags.digest,
-        hashlib.blake2b(weights.read_bytes()).hexdigest() if weights is not None else None,
-    ]
+    data_digest = with_features(bags, config.features).digest
+    return (
+        config,
+        data_digest,
+        [
+            made_with(config, device),
+            split.digest(),
+            data_digest,
+            hashlib.blake2b(weights.read_bytes()).hexdigest() if weights is not None else None,
+        ],
+    )
 
 
 def device_of_runs(execution: Execution, config: TrainConfig) -> torch.device:

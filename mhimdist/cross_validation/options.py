@@ -12,8 +12,8 @@ from mhimdist.config.execution import Execution
 from mhimdist.config.presets import departures
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.inner_splits import inner_folds
-from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split, splits_of
+from mhimdist.data.stored import StoredBags
 from mhimdist.errors import SplitError
 from mhimdist.report import formats
 from mhimdist.training.result import Protocol
@@ -98,7 +98,7 @@ class Experiment(Execution):
                 return ("strict", "paper", "refit")
         return (self.protocol,)
 
-    def splits(self, bags: BagShards, protocol: Protocol, seed: int) -> list[Split]:
+    def splits(self, bags: StoredBags, protocol: Protocol, seed: int) -> list[Split]:
         """The splits of a seed, one per fold that runs. All protocols test on the same bags.
 
         Args:
@@ -123,7 +123,7 @@ class Experiment(Execution):
         )[: self.run_folds]
         return [split.whole() for split in splits] if protocol == "refit" else splits
 
-    def inner_splits(self, bags: BagShards, split: Split, seed: int) -> list[Split]:
+    def inner_splits(self, bags: StoredBags, split: Split, seed: int) -> list[Split]:
         """The inner folds of a split's training fold, whose runs select under refit.
 
         Args:
@@ -147,14 +147,14 @@ class Experiment(Execution):
         except SplitError as error:
             raise SplitError(f"inner folds of the training fold (--inner-folds): {error}") from None
 
-    def num_splits(self, bags: BagShards) -> int:
+    def num_splits(self, bags: StoredBags) -> int:
         """Number of splits per seed, including those that `run_folds` leaves out."""
         if self.split_file is not None:
             everything = self.model_copy(update={"run_folds": None})
             return len(everything.splits(bags, self.protocols[0], self.seeds[0]))
         return 1 if self.test_share is not None else self.folds
 
-    def split_by(self, bags: BagShards) -> str:
+    def split_by(self, bags: StoredBags) -> str:
         """The kind of split in words, for a caption."""
         if self.split_file is not None:
             return f"{formats.count(self.num_splits(bags), 'split')} of {self.split_file.name}"
@@ -209,10 +209,7 @@ class CrossValidation(Experiment):
     @property
     def candidates(self) -> list[Candidate]:
         """The configuration and, if it has a teacher, the same network without masking."""
-        train, model = self.train, self.train.model.name
+        train, plain = self.train, self.train.first_stage()
         if train.teacher.kind == "none":
-            return [Candidate(model, train, note=departures(train))]
-        return [
-            Candidate(f"MHIM ({model})", train, note=departures(train)),
-            Candidate(model, train.first_stage(), note=departures(train)),
-        ]
+            return [Candidate(train.title, train, note=departures(train))]
+        return [Candidate(each.title, each, note=departures(train)) for each in (train, plain)]

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from mhimdist.data import memory
 from mhimdist.data.bags import BagSource, PackedBags
-from mhimdist.data.shards import BagShards
+from mhimdist.data.stored import StoredBags
+from mhimdist.data.sub_bags import SubBags, whole_bags
 from mhimdist.errors import ConfigError, MhimdistError
 
 NUM_THREADS = 2
@@ -61,15 +62,17 @@ class DaliBatches:
             ConfigError: DALI is not installed, or the data set is not in shards of a single dtype.
             DataError: the largest steps need more memory than this process can have.
         """
-        if not isinstance(bags, BagShards):
-            raise ConfigError(f"loading.reader=dali reads shards, got {type(bags).__name__}; use mmap")
-        if len(bags.stored_dtypes) > 1:
+        whole = whole_bags(bags)
+        if not isinstance(whole, StoredBags):
+            raise ConfigError(f"loading.reader=dali reads shards, got {type(whole).__name__}; use mmap")
+        if len(whole.stored_dtypes) > 1:
             # DALI decodes a batch to one type, and would read the bits of bfloat16 as integers.
-            names = ", ".join(bags.stored_dtypes)
+            names = ", ".join(whole.stored_dtypes)
             raise ConfigError(
-                f"loading.reader=dali expects features of one dtype, {bags.folder} has {names}; use mmap"
+                f"loading.reader=dali expects features of one dtype, {whole.folder} has {names}; use mmap"
             )
-        self._bags, self._dtype, self._device = bags, dtype, device
+        self._bags = bags if isinstance(bags, SubBags) else whole
+        self._stored, self._dtype, self._device = whole.dtype, dtype, device
         self._steps = [np.asarray(rows, np.int64) for rows in steps]
         self._source = (self._payloads(rows_B) for rows_B in self._steps if len(rows_B))
         self._decoding: deque[list[np.ndarray]] = deque()  # files that the pipeline may still read
@@ -121,7 +124,7 @@ class DaliBatches:
     def _copied(self, decoded: "_Outputs", sizes: list[int]) -> Tensor:
         """Outputs on the GPU, laid end to end in the step's dtype; they are held until they are copied."""
         shape = sum(sizes), self._bags.num_features
-        stored_TD = torch.empty(shape, dtype=self._bags.dtype, device=self._device)
+        stored_TD = torch.empty(shape, dtype=self._stored, device=self._device)
         stream = torch.cuda.current_stream(self._device)
         for bag, place_ND in enumerate(stored_TD.split(sizes)):
             address, handle = ctypes.c_void_p(place_ND.data_ptr()), ctypes.c_void_p(stream.cuda_stream)
@@ -143,7 +146,7 @@ class DaliBatches:
 
     def _require_memory(self) -> None:
         """Refuse steps that do not fit in memory together: those in the queue and the one in use."""
-        itemsize = max(self._dtype.itemsize, self._bags.dtype.itemsize)
+        itemsize = max(self._dtype.itemsize, self._stored.itemsize)
         row_bytes = self._bags.num_features * itemsize
         bytes_S = [int(self._bags.sizes_N[rows_B].sum()) * row_bytes for rows_B in self._steps]
         num_held = PREFETCHED_STEPS + 1
@@ -177,7 +180,7 @@ class DaliBatches:
             features = fn.decoders.numpy(files)
             if on_gpu:
                 features = features.gpu()
-            elif self._dtype == torch.float32 and self._bags.dtype != torch.bfloat16:
+            elif self._dtype == torch.float32 and self._stored != torch.bfloat16:
                 features = fn.cast(features, dtype=DALIDataType.FLOAT)  # DALI itself has no bfloat16
             pipeline.set_outputs(features)
         pipeline.build()
@@ -199,6 +202,6 @@ class DaliBatches:
     def _features(self, decoded: object) -> Tensor:
         """An output on the CPU as a tensor, on the same memory if it is not converted."""
         features_ND = torch.utils.dlpack.from_dlpack(decoded)
-        if self._bags.dtype == torch.bfloat16:
+        if self._stored == torch.bfloat16:
             features_ND = features_ND.view(torch.bfloat16)  # stored as its bits
         return features_ND.to(self._dtype)

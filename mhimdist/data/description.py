@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from mhimdist.data.bags import BagSource
-from mhimdist.data.shards import BagShards
+from mhimdist.data.stored import StoredBags
 
 
 def describe(bags: BagSource) -> dict[str, Any]:
@@ -15,11 +15,12 @@ def describe(bags: BagSource) -> dict[str, Any]:
         bags: the data set; name and origin are None unless they are in its manifest.
     """
     named: dict[str, Any] = dict.fromkeys(("name", "synthetic", "description"))
-    if isinstance(bags, BagShards):
+    if isinstance(bags, StoredBags):
         named = {"name": bags.name, "synthetic": bags.synthetic, "description": bags.description}
     per_class = np.bincount(bags.labels_N, minlength=len(bags.classes))
     return {
         **named,
+        "bag_of": bags.bag_of if isinstance(bags, StoredBags) else "slide",
         "digest": bags.digest,
         "num_bags": len(bags.keys),
         "num_cases": len(set(bags.cases)),

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from mhimdist.data.bags import BagSource
-from mhimdist.data.shards import BagShards
+from mhimdist.data.stored import StoredBags
+from mhimdist.data.sub_bags import whole_bags
 
 
 def indexed(device: torch.device | str) -> torch.device:
@@ -52,6 +53,7 @@ def stored_dtypes(
     bags: BagSource, rows: Sequence[int] | np.ndarray, default: torch.dtype
 ) -> frozenset[torch.dtype]:
     """The dtypes in which the bags of these rows are stored; `default` if the data set does not tell."""
-    if isinstance(bags, BagShards):
+    bags = whole_bags(bags)
+    if isinstance(bags, StoredBags):
         return bags.dtypes_of(rows)
     return frozenset({getattr(bags, "dtype", default)} if len(rows) else ())

@@ -9,6 +9,7 @@ headers, padding), so `data_prep.verify` can tell which byte is wrong.
 Dimensions: N instances of a bag, D features.
 """
 
+import hashlib
 import struct
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -54,6 +55,16 @@ def escape_key(slide: str) -> str:
     return quote(slide, safe="").replace(".", "%2E").replace("~", "%7E")
 
 
+def stored_order(name: str, seed: int = 0) -> bytes:
+    """The sort key of a slide's name: in this order the bags of a data set fill its shards.
+
+    Args:
+        name: the slide.
+        seed: seed of the order; the default is that of `data_prep.shard`.
+    """
+    return hashlib.blake2b(f"{seed}/{name}".encode()).digest()
+
+
 def shard_name(index: int) -> str:
     """File name of the shard with this number, from 0."""
     return f"shard-{index:06d}.tar"
@@ -95,20 +106,40 @@ def padded(num_bytes: int, block_bytes: int = tarfile.BLOCKSIZE) -> int:
     return -(-num_bytes // block_bytes) * block_bytes
 
 
+def extension(kind: str, feature_set: str = "") -> str:
+    """The extension of a member of this kind; features of a named set carry its name: `features.uni.npy`."""
+    if kind == "features" and feature_set:
+        return f"features.{feature_set}.npy"
+    return EXTENSIONS[kind]
+
+
 @dataclass(frozen=True)
 class Member:
-    """One file in a shard: its kind (a key of `EXTENSIONS`), and the place and crc32 of its payload."""
+    """One file in a shard.
+
+    Attributes:
+        key: the key of its bag.
+        kind: a key of `EXTENSIONS`.
+        offset, num_bytes, crc32: the place and the crc32 of its payload.
+        feature_set: the name of the bag's features; "" if they have none.
+    """
 
     key: str
     kind: str
     offset: int
     num_bytes: int
     crc32: int
+    feature_set: str = ""
+
+    @property
+    def extension(self) -> str:
+        """What follows the key and a dot in the member's name."""
+        return extension(self.kind, self.feature_set)
 
     @property
     def name(self) -> str:
         """The name of the member in the tar."""
-        return f"{self.key}.{EXTENSIONS[self.kind]}"
+        return f"{self.key}.{self.extension}"
 
     def columns(self) -> dict[str, int]:
         """The manifest's columns that describe this member."""
@@ -123,13 +154,13 @@ def members_of(row: Mapping[str, Any]) -> Iterator[Member]:
     """The members of a bag in their order in the tar, from the bag's manifest row as a dict."""
     for kind in EXTENSIONS:
         if row[f"{kind}_offset"] is not None:
-            yield Member(row["key"], kind, row[f"{kind}_offset"], row[f"{kind}_bytes"], row[f"{kind}_crc32"])
+            offset, num_bytes, crc32 = (row[f"{kind}_{part}"] for part in ("offset", "bytes", "crc32"))
+            yield Member(row["key"], kind, offset, num_bytes, crc32, row.get("feature_set", ""))
 
 
 def dali_index(bags: Sequence[Iterable[Member]]) -> str:
     """The text of a shard's DALI index, byte for byte as NVIDIA's `wds2idx` would write it."""
     lines = [
-        " ".join(f"{EXTENSIONS[m.kind]} {m.offset} {m.num_bytes} {m.name}" for m in members)
-        for members in bags
+        " ".join(f"{m.extension} {m.offset} {m.num_bytes} {m.name}" for m in members) for members in bags
     ]
     return f"v1.2 {len(lines)}\n" + "".join(f"{line}\n" for line in lines)

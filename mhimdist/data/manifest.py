@@ -27,14 +27,8 @@ from pydantic import (
     model_serializer,
 )
 
-from mhimdist.data import targets
-from mhimdist.data.format import (
-    COORDS_DTYPE,
-    EXTENSIONS,
-    FEATURE_DTYPES,
-    INSTANCE_LABELS_DTYPE,
-    NPY_HEADER_BYTES,
-)
+from mhimdist.data import feature_sets, manifest_rules, targets
+from mhimdist.data.standardization import Standardization
 from mhimdist.errors import DataError, ManifestError
 from mhimdist.tables.parquet_pages import claims_of
 
@@ -84,7 +78,7 @@ ROWS_SCHEMA = pa.schema(
 """One row per bag, in the order of the shards. `<kind>_offset` and `<kind>_bytes` delimit a member's payload
 in its shard, and `<kind>_crc32` is the crc32 of that payload; `features_data_offset` is where the raw
 row-major N x D array starts, after the .npy header. `label` counts from 0 in the order of
-`DatasetInfo.classes`. A data set whose task has targets has one more column, see `rows_schema`."""
+`DatasetInfo.classes`. Some data sets have further columns, see `rows_schema`."""
 
 
 class _Record(BaseModel):
@@ -113,6 +107,8 @@ class DatasetInfo(_Record):
         schema_version: the layout of the manifest, `SCHEMA_VERSION`.
         task: what the labels mean; None for classification. If the bags have targets, the classes are strata
             of these, see `strata`.
+        standardized: what features were standardised by before they were stored, by feature set ("" for
+            features without a name); those that are not listed are as their encoder made them.
     """
 
     name: str
@@ -122,6 +118,7 @@ class DatasetInfo(_Record):
     shards: tuple[ShardFile, ...]
     schema_version: int = SCHEMA_VERSION
     task: targets.TaskInfo | None = None
+    standardized: dict[str, Standardization] = {}
 
     @field_validator("task")
     @classmethod
@@ -131,27 +128,51 @@ class DatasetInfo(_Record):
         return task
 
     @model_serializer(mode="wrap")
-    def _as_before_there_were_tasks(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _as_before_there_were_more(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What not every data set has is there only if this one has it, as in earlier releases."""
         said: dict[str, Any] = dump(self)
         if self.task is None:
             del said["task"]
+        if not self.standardized:
+            del said["standardized"]
         return said
 
 
-def rows_schema(task: targets.TaskInfo | None) -> pa.Schema:
-    """The columns of a manifest: `ROWS_SCHEMA`, and `targets` if the task has any.
+def rows_schema(task: targets.TaskInfo | None, *, named: bool = False) -> pa.Schema:
+    """The columns of a manifest: `ROWS_SCHEMA`, and `targets` and `feature_set` if it has any.
 
-    `targets` is a list of one float64 for each of `TaskInfo.columns`; null is a missing one.
+    `targets` is a list of one float64 for each of `TaskInfo.columns`; null is a missing one. A data set with
+    named feature sets has one row per bag and set.
     """
-    return ROWS_SCHEMA if task is None or task.of_classes else ROWS_SCHEMA.append(targets.TARGETS_FIELD)
+    schema = ROWS_SCHEMA if task is None or task.of_classes else ROWS_SCHEMA.append(targets.TARGETS_FIELD)
+    return schema.append(feature_sets.FIELD) if named else schema
 
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """The table of contents of a data set: `info`, and `rows` (`rows_schema`), one row per bag."""
+    """The table of contents of a data set: `info`, and `rows` (`rows_schema`), one row per bag.
+
+    With named feature sets, there is one row per bag and set; `of` takes one of them.
+    """
 
     info: DatasetInfo
     rows: pa.Table
+
+    @property
+    def feature_sets(self) -> tuple[str, ...]:
+        """The names of the feature sets; empty if the features have no name."""
+        return feature_sets.names_in(self.rows)
+
+    def of(self, feature_set: str) -> "Manifest":
+        """The manifest of one feature set alone; "" is that of features without a name."""
+        if not feature_set:
+            return self
+        return Manifest(*feature_sets.part(self.info, self.rows, feature_set))
+
+    @property
+    def each(self) -> "dict[str, Manifest]":
+        """The manifest of every feature set by its name; of features without one under ""."""
+        return {name: self.of(name) for name in self.feature_sets or ("",)}
 
     @property
     def content_sha256(self) -> str:
@@ -327,7 +348,7 @@ def _read_table(content: bytes, path: Path | str) -> tuple[DatasetInfo, pa.Table
             f"{path} is not the manifest of a data set: expected {_MANIFEST_KEY.decode()!r} in its metadata"
         )
     info = _parse_info(schema.metadata[_MANIFEST_KEY], path)
-    wanted = rows_schema(info.task)
+    wanted = rows_schema(info.task, named=feature_sets.COLUMN in schema.names)
     if not schema.equals(wanted):
         found = {str(field) for field in schema} ^ {str(field) for field in wanted}
         raise ManifestError(f"{path}: expected other columns; they differ in {sorted(found) or 'order'}")
@@ -403,66 +424,10 @@ def _little(values: np.ndarray) -> bytes:
 
 
 def _check_rows(rows: pa.Table, info: DatasetInfo) -> None:
-    """Refuse rows that contradict each other or the description, or that point outside their shard."""
+    """Refuse rows of other columns than the description asks for, or that break `manifest_rules`."""
     if not len(rows):
         raise ManifestError("it lists no bags")
-    if rows.schema.names != (wanted := rows_schema(info.task).names):
+    wanted = rows_schema(info.task, named=feature_sets.COLUMN in rows.column_names).names
+    if rows.schema.names != wanted:
         raise ManifestError(f"expected the columns {wanted}, got {rows.schema.names}")
-    if pc.count_distinct(rows["key"]).as_py() != len(rows):
-        raise ManifestError("it lists a key twice")
-    names = pa.array([shard.name for shard in info.shards], pa.string())
-    if len(names.unique()) != len(names):
-        raise ManifestError("it lists a shard twice")
-    shard_N = pc.index_in(rows["shard"], names).fill_null(-1).to_numpy()
-    _require(shard_N >= 0, rows, "is in a shard that is not listed")
-    if (np.diff(shard_N) < 0).any():
-        raise ManifestError("its rows are not in the order of the shards")
-    counts = np.bincount(shard_N, minlength=len(info.shards))
-    for shard, count in zip(info.shards, counts, strict=True):
-        if shard.num_bags != count:
-            raise ManifestError(f"{shard.name} is listed with {shard.num_bags} bags, but has {count} rows")
-    label_N, num_features_N = rows["label"].to_numpy(), rows["num_features"].to_numpy()
-    _require((label_N >= 0) & (label_N < len(info.classes)), rows, f"has no label in {info.classes}")
-    _require(
-        (num_features_N == num_features_N[0]) & (num_features_N >= 1),
-        rows,
-        "has another number of features than the first bag, or none",
-    )
-    _require(rows["num_instances"].to_numpy() >= 1, rows, "has no instances")
-    if info.task is not None and not info.task.of_classes:
-        for good_N, what in targets.wrong(rows, info.task):
-            _require(good_N, rows, what)
-    _check_members(rows, np.array([shard.bytes for shard in info.shards])[shard_N])
-
-
-def _check_members(rows: pa.Table, shard_bytes_N: np.ndarray) -> None:
-    """Refuse members that reach outside their shard, or whose length does not fit their instances."""
-    dtype_N = pc.index_in(rows["dtype"], pa.array(list(FEATURE_DTYPES))).fill_null(-1).to_numpy()
-    _require(dtype_N >= 0, rows, f"has a dtype other than {', '.join(FEATURE_DTYPES)}")
-    itemsizes = np.array([dtype.itemsize for dtype in FEATURE_DTYPES.values()])
-    instance_bytes: dict[str, int | np.ndarray] = {
-        "coords": 2 * COORDS_DTYPE.itemsize,
-        "features": rows["num_features"].to_numpy() * itemsizes[dtype_N],
-        "instance_labels": INSTANCE_LABELS_DTYPE.itemsize,
-    }
-    for kind in EXTENSIONS:
-        offset, num_bytes, crc32 = (rows[f"{kind}_{part}"] for part in ("offset", "bytes", "crc32"))
-        present_N = offset.is_valid().to_numpy()
-        for other in (num_bytes, crc32):
-            _require(present_N == other.is_valid().to_numpy(), rows, f"has a half-described {kind} member")
-        offset_N, num_bytes_N = offset.fill_null(0).to_numpy(), num_bytes.fill_null(0).to_numpy()
-        inside_N = (offset_N >= 0) & (num_bytes_N >= 0) & (offset_N <= shard_bytes_N - num_bytes_N)
-        _require(inside_N, rows, f"has a {kind} member that reaches outside its shard")
-        if kind in instance_bytes:
-            # Divided, not multiplied: a forged count cannot overflow.
-            count_N, rest_N = np.divmod(num_bytes_N - NPY_HEADER_BYTES, instance_bytes[kind])
-            fits_N = (count_N == rows["num_instances"].to_numpy()) & (rest_N == 0)
-            _require(fits_N | ~present_N, rows, f"has a {kind} member of another length than its instances")
-    data_N = rows["features_offset"].to_numpy() + NPY_HEADER_BYTES
-    behind_N = rows["features_data_offset"].to_numpy() == data_N
-    _require(behind_N, rows, "has features that do not start right after their header")
-
-
-def _require(good_N: np.ndarray, rows: pa.Table, what: str) -> None:
-    if not good_N.all():
-        raise ManifestError(f"bag {rows['key'][int(good_N.argmin())].as_py()!r} {what}")
+    manifest_rules.check(rows, info)

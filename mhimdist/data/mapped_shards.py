@@ -7,14 +7,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from mhimdist.data import memory
 from mhimdist.data.manifest import ShardFile
 from mhimdist.data.remote import RemoteFolder
+from mhimdist.data.scattered import HeldFile, OpenFile
 from mhimdist.data.shard_cache import ShardCache
 from mhimdist.errors import CorruptShard, DataError, MhimdistError
 
+_Held = TypeVar("_Held", bound=HeldFile)
 FETCHING_THREADS = 4
 """Number of remote shards that are fetched at once."""
 
@@ -22,27 +24,13 @@ MAX_OPEN_SHARDS = 256
 """Most shards mapped at once: each holds two file descriptors, and by default a process may have 1,024."""
 
 
-class _Mapped:
-    """A mapped file, and its state when it was mapped; it keeps the file open, to see whether it changes."""
+class _Mapped(HeldFile):
+    """A mapped file."""
 
     def __init__(self, file: BinaryIO) -> None:
         # ACCESS_COPY, because torch warns about buffers that it cannot write to.
         self.bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        self._descriptor = os.dup(file.fileno())
-        self._state = self._look()
-
-    def _look(self) -> tuple[int, int]:
-        found = os.fstat(self._descriptor)
-        return found.st_size, found.st_mtime_ns
-
-    @property
-    def is_changed(self) -> bool:
-        """Whether the file was written to or cut since it was mapped."""
-        return self._look() != self._state
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
+        super().__init__(file)
 
 
 class MappedShards:
@@ -74,6 +62,7 @@ class MappedShards:
         self.changes: Counter[str] = Counter()
         self._files = {shard.name: shard for shard in shards}
         self._maps: dict[str, _Mapped] = {}
+        self._opened: dict[str, OpenFile] = {}
 
     def map(self, name: str) -> mmap.mmap:
         """The bytes of a shard, mapped on first use, and again if the file has changed since.
@@ -85,11 +74,7 @@ class MappedShards:
             DataError: it cannot be mapped.
             ConfigError, RemoteDataError: as in `ShardCache.open`.
         """
-        mapped = self._maps.get(name)
-        if mapped is not None and mapped.is_changed:
-            self._maps.pop(name, None)
-            self.changes[name] += 1
-            mapped = None
+        mapped = self._unchanged(self._maps, name)
         if mapped is None:
             with self._open(self._files[name]) as file:
                 try:
@@ -103,6 +88,30 @@ class MappedShards:
             for oldest in tuple(self._maps)[:-MAX_OPEN_SHARDS]:
                 self._maps.pop(oldest, None)
         return mapped.bytes
+
+    def file(self, name: str) -> OpenFile:
+        """A shard, opened on first use for reads of a few rows, and again if the file has changed since.
+
+        Raises:
+            CorruptShard, ConfigError, RemoteDataError: as in `map`.
+        """
+        opened = self._unchanged(self._opened, name)
+        if opened is None:
+            with self._open(self._files[name]) as file:
+                opened = OpenFile(file)
+            self._opened[name] = opened
+            for oldest in tuple(self._opened)[:-MAX_OPEN_SHARDS]:
+                self._opened.pop(oldest, None)
+        return opened
+
+    def _unchanged(self, held: dict[str, _Held], name: str) -> _Held | None:
+        """What is held of a shard; None if nothing is, or if its file has changed, which is counted."""
+        found = held.get(name)
+        if found is None or not found.is_changed:
+            return found
+        held.pop(name, None)
+        self.changes[name] += 1
+        return None
 
     @property
     def folder(self) -> str:
@@ -137,6 +146,8 @@ class MappedShards:
             # A shard that the cache has evicted for this one keeps its disk space as long as it is mapped.
             for name in [name for name in tuple(self._maps) if not cache.path(self._files[name]).exists()]:
                 self._maps.pop(name, None)
+            for name in [name for name in tuple(self._opened) if not cache.path(self._files[name]).exists()]:
+                self._opened.pop(name, None)
             return file
         path = self._folder / shard.name
         file = path.open("rb")

@@ -19,7 +19,8 @@ from mhimdist.data import memory
 from mhimdist.data.bags import BagSource, PackedBags
 from mhimdist.data.devices import indexed, read_dtype, stored_dtypes
 from mhimdist.data.resident import DeviceBags, RamBags
-from mhimdist.data.shards import BagShards
+from mhimdist.data.stored import StoredBags
+from mhimdist.data.sub_bags import SubBags, whole_bags
 
 Steps = Sequence[Sequence[int] | np.ndarray]
 
@@ -64,11 +65,12 @@ def read_ahead(
             largest bag.
     """
     loading, device = loading or Loading(), indexed(device)
-    if isinstance(bags, BagShards):
-        bags.fetch_ahead(row for rows in steps for row in rows)
-    if isinstance(bags, DeviceBags):
+    whole = whole_bags(bags)
+    if isinstance(whole, StoredBags):
+        whole.fetch_ahead(row for rows in steps for row in rows)
+    if isinstance(whole, DeviceBags):
         return Unbuffered(bags, steps, dtype=dtype, device=device)
-    if loading.reader == "dali" and not isinstance(bags, RamBags):
+    if loading.reader == "dali" and not isinstance(whole, RamBags):
         from mhimdist.data.dali import DaliBatches  # a heavy import, only if it is needed
 
         return DaliBatches(bags, steps, dtype=dtype, device=device)
@@ -237,9 +239,14 @@ class ReadAhead:
         """Whether the batch is a view of its file or data set: a single bag, not converted, for a CPU."""
         if self._is_cuda or len(rows) != 1:
             return False
-        if isinstance(self._bags, RamBags):
+        if isinstance(self._bags, SubBags) and not self._bags.takes_all(rows[0]):
+            return False
+        whole = whole_bags(self._bags)
+        if isinstance(whole, RamBags):
             return True  # it converts all its bags on the first load
-        return stored_dtypes(self._bags, rows, self._dtype) == {self._dtype}
+        if isinstance(whole, StoredBags):
+            return whole.is_view(rows, self._dtype)
+        return stored_dtypes(whole, rows, self._dtype) == {self._dtype}
 
     def _make(self, number: int) -> PackedBags:
         rows = self._steps[number]
@@ -278,7 +285,7 @@ def _load_dtype(
     bags: BagSource, rows: Sequence[int] | np.ndarray, dtype: torch.dtype, device: torch.device
 ) -> torch.dtype:
     """The dtype in which to load a step: a device that holds its bags converts them itself, in one pass."""
-    if isinstance(bags, DeviceBags):
+    if isinstance(whole_bags(bags), DeviceBags):
         return dtype
     return read_dtype(stored_dtypes(bags, rows, dtype), dtype, device.type)
 

@@ -110,6 +110,23 @@ class _ResidentBags:
                 part_ND.copy_(held_ND)
         return PackedBags.of_rows(self, rows_B, features_TD)
 
+    def scattered(
+        self,
+        rows: Sequence[int] | np.ndarray,
+        instances: Sequence[np.ndarray],
+        dtype: torch.dtype,
+        *,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """The features of some instances, on the device that holds them; see `StoredBags.scattered`."""
+        features_AD = self._features(dtype)
+        starts_B = self._starts_N1[np.asarray(rows, np.int64)]
+        places = [start + each for start, each in zip(starts_B, instances, strict=True)]
+        index_K = torch.from_numpy(np.concatenate(places)).to(features_AD.device)
+        if out is None or features_AD.dtype != dtype:
+            return features_AD[index_K].to(dtype)
+        return torch.index_select(features_AD, 0, index_K, out=out[: len(index_K)])
+
     def _features(self, dtype: torch.dtype) -> Tensor:
         """The features of all bags, laid end to end in the order of the rows."""
         raise NotImplementedError

@@ -7,26 +7,25 @@ D features.
 import json
 import math
 import mmap
-import warnings
+import os
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mhimdist.config.train import ConfigWarning, Loading
-from mhimdist.data import memory, targets
+from mhimdist.data import feature_sets, memory, targets
 from mhimdist.data.bags import PackedBags, bag_id
 from mhimdist.data.format import (
     COORDS_DTYPE,
-    EXTENSIONS,
     FEATURE_DTYPES,
     INSTANCE_LABELS_DTYPE,
     NPY_HEADER_BYTES,
+    extension,
     npy_header,
 )
 from mhimdist.data.manifest import (
@@ -39,13 +38,15 @@ from mhimdist.data.manifest import (
     settled,
 )
 from mhimdist.data.mapped_shards import MappedShards
-from mhimdist.data.remote import Location, RemoteFolder, absolute, is_remote
+from mhimdist.data.remote import Location, RemoteFolder, absolute
+from mhimdist.data.scattered import OpenFile, read_rows
 from mhimdist.data.shard_cache import ShardCache
+from mhimdist.data.stored import StoredBags
 from mhimdist.data.targets import TaskInfo
-from mhimdist.errors import ConfigError, CorruptShard, DataError, ManifestError
+from mhimdist.errors import ConfigError, CorruptShard, DataError
 
 
-class BagShards:
+class BagShards(StoredBags):
     """The bags of a folder that `data_prep.shard` wrote.
 
     The manifest has the position of every array, so a bag is a view of a mapped file: nothing is parsed,
@@ -53,27 +54,18 @@ class BagShards:
     again), inherit it through a fork, and read from it in more than one thread.
 
     Attributes:
-        name: the data set's name.
-        classes: class names in the order of the class indices.
-        keys, slides, cases: key, slide and case of every bag, in the order of the rows.
-        labels_N: int64 class index of every bag.
-        task, targets_NK: what the bags are labelled with, and their targets, see `BagSource`; if there are
-            targets, a bag's class is a stratum of them.
-        sizes_N: int64 number of instances of every bag.
-        ids_N: int64 `bag_id` of every bag.
-        num_features: width D of the features.
-        synthetic, description: whether the features were generated, not computed from slides; their source.
-        digest: hash of the manifest's content, which includes the sha256 of every shard.
-        dtype: dtype of the stored features; float32 if it differs between bags.
-        stored_dtypes: names of all stored dtypes.
         shards: the shard files, as the manifest lists them.
-        folder: the folder of the shards, as messages name it.
+        feature_set: the name of the set that is read; "" without name.
+        The others are those of `StoredBags`.
     """
+
+    bag_of = "slide"
 
     def __init__(
         self,
         folder: Location,
         *,
+        features: str | None = None,
         verify: Literal["first_read", "never"] = "first_read",
         shard_cache: ShardCache | None = None,
     ) -> None:
@@ -81,12 +73,13 @@ class BagShards:
 
         Args:
             folder: of `manifest.parquet` and the shards, local or a URL; shards there are fetched when read.
+            features: name of the feature set to read, if there are several; shards of others are not fetched.
             verify: "first_read" checks a member's crc32 and array header when this process first reads it
                 and after the file has changed; "never" trusts the files (fetched ones are checked whole).
             shard_cache: cache for remote shards; None for a `ShardCache` with its defaults.
 
         Raises:
-            ConfigError: `verify` is something else, or the URL or its scheme is not allowed.
+            ConfigError: `verify` is something else, the URL is not allowed, or there is no such feature set.
             ManifestError: the manifest is unusable, or shards are missing, have another length, or are not
                 listed.
             RemoteDataError: the server of a remote folder does not answer.
@@ -96,7 +89,9 @@ class BagShards:
         self.verify = verify
         self._location = absolute(folder)
         place = RemoteFolder(self._location) if isinstance(self._location, str) else self._location
-        manifest = _remote_manifest(place) if isinstance(place, RemoteFolder) else Manifest.open(place)
+        manifest = remote_manifest(place) if isinstance(place, RemoteFolder) else Manifest.open(place)
+        self.features, self.feature_set = features, _one_of(manifest.feature_sets, features, folder)
+        manifest = manifest.of(self.feature_set)
         self._mapped = MappedShards(place, manifest.info.shards, shard_cache)
         self.folder = self._mapped.folder
 
@@ -129,18 +124,26 @@ class BagShards:
         }
         self._verified: set[tuple[str, int, int]] = set()
 
-    def __len__(self) -> int:
-        return len(self.keys)
-
     def __reduce__(self) -> tuple[Callable[[], "BagShards"], tuple[()]]:
-        return partial(_again, self._location, self.verify, self._mapped.cache, self.digest), ()
+        how = self._location, self.features, self.verify, self._mapped.cache, self.digest
+        return partial(self._again, *how), ()
+
+    @classmethod
+    def _again(
+        cls,
+        location: Location,
+        features: str | None,
+        verify: Literal["first_read", "never"],
+        cache: ShardCache | None,
+        digest: str,
+    ) -> Self:
+        """Open a data set in another process, which got its place from this one."""
+        bags = cls(location, features=features, verify=verify, shard_cache=cache)
+        bags.require_digest(digest)
+        return bags
 
     def rows_of(self, keys: Sequence[str]) -> np.ndarray:
-        """Row numbers of bags, int64.
-
-        Raises:
-            DataError: a key is not in the data set.
-        """
+        """See `StoredBags.rows_of`."""
         unknown = [key for key in keys if key not in self._row_of]
         if unknown:
             raise DataError(
@@ -149,12 +152,12 @@ class BagShards:
         return np.array([self._row_of[key] for key in keys], dtype=np.int64)
 
     def dtypes_of(self, rows: Sequence[int] | np.ndarray) -> frozenset[torch.dtype]:
-        """The dtypes in which the features of these rows are stored.
-
-        Raises:
-            DataError: a row is out of range.
-        """
+        """See `StoredBags.dtypes_of`."""
         return frozenset(getattr(torch, self._dtypes[row]) for row in self._checked(rows).tolist())
+
+    def is_view(self, rows: Sequence[int] | np.ndarray, dtype: torch.dtype) -> bool:
+        """See `StoredBags.is_view`."""
+        return len(rows) == 1 and getattr(torch, self._dtypes[rows[0]]) == dtype
 
     def load(
         self,
@@ -181,29 +184,41 @@ class BagShards:
             CorruptShard: the bytes of a shard are not those that the manifest describes.
         """
         rows_B = self._checked(rows)
-        if len(rows_B) == 1 and getattr(torch, self._dtypes[rows_B[0]]) == dtype:
+        if self.is_view(rows_B, dtype):
             features_TD = self._features_ND(int(rows_B[0]))
         else:
-            features_TD = self._buffer(rows_B, dtype, out)
+            features_TD = self._buffer(rows_B, int(self.sizes_N[rows_B].sum()), dtype, out)
             parts = features_TD.split(self.sizes_N[rows_B].tolist())
             for part_ND, row in zip(parts, rows_B.tolist(), strict=True):
                 part_ND.copy_(self._features_ND(row))
         return PackedBags.of_rows(self, rows_B, features_TD)
 
-    def fetch_ahead(self, rows: Iterable[int]) -> None:
-        """Start to fetch the remote shards of these rows in the order of first use, several at once.
+    def scattered(
+        self,
+        rows: Sequence[int] | np.ndarray,
+        instances: Sequence[np.ndarray],
+        dtype: torch.dtype,
+        *,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """See `StoredBags.scattered`."""
+        rows_B, sizes = self._checked(rows), [len(each) for each in instances]
+        features_TD = self._buffer(rows_B, sum(sizes), dtype, out)
+        parts = features_TD.split(sizes)
+        for part_KD, row, chosen_K in zip(parts, rows_B.tolist(), instances, strict=True):
+            if len(chosen_K) == self.sizes_N[row]:
+                part_KD.copy_(self._features_ND(row))
+            elif len(chosen_K):
+                file, start = self._file(row)
+                read_rows(file, start, chosen_K, getattr(torch, self._dtypes[row]), part_KD)
+        return features_TD
 
-        Does nothing if the data set is larger than this node's cache: a shard fetched too early would evict
-        one that is still needed. Errors are not raised here; the read of the shard raises them.
-        """
+    def fetch_ahead(self, rows: Iterable[int]) -> None:
+        """See `StoredBags.fetch_ahead`."""
         self._mapped.fetch_ahead(self._shards[row] for row in rows)
 
     def payload(self, row: int) -> np.ndarray:
-        """A bag's features as the .npy file in its shard, uint8, read-only.
-
-        Raises:
-            DataError, CorruptShard: as in `load`.
-        """
+        """See `StoredBags.payload`; it is the file in the shard."""
         (row,) = self._checked([row]).tolist()
         shape = int(self.sizes_N[row]), self.num_features
         mapped, start = self._array(row, "features", FEATURE_DTYPES[self._dtypes[row]], shape)
@@ -213,34 +228,20 @@ class BagShards:
         return array
 
     def coords(self, row: int) -> np.ndarray | None:
-        """A bag's patch positions, int32 N x 2, read-only, in the units of the source; None if it has none.
-
-        Raises:
-            DataError, CorruptShard: as in `load`.
-        """
+        """See `StoredBags.coords`."""
         return self._side_array(row, "coords", COORDS_DTYPE, 2)
 
     def instance_labels(self, row: int) -> np.ndarray | None:
-        """A bag's instance labels, uint8 N, read-only; None if it has none.
-
-        Raises:
-            DataError, CorruptShard: as in `load`.
-        """
+        """See `StoredBags.instance_labels`."""
         return self._side_array(row, "instance_labels", INSTANCE_LABELS_DTYPE)
 
     def details(self, row: int) -> dict[str, Any]:
-        """How a bag was made, as its JSON member says: encoder, patch size, level and more.
-
-        Raises:
-            DataError, CorruptShard: as in `load`.
-        """
+        """See `StoredBags.details`."""
         (row,) = self._checked([row]).tolist()
         mapped = self._mapped.map(self._shards[row])
         offset, num_bytes, crc32 = (int(values_N[row]) for values_N in self._members["json"].values())
-        content, where = mapped[offset : offset + num_bytes], f"{self.folder}/{self._shards[row]}"
-        if (got := zlib.crc32(content)) != crc32:
-            raise CorruptShard(f"{where}: {self.keys[row]}.json: expected crc32 {crc32:08x}, got {got:08x}")
-        return _json_object(content, f"{where}: {self.keys[row]}.json")
+        where = f"{self.folder}/{self._shards[row]}: {self.keys[row]}.json"
+        return _json_object(mapped[offset : offset + num_bytes], crc32, where)
 
     def _checked(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         rows_B = np.asarray(rows, dtype=np.int64)
@@ -249,8 +250,9 @@ class BagShards:
             raise DataError(f"{self.folder} has rows 0 to {len(self) - 1}, got {outside[0]}")
         return rows_B
 
-    def _buffer(self, rows_B: np.ndarray, dtype: torch.dtype, out: Tensor | None) -> Tensor:
-        num_instances = int(self.sizes_N[rows_B].sum())
+    def _buffer(
+        self, rows_B: np.ndarray, num_instances: int, dtype: torch.dtype, out: Tensor | None
+    ) -> Tensor:
         if out is None:
             num_bytes = num_instances * self.num_features * dtype.itemsize
             if num_bytes >= memory.ASKED_FROM_BYTES:
@@ -270,6 +272,21 @@ class BagShards:
         flat = torch.frombuffer(mapped, dtype=getattr(torch, dtype), count=math.prod(shape), offset=start)
         return flat.view(shape)
 
+    def _file(self, row: int) -> tuple[OpenFile, int]:
+        """The shard of a bag and where its features start; the first read checks the header if asked to."""
+        file, offset = self._mapped.file(self._shards[row]), int(self._members["features"]["offset"][row])
+        changes = self._mapped.changes[self._shards[row]]
+        known = {("features", row, changes), ("header", row, changes)}
+        if self.verify == "first_read" and not known & self._verified:
+            shape, dtype = (int(self.sizes_N[row]), self.num_features), FEATURE_DTYPES[self._dtypes[row]]
+            if os.pread(file.descriptor, NPY_HEADER_BYTES, offset) != npy_header(dtype, shape):
+                raise CorruptShard(f"{self._where(row, 'features')}: {_another_header(shape, dtype)}")
+            self._verified.add(("header", row, changes))
+        return file, offset + NPY_HEADER_BYTES
+
+    def _where(self, row: int, kind: str) -> str:
+        return f"{self.folder}/{self._shards[row]}: {self.keys[row]}.{extension(kind, self.feature_set)}"
+
     def _side_array(self, row: int, kind: str, dtype: np.dtype, *columns: int) -> np.ndarray | None:
         (row,) = self._checked([row]).tolist()
         if not self._members[kind]["bytes"][row]:
@@ -286,9 +303,9 @@ class BagShards:
         offset, num_bytes, crc32 = (int(values_N[row]) for values_N in self._members[kind].values())
         checked = kind, row, self._mapped.changes[self._shards[row]]
         if self.verify == "first_read" and checked not in self._verified:
-            where = f"{self.folder}/{self._shards[row]}: {self.keys[row]}.{EXTENSIONS[kind]}"
+            where = self._where(row, kind)
             if mapped[offset : offset + NPY_HEADER_BYTES] != npy_header(dtype, shape):
-                raise CorruptShard(f"{where}: expected the header of an array of {shape} {dtype.name}")
+                raise CorruptShard(f"{where}: {_another_header(shape, dtype)}")
             with memoryview(mapped) as view, view[offset : offset + num_bytes] as payload:
                 got = zlib.crc32(payload)
             if got != crc32:
@@ -297,74 +314,29 @@ class BagShards:
         return mapped, offset + NPY_HEADER_BYTES
 
 
-def _json_object(content: bytes, where: str) -> dict[str, Any]:
+def _json_object(content: bytes, crc32: int, where: str) -> dict[str, Any]:
+    if (got := zlib.crc32(content)) != crc32:
+        raise CorruptShard(f"{where}: expected crc32 {crc32:08x}, got {got:08x}")
     with suppress(ValueError, RecursionError):
         if isinstance(said := json.loads(content), dict):
             return said
     raise CorruptShard(f"{where}: expected a JSON object")
 
 
-def open_bags(location: Location, loading: Loading | None = None, *, digest: str | None = None) -> BagShards:
-    """Open a data set as a configuration says; the process keeps the last one, its maps and its checks.
-
-    Warns if a node's cache cannot keep all shards of a remote data set.
-
-    Args:
-        location: as in `BagShards`.
-        loading: how it is loaded; None for the defaults.
-        digest: the data set's digest, if another process has opened it for the same work.
-
-    Raises:
-        ConfigError: the cache cannot keep even the largest shard; otherwise as in `BagShards`.
-        ManifestError: as in `BagShards`, or the digest is another one.
-        RemoteDataError: as in `BagShards`.
-    """
-    return _require_digest(_open(location, loading), digest)
+def _another_header(shape: tuple[int, ...], dtype: np.dtype) -> str:
+    return f"expected the header of an array of {shape} {dtype.name}"
 
 
-def _require_digest(bags: BagShards, digest: str | None) -> BagShards:
-    if digest not in (None, bags.digest):
-        raise ManifestError(
-            f"{bags.folder} has changed since this command opened it: expected the data set {digest}, got "
-            f"{bags.digest}; put the old one back, or start the work on the new one under another name"
-        )
-    return bags
+def _one_of(names: Sequence[str], features: str | None, folder: Location) -> str:
+    """The name of the one feature set that is asked for; "" if features have no name."""
+    wanted = feature_sets.chosen(names, features, str(folder)) or ("",)
+    if len(wanted) > 1:
+        raise ConfigError(f"features: expected one feature set, got {features!r}; open_bags takes several")
+    return wanted[0]
 
 
-def _again(
-    location: Location, verify: Literal["first_read", "never"], cache: ShardCache | None, digest: str
-) -> BagShards:
-    """Open a data set in another process, which got its place from this one."""
-    return _require_digest(BagShards(location, verify=verify, shard_cache=cache), digest)
-
-
-@lru_cache(maxsize=1)
-def _open(location: Location, loading: Loading | None) -> BagShards:
-    loading = loading or Loading()
-    if not is_remote(location):
-        return BagShards(location, verify=loading.verify)
-    cache = ShardCache(loading.shard_cache, int(loading.shard_cache_gib * 2**30))
-    bags = BagShards(location, verify=loading.verify, shard_cache=cache)
-    limit = f"the {memory.gib(cache.limit_bytes)} of each node's shard cache (loading.shard_cache_gib)"
-    largest = max(bags.shards, key=lambda shard: shard.bytes)
-    if largest.bytes > cache.limit_bytes:
-        raise ConfigError(
-            f"{bags.folder}: {largest.name} alone has {memory.gib(largest.bytes)}, above {limit}"
-        )
-    capacity = cache.capacity_bytes()
-    if capacity < cache.limit_bytes:
-        limit = f"the {memory.gib(capacity)} that the disk of the shard cache {cache.folder} has for them"
-    if (total := sum(shard.bytes for shard in bags.shards)) > capacity:
-        warnings.warn(
-            f"{bags.folder}: its shards have {memory.gib(total)}, above {limit}: every epoch fetches them "
-            "again, a shard each time that one of its bags is read after the shard was evicted",
-            ConfigWarning,
-            stacklevel=2,
-        )
-    return bags
-
-
-def _remote_manifest(remote: RemoteFolder) -> Manifest:
+def remote_manifest(remote: RemoteFolder) -> Manifest:
+    """The manifest of a remote folder, which agrees with the folder's files if it can list them."""
     return settled(partial(_look, remote), remote.name)
 
 

@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mhimdist import files
 from mhimdist.errors import SplitError
@@ -67,6 +67,17 @@ def folds_in(path: Path) -> dict[str, Sets]:
             f"{path} does not hold a split into train, validation and test: {error}; {EXPECTED}"
         ) from None
     return folds
+
+
+class NamedBags(Protocol):
+    """Finds the bags that a split file names."""
+
+    def rows(self, sets: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
+        """The rows of the bags of each set, in the order in which they are named.
+
+        Raises:
+            SplitError: a name is that of no bag, or could be that of several slides.
+        """
 
 
 class Bags:

@@ -11,8 +11,8 @@ import numpy as np
 from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
 
 from mhimdist import files
-from mhimdist.data.shards import BagShards
-from mhimdist.data.split_files import Bags, folds_in
+from mhimdist.data.split_files import Bags, NamedBags, folds_in
+from mhimdist.data.stored import StoredBags
 from mhimdist.errors import SplitError
 
 
@@ -194,7 +194,7 @@ def _names(labels_N: np.ndarray, classes: Sequence[str] | None) -> dict[int, str
 
 
 def splits_of(
-    bags: BagShards,
+    bags: StoredBags,
     *,
     validation_share: float,
     seed: int,
@@ -226,7 +226,7 @@ def splits_of(
         "classes": bags.classes,
     }
     if split_file is not None:
-        return from_file(split_file, bags.keys, bags.slides, cases, labels_N, **drawn)
+        return from_file(split_file, bags.keys, bags.slides, cases, labels_N, names=bags.names, **drawn)
     if test_share is not None:
         return [holdout(bags.keys, cases, labels_N, test_share=test_share, **drawn)]
     return k_folds(bags.keys, cases, labels_N, num_folds=num_folds, **drawn)
@@ -357,6 +357,7 @@ def from_file(
     selects_on_test: bool = False,
     seed: int,
     classes: Sequence[str] | None = None,
+    names: NamedBags | None = None,
 ) -> list[Split]:
     """The splits in a file, such as an official one: a single split, or one per fold.
 
@@ -371,12 +372,13 @@ def from_file(
         cases: case of every bag.
         labels_N: class index of every bag.
         validation_share, selects_on_test, seed, classes: as in `k_folds`.
+        names: finds the bags that the file names; None finds them by slide, key or case.
 
     Raises:
         SplitError: the file is unreadable as such, or one of its splits does not fit the data; the message
             names it.
     """
-    bags = Bags(keys, slides, cases)
+    bags = names or Bags(keys, slides, cases)
     splits = []
     for number, (name, sets) in enumerate(folds_in(path).items()):
         where = f"{path}, {name}" if name else str(path)

@@ -68,7 +68,11 @@ def stratified(manifest: Manifest) -> Manifest:
     if task is None or task.of_classes:
         return manifest
     rows = manifest.rows
-    names, stratum_N = strata(task, of_rows(rows, task), rows["case"].to_pylist())
+    # All feature sets have the same slides: one decides, as if there were no other.
+    first = next(iter(manifest.each.values())).rows
+    names, first_N = strata(task, of_rows(first, task), first["case"].to_pylist())
+    stratum_of = dict(zip(first["slide"].to_pylist(), first_N.tolist(), strict=True))
+    stratum_N = [stratum_of[slide] for slide in rows["slide"].to_pylist()]
     index = rows.schema.get_field_index("label")
     rows = rows.set_column(index, rows.schema.field(index), pa.array(stratum_N, pa.int32()))
     return Manifest(manifest.info.model_copy(update={"classes": names}), rows)

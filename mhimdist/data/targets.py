@@ -1,6 +1,6 @@
 """What the label of a bag means: the task of a data set, and the numbers that its bags are labelled with.
 
-Dimensions: N bags, K targets of a bag.
+Dimensions: N bags, K targets of a bag, S slides of a case.
 """
 
 from collections.abc import Iterator
@@ -74,6 +74,19 @@ def of_rows(rows: pa.Table, task: TaskInfo) -> np.ndarray:
         return np.zeros((len(rows), 0))
     values = rows[TARGETS].combine_chunks().flatten().fill_null(np.nan)
     return values.to_numpy(zero_copy_only=False).reshape(len(rows), len(task.columns))
+
+
+def united(targets_SK: np.ndarray) -> np.ndarray | None:
+    """The targets of a case by those of its slides, float64, K: of each what any slide knows, else NaN.
+
+    Args:
+        targets_SK: targets of each slide, NaN where one is missing.
+
+    Returns:
+        The targets; None if two slides have different ones.
+    """
+    low_K, high_K = np.fmin.reduce(targets_SK), np.fmax.reduce(targets_SK)
+    return None if (low_K < high_K).any() else low_K
 
 
 def as_cells(targets_K: np.ndarray) -> list[float | None]:

@@ -18,8 +18,9 @@ from mhimdist import files, terminal
 from mhimdist.cluster.connect import connect, share_of
 from mhimdist.cluster.nodes import Share
 from mhimdist.config.execution import Execution
+from mhimdist.config.sub_bags import evaluation_text
+from mhimdist.data.opening import open_bags
 from mhimdist.data.remote import Location
-from mhimdist.data.shards import open_bags
 from mhimdist.distributed.shared_gpu import within_share
 from mhimdist.distributed.worker_group import train, worker_group
 from mhimdist.errors import MhimdistError, PreemptedError
@@ -167,7 +168,13 @@ def _task(fold: Fold, data: Location, execution: Execution, stop_file: Path) -> 
             with within_share(fold.config):
                 run_fold(
                     fold,
-                    open_bags(data, fold.config.loading, digest=fold.data_digest),
+                    open_bags(
+                        data,
+                        fold.config.loading,
+                        fold.config.features,
+                        bag_of=execution.bag_of,
+                        digest=fold.data_digest,
+                    ),
                     execution.first_stages,
                     execution.num_threads,
                     saving=execution.saving,
@@ -243,9 +250,10 @@ class Progress:
         left = elapsed / self._done * (self.num_folds - self._done)
         if isinstance(outcome, Result):
             epochs = formats.count(outcome.num_epochs, "epoch")
+            how = f", {evaluated}" if (evaluated := evaluation_text(fold.config)) else ""
             task = outcome.meaning
             which, metrics = ("test", outcome.test) if outcome.test else ("validation", outcome.validation)
-            text = f"{which} {task.title} {formats.auc(metrics[task.selection])} after {epochs}"
+            text = f"{which} {task.title} {formats.auc(metrics[task.selection])} after {epochs}{how}"
         else:
             self._failed += 1
             text = f"FAILED {outcome}"

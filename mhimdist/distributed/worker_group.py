@@ -22,8 +22,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from mhimdist import errors, files, terminal
 from mhimdist.cluster.connect import has_gpus
 from mhimdist.config.execution import Execution, Saving
+from mhimdist.config.sub_bags import evaluation_text
+from mhimdist.data.opening import open_bags
 from mhimdist.data.remote import Location, absolute
-from mhimdist.data.shards import open_bags
+from mhimdist.data.stored import BagOf
 from mhimdist.training.fold import STOP_FILE, Fold, run_fold
 from mhimdist.training.launching import selects_by
 from mhimdist.training.run_folder import HISTORY
@@ -44,6 +46,7 @@ class Group:
         max_failures: how often the group starts again after the death of a worker.
         timeout_s: seconds to wait for a worker that does not answer, before an error names it.
         saving: when checkpoints are written and which are kept.
+        bag_of: what one bag of the data is.
     """
 
     num_workers: tuple[int, int]
@@ -52,6 +55,7 @@ class Group:
     max_failures: int = 3
     timeout_s: float = 300.0
     saving: Saving = field(default_factory=Saving)
+    bag_of: BagOf = "slide"
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,13 @@ def _train_in_worker(loop_config: dict[str, _WorkerTask]) -> None:
                 return  # Ray has started it again after an error that would only recur
             run_fold(
                 fold,
-                open_bags(task.data, fold.config.loading, digest=fold.data_digest),
+                open_bags(
+                    task.data,
+                    fold.config.loading,
+                    fold.config.features,
+                    bag_of=group.bag_of,
+                    digest=fold.data_digest,
+                ),
                 task.cache,
                 max(1, int(group.cpus)),
                 workers=workers,
@@ -202,6 +212,8 @@ def _watching(fold: Fold, stop: Callable[[], bool]) -> Iterator[None]:
     def rows() -> list[str]:
         return history.read_text(encoding="utf-8").splitlines() if history.exists() else []
 
+    how = f"; {evaluated}" if (evaluated := evaluation_text(fold.config)) else ""
+
     def follow(num_seen: int) -> None:
         while True:
             is_over = ended.wait(0.5)
@@ -211,7 +223,7 @@ def _watching(fold: Fold, stop: Callable[[], bool]) -> Iterator[None]:
                 row = json.loads(line)
                 score, teacher = row["student_validation_score"], row["teacher_validation_score"] or 0
                 named = f"validation {selects_by(fold.folder)}"
-                judged = "" if score is None else f"{named} {score:.3f} (teacher {teacher:.3f}) "
+                judged = "" if score is None else f"{named} {score:.3f} (teacher {teacher:.3f}{how}) "
                 terminal.console().print(
                     f"{fold.name}: epoch {row['epoch'] + 1:>3} loss {row['loss']:.3f} {judged}"
                     f"kept {row['kept_ratio']:.0%} {row['epoch_s']:.1f} s",
@@ -240,4 +252,5 @@ def worker_group(execution: Execution) -> Group:
         max_failures=execution.max_failures,
         timeout_s=execution.worker_timeout_s,
         saving=execution.saving,
+        bag_of=execution.bag_of,
     )

@@ -56,6 +56,7 @@ def document(member: Member, trained: Trained) -> dict[str, Any]:
         "classes": list(member.classes),
         **({"task": trained.state["task"]} if trained.state.get("task") else {}),
         "encoder": member.features.get("encoder"),
+        **({"standardized": scale} if (scale := member.features.get("standardized")) else {}),
         **details,
         "threshold": member.threshold,
         "threshold_from": member.threshold_from,

@@ -17,7 +17,7 @@ from mhimdist import files, ops
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import PackedBags
 from mhimdist.data.format import escape_key
-from mhimdist.data.shards import BagShards
+from mhimdist.data.stored import StoredBags
 from mhimdist.errors import CheckpointError, DataError
 from mhimdist.heatmaps.mask_picture import EpochMask
 from mhimdist.method.masking import hidden_by
@@ -30,10 +30,18 @@ from mhimdist.tasks import task_of
 from mhimdist.training import checkpoint
 
 
+def features_of(run: Path) -> str | None:
+    """The feature set that a run trains on; None if it was not chosen, or if the folder is no run."""
+    try:
+        return files.parse_json((run / "config.json").read_text(encoding="utf-8")).get("features")
+    except (OSError, ValueError, AttributeError):
+        return None  # `Masks` says what is wrong
+
+
 class Masks:
     """The masks of a run."""
 
-    def __init__(self, run: Path, bags: BagShards, most: int = 6) -> None:
+    def __init__(self, run: Path, bags: StoredBags, most: int = 6) -> None:
         """Find the run's checkpoints at ends of epochs.
 
         Args:

@@ -158,10 +158,10 @@ def _masks(job: HeatMaps) -> "Masks | None":
     """The masks of the run, if one is given; only they need torch, which takes seconds to import."""
     if job.run is None or job.data is None:
         return None
-    from mhimdist.data.shards import open_bags
-    from mhimdist.heatmaps.masks import Masks
+    from mhimdist.data.opening import open_bags
+    from mhimdist.heatmaps.masks import Masks, features_of
 
-    return Masks(job.run, open_bags(job.data))
+    return Masks(job.run, open_bags(job.data, None, features_of(job.run)))
 
 
 def _files(path: Path) -> dict[str, Path]:

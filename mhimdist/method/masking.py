@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mhimdist import ops
-from mhimdist.config.train import Masking
+from mhimdist.config.method import Masking
 from mhimdist.data.bags import PackedBags
 
 MASKS = ("all", "high", "low", "random")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mhimdist import ops
-from mhimdist.config.train import Masking
+from mhimdist.config.method import Masking
 from mhimdist.method.masking import ratios_at
 from mhimdist.ops.draws import Draws
 

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor
 
-from mhimdist.config import train as config
+from mhimdist.config import method as config
 from mhimdist.data.bags import PackedBags
 from mhimdist.method import precision
 from mhimdist.method.flat_parameters import flatten_parameters

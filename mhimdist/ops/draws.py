@@ -18,7 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Purpose = Literal["random_mask", "high_mask", "keep_one", "student_dropout", "teacher_dropout", "pseudo_bags"]
+Purpose = Literal[
+    "random_mask",
+    "high_mask",
+    "keep_one",
+    "student_dropout",
+    "teacher_dropout",
+    "pseudo_bags",
+    "sub_bags",
+    "evaluated_sub_bags",
+]
 
 
 def _signed(value: int) -> int:

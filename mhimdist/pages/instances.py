@@ -13,7 +13,9 @@ from statistics import fmean
 import numpy as np
 import torch
 
-from mhimdist.data.shards import BagShards, open_bags
+from mhimdist.data.cases import CaseBags, case_digest
+from mhimdist.data.opening import open_bags
+from mhimdist.data.stored import StoredBags
 from mhimdist.errors import ReportError
 from mhimdist.models import BagModel
 from mhimdist.pages.subject import Configuration, Subject
@@ -38,7 +40,7 @@ class InstanceAucs:
     values: Mapping[str, float]
 
 
-def instance_aucs(folder: Path, keys: Sequence[str], bags: BagShards) -> InstanceAucs:
+def instance_aucs(folder: Path, keys: Sequence[str], bags: StoredBags) -> InstanceAucs:
     """AUC of the positive instances within each test slide of a fold, the mean over the slides.
 
     Args:
@@ -63,7 +65,7 @@ def instance_aucs(folder: Path, keys: Sequence[str], bags: BagShards) -> Instanc
     return InstanceAucs(slides, {name: fmean(values) for name, values in found.items()})
 
 
-def _labelled(keys: Sequence[str], bags: BagShards) -> Iterator[tuple[int, np.ndarray]]:
+def _labelled(keys: Sequence[str], bags: StoredBags) -> Iterator[tuple[int, np.ndarray]]:
     """Row and positive instances of each slide that has instances of both kinds."""
     for row in bags.rows_of(keys).tolist():
         labels_N = bags.instance_labels(row)
@@ -73,8 +75,8 @@ def _labelled(keys: Sequence[str], bags: BagShards) -> Iterator[tuple[int, np.nd
 
 def _scorers(
     student: BagModel, teacher: BagModel | None
-) -> dict[str, Callable[[BagShards, int], np.ndarray | None]]:
-    scorers: dict[str, Callable[[BagShards, int], np.ndarray | None]] = {
+) -> dict[str, Callable[[StoredBags, int], np.ndarray | None]]:
+    scorers: dict[str, Callable[[StoredBags, int], np.ndarray | None]] = {
         _COLUMNS[0]: lambda bags, row: _attention(student, bags, row),
         _COLUMNS[2]: lambda bags, row: _probability(student, bags, row),
     }
@@ -84,14 +86,14 @@ def _scorers(
 
 
 @torch.inference_mode()
-def _attention(network: BagModel, bags: BagShards, row: int) -> np.ndarray | None:
+def _attention(network: BagModel, bags: StoredBags, row: int) -> np.ndarray | None:
     bag = bags.load([row])
     weights_NH = network.attention_weights(bag, network(bag))
     return None if weights_NH is None else weights_NH.double().mean(1).numpy()
 
 
 @torch.inference_mode()
-def _probability(network: BagModel, bags: BagShards, row: int) -> np.ndarray | None:
+def _probability(network: BagModel, bags: StoredBags, row: int) -> np.ndarray | None:
     """The probability of the slide's own class by each instance."""
     probabilities_NC = network.instance_probabilities(bags.load([row]))
     return None if probabilities_NC is None else probabilities_NC[:, int(bags.labels_N[row])].double().numpy()
@@ -108,11 +110,11 @@ def instances_section(subject: Subject, data: str | Path) -> Section:
         ReportError: the runs are of other data, or no test slide has labelled instances of both kinds.
         DataError, ManifestError, CheckpointError: data or networks cannot be read.
     """
-    bags = open_bags(data)
     rows: list[list[str | Cell]] = []
     for each in subject.tested:
         if each.folds:
-            found = _of_folds(each, bags, data)
+            features = each.entry.features if each.entry is not None else None
+            found = _of_folds(each, open_bags(data, None, features), data)
             rows.append(
                 [
                     each.name + (f", {each.protocol}" if len(subject.protocols) > 1 else ""),
@@ -133,8 +135,10 @@ def instances_section(subject: Subject, data: str | Path) -> Section:
     )
 
 
-def _of_folds(configuration: Configuration, bags: BagShards, data: str | Path) -> list[InstanceAucs]:
+def _of_folds(configuration: Configuration, bags: StoredBags, data: str | Path) -> list[InstanceAucs]:
     entry = configuration.entry
+    if entry is not None and entry.data_digest == case_digest(bags.digest):
+        bags = CaseBags(bags)  # it was trained on bags of cases
     if entry is not None and entry.data_digest != bags.digest:
         raise ReportError(
             f"data: expected the data set that {configuration.name} was trained on, digest "

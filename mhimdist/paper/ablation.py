@@ -84,7 +84,8 @@ class Ablation(Experiment):
     @property
     def overlay(self) -> dict[str, Any]:
         """The given settings of `train`, by dotted path."""
-        return dict(leaves(self.train))  # type: ignore[arg-type]
+        given = dict(leaves(self.train))  # type: ignore[arg-type]
+        return given | ({"features": self.features} if self.features is not None else {})
 
     @classmethod
     def from_job(cls, *, quick: dict[str, Any], arguments: list[str] | None = None, **defaults: Any) -> Self:

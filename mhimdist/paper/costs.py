@@ -12,9 +12,10 @@ from mhimdist.cluster.connect import connect, share_of
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.folds import device_of_runs, digest_of
 from mhimdist.cross_validation.options import Experiment
+from mhimdist.data.opening import open_bags, with_features
 from mhimdist.data.remote import Location, absolute
-from mhimdist.data.shards import open_bags
 from mhimdist.data.splits import Split
+from mhimdist.data.stored import BagOf
 from mhimdist.distributed.fold_tasks import stoppable, why_lost
 from mhimdist.errors import MhimdistError
 from mhimdist.training.cost import Cost, measure
@@ -43,7 +44,8 @@ def measure_costs(
     if not configs:
         return {}
     folder = experiment.folder / "costs"
-    bags = open_bags(data, next(iter(configs.values())).loading)
+    first = next(iter(configs.values()))
+    bags = open_bags(data, first.loading, first.features, bag_of=experiment.bag_of)
     protocol, seed = experiment.protocols[0], experiment.seeds[0]
     split = experiment.splits(bags, protocol, seed)[0]
     if protocol == "refit":  # an inner run, which has a validation set, and is what refit has most of
@@ -52,10 +54,11 @@ def measure_costs(
     num_threads = max(1, int(experiment.cpus_per_run))
     costs: dict[str, Cost | str] = {}
     for name, config in configs.items():
+        data_digest = with_features(bags, config.features).digest
         made_of = (
             made_with(config, device_of_runs(experiment, config)),
             split.digest(),
-            bags.digest,
+            data_digest,
             num_threads,
         )
         file = folder / f"{digest_of(made_of)}.json"
@@ -71,7 +74,8 @@ def measure_costs(
             )
             try:
                 with stoppable(experiment):
-                    cost = ray.get(task.remote(config, split, absolute(data), num_threads, bags.digest))
+                    of_bags = experiment.bag_of, data_digest
+                    cost = ray.get(task.remote(config, split, absolute(data), num_threads, *of_bags))
             except ray.exceptions.RayError as error:
                 cost = why_lost(error)
             if isinstance(cost, str):
@@ -93,8 +97,11 @@ def _read(file: Path) -> Cost | None:
         return None
 
 
-def _measure(config: TrainConfig, split: Split, data: Location, num_threads: int, digest: str) -> Cost | str:
+def _measure(
+    config: TrainConfig, split: Split, data: Location, num_threads: int, bag_of: BagOf, digest: str
+) -> Cost | str:
     try:
-        return measure(config, open_bags(data, config.loading, digest=digest), split, num_threads)
+        bags = open_bags(data, config.loading, config.features, bag_of=bag_of, digest=digest)
+        return measure(config, bags, split, num_threads)
     except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())}"

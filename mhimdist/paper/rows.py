@@ -6,8 +6,9 @@ If the authors' preset has no ratio for a strategy, the ratio is ours; see `LOW_
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mhimdist.config.method import Masking, Momentum, Teacher, TeacherKind
 from mhimdist.config.schedules import Schedule
-from mhimdist.config.train import Masking, Momentum, Teacher, TeacherKind, TrainConfig
+from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.options import Candidate
 
 Base = Callable[[str], TrainConfig]

@@ -13,17 +13,19 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mhimdist.data import memory
-from mhimdist.data.bags import PackedBags, bag_id
+from mhimdist.data.bags import PackedBags
+from mhimdist.data.cases import as_one
 from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.torch_threads import one_torch_thread
-from mhimdist.errors import MhimdistError, NonFiniteError
-from mhimdist.models import BagModel
+from mhimdist.errors import ConfigError, MhimdistError, NonFiniteError
+from mhimdist.models import BagModel, BagOutput
 from mhimdist.prediction.sources import Bags
 from mhimdist.training import denormals
 from mhimdist.training.student import load_student, load_teacher
@@ -37,12 +39,21 @@ class Item:
         what, name: "slide" or "case", and its name.
         key: key of the bag, on which a network's random cuts depend.
         rows: row numbers of its slides.
+        how: "union" predicts them as one bag, "attention" each slide, and weights them; see `--cases`.
+        is_scored: whether what its instances say is kept if that is asked for.
     """
 
     what: str
     name: str
     key: str
     rows: tuple[int, ...]
+    how: Literal["union", "attention"] = "union"
+    is_scored: bool = True
+
+    @property
+    def place(self) -> tuple[tuple[int, ...], str]:
+        """What tells it from the other items of a data set."""
+        return self.rows, self.how
 
 
 @dataclass(frozen=True)
@@ -126,7 +137,7 @@ class Ensemble:
         Args:
             bags: the data set.
             items: what to predict.
-            keep: takes what the instances of a slide say, which is computed only for it.
+            keep: takes what the instances of an item say, which is computed only for it.
 
         Raises:
             MhimdistError: an item cannot be read, or its probabilities are not finite; the message names it.
@@ -184,7 +195,7 @@ class Ensemble:
         scoring: _Scoring | None,
     ) -> Predicted:
         try:
-            return _predict(item, load(), networks, scoring if len(item.rows) == 1 else None)
+            return _predict(item, load(), networks, scoring if item.is_scored else None)
         except (MhimdistError, OSError) as error:
             if not self.skip_bad:
                 raise
@@ -196,14 +207,15 @@ class Ensemble:
 def _predict(
     item: Item, packed: PackedBags, networks: Sequence[BagModel], scoring: _Scoring | None
 ) -> Predicted:
-    bag = _as_one(packed, item)
-    outputs = [network(bag) for network in networks]
-    probabilities_MC = torch.stack(
-        [
-            network.predictions(output)[0].double().cpu()
-            for network, output in zip(networks, outputs, strict=True)
-        ]
-    ).numpy()
+    packed = replace(packed, labels_B=packed.labels_B.clamp_min(0))  # an unknown label is below 0
+    bag = as_one(packed, item.key)
+    outputs: list[BagOutput] = []
+    if item.how == "attention":
+        each = [_by_attention(network, packed, bag) for network in networks]
+    else:
+        outputs = [network(bag) for network in networks]
+        each = [network.predictions(out)[0] for network, out in zip(networks, outputs, strict=True)]
+    probabilities_MC = torch.stack([one_C.double().cpu() for one_C in each]).numpy()
     if not np.isfinite(probabilities_MC).all():
         raise NonFiniteError(f"the probabilities of {item.what} {item.name!r} are not finite")
     if scoring is not None:
@@ -222,17 +234,28 @@ def _predict(
     return Predicted(item, probabilities_MC)
 
 
-def _as_one(packed: PackedBags, item: Item) -> PackedBags:
-    """The bags of an item as one bag."""
-    num_rows = len(packed.features_TD)
-    return replace(
-        packed,
-        offsets_B1=packed.offsets_B1.new_tensor([0, num_rows]),
-        labels_B=packed.labels_B[:1].clamp_min(0),
-        ids_B=packed.ids_B.new_tensor([bag_id(item.key)]),
-        keys=(item.key,),
-        host_sizes=(num_rows,),
-    )
+def _by_attention(network: BagModel, packed: PackedBags, bag: PackedBags) -> Tensor:
+    """The predictions of a case, P: the mean over its slides, each weighted by its share of the attention.
+
+    The shares are those of a network that sees all slides as one bag, mean over its heads.
+
+    Args:
+        network: the network.
+        packed: the slides.
+        bag: the same instances as one bag.
+
+    Raises:
+        ConfigError: the network has no attention.
+    """
+    weights_NH = network.attention_weights(bag, network(bag))
+    if weights_NH is None:
+        raise ConfigError(
+            f"--cases attention: {type(network).__name__} has no attention; take mean, max or union"
+        )
+    parts = weights_NH.double().mean(1).split(packed.sizes())
+    shares_S = torch.stack([part.sum() for part in parts])
+    predictions_SP = network.predictions(network(packed)).double()
+    return (shares_S / shares_S.sum()) @ predictions_SP
 
 
 def _mean_of_heads(weights_NH: Tensor | None) -> Tensor | None:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mhimdist import files
+from mhimdist.config.sub_bags import evaluation_text
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.splits import Split
+from mhimdist.data.stored import BagOf
 from mhimdist.errors import CheckpointError, ConfigError
 from mhimdist.tasks import Task, restored
 from mhimdist.training import checkpoint
@@ -30,6 +32,7 @@ class Member:
         folder: the folder of its fold.
         digest: hash of its weights and of how it is built.
         name: of its configuration, as in the tables of a cross-validation.
+        feature_set: the feature set that it was trained on, if it was chosen by name.
         recipe: digest of its configuration without the seed; the same for all folds of a candidate.
         without_masking: the `recipe` of its first stage.
         fold, seed: its fold, counted from 1, and its seed; None if the folder has no result.
@@ -43,11 +46,14 @@ class Member:
         task: what it predicts.
         fitted: what the task has fitted on the bags that selected it, besides the threshold.
         config: its configuration, in JSON types.
+        bag_of: what one bag of its training was, "slide" or "case".
+        evaluated: how its runs evaluated bags, if training saw samples of them; otherwise empty.
     """
 
     folder: Path
     digest: str
     name: str
+    feature_set: str | None
     recipe: str
     without_masking: str
     fold: int | None
@@ -64,6 +70,8 @@ class Member:
     task: Task
     fitted: Mapping[str, Any]
     config: dict[str, Any]
+    bag_of: BagOf = "slide"
+    evaluated: str = ""
 
     def describe(self) -> dict[str, Any]:
         """What `prediction.json` says of it."""
@@ -147,7 +155,8 @@ def _read(folder: Path) -> Member:
     return Member(
         folder=folder,
         digest=hashlib.sha256((path / "state.json").read_bytes()).hexdigest(),
-        name=config.model.name if config.teacher.kind == "none" else f"MHIM ({config.model.name})",
+        name=config.title,
+        feature_set=config.features,
         recipe=_recipe(config),
         without_masking=_recipe(config.first_stage()),
         fold=result.get("fold"),
@@ -164,6 +173,8 @@ def _read(folder: Path) -> Member:
         task=task,
         fitted=(state.get("task") or {}).get("fitted") or {},
         config=config.recipe(),
+        bag_of=(state.get("data") or {}).get("bag_of", "slide"),
+        evaluated=evaluation_text(config),
     )
 
 
@@ -235,6 +246,7 @@ def _refuse_strangers(members: Sequence[Member]) -> None:
             ("classes", *(each.classes if each.task.has_classes else None for each in (first, other))),
             ("predictions", first.task.columns, other.task.columns),
             ("features per instance", first.num_features, other.num_features),
+            ("bags (--bag-of)", first.bag_of, other.bag_of),
             ("encoder", *_both_known(first, other)),
         ):
             if one != two:

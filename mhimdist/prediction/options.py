@@ -45,16 +45,27 @@ class Prediction(Options):
     feature_key: str | None = Field(
         None, description="name of the array of features in the files, if it is an unusual one"
     )
+    features: str | None = Field(
+        None,
+        description="feature set of the data to predict from, if they have several by name; none: that which "
+        "the models were trained on",
+    )
     encoder: str | None = Field(
         None, description="network that computed the features, if their files do not say so"
     )
     patch_size: int | None = Field(
         None, gt=0, description="edge of a patch in pixels, if the files do not say so"
     )
-    cases: Literal["mean", "max", "union"] = Field(
+    cases: Literal["mean", "max", "attention", "union"] = Field(
         "mean",
-        description="how a case with several slides is predicted: mean or largest probability of its slides, "
+        description="how a case with several slides is predicted: mean or largest probability of its slides; "
+        "attention, their mean weighted by each slide's share of the attention when all slides are one bag; "
         "or union, all its slides as one bag",
+    )
+    bag_of: Literal["slide", "case"] | None = Field(
+        None,
+        description="what is predicted as one bag; case: all slides of a case, and there is no prediction of "
+        "slides; none: as the models were trained",
     )
     threshold: float | None = Field(
         None,

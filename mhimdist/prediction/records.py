@@ -29,7 +29,7 @@ class Records:
 
     Attributes:
         path: the file.
-        probabilities: float64 M x C of every item that is predicted, by its rows.
+        probabilities: float64 M x C of every item that is predicted, by its `place`.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
@@ -43,7 +43,7 @@ class Records:
             CheckpointError: the file holds the predictions of other models or data.
         """
         self.path, self._identity = path, dict(identity)
-        self.probabilities: dict[tuple[int, ...], np.ndarray] = {}
+        self.probabilities: dict[tuple[tuple[int, ...], str], np.ndarray] = {}
         self._length = 0
         if path.exists():
             self._read()
@@ -58,7 +58,8 @@ class Records:
             before = files.parse_json(lines[0])
             for line in lines[1:]:
                 row = files.parse_json(line)
-                self.probabilities[tuple(row["rows"])] = np.array(row["probabilities"], np.float64)
+                place = tuple(row["rows"]), row.get("how", "union")
+                self.probabilities[place] = np.array(row["probabilities"], np.float64)
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{self.path} is damaged ({error}); give --fresh to predict all slides again"
@@ -100,8 +101,10 @@ class Appender:
         if predicted.probabilities_MC is None:
             return
         item: Item = predicted.item
-        self._records.probabilities[item.rows] = predicted.probabilities_MC
+        self._records.probabilities[item.place] = predicted.probabilities_MC
         row = {"name": item.name, "rows": item.rows, "probabilities": predicted.probabilities_MC.tolist()}
+        if item.how != "union":
+            row["how"] = item.how
         self._file.write(json.dumps(row).encode() + b"\n")
         self._file.flush()  # the system keeps it if this process is killed
         if time.monotonic() > self._synced + SYNC_EVERY_S:

@@ -74,6 +74,7 @@ class Results:
             self.probabilities_NMC,
             self.classes,
             self.threshold,
+            np.array([len(slides.groups[place]) for place in self.places], np.int64),
             task=self.task,
             fitted=self.fitted,
             targets_NK=self._targets_NK,
@@ -92,11 +93,11 @@ class Results:
 
     @property
     def _targets_NK(self) -> np.ndarray:
-        """The targets of the slides that were predicted, where the data state those of the task."""
+        """The targets of what was predicted, where the data state those of the task."""
         bags, columns = self.slides.bags, self.task.info.columns
         if bags.task.columns != columns or self.job.ignore_labels:
             return np.full((len(self.places), len(columns)), np.nan)
-        return bags.targets_NK[[self.slides.rows[place] for place in self.places]]
+        return self.slides.targets_NK[list(self.places)]
 
     @cached_property
     def _cases(self) -> tuple[Verdicts, list[str]]:
@@ -119,11 +120,12 @@ class Results:
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """Metrics of the slides and of the cases, where labels are known."""
-        both = {"slides": self.of_slides, "cases": self.of_cases}
+        both = {f"{self.slides.bag_of}s": self.of_slides}
+        if self.of_cases is not None:
+            both["cases"] = self.of_cases
         measured = {
             name: measure(verdicts, self.threshold.value, self.task, self.fitted)
             for name, verdicts in both.items()
-            if verdicts is not None
         }
         return {name: values for name, values in measured.items() if values is not None}
 
@@ -134,11 +136,21 @@ class Results:
         if any(member.protocol == "paper" for member in self.members):
             found.append(PAPER_WARNING)
         seen = set().union(*(member.seen for member in self.members))
-        keys = [self.slides.bags.keys[self.slides.rows[place]] for place in self.places]
-        if known := sum(key in seen for key in keys):
+        slides, what = self.slides, f"{self.slides.bag_of}s"
+        if known := sum(not seen.isdisjoint(slides.names_of(place)) for place in self.places):
             found.append(
-                f"{known:,} of {len(keys):,} slides have the names of slides that trained or selected a "
-                "model: their predictions are not a test of it"
+                f"{known:,} of {len(self.places):,} {what} have the names of {what} that trained or selected "
+                "a model: their predictions are not a test of it"
+            )
+        if evaluated := sorted({member.evaluated for member in self.members} - {""}):
+            found.append(
+                f"the models were trained on samples of each bag and {' and '.join(evaluated)}; bags are "
+                "predicted whole here"
+            )
+        if self.slides.bag_of != self.members[0].bag_of:
+            found.append(
+                f"the models were trained on bags of a {self.members[0].bag_of} each, and predict bags of a "
+                f"{self.slides.bag_of} each here (--bag-of)"
             )
         if self.of_cases is not None and (torn := self._cases[1]):
             found.append(
@@ -178,7 +190,8 @@ class Results:
             "data": {
                 "path": str(bags.folder),
                 "digest": bags.digest,
-                "slides": len(self.of_slides),
+                "slides": int(self.of_slides.slides_N.sum()),
+                "bag_of": self.slides.bag_of,
                 "cases": len(set(self.of_slides.cases)),
                 "num_features": self.members[0].num_features,
                 "encoder": self.slides.encoder,
@@ -205,9 +218,8 @@ class Results:
         names = self.classes if self.task.has_classes else sorted(found)
         told = ", ".join(f"{found[name]:,} {name or 'without a label'}" for name in names)
         told = told or ", ".join(self.task.columns)
-        yield (
-            f"{formats.count(len(verdicts), 'slide')} by {formats.count(len(self.members), 'model')}: {told}"
-        )
+        num_bags = formats.count(len(verdicts), self.slides.bag_of)
+        yield f"{num_bags} by {formats.count(len(self.members), 'model')}: {told}"
         if self.threshold.value is not None:
             yield f"threshold {self.threshold.value:.3f}: {self.threshold.source}"
         for what, values in self.metrics.items():

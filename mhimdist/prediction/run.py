@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from mhimdist.prediction.sources import Bags
 from mhimdist.prediction.verdicts import Threshold, threshold_of
 from mhimdist.process import Stopping
 
+T = TypeVar("T")
 ITEMS_PER_SLICE = 64
 """Slides of a Ray task; a lost task predicts them again."""
 
@@ -92,6 +93,8 @@ def run_prediction(job: Prediction, *, data: Location) -> Path:
         refuse_open_cluster(insecure=job.insecure)
     members = find_members([_here_or_at_home(folder, job.home) for folder in job.models], job.candidate)
     slides = open_slides(data if is_remote(data) else Path(data), job, members[0])
+    if (job.bag_of or members[0].bag_of) == "case":
+        slides = slides.by_case()
     out.mkdir(parents=True, exist_ok=True)
     lock = files.Lock(out / ".lock", signed=True)
     if not lock.acquire(wait_s=0):
@@ -139,19 +142,26 @@ class _Task:
         job, slides, members = self.job, self.slides, self.members
         threshold = threshold_of(members, job.threshold)
         items = [
-            Item("slide", name, slides.bags.keys[row], (row,))
-            for row, name in zip(slides.rows, slides.slides, strict=True)
+            Item(slides.bag_of, name, key, group)
+            for name, key, group in zip(slides.slides, slides.keys, slides.groups, strict=True)
         ]
         unions = {}
-        if job.cases == "union":
+        if job.cases in ("union", "attention"):
             unions = {
-                case: Item("case", case, escape_key(case), tuple(slides.rows[place] for place in places))
+                case: Item(
+                    "case",
+                    case,
+                    escape_key(case),
+                    tuple(slides.rows[place] for place in places),
+                    how=job.cases,
+                    is_scored=False,
+                )
                 for case, places in slides.several().items()
             }
         device = _device(job)
         identity = {
             "models": [member.digest for member in members],
-            "data": slides.bags.digest,
+            "data": slides.bags.digest if slides.bag_of == "slide" else f"cases of {slides.bags.digest}",
             "device": device,
         }
         records = Records(self.out / RECORD_FILE, identity)
@@ -159,12 +169,11 @@ class _Task:
         if job.scores:
             writer = self._writer(threshold)
             writer.claim(identity)
-        name_of = dict(zip(slides.rows, slides.slides, strict=True))
         todo = [
             item
             for item in (*items, *unions.values())
-            if item.rows not in records.probabilities
-            or (writer is not None and len(item.rows) == 1 and not writer.has(name_of[item.rows[0]]))
+            if item.place not in records.probabilities
+            or (writer is not None and item.is_scored and not writer.has(item))
         ]
         threads = job.threads or len(os.sched_getaffinity(0))
         ensemble = Ensemble(
@@ -175,7 +184,7 @@ class _Task:
             skip_bad=job.skip_bad,
         )
         failed = self._compute(_Work(ensemble, slides.bags, writer), todo, records, stopping)
-        kept = [i for i, item in enumerate(items) if item.rows in records.probabilities]
+        kept = [i for i, item in enumerate(items) if item.place in records.probabilities]
         if not kept:
             raise DataError(f"no slide could be predicted; the first: {next(iter(failed.values()))}")
         return Results(
@@ -186,12 +195,12 @@ class _Task:
             threshold=threshold,
             places=tuple(kept),
             probabilities_NMC=np.stack(
-                [_aligned(records.probabilities[items[i].rows], members) for i in kept]
+                [_aligned(records.probabilities[items[i].place], members) for i in kept]
             ),
             unions={
-                case: _aligned(records.probabilities[item.rows], members)
+                case: _aligned(records.probabilities[item.place], members)
                 for case, item in unions.items()
-                if item.rows in records.probabilities
+                if item.place in records.probabilities
             },
             failed=failed,
             device=device,
@@ -202,8 +211,8 @@ class _Task:
         return ScoreWriter(
             folder=self.out / SCORES_FOLDER,
             bags=slides.bags,
-            labels=dict(zip(slides.rows, slides.labels, strict=True)),
-            cases=dict(zip(slides.rows, slides.cases, strict=True)),
+            labels=_by_row(slides.groups, slides.labels),
+            cases=_by_row(slides.groups, slides.cases),
             task=self.members[0].task,
             threshold=threshold,
             encoder=slides.encoder,
@@ -262,6 +271,11 @@ def _aligned(predictions_MP: np.ndarray, members: Sequence[Member]) -> np.ndarra
     first = members[0].task
     rows = zip(predictions_MP, members, strict=True)
     return np.concatenate([member.task.aligned(row_P[None], first) for row_P, member in rows])
+
+
+def _by_row(groups: Sequence[Sequence[int]], values: Sequence[T]) -> dict[int, T]:
+    """The value of each bag, by the rows of its slides."""
+    return {row: value for group, value in zip(groups, values, strict=True) for row in group}
 
 
 @dataclass(frozen=True)

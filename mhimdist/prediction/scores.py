@@ -87,23 +87,35 @@ class ScoreWriter:
         for part in self.folder.glob(".*.part"):  # of a killed process
             part.unlink()
 
-    def has(self, slide: str) -> bool:
-        """Whether the scores of a slide are written."""
-        return scores_file(self.folder, slide).exists()
+    def has(self, item: Item) -> bool:
+        """Whether the scores of all slides of an item are written."""
+        return all(scores_file(self.folder, self.bags.slides[row]).exists() for row in item.rows)
 
     def __call__(self, item: Item, probabilities_MC: np.ndarray, scores: InstanceScores) -> None:
-        """Write the scores of a slide.
+        """Write the scores of each slide of an item; of a case, the attention adds up to 1 over the case.
 
         Args:
-            item: the slide.
+            item: the slide, or the case.
             probabilities_MC: its probabilities by every network.
-            scores: what its instances say.
+            scores: what its instances say, slide after slide.
 
         Raises:
             DiskFullError: the file does not fit on the disk.
             DataError: coordinates or instance labels are damaged.
         """
-        (row,) = item.rows
+        start = 0
+        for row in item.rows:
+            end = start + int(self.bags.sizes_N[row])
+            part = InstanceScores(
+                *(
+                    None if values is None else values[start:end]
+                    for values in (scores.attention_N, scores.instance_NC, scores.teacher_attention_N)
+                )
+            )
+            self._write(row, item.what, probabilities_MC, part)
+            start = end
+
+    def _write(self, row: int, bag_of: str, probabilities_MC: np.ndarray, scores: InstanceScores) -> None:
         size = int(self.bags.sizes_N[row])
         coords_N2, labels_N = self.bags.coords(row), self.bags.instance_labels(row)
         columns = {
@@ -116,7 +128,7 @@ class ScoreWriter:
             columns[f"instance_{name}"] = _column(values_N, size, pa.float32())
         columns["teacher_attention"] = _column(scores.teacher_attention_N, size, pa.float32())
         columns["instance_label"] = _column(labels_N, size, pa.uint8())
-        document = json.dumps(self._metadata(row, probabilities_MC.mean(0)))
+        document = json.dumps(self._metadata(row, bag_of, probabilities_MC.mean(0)))
         table = pa.table(columns).replace_schema_metadata({METADATA_KEY: document.encode()})
         write_parquet(table, scores_file(self.folder, self.bags.slides[row]))
 
@@ -125,7 +137,7 @@ class ScoreWriter:
         """What is predicted of a slide and of each instance: classes, or the columns of the task."""
         return tuple(name.removeprefix("probability_") for name in self.task.columns)
 
-    def _metadata(self, row: int, probabilities_C: np.ndarray) -> dict[str, Any]:
+    def _metadata(self, row: int, bag_of: str, probabilities_C: np.ndarray) -> dict[str, Any]:
         details = self.bags.details(row)
         decided = self.task.decide(probabilities_C[None], {"threshold": self.threshold.value})
         return {
@@ -140,6 +152,7 @@ class ScoreWriter:
             **({"patch_size": self.patch_size} if self.patch_size else {}),
             "encoder": details.get("encoder") or self.encoder,
             "models": list(self.models),
+            **({"bag_of": bag_of} if bag_of != "slide" else {}),
             "warnings": list(self.warnings),
         }
 

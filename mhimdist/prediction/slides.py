@@ -1,14 +1,19 @@
 """The slides with their cases and labels, and the refusal of slides that a model cannot predict."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mhimdist.data import targets
+from mhimdist.data.feature_sets import TOGETHER
+from mhimdist.data.format import escape_key
 from mhimdist.data.remote import Location
-from mhimdist.errors import DataError, LabelError
+from mhimdist.data.stored import BagOf
+from mhimdist.errors import ConfigError, DataError, LabelError
 from mhimdist.prediction.members import Member
 from mhimdist.prediction.options import Prediction
 from mhimdist.prediction.sources import UNKNOWN, Bags, FeatureFiles, encoder_of, open_source, readers
@@ -28,6 +33,8 @@ class Slides:
         encoder: the encoder of the features; None if nothing says it.
         left_out: why a slide is not predicted, by slide.
         warnings: what the user should know.
+        united: where bags are cases, the rows of the slides of each; `rows` then has the first one of each,
+            and `slides` the cases.
     """
 
     bags: Bags
@@ -38,6 +45,66 @@ class Slides:
     encoder: str | None
     left_out: dict[str, str]
     warnings: tuple[str, ...]
+    united: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def bag_of(self) -> BagOf:
+        """What one bag is."""
+        return "case" if self.united else "slide"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The key of every bag."""
+        if self.united:
+            return tuple(map(escape_key, self.cases))
+        return tuple(self.bags.keys[row] for row in self.rows)
+
+    def names_of(self, place: int) -> set[str]:
+        """The keys under which a run may know a bag: those of its slides, and of its case."""
+        return {self.bags.keys[row] for row in self.groups[place]} | {escape_key(self.cases[place])}
+
+    @property
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        """The rows of the slides of every bag."""
+        return self.united or tuple((row,) for row in self.rows)
+
+    def by_case(self) -> "Slides":
+        """All slides of each case as one bag, in the order of their names; a case takes the place of a slide.
+
+        A case whose slides have different labels has none, and a warning says so.
+        """
+        places: dict[str, list[int]] = {}
+        for place in sorted(range(len(self)), key=self.slides.__getitem__):
+            places.setdefault(self.cases[place], []).append(place)
+        order = sorted(places, key=lambda case: min(places[case]))
+        said = {case: {self.labels[place] for place in each} - {None} for case, each in places.items()}
+        rows = {case: tuple(self.rows[place] for place in each) for case, each in places.items()}
+        torn = [case for case in order if len(said[case]) > 1 or self._targets_of(rows[case]) is None]
+        warnings = list(self.warnings)
+        if torn:
+            warnings.append(
+                f"{len(torn):,} cases have slides of different labels and count as unlabelled, such as "
+                f"{torn[0]!r}"
+            )
+        return replace(
+            self,
+            rows=tuple(rows[case][0] for case in order),
+            slides=tuple(order),
+            cases=tuple(order),
+            labels=tuple(next(iter(said[case])) if len(said[case]) == 1 else None for case in order),
+            warnings=tuple(warnings),
+            united=tuple(rows[case] for case in order),
+        )
+
+    def _targets_of(self, rows: Sequence[int]) -> np.ndarray | None:
+        return targets.united(self.bags.targets_NK[list(rows)])
+
+    @property
+    def targets_NK(self) -> np.ndarray:
+        """The targets of every bag, float64, NaN where one is unknown or its slides have different ones."""
+        unknown_K = np.full(self.bags.targets_NK.shape[1], np.nan)
+        found = [self._targets_of(rows) for rows in self.groups]
+        return np.stack([unknown_K if each_K is None else each_K for each_K in found])
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -71,7 +138,7 @@ def open_slides(location: Location, options: Prediction, member: Member) -> Slid
     stated = door.Stated(
         feature_key=options.feature_key, encoder=options.encoder, patch_size=options.patch_size
     )
-    bags = open_source(location, stated=stated)
+    bags = open_source(location, stated=stated, choose=partial(_features, options.features, member, location))
     left_out = dict(bags.unreadable) if isinstance(bags, FeatureFiles) else {}
     rows = list(range(len(bags)))
     rows, narrow = _of_width(bags, rows, member)
@@ -88,11 +155,57 @@ def open_slides(location: Location, options: Prediction, member: Member) -> Slid
         warnings.append(
             "the model does not say which encoder it was trained with; only the width was compared"
         )
+    _refuse_other_scale(bags, rows[0], member)
     warnings += _patch_size(bags, rows[0], options.patch_size, member)
     slides = tuple(bags.slides[row] for row in rows)
     cases, labels, said = _cases_and_labels(bags, rows, options, door)
     _refuse_labels(slides, labels, member)
     return Slides(bags, tuple(rows), slides, cases, labels, encoder, left_out, (*warnings, *said))
+
+
+def _features(asked: str | None, member: Member, location: Location, names: Sequence[str]) -> str | None:
+    """The feature set to predict from: the one that was asked for, or the one that the model was trained on.
+
+    Raises:
+        ConfigError: the data set has no set of this name, and the model does not tell which it takes.
+    """
+    if asked is not None or not names:
+        return asked
+    wanted, encoder = member.feature_set, member.features.get("encoder")
+    if wanted is not None:
+        if set(wanted.split(TOGETHER)) <= set(names):
+            return wanted
+    elif encoder in names:
+        return str(encoder)
+    if len(names) == 1:
+        return None  # its encoder is compared with the model's
+    trained = wanted or encoder
+    raise ConfigError(
+        f"features: the model in {member.folder} was trained on {trained or 'features without a name'}, and "
+        f"{location} has the feature sets {', '.join(names)}; give --features with the one of the same "
+        "encoder"
+    )
+
+
+def _refuse_other_scale(bags: Bags, row: int, member: Member) -> None:
+    """Refuse features that were standardised in another way than those that the model was trained on.
+
+    Raises:
+        DataError: they were.
+    """
+    expected, got = member.features.get("standardized"), bags.details(row).get("standardized")
+    if expected == got:
+        return
+    if expected is None:
+        raise DataError(
+            f"{bags.folder}: its features are standardised ({got}), and the model in {member.folder} was "
+            "trained on features as their encoder made them; give those"
+        )
+    raise DataError(
+        f"{bags.folder}: expected features standardised as those that trained the model in {member.folder} "
+        f"({expected}), got {f'another scale ({got})' if got else 'others'}; make shards of them by "
+        "data_prep.shard --standardize-as with the data set that it was trained on"
+    )
 
 
 def _of_width(bags: Bags, rows: list[int], member: Member) -> tuple[list[int], dict[str, str]]:

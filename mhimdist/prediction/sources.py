@@ -7,7 +7,7 @@ Dimensions: N instances of a bag or bags of the data set, T instances of a batch
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,11 @@ from mhimdist.data import memory
 from mhimdist.data.bags import PackedBags, bag_id
 from mhimdist.data.format import escape_key
 from mhimdist.data.manifest import MANIFEST_NAME
+from mhimdist.data.opening import feature_sets_at, open_bags
 from mhimdist.data.remote import Location, absolute
-from mhimdist.data.shards import BagShards, open_bags
+from mhimdist.data.stored import StoredBags
 from mhimdist.data.targets import TaskInfo
-from mhimdist.errors import DataError
+from mhimdist.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from data_prep.readers.sources import SlideFeatures, Source
@@ -223,22 +224,33 @@ class FeatureFiles:
             done += len(block)
 
 
-Bags = BagShards | FeatureFiles
+Bags = StoredBags | FeatureFiles
 
 
-def open_source(location: Location, *, stated: Any = None) -> Bags:
+def open_source(
+    location: Location,
+    *,
+    stated: Any = None,
+    choose: Callable[[Sequence[str]], str | None] = lambda _: None,
+) -> Bags:
     """Open shards if the location has a manifest or is a URL, otherwise the feature files there.
 
     Args:
         location: folder of shards, its URL, a folder of features, or a bundle.
         stated: as in `FeatureFiles`.
+        choose: returns the feature set to read, given the names of all, which may be none.
 
     Raises:
+        ConfigError: there is no such feature set.
         DataError: it is neither.
     """
     place = absolute(location)
     if isinstance(place, str) or (place / MANIFEST_NAME).is_file():
-        return open_bags(place)
+        return open_bags(place, None, choose(feature_sets_at(place)))
+    if (features := choose(())) is not None:
+        raise ConfigError(
+            f"features: expected none for feature files, got {features!r}; give shards, or leave it out"
+        )
     return FeatureFiles(place, stated=stated)
 
 

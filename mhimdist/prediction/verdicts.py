@@ -9,12 +9,13 @@ from typing import Literal
 
 import numpy as np
 
+from mhimdist.data.targets import united
 from mhimdist.prediction.members import Member
 from mhimdist.prediction.sources import UNKNOWN
 from mhimdist.tasks import Task, restored
 from mhimdist.tasks.interface import Fitted
 
-How = Literal["mean", "max", "union"]
+How = Literal["mean", "max", "attention", "union"]
 DEFAULT_THRESHOLD = 0.5
 
 
@@ -149,7 +150,7 @@ def judge_cases(
     Args:
         slides: the predictions of the slides.
         probabilities_NMC: their probabilities by every network.
-        unions: with "union", the probabilities of every case that has several slides, M x C.
+        unions: with "union" and "attention", the probabilities of every case that has several slides, M x C.
         how: how a case follows from its slides.
         classes, threshold, task, fitted: as in `judge`.
 
@@ -167,13 +168,13 @@ def judge_cases(
         said = {slides.labels[place] for place in each} - {None}
         labels.append(next(iter(said)) if len(said) == 1 else None)
         targets_SK = slides.targets_NK[each]
-        is_torn = not ((targets_SK == targets_SK[0]) | np.isnan(targets_SK)).all()
-        targets.append(np.full(targets_SK.shape[1], np.nan) if is_torn else targets_SK[0])
-        torn += [case] if len(said) > 1 or is_torn else []
-        if how == "union":
-            parts.append(unions[case] if len(each) > 1 else probabilities_NMC[each[0]])
-        else:
+        targets_K = united(targets_SK)
+        targets.append(np.full(targets_SK.shape[1], np.nan) if targets_K is None else targets_K)
+        torn += [case] if len(said) > 1 or targets_K is None else []
+        if how == "mean" or how == "max":
             parts.append(task.of_case(probabilities_NMC[each], how))
+        else:
+            parts.append(unions[case] if len(each) > 1 else probabilities_NMC[each[0]])
     counts_N = np.array([len(each) for each in places.values()], np.int64)
     cases = list(places)
     judged = judge(

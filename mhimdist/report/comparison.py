@@ -16,6 +16,7 @@ from mhimdist.report import formats
 from mhimdist.report.text_table import Grid
 from mhimdist.statistics import metrics
 from mhimdist.tasks import Judged, Task, classification
+from mhimdist.tasks.cases import CASE_RULES, CaseRule
 from mhimdist.training.result import NOTES, Protocol, Result
 from mhimdist.training.result import PAPER_WARNING as PAPER_WARNING
 from mhimdist.training.result import STRICT_NOTE as STRICT_NOTE
@@ -59,11 +60,21 @@ class Row:
             for seed in seeds
         ]
 
-    def spread(self, metric: str) -> tuple[float, float | None] | None:
-        """Mean and standard deviation of a test metric, see `metrics.mean_and_std`; None without a value."""
-        values = [[v for r in results if (v := r.test.get(metric)) is not None] for results in self.by_seed]
+    def spread(self, metric: str, how: CaseRule | None = None) -> tuple[float, float | None] | None:
+        """Mean and standard deviation of a test metric, see `metrics.mean_and_std`; None without a value.
+
+        Args:
+            metric: its name.
+            how: take the metric by case, each of which follows from its slides by this rule; None: by bag.
+        """
+        values = [[v for r in results if (v := _of(r, metric, how)) is not None] for results in self.by_seed]
         values = [each for each in values if each]
         return metrics.mean_and_std(values) if values else None
+
+    @property
+    def has_cases(self) -> bool:
+        """Whether bags are slides, and the test cases of a run have several."""
+        return any(result.by_case for result in self.results)
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
@@ -113,6 +124,15 @@ class Row:
             found |= {metric: mean, f"{metric}_std": std}
         ends = {f"{score}_low": low, f"{score}_high": high, f"{score}_pooled": self.pooled}
         return found | ends | {"note": self.note}
+
+    def case_record(self) -> dict[str, Any]:
+        """The metrics by case, by each rule, in the form of `record`."""
+        found: dict[str, Any] = {}
+        for how in CASE_RULES:
+            for metric in self.task.headings:
+                mean, std = self.spread(metric, how) or (None, None)
+                found |= {f"{metric}_case_{how}": mean, f"{metric}_case_{how}_std": std}
+        return found
 
 
 @dataclass(frozen=True)
@@ -240,6 +260,13 @@ class Comparison:
             header.append("pooled")
             caption += f"; pooled: {title} of all folds' test bags as one set"
         caption += "."
+        by_case: tuple[CaseRule, ...] = CASE_RULES if any(row.has_cases for row in rows) else ()
+        if by_case:
+            header += [f"case {title}, {how}" for how in by_case]
+            caption += (
+                f" All figures are by slide but the case {title}: there a case has the mean, or the largest, "
+                "of its slides' predictions; a case whose slides have different labels is left out."
+            )
         caption += notes_text({row.name: row.note for row in rows})
         return Grid(
             title=f"{self.name}: test figures, {protocol} protocol",
@@ -250,13 +277,14 @@ class Comparison:
                     *(spread_text(row.spread(metric)) for metric in shown),
                     interval_text(row.interval),
                     *([formats.auc(row.pooled)] if self.task.pools else []),
+                    *(spread_text(row.spread(self.task.selection, how)) for how in by_case),
                     row.epochs,
                     row.num_runs,
                 ]
                 for row in rows
             ],
             caption=caption,
-            optional=(*reversed(list(shown.values())[1:]), "pooled", "epochs"),
+            optional=(*reversed(list(shown.values())[1:]), "pooled", "epochs", f"case {title}, max"),
         )
 
     def inflation_of(self, row: Row) -> dict[str, float | None]:
@@ -294,11 +322,12 @@ class Comparison:
         )
 
     def record(self, row: Row) -> dict[str, Any]:
-        """A row's record and, if strict and paper ran, the gain of the paper's."""
+        """A row's record with, if any row has them, metrics by case and, of strict and paper, the gain."""
+        record = row.record() | (row.case_record() if any(each.has_cases for each in self.rows) else {})
         if not {"strict", "paper"} <= set(self.protocols):
-            return row.record()
+            return record
         added = self.inflation_of(row)
-        return row.record() | {f"{metric}_inflation": value for metric, value in added.items()}
+        return record | {f"{metric}_inflation": value for metric, value in added.items()}
 
     def markdown(self) -> str:
         """All tables and the failed runs, as Markdown."""
@@ -350,6 +379,10 @@ class Comparison:
             body["chosen"] = asdict(self.chosen)
         body = {"protocols": self.protocols, "notes": said, **warning, **body}
         return json.dumps(body, indent=1, allow_nan=False) + "\n"
+
+
+def _of(result: Result, metric: str, how: CaseRule | None) -> float | None:
+    return (result.test if how is None else result.by_case.get(how, {})).get(metric)
 
 
 def notes_text(notes: Mapping[str, str]) -> str:

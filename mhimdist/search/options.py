@@ -9,8 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from mhimdist.config.execution import Execution
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.inner_splits import inner_folds
-from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split, splits_of
+from mhimdist.data.stored import StoredBags
 from mhimdist.errors import SplitError
 
 OBJECTIVE = "validation_score"
@@ -192,7 +192,7 @@ class Sweep(Execution):
         """Whether trials can be stopped early at all."""
         return self.against == "none" and (self.scheduler != "none" or self.between_folds)
 
-    def splits(self, bags: BagShards) -> list[Split]:
+    def splits(self, bags: StoredBags) -> list[Split]:
         """One split per fold. All have one test set; no fold trains on its cases or validates with them.
 
         Raises:
@@ -212,7 +212,7 @@ class Sweep(Execution):
             )
         return [outer] if self.folds == 1 else self.inner_splits(bags, outer)
 
-    def outer_splits(self, bags: BagShards) -> list[Split]:
+    def outer_splits(self, bags: StoredBags) -> list[Split]:
         """The outer folds under nested, whose training bags are not divided yet.
 
         Raises:
@@ -229,7 +229,7 @@ class Sweep(Execution):
         )
         return [split.whole() for split in outer]
 
-    def inner_splits(self, bags: BagShards, outer: Split) -> list[Split]:
+    def inner_splits(self, bags: StoredBags, outer: Split) -> list[Split]:
         """The folds of the cases that do not test.
 
         Raises:

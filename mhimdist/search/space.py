@@ -15,8 +15,9 @@ A job writes it as a function of a `Space`; names are dotted paths of `TrainConf
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, get_args
 
+from mhimdist.config.method import Masking
 from mhimdist.config.schedules import ScheduleKind
-from mhimdist.config.train import Masking, TrainConfig
+from mhimdist.config.train import TrainConfig
 from mhimdist.errors import SweepError
 
 SCHEDULE_KINDS: tuple[str, ...] = get_args(ScheduleKind)

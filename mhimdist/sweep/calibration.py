@@ -20,8 +20,8 @@ from mhimdist.cluster import mps
 from mhimdist.cluster.connect import Nodes
 from mhimdist.cluster.nodes import Share
 from mhimdist.config.train import TrainConfig
-from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
+from mhimdist.data.stored import StoredBags
 from mhimdist.distributed.shared_gpu import GPU_CONTEXT_BYTES
 from mhimdist.errors import MhimdistError, SweepError
 from mhimdist.search.options import Sweep
@@ -134,28 +134,28 @@ def calibrate(task: Task) -> Calibration:
 
     It is measured once per device for all sweeps of a home.
     """
-    bags, sweep = task.bags(), task.sweep
+    sweep, config = task.sweep, task.calibrated
+    bags = task.bags_of(config)
     made_of = (
         CALIBRATION_VERSION,
         RECIPE_VERSION,
-        sweep.train.digest(),
+        config.digest(),
         task.splits[0].digest(),
         bags.digest,
         sweep.num_threads,
-        _device(sweep.train),
+        _device(config),
         mps.is_running(),
     )
     name = hashlib.blake2b(json.dumps(made_of).encode(), digest_size=8).hexdigest()
     file = sweep.home.resolve() / "cache" / "calibration" / f"{name}.json"
     found = _read(file)
     if found is None:
-        found = _measure(sweep, bags, task.splits[0])
+        found = _measure(sweep, config, bags, task.splits[0])
         file.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(file, json.dumps(asdict(found)))
     if found.slowdown is None and planner.is_gpu_shared(sweep, found):
-        beside_s = side_by_side.epoch_s(
-            task.data, sweep.train, task.splits[0], sweep.num_threads, bags.digest
-        )
+        split, threads, of_bags = task.splits[0], sweep.num_threads, (sweep.bag_of, bags.digest)
+        beside_s = side_by_side.epoch_s(task.data, config, split, threads, *of_bags)
         found = replace(found, slowdown=max(1.0, beside_s / found.epoch_s))
         files.write_text(file, json.dumps(asdict(found)))
     return found
@@ -178,10 +178,10 @@ def _device(config: TrainConfig) -> tuple[str, int]:
     return next(models, platform.machine()), 0  # not every architecture names its model
 
 
-def _measure(sweep: Sweep, bags: BagShards, split: Split) -> Calibration:
+def _measure(sweep: Sweep, config: TrainConfig, bags: StoredBags, split: Split) -> Calibration:
     process = psutil.Process()
     before = process.memory_info()
-    cost = measure(sweep.train, bags, split, sweep.num_threads)
+    cost = measure(config, bags, split, sweep.num_threads)
     after = process.memory_info()
     own_bytes = max(before.rss - before.shared + cost.peak_bytes, after.rss - after.shared)
     if cost.device != "cuda":

@@ -16,8 +16,8 @@ from mhimdist.config.presets import PRESETS, preset
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.folds import FoldSet
 from mhimdist.cross_validation.options import Candidate
-from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
+from mhimdist.data.stored import StoredBags
 from mhimdist.distributed.fold_tasks import run_folds
 from mhimdist.errors import SweepError
 from mhimdist.process import Stopping
@@ -29,6 +29,7 @@ from mhimdist.search.options import COSTS, Sweep
 from mhimdist.search.storage import hidden
 from mhimdist.search.study import SweepStudy
 from mhimdist.sweep.calibration import Planning
+from mhimdist.sweep.encoders import told_apart
 from mhimdist.sweep.folder import SweepFolder
 from mhimdist.sweep.memory import is_out_of_memory
 from mhimdist.sweep.task import Task
@@ -39,7 +40,7 @@ from mhimdist.training.environment import environment
 from mhimdist.training.fold import RESULT_FILE, Fold
 from mhimdist.training.model_card import read_trained, write_card
 from mhimdist.training.requirements import notes_on_classes
-from mhimdist.training.result import Result
+from mhimdist.training.result import Result, note_on
 
 PLAIN = "without masking"
 """The name of the best configuration's network without masking among the final runs."""
@@ -80,7 +81,7 @@ def finish(
     study: SweepStudy,
     task: Task,
     folder: SweepFolder,
-    bags: BagShards,
+    bags: StoredBags,
     planning: Planning,
     stopping: Stopping,
 ) -> Finished:
@@ -106,18 +107,22 @@ def finish(
     front = study.pareto_front()
     # The best trial is first with one objective or two; the others of the front follow.
     chosen = sorted(complete, key=lambda trial: bool(front) and trial.number not in front)[: sweep.final_top]
+    chosen += _best_of_other_features(complete, chosen, study, task)
     runs = sweep.final_seeds * len(splits)
     runs = runs if sweep.protocol == "strict" else sweep.final_seeds
     what = "configuration" if len(chosen) == 1 else f"{len(chosen)} configurations"
     print_line(f"training the best {what} again, {formats.count(runs, 'run')} each, then testing")
-    best, *others = [(f"trial {trial.number}", study.config(trial.number)) for trial in chosen]
+    configs = [(trial.number, study.config(trial.number)) for trial in chosen]
+    of_set = {number: f", {config.features}" if task.feature_sets else "" for number, config in configs}
+    best, *others = [(f"trial {number}{of_set[number]}", config) for number, config in configs]
     plain = best[1].first_stage()
     candidates = [Candidate(*best), *(Candidate(*other) for other in others)]
     if best[1].teacher.kind != "none":
         candidates.append(Candidate(PLAIN, plain))
     planned = _train_finals(task.sweep, candidates, task, folder, bags, planning, stopping)
     finals = _final_runs(planned, len(splits) > 1 and sweep.protocol == "strict")
-    summary = _summary(study, trials, best, finals, folder, bags, splits, task.outer)
+    told = told_apart(folder.path, [best[1], *(config for _, config in others)]) if task.feature_sets else []
+    summary = _summary(study, trials, best, finals, folder, bags, splits, told, task.outer)
     write_sweep_report(summary, folder.path / "report.html")
     print_summary(summary, console)
     score = summary.selection
@@ -129,7 +134,7 @@ def finish(
         "sweep_s": round(summary.sweep_s, 1),
         "report": str(folder.path / "report.html"),
     }
-    if notes := notes_on_classes(bags, splits):
+    if notes := [*notes_on_classes(bags, splits), *filter(None, [note_on(best[1], bags)])]:
         result["notes"] = notes
     files.write_text(folder.path / "result.json", json.dumps(result) + "\n")
     trial = next(trial for trial in trials if trial.number == chosen[0].number)
@@ -138,6 +143,23 @@ def finish(
         for (name, _), digests in planned.members.items()
     }
     return Finished(folder.path, trial, tested[best[0]], tested.get(PLAIN, ()))
+
+
+def _best_of_other_features(
+    complete: Sequence[report.Trial], chosen: Sequence[report.Trial], study: SweepStudy, task: Task
+) -> list[report.Trial]:
+    """The best trial of each feature set that the sweep chose among and that no chosen trial has.
+
+    Only their final runs say, by paired tests, how much the choice of the encoder matters.
+    """
+    features_of = {trial.number: study.config(trial.number).features for trial in complete}
+    seen = {features_of[trial.number] for trial in chosen}
+    found = []
+    for trial in complete:
+        if task.feature_sets and features_of[trial.number] not in seen:
+            seen.add(features_of[trial.number])
+            found.append(trial)
+    return found
 
 
 def _why_none_completed(sweep: Sweep, trials: Sequence[report.Trial]) -> str:
@@ -162,11 +184,12 @@ def _summary(
     best: tuple[str, TrainConfig],
     finals: dict[str, list[report.FinalRun]],
     folder: SweepFolder,
-    bags: BagShards,
+    bags: StoredBags,
     splits: list[Split],
+    told: Sequence[str],
     outer: int,
 ) -> report.SweepSummary:
-    """The sweep as plain data; `best` is the name and configuration of its best trial."""
+    """The sweep as plain data; `best` names its best trial, `told` what tells its feature sets apart."""
     sweep, meaning = study.sweep, task_of(bags, best[1].task)
     return report.SweepSummary(
         name=sweep.name,
@@ -187,7 +210,12 @@ def _summary(
         baselines={name: runs for name, runs in finals.items() if name != best[0]},
         split_sizes=_split_sizes(bags, splits),
         environment=_environment(sweep, folder),
-        notes=[*study.notes(), *notes_on_classes(bags, splits)],
+        notes=[
+            *study.notes(),
+            *told,
+            *notes_on_classes(bags, splits),
+            *filter(None, [note_on(best[1], bags)]),
+        ],
         num_tested=_num_tested(folder, f"fold-{outer}-*" if sweep.protocol == "nested" else "*"),
         front=study.pareto_front(),
         cost=COSTS[sweep.against].text if sweep.against in COSTS else "",
@@ -199,7 +227,7 @@ def _train_finals(
     candidates: list[Candidate],
     task: Task,
     folder: SweepFolder,
-    bags: BagShards,
+    bags: StoredBags,
     planning: Planning,
     stopping: Stopping,
 ) -> FoldSet:
@@ -227,7 +255,7 @@ def _train_finals(
 
 
 def _add_refits(
-    planned: FoldSet, candidates: Sequence[Candidate], task: Task, folder: SweepFolder, bags: BagShards
+    planned: FoldSet, candidates: Sequence[Candidate], task: Task, folder: SweepFolder, bags: StoredBags
 ) -> None:
     """Add every candidate on all cases that do not test.
 
@@ -316,7 +344,7 @@ def _changes(before: TrainConfig, after: TrainConfig) -> list[str]:
     ]
 
 
-def _split_sizes(bags: BagShards, splits: list[Split]) -> dict[str, dict[str, int]]:
+def _split_sizes(bags: StoredBags, splits: list[Split]) -> dict[str, dict[str, int]]:
     case_of = dict(zip(bags.keys, bags.cases, strict=True))
     sizes = {}
     for number, split in enumerate(splits, 1):

@@ -105,6 +105,8 @@ class SweepFolder:
         if self.sweep.protocol != "nested":
             options.pop("outer_folds", None)
         identity = {key: value for key, value in options.items() if key not in CHANGEABLE} | dict(made_of)
+        if self.sweep.bag_of == "slide":  # sweeps of earlier releases have no such option
+            del identity["bag_of"]
         if self.sweep.storage is not None:
             identity["storage"] = storage.hidden(self.sweep.storage)
         others = [each for each in self.path.iterdir() if each.name != ".lock"]

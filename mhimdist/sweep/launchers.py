@@ -149,7 +149,7 @@ class GroupRun:
     def close(self) -> None:
         """See `Run.close`; the workers save the run first."""
         self.release()
-        keep_best_only(self.fold, self._task.bags())
+        keep_best_only(self.fold, self._task.bags_of(self.fold.config))
 
     def release(self) -> None:
         """See `Run.release`."""

@@ -8,6 +8,7 @@ import torch
 
 from mhimdist.cluster.nodes import Share
 from mhimdist.config.train import TrainConfig
+from mhimdist.data.sub_bags import SampleSize
 
 _SIGNS = re.compile(
     r"OutOfMemory|\bMemoryError|out of memory|running low on memory|ALLOC_FAILED"
@@ -82,6 +83,8 @@ def smaller_step(config: TrainConfig, sizes_N: np.ndarray) -> int | None:
     Returns:
         At least the size of the largest bag, which is never divided; None if steps are that small already.
     """
+    if (sample := SampleSize.of(config)) is not None:
+        sizes_N = sample.of_bags(sizes_N)
     largest_bag = int(sizes_N.max())
     step = int(np.sort(sizes_N)[-config.bags_per_step :].sum())
     if config.max_instances is not None:

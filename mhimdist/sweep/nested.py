@@ -19,8 +19,8 @@ from statistics import mean
 
 from mhimdist import files, terminal
 from mhimdist.cross_validation.compare import print_report
-from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
+from mhimdist.data.stored import StoredBags
 from mhimdist.errors import SplitError, SweepError
 from mhimdist.report import formats
 from mhimdist.report.comparison import Comparison, Row
@@ -37,7 +37,7 @@ Search = Callable[[Sweep, list[Split], int, Path], Finished]
 """Runs the sweep inside an outer fold, given its settings, its folds, its number and the finals' folder."""
 
 
-def run_nested(sweep: Sweep, bags: BagShards, search: Search) -> Path:
+def run_nested(sweep: Sweep, bags: StoredBags, search: Search) -> Path:
     """Run a sweep inside each outer fold and report on the outer test cases, which no search has seen.
 
     Called again with the same arguments, it resumes in the outer fold where it was cut off.
@@ -81,7 +81,7 @@ def run_nested(sweep: Sweep, bags: BagShards, search: Search) -> Path:
     return folder
 
 
-def _inner(sweep: Sweep, bags: BagShards, outer: Split, number: int) -> list[Split]:
+def _inner(sweep: Sweep, bags: StoredBags, outer: Split, number: int) -> list[Split]:
     try:
         return sweep.inner_splits(bags, outer)
     except SplitError as error:
@@ -89,7 +89,7 @@ def _inner(sweep: Sweep, bags: BagShards, outer: Split, number: int) -> list[Spl
 
 
 def _report(
-    sweep: Sweep, bags: BagShards, outer: Sequence[Split], finished: Sequence[Finished], wall_s: float
+    sweep: Sweep, bags: StoredBags, outer: Sequence[Split], finished: Sequence[Finished], wall_s: float
 ) -> None:
     """Write the tables, the page and result.json, and print the tables."""
     model, has_plain = sweep.train.model.name, any(each.plain for each in finished)

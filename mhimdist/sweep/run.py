@@ -11,12 +11,13 @@ When all trials have ended, the best configurations are trained again on all fol
 runs look at the test cases.
 """
 
+import hashlib
 import importlib
 import logging
 import os
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -31,10 +32,12 @@ from ray.tune.logger import TBXLoggerCallback
 from mhimdist import files, terminal
 from mhimdist.cluster.connect import connect, refuse_open_cluster
 from mhimdist.cluster.nodes import Share
+from mhimdist.data.opening import open_bags, with_features
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.sampler import warn_of_larger_bags
-from mhimdist.data.shards import BagShards, open_bags
 from mhimdist.data.splits import Split
+from mhimdist.data.stored import StoredBags
+from mhimdist.data.sub_bags import trained_on
 from mhimdist.distributed.worker_group import worker_group
 from mhimdist.errors import DiskFullError, MhimdistError, SweepError
 from mhimdist.process import Stopping
@@ -98,8 +101,8 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
         PreemptedError: the sweep was asked to stop; the same command resumes it.
     """
     refuse_open_cluster(insecure=sweep.insecure)
-    bags = open_bags(data, sweep.train.loading)
-    warn_of_larger_bags(bags, sweep.train.max_instances)
+    bags = open_bags(data, sweep.train.loading, sweep.train.features, bag_of=sweep.bag_of)
+    warn_of_larger_bags(trained_on(bags, sweep.train), sweep.train.max_instances)
     if sweep.protocol != "nested":
         return _run(sweep, space, bags, data, sweep.splits(bags)).folder
     return run_nested(
@@ -112,7 +115,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
 def _run(
     sweep: Sweep,
     space: SpaceFunction,
-    bags: BagShards,
+    bags: StoredBags,
     data: Location,
     splits: list[Split],
     outer: int = 1,
@@ -129,6 +132,7 @@ def _run(
     """
     check_runs(((f"fold {number}", sweep.train, split) for number, split in enumerate(splits, 1)), bags)
     facts = proposals.examine(space, sweep.train)
+    searched = _feature_sets(facts, bags)
     samplers.check(sweep.sampler, facts)
     folder = SweepFolder(sweep, finals)
     first, notes = folder.first_params, list[str]()
@@ -141,7 +145,11 @@ def _run(
         for left in (folder.stop_file, folder.path / ERROR_FILE):
             left.unlink(missing_ok=True)
         is_found = folder.claim(
-            {"space": facts.digest, "bags": bags.digest, "splits": [split.digest() for split in splits]},
+            {
+                "space": facts.digest,
+                "bags": _digest(bags, searched),
+                "splits": [split.digest() for split in splits],
+            },
             first,
         )
         study = SweepStudy(sweep, space, facts, folder.url, first, folder.owner)
@@ -157,6 +165,7 @@ def _run(
             folder.stop_file,
             data_digest=bags.digest,
             outer=outer,
+            feature_sets={name: with_features(bags, name).digest for name in searched},
         )
         _announce(bags, splits, study, folder, notes, is_found)
         connect(dashboard=sweep.workers > 1)
@@ -168,8 +177,33 @@ def _run(
             return finish(study, task, folder, bags, planning, stopping)
 
 
+def _feature_sets(facts: proposals.Facts, bags: StoredBags) -> tuple[str, ...]:
+    """The feature sets that a space chooses among, the widest first; empty if it does not choose.
+
+    Raises:
+        ConfigError: the data set lacks one of them.
+        DataError: sets that are to be side by side differ in their instances.
+    """
+    chosen = getattr(facts.distributions.get("features"), "choices", ())
+    cost = {name: _row_values(with_features(bags, name)) for name in chosen}
+    return tuple(sorted(cost, key=lambda name: (-cost[name], name)))
+
+
+def _row_values(bags: StoredBags) -> int:
+    """Numbers in the features of all bags: a wide set has the larger steps."""
+    return int(bags.sizes_N.sum()) * bags.num_features
+
+
+def _digest(bags: StoredBags, searched: Sequence[str]) -> str:
+    """What identifies the data of a sweep: all features that its trials may train on."""
+    if not searched:
+        return bags.digest
+    digests = "+".join(sorted(with_features(bags, name).digest for name in searched))
+    return hashlib.sha256(digests.encode()).hexdigest()
+
+
 def _announce(
-    bags: BagShards,
+    bags: StoredBags,
     splits: list[Split],
     study: SweepStudy,
     folder: SweepFolder,
@@ -207,7 +241,7 @@ def _run_trials(
     study: SweepStudy,
     task: Task,
     folder: SweepFolder,
-    bags: BagShards,
+    bags: StoredBags,
     stopping: Stopping,
     planning: Planning,
 ) -> None:
@@ -340,7 +374,11 @@ def _begin_first_stages(task: Task, share: Share) -> list[ray.ObjectRef]:
     if not teacher.is_pretrained or teacher.weights is not None or task.group is not None:
         return []
     making = ray.remote(make_first_stage).options(**share.options, max_retries=sweep.max_failures)
-    configs = [sweep.train.model_copy(update={"seed": seed}) for seed in sweep.run_seeds]
+    configs = [
+        sweep.train.model_copy(update={"seed": seed, "features": features})
+        for features in task.feature_sets or (sweep.train.features,)
+        for seed in sweep.run_seeds
+    ]
     print_line(
         f"first stages: {formats.count(len(configs) * len(task.splits), 'network')}, shared by all trials"
     )

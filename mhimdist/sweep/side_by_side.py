@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from mhimdist.config.train import TrainConfig
+from mhimdist.data.opening import open_bags
 from mhimdist.data.remote import Location
-from mhimdist.data.shards import open_bags
 from mhimdist.data.splits import Split
+from mhimdist.data.stored import BagOf
 from mhimdist.errors import SweepError
 from mhimdist.training.cost import measure
 
@@ -23,7 +24,12 @@ _barrier: Any = None  # in a run's process; multiprocessing hands it over only w
 
 
 def epoch_s(
-    data: Location, config: TrainConfig, split: Split, num_threads: int, digest: str | None = None
+    data: Location,
+    config: TrainConfig,
+    split: Split,
+    num_threads: int,
+    bag_of: BagOf = "slide",
+    digest: str | None = None,
 ) -> float:
     """Mean seconds of an epoch with its validation, of two runs whose measured epochs begin together.
 
@@ -34,6 +40,7 @@ def epoch_s(
         config: what to measure.
         split: the split of one fold.
         num_threads: compute threads of each run.
+        bag_of: what one bag of the data is.
         digest: of the data set, as in `open_bags`.
 
     Raises:
@@ -43,7 +50,7 @@ def epoch_s(
     torch.cuda.empty_cache()
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     with ProcessPoolExecutor(2, context, initializer=_keep, initargs=(context.Barrier(2),)) as pool:
-        runs = [pool.submit(_measure, data, config, split, num_threads, digest) for _ in range(2)]
+        runs = [pool.submit(_measure, data, config, split, num_threads, bag_of, digest) for _ in range(2)]
         errors = [error for run in runs if (error := run.exception())]
     if errors:
         # The run that only waited for the other one does not know the reason.
@@ -62,10 +69,10 @@ def _keep(barrier: Any) -> None:
 
 
 def _measure(
-    data: Location, config: TrainConfig, split: Split, num_threads: int, digest: str | None
+    data: Location, config: TrainConfig, split: Split, num_threads: int, bag_of: BagOf, digest: str | None
 ) -> float:
     try:
-        bags = open_bags(data, config.loading, digest=digest)
+        bags = open_bags(data, config.loading, config.features, bag_of=bag_of, digest=digest)
         return measure(
             config, bags, split, num_threads, before_measured=lambda: _barrier.wait(LONGEST_WAIT_S)
         ).epoch_s

@@ -105,7 +105,7 @@ class SweepTrial(tune.Trainable):
         self._config = config = TrainConfig.model_validate_json((self.folder / "config.json").read_text())
         node = {"node": ray.get_runtime_context().get_node_id()}
         _write_once(self.folder / "environment.json", environment(sweep.num_threads) | node)
-        folds = folds_of_trial(config, task.splits, sweep.run_seeds, self.folder, task.data_digest)
+        folds = folds_of_trial(config, task.splits, sweep.run_seeds, self.folder, task.digest_of(config))
         self._launcher = self._launcher or self._make_launcher()
         return TrialRun(folds, sweep.parallel_folds, self._launcher)
 
@@ -155,4 +155,4 @@ def make_first_stage(config: TrainConfig, task: Task, split: Split) -> None:
     """
     torch.set_num_threads(task.sweep.num_threads)
     with suppress(PreemptedError), within_share(config):
-        first_stage(config, task.bags(), split, task.sweep.first_stages, stop=task.stop_file.exists)
+        first_stage(config, task.bags_of(config), split, task.sweep.first_stages, stop=task.stop_file.exists)

@@ -12,7 +12,8 @@ from pathlib import Path
 from statistics import mean
 
 from mhimdist.config.execution import Saving
-from mhimdist.data.bags import BagSource
+from mhimdist.data.opening import with_features
+from mhimdist.data.stored import StoredBags
 from mhimdist.training.fold import Epoch, Fold, FoldRun, Run
 from mhimdist.training.history import EpochRecord
 
@@ -122,7 +123,7 @@ class Launcher:
 
     def __init__(
         self,
-        bags: BagSource,
+        bags: StoredBags,
         cache: Path,
         num_threads: int,
         saving: Saving,
@@ -131,7 +132,7 @@ class Launcher:
         """Prepare to make runs.
 
         Args:
-            bags: the data set.
+            bags: the data set; a run reads the features of it that its configuration names.
             cache: folder of the first stages.
             num_threads: compute threads of a run.
             saving: when runs write checkpoints.
@@ -143,7 +144,14 @@ class Launcher:
     def launch(self, folds: Sequence[Fold]) -> Sequence[Run]:
         """The runs of a wave: folds that run at the same time."""
         return [
-            FoldRun(fold, self.bags, self.cache, self.num_threads, saving=self.saving, stop=self.stop)
+            FoldRun(
+                fold,
+                with_features(self.bags, fold.config.features),
+                self.cache,
+                self.num_threads,
+                saving=self.saving,
+                stop=self.stop,
+            )
             for fold in folds
         ]
 

@@ -6,6 +6,8 @@ gradients, with which the news travel. So several workers remember what one woul
 Dimensions: N training bags, B bags of a step, P predictions of a bag, K targets.
 """
 
+from typing import Self
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -43,6 +45,11 @@ class Memory:
         self.predictions_NP = torch.full(shape, torch.nan, device=device)
         self.num_news = shape[0] * (shape[1] + 1)
         self._news_NQ = torch.zeros(0)
+
+    @classmethod
+    def of(cls, task: Task, bags: BagSource, train_rows: np.ndarray, device: torch.device) -> Self | None:
+        """The memory that a task compares with; None if it compares with none."""
+        return cls(task, bags, train_rows, device) if task.compares_with == "memory" else None
 
     def join(self, news: Tensor) -> None:
         """Use `num_news` values of the buffer that the workers of a run add up."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from mhimdist.config.method import Loss, Teacher
 from mhimdist.config.models import Pooling
 from mhimdist.config.tasks import TaskSettings
-from mhimdist.config.train import Loss, Teacher, TrainConfig
+from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
 from mhimdist.training.network import network_for

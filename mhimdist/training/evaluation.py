@@ -1,4 +1,4 @@
-"""A network's predictions for whole bags, and their metrics.
+"""A network's predictions for bags, whole or by the mean over samples of them, and their metrics.
 
 Dimensions: N bags, P predictions of a bag, K targets of a bag.
 """
@@ -7,17 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from statistics import fmean
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.splits import Split
+from mhimdist.data.sub_bags import SampleSize, SubBags
 from mhimdist.errors import NonFiniteError
 from mhimdist.models import BagModel
+from mhimdist.ops.draws import Draws
 from mhimdist.tasks import Judged, Task, Truth
 from mhimdist.tasks.interface import Metrics, targets_of
 from mhimdist.training import denormals
@@ -29,8 +32,31 @@ ARRAYS = ("labels_N", "targets_NK", "predictions_NP", "losses_N")
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How bags are evaluated by samples of them: the same samples after every epoch and for every network.
+
+    Attributes:
+        size: how many instances of a bag a sample has.
+        num_samples: how many samples of each bag are predicted; the mean is taken.
+        seed: the run's seed.
+    """
+
+    size: SampleSize
+    num_samples: int
+    seed: int
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Self | None:
+        """What a configuration asks for; None for whole bags."""
+        size = SampleSize.of(config)
+        if size is None or config.evaluation_samples is None:
+            return None
+        return cls(size, config.evaluation_samples, config.seed)
+
+
+@dataclass(frozen=True)
 class Predictions:
-    """A network's predictions for whole bags.
+    """A network's predictions for bags.
 
     Attributes:
         keys: the bags' keys.
@@ -74,6 +100,10 @@ class Predictions:
         """The bags as the task judges them."""
         return Judged.of(self.labels_N, self.targets_NK, self.predictions_NP)
 
+    def by_cases_of(self, bags: BagSource) -> Judged:
+        """`judged`, with the case of each bag, which the data set knows."""
+        return replace(self.judged, cases=[bags.cases[row] for row in bags.rows_of(self.keys)])
+
     @property
     def loss(self) -> float:
         """The task's loss of the set, usually the mean over the bags."""
@@ -105,19 +135,41 @@ def unstacked(tensors: Mapping[str, Tensor], keys: Sequence[str], task: Task) ->
     ]
 
 
-@torch.inference_mode()
-@denormals.flushed()
-def predict(network: BagModel, bags: BagSource, keys: Sequence[str]) -> Predictions:
-    """Predict whole bags, one at a time, without dropout.
+def predict(
+    network: BagModel, bags: BagSource, keys: Sequence[str], sampling: Sampling | None = None
+) -> Predictions:
+    """Predict bags, one at a time, without dropout.
 
     Args:
         network: predicts on its current device.
         bags: the data set.
         keys: keys of the bags to predict, at least one.
+        sampling: predict samples of each bag, and take the means of predictions and losses; None predicts
+            whole bags.
 
     Raises:
         NonFiniteError: a bag's predictions are not finite; the message names it.
     """
+    if sampling is None:
+        return _predict(network, bags, keys)
+    each = [
+        _predict(
+            network,
+            SubBags(bags, sampling.size, Draws(sampling.seed, number), "evaluated_sub_bags"),
+            keys,
+        )
+        for number in range(sampling.num_samples)
+    ]
+    return replace(
+        each[0],
+        predictions_NP=network.task.average(np.stack([one.predictions_NP for one in each], axis=1)),
+        losses_N=np.mean([one.losses_N for one in each], axis=0),
+    )
+
+
+@torch.inference_mode()
+@denormals.flushed()
+def _predict(network: BagModel, bags: BagSource, keys: Sequence[str]) -> Predictions:
     device = next(network.parameters()).device
     predictions, losses, labels = [], [], []
     rows_N = bags.rows_of(keys)
@@ -141,7 +193,9 @@ def predict(network: BagModel, bags: BagSource, keys: Sequence[str]) -> Predicti
     )
 
 
-def evaluate(network: BagModel, bags: BagSource, split: Split) -> dict[str, dict[str, float | None]]:
+def evaluate(
+    network: BagModel, bags: BagSource, split: Split, sampling: Sampling | None = None
+) -> dict[str, dict[str, float | None]]:
     """Metrics on the validation and the test bags, both with what the task fits on the validation bags.
 
     With two classes that is the threshold that Youden's J chooses.
@@ -150,11 +204,14 @@ def evaluate(network: BagModel, bags: BagSource, split: Split) -> dict[str, dict
         network: predicts on its current device.
         bags: the data set.
         split: names the validation and the test bags.
+        sampling: as in `predict`.
 
     Raises:
         NonFiniteError: a bag's predictions are not finite; the message names it.
     """
-    return judge([predict(network, bags, split.validation)], predict(network, bags, split.test))
+    return judge(
+        [predict(network, bags, split.validation, sampling)], predict(network, bags, split.test, sampling)
+    )
 
 
 def fit(parts: Sequence[Predictions]) -> dict[str, Any]:

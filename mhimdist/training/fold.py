@@ -33,7 +33,7 @@ from mhimdist.data.bags import BagSource
 from mhimdist.errors import CheckpointError, PreemptedError, RunLockedError
 from mhimdist.models import BagModel
 from mhimdist.training import checkpoint
-from mhimdist.training.evaluation import fit, predict
+from mhimdist.training.evaluation import Sampling, fit, predict
 from mhimdist.training.first_stage import FirstStage, first_stage, open_trainer
 from mhimdist.training.folds import ERROR_FILE as ERROR_FILE
 from mhimdist.training.folds import RESULT_FILE as RESULT_FILE
@@ -338,11 +338,12 @@ def _judge(
     choice: Choice | None,
 ) -> None:
     """Write the best student, its teacher and its result, then delete the checkpoints."""
+    sampling = Sampling.of(fold.config)
     if choice is None:
-        validation = [predict(network, bags, fold.split.validation)]
+        validation = [predict(network, bags, fold.split.validation, sampling)]
     else:
         validation = [part.as_of(network.task) for part in choice.parts]
-    test = predict(network, bags, fold.split.test) if fold.is_tested else None
+    test = predict(network, bags, fold.split.test, sampling) if fold.is_tested else None
     result = result_of(fold, network, best_epoch, history, bags, validation, test, choice)
     chosen_on = f"the {'test' if fold.split.selects_on_test else 'validation'} bags"
     state = save_student(

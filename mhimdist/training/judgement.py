@@ -7,11 +7,12 @@ from typing import Any
 from mhimdist.data.bags import BagSource
 from mhimdist.data.targets import as_cells
 from mhimdist.models import BagModel
+from mhimdist.tasks.cases import case_metrics
 from mhimdist.training.evaluation import Predictions, fit, judge
 from mhimdist.training.folds import Fold
 from mhimdist.training.history import EpochRecord
 from mhimdist.training.refit import Choice
-from mhimdist.training.result import OUTSIDE_WEIGHTS, Result
+from mhimdist.training.result import Result, note_on
 
 
 def result_of(
@@ -52,12 +53,17 @@ def result_of(
         validation=judged["validation"],
         test=judged.get("test", {}),
         validation_keys=validation.keys,
-        validation_cases=[bags.cases[row] for row in bags.rows_of(validation.keys)],
+        validation_cases=validation.by_cases_of(bags).cases,
         validation_labels=validation.labels_N.tolist(),
         keys=test.keys if test else (),
-        cases=[bags.cases[row] for row in bags.rows_of(test.keys)] if test else (),
+        cases=test.by_cases_of(bags).cases if test else (),
         labels=test.labels_N.tolist() if test else (),
-        note=OUTSIDE_WEIGHTS if config.teacher.has_outside_weights else "",
+        note=note_on(config, bags),
+        by_case=(
+            case_metrics(task, validation.by_cases_of(bags), test.by_cases_of(bags))
+            if test is not None
+            else {}
+        ),
         missing_classes={
             name: classes
             for name, classes in split.missing_classes(bags.keys, bags.labels_N, bags.classes).items()

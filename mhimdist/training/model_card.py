@@ -142,6 +142,8 @@ def _model(members: Sequence[Trained]) -> str:
     rows = [
         ("input", f"N x {state['num_features']} patch features of a slide, N of 1 or more"),
         ("encoder of the features", features.get("encoder")),
+        *((("feature set", config["features"]),) if config.get("features") else ()),
+        *((("features standardised by", scale),) if (scale := features.get("standardized")) else ()),
         *((name.replace("_", " "), features.get(name)) for name in ("patch_size", "level", "magnification")),
         *_output(task, classes),
         ("parameters", f"{result.num_parameters:,}" if result else None),
@@ -217,7 +219,8 @@ def _training(members: Sequence[Trained]) -> str:
     for protocol in sorted({member.protocol for member in members}):
         note = NOTES.get(protocol, "The protocol is unknown: the run was not judged.")
         notes.append(f"**{note}**" if protocol == "paper" else note)
-    notes += sorted({f"Note: {escaped(m.result.note)}." for m in members if m.result and m.result.note})
+    said = {member.result.note for member in members if member.result and member.result.note}
+    notes += [f"Note: {escaped(note, MAX_TEXT)}." for note in sorted(said)]
     for member in members:
         for name, classes in (member.result.missing_classes if member.result else {}).items():
             listing = ", ".join(map(escaped, classes))

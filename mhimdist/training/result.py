@@ -9,6 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from mhimdist import files
+from mhimdist.config.sub_bags import sub_bags_text
+from mhimdist.config.train import TrainConfig
+from mhimdist.data.bags import BagSource
 from mhimdist.errors import CheckpointError
 from mhimdist.statistics.metrics import Scores
 from mhimdist.tasks import Judged, Task, restored
@@ -44,6 +47,7 @@ OUTSIDE_WEIGHTS = (
     "the teacher starts from outside weights (teacher.weights), which may have been trained on this run's "
     "test slides"
 )
+BAGS_ARE_CASES = "a bag is all slides of a case (bag_of case), so that all figures are by case"
 
 _OF_TASKS = ("task", "validation_targets", "validation_predictions", "targets", "predictions")
 _OF_REFIT = ("inner_runs", "validation_curve")
@@ -73,7 +77,7 @@ class Result:
             grades; other tasks have `predictions` in their place, and their labels are strata.
         missing_classes: classes without a bag in the validation or the test set, by the set's name; the
             metrics there are means over the other classes.
-        note: what may make the figures optimistic, apart from the protocol; empty if nothing does.
+        note: what a reader of the figures must know apart from the protocol; may be empty.
         inner_runs: number of inner runs that chose the number of epochs and what the task fits, or 0.
         validation_curve: mean validation score of the inner runs after each epoch.
         task: `Task.record` of the task, with what it has fitted as "fitted"; empty for classification, as in
@@ -81,6 +85,8 @@ class Result:
         validation_targets, targets: targets of each bag, None where one is missing; empty for classes.
         validation_predictions, predictions: what is predicted of each bag, by the columns of the task; empty
             for classes.
+        by_case: where bags are slides and a test case has several, metrics of the test cases by each rule of
+            `tasks.cases`; otherwise empty.
     """
 
     protocol: Protocol
@@ -107,6 +113,7 @@ class Result:
     missing_classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     inner_runs: int = 0
     validation_curve: Sequence[float] = ()
+    by_case: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     task: Mapping[str, Any] = field(default_factory=dict)
     validation_targets: Sequence[Sequence[float | None]] = ()
     validation_predictions: Sequence[Sequence[float]] = ()
@@ -114,9 +121,10 @@ class Result:
     predictions: Sequence[Sequence[float]] = ()
 
     def record(self) -> dict[str, Any]:
-        """The content of `result.json`, without the fields of other tasks and of other protocols."""
-        left_out = {*(() if self.task else _OF_TASKS), *(() if self.inner_runs else _OF_REFIT)}
-        return {name: value for name, value in asdict(self).items() if name not in left_out}
+        """The content of `result.json`; what a run does not have is left out, as in earlier releases."""
+        unused = {*(() if self.task else _OF_TASKS), *(() if self.inner_runs else _OF_REFIT)}
+        unused |= set() if self.by_case else {"by_case"}
+        return {name: value for name, value in asdict(self).items() if name not in unused}
 
     @cached_property
     def meaning(self) -> Task:
@@ -184,7 +192,21 @@ def _check(result: Result) -> None:
         for name in names:
             if (got := len(getattr(result, prefix + name))) != expected:
                 raise ValueError(f"{prefix}{name} has {got} entries, expected {expected}, one per bag")
-    for name in ("validation", "test"):
-        for metric, value in dict(getattr(result, name)).items():
+    tables = {"validation": result.validation, "test": result.test}
+    tables |= {f"by_case.{how}": values for how, values in dict(result.by_case).items()}
+    for name, table in tables.items():
+        for metric, value in dict(table).items():
             if value is not None and not isinstance(value, int | float):
                 raise TypeError(f"{name}.{metric} is {value!r:.40}, expected a number")
+
+
+def note_on(config: TrainConfig, bags: BagSource) -> str:
+    """What a reader of a run's figures must know apart from the protocol; may be empty.
+
+    Args:
+        config: the run's settings.
+        bags: the data set.
+    """
+    outside = OUTSIDE_WEIGHTS if config.teacher.has_outside_weights else ""
+    cases = BAGS_ARE_CASES if getattr(bags, "bag_of", "slide") == "case" else ""
+    return "; ".join(filter(None, (outside, cases, sub_bags_text(config))))

@@ -4,7 +4,7 @@ On a CUDA device the host never waits within a step. Counts stay on the device. 
 the loss is finite and otherwise leaves the weights alone; the host reads the verdict later.
 
 A mask can hide an instance that is not finite from the loss, in all steps of a run. So the first step with a
-bag also looks at its features.
+bag, and every step with a sample of one, also looks at the features.
 """
 
 import math
@@ -87,8 +87,9 @@ class TrainingStep:
             num_bags: bags in the step over all workers.
 
         Raises:
-            NonFiniteError: the loss, a gradient or a feature of a new bag is not finite on any worker, in
-                this step or, on a GPU, in an earlier one. That step has changed neither student nor teacher.
+            NonFiniteError: the loss, a gradient or a feature of a new bag or sample is not finite on any
+                worker, in this step or, on a GPU, in an earlier one. That step has changed neither student
+                nor teacher.
         """
         step_loss = None
         if bags is None:
@@ -107,9 +108,10 @@ class TrainingStep:
     def _look_at_features(self, bags: PackedBags) -> None:
         """Make the step's loss NaN if a bag that is new to this process holds NaN or infinity.
 
-        Otherwise 0 is added to a number that moves no weight. No host waits for it.
+        Every sample of a bag is new. If all is finite, 0 is added to a number that moves no weight. No host
+        waits for it.
         """
-        if not self._known_keys.issuperset(bags.keys):
+        if self.config.trains_on_sub_bags or not self._known_keys.issuperset(bags.keys):
             self._known_keys.update(bags.keys)
             nothing = bags.features_TD.sum(dtype=torch.float32) * 0
             self._gradients.loss.add_(nothing)

@@ -10,7 +10,7 @@ from torch import Tensor
 from mhimdist.config.train import TrainConfig, explain
 from mhimdist.data.bags import BagSource
 from mhimdist.data.description import describe
-from mhimdist.data.shards import BagShards
+from mhimdist.data.stored import StoredBags
 from mhimdist.errors import CheckpointError
 from mhimdist.models import BagModel, build
 from mhimdist.models.foreign_weights import differences
@@ -75,9 +75,10 @@ def save_student(
 
 
 def _details(bags: BagSource, key: str) -> dict[str, Any]:
-    """The `FEATURE_DETAILS` of a bag: all features of a data set are made alike."""
-    said = bags.details(int(bags.rows_of([key])[0])) if isinstance(bags, BagShards) else {}
-    return {name: said.get(name) for name in FEATURE_DETAILS}
+    """The `FEATURE_DETAILS` of a bag, and its scale: all features of a data set are made alike."""
+    said = bags.details(int(bags.rows_of([key])[0])) if isinstance(bags, StoredBags) else {}
+    found = {name: said.get(name) for name in FEATURE_DETAILS}
+    return found | ({"standardized": said["standardized"]} if said.get("standardized") else {})
 
 
 def load_student(folder: str | Path) -> BagModel:

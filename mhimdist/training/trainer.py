@@ -23,6 +23,7 @@ from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.resident import resident
 from mhimdist.data.sampler import StepLimits, epoch_plan, most_instances, warn_of_larger_bags
 from mhimdist.data.splits import Split
+from mhimdist.data.sub_bags import trained_on
 from mhimdist.errors import ConfigError, PreemptedError
 from mhimdist.method import precision
 from mhimdist.method.teacher import Teacher
@@ -30,6 +31,7 @@ from mhimdist.models import BagModel
 from mhimdist.ops.draws import Draws
 from mhimdist.tasks.memory import Memory
 from mhimdist.training import denormals
+from mhimdist.training.evaluation import Sampling
 from mhimdist.training.history import EpochRecord
 from mhimdist.training.launching import LAUNCHING, launching, make_step
 from mhimdist.training.mask_telemetry import MaskTelemetry
@@ -100,20 +102,19 @@ class Trainer:
         self.teacher = (
             Teacher(config.teacher, self.student, pretrained) if config.teacher.kind != "none" else None
         )
-        self._validation = Validation(self.bags, split.validation, self.workers)
+        self._validation = Validation(self.bags, split.validation, self.workers, Sampling.of(config))
         self._train_rows = bags.rows_of(split.train)
+        samples = trained_on(bags, config)
         if self.workers.rank == 0:
-            warn_of_larger_bags(bags, config.max_instances, self._train_rows)
+            warn_of_larger_bags(samples, config.max_instances, self._train_rows)
         self._telemetry = MaskTelemetry(
             config, self.student, self.teacher, self.bags, self._train_rows, labelled=bags
         )
         self._limits = _step_limits(config, bags.labels_N[self._train_rows], self.workers)
-        most_rows = most_instances(bags.sizes_N[self._train_rows], **self._limits)
+        most_rows = most_instances(samples.sizes_N[self._train_rows], **self._limits)
         # On several workers a step copies worker 0's weights to all others, before a checkpoint is loaded.
         self.workers.meet()
-        memory = None
-        if self.student.task.compares_with == "memory":
-            memory = Memory(self.student.task, bags, self._train_rows, self.device)
+        memory = Memory.of(self.student.task, bags, self._train_rows, self.device)
         self.train_step = make_step(
             config, self.student, self.teacher, self.workers, most_rows=most_rows, memory=memory
         )
@@ -193,11 +194,11 @@ class Trainer:
         """
         config, rows_N, run = self.config, self._train_rows, self.run
         last_saved = time.perf_counter()
-        plan = epoch_plan(self.bags.sizes_N[rows_N], seed=config.seed, epoch=epoch, **self._limits)
-        draws = Draws(config.seed, epoch)
+        bags, draws = trained_on(self.bags, config, epoch), Draws(config.seed, epoch)
+        plan = epoch_plan(bags.sizes_N[rows_N], seed=config.seed, epoch=epoch, **self._limits)
         mine = [rows_N[positions] for positions in plan.of_rank(self.workers.rank, run.step)]
         with read_ahead(
-            self.bags, mine, dtype=self.train_step.dtype, device=self.device, loading=config.loading
+            bags, mine, dtype=self.train_step.dtype, device=self.device, loading=config.loading
         ) as batches:
             while run.step < len(plan):
                 progress = (epoch + plan.num_bags_before(run.step) / len(rows_N)) / config.epochs

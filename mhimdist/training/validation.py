@@ -6,7 +6,7 @@ from mhimdist.data.bags import BagSource
 from mhimdist.errors import SplitError
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel
-from mhimdist.training.evaluation import Predictions, predict
+from mhimdist.training.evaluation import Predictions, Sampling, predict
 from mhimdist.training.history import EpochRecord
 from mhimdist.training.workers import Workers
 
@@ -14,15 +14,18 @@ from mhimdist.training.workers import Workers
 class Validation:
     """The validation of one run."""
 
-    def __init__(self, bags: BagSource, keys: Sequence[str], workers: Workers) -> None:
+    def __init__(
+        self, bags: BagSource, keys: Sequence[str], workers: Workers, sampling: Sampling | None
+    ) -> None:
         """Take the bags; nothing is read yet.
 
         Args:
             bags: the data set.
             keys: keys of the bags that validate; empty if other runs have chosen the number of epochs.
             workers: the processes of the run; each predicts its share.
+            sampling: as in `evaluation.predict`.
         """
-        self._bags, self._keys, self._workers = bags, keys, workers
+        self._bags, self._keys, self._workers, self._sampling = bags, keys, workers, sampling
 
     def of_student(self, student: BagModel) -> Predictions | None:
         """The student's predictions; None without bags. All workers must call this.
@@ -60,5 +63,5 @@ class Validation:
 
     def _predict(self, network: BagModel) -> Predictions:
         mine = self._keys[self._workers.rank :: self._workers.world_size]
-        parts = self._workers.gather(predict(network, self._bags, mine) if mine else None)
+        parts = self._workers.gather(predict(network, self._bags, mine, self._sampling) if mine else None)
         return Predictions.merge([part for part in parts if part is not None], self._keys)

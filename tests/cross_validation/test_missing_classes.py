@@ -11,7 +11,7 @@ from mhimdist.config.presets import preset
 from mhimdist.cross_validation import compare as compare_module
 from mhimdist.cross_validation.compare import run_cross_validation
 from mhimdist.cross_validation.options import CrossValidation
-from mhimdist.data.shards import open_bags
+from mhimdist.data.opening import open_bags
 from mhimdist.errors import CheckpointError, SplitError
 from mhimdist.search.options import Sweep
 from mhimdist.sweep.run import run_sweep

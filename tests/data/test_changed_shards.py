@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from feature_folders import shard_folder, write_features
 
 from mhimdist.data.manifest import Manifest
-from mhimdist.data.shards import BagShards, open_bags
+from mhimdist.data.opening import open_bags
+from mhimdist.data.shards import BagShards
 from mhimdist.errors import CorruptShard, ManifestError
 
 ROOT = Path(__file__).parents[2]
@@ -94,3 +96,22 @@ def test_another_process_compares_the_digest(shards: Path) -> None:
     with pytest.raises(ManifestError, match="has changed since"):
         open_bags(shards, digest=bags.digest)
     assert open_bags(shards).digest != bags.digest
+
+
+def test_samples_are_read_from_a_shard_as_it_is_now(shards: Path) -> None:
+    bags = BagShards(shards)
+    instances = [np.array([1, 3])]
+    before = bags.scattered([0], instances, bags.dtype)
+    first = Manifest.read(shards).rows.to_pylist()[0]
+    with (shards / first["shard"]).open("r+b") as file:
+        file.seek(first["features_offset"])
+        file.write(b"\x01\x02\x03\x04")
+    with pytest.raises(CorruptShard, match="expected the header of an array"):
+        bags.scattered([0], instances, bags.dtype)
+    with (shards / first["shard"]).open("r+b") as file:
+        file.seek(first["features_offset"])
+        file.write(b"\x93NUM")
+    assert bags.scattered([0], instances, bags.dtype).equal(before)
+    os.truncate(shards / first["shard"], 512)
+    with pytest.raises(CorruptShard, match="bytes, got 512"):
+        bags.scattered([0], instances, bags.dtype)

@@ -27,10 +27,11 @@ from mhimdist.config.train import ConfigWarning, Loading
 from mhimdist.data import shard_cache
 from mhimdist.data import shards as data_shards
 from mhimdist.data.manifest import Manifest
+from mhimdist.data.opening import open_bags
 from mhimdist.data.read_ahead import read_ahead
 from mhimdist.data.remote import RemoteFolder, absolute, is_remote
 from mhimdist.data.shard_cache import ShardCache
-from mhimdist.data.shards import BagShards, open_bags
+from mhimdist.data.shards import BagShards
 from mhimdist.errors import ConfigError, CorruptShard, ManifestError, RemoteDataError
 
 TESTS = Path(__file__).parents[1]

@@ -3,8 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mhimdist.config.method import Masking
 from mhimdist.config.presets import preset
-from mhimdist.config.train import Masking
 from mhimdist.data.bags import PackedBags
 from mhimdist.method.masking import mask_bags, most_kept
 from mhimdist.method.step_numbers import StepNumbers

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from mhimdist.config.method import Teacher as Settings
 from mhimdist.config.models import AttentionMIL
-from mhimdist.config.train import Teacher as Settings
 from mhimdist.data.bags import PackedBags
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import build
