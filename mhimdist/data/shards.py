@@ -187,7 +187,7 @@ class BagShards(StoredBags):
         if self.is_view(rows_B, dtype):
             features_TD = self._features_ND(int(rows_B[0]))
         else:
-            features_TD = self._buffer(rows_B, int(self.sizes_N[rows_B].sum()), dtype, out)
+            features_TD = memory.buffer(self, rows_B, int(self.sizes_N[rows_B].sum()), dtype, out)
             parts = features_TD.split(self.sizes_N[rows_B].tolist())
             for part_ND, row in zip(parts, rows_B.tolist(), strict=True):
                 part_ND.copy_(self._features_ND(row))
@@ -203,7 +203,7 @@ class BagShards(StoredBags):
     ) -> Tensor:
         """See `StoredBags.scattered`."""
         rows_B, sizes = self._checked(rows), [len(each) for each in instances]
-        features_TD = self._buffer(rows_B, sum(sizes), dtype, out)
+        features_TD = memory.buffer(self, rows_B, sum(sizes), dtype, out)
         parts = features_TD.split(sizes)
         for part_KD, row, chosen_K in zip(parts, rows_B.tolist(), instances, strict=True):
             if len(chosen_K) == self.sizes_N[row]:
@@ -249,21 +249,6 @@ class BagShards(StoredBags):
         if len(outside):
             raise DataError(f"{self.folder} has rows 0 to {len(self) - 1}, got {outside[0]}")
         return rows_B
-
-    def _buffer(
-        self, rows_B: np.ndarray, num_instances: int, dtype: torch.dtype, out: Tensor | None
-    ) -> Tensor:
-        if out is None:
-            num_bytes = num_instances * self.num_features * dtype.itemsize
-            if num_bytes >= memory.ASKED_FROM_BYTES:
-                memory.require(num_bytes, memory.describe(self, rows_B, dtype))
-            return torch.empty((num_instances, self.num_features), dtype=dtype)
-        if out.dtype != dtype or len(out) < num_instances or out.shape[1:] != (self.num_features,):
-            raise DataError(
-                f"out: expected {dtype}, at least {num_instances} x {self.num_features}, "
-                f"got {out.dtype}, {tuple(out.shape)}"
-            )
-        return out[:num_instances]
 
     def _features_ND(self, row: int) -> Tensor:
         shape = int(self.sizes_N[row]), self.num_features
