@@ -23,6 +23,7 @@ from mhimdist.data.manifest import Manifest
 from mhimdist.data.remote import Location, is_remote
 from mhimdist.errors import DataError
 from mhimdist.files import Lock, home
+from mhimdist.foreign_text import say
 from mhimdist.process import run
 
 DATA_SETS = {**CLASS_SETS, **TASK_SETS}
@@ -199,9 +200,9 @@ def main() -> None:
             write_features(arguments.name, out, **options)
         else:
             out = build(arguments.name, arguments.out, **options)
-    print(f"{arguments.name}: {out}")
+    say(f"{arguments.name}: {out}")
     if DATA_SETS[arguments.name].task.name == "survival" and not arguments.features_only:
-        print(Manifest.read(Path(out)).info.description)
+        say(Manifest.read(Path(out)).info.description)
 
 
 if __name__ == "__main__":

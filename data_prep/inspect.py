@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
@@ -16,6 +15,7 @@ from data_prep.command_line import add_workers
 from data_prep.readers.members import encoder_of
 from data_prep.tables.target_checks import summary
 from data_prep.writing.progress import bar
+from mhimdist import terminal
 from mhimdist.data import feature_sets
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import ConfigError
@@ -167,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             workers=options.workers,
             on_bytes=read.append,
         )
-    console = Console(highlight=False, markup=False)
+    console = terminal.console()
     if name:
         console.print(_sets(whole, name, options.folder))
     for table in tables(found):

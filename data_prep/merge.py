@@ -21,6 +21,7 @@ from mhimdist.data.manifest import DatasetInfo, Manifest, ShardFile, rows_schema
 from mhimdist.data.strata import stratified
 from mhimdist.data.targets import CLASSIFICATION
 from mhimdist.errors import DataError, LabelError
+from mhimdist.foreign_text import say
 from mhimdist.process import run
 
 
@@ -172,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("expected at least two folders, got one")
     merged = merge(options.folders, options.out, name=options.name, copy=options.copy)
     num_bytes = sum(shard.bytes for shard in merged.info.shards)
-    print(
+    say(
         f"{options.out}: {len(merged.rows) // len(merged.each)} bags, {decimal(num_bytes)} "
         f"(shards: {len(merged.info.shards)}; {summary(merged)})"
     )

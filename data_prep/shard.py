@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -44,6 +43,7 @@ from mhimdist.data.strata import stratified
 from mhimdist.data.targets import CLASSIFICATION
 from mhimdist.data.torch_threads import one_torch_thread
 from mhimdist.errors import DataError
+from mhimdist.foreign_text import say
 from mhimdist.process import run
 
 
@@ -278,10 +278,10 @@ def _write(
             and not isinstance(error, SourceChangedError)
             and not options.skip_bad
         ):
-            print("hint: --skip-bad leaves out slides that cannot be used", file=sys.stderr)
+            say("hint: --skip-bad leaves out slides that cannot be used", stderr=True)
         if written:
             finished = f"{len(written)} of {len(plan.shards)} shards are finished"
-            print(f"{finished}; the same command resumes and keeps them", file=sys.stderr)
+            say(f"{finished}; the same command resumes and keeps them", stderr=True)
         raise
     return [written[shard.name] for shard in plan.shards], num_reused
 
@@ -334,19 +334,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         outcome = make_shards(options, distributed=in_cluster())
     if outcome.passed_over:
         slides = some(outcome.passed_over)
-        print(f"passed over, for lack of features or of a label: {len(outcome.passed_over)} ({slides})")
+        say(f"passed over, for lack of features or of a label: {len(outcome.passed_over)} ({slides})")
     if outcome.bad:
         table = options.out / SKIPPED_NAME
-        print(f"left out, listed in {table}: {len(outcome.bad)} ({named(outcome.bad, 3)})")
+        say(f"left out, listed in {table}: {len(outcome.bad)} ({named(outcome.bad, 3)})")
     if outcome.num_reused:
-        print(f"reused from an interrupted run: {outcome.num_reused} shards")
+        say(f"reused from an interrupted run: {outcome.num_reused} shards")
     manifest = Manifest.read(options.out)
     info, num_bytes = manifest.info, sum(item.bytes for item in manifest.info.shards)
     sets = manifest.each
     new = f", {outcome.num_new} of them new," if options.append else ""
     num_cases = len(manifest.rows["case"].unique())
     of_sets = f" in each of {len(sets)} feature sets, {', '.join(sets)}," if manifest.feature_sets else ""
-    print(
+    say(
         f"{options.out}: {len(manifest.rows) // len(sets)} bags{of_sets}{new} of {num_cases} cases, "
         f"{decimal(num_bytes)} (shards: {len(info.shards)}; {summary(manifest)})"
     )

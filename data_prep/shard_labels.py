@@ -1,6 +1,5 @@
 """What to shard: the slides with their labels, their features, and what the labels mean."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from data_prep.writing.selection import class_names, classes_of, labels_of
 from data_prep.writing.tasks import refuse_another_task, task_of
 from mhimdist.data.manifest import Manifest
 from mhimdist.data.targets import CLASSIFICATION, TaskInfo
+from mhimdist.foreign_text import say
 from mhimdist.tables.names import KnownNames
 
 
@@ -79,7 +79,7 @@ def labelled(options: ShardOptions, before: Manifest | None) -> Labelled:
     disagreeing = None if task == CLASSIFICATION else warning_of_cases(rows)
     for warning in (missing_cases(rows, others), disagreeing):
         if warning is not None:
-            print(f"warning: {warning}", file=sys.stderr)  # now, not after hours
+            say(f"warning: {warning}", stderr=True)  # now, not after hours
     return Labelled(rows, sets, task, classes, left_out)
 
 
@@ -101,10 +101,10 @@ def _classes(
         classes = grades_in_order(classes, str(options.labels or next(iter(options.sets.values()))))
     unused = sorted({row.label for row in rows} - {row.label for row in used})
     if used and unused and is_new:
-        print(
+        say(
             f"warning: no slide with features is of class {some(unused)}, and training needs cases of every "
             "class; --classes with the other classes leaves it out",
-            file=sys.stderr,
+            stderr=True,
         )
     return classes
 

@@ -14,6 +14,7 @@ from data_prep.command_line import add_options, add_workers, chosen
 from data_prep.readers.stated import Stated
 from data_prep.shard_options import features_of
 from data_prep.writing.progress import Count, bar
+from mhimdist import terminal
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import ConfigError, CorruptShard
 from mhimdist.process import run
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     manifest = Manifest.read(folder)
     info = manifest.info
     num_bytes = sum(shard.bytes for shard in info.shards)
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = terminal.console()
     counted = Count()
     with bar(num_bytes, lambda: counted.total, "checking", console):
         faults = verify(folder, workers=options.workers, on_bytes=counted.add)
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stated=chosen(Stated, options),
             workers=options.workers,
         )
-        console.print(f"repaired: {', '.join(repaired) or 'nothing'}", style="green")
+        console.print(f"repaired: {', '.join(repaired) or 'nothing'}", style="green", soft_wrap=True)
         _list(console, faults, "not repaired: ")
     if faults:
         num_files = len({fault.file for fault in faults})
@@ -75,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{folder}: {num_bags} bags{of_sets}, {decimal(num_bytes)} (shards: {len(info.shards)}): all as "
         f"written ({time.perf_counter() - started:.1f} s)",
         style="green",
+        soft_wrap=True,
     )
 
 
@@ -93,9 +95,9 @@ def _features(given: Sequence[str]) -> Path | dict[str, Path]:
 
 def _list(console: Console, faults: Sequence[Fault], what: str = "") -> None:
     for fault in faults[:MAX_LISTED]:
-        console.print(f"{what}{fault}", style="red")
+        console.print(f"{what}{fault}", style="red", soft_wrap=True)
     if len(faults) > MAX_LISTED:
-        console.print(f"and {len(faults) - MAX_LISTED} more")
+        console.print(f"and {len(faults) - MAX_LISTED} more", soft_wrap=True)
 
 
 if __name__ == "__main__":

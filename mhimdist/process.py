@@ -11,6 +11,7 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 
 from mhimdist.errors import MhimdistError, PreemptedError
+from mhimdist.foreign_text import quiet_warnings, terminal
 
 
 def run(main: Callable[[], None]) -> None:
@@ -20,6 +21,7 @@ def run(main: Callable[[], None]) -> None:
     it), with status 1 after a `MhimdistError` or an `OSError` (a full disk, a missing permission), and with
     status 130 after Ctrl-C. Any other exception is our own fault and keeps its traceback.
     """
+    quiet_warnings()
     try:
         main()
         return
@@ -29,7 +31,7 @@ def run(main: Callable[[], None]) -> None:
         said, status = f"error: {' '.join(_message(error).split())}", 1
     except KeyboardInterrupt:
         said, status = "interrupted", 130
-    print(said, file=sys.stderr)
+    print(terminal(said), file=sys.stderr)
     leave(status)
 
 

@@ -39,6 +39,13 @@ def write_history(folder: Path, *, masked: bool, seed: int) -> None:
             best_validation_score=0.9,
             train_s=1.0,
             epoch_s=2.0,
+            mask_overlap=0.3 + 0.05 * epoch if masked and epoch else None,
+            high_mask_overlap=0.2 + 0.1 * epoch if masked and epoch else None,
+            rank_agreement=0.9 + 0.01 * epoch if masked else None,
+            positives_hidden=0.6 if masked else None,
+            positives_hidden_high=0.2 if masked else None,
+            positives_hidden_low=0.0 if masked else None,
+            positives_hidden_random=0.5 if masked else None,
         )
         for epoch in range(NUM_EPOCHS)
     ]

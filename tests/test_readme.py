@@ -73,8 +73,9 @@ def _prose(page: str) -> str:
 
 def _all_commands(start: str) -> list[str]:
     """The commands of all pages with such a start, each once, but those that test_export_page.py runs."""
-    pages = [page for page in TEXTS if page != "docs/export.md"]
-    return list(dict.fromkeys(c for page in pages for c in _commands(page) if c.startswith(start)))
+    elsewhere = _commands("docs/export.md")
+    found = (c for page in TEXTS for c in _commands(page) if c.startswith(start) and c not in elsewhere)
+    return list(dict.fromkeys(found))
 
 
 @pytest.fixture(scope="module")

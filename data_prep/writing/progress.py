@@ -1,6 +1,5 @@
 """Progress of a long command: a bar at a terminal, a line every now and then in a log."""
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,9 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+
+from mhimdist import terminal
+from mhimdist.foreign_text import say
 
 LINE_EVERY_S = 30.0
 _POLL_S = 0.25
@@ -39,7 +41,7 @@ class Count:
 @contextmanager
 def doing(what: str) -> Iterator[None]:
     """Show what is being done while the context lasts; in a log, also how long it has taken so far."""
-    console = Console(stderr=True, highlight=False)
+    console = terminal.console(stderr=True)
     if console.is_terminal:
         with console.status(escape(what)):
             yield
@@ -67,7 +69,7 @@ def bar(
         console: where to show the bar; by default on stderr.
         unit: name of the things that are counted; None counts bytes.
     """
-    console = console or Console(stderr=True)
+    console = console or terminal.console(stderr=True)
     start, first = time.monotonic(), done()
     if not console.is_terminal:
         with _now_and_then(lambda: _line(what, unit, first, done(), total, time.monotonic() - start)):
@@ -92,7 +94,7 @@ def _line(what: str, unit: str | None, first: int, by_now: int, total: int, elap
 
 @contextmanager
 def _now_and_then(line: Callable[[], str]) -> Iterator[None]:
-    with _repeating(lambda: print(line().strip(), file=sys.stderr, flush=True), LINE_EVERY_S):
+    with _repeating(lambda: say(line().strip(), stderr=True), LINE_EVERY_S):
         yield
 
 

@@ -1,7 +1,5 @@
 """Bags that are left out because they cannot be used, and the table of them next to the manifest."""
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,6 +7,7 @@ from pathlib import Path
 
 from mhimdist import files
 from mhimdist.errors import DataError
+from mhimdist.foreign_text import csv_text, of_cell
 from mhimdist.tables.columns import Kind, require
 from mhimdist.tables.reading import read_table
 
@@ -42,7 +41,7 @@ def read_skipped(folder: Path) -> list[BadBag]:
         return []
     table = read_table(folder / SKIPPED_NAME, header_alone=True)
     slide, reason = (require(table, Kind(name, (name,)), error=DataError) for name in ("slide", "reason"))
-    return [BadBag(cells[slide], cells[reason]) for _, cells in table.rows]
+    return [BadBag(of_cell(cells[slide]), of_cell(cells[reason])) for _, cells in table.rows]
 
 
 def write_skipped(folder: Path, bad: Iterable[BadBag], slides: Collection[str]) -> None:
@@ -58,7 +57,5 @@ def write_skipped(folder: Path, bad: Iterable[BadBag], slides: Collection[str]) 
     if not left:
         (folder / SKIPPED_NAME).unlink(missing_ok=True)
         return
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerows([("slide", "reason"), *((bag.slide, bag.reason) for bag in left)])
-    files.write_text(folder / SKIPPED_NAME, text.getvalue())
+    text = csv_text(("slide", "reason"), [(bag.slide, bag.reason) for bag in left])
+    files.write_text(folder / SKIPPED_NAME, text)

@@ -21,6 +21,7 @@ from ray._private.runtime_env.packaging import create_package
 from mhimdist.cluster.authentication import keep_token_private
 from mhimdist.cluster.connect import refuse_open_cluster
 from mhimdist.errors import SubmitError
+from mhimdist.foreign_text import say
 from mhimdist.process import run
 
 NAMED = 5
@@ -136,7 +137,7 @@ def main() -> None:
     if not (working_dir / given.job).is_file():
         raise SubmitError(f"{working_dir} has no {given.job}; give a script in the working directory")
     upload = check(working_dir)
-    print(f"{upload.num_files} files, {_mib(upload.num_bytes)} to upload from {working_dir}", flush=True)
+    say(f"{upload.num_files} files, {_mib(upload.num_bytes)} to upload from {working_dir}")
     if given.check:
         return
     os.environ.setdefault("RAY_AUTH_MODE", "token")

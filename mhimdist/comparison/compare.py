@@ -4,19 +4,19 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
-from rich import get_console
 
-from mhimdist import files
+from mhimdist import files, terminal
 from mhimdist.comparison.entries import Entry, read_entries
 from mhimdist.comparison.pairs import Outcome, on_the_same_slides, paired_tests
 from mhimdist.comparison.verdict import Pair, PairedComparison
 from mhimdist.config.options import Options
 from mhimdist.errors import ComparisonError, ConfigError
 from mhimdist.statistics.paired import holm
+from mhimdist.training.result import Protocol
 
 
 class ComparisonJob(Options):
@@ -36,8 +36,8 @@ class ComparisonJob(Options):
     against: str | None = Field(
         None, description="compare all others with the configuration of this name; none: compare all pairs"
     )
-    protocol: Literal["strict", "paper"] | None = Field(
-        None, description="protocol to compare if a folder holds both; none: strict, if there is one"
+    protocol: Protocol | None = Field(
+        None, description="protocol to compare if a folder holds several; none: strict, if there is one"
     )
     level: float = Field(0.95, gt=0, lt=1, description="confidence level of intervals and of the verdict")
     num_resamples: int = Field(2000, ge=100, description="resamples of the bootstrap over cases")
@@ -54,7 +54,7 @@ def compare(
     *runs: str | Path,
     common: bool = False,
     against: str | None = None,
-    protocol: Literal["strict", "paper"] | None = None,
+    protocol: Protocol | None = None,
     level: float = 0.95,
     num_resamples: int = 2000,
     seed: int = 0,
@@ -69,7 +69,7 @@ def compare(
             several configurations stands for all of them, and `folder::name` for one.
         common: where test slides or data sets differ, compare the slides that all of them tested.
         against: compare all others with the configuration of this name; by default all pairs are compared.
-        protocol: the protocol to compare if a folder holds both; by default strict, if there is one.
+        protocol: the protocol to compare if a folder holds several; by default strict, if there is one.
         level: confidence level of intervals and of the verdict, in (0, 1).
         num_resamples: resamples of the bootstrap over cases.
         seed: seed of the resamples.
@@ -136,7 +136,7 @@ def run_comparison(job: ComparisonJob) -> PairedComparison:
         DiskFullError: the files do not fit on the disk.
     """
     comparison = compare(*job.runs, **job.model_dump(exclude={"runs", "out"}))
-    console = get_console()
+    console = terminal.console()
     for grid in comparison.grids():
         grid.print(console)
     for text in (*comparison.warnings, *comparison.sentences):

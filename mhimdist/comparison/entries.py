@@ -77,8 +77,9 @@ class Entry:
         name: its name in tables.
         folder: where it was read.
         networks: its networks, by seed, then fold.
-        settings: its settings by dotted path, without seed and device; empty for an ensemble.
-        protocol: "strict", "paper", or what made an ensemble.
+        settings: its settings by dotted path, without seed and device; of predictions, what their networks
+            have in common and how they vote, as far as the predictions record it.
+        protocol: "strict", "paper", "refit", "nested", or what made an ensemble.
         data_digest: digest of the data set that its slides are of.
         dataset: the data set's name.
         classes: the names of its classes; empty if they are not known.
@@ -380,10 +381,47 @@ def _prediction(path: Path) -> Entry:
         name=path.name,
         folder=path,
         networks=(Network(tuple(column("slide")), scores, columns["threshold"][rows[0]]),),
-        settings={},
+        settings=_of_ensemble(about),
         protocol=str(about.get("protocol", "unknown")),
         data_digest=str(data.get("digest", "")),
         dataset=Path(str(data.get("path", "the data"))).name,
         classes=classes,
         notes=notes,
     )
+
+
+_DIFFERS = "differs between its networks"
+
+
+def _of_ensemble(about: Mapping[str, Any]) -> dict[str, object]:
+    """How predictions were made: the settings of their networks, how many there are, and how they decide.
+
+    Predictions of earlier releases do not record the settings; then the folders of the networks are asked,
+    if they are still there.
+    """
+    models = about.get("models")
+    models = [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
+    if not models:
+        return {}
+    trained = [_settings(config) for model in models if (config := _config(model))]
+    settings: dict[str, object] = {}
+    if len(trained) == len(models):
+        for path in dict.fromkeys(path for each in trained for path in each):
+            values = [each.get(path) for each in trained]
+            settings[path] = values[0] if all(value == values[0] for value in values) else _DIFFERS
+    digests = sorted({str(model.get("data_digest", ""))[:8] for model in models})
+    return settings | {
+        "networks": len(models),
+        "trained on data": ", ".join(digests),
+        "threshold": about.get("threshold"),
+        "threshold from": about.get("threshold_from"),
+        "cases by": about.get("how"),
+    }
+
+
+def _config(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration of a network of an ensemble; empty if it is not known."""
+    if isinstance(config := model.get("config"), dict):
+        return config
+    file = Path(str(model.get("folder", ""))) / "config.json"
+    return _json(file) if file.is_file() else {}

@@ -120,8 +120,8 @@ def _check_alike(first: Entry, other: Entry) -> None:
     if first.protocol != other.protocol:
         raise ComparisonError(
             f"expected one protocol, got {first.protocol} for {first.name} and {other.protocol} for "
-            f"{other.name}: under paper the test fold selects, so its figures are higher; choose with "
-            "--protocol"
+            f"{other.name}: protocols select epochs and thresholds on other bags (under paper on the test "
+            "fold), so their figures differ for that alone; choose with --protocol"
         )
     num_classes = {len(n.scores.probabilities_NC[0]) for entry in (first, other) for n in entry.networks}
     if len(num_classes) > 1 or (first.classes and other.classes and first.classes != other.classes):

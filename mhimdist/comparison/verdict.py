@@ -1,4 +1,4 @@
-"""A comparison as sentences, tables and JSON; names of others are escaped where Markdown would read them."""
+"""A comparison as sentences, tables and JSON."""
 
 import json
 import re
@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 from mhimdist.comparison.entries import Entry
 from mhimdist.comparison.pairs import Outcome
+from mhimdist.foreign_text import markdown
 from mhimdist.report import formats
 from mhimdist.report.comparison import PAPER_WARNING
 from mhimdist.report.text_table import Grid
@@ -22,13 +23,6 @@ METHODS = (
     "DeLong, bootstrap and McNemar say what other patients would change, the corrected t also what other "
     "training data would change."
 )
-_MARKDOWN = re.compile(r"([\\`*_\[\]#$~])")
-
-
-def escaped(text: str) -> str:
-    """Text that Markdown shows as it is, on one line; a table escapes `|` itself."""
-    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _MARKDOWN.sub(r"\\\1", plain)
 
 
 @dataclass(frozen=True)
@@ -139,12 +133,12 @@ class PairedComparison:
             )
         return f"evidence that {better} is better (corrected t over folds, {p_text(again.p)})"
 
-    def grids(self, quote: Callable[[str], str] = str) -> list[Grid]:
+    def grids(self) -> list[Grid]:
         """Per pair a table of the tests and, if settings differ, a table of these."""
-        return [grid for pair in self.pairs for grid in self._grids(pair, quote)]
+        return [grid for pair in self.pairs for grid in self._grids(pair)]
 
-    def _grids(self, pair: Pair, quote: Callable[[str], str]) -> list[Grid]:
-        names = quote(pair.first.name), quote(pair.second.name)
+    def _grids(self, pair: Pair) -> list[Grid]:
+        names = pair.first.name, pair.second.name
         title = f"{names[0]} against {names[1]}"
         with_holm = len(self.pairs) > 1
         rows = []
@@ -160,12 +154,9 @@ class PairedComparison:
             ]
             rows.append([*row, p_value(outcome.p_adjusted)] if with_holm else row)
         header = ["test", *names, "difference", f"{100 * self.level:g} %", "p"]
-        told = [f"{o.metric}, {o.test}: {quote(o.note)}." for o in pair.outcomes if o.note]
+        told = [f"{o.metric}, {o.test}: {o.note}." for o in pair.outcomes if o.note]
         tests = Grid(title, [*header, "p, Holm"] if with_holm else header, rows, " ".join(told))
-        settings = [
-            [quote(path), *(quote(text) for text in formats.setting_pair(*values))]
-            for path, values in pair.settings.items()
-        ]
+        settings = [[path, *formats.setting_pair(*values)] for path, values in pair.settings.items()]
         if not settings:
             return [tests]
         return [tests, Grid(f"{title}: settings that differ", ["setting", *names], settings, "")]
@@ -174,9 +165,9 @@ class PairedComparison:
         """Sentences, warnings, tables and methods, as Markdown."""
         lines = ["# Comparison", ""]
         for pair in self.pairs:
-            lines += [self._sentence(pair, escaped), ""]
-        lines += [f"> {escaped(text)}\n" for text in self.warnings]
-        lines += [grid.markdown() for grid in self.grids(escaped)]
+            lines += [self._sentence(pair, markdown), ""]
+        lines += [f"> {markdown(text)}\n" for text in self.warnings]
+        lines += [grid.markdown() for grid in self.grids()]
         if not any(pair.settings for pair in self.pairs):
             lines.append("No setting differs, or none is known.\n")
         return "\n".join([*lines, textwrap.fill(METHODS, 110), ""])

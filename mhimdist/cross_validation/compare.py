@@ -5,6 +5,7 @@ configuration asks for it. Finished folds are only read. The same command resume
 its last checkpoint.
 """
 
+import itertools
 import json
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -12,10 +13,7 @@ from pathlib import Path
 from statistics import mean
 from types import MappingProxyType
 
-from rich import get_console
-from rich.markup import escape
-
-from mhimdist import files
+from mhimdist import files, terminal
 from mhimdist.cluster.connect import refuse_open_cluster
 from mhimdist.cross_validation.folds import FoldSet, raise_failed
 from mhimdist.cross_validation.options import Candidate, CrossValidation, Experiment
@@ -53,7 +51,7 @@ def run_cross_validation(job: CrossValidation, *, data: Location) -> Comparison:
         ("json", comparison.json()),
     ):
         files.write_text(job.folder / f"table.{suffix}", text)
-    console = get_console()
+    console = terminal.console()
     for grid in comparison.grids():
         grid.print(console)
     console.print(f"tables: {job.folder}/table.md, .csv, .json", highlight=False, soft_wrap=True)
@@ -81,7 +79,7 @@ def print_report(comparison: Comparison, folder: Path) -> None:
             text = f"report: {write_report(folder)}"
         except (ComparisonError, ReportError) as error:
             text = f"no report: {error}"
-        get_console().print(text, markup=False, highlight=False, soft_wrap=True)
+        terminal.console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def raise_failures(
@@ -120,32 +118,19 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
     for size, limit in {(SampleSize.of(each.config), each.config.max_instances) for each in candidates}:
         warn_of_larger_bags(bags if size is None else SubBags(bags, size, Draws(0, 0)), limit)
     planned = FoldSet(experiment, candidates, folder / "folds")
-    num_train: dict[Protocol, list[int]] = {}
-    lacking: dict[str, dict[str, list[str]]] = {}
-    all_splits: list[Split] = []
-    for protocol in experiment.protocols:
-        for seed in experiment.seeds:
-            splits = experiment.splits(bags, protocol, seed)
-            all_splits.extend(splits)
-            num_train.setdefault(protocol, []).extend(len(split.train) for split in splits)
-            for fold, split in enumerate(splits, 1):
-                name = _run_text(fold, seed, experiment.seeds)
-                name += f", {protocol}" if len(experiment.protocols) > 1 else ""
-                if bags.task.of_classes:  # strata of targets are not judged
-                    lacking[name] = split.missing_classes(bags.keys, bags.labels_N, bags.classes)
-                planned.add(split, fold, seed, protocol, bags)
-                _save_split(split, folder / "splits" / f"{protocol}-seed-{seed}-fold-{fold}.json")
+    splits, lacking = _add_folds(planned, experiment, bags)
     check_runs(((fold.name, fold.config, fold.split) for fold in planned.missing().values()), bags)
     options = experiment.model_dump(mode="json") | {"data": shown(experiment.data)}  # a URL may be signed
     files.write_text(folder / "options.json", json.dumps(options, indent=1))
     files.write_text(folder / "environment.json", json.dumps(environment(experiment.num_threads), indent=1))
     outcomes = planned.found()
     num_found = len(outcomes)
-    _announce(experiment, bags, len(candidates), len(planned.folds), num_found)
+    _announce(experiment, bags, len(candidates), planned, num_found)
     if any(candidate.config.teacher.has_outside_weights for candidate in candidates):
-        get_console().print(f"WARNING: {OUTSIDE_WEIGHTS}", style="bold", highlight=False)
-    for text in filter(None, (describe_missing(lacking), describe_left_out(bags, all_splits))):
-        get_console().print(f"WARNING: {text}", style="bold", highlight=False, markup=False)
+        terminal.console().print(f"WARNING: {OUTSIDE_WEIGHTS}", style="bold", highlight=False)
+    left_out = describe_left_out(bags, itertools.chain(*splits.values()))
+    for text in filter(None, (describe_missing(lacking), left_out)):
+        terminal.console().print(f"WARNING: {text}", style="bold", highlight=False, markup=False)
     if missing := planned.missing():
         with experiment.driving(), stoppable(experiment) as stopping:
             outcomes |= run_folds(experiment, missing, absolute(data), stopping)
@@ -163,9 +148,37 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
         rows=_rows(planned, candidates, outcomes, bags),
         wall_s=time.monotonic() - started,
         num_found=num_found,
-        num_train={protocol: mean(each) for protocol, each in num_train.items()},
+        num_train={protocol: mean(len(s.train) for s in each) for protocol, each in splits.items()},
         validation_share=experiment.validation_share,
+        inner_folds=experiment.inner_folds,
     )
+
+
+def _add_folds(
+    planned: FoldSet, experiment: Experiment, bags: StoredBags
+) -> tuple[dict[Protocol, list[Split]], dict[str, dict[str, list[str]]]]:
+    """Add the folds of all protocols and seeds, and save their splits.
+
+    Returns:
+        The splits of each protocol, and the classes that sets of a fold lack, by the fold's name.
+    """
+    every: dict[Protocol, list[Split]] = {}
+    lacking: dict[str, dict[str, list[str]]] = {}
+    for protocol, seed in itertools.product(experiment.protocols, experiment.seeds):
+        splits = experiment.splits(bags, protocol, seed)
+        every.setdefault(protocol, []).extend(splits)
+        for fold, split in enumerate(splits, 1):
+            name = _run_text(fold, seed, experiment.seeds)
+            name += f", {protocol}" if len(experiment.protocols) > 1 else ""
+            inner = experiment.inner_splits(bags, split, seed) if protocol == "refit" else []
+            if bags.task.of_classes:  # strata of targets are not judged
+                lacking[name] = split.missing_classes(bags.keys, bags.labels_N, bags.classes)
+                for number, each in enumerate(inner, 1):
+                    found = each.missing_classes(bags.keys, bags.labels_N, bags.classes)
+                    lacking[f"{name}, inner fold {number}"] = {k: v for k, v in found.items() if k != "test"}
+            planned.add(split, fold, seed, protocol, bags, inner)
+            _save_split(split, planned.folder.parent / "splits" / f"{protocol}-seed-{seed}-fold-{fold}.json")
+    return every, lacking
 
 
 def _rows(
@@ -202,14 +215,19 @@ def _save_split(split: Split, path: Path) -> None:
 
 
 def _announce(
-    experiment: Experiment, bags: StoredBags, num_rows: int, num_folds: int, num_found: int
+    experiment: Experiment, bags: StoredBags, num_rows: int, planned: FoldSet, num_found: int
 ) -> None:
-    console = get_console()
+    console = terminal.console()
+    inner = (
+        f"; {formats.count(len(planned.inner), 'inner run')} choose for those of refit"
+        if planned.inner
+        else ""
+    )
     if "paper" in experiment.protocols:
         console.print(PAPER_WARNING, style="bold", highlight=False)
     console.print(
-        f"[bold]{escape(experiment.name)}[/]: {formats.count(num_rows, 'configuration')} on "
-        f"{escape(bags.name)}, {formats.count(num_folds, 'run')}, {num_found} of them finished before; "
-        f"results in {escape(str(experiment.folder))}",
+        f"{experiment.name}: {formats.count(num_rows, 'configuration')} on "
+        f"{bags.name}, {formats.count(len(planned.folds), 'run')}, {num_found} of them finished "
+        f"before{inner}; results in {experiment.folder}",
         soft_wrap=True,
     )

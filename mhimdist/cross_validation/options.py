@@ -11,8 +11,10 @@ from pydantic import Field, model_validator
 from mhimdist.config.execution import Execution
 from mhimdist.config.presets import departures
 from mhimdist.config.train import TrainConfig
+from mhimdist.data.inner_splits import inner_folds
 from mhimdist.data.splits import Split, splits_of
 from mhimdist.data.stored import StoredBags
+from mhimdist.errors import SplitError
 from mhimdist.report import formats
 from mhimdist.training.result import Protocol
 
@@ -37,10 +39,11 @@ class Candidate:
 class Experiment(Execution):
     """How configurations are cross-validated, and on what."""
 
-    protocol: Literal["strict", "paper", "both"] = Field(
+    protocol: Literal["strict", "paper", "refit", "both", "all"] = Field(
         "strict",
         description="strict: validation cases of the training fold select; paper: the test fold selects, as "
-        "in the authors' code; both: run both and show the difference",
+        "in the authors' code; refit: inner folds of the training fold select, and the network trains again "
+        "on all of it; both: strict and paper, with their difference; all: the three side by side",
     )
     folds: int = Field(3, ge=2, description="number of folds that the cases are split into")
     run_folds: int | None = Field(
@@ -61,6 +64,9 @@ class Experiment(Execution):
     )
     validation_share: float = Field(
         0.15, gt=0, lt=1, description="share of the training fold's cases that selects under strict"
+    )
+    inner_folds: int = Field(
+        5, ge=2, description="inner folds of the training fold's cases that select under refit"
     )
     paper_validation_share: float = Field(
         0.0,
@@ -85,10 +91,15 @@ class Experiment(Execution):
     @property
     def protocols(self) -> tuple[Protocol, ...]:
         """The protocols asked for."""
-        return ("strict", "paper") if self.protocol == "both" else (self.protocol,)
+        match self.protocol:
+            case "both":
+                return ("strict", "paper")
+            case "all":
+                return ("strict", "paper", "refit")
+        return (self.protocol,)
 
     def splits(self, bags: StoredBags, protocol: Protocol, seed: int) -> list[Split]:
-        """The splits of a seed, one per fold that runs.
+        """The splits of a seed, one per fold that runs. All protocols test on the same bags.
 
         Args:
             bags: the data set.
@@ -98,18 +109,43 @@ class Experiment(Execution):
         Raises:
             SplitError: the split does not fit the data.
         """
-        paper = protocol == "paper"
-        share = self.paper_validation_share if paper else self.validation_share
+        # A training fold that is not divided needs no validation set, but a file may have one.
+        whole = protocol == "refit" and self.split_file is None
+        share = self.paper_validation_share if protocol == "paper" else self.validation_share
         splits = splits_of(
             bags,
             split_file=self.split_file,
             test_share=self.test_share,
             num_folds=self.folds,
-            validation_share=share * (1 - (self.test_share or 0)),
-            selects_on_test=paper,
+            validation_share=0.0 if whole else share * (1 - (self.test_share or 0)),
+            selects_on_test=protocol == "paper" or whole,
             seed=seed,
-        )
-        return splits[: self.run_folds]
+        )[: self.run_folds]
+        return [split.whole() for split in splits] if protocol == "refit" else splits
+
+    def inner_splits(self, bags: StoredBags, split: Split, seed: int) -> list[Split]:
+        """The inner folds of a split's training fold, whose runs select under refit.
+
+        Args:
+            bags: the data set.
+            split: the outer split.
+            seed: seed of the folds.
+
+        Raises:
+            SplitError: there are too few cases.
+        """
+        try:
+            return inner_folds(
+                bags.keys,
+                bags.cases,
+                bags.labels_N,
+                split,
+                num_folds=self.inner_folds,
+                seed=seed,
+                classes=bags.classes,
+            )
+        except SplitError as error:
+            raise SplitError(f"inner folds of the training fold (--inner-folds): {error}") from None
 
     def num_splits(self, bags: StoredBags) -> int:
         """Number of splits per seed, including those that `run_folds` leaves out."""

@@ -144,7 +144,8 @@ class BagShards(StoredBags):
 
     def rows_of(self, keys: Sequence[str]) -> np.ndarray:
         """See `StoredBags.rows_of`."""
-        if unknown := [key for key in keys if key not in self._row_of]:
+        unknown = [key for key in keys if key not in self._row_of]
+        if unknown:
             raise DataError(
                 f"{self.folder} has no bag {unknown[0]!r} ({len(unknown)} of {len(keys)} unknown)"
             )
@@ -186,7 +187,7 @@ class BagShards(StoredBags):
         if self.is_view(rows_B, dtype):
             features_TD = self._features_ND(int(rows_B[0]))
         else:
-            features_TD = buffer_for(self, rows_B, int(self.sizes_N[rows_B].sum()), dtype, out)
+            features_TD = memory.buffer(self, rows_B, int(self.sizes_N[rows_B].sum()), dtype, out)
             parts = features_TD.split(self.sizes_N[rows_B].tolist())
             for part_ND, row in zip(parts, rows_B.tolist(), strict=True):
                 part_ND.copy_(self._features_ND(row))
@@ -202,7 +203,7 @@ class BagShards(StoredBags):
     ) -> Tensor:
         """See `StoredBags.scattered`."""
         rows_B, sizes = self._checked(rows), [len(each) for each in instances]
-        features_TD = buffer_for(self, rows_B, sum(sizes), dtype, out)
+        features_TD = memory.buffer(self, rows_B, sum(sizes), dtype, out)
         parts = features_TD.split(sizes)
         for part_KD, row, chosen_K in zip(parts, rows_B.tolist(), instances, strict=True):
             if len(chosen_K) == self.sizes_N[row]:
@@ -296,34 +297,6 @@ class BagShards(StoredBags):
                 raise CorruptShard(f"{where}: expected crc32 {crc32:08x}, got {got:08x}")
             self._verified.add(checked)
         return mapped, offset + NPY_HEADER_BYTES
-
-
-def buffer_for(
-    bags: StoredBags, rows_B: np.ndarray, num_instances: int, dtype: torch.dtype, out: Tensor | None
-) -> Tensor:
-    """Memory for features of some bags, T x D: the first rows of `out` if it is given.
-
-    Args:
-        bags: the data set.
-        rows_B: row numbers of the bags, for messages.
-        num_instances: T.
-        dtype: of the features.
-        out: a buffer of `dtype`, at least T x D; None asks for new memory.
-
-    Raises:
-        DataError: `out` does not fit, or this process cannot have so much memory.
-    """
-    if out is None:
-        num_bytes = num_instances * bags.num_features * dtype.itemsize
-        if num_bytes >= memory.ASKED_FROM_BYTES:
-            memory.require(num_bytes, memory.describe(bags, rows_B, dtype))
-        return torch.empty((num_instances, bags.num_features), dtype=dtype)
-    if out.dtype != dtype or len(out) < num_instances or out.shape[1:] != (bags.num_features,):
-        raise DataError(
-            f"out: expected {dtype}, at least {num_instances} x {bags.num_features}, "
-            f"got {out.dtype}, {tuple(out.shape)}"
-        )
-    return out[:num_instances]
 
 
 def _json_object(content: bytes, crc32: int, where: str) -> dict[str, Any]:

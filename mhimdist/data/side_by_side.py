@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mhimdist.data import memory
 from mhimdist.data.feature_sets import TOGETHER
 from mhimdist.data.remote import Location
 from mhimdist.data.shard_cache import ShardCache
-from mhimdist.data.shards import BagShards, buffer_for
+from mhimdist.data.shards import BagShards
 from mhimdist.errors import ConfigError, DataError
 
 MAX_NAMED = 3
@@ -89,7 +90,7 @@ class SideBySide(BagShards):
         rows_B = self._checked(rows)
         for row in rows_B.tolist():
             self._compare(row)
-        features_TD = buffer_for(self, rows_B, sum(map(len, instances)), dtype, out)
+        features_TD = memory.buffer(self, rows_B, sum(map(len, instances)), dtype, out)
         parts = features_TD.split([each.num_features for each in self._sets], 1)
         for part_TD, (each, rows_N) in zip(parts, self._pairs(), strict=True):
             part_TD.copy_(each.scattered(rows_N[rows_B], instances, dtype))

@@ -44,12 +44,22 @@ class Split:
         """The three sets by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
+    def whole(self) -> "Split":
+        """The split in which all bags that do not test train, and none validates.
+
+        A network that trains on it takes its number of epochs and its threshold from elsewhere.
+        """
+        train = self.train if self.selects_on_test else (*self.train, *self.validation)
+        return Split(tuple(sorted(train)), (), self.test)
+
     def check(
         self,
         keys: Sequence[str],
         cases: Sequence[str],
         labels_N: np.ndarray,
         classes: Sequence[str] | None = None,
+        *,
+        validates: bool = True,
     ) -> None:
         """Check that the split fits the data set and that no case is in two of its sets.
 
@@ -62,6 +72,7 @@ class Split:
             cases: case of every bag.
             labels_N: class index of every bag.
             classes: names of all classes; None: the classes that the data have, named by their numbers.
+            validates: whether a run on the split validates; otherwise its validation set must be empty.
 
         Raises:
             SplitError: a set is empty, a bag is unknown or used twice, a case is in two sets, all bags of a
@@ -69,8 +80,8 @@ class Split:
         """
         names = _names(labels_N, classes)
         label_of = dict(zip(keys, labels_N, strict=True))
-        self.check_sets(keys, cases)
-        for name, members in self._own_sets().items():
+        self.check_sets(keys, cases, validates=validates)
+        for name, members in self._own_sets(validates).items():
             present = {int(label_of[key]) for key in members}
             if len(present) < 2:
                 what = "there is nothing to learn" if name == "train" else "its AUC is undefined"
@@ -82,18 +93,18 @@ class Split:
                     f"the train set has no case of {', '.join(missing)}, so nothing can learn it; {_REMEDY}"
                 )
 
-    def check_sets(self, keys: Sequence[str], cases: Sequence[str]) -> None:
+    def check_sets(self, keys: Sequence[str], cases: Sequence[str], *, validates: bool = True) -> None:
         """The part of `check` that knows no label.
 
         Args:
-            keys, cases: as in `check`.
+            keys, cases, validates: as in `check`.
 
         Raises:
             SplitError: a set is empty, a bag is unknown or used twice, or a case is in two sets.
         """
         case_of = dict(zip(keys, cases, strict=True))
         seen: dict[str, str] = {}
-        for name, members in self._own_sets().items():
+        for name, members in self._own_sets(validates).items():
             if not members:
                 raise SplitError(f"the {name} set is empty")
             unknown = [key for key in members if key not in case_of]
@@ -108,11 +119,16 @@ class Split:
                     raise SplitError(f"case {case!r} is in both the {seen[case]} and the {name} set")
                 seen[case] = name
 
-    def _own_sets(self) -> dict[str, tuple[str, ...]]:
-        """The sets that share no bag: without the validation set, if the split selects on the test set."""
+    def _own_sets(self, validates: bool) -> dict[str, tuple[str, ...]]:
+        """The sets that share no bag: without the validation set, if it is the test set or not needed."""
         sets = self.sets
         if self.selects_on_test and sets.pop("validation") != self.test:
             raise SplitError("a split that selects on its test bags must validate on exactly those bags")
+        if not validates and sets.pop("validation", ()):
+            raise SplitError(
+                "expected no validation set, as the number of epochs is given, got "
+                f"{len(self.validation)} bags: use split.whole()"
+            )
         return sets
 
     def missing_classes(
@@ -127,7 +143,7 @@ class Split:
         """
         label_of = dict(zip(keys, labels_N.tolist(), strict=True))
         found = {}
-        for name in ("validation", "test"):
+        for name in ("validation", "test") if self.validation else ("test",):
             present = {label_of[key] for key in self.sets[name]}
             if missing := [text for label, text in enumerate(classes) if label not in present]:
                 found[name] = missing
@@ -395,11 +411,7 @@ def _refuse_no_test(rows: Mapping[str, np.ndarray], *, selects_on_test: bool) ->
 
 
 def _split(
-    keys: Sequence[str],
-    train: np.ndarray,
-    validation: np.ndarray,
-    test: np.ndarray,
-    selects_on_test: bool,
+    keys: Sequence[str], train: np.ndarray, validation: np.ndarray, test: np.ndarray, selects_on_test: bool
 ) -> Split:
     first, second, third = (tuple(keys[row] for row in rows) for rows in (train, validation, test))
     return Split(first, second, third, selects_on_test)

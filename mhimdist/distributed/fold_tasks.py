@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import ray
-from rich import get_console
 
-from mhimdist import files
+from mhimdist import files, terminal
 from mhimdist.cluster.connect import connect, share_of
 from mhimdist.cluster.nodes import Share
 from mhimdist.config.execution import Execution
@@ -198,22 +197,26 @@ def _in_a_line(error: Exception) -> str:
 
 @dataclass
 class Queue:
-    """The folds in an order in which none waits for a first stage that another fold is training."""
+    """The folds in an order in which none waits for a first stage or an inner fold that is in training."""
 
     folds: Mapping[str, Fold]
-    _waiting: dict[str, list[str]] = field(default_factory=dict)
+    _waits_for: dict[str, set[str]] = field(default_factory=dict)
     _ready: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         makers = {fold.first_stage_digest: digest for digest, fold in self.folds.items() if fold.is_plain}
+        digests = {fold.folder: digest for digest, fold in self.folds.items()}
         for digest, fold in self.folds.items():
-            maker = makers.get(fold.first_stage_digest)
-            if maker is not None and not fold.is_plain:
-                self._waiting.setdefault(maker, []).append(digest)
+            needed = {digests[inner.folder] for inner in fold.inner if inner.folder in digests}
+            if not fold.is_plain and (maker := makers.get(fold.first_stage_digest)) is not None:
+                needed.add(maker)
+            if needed:
+                self._waits_for[digest] = needed
             else:
                 self._ready.append(digest)
         # The folds that others wait for come first.
-        self._ready.sort(key=lambda digest: digest not in self._waiting)
+        awaited = set().union(*self._waits_for.values())
+        self._ready.sort(key=lambda digest: digest not in awaited)
 
     def ready(self) -> Iterator[str]:
         """Yield the folds that can start now, each once."""
@@ -221,8 +224,15 @@ class Queue:
             yield self._ready.pop(0)
 
     def done(self, digest: str) -> None:
-        """Note that a fold has ended, well or not; a fold that needs a failed first stage trains it again."""
-        self._ready.extend(self._waiting.pop(digest, ()))
+        """Note that a fold has ended, well or not; a fold that needs a failed first stage trains it again.
+
+        One that needs a failed inner fold fails, and says so.
+        """
+        for waiting, needed in list(self._waits_for.items()):
+            needed.discard(digest)
+            if not needed:
+                del self._waits_for[waiting]
+                self._ready.append(waiting)
 
 
 class Progress:
@@ -234,7 +244,7 @@ class Progress:
         self._started = time.monotonic()
 
     def line(self, fold: Fold, outcome: Outcome) -> None:
-        """Print the fold's test score, or the reason for its failure."""
+        """Print the fold's test score, or that of validation if it is not tested, or why it failed."""
         self._done += 1
         elapsed = time.monotonic() - self._started
         left = elapsed / self._done * (self.num_folds - self._done)
@@ -242,13 +252,14 @@ class Progress:
             epochs = formats.count(outcome.num_epochs, "epoch")
             how = f", {evaluated}" if (evaluated := evaluation_text(fold.config)) else ""
             task = outcome.meaning
-            text = f"test {task.title} {formats.auc(outcome.test[task.selection])} after {epochs}{how}"
+            which, metrics = ("test", outcome.test) if outcome.test else ("validation", outcome.validation)
+            text = f"{which} {task.title} {formats.auc(metrics[task.selection])} after {epochs}{how}"
         else:
             self._failed += 1
             text = f"FAILED {outcome}"
         failed = f"{self._failed} failed | " if self._failed else ""
         width = len(str(self.num_folds))
-        get_console().print(
+        terminal.console().print(
             f"[{self._done:>{width}}/{self.num_folds}] {fold.name}: {text} | {failed}"
             f"{elapsed:.0f} s, about {left:.0f} s left",
             highlight=False,

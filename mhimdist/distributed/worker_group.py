@@ -18,9 +18,8 @@ import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from rich import get_console
 
-from mhimdist import errors, files
+from mhimdist import errors, files, terminal
 from mhimdist.cluster.connect import has_gpus
 from mhimdist.config.execution import Execution, Saving
 from mhimdist.config.sub_bags import evaluation_text
@@ -222,11 +221,11 @@ def _watching(fold: Fold, stop: Callable[[], bool]) -> Iterator[None]:
                 (fold.folder / STOP_FILE).touch()
             for line in (lines := rows())[num_seen:]:
                 row = json.loads(line)
-                get_console().print(
-                    f"{fold.name}: epoch {row['epoch'] + 1:>3} loss {row['loss']:.3f} "
-                    f"validation {selects_by(fold.folder)} "
-                    f"{row['student_validation_score']:.3f} "
-                    f"(teacher {row['teacher_validation_score'] or 0:.3f}{how}) "
+                score, teacher = row["student_validation_score"], row["teacher_validation_score"] or 0
+                named = f"validation {selects_by(fold.folder)}"
+                judged = "" if score is None else f"{named} {score:.3f} (teacher {teacher:.3f}{how}) "
+                terminal.console().print(
+                    f"{fold.name}: epoch {row['epoch'] + 1:>3} loss {row['loss']:.3f} {judged}"
                     f"kept {row['kept_ratio']:.0%} {row['epoch_s']:.1f} s",
                     highlight=False,
                     soft_wrap=True,

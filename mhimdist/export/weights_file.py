@@ -18,8 +18,8 @@ from mhimdist.models import BagModel, build
 from mhimdist.models.foreign_weights import differences
 from mhimdist.prediction.members import Member
 from mhimdist.tasks import restored
-from mhimdist.training.model_card import Trained, score_interval
-from mhimdist.training.result import PAPER_WARNING, STRICT_NOTE
+from mhimdist.training.model_card import Trained, metric_intervals
+from mhimdist.training.result import NOTES
 
 LICENCE = (
     "load_model.py is Apache-2.0. No licence of the weights is stated: whoever owns the data that trained "
@@ -36,19 +36,16 @@ def document(member: Member, trained: Trained) -> dict[str, Any]:
     """
     state, result = trained.state, trained.result
     config = dict(state["config"])
-    interval, named = score_interval([trained]), f"test_{trained.task.selection}_interval"
-    found: dict[str, Any] = {"validation": {}, "test": {}, named: None}
+    intervals = metric_intervals([trained])
+    found: dict[str, Any] = {"validation": {}, "test": {}, "test_intervals": {}}
     if result is not None:
         found |= {"validation": dict(result.validation), "test": dict(result.test)}
         found |= {"missing_classes": dict(result.missing_classes), "note": result.note}
-    if interval is not None:
-        found[named] = {
-            "low": interval[0],
-            "high": interval[1],
-            "level": 0.95,
-            "how": "percentile bootstrap of the test cases, 1000 resamples",
-        }
-    texts = {"strict": STRICT_NOTE, "paper": PAPER_WARNING}
+    how = {"level": 0.95, "how": "percentile bootstrap of the test cases, 1000 resamples"}
+    for name, (low, high) in intervals.items():
+        found["test_intervals"][name] = {"low": low, "high": high, **how}
+    selection = trained.task.selection  # alone, too: earlier exports had no other interval
+    found[f"test_{selection}_interval"] = found["test_intervals"].get(selection)
     details = {name: member.features.get(name) for name in ("patch_size", "level", "magnification")}
     return {
         "format": FORMAT,
@@ -68,7 +65,7 @@ def document(member: Member, trained: Trained) -> dict[str, Any]:
         "fold": member.fold,
         "seed": member.seed,
         "data": dict(trained.data),
-        "protocol": {"name": member.protocol, "says": texts.get(member.protocol, "")},
+        "protocol": {"name": member.protocol, "says": NOTES.get(member.protocol, "")},
         "metrics": found,
         "versions": dict(state.get("versions") or {}),
         "licence": LICENCE,

@@ -8,22 +8,19 @@ shown; a finished fold keeps none.
 Dimensions: N patches of a slide.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mhimdist import files, ops
-from mhimdist.config.method import Masking
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import PackedBags
 from mhimdist.data.format import escape_key
 from mhimdist.data.stored import StoredBags
 from mhimdist.errors import CheckpointError, DataError
 from mhimdist.heatmaps.mask_picture import EpochMask
-from mhimdist.method.masking import mask_bags, most_kept
+from mhimdist.method.masking import hidden_by
 from mhimdist.method.precision import compute_dtype
 from mhimdist.method.step_numbers import StepNumbers
 from mhimdist.method.teacher import Teacher
@@ -108,11 +105,8 @@ class Masks:
         scores_TH = None
         if self.config.teacher.kind != "none":
             scores_TH = self._teacher(folder).score(packed, numbers.teacher_dropout_B).scores_TH
-        none_B = torch.zeros_like(numbers.counts.low_B)
-        high_only = replace(numbers, counts=replace(numbers.counts, low_B=none_B, random_B=none_B))
-        hidden_N, salient_N = (
-            _hidden(packed, scores_TH, each, masking, progress) for each in (numbers, high_only)
-        )
+        hidden = hidden_by(scores_TH, packed.offsets_B1, numbers)
+        hidden_N, salient_N = hidden["all"].numpy(), hidden["high"].numpy()
         return EpochMask(epoch + 1, hidden_N, salient_N & hidden_N)
 
     def _teacher(self, folder: Path) -> Teacher:
@@ -129,15 +123,3 @@ class Masks:
             raise CheckpointError(f"{folder} does not fit {self.bags.folder}: {error}") from None
         settings = self.config.teacher.model_copy(update={"kind": "student_copy"})
         return Teacher(settings, network.eval(), None)
-
-
-def _hidden(
-    packed: PackedBags, scores_TH: Tensor | None, numbers: ops.BagNumbers, masking: Masking, progress: float
-) -> np.ndarray:
-    """Whether a mask hides each instance of one bag: bool, N."""
-    size = len(packed.features_TD)
-    capacity = most_kept(masking, size, 1, progress)
-    _, selection = mask_bags(packed, scores_TH, numbers, capacity=capacity)
-    hidden_N = np.ones(size, bool)
-    hidden_N[selection.kept_K.numpy()] = False
-    return hidden_N

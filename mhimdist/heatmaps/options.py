@@ -45,6 +45,16 @@ class HeatMaps(Options):
         "epochs, too; needs --data",
     )
     data: Path | None = Field(None, description="folder of the shards that --run trains on")
+    in_one: bool = Field(
+        False,
+        description="draw one map per class in place of several, in the style of the paper's Figure 4: "
+        "attention makes a patch bright, probability makes it cyan",
+    )
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="slides drawn at a time, each by a process; none: one per core if there are many slides",
+    )
     crop: bool = Field(False, description="show only the part of the slide that has patches")
     mpp: float | None = Field(
         None, gt=0, description="micrometres per pixel of level 0; none: what the slide says"

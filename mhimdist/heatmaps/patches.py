@@ -3,8 +3,6 @@
 Dimensions: N patches of a slide, K of them.
 """
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,13 +11,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mhimdist import files
+from mhimdist.foreign_text import csv_text
 from mhimdist.heatmaps.picture import printable
 from mhimdist.heatmaps.places import Places
 from mhimdist.heatmaps.qupath import ranked_by
 from mhimdist.heatmaps.raster import percentiles
 from mhimdist.heatmaps.scores import Scores
 from mhimdist.heatmaps.slides import Region, Slide
-from mhimdist.tables.cells import inert
 
 PATCH_PIXELS = 224
 
@@ -47,18 +45,9 @@ def write_table(path: Path, predictions: Sequence[tuple[str, Scores]], count: in
         DiskFullError: the file does not fit on the disk.
     """
     classes = list(dict.fromkeys(name for _, scores in predictions for name in scores.probability_N))
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
     head = ("prediction", "slide", "end", "rank", "patch", "x", "y", "ranked by", "percentile")
-    table.writerow(
-        [
-            *head,
-            "attention",
-            "teacher_attention",
-            *(inert(f"instance_{c}") for c in classes),
-            "instance_label",
-        ]
-    )
+    header = [*head, "attention", "teacher_attention", *(f"instance_{c}" for c in classes), "instance_label"]
+    rows: list[list[object]] = []
     for name, scores in predictions:
         by, ranked_N = ranked_by(scores)
         percentile_N = percentiles(ranked_N)
@@ -71,10 +60,10 @@ def write_table(path: Path, predictions: Sequence[tuple[str, Scores]], count: in
         for end, chosen_K in zip(("top", "bottom"), extremes(ranked_N, count), strict=True):
             for rank, patch in enumerate(chosen_K, start=1):
                 place = ("", "") if scores.coords_N2 is None else scores.coords_N2[patch].astype(int)
-                row = (inert(name), inert(scores.about.slide), end, rank, patch, *place, inert(by))
+                row = (name, scores.about.slide, end, rank, patch, *place, by)
                 numbers = ("" if value_N is None else f"{value_N[patch]:.6g}" for value_N in values)
-                table.writerow([*row, f"{percentile_N[patch]:.4f}", *numbers])
-    files.write_text(path, text.getvalue())
+                rows.append([*row, f"{percentile_N[patch]:.4f}", *numbers])
+    files.write_text(path, csv_text(header, rows))
 
 
 def draw(

@@ -19,7 +19,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mhimdist.heatmaps import colours, raster
+from mhimdist.heatmaps import colours, overlay, raster
 from mhimdist.heatmaps.annotations import Outline
 from mhimdist.heatmaps.places import Places
 from mhimdist.heatmaps.scores import Scores
@@ -64,6 +64,7 @@ class Sheet:
         thumbnail: returns the view as a picture of this width and height; None on a clean canvas.
         outlines: annotations to draw in.
         notes: what the reader must know besides the notes of the places.
+        in_one: whether attention and probability are one map, as in the paper's Figure 4.
         width_px: width of the picture.
         dpi: pixels per inch.
     """
@@ -74,6 +75,7 @@ class Sheet:
     thumbnail: Any = None
     outlines: Sequence[Outline] = ()
     notes: Sequence[str] = ()
+    in_one: bool = False
     width_px: int = 2400
     dpi: int = 200
 
@@ -82,7 +84,7 @@ def compose(sheet: Sheet) -> Figure:
     """Compose the picture; `figure.savefig` writes it with the sheet's width."""
     columns = _columns(sheet)
     width = sheet.width_px / sheet.dpi
-    num_columns = max(len(columns), 2)
+    num_columns = max(len(columns), 1 if sheet.in_one else 2)
     room = (width - 2 * _MARGIN - (num_columns - 1) * _GAP) / num_columns
     aspect = sheet.view.height / sheet.view.width
     panel_height = min(room * aspect, _LONGEST_SIDE * width)
@@ -115,7 +117,10 @@ def compose(sheet: Sheet) -> Figure:
         left = start + index * (room + _GAP)
         title, size = _fitted(column.title, room, 9)
         _text(figure, left + room / 2, _TITLE + _ROW_TITLE, title, size=size, ha="center")
-        if column.colour_map:
+        if column.kind == overlay.KIND:
+            key = _axes(figure, left + 0.3 * room, bars + 0.06, 0.4 * room, 0.24)
+            overlay.draw_key(key, _fitted(column.scale, room, 7.5)[0])
+        elif column.colour_map:
             _colour_bar(figure, column, left, bars, room, opacity=1.0 if picture is None else _OPACITY)
     for index, note in enumerate(notes):
         _text(figure, _MARGIN, bars + _BAR + index * _NOTE + 0.06, note, size=7.5, color="#444444")
@@ -136,11 +141,22 @@ class _Column:
     def values(self, scores: Scores) -> np.ndarray | None:
         if self.kind == "probability":
             return scores.probability_N.get(self.of_class)
-        values_N = scores.attention_N if self.kind == "attention" else scores.teacher_attention_N
+        values_N = scores.teacher_attention_N if self.kind == "teacher" else scores.attention_N
         return None if values_N is None else raster.percentiles(values_N)
 
 
 def _columns(sheet: Sheet) -> list[_Column]:
+    if sheet.in_one:
+        return [
+            _Column(
+                printable(f"attention (bright) and probability of {name} (cyan)"),
+                "right: attention, percentile of the slide's patches; up: probability of each patch alone",
+                overlay.KIND,
+                kind=overlay.KIND,
+                of_class=name,
+            )
+            for name in sheet.classes
+        ]
     columns = [_Column("slide")] if sheet.thumbnail else []
     all_scores = [row.scores for row in sheet.rows]
     percentile = "percentile of the slide's patches"
@@ -166,10 +182,19 @@ def _panel(
     axes.set(xlim=extent[:2], ylim=extent[2:])
     values_N = column.values(row.scores) if column.colour_map else None
     if column.colour_map and values_N is None:
-        said = f"this model gives patches\nno {column.title}"
-        axes.text(
-            0.5, 0.5, said, transform=axes.transAxes, ha="center", va="center", size=9, parse_math=False
-        )
+        _say_none(axes, "attention" if column.kind == overlay.KIND else column.title)
+        return
+    if column.kind == overlay.KIND and values_N is not None:
+        probability_N = row.scores.probability_N.get(column.of_class)
+        if probability_N is None:
+            _say_none(axes, "probability")
+        else:
+            attention_YX, probability_YX = (
+                raster.draw(each, row.places, view, *pixels) for each in (values_N, probability_N)
+            )
+            both_YX3 = overlay.blend(attention_YX, probability_YX, picture)
+            axes.imshow(both_YX3, extent=extent, aspect="auto", interpolation="nearest")
+            _draw_outlines(axes, sheet, overlay.OUTLINE)
         return
     if picture is not None:
         under = picture if not column.colour_map else picture.convert("L").convert("RGB")
@@ -184,12 +209,21 @@ def _panel(
             norm=Normalize(0, column.top),
             alpha=1.0 if picture is None else _OPACITY,
         )
+    _draw_outlines(axes, sheet, "black")
+
+
+def _say_none(axes: Axes, what: str) -> None:
+    said = f"this model gives patches\nno {what}"
+    axes.text(0.5, 0.5, said, transform=axes.transAxes, ha="center", va="center", size=9, parse_math=False)
+
+
+def _draw_outlines(axes: Axes, sheet: Sheet, colour: str) -> None:
     groups = _groups(sheet.outlines)
     halo = [patheffects.Stroke(linewidth=2.6, foreground="white"), patheffects.Normal()]
     for outline in sheet.outlines:
         closed_P2 = np.concatenate([outline.points_P2, outline.points_P2[:1]])
         style: Any = _STYLES[groups.index(outline.group) % len(_STYLES)]
-        axes.plot(*closed_P2.T, color="black", linewidth=1.2, linestyle=style, path_effects=halo)
+        axes.plot(*closed_P2.T, color=colour, linewidth=1.2, linestyle=style, path_effects=halo)
 
 
 def _scale_bar(axes: Axes, sheet: Sheet, places: Places) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from mhimdist import files
 from mhimdist.errors import DataError
+from mhimdist.foreign_text import qupath_class
 from mhimdist.heatmaps import colours
 from mhimdist.heatmaps.places import Places
 from mhimdist.heatmaps.raster import percentiles
@@ -106,8 +107,10 @@ def _classifications(scores: Scores, percentile_N: np.ndarray) -> Sequence[dict[
     if scores.probability_N:
         names = list(scores.probability_N)
         likeliest_N = np.stack(list(scores.probability_N.values())).argmax(0)
+        places = [scores.about.classes.index(name) for name in names]
         made = [
-            {"name": name, "color": colours.rgb_of_class(scores.about.classes.index(name))} for name in names
+            {"name": qupath_class(name), "color": colours.rgb_of_class(place)}
+            for name, place in zip(names, places, strict=True)
         ]
         return [made[index] for index in likeliest_N]
     tenth_N = np.minimum(percentile_N // 10, 9).astype(int)

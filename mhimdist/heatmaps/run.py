@@ -1,8 +1,13 @@
-"""Heat maps of many slides, one after the other; a bad one is named, and the others go on."""
+"""Heat maps of many slides, in one process or several; a bad slide is named, and the others go on."""
 
+import multiprocessing
+import os
+import signal
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +19,7 @@ from matplotlib.figure import Figure
 from mhimdist.data.format import escape_key
 from mhimdist.errors import ConfigError, DataError
 from mhimdist.files import full_disk
+from mhimdist.foreign_text import say
 from mhimdist.heatmaps import annotations, mask_picture, patches, picture, qupath, scores
 from mhimdist.heatmaps.annotations import Outline
 from mhimdist.heatmaps.options import HeatMaps
@@ -26,11 +32,13 @@ if TYPE_CHECKING:
     from mhimdist.heatmaps.masks import Masks
 
 MAX_NAMED = 20
+SLIDES_PER_PROCESS = 4
+"""Fewest slides that are worth a process: it takes a second or two to start."""
 _MARGIN, _LONGEST = 0.03, 4.0
 
 
 def heat_maps(job: HeatMaps) -> Path:
-    """Draw maps of attention and of patches' probabilities, one slide after the other.
+    """Draw maps of attention and of patches' probabilities.
 
     `heatmap.png`, `patches.geojson` for QuPath, `top_patches.csv`, with slides `top_patches.png`, and with a
     run `masks.png` go to a folder per slide, named as in `scores/`. Each slide prints a line.
@@ -52,31 +60,89 @@ def heat_maps(job: HeatMaps) -> Path:
         >>> job = mh.HeatMaps(predictions=["runs/predict"], slides="slides/")
         >>> mh.heat_maps(job)  # doctest: +SKIP
     """
-    names = job.names or _names(job.predictions)
-    found = [_files(path) for path in job.predictions]
-    keys = _chosen(found, job)
+    keys = _chosen(_found(job), job)
     out = job.out or _default_out(job.predictions[0])
-    materials = _Materials(
-        slides_in(job.slides) if job.slides else {},
-        files_in(job.annotations, annotations.SUFFIXES, "annotation") if job.annotations else {},
-        _masks(job),
-    )
     failed: dict[str, str] = {}
     start = time.monotonic()
-    with Stopping(f"{out} is not finished; the same command draws it again"):
-        for number, key in enumerate(keys, start=1):
-            try:
-                folder = _draw(job, key, dict(zip(names, found, strict=True)), materials, out)
-                said = str(folder)
-            except (DataError, OSError) as error:
-                failed[key] = said = " ".join(str(error).split())
+    with (
+        Stopping(f"{out} is not finished; the same command draws it again"),
+        closing(_outcomes(job, keys, out)) as outcomes,
+    ):
+        for number, (key, said, is_drawn) in enumerate(outcomes, start=1):
+            if not is_drawn:
+                failed[key] = said
                 said = f"failed: {said}"
             left_s = (time.monotonic() - start) / number * (len(keys) - number)
             left = f" | about {left_s:.0f} s left" if number < len(keys) else ""
-            print(f"[{number:{len(str(len(keys)))}}/{len(keys)}] {said}{left}", flush=True)
+            say(f"[{number:{len(str(len(keys)))}}/{len(keys)}] {said}{left}")
     if failed:
         raise DataError(_failures(failed, len(keys), out))
     return out
+
+
+Outcome = tuple[str, str, bool]
+"""A slide's key, its folder or why it has no map, and whether it has one."""
+
+
+def _outcomes(job: HeatMaps, keys: Sequence[str], out: Path) -> Generator[Outcome]:
+    """Draw the slides, in this process or in several; the order is theirs, or that in which they end."""
+    cores = len(os.sched_getaffinity(0))
+    workers = min(job.workers or max(1, min(cores, len(keys) // SLIDES_PER_PROCESS)), len(keys))
+    if workers == 1:
+        artist = _Artist(job, out)
+        yield from map(artist.draw, keys)
+        return
+    context = multiprocessing.get_context("spawn")  # torch, which masks need, does not survive a fork
+    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(job, out)) as pool:
+        try:
+            for future in as_completed([pool.submit(_in_process, key) for key in keys]):
+                yield future.result()
+        except BrokenProcessPool:
+            raise DataError(
+                f"a process that drew slides was killed, perhaps for lack of memory; give --workers below "
+                f"{workers}"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_artist: "_Artist | None" = None  # of a process that draws
+
+
+def _begin(job: HeatMaps, out: Path) -> None:
+    global _artist
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command's own process answers Ctrl-C
+    _artist = _Artist(job, out)
+
+
+def _in_process(key: str) -> Outcome:
+    assert _artist is not None, "a process begins before it draws"
+    return _artist.draw(key)
+
+
+class _Artist:
+    """Draws slides of a job, one at a time."""
+
+    def __init__(self, job: HeatMaps, out: Path) -> None:
+        self._job, self._out = job, out
+        names = job.names or _names(job.predictions)
+        self._predictions = dict(zip(names, _found(job), strict=True))
+        self._materials = _Materials(
+            slides_in(job.slides) if job.slides else {},
+            files_in(job.annotations, annotations.SUFFIXES, "annotation") if job.annotations else {},
+            _masks(job),
+        )
+
+    def draw(self, key: str) -> Outcome:
+        """Draw a slide; a bad one is told, and does not raise."""
+        try:
+            return key, str(_draw(self._job, key, self._predictions, self._materials, self._out)), True
+        except (DataError, OSError) as error:
+            return key, " ".join(str(error).split()), False
+
+
+def _found(job: HeatMaps) -> list[dict[str, Path]]:
+    return [_files(path) for path in job.predictions]
 
 
 @dataclass(frozen=True)
@@ -168,6 +234,7 @@ def _draw(
             thumbnail=(lambda width, height: slide.read(view, width, height)) if slide else None,
             outlines=outlines,
             notes=notes,
+            in_one=job.in_one,
             width_px=job.width,
             dpi=job.dpi,
         )

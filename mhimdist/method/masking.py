@@ -12,6 +12,9 @@ from mhimdist import ops
 from mhimdist.config.method import Masking
 from mhimdist.data.bags import PackedBags
 
+MASKS = ("all", "high", "low", "random")
+"""The names of `hidden_by`: all masks together, and each alone."""
+
 
 def ratios_at(masking: Masking, progress: float) -> tuple[float, float, float, float]:
     """The ratios of the masks at `progress` in [0, 1] of the run, in the order of `ops.bag_numbers`."""
@@ -64,3 +67,29 @@ def mask_bags(
     )
     kept = replace(bags, features_TD=gathered.features_KD, offsets_B1=gathered.offsets_B1, host_sizes=None)
     return kept, gathered
+
+
+def hidden_by(scores_TH: Tensor | None, offsets_B1: Tensor, numbers: ops.BagNumbers) -> dict[str, Tensor]:
+    """The instances that the masks hide, for records and pictures: per name of `MASKS` bool T, on the CPU.
+
+    Args:
+        scores_TH: see `mask_bags`.
+        offsets_B1: int64 offsets of the bags.
+        numbers: see `mask_bags`.
+    """
+    num_rows = int(offsets_B1[-1])
+    if scores_TH is None:
+        scores_TH = torch.zeros(num_rows, 1)
+    counts, none_B = numbers.counts, torch.zeros_like(numbers.counts.low_B)
+    none = ops.MaskCounts(none_B, none_B, none_B, none_B)
+    taken = {
+        "all": counts,
+        "high": replace(none, high_pool_B=counts.high_pool_B, high_B=counts.high_B),
+        "low": replace(none, low_B=counts.low_B),
+        "random": replace(none, random_B=counts.random_B),
+    }
+    hidden = {}
+    for name, each in taken.items():
+        hidden[name] = torch.ones(num_rows, dtype=torch.bool)
+        hidden[name][ops.select(scores_TH.detach(), offsets_B1, each, numbers.keys).kept_K] = False
+    return hidden

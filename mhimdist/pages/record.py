@@ -15,7 +15,8 @@ from mhimdist.files import json_object
 from mhimdist.pages.subject import Subject
 from mhimdist.report import blocks, formats
 from mhimdist.report.blocks import Cell, Section
-from mhimdist.report.comparison import PAPER_WARNING, STRICT_NOTE, notes_text
+from mhimdist.report.comparison import PAPER_WARNING, notes_text
+from mhimdist.training.result import NOTES
 
 MOST_CONFIGURATIONS = 8
 """Most configurations whose settings are set side by side."""
@@ -46,12 +47,11 @@ def warnings(subject: Subject) -> list[Markup]:
 
 def protocol_section(subject: Subject) -> Section:
     """The protocol of the figures, the data and the splits."""
-    parts = []
-    if "strict" in subject.protocols:
-        parts.append(blocks.paragraph(STRICT_NOTE))
-    if "paper" in subject.protocols:
-        parts.append(blocks.paragraph(PAPER_WARNING))
+    parts: list[Markup] = []
+    inner = {"refit", "nested"} & set(subject.protocols)
     table, options = subject.table, subject.options
+    notes = {**NOTES, **table.get("notes", {})}
+    parts += [blocks.paragraph(str(notes[each])) for each in subject.protocols if each in notes]
     digests = {
         str(fold.result["data_digest"])
         for each in subject.configurations
@@ -69,6 +69,7 @@ def protocol_section(subject: Subject) -> Section:
         "Split": str(table.get("split_by", "")),
         "Seeds": ", ".join(str(seed) for seed in table.get("seeds", ())),
         "Share of the training cases that validates": _number(options.get("validation_share")),
+        "Inner folds of a training fold": _number(table.get("inner_folds")) if inner else "",
         "Threshold": _number(subject.prediction.get("threshold")),
         "Threshold from": str(subject.prediction.get("threshold_from") or ""),
         "Probabilities of a case": str(subject.prediction.get("how") or ""),
@@ -116,27 +117,36 @@ def _models(subject: Subject) -> Markup:
 
 def settings_section(subject: Subject) -> Section:
     """The settings in which the configurations differ, and all settings of each."""
+    if chosen := subject.table.get("chosen"):
+        header, rows = list(map(str, chosen["header"])), [list(map(str, row)) for row in chosen["rows"]]
+        table = blocks.table("chosen", header, rows, caption=str(chosen["caption"]))
+        what = "Each outer fold has its own settings; its sweep's report is in its folder outer-<number>."
+        return blocks.section("settings", "Settings", blocks.paragraph(what), table, *_options(subject))
     shown = [each for each in subject.configurations if each.folds][:MOST_CONFIGURATIONS]
     flat = [_settings(each.folds[0].config) for each in shown]
     paths = list(dict.fromkeys(path for settings in flat for path in settings))
     names = [each.name for each in shown]
-    rows: list[list[str | Cell]] = [
+    differing: list[list[str | Cell]] = [
         [path, *(formats.setting(settings[path]) if path in settings else "" for settings in flat)]
         for path in paths
         if len({json.dumps(settings.get(path, "absent"), sort_keys=True) for settings in flat}) > 1
     ]
-    parts = [blocks.table("differences", ["setting", *names], rows)]
-    if rows:
+    parts = [blocks.table("differences", ["setting", *names], differing)]
+    if differing:
         parts.insert(
             0, blocks.paragraph("The configurations differ in these settings; an empty cell: it has none.")
         )
     for each in shown:
         text = json.dumps(each.folds[0].config, indent=2, ensure_ascii=False)
         parts.append(blocks.details(f"Full configuration of {each.name}, {each.folds[0].name}", text))
-    if subject.options:
-        text = json.dumps(subject.options, indent=2, ensure_ascii=False)
-        parts.append(blocks.details("Options of the command", text))
-    return blocks.section("settings", "Settings", *parts)
+    return blocks.section("settings", "Settings", *parts, *_options(subject))
+
+
+def _options(subject: Subject) -> list[Markup]:
+    if not subject.options:
+        return []
+    text = json.dumps(subject.options, indent=2, ensure_ascii=False)
+    return [blocks.details("Options of the command", text)]
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:

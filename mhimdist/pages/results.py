@@ -57,7 +57,31 @@ def results_section(subject: Subject) -> Section:
                     score_plots.forest_figure(aucs), "Mean test AUC with its 95 % interval.", title="Test AUC"
                 )
             )
-    return blocks.section("results", "Results", *parts, _by_case_table(subject), _folds_table(subject))
+    parts += [_inflation(subject), _by_case_table(subject), _folds_table(subject)]
+    return blocks.section("results", "Results", *parts)
+
+
+def _inflation(subject: Subject) -> Markup:
+    """How much higher each configuration scores if the test fold selects, where both protocols ran."""
+    strict = {each.name: each for each in subject.tested if each.protocol == "strict"}
+    rows: list[list[str | Cell]] = []
+    for each in subject.tested:
+        if each.protocol != "paper" or each.name not in strict:
+            continue
+        cells: list[str | Cell] = [each.name]
+        for name in SHOWN:
+            first, second = strict[each.name].spread(name), each.spread(name)
+            cells.append(f"{second[0] - first[0]:+.3f}" if first and second else formats.NONE)
+        rows.append(cells)
+    if not rows:
+        return Markup("")
+    caption = str(subject.table.get("inflation", "")) or (
+        "Paper minus strict: under paper the test fold selects, and the cases that validate under strict may "
+        "train, too."
+    )
+    return blocks.heading("Inflation: paper minus strict") + blocks.table(
+        "inflation", ["configuration", *(_HEADINGS[name] for name in SHOWN)], rows, caption=caption
+    )
 
 
 def paper_section(subject: Subject) -> Section:
@@ -135,8 +159,8 @@ def _folds_table(subject: Subject) -> Markup:
     rows: list[list[str | Cell]] = []
     for each in subject.tested:
         for network, fold, metrics in zip(each.networks, each.folds, each.metrics, strict=False):
-            history = fold.history
             best = fold.result.get("best_epoch")
+            num_epochs = len(fold.result.get("validation_curve") or fold.history)
             rows.append(
                 [
                     each.name + (f", {each.protocol}" if len(subject.protocols) > 1 else ""),
@@ -144,7 +168,7 @@ def _folds_table(subject: Subject) -> Markup:
                     *(_metric_cell(metrics[name]) for name in SHOWN),
                     formats.auc(network.threshold),
                     formats.auc(fold.result.get("validation", {}).get("auc")),
-                    f"{best} of {len(history)}" if history else formats.setting(best),
+                    f"{best} of {num_epochs}" if num_epochs else formats.setting(best),
                 ]
             )
     if not rows:
@@ -156,7 +180,17 @@ def _folds_table(subject: Subject) -> Markup:
         rows,
         texts=2,
         sortable=True,
-        caption="Click a heading to sort. Epochs are counted from 0.",
+        caption="Click a heading to sort. Epochs are counted from 0." + _inner_text(subject),
+    )
+
+
+def _inner_text(subject: Subject) -> str:
+    """What the columns of validation are under refit; empty without such runs."""
+    if not {"refit", "nested"} & set(subject.protocols):
+        return ""
+    return (
+        " Under refit the validation AUC is that of the training bags, each scored by an inner run that held "
+        "it out, all pooled; networks differ in scale, so it is lower than the mean of the inner runs'."
     )
 
 
@@ -279,13 +313,11 @@ def _threshold_text(configuration: Configuration) -> str:
     values = [each.threshold for each in configuration.networks if each.threshold is not None]
     if not values:
         return "The more probable class is called."
-    where = (
-        "of the validation cases"
-        if configuration.protocol == "strict"
-        else "of the test cases themselves"
-        if configuration.protocol == "paper"
-        else "that the predictions name"
-    )
+    where = {
+        "strict": "of the validation cases",
+        "paper": "of the test cases themselves",
+        **dict.fromkeys(("refit", "nested"), "of its training cases, as inner runs scored those held out"),
+    }.get(configuration.protocol, "that the predictions name")
     span = f"{min(values):.3f}" if len(values) == 1 else f"{min(values):.3f} to {max(values):.3f}"
     return (
         f"Each network has its own threshold {where}: {span}." if len(values) > 1 else f"Threshold: {span}."

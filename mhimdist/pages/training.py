@@ -4,7 +4,7 @@ from statistics import fmean, median
 
 from markupsafe import Markup
 
-from mhimdist.pages.subject import Configuration, Subject
+from mhimdist.pages.subject import Configuration, FoldRun, Subject
 from mhimdist.report import blocks, fold_plots, formats, plots
 from mhimdist.report.blocks import Cell, Section
 from mhimdist.report.summary import History, is_number
@@ -39,13 +39,16 @@ def learning_section(subject: Subject) -> Section:
         selected = {fold.name: fold.result["best_epoch"] for fold in each.folds if fold.result}
         if len(subject.configurations) > 1:
             parts.append(blocks.heading(_named(subject, each)))
+        inner = {fold.name: _inner_curve(fold) for fold in each.folds if fold.result.get("validation_curve")}
         parts.append(
             blocks.side_by_side(
                 blocks.figure(
                     fold_plots.learning_curves(
-                        each.histories, plots.STUDENT_SCORE, "validation AUC", selected=selected
+                        inner or each.histories, plots.STUDENT_SCORE, "validation AUC", selected=selected
                     ),
-                    title="Validation AUC of the student",
+                    title="Mean validation AUC of the inner runs"
+                    if inner
+                    else "Validation AUC of the student",
                 ),
                 blocks.figure(
                     fold_plots.learning_curves(each.histories, "loss", "training loss"), title="Training loss"
@@ -65,10 +68,27 @@ def learning_section(subject: Subject) -> Section:
                 "Under the paper's protocol the bags that validate are the test bags.", muted=True
             )
         )
+    if {"refit", "nested"} & set(subject.protocols):
+        parts.append(
+            blocks.paragraph(
+                "Under refit the mean curve of a fold's inner runs, after a moving average, selects the "
+                "number of epochs; the network then trains on the whole training fold for as many, without "
+                "validation.",
+                muted=True,
+            )
+        )
     left = sum(bool(each.histories) for each in subject.configurations) - len(_shown(subject))
     if left > 0:
         parts.append(blocks.paragraph(f"{formats.count(left, 'more configuration')} not drawn.", muted=True))
     return blocks.section("learning", "Learning curves", *parts)
+
+
+def _inner_curve(fold: FoldRun) -> History:
+    """The mean validation curve of a fold's inner runs, as a history."""
+    return [
+        {"epoch": epoch, plots.STUDENT_SCORE: score}
+        for epoch, score in enumerate(fold.result["validation_curve"])
+    ]
 
 
 def stability_section(subject: Subject) -> Section:
@@ -109,9 +129,9 @@ def stability_section(subject: Subject) -> Section:
     )
 
 
-def _mean_text(values: list[float | None]) -> str:
+def _mean_text(values: list[float | None], digits: int = 4) -> str:
     known = [value for value in values if value is not None]
-    return f"{fmean(known):.4f}" if known else formats.NONE
+    return f"{fmean(known):.{digits}f}" if known else formats.NONE
 
 
 def _masks(configuration: Configuration) -> bool:
@@ -128,35 +148,68 @@ _MASKS = {
 }
 
 
+_TELEMETRY = {
+    "overlap with the epoch before": "mask_overlap",
+    "of the high mask": "high_mask_overlap",
+    "ranks, teacher and student": "rank_agreement",
+    "positives hidden": "positives_hidden",
+    "by high": "positives_hidden_high",
+    "by low": "positives_hidden_low",
+    "by random": "positives_hidden_random",
+}
+
+
 def masking_section(subject: Subject) -> Section:
-    """The shares of the instances that the student saw and that each mask hid."""
+    """What the masks hid, how they change from epoch to epoch, and how teacher and student rank."""
     parts: list[Markup] = []
     rows: list[list[str | Cell]] = []
+    figures: list[list[str | Cell]] = []
     masked = [each for each in subject.configurations if _masks(each)]
     for each in masked[:MOST_CONFIGURATIONS]:
         history: History = fold_plots.mean_history(each.histories)
         name = _named(subject, each)
         parts.append(blocks.figure(plots.masking_curves(history), title=name))
+        for drawn in (fold_plots.agreement_figure(history), fold_plots.positives_figure(history)):
+            if drawn.data:
+                parts.append(blocks.figure(drawn, title=name))
         cells: list[str | Cell] = [name]
         for key in _MASKS.values():
             first, last = history[0].get(key) or 0.0, history[-1].get(key) or 0.0
             cells.append(f"{100 * first:.2f}% to {100 * last:.2f}%")
         rows.append(cells)
+        means = [_mean_text(_known(history, key), 3) for key in _TELEMETRY.values()]
+        if any(text != formats.NONE for text in means):
+            figures.append([name, *means])
     caption = (
         "Shares of an epoch's instances, the mean over the folds, in the first and in the last epoch. The "
         "masks may overlap, so the shares need not add up to 1."
     )
-    return blocks.section(
-        "masking",
-        "Masking",
-        blocks.side_by_side(*parts),
+    tables = [
         blocks.table(
             "masking-table",
             ["configuration", "student sees", "masked: high", "masked: low", "masked: random"],
             rows,
             caption=caption,
-        ),
-    )
+        )
+    ]
+    if figures:
+        tables.append(
+            blocks.table("telemetry-table", ["configuration", *_TELEMETRY], figures, caption=_MEASURED)
+        )
+    return blocks.section("masking", "Masking", blocks.side_by_side(*parts), *tables)
+
+
+_MEASURED = (
+    "Means over folds and epochs, measured at the end of each epoch on the same few training bags, with at "
+    "most 2% of the instances. Overlap: instances that the masks of two epochs in a row hide, as a share of "
+    "those that either hides (Jaccard); by chance it is h / (2 - h) if a share h is hidden. Ranks: "
+    "Spearman's correlation of the scores of teacher and student. Positives: where instances have labels, "
+    "the share of the positive ones that the masks hide."
+)
+
+
+def _known(history: History, key: str) -> list[float | None]:
+    return [value for row in history if is_number(value := row.get(key))]
 
 
 def cost_section(subject: Subject) -> Section:
@@ -185,5 +238,7 @@ def cost_section(subject: Subject) -> Section:
         caption += f" The command took {formats.duration(wall)}"
         found = subject.table.get("num_found")
         caption += f"; {formats.count(found, 'run')} were finished before." if found else "."
+    if {"refit", "nested"} & set(subject.protocols):
+        caption += " Under refit the inner runs come on top; they are in the folder inner, or are trials."
     header = ["configuration", "parameters", "runs", "epochs", "time per epoch", "total"]
     return blocks.section("cost", "Cost", blocks.table("cost-table", header, rows, caption=caption))

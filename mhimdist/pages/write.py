@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
-from rich import get_console
 
+from mhimdist import terminal
 from mhimdist.config.options import Options
 from mhimdist.errors import ConfigError
 from mhimdist.pages import calibration, record, results, slides, subgroups, training
@@ -119,7 +119,7 @@ def run_report(job: ReportJob) -> list[Path]:
             )
         )
         text = f"report: {written[-1]}" + (f"; figures: {pdf}" if pdf else "")
-        get_console().print(text, markup=False, highlight=False, soft_wrap=True)
+        terminal.console().print(text, markup=False, highlight=False, soft_wrap=True)
     return written
 
 
@@ -176,7 +176,8 @@ def _sections(
 
 def _lead(subject: Subject) -> str:
     of = f" of {subject.dataset}" if subject.kind == "predictions" else f" on {subject.dataset}"
-    protocols = " and ".join(subject.protocols)
+    *first, last = subject.protocols or [""]
+    protocols = f"{', '.join(first)} and {last}" if first else last
     protocol = f", {protocols} protocol" + ("s" if len(subject.protocols) > 1 else "") if protocols else ""
     return f"{_LEADS[subject.kind]}{of if subject.dataset else ''}{protocol}"
 

@@ -12,15 +12,15 @@ from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PlainSerializer, WrapValidator, field_validator, model_validator
-from rich import get_console
 
-from mhimdist import files
+from mhimdist import files, terminal
 from mhimdist.config.options import leaves
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.compare import compare, print_report, raise_failures
 from mhimdist.cross_validation.options import Candidate, Experiment
 from mhimdist.data.remote import Location
 from mhimdist.errors import ConfigError
+from mhimdist.foreign_text import markdown
 from mhimdist.paper.costs import measure_costs
 from mhimdist.paper.rows import ROWS, TITLES, Base, Cell
 from mhimdist.paper.tables import common, cost_failures, grids
@@ -124,12 +124,12 @@ def run_ablation(job: Ablation, base: Base, *, data: Location) -> Comparison:
         job, {cell.row: cell.candidate.config for cell in cells if cell.table == 2}, data=data
     )
     _write(job, cells, comparison, costs)
-    console = get_console()
+    console = terminal.console()
     for block in grids(cells, comparison, costs):
         block.print(console)
     console.print(common(comparison, cells), end="\n\n", highlight=False)
-    if len(comparison.protocols) > 1:
-        comparison.inflation().print(console)
+    for block in comparison.across_protocols():
+        block.print(console)
     console.print(f"tables: {job.folder}/tables.md, .csv, .json", highlight=False, soft_wrap=True)
     print_report(comparison, job.folder)
     raise_failures(comparison, job.folder, cost_failures(costs))
@@ -213,10 +213,9 @@ def _write(
 ) -> None:
     blocks = grids(cells, comparison, costs)
     text = "\n".join(
-        [*(block.markdown() for block in blocks), textwrap.fill(common(comparison, cells), 110), ""]
+        [*(block.markdown() for block in blocks), textwrap.fill(markdown(common(comparison, cells)), 110), ""]
     )
-    if len(comparison.protocols) > 1:
-        text += "\n" + comparison.inflation().markdown()
+    text += "".join("\n" + block.markdown() for block in comparison.across_protocols())
     records = []
     for protocol in comparison.protocols:
         row_of = {row.name: row for row in comparison.of(protocol)}

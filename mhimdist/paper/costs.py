@@ -6,9 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import ray
-from rich import get_console
 
-from mhimdist import files
+from mhimdist import files, terminal
 from mhimdist.cluster.connect import connect, share_of
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.folds import device_of_runs, digest_of
@@ -47,7 +46,10 @@ def measure_costs(
     folder = experiment.folder / "costs"
     first = next(iter(configs.values()))
     bags = open_bags(data, first.loading, first.features, bag_of=experiment.bag_of)
-    split = experiment.splits(bags, experiment.protocols[0], experiment.seeds[0])[0]
+    protocol, seed = experiment.protocols[0], experiment.seeds[0]
+    split = experiment.splits(bags, protocol, seed)[0]
+    if protocol == "refit":  # an inner run, which has a validation set, and is what refit has most of
+        split = experiment.inner_splits(bags, split, seed)[0]
     folder.mkdir(parents=True, exist_ok=True)
     num_threads = max(1, int(experiment.cpus_per_run))
     costs: dict[str, Cost | str] = {}
@@ -77,11 +79,11 @@ def measure_costs(
             except ray.exceptions.RayError as error:
                 cost = why_lost(error)
             if isinstance(cost, str):
-                get_console().print(f"cost of {name}: FAILED {cost}", highlight=False, markup=False)
+                terminal.console().print(f"cost of {name}: FAILED {cost}", highlight=False, markup=False)
                 costs[name] = cost
                 continue
             files.write_text(file, json.dumps(asdict(cost), allow_nan=False))
-            get_console().print(f"cost of {name}: {cost.train_s:.1f} s per epoch", highlight=False)
+            terminal.console().print(f"cost of {name}: {cost.train_s:.1f} s per epoch", highlight=False)
             found = cost
         costs[name] = found
     return costs

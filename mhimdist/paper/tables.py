@@ -7,7 +7,6 @@ from mhimdist.paper.rows import COLUMNS, LOW_RATIO, RANDOM_RATIO, TITLES, Cell
 from mhimdist.report import formats
 from mhimdist.report.comparison import (
     PAPER_WARNING,
-    STRICT_NOTE,
     Comparison,
     Row,
     notes_text,
@@ -74,8 +73,8 @@ def grid(
 
 def common(comparison: Comparison, cells: Sequence[Cell]) -> str:
     """The caption of all tables together."""
-    note = f" {STRICT_NOTE}" if "strict" in comparison.protocols else ""
-    return f"All tables are in per cent. {comparison.setting}{note}{_sizes(cells)}"
+    notes = [comparison.note(protocol) for protocol in comparison.protocols if protocol != "paper"]
+    return " ".join(["All tables are in per cent.", comparison.setting, *notes]) + _sizes(cells)
 
 
 def _sizes(cells: Sequence[Cell]) -> str:

@@ -147,6 +147,7 @@ class Ensemble:
         if keep is not None:
             scoring = _Scoring(keep, _teachers(self.folders, self.digests, self.device))
         if self.device == "cpu":
+            memory.give_back_large_blocks()
             yield from self._in_threads(networks, bags, items, scoring)
         else:
             yield from self._read_ahead(networks, bags, items, scoring)

@@ -20,6 +20,8 @@ from mhimdist.training.student import BEST_STUDENT
 
 HOLDERS = ("folds", "final")
 """Where a cross-validation and a sweep have the folders of their folds."""
+PREFERRED = ("strict", "refit", "nested")
+"""The protocols whose networks are taken from a folder of several, the first that it has."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Member:
         recipe: digest of its configuration without the seed; the same for all folds of a candidate.
         without_masking: the `recipe` of its first stage.
         fold, seed: its fold, counted from 1, and its seed; None if the folder has no result.
-        protocol: "strict", "paper", or "unknown" if the folder has no result.
+        protocol: "strict", "paper", "refit", "nested", or "unknown" if the folder has no result.
         validation_score: of its selected epoch, if it is known, such as the AUC.
         classes, num_features: what it predicts, and the width of the features that it takes.
         features: the details of these features that were recorded, such as the encoder.
@@ -43,6 +45,7 @@ class Member:
         seen: keys of the bags that trained or selected it.
         task: what it predicts.
         fitted: what the task has fitted on the bags that selected it, besides the threshold.
+        config: its configuration, in JSON types.
         bag_of: what one bag of its training was, "slide" or "case".
         evaluated: how its runs evaluated bags, if training saw samples of them; otherwise empty.
     """
@@ -66,20 +69,22 @@ class Member:
     seen: frozenset[str]
     task: Task
     fitted: Mapping[str, Any]
+    config: dict[str, Any]
     bag_of: BagOf = "slide"
     evaluated: str = ""
 
     def describe(self) -> dict[str, Any]:
         """What `prediction.json` says of it."""
         names = ("name", "digest", "fold", "seed", "protocol", "data_digest", "threshold", "threshold_from")
-        return {"folder": str(self.folder), **{name: getattr(self, name) for name in names}}
+        said = {name: getattr(self, name) for name in (*names, "config")}
+        return {"folder": str(self.folder), **said}
 
 
 def find_members(folders: Sequence[Path], candidate: str | None = None) -> list[Member]:
     """The networks of an ensemble, all of one configuration per folder.
 
-    A cross-validation also holds the network without masking, and with both protocols each network twice. Of
-    these the masked one under `strict` is taken.
+    A cross-validation also holds the network without masking, and with several protocols each network once
+    per protocol. Of these the masked one under `strict` is taken, or under `refit` without that one.
 
     Args:
         folders: a finished fold, a cross-validation, or a sweep, for its final runs; or several of them.
@@ -167,6 +172,7 @@ def _read(folder: Path) -> Member:
         seen=_seen(folder),
         task=task,
         fitted=(state.get("task") or {}).get("fitted") or {},
+        config=config.recipe(),
         bag_of=(state.get("data") or {}).get("bag_of", "slide"),
         evaluated=evaluation_text(config),
     )
@@ -203,8 +209,9 @@ def _chosen(members: list[Member], folder: Path, candidate: str | None) -> list[
             for key, each in left.items()
             if candidate == each[0].name or (len(candidate) >= 4 and key[0].startswith(candidate))
         }
-    if "strict" in {protocol for _, protocol in left}:
-        left = {key: each for key, each in left.items() if key[1] != "paper"}
+    found = {protocol for _, protocol in left}
+    if preferred := next((each for each in PREFERRED if each in found), None):
+        left = {key: each for key, each in left.items() if key[1] not in found - {preferred, "unknown"}}
     if candidate is None:
         stages = {
             each[0].without_masking for each in left.values() if each[0].recipe != each[0].without_masking

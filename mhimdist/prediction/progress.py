@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mhimdist import terminal
 from mhimdist.report import formats
 
 LINE_EVERY_S = 30.0
@@ -23,7 +23,7 @@ def counted(total: int, done: int) -> Iterator[Callable[[], None]]:
     Yields:
         A function to call for every further slide.
     """
-    console = get_console()
+    console = terminal.console()
     if console.is_terminal:
         columns = (TextColumn("slides"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as progress:

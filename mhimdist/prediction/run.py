@@ -13,10 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from pydantic import ValidationError
-from rich import get_console
-from rich.markup import escape
 
-from mhimdist import files
+from mhimdist import files, terminal
 from mhimdist.config.train import explain
 from mhimdist.data.format import escape_key
 from mhimdist.data.remote import Location, is_remote
@@ -308,6 +306,6 @@ def _device(job: Prediction) -> str:
 
 
 def _say(results: Results) -> None:
-    console = get_console()
+    console = terminal.console()
     for line in results.lines():
-        console.print(escape(line), highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)

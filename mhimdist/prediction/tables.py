@@ -1,18 +1,15 @@
 """The tables of a prediction, as Parquet and as CSV that a spreadsheet may open."""
 
-import csv
-import io
 import os
 import threading
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mhimdist import files
+from mhimdist.foreign_text import csv_text
 from mhimdist.prediction.verdicts import How, Threshold, Verdicts
-from mhimdist.tables.cells import inert
 from mhimdist.tasks import Task
 
 
@@ -68,24 +65,8 @@ def write_table(table: pa.Table, stem: Path) -> None:
         DiskFullError: a file does not fit on the disk.
     """
     write_parquet(table, stem.with_name(f"{stem.name}.parquet"))
-    files.write_text(stem.with_name(f"{stem.name}.csv"), csv_text(table))
-
-
-def csv_text(table: pa.Table) -> str:
-    """A table as CSV; foreign text never begins as a formula does."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(map(as_cell, table.column_names))
-    for row in zip(*(column.to_pylist() for column in table.columns), strict=True):
-        writer.writerow(map(as_cell, row))
-    return out.getvalue()
-
-
-def as_cell(value: Any) -> Any:
-    """A cell of a spreadsheet: text is `inert`, and nothing is an empty cell."""
-    if isinstance(value, str):
-        return inert(value)
-    return "" if value is None else value
+    rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
+    files.write_text(stem.with_name(f"{stem.name}.csv"), csv_text(table.column_names, rows))
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:

@@ -3,24 +3,23 @@
 Nothing here knows Ray. Every table, record and file names the protocol of its figures.
 """
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from mhimdist.foreign_text import csv_text, markdown
 from mhimdist.report import formats
 from mhimdist.report.text_table import Grid
 from mhimdist.statistics import metrics
 from mhimdist.tasks import Judged, Task, classification
 from mhimdist.tasks.cases import CASE_RULES, CaseRule
+from mhimdist.training.result import NOTES, Protocol, Result
 from mhimdist.training.result import PAPER_WARNING as PAPER_WARNING
 from mhimdist.training.result import STRICT_NOTE as STRICT_NOTE
-from mhimdist.training.result import Protocol, Result
 
 HEADINGS = classification(2).headings
 SHOWN = 3
@@ -113,6 +112,7 @@ class Row:
             "name": self.name,
             "protocol": self.protocol,
             "selects_on_test": self.protocol == "paper",
+            "inner_runs": max((result.inner_runs for result in self.results), default=0),
             "seeds": len(self.by_seed),
             "folds": max(map(len, self.by_seed), default=0),
             "runs": len(self.results),
@@ -152,6 +152,8 @@ class Comparison:
         num_found: number of runs that were finished before.
         num_train: bags that train under each protocol, the mean over folds and seeds.
         validation_share: share of the training fold's cases that only selects under strict.
+        inner_folds: inner folds that select under refit.
+        chosen: under nested, the settings that each outer fold has chosen.
     """
 
     name: str
@@ -167,6 +169,8 @@ class Comparison:
     num_found: int
     num_train: Mapping[Protocol, float] = field(default_factory=dict)
     validation_share: float | None = None
+    inner_folds: int | None = None
+    chosen: Grid | None = None
 
     @property
     def protocols(self) -> list[Protocol]:
@@ -194,7 +198,12 @@ class Comparison:
 
     def caption(self, protocol: Protocol) -> str:
         """The text that a reader of a protocol's figures must know."""
-        return f"{PAPER_WARNING if protocol == 'paper' else STRICT_NOTE} {self.setting}"
+        return f"{self.note(protocol)} {self.setting}"
+
+    def note(self, protocol: Protocol) -> str:
+        """What a protocol is, with the number of inner folds where it has some."""
+        inner = self.inner_folds if protocol in ("refit", "nested") else None
+        return NOTES[protocol] + (f" With {inner} inner folds." if inner else "")
 
     @property
     def setting(self) -> str:
@@ -209,9 +218,38 @@ class Comparison:
         )
 
     def grids(self) -> list[Grid]:
-        """A table per protocol and, if both protocols ran, the inflation."""
+        """A table per protocol; with several protocols, all side by side, and how much paper's adds."""
         tables = [self._grid(protocol) for protocol in self.protocols]
-        return [*tables, self.inflation()] if len(tables) > 1 else tables
+        return [*tables, *([self.chosen] if self.chosen else []), *self.across_protocols()]
+
+    def across_protocols(self) -> list[Grid]:
+        """The tables that compare protocols; none if there is one."""
+        if len(self.protocols) < 2:
+            return []
+        inflation = [self.inflation()] if {"strict", "paper"} <= set(self.protocols) else []
+        return [*([self.side_by_side()] if len(self.protocols) > 2 else []), *inflation]
+
+    def side_by_side(self) -> Grid:
+        """A table of two metrics of each configuration, such as AUC and accuracy, under each protocol."""
+        names = list(dict.fromkeys(row.name for row in self.rows))
+        row_of = {(row.name, row.protocol): row for row in self.rows}
+        shown = dict(list(self._shown.items())[:2])
+        pairs = [(metric, protocol) for metric in shown for protocol in self.protocols]
+
+        def text(name: str, protocol: Protocol, metric: str) -> str:
+            row = row_of.get((name, protocol))
+            return formats.NONE if row is None else spread_text(row.spread(metric))
+
+        trained = ", ".join(f"{number:.0f} under {name}" for name, number in self.num_train.items())
+        optimistic = " The figures of paper are optimistic." if "paper" in self.protocols else ""
+        return Grid(
+            title=f"{self.name}: protocols side by side",
+            header=["configuration", *(f"{shown[metric]}, {protocol}" for metric, protocol in pairs)],
+            rows=[[name, *(text(name, protocol, metric) for metric, protocol in pairs)] for name in names],
+            caption=f"On the same test folds and seeds. Bags that train: {trained}.{optimistic} "
+            f"{self.setting}",
+            optional=[f"{title}, {each}" for title in list(shown.values())[1:] for each in self.protocols],
+        )
 
     def _grid(self, protocol: Protocol) -> Grid:
         rows = self.of(protocol)
@@ -284,9 +322,9 @@ class Comparison:
         )
 
     def record(self, row: Row) -> dict[str, Any]:
-        """A row's record with, if any row has them, metrics by case and, of both protocols, the gain."""
+        """A row's record with, if any row has them, metrics by case and, of strict and paper, the gain."""
         record = row.record() | (row.case_record() if any(each.has_cases for each in self.rows) else {})
-        if len(self.protocols) < 2:
+        if not {"strict", "paper"} <= set(self.protocols):
             return record
         added = self.inflation_of(row)
         return record | {f"{metric}_inflation": value for metric, value in added.items()}
@@ -296,7 +334,9 @@ class Comparison:
         text = "\n".join(grid.markdown() for grid in self.grids())
         if self.failures:
             text += "\nFailed runs:\n\n"
-            text += "".join(f"- {name}: {reason}\n" for name, reason in self.failures.items())
+            text += "".join(
+                f"- {markdown(name)}: {markdown(reason)}\n" for name, reason in self.failures.items()
+            )
         return text
 
     def csv(self) -> str:
@@ -307,6 +347,7 @@ class Comparison:
         """Everything except the scores of single bags, which are in the runs' folders, as JSON."""
         large = {"keys", "cases", "labels", "probabilities", "targets", "predictions"}
         large |= {f"validation_{name}" for name in large}
+        said = {protocol: self.note(protocol) for protocol in self.protocols}
         rows = [
             self.record(row)
             | {
@@ -326,14 +367,18 @@ class Comparison:
             "num_cases",
             "num_folds",
             "split_by",
+            "inner_folds",
             "wall_s",
             "num_found",
         )
         body = {name: getattr(self, name) for name in own} | {"seeds": list(self.seeds), "rows": rows}
         warning = {"warning": PAPER_WARNING} if "paper" in self.protocols else {}
-        if len(self.protocols) > 1:
+        if {"strict", "paper"} <= set(self.protocols):
             warning["inflation"] = self.inflation_note
-        return json.dumps({"protocols": self.protocols, **warning, **body}, indent=1, allow_nan=False) + "\n"
+        if self.chosen:
+            body["chosen"] = asdict(self.chosen)
+        body = {"protocols": self.protocols, "notes": said, **warning, **body}
+        return json.dumps(body, indent=1, allow_nan=False) + "\n"
 
 
 def _of(result: Result, metric: str, how: CaseRule | None) -> float | None:
@@ -351,11 +396,7 @@ def notes_text(notes: Mapping[str, str]) -> str:
 
 def records_csv(records: Sequence[Mapping[str, Any]]) -> str:
     """CSV text of flat records with the same columns; None is an empty cell."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(records[0]) if records else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
+    return csv_text(list(records[0]) if records else [], [list(record.values()) for record in records])
 
 
 def _signed(value: float | None) -> str:

@@ -5,11 +5,11 @@ page, the dark page and print.
 """
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
 
+from mhimdist import foreign_text
 from mhimdist.report import formats
 from mhimdist.report.summary import History, is_number
 
@@ -61,13 +61,8 @@ def rounded(values: Sequence[float | None]) -> list[float | None]:
 
 
 def label(text: str) -> str:
-    """Text for plotly, which reads a subset of HTML in names and axis titles, links included, and `%{...}`.
-
-    It is one line of at most 40 characters.
-    """
-    line = " ".join(text.split())
-    line = line if len(line) <= 40 else line[:39] + "…"
-    return escape(line, quote=False).replace("%{", "%&#123;")
+    """See `foreign_text.plotly`."""
+    return foreign_text.plotly(text)
 
 
 def add_curve(

@@ -7,7 +7,7 @@ from statistics import fmean
 import plotly.graph_objects as go
 
 from mhimdist.report import drawing
-from mhimdist.report.drawing import BLUE, GREEN
+from mhimdist.report.drawing import BLUE, GREEN, GREY, PURPLE, VERMILION
 from mhimdist.report.plots import STUDENT_SCORE, TEACHER_SCORE
 from mhimdist.report.score_plots import COLOURS
 from mhimdist.report.summary import History, is_number
@@ -107,6 +107,54 @@ def mean_history(histories: Mapping[str, History]) -> list[dict[str, float | Non
             for row, value in zip(rows, mean_column(histories, key)[1], strict=True):
                 row[key] = value
     return rows
+
+
+def agreement_figure(history: History) -> go.Figure:
+    """How much of an epoch's masks the epoch before had too, and how alike teacher and student rank."""
+    chance = [
+        {"epoch": row["epoch"], "chance": _chance(row.get("kept_ratio"))}
+        for row in history
+        if is_number(row.get("mask_overlap"))
+    ]
+    curves = [
+        ("masks of the epoch before", history, "mask_overlap", BLUE, "solid"),
+        ("by chance", chance, "chance", GREY, "dot"),
+        ("high mask of the epoch before", history, "high_mask_overlap", VERMILION, "dash"),
+        ("ranks of teacher and student", history, "rank_agreement", GREEN, "dashdot"),
+    ]
+    return _shares(curves, "overlap or correlation")
+
+
+def positives_figure(history: History) -> go.Figure:
+    """The shares of the positive instances that the masks hide."""
+    curves = [
+        ("all masks", history, "positives_hidden", BLUE, "solid"),
+        ("high", history, "positives_hidden_high", VERMILION, "dash"),
+        ("low", history, "positives_hidden_low", GREEN, "dashdot"),
+        ("random", history, "positives_hidden_random", PURPLE, "dot"),
+    ]
+    hides = {
+        name for name in ("high", "low", "random") if any(drawing.column(history, f"masked_{name}_ratio"))
+    }
+    return _shares([each for each in curves if each[0] in hides | {"all masks"}], "positives hidden")
+
+
+def _chance(kept: float | None) -> float | None:
+    """The overlap of two masks that are drawn apart, if each hides the same share of a large bag."""
+    return None if kept is None else (1 - kept) / (1 + kept)
+
+
+def _shares(curves: Sequence[tuple[str, History, str, str, str]], y_title: str) -> go.Figure:
+    drawn = drawing.figure(x_title="epoch", y_title=y_title, height=340, num_steps=len(curves[0][1]))
+    for name, history, key, colour, dash in curves:
+        if any(is_number(row.get(key)) for row in history):
+            drawing.add_curve(drawn, history, key, name=name, colour=colour, dash=dash)
+    drawn.update_yaxes(range=[min(0.0, _lowest(drawn)), 1.04])
+    return _below(drawn)
+
+
+def _lowest(drawn: go.Figure) -> float:
+    return min((y for trace in drawn.data for y in trace.y if y is not None), default=0.0)
 
 
 def roughness(history: History, key: str) -> float | None:

@@ -120,7 +120,8 @@ class SweepSummary:
         dataset: the data set's name.
         synthetic: whether the bags are synthetic, not scanned; the report then says so at its top.
         objective: name of a trial's value, in words that fit an axis, such as "validation AUC".
-        protocol: "strict", or "paper" if the test fold selects; the report then warns at its top.
+        protocol: "strict"; "refit" or "nested" if the folds of a trial select; "paper" if the test fold
+            selects, of which the report then warns at its top.
         trials: every trial, at least one of them complete.
         best_config: the full configuration of the best trial, nested.
         sweep_s: wall-clock seconds of the sweep, without the final runs.
@@ -145,7 +146,7 @@ class SweepSummary:
     dataset: str
     synthetic: bool
     objective: str
-    protocol: Literal["strict", "paper"]
+    protocol: Literal["strict", "paper", "refit", "nested"]
     trials: Sequence[Trial]
     best_config: Mapping[str, object]
     sweep_s: float

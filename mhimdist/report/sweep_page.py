@@ -19,6 +19,7 @@ from mhimdist.report.summary import (
     short_names,
     value_of,
 )
+from mhimdist.report.sweep_tables import INNER_NOTE
 
 MAX_REASON_CHARACTERS = 4000  # the end of a traceback says most
 
@@ -73,6 +74,7 @@ def render_sweep_report(summary: SweepSummary) -> str:
     return page.render(
         "sweep.html",
         summary=summary,
+        inner_note=INNER_NOTE,
         best=summary.best,
         base=base,
         base_value=base.value if base else None,

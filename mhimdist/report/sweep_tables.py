@@ -6,9 +6,15 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from mhimdist import terminal
 from mhimdist.report import formats
 from mhimdist.report.summary import Spread, SweepSummary, Trial, is_number, short_names
 
+INNER_NOTE = (
+    "Each run trained on all cases that do not test, for as many epochs as the folds of the trial chose on "
+    "their mean validation curve; threshold and validation AUC are of the scores that these folds held out, "
+    "pooled."
+)
 _STATE_STYLES = {"complete": "", "pruned": "dim", "failed": "red"}
 
 
@@ -20,7 +26,7 @@ def print_summary(summary: SweepSummary, console: Console | None = None, *, top:
         console: prints the tables; None makes a new one.
         top: most trials to show.
     """
-    console = console or Console()
+    console = console or terminal.console()
     tables = [trials_table(summary, top, width=console.width), configuration_table(summary)]
     if summary.final_runs:
         tables.append(final_table(summary))
@@ -118,7 +124,7 @@ def configuration_table(summary: SweepSummary) -> Table:
 
 def final_table(summary: SweepSummary) -> Table:
     """Median and range of the test score over the seeds, for the best configuration and the baselines."""
-    is_once = summary.protocol == "strict" and not summary.num_tested_before
+    is_once = summary.protocol != "paper" and not summary.num_tested_before
     table = _table("Final runs, tested once" if is_once else "Final runs")
     score = summary.score
     _add_columns(table, "configuration", "runs", f"test {score}", "lowest", "highest", f"validation {score}")
@@ -146,6 +152,8 @@ def final_table(summary: SweepSummary) -> Table:
         caption += (
             f" Earlier final runs tested {more} on the same cases: do not choose among them by these figures."
         )
+    if summary.protocol in ("refit", "nested"):
+        caption += f" {INNER_NOTE}"
     if summary.protocol == "paper":
         caption += " Paper protocol: the test fold selects, so the test figures are optimistic."
     table.caption = Text(caption)

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mhimdist.foreign_text import markdown
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -30,7 +32,7 @@ class Grid:
 
     def markdown(self) -> str:
         """GitHub's Markdown, with padded columns, so that the source is readable, too."""
-        lines = [[_cell(text) for text in row] for row in (self.header, *self.rows)]
+        lines = [[markdown(text) for text in row] for row in (self.header, *self.rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
         padded = [
@@ -38,8 +40,8 @@ class Grid:
             for pairs in (list(zip(line, widths, strict=True)) for line in lines)
         ]
         body = ["| " + " | ".join(line) + " |" for line in (padded[0], rule, *padded[1:])]
-        caption = textwrap.fill(self.caption, 110)
-        return "\n".join([f"**{self.title}**", "", *body, "", caption, ""])
+        caption = textwrap.fill(markdown(self.caption), 110)
+        return "\n".join([f"**{markdown(self.title)}**", "", *body, "", caption, ""])
 
     def print(self, console: Console) -> None:
         """Print the table with as many columns as fit, its caption, and an empty line."""
@@ -73,7 +75,3 @@ class Grid:
         for row in self.rows:
             table.add_row(*(Text(row[number]) for number in shown))
         return table
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")

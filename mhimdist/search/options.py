@@ -8,7 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from mhimdist.config.execution import Execution
 from mhimdist.config.train import TrainConfig
-from mhimdist.data.splits import Split, k_folds, splits_of
+from mhimdist.data.inner_splits import inner_folds
+from mhimdist.data.splits import Split, splits_of
 from mhimdist.data.stored import StoredBags
 from mhimdist.errors import SplitError
 
@@ -50,6 +51,14 @@ class Sweep(Execution):
         "kept_share (share of the instances that the student sees) or none",
     )
 
+    protocol: Literal["strict", "refit", "nested"] = Field(
+        "strict",
+        description="how the best configuration is judged: strict trains it again on each fold, whose "
+        "validation cases select the epoch; refit trains it on all cases that do not test, for as many "
+        "epochs as the folds of its trial choose; nested does so in each of outer-folds folds, with a search "
+        "inside each, so that every case tests once and no figure has seen its own selection",
+    )
+    outer_folds: int = Field(3, ge=2, description="folds that the cases are split into under nested")
     test_share: float = Field(
         0.35, gt=0, lt=1, description="share of the cases for the final test; no trial sees them"
     )
@@ -147,6 +156,13 @@ class Sweep(Execution):
                 f"parallel_folds is {self.parallel_folds}, but a trial has only {self.folds_per_trial} runs "
                 f"({self.folds} folds x {len(self.run_seeds)} seeds)"
             )
+        if self.protocol != "strict" and self.folds == 1:
+            raise ValueError(
+                f"protocol {self.protocol} chooses by inner folds of the cases that do not test: give two or "
+                "more by folds, such as --folds 5"
+            )
+        if self.protocol == "nested" and self.final_top > 1:
+            raise ValueError("protocol nested tests one configuration per outer fold: set final_top to 1")
         if self.parallel_folds > 1 and self.workers > 1:
             raise ValueError("parallel_folds and workers both divide a trial's resources: set one to 1")
         return self
@@ -194,21 +210,37 @@ class Sweep(Execution):
                 f"{self.split_file} holds {len(others) + 1} splits; a sweep needs one test set that none of "
                 "its folds trains on: give a file with one split, and divide the other cases by --folds"
             )
-        if self.folds == 1:
-            return [outer]
-        seen = set(outer.train) | set(outer.validation)
-        rows = [row for row, key in enumerate(bags.keys) if key in seen]
-        inner = k_folds(
-            [bags.keys[row] for row in rows],
-            [bags.cases[row] for row in rows],
-            bags.labels_N[rows],
+        return [outer] if self.folds == 1 else self.inner_splits(bags, outer)
+
+    def outer_splits(self, bags: StoredBags) -> list[Split]:
+        """The outer folds under nested, whose training bags are not divided yet.
+
+        Raises:
+            SplitError: there are too few cases.
+        """
+        outer = splits_of(
+            bags,
+            split_file=self.split_file,
+            num_folds=self.outer_folds,
+            # A file may have validation sets; folds are made without.
+            validation_share=self.validation_share if self.split_file else 0.0,
+            selects_on_test=self.split_file is None,
+            seed=self.split_seed,
+        )
+        return [split.whole() for split in outer]
+
+    def inner_splits(self, bags: StoredBags, outer: Split) -> list[Split]:
+        """The folds of the cases that do not test.
+
+        Raises:
+            SplitError: there are too few cases.
+        """
+        return inner_folds(
+            bags.keys,
+            bags.cases,
+            bags.labels_N,
+            outer,
             num_folds=self.folds,
-            validation_share=0.0,
-            selects_on_test=True,  # the held-out fold, which is not a test set
             seed=self.split_seed,
             classes=bags.classes,
         )
-        splits = [Split(fold.train, fold.validation, outer.test) for fold in inner]
-        for split in splits:
-            split.check(bags.keys, bags.cases, bags.labels_N, bags.classes)
-        return splits

@@ -4,14 +4,14 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import ray
-from rich import get_console
 
-from mhimdist import files
+from mhimdist import files, terminal
 from mhimdist.config.presets import PRESETS, preset
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.folds import FoldSet
@@ -34,15 +34,47 @@ from mhimdist.sweep.folder import SweepFolder
 from mhimdist.sweep.memory import is_out_of_memory
 from mhimdist.sweep.task import Task
 from mhimdist.sweep.watch import print_line
+from mhimdist.tasks import Task as Meaning
 from mhimdist.tasks import task_of
 from mhimdist.training.environment import environment
 from mhimdist.training.fold import RESULT_FILE, Fold
 from mhimdist.training.model_card import read_trained, write_card
 from mhimdist.training.requirements import notes_on_classes
-from mhimdist.training.result import note_on
+from mhimdist.training.result import Result, note_on
 
+PLAIN = "without masking"
+"""The name of the best configuration's network without masking among the final runs."""
 MAX_REASONS = 5
 """Most different reasons that an error names if no trial was completed."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A sweep that has ended.
+
+    Attributes:
+        folder: the sweep's folder.
+        best: its best trial.
+        tuned: the final runs of that trial's configuration.
+        plain: those of its network without masking; empty if it is itself without.
+    """
+
+    folder: Path
+    best: report.Trial
+    tuned: Sequence[Result]
+    plain: Sequence[Result]
+
+    @property
+    def task(self) -> Meaning:
+        """What it predicts."""
+        return self.tuned[0].meaning
+
+    @property
+    def test_score(self) -> float | None:
+        """Mean test score of the configuration over the final seeds; None if it is undefined."""
+        selection = self.task.selection
+        found = [value for result in self.tuned if (value := result.test[selection]) is not None]
+        return mean(found) if found else None
 
 
 def finish(
@@ -52,7 +84,7 @@ def finish(
     bags: StoredBags,
     planning: Planning,
     stopping: Stopping,
-) -> Path:
+) -> Finished:
     """Train the best configurations again, test them once, and write report and result.
 
     Args:
@@ -62,12 +94,12 @@ def finish(
         stopping: asks the runs to stop.
 
     Returns:
-        The sweep's folder.
+        What it found.
 
     Raises:
         SweepError: no trial was completed.
     """
-    sweep, splits, console = study.sweep, list(task.splits), get_console()
+    sweep, splits, console = study.sweep, list(task.splits), terminal.console()
     trials = [folder.summarise(trial, study.config(trial.number), splits) for trial in study.records]
     complete = sorted((t for t in trials if t.state == "complete"), key=report.rank)
     if not complete:
@@ -77,6 +109,7 @@ def finish(
     chosen = sorted(complete, key=lambda trial: bool(front) and trial.number not in front)[: sweep.final_top]
     chosen += _best_of_other_features(complete, chosen, study, task)
     runs = sweep.final_seeds * len(splits)
+    runs = runs if sweep.protocol == "strict" else sweep.final_seeds
     what = "configuration" if len(chosen) == 1 else f"{len(chosen)} configurations"
     print_line(f"training the best {what} again, {formats.count(runs, 'run')} each, then testing")
     configs = [(trial.number, study.config(trial.number)) for trial in chosen]
@@ -85,10 +118,11 @@ def finish(
     plain = best[1].first_stage()
     candidates = [Candidate(*best), *(Candidate(*other) for other in others)]
     if best[1].teacher.kind != "none":
-        candidates.append(Candidate("without masking", plain))
-    finals = _train_finals(task.sweep, candidates, task, folder, bags, planning, stopping)
+        candidates.append(Candidate(PLAIN, plain))
+    planned = _train_finals(task.sweep, candidates, task, folder, bags, planning, stopping)
+    finals = _final_runs(planned, len(splits) > 1 and sweep.protocol == "strict")
     told = told_apart(folder.path, [best[1], *(config for _, config in others)]) if task.feature_sets else []
-    summary = _summary(study, trials, best, finals, folder, bags, splits, told)
+    summary = _summary(study, trials, best, finals, folder, bags, splits, told, task.outer)
     write_sweep_report(summary, folder.path / "report.html")
     print_summary(summary, console)
     score = summary.selection
@@ -103,7 +137,12 @@ def finish(
     if notes := [*notes_on_classes(bags, splits), *filter(None, [note_on(best[1], bags)])]:
         result["notes"] = notes
     files.write_text(folder.path / "result.json", json.dumps(result) + "\n")
-    return folder.path
+    trial = next(trial for trial in trials if trial.number == chosen[0].number)
+    tested = {
+        name: [planned.folds[digest].ended_result() for digest in digests]
+        for (name, _), digests in planned.members.items()
+    }
+    return Finished(folder.path, trial, tested[best[0]], tested.get(PLAIN, ()))
 
 
 def _best_of_other_features(
@@ -148,6 +187,7 @@ def _summary(
     bags: StoredBags,
     splits: list[Split],
     told: Sequence[str],
+    outer: int,
 ) -> report.SweepSummary:
     """The sweep as plain data; `best` names its best trial, `told` what tells its feature sets apart."""
     sweep, meaning = study.sweep, task_of(bags, best[1].task)
@@ -158,7 +198,7 @@ def _summary(
         objective=f"validation {meaning.title}",
         selection=meaning.selection,
         headings=meaning.headings,
-        protocol="strict",
+        protocol=sweep.protocol,
         trials=trials,
         best_config=best[1].model_dump(mode="json"),
         sweep_s=folder.elapsed_s(),
@@ -176,7 +216,7 @@ def _summary(
             *notes_on_classes(bags, splits),
             *filter(None, [note_on(best[1], bags)]),
         ],
-        num_tested=_num_tested(folder),
+        num_tested=_num_tested(folder, f"fold-{outer}-*" if sweep.protocol == "nested" else "*"),
         front=study.pareto_front(),
         cost=COSTS[sweep.against].text if sweep.against in COSTS else "",
     )
@@ -190,12 +230,15 @@ def _train_finals(
     bags: StoredBags,
     planning: Planning,
     stopping: Stopping,
-) -> dict[str, list[report.FinalRun]]:
-    """Train and test every candidate on all folds with all final seeds; finished runs are only read."""
+) -> FoldSet:
+    """Train and test every candidate with all final seeds; finished runs are only read."""
     planned = FoldSet(sweep, candidates, folder.finals)
-    for seed in final_seeds(sweep):
-        for number, split in enumerate(task.splits, 1):
-            planned.add(split, number, seed, "strict", bags)
+    if sweep.protocol == "strict":
+        for seed in final_seeds(sweep):
+            for number, split in enumerate(task.splits, 1):
+                planned.add(split, number, seed, "strict", bags)
+    else:
+        _add_refits(planned, candidates, task, folder, bags)
     missing = planned.missing()
     outcomes = run_folds(sweep, missing, task.data, stopping, planning.share) if missing else {}
     for digest, outcome in list(outcomes.items()):
@@ -206,25 +249,56 @@ def _train_finals(
             share = planning.largest_share()
             outcomes |= run_folds(sweep, {digest: missing[digest]}, task.data, stopping, share)
     planned.raise_failures(outcomes)
-    best = [planned.folds[digest].folder for digest in planned.members[candidates[0].name, "strict"]]
+    best = [planned.folds[digest].folder for digest in planned.members[candidates[0].name, sweep.protocol]]
     write_card(folder.path, [read_trained(each) for each in best], f"{sweep.name}, {candidates[0].name}")
+    return planned
+
+
+def _add_refits(
+    planned: FoldSet, candidates: Sequence[Candidate], task: Task, folder: SweepFolder, bags: StoredBags
+) -> None:
+    """Add every candidate on all cases that do not test.
+
+    The folds of a trial, which have trained already, choose for its configuration. Those of the network
+    without masking are added: mostly they are the first stages of the trial's folds.
+    """
+    sweep = task.sweep
+    for candidate in candidates:
+        if candidate.name == PLAIN:
+            inner = [
+                fold
+                for seed in sweep.run_seeds
+                for fold in planned.add_inner(candidate, task.splits, task.outer, seed, bags)
+            ]
+        else:
+            number = int(candidate.name.removeprefix("trial "))
+            inner = folder.folds(number, candidate.config, task.splits)
+        for seed in final_seeds(sweep):
+            whole = task.splits[0].whole()
+            planned.add_fold(candidate, whole, task.outer, seed, sweep.protocol, bags, inner)
+
+
+def _final_runs(planned: FoldSet, with_fold: bool) -> dict[str, list[report.FinalRun]]:
     return {
-        name: [
-            _final_run(planned.folds[digest], name != "without masking", len(task.splits) > 1)
-            for digest in digests
-        ]
+        name: [_final_run(planned.folds[digest], name != PLAIN, with_fold) for digest in digests]
         for (name, _), digests in planned.members.items()
     }
 
 
 def _final_run(fold: Fold, with_history: bool, with_fold: bool) -> report.FinalRun:
     result = fold.ended_result()
+    history: report.History = [asdict(record) for record in fold.records()]
+    if result.validation_curve:  # its own epochs have no validation
+        history = [
+            {"epoch": epoch, "student_validation_score": score}
+            for epoch, score in enumerate(result.validation_curve)
+        ]
     return report.FinalRun(
         seed=fold.config.seed,
         best_epoch=result.best_epoch,
         validation=result.validation,
         test=result.test,
-        history=[asdict(record) for record in fold.records()] if with_history else (),
+        history=history if with_history else (),
         fold=fold.fold if with_fold else None,
     )
 
@@ -235,10 +309,10 @@ def final_seeds(sweep: Sweep) -> list[int]:
     return list(itertools.islice(unused, sweep.final_seeds))
 
 
-def _num_tested(folder: SweepFolder) -> int:
+def _num_tested(folder: SweepFolder, pattern: str = "*") -> int:
     """How many configurations this sweep's final runs have tested so far; seeds do not count."""
     tested = set()
-    for result in folder.finals.glob(f"*/{RESULT_FILE}"):
+    for result in folder.finals.glob(f"{pattern}/{RESULT_FILE}"):
         try:
             config = TrainConfig.model_validate_json((result.parent / "config.json").read_text())
             tested.add(config.model_copy(update={"seed": 0}).digest())

@@ -49,10 +49,12 @@ class SweepFolder:
 
     Attributes:
         path: `<home>/runs/<name>`.
+        finals: folder that holds the folders of the final runs.
     """
 
-    def __init__(self, sweep: Sweep) -> None:
+    def __init__(self, sweep: Sweep, finals: Path | None = None) -> None:
         self.sweep, self.path = sweep, sweep.folder
+        self.finals = finals or self.path / "final"
 
     @property
     def url(self) -> str:
@@ -98,6 +100,10 @@ class SweepFolder:
         """
         file = self.path / IDENTITY_FILE
         options = self.sweep.model_dump(mode="json")
+        if self.sweep.protocol == "strict":  # the only one of earlier releases, which do not name it
+            options = {key: value for key, value in options.items() if key != "protocol"}
+        if self.sweep.protocol != "nested":
+            options.pop("outer_folds", None)
         identity = {key: value for key, value in options.items() if key not in CHANGEABLE} | dict(made_of)
         if self.sweep.bag_of == "slide":  # sweeps of earlier releases have no such option
             del identity["bag_of"]
@@ -168,11 +174,6 @@ class SweepFolder:
     def trial(self, number: int) -> Path:
         """Folder of trial `number`: its configuration, environment, histories and weights."""
         return self.path / "trials" / f"{number:04d}"
-
-    @property
-    def finals(self) -> Path:
-        """Folder that holds the folders of the final runs."""
-        return self.path / "final"
 
     def num_epochs(self, number: int) -> int:
         """Epochs that a trial has done so far, over all its folds."""

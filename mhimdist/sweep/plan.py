@@ -260,8 +260,10 @@ def num_waves_beside_trials(sweep: Sweep, runs: int) -> int:
     teacher = sweep.train.teacher
     # A group of workers makes a first stage when the first trial needs it.
     stages = sweep.folds_per_trial if teacher.is_pretrained and teacher.weights is None else 0
-    each = sweep.final_seeds * sweep.folds
+    each = sweep.final_seeds * (sweep.folds if sweep.protocol == "strict" else 1)
     finals, plain = sweep.final_top * each, each if teacher.kind != "none" else 0
+    if plain and not stages and sweep.protocol != "strict":
+        plain += sweep.folds_per_trial  # its inner runs, which are not first stages of the trials
     # A plain run is the first stage that final runs wait for.
     groups = (stages, plain, finals) if teacher.is_pretrained else (stages, plain + finals)
     return sum(-(-group // runs) for group in groups)

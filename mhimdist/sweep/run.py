@@ -28,9 +28,8 @@ from ray import tune
 from ray.tune import PlacementGroupFactory
 from ray.tune.experiment import Trial
 from ray.tune.logger import TBXLoggerCallback
-from rich import get_console
 
-from mhimdist import files
+from mhimdist import files, terminal
 from mhimdist.cluster.connect import connect, refuse_open_cluster
 from mhimdist.cluster.nodes import Share
 from mhimdist.data.opening import open_bags, with_features
@@ -50,10 +49,11 @@ from mhimdist.search.storage import hidden, network_filesystem, sqlite_url
 from mhimdist.search.study import SweepStudy
 from mhimdist.sweep.calibration import Planning
 from mhimdist.sweep.driver import SHARE, Driver, one_line
-from mhimdist.sweep.finals import finish
+from mhimdist.sweep.finals import Finished, finish
 from mhimdist.sweep.folder import SweepFolder
 from mhimdist.sweep.live_trials import Capacity
 from mhimdist.sweep.memory import TrialShares
+from mhimdist.sweep.nested import run_nested
 from mhimdist.sweep.ray_hooks import (
     DriverCallback,
     StopOnceSaved,
@@ -82,7 +82,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
 
     It writes study.db, a folder per trial, result.json and report.html under `<sweep.home>/runs/<name>`.
     Called again with the same arguments, it resumes a sweep that was cut off, and changes nothing in a
-    finished one.
+    finished one. Under the nested protocol it runs one sweep inside each outer fold, see `nested.run_nested`.
 
     Args:
         sweep: the settings of the search.
@@ -103,12 +103,38 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
     refuse_open_cluster(insecure=sweep.insecure)
     bags = open_bags(data, sweep.train.loading, sweep.train.features, bag_of=sweep.bag_of)
     warn_of_larger_bags(trained_on(bags, sweep.train), sweep.train.max_instances)
-    splits = sweep.splits(bags)
+    if sweep.protocol != "nested":
+        return _run(sweep, space, bags, data, sweep.splits(bags)).folder
+    return run_nested(
+        sweep,
+        bags,
+        lambda inside, splits, number, finals: _run(inside, space, bags, data, splits, number, finals),
+    )
+
+
+def _run(
+    sweep: Sweep,
+    space: SpaceFunction,
+    bags: StoredBags,
+    data: Location,
+    splits: list[Split],
+    outer: int = 1,
+    finals: Path | None = None,
+) -> Finished:
+    """Run a sweep on its splits, see `run_sweep`.
+
+    Args:
+        sweep, space, data: as in `run_sweep`.
+        bags: the data set.
+        splits: one per fold, all with the same test bags.
+        outer: number of the outer fold that the sweep is inside.
+        finals: receives the final runs; None: the sweep's own folder.
+    """
     check_runs(((f"fold {number}", sweep.train, split) for number, split in enumerate(splits, 1)), bags)
     facts = proposals.examine(space, sweep.train)
     searched = _feature_sets(facts, bags)
     samplers.check(sweep.sampler, facts)
-    folder = SweepFolder(sweep)
+    folder = SweepFolder(sweep, finals)
     first, notes = folder.first_params, list[str]()
     if first is None:
         case_of = dict(zip(bags.keys, bags.cases, strict=True))
@@ -138,6 +164,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
             folder.path / "trials",
             folder.stop_file,
             data_digest=bags.digest,
+            outer=outer,
             feature_sets={name: with_features(bags, name).digest for name in searched},
         )
         _announce(bags, splits, study, folder, notes, is_found)
@@ -252,7 +279,7 @@ def _run_trials(
 
 def _watch(study: SweepStudy, task: Task, folder: SweepFolder, score: str) -> Watch:
     """The display of the sweep's trials; trials that ended in an earlier start are counted."""
-    watch = Watch(get_console(), num_trials=study.num_trials, score=score)
+    watch = Watch(terminal.console(), num_trials=study.num_trials, score=score)
     for trial in study.records:
         if trial.has_ended:
             summary = folder.summarise(trial, study.config(trial.number), task.splits)

@@ -28,6 +28,7 @@ class Task:
         group: the workers of a run; None if one process trains it.
         data_digest: digest of the data set, which every process compares with what it finds; None compares
             nothing.
+        outer: number of the outer fold that the sweep is inside, counted from 1.
         feature_sets: the feature sets that the sweep chooses among, the widest first, and the digest of the
             data set with each; empty if it does not choose.
     """
@@ -39,6 +40,7 @@ class Task:
     stop_file: Path
     group: Group | None = None
     data_digest: str | None = None
+    outer: int = 1
     feature_sets: Mapping[str, str | None] = field(default_factory=dict)
 
     @property

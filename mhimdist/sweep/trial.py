@@ -103,17 +103,19 @@ class TrialRun:
         seen = [state.records for state in states.values() if state.records]
         return Progress(
             step=step,
-            value=mean(records[-1].best_validation_score for records in seen),
-            folds={
-                name: state.records[-1].best_validation_score
-                for name, state in states.items()
-                if state.is_done
-            },
+            value=mean(_best(records) for records in seen),
+            folds={name: _best(state.records) for name, state in states.items() if state.is_done},
             train_s=mean(sum(record.epoch_s for record in records) for records in seen),
             kept_share=mean(mean(record.kept_ratio for record in records) for records in seen),
             num_epochs=sum(len(records) for records in seen),
             is_finished=self._wave == len(self._waves),
         )
+
+
+def _best(records: Sequence[EpochRecord]) -> float:
+    score = records[-1].best_validation_score
+    assert score is not None, "every fold of a trial has validation bags"
+    return score
 
 
 class Launcher:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from rich import get_console
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mhimdist import terminal
 from mhimdist.report import formats
 
 STATUS_EVERY_S = 180.0
@@ -245,4 +245,4 @@ class Watch:
 
 def print_line(text: str) -> None:
     """Print a line of plain text, however long."""
-    get_console().print(text, highlight=False, markup=False, soft_wrap=True)
+    terminal.console().print(text, highlight=False, markup=False, soft_wrap=True)

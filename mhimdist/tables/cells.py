@@ -39,8 +39,3 @@ def is_missing(cell: str) -> bool:
     words = " ".join(ZERO_WIDTH.sub("", cell).lower().split())
     mark = re.sub(r"(?<=[./]) +| +(?=/)", "", words)
     return mark in MISSING or _ERROR_VALUES.fullmatch(mark) is not None
-
-
-def inert(text: str) -> str:
-    """A text that no spreadsheet runs as a formula: one that it would run gets an apostrophe in front."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

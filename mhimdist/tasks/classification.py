@@ -88,7 +88,12 @@ class Classification(Task):
         def values(weights_RN: np.ndarray) -> dict[str, np.ndarray]:
             aucs = [metrics.weighted_auc(labels_N == c, scores_NC[:, c], weights_RN) for c in positive]
             counts_RCC = (weights_RN @ cells_NX).reshape(-1, num_classes, num_classes)
-            return {"auc": np.mean(aucs, axis=0), **class_metrics(counts_RCC)}
+            has_bags_R = counts_RCC.sum(axis=(1, 2)) > 0
+            of_classes = {
+                name: np.where(has_bags_R, value_R, np.nan)
+                for name, value_R in class_metrics(counts_RCC).items()
+            }
+            return {"auc": np.mean(aucs, axis=0), **of_classes}
 
         return Weighed(judged.cases, values)
 
@@ -105,9 +110,9 @@ class Classification(Task):
         scores = [metrics.Scores(part.labels_N, part.predictions_NP, part.cases) for part in parts]
         return metrics.auc_interval(scores, num_resamples=num_resamples)
 
-    def check(self, bags: BagSource, split: Split) -> None:
+    def check(self, bags: BagSource, split: Split, *, validates: bool = True) -> None:
         """See `Task.check`: every class trains, and two classes select and test."""
-        split.check(bags.keys, bags.cases, bags.labels_N, bags.classes)
+        split.check(bags.keys, bags.cases, bags.labels_N, bags.classes, validates=validates)
 
     def record(self) -> dict[str, Any]:
         """See `Task.record`: the classes say it all."""

@@ -324,15 +324,22 @@ class Task(ABC):
 
     # Before training.
 
-    def check(self, bags: BagSource, split: Split) -> None:
+    def check(self, bags: BagSource, split: Split, *, validates: bool = True) -> None:
         """Check that a split can teach, select and test the task.
+
+        Args:
+            bags: the data set.
+            split: the split.
+            validates: as in `Split.check`.
 
         Raises:
             SplitError: it cannot; the message says which set lacks what.
         """
-        split.check_sets(bags.keys, bags.cases)
+        split.check_sets(bags.keys, bags.cases, validates=validates)
         targets_NK = targets_of(bags)
         for name, keys in split.sets.items():
+            if not keys:
+                continue  # `check_sets` lets validation alone be empty
             rows_N = bags.rows_of(keys)
             judged = Judged.of(bags.labels_N[rows_N], targets_NK[rows_N], np.zeros((len(rows_N), 0)))
             if fault := self.fault(judged, name == "train"):

@@ -122,6 +122,6 @@ class Ordinal(Task):
         grades_N = self.grades(judged.predictions_NP)
         return ordinal.weighed(judged.labels_N, grades_N, judged.cases, len(self.classes))
 
-    def check(self, bags: BagSource, split: Split) -> None:
+    def check(self, bags: BagSource, split: Split, *, validates: bool = True) -> None:
         """See `Task.check`: every grade trains, and two grades select and test."""
-        split.check(bags.keys, bags.cases, bags.labels_N, bags.classes)
+        split.check(bags.keys, bags.cases, bags.labels_N, bags.classes, validates=validates)

@@ -3,12 +3,15 @@
 Dimensions: N bags, P predictions of a bag, K targets of a bag.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from itertools import chain
+from statistics import fmean
+from typing import Any, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import BagSource
@@ -19,8 +22,13 @@ from mhimdist.errors import NonFiniteError
 from mhimdist.models import BagModel
 from mhimdist.ops.draws import Draws
 from mhimdist.tasks import Judged, Task, Truth
-from mhimdist.tasks.interface import targets_of
+from mhimdist.tasks.interface import Metrics, targets_of
 from mhimdist.training import denormals
+
+PREDICTIONS = "predictions"
+"""In a checkpoint, the file of the predictions after each epoch."""
+ARRAYS = ("labels_N", "targets_NK", "predictions_NP", "losses_N")
+"""The fields of `Predictions` that hold a row per bag."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +79,21 @@ class Predictions:
         """Join the parts, in the order of `keys`."""
         place_of = {key: i for i, key in enumerate(key for part in parts for key in part.keys)}
         order = [place_of[key] for key in keys]
+        joined = cls.pooled(parts)
+        return cls(tuple(keys), **{name: getattr(joined, name)[order] for name in ARRAYS}, task=joined.task)
+
+    @classmethod
+    def pooled(cls, parts: Sequence["Predictions"]) -> "Predictions":
+        """Lay parts of one task end to end; a bag that several networks have predicted counts as often."""
         return cls(
-            keys=tuple(keys),
-            labels_N=np.concatenate([part.labels_N for part in parts])[order],
-            targets_NK=np.concatenate([part.targets_NK for part in parts])[order],
-            predictions_NP=np.concatenate([part.predictions_NP for part in parts])[order],
-            losses_N=np.concatenate([part.losses_N for part in parts])[order],
+            tuple(chain.from_iterable(part.keys for part in parts)),
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS},
             task=parts[0].task,
         )
+
+    def as_of(self, task: Task) -> "Predictions":
+        """The same as a task means them that other bags have taught, see `Task.aligned`."""
+        return replace(self, predictions_NP=self.task.aligned(self.predictions_NP, task), task=task)
 
     @property
     def judged(self) -> Judged:
@@ -98,6 +113,26 @@ class Predictions:
     def score(self) -> float | None:
         """The metric that selects, such as the AUC; None if it is undefined."""
         return self.task.score(self.judged)
+
+
+def stacked(epochs: Sequence[Predictions]) -> dict[str, Tensor]:
+    """The predictions for the same bags after each epoch as tensors, epochs first."""
+    return {name: torch.from_numpy(np.stack([getattr(each, name) for each in epochs])) for name in ARRAYS}
+
+
+def unstacked(tensors: Mapping[str, Tensor], keys: Sequence[str], task: Task) -> list[Predictions]:
+    """What `stacked` was given.
+
+    Args:
+        tensors: the tensors.
+        keys: those of the bags.
+        task: of the network that predicted them.
+    """
+    arrays = {name: tensors[name].numpy() for name in ARRAYS}
+    return [
+        Predictions(tuple(keys), **{name: array[epoch] for name, array in arrays.items()}, task=task)
+        for epoch in range(len(arrays[ARRAYS[0]]))
+    ]
 
 
 def predict(
@@ -175,15 +210,41 @@ def evaluate(
         NonFiniteError: a bag's predictions are not finite; the message names it.
     """
     return judge(
-        predict(network, bags, split.validation, sampling), predict(network, bags, split.test, sampling)
+        [predict(network, bags, split.validation, sampling)], predict(network, bags, split.test, sampling)
     )
 
 
-def judge(validation: Predictions, test: Predictions | None) -> dict[str, dict[str, float | None]]:
-    """Metrics of each given set of predictions, with what the task fits on the validation bags."""
-    task, fitted = validation.task, validation.task.fit(validation.judged)
-    return {
-        name: task.metrics(p.judged, fitted)
-        for name, p in (("validation", validation), ("test", test))
-        if p is not None
-    }
+def fit(parts: Sequence[Predictions]) -> dict[str, Any]:
+    """What the task fits on bags that select.
+
+    Args:
+        parts: what each network predicts of bags that it was not trained on; usually one. Several are pooled,
+            unless the task says that this mixes what cannot be ranked together: then each network fits, and
+            the numbers are averaged.
+    """
+    task = parts[0].task
+    if task.pools or len(parts) == 1:
+        return task.fit(Predictions.pooled(parts).judged)
+    return task.fitted_of([task.fit(part.judged) for part in parts])
+
+
+def judge(parts: Sequence[Predictions], test: Predictions | None) -> dict[str, Metrics]:
+    """Metrics on the validation bags and, if given, on the test bags, with what the task fits on the former.
+
+    Args:
+        parts: the validation bags, as in `fit`; where they are not pooled, the metrics are means over them.
+        test: the test bags.
+    """
+    task, fitted = parts[0].task, fit(parts)
+    pooled = [Predictions.pooled(parts)] if task.pools else parts
+    each = [task.metrics(part.judged, fitted) for part in pooled]
+    found = {"validation": {name: _mean([metrics[name] for metrics in each]) for name in each[0]}}
+    return found if test is None else found | {"test": task.metrics(test.judged, fitted)}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean; the value itself if there is one, None if one is undefined."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    return known[0] if len(known) == 1 else fmean(known)

@@ -25,6 +25,7 @@ from mhimdist.errors import CheckpointError, PreemptedError
 from mhimdist.method.precision import compute_dtype
 from mhimdist.models import BagModel
 from mhimdist.training import checkpoint
+from mhimdist.training.evaluation import PREDICTIONS, Predictions, stacked, unstacked
 from mhimdist.training.history import EpochRecord
 from mhimdist.training.network import network_for
 from mhimdist.training.requirements import outside_network
@@ -55,11 +56,13 @@ class FirstStage:
         network: the student of the selected epoch.
         best_epoch: the selected epoch, counted from 0.
         history: a record per epoch of training.
+        predictions: for the validation bags after each epoch; None if they are not known.
     """
 
     network: BagModel
     best_epoch: int
     history: Sequence[EpochRecord]
+    predictions: Sequence[Predictions] | None = None
 
 
 def open_trainer(
@@ -72,6 +75,9 @@ def open_trainer(
     workers: Workers | None = None,
     saving: Saving | None = None,
     stop: Callable[[], bool] = lambda: False,
+    num_epochs: int | None = None,
+    num_stage_epochs: int | None = None,
+    keeps_predictions: bool = False,
 ) -> Trainer:
     """Build a trainer; its first stage, if the configuration needs one, is trained or found before.
 
@@ -82,6 +88,8 @@ def open_trainer(
         folder: receives the run, which a later call with the same arguments resumes; None writes nothing.
         cache: folder of first-stage networks; None: `cache/first_stage` under `mhimdist.files.home()`.
         workers, saving, stop: as in `Trainer`, for both stages.
+        num_epochs, num_stage_epochs: as `num_epochs` in `Trainer`, for the run and for its first stage.
+        keeps_predictions: as in `Trainer`.
 
     Raises:
         ConfigError: the class weights are not one per class.
@@ -94,10 +102,28 @@ def open_trainer(
     if config.teacher.is_pretrained and config.teacher.weights is not None:
         pretrained = outside_network(config, bags)
     elif config.teacher.is_pretrained:
-        stage = first_stage(config, bags, split, cache, workers=workers, saving=saving, stop=stop)
+        stage = first_stage(
+            config,
+            bags,
+            split,
+            cache,
+            workers=workers,
+            saving=saving,
+            stop=stop,
+            num_epochs=num_stage_epochs,
+        )
         pretrained = stage.network
     return Trainer(
-        config, bags, split, folder, pretrained=pretrained, workers=workers, saving=saving, stop=stop
+        config,
+        bags,
+        split,
+        folder,
+        pretrained=pretrained,
+        workers=workers,
+        saving=saving,
+        stop=stop,
+        num_epochs=num_epochs,
+        keeps_predictions=keeps_predictions,
     )
 
 
@@ -110,6 +136,8 @@ def first_stage(
     workers: Workers | None = None,
     saving: Saving | None = None,
     stop: Callable[[], bool] = lambda: False,
+    num_epochs: int | None = None,
+    needs_predictions: bool = False,
 ) -> FirstStage:
     """The network of the selected epoch of `config.first_stage()`, from the cache or trained now.
 
@@ -121,7 +149,9 @@ def first_stage(
         bags: the data set.
         split: its training and validation bags count; its test bags are not used.
         cache: folder of first-stage networks, shared by all runs.
-        workers, saving, stop: as in `Trainer`.
+        workers, saving, stop, num_epochs: as in `Trainer`.
+        needs_predictions: whether the predictions after each epoch must be there; a network of an earlier
+            release, which did not keep them, is then trained again.
 
     Raises:
         PreemptedError: the run was asked to stop, in training or while it waited for another process.
@@ -129,33 +159,59 @@ def first_stage(
     """
     workers = workers or Workers()
     stage = config.first_stage()
-    made_of = {
-        **made_with(stage, device_of(stage.device)),
-        "data": bags.digest,
-        "train": split.train,
-        "validation": split.validation,
-    }
-    text = json.dumps(made_of, sort_keys=True)
+    text = _made_of(stage, bags, split, num_epochs)
     folder = cache / hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
     network = network_for(stage, bags, split)
     is_first = workers.rank == 0  # the only worker that holds the lock and writes
     with _locked(folder.with_suffix(".lock"), workers, stop):
-        found = workers.from_first(_load(folder, text) if is_first else None)
+        found = workers.from_first(_load(folder, text, needs_predictions) if is_first else None)
         if found is None:
             unfinished = folder.with_suffix(".run")
-            trainer = Trainer(stage, bags, split, unfinished, workers=workers, saving=saving, stop=stop)
+            trainer = Trainer(
+                stage,
+                bags,
+                split,
+                unfinished,
+                workers=workers,
+                saving=saving,
+                stop=stop,
+                num_epochs=num_epochs,
+                keeps_predictions=num_epochs is None,
+            )
             for _ in trainer.epochs():
                 pass
-            history = [asdict(record) for record in trainer.history]
-            state = {"made_of": text, "best_epoch": trainer.best.epoch, "history": history}
-            found = {"student": trainer.best_student().cpu().state_dict()}, state
+            found = _made(trainer, text)
             if is_first:
                 checkpoint.save(folder, *found)
                 shutil.rmtree(unfinished)
     tensors, state = found
     network.load_state_dict(tensors["student"])
     records = [EpochRecord.read(record, folder) for record in state["history"]]
-    return FirstStage(network, state["best_epoch"], records)
+    known = (
+        unstacked(tensors[PREDICTIONS], split.validation, network.task) if PREDICTIONS in tensors else None
+    )
+    return FirstStage(network, state["best_epoch"], records, known)
+
+
+def _made_of(stage: TrainConfig, bags: BagSource, split: Split, num_epochs: int | None) -> str:
+    """Everything that a first stage is made of, as JSON."""
+    made_of = {
+        **made_with(stage, device_of(stage.device)),
+        "data": bags.digest,
+        "train": split.train,
+        "validation": split.validation,
+        **({"num_epochs": num_epochs} if num_epochs else {}),
+    }
+    return json.dumps(made_of, sort_keys=True)
+
+
+def _made(trainer: Trainer, made_of: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """What the cache holds of a first stage that has just ended."""
+    tensors = {"student": trainer.best_student().cpu().state_dict()}
+    if trainer.run.predictions:
+        tensors[PREDICTIONS] = stacked(trainer.run.predictions)
+    history = [asdict(record) for record in trainer.history]
+    return tensors, {"made_of": made_of, "best_epoch": trainer.best.epoch, "history": history}
 
 
 @contextmanager
@@ -175,12 +231,16 @@ def _locked(path: Path, workers: Workers, stop: Callable[[], bool]) -> Iterator[
         lock.release()
 
 
-def _load(folder: Path, made_of: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+def _load(
+    folder: Path, made_of: str, needs_predictions: bool
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
     """Read a network from the cache; if it is missing, damaged or another one, delete it and return None."""
     try:
         tensors, state = checkpoint.load(folder)
         if state.get("made_of") != made_of:
             raise CheckpointError(f"{folder} holds the network of another run")
+        if needs_predictions and PREDICTIONS not in tensors:
+            raise CheckpointError(f"{folder}: an earlier release made it, without predictions")
     except CheckpointError:
         checkpoint.discard(folder)
         return None

@@ -20,163 +20,40 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from mhimdist import files
 from mhimdist.config.execution import Saving
-from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import BagSource
-from mhimdist.data.splits import Split
 from mhimdist.errors import CheckpointError, PreemptedError, RunLockedError
 from mhimdist.models import BagModel
 from mhimdist.training import checkpoint
-from mhimdist.training.evaluation import Sampling, predict
-from mhimdist.training.first_stage import first_stage, open_trainer
-from mhimdist.training.history import HISTORY, EpochRecord, read_history
+from mhimdist.training.evaluation import Sampling, fit, predict
+from mhimdist.training.first_stage import FirstStage, first_stage, open_trainer
+from mhimdist.training.folds import ERROR_FILE as ERROR_FILE
+from mhimdist.training.folds import RESULT_FILE as RESULT_FILE
+from mhimdist.training.folds import STOP_FILE as STOP_FILE
+from mhimdist.training.folds import Fold as Fold
+from mhimdist.training.folds import fold_folder as fold_folder
+from mhimdist.training.folds import folds_of_trial as folds_of_trial
+from mhimdist.training.history import HISTORY, EpochRecord
 from mhimdist.training.judgement import result_of
 from mhimdist.training.model_card import Trained, write_card
 from mhimdist.training.network import task_for
-from mhimdist.training.result import Result, read_result
+from mhimdist.training.refit import Choice, InnerRun, choose, read_inner, save_predictions
 from mhimdist.training.run_folder import LOST_LOCK_S, Position, RunFolder
 from mhimdist.training.student import save_student
 from mhimdist.training.trainer import Trainer
 from mhimdist.training.workers import Workers
 
-RESULT_FILE = "result.json"
-ERROR_FILE = "error.txt"
-"""In the folder of a fold, a trial or a sweep: the traceback of its failure."""
-STOP_FILE = "stop"
-"""In the folder of a fold, a cross-validation or a sweep: asks the runs there to save themselves and end."""
-
 
 def _never() -> bool:
     return False
-
-
-@dataclass(frozen=True)
-class Fold:
-    """A configuration on one fold with one seed.
-
-    Attributes:
-        name: its name in progress lines, failures and a trial's values.
-        config: the configuration, with the fold's seed.
-        split: the bags that train, select and test.
-        fold: the fold's number, counted from 1.
-        folder: receives its files.
-        is_tested: whether its student is judged on the test bags at the end; a search must not do that.
-        data_digest: digest of the data set that the split is of, which every process that trains the fold
-            compares with what it finds; None compares nothing.
-    """
-
-    name: str
-    config: TrainConfig
-    split: Split
-    fold: int
-    folder: Path
-    is_tested: bool
-    data_digest: str | None = None
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it trains the same as a first stage: a network without teacher or mask."""
-        return self.config.teacher.kind == "none" and self.config.masking.strategy == "none"
-
-    @property
-    def first_stage_digest(self) -> str | None:
-        """Digest of the first stage that it makes, if plain, or needs; None if it does neither."""
-        if not self.is_plain and (not self.config.teacher.is_pretrained or self.config.teacher.weights):
-            return None
-        return f"{self.config.first_stage().digest()} {self.split.digest()}"
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether its training has ended well and its result is on disk."""
-        return (self.folder / RESULT_FILE).exists()
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the checkpoints that an unfinished fold resumes from."""
-        return self.folder / "checkpoints"
-
-    def result(self) -> Result | None:
-        """Read its result; None if it is not finished.
-
-        Raises:
-            CheckpointError: the file is damaged, or another release wrote it.
-        """
-        if not self.is_finished:
-            return None
-        return read_result(self.folder / RESULT_FILE)
-
-    def ended_result(self) -> Result:
-        """Read the result of a fold that has been trained, here or elsewhere.
-
-        Raises:
-            CheckpointError: the file is not there, or another release wrote it.
-        """
-        result = self.result()
-        if result is None:
-            raise CheckpointError(
-                f"{self.folder / RESULT_FILE}: expected the result of {self.name}, which has ended, found no "
-                "file: was it deleted, or does this machine see the folder late? Run the same command again"
-            )
-        return result
-
-    def records(self) -> list[EpochRecord]:
-        """Read its history file; empty before the end of its first epoch.
-
-        Raises:
-            CheckpointError: the history is damaged, or another release wrote it.
-        """
-        return read_history(self.folder)
-
-
-def fold_folder(parent: Path, fold: int, seed: int, digest: str = "") -> Path:
-    """The folder of a fold.
-
-    Args:
-        parent: folder of the trial or of all folds.
-        fold: the fold's number, counted from 1.
-        seed: the fold's seed.
-        digest: tells the folds of several configurations in one parent apart.
-    """
-    return parent / "-".join(filter(None, (f"fold-{fold}-seed-{seed}", digest)))
-
-
-def folds_of_trial(
-    config: TrainConfig,
-    splits: Sequence[Split],
-    seeds: Sequence[int],
-    folder: Path,
-    data_digest: str | None = None,
-) -> list[Fold]:
-    """The folds of a trial: all with the first seed, then all with the next. None of them is tested.
-
-    Args:
-        config: the trial's configuration.
-        splits: one split per fold, in order.
-        seeds: the seeds that every fold runs with.
-        folder: the trial's folder.
-        data_digest: as in `Fold`.
-    """
-    return [
-        Fold(
-            f"fold {number}, seed {seed}",
-            config.model_copy(update={"seed": seed}),
-            split,
-            number,
-            fold_folder(folder, number, seed),
-            is_tested=False,
-            data_digest=data_digest,
-        )
-        for seed in seeds
-        for number, split in enumerate(splits, 1)
-    ]
 
 
 class Epoch(NamedTuple):
@@ -204,6 +81,13 @@ class Run(Protocol):
         """End the run after the epochs that it has done; another start can resume it."""
 
 
+class Chosen(NamedTuple):
+    """What the inner folds of a fold have chosen, and how many epochs its first stage has, if any."""
+
+    choice: Choice
+    num_stage_epochs: int | None
+
+
 class FoldRun:
     """A fold in training in this process."""
 
@@ -217,6 +101,7 @@ class FoldRun:
         workers: Workers | None = None,
         saving: Saving | None = None,
         stop: Callable[[], bool] = _never,
+        chosen: Chosen | None = None,
     ) -> None:
         """Prepare the run; the first epoch builds its networks or reads its last checkpoint.
 
@@ -228,8 +113,9 @@ class FoldRun:
             workers: the processes that share the run; by default this process alone.
             saving: when checkpoints are written.
             stop: returns whether the run is asked to stop.
+            chosen: what the inner folds have chosen, if there are any.
         """
-        self.fold = fold
+        self.fold, self._chosen = fold, chosen
         self._bags, self._cache, self._num_threads = bags, cache, num_threads
         self._workers, self._saving, self._stop = workers or Workers(), saving, stop
         self._trainer: Trainer | None = None
@@ -302,6 +188,9 @@ class FoldRun:
                     workers=self._workers,
                     saving=self._saving,
                     stop=self._stop,
+                    num_epochs=self._chosen.choice.num_epochs if self._chosen else None,
+                    num_stage_epochs=self._chosen.num_stage_epochs if self._chosen else None,
+                    keeps_predictions=not self.fold.is_tested,
                 )
             except RunLockedError:
                 # Several workers wait inside the trainer, where all of them meet.
@@ -313,7 +202,10 @@ class FoldRun:
     def _end(self, trainer: Trainer) -> None:
         if trainer.folder is not None:  # only worker 0 has it
             trainer.folder.flush()
-            _judge(self.fold, trainer.best_student(), trainer.best.epoch, trainer.history, self._bags)
+            if trainer.run.predictions:
+                save_predictions(self.fold.folder, trainer.run.predictions)
+            student, choice = trainer.best_student(), self._chosen.choice if self._chosen else None
+            _judge(self.fold, student, trainer.best.epoch, trainer.history, self._bags, choice)
             trainer.folder.unlock()
         self._trainer = None
 
@@ -330,8 +222,9 @@ def run_fold(
 ) -> None:
     """Train a fold to its end and judge it; a finished fold stays as it is.
 
-    A plain fold that is tested trains in the cache, as a first stage: the folds that need it find it there.
-    A plain fold of a search trains in its own folder, where the search follows it epoch by epoch.
+    A plain fold that is tested or an inner one trains in the cache, as a first stage: the folds that need it
+    find it there. A plain fold of a search trains in its own folder, where the search follows it epoch by
+    epoch. A fold with inner folds comes after them.
 
     Args:
         fold, bags, cache, num_threads, workers, saving, stop: as in `FoldRun`.
@@ -339,19 +232,58 @@ def run_fold(
     Raises:
         PreemptedError: the fold was asked to stop and is saved; the same call resumes it.
         RunLockedError: another process has held the fold for `LOST_LOCK_S`.
+        CheckpointError: an inner fold is not finished.
         MhimdistError: training failed, for example with a `NonFiniteError`.
     """
     workers = workers or Workers()
-    if fold.is_plain and fold.is_tested and not workers.from_first(fold.is_finished):
-        torch.set_num_threads(num_threads)
-        stage = first_stage(fold.config, bags, fold.split, cache, workers=workers, saving=saving, stop=stop)
+    shared: dict[str, Any] = {"workers": workers, "saving": saving, "stop": stop}
+    is_finished = workers.from_first(fold.is_finished)
+    torch.set_num_threads(num_threads)
+    chosen = _chosen(fold, bags, cache, **shared) if fold.inner and not is_finished else None
+    if fold.is_plain and (fold.is_tested or fold.is_inner) and not is_finished:
+        choice = chosen.choice if chosen else None
+        stage = first_stage(
+            fold.config,
+            bags,
+            fold.split,
+            cache,
+            num_epochs=choice.num_epochs if choice else None,
+            needs_predictions=fold.is_inner,
+            **shared,
+        )
         if workers.rank == 0:
-            _write_stage(fold, stage.history)
-            _judge(fold, stage.network, stage.best_epoch, stage.history, bags)
+            _write_stage(fold, stage)
+            _judge(fold, stage.network, stage.best_epoch, stage.history, bags, choice)
         return
-    run = FoldRun(fold, bags, cache, num_threads, workers=workers, saving=saving, stop=stop)
+    run = FoldRun(fold, bags, cache, num_threads, chosen=chosen, **shared)
     while not run.next_epoch().is_last:
         pass
+
+
+def _chosen(fold: Fold, bags: BagSource, cache: Path, **shared: Any) -> Chosen:
+    """What the inner folds of a fold have chosen, for itself and for its first stage.
+
+    Raises:
+        CheckpointError: an inner fold is not finished, or its files are damaged.
+    """
+    for inner in fold.inner:
+        error = inner.folder / ERROR_FILE
+        if error.exists() and not inner.is_finished:
+            why = error.read_text(encoding="utf-8").strip().splitlines()[-1]
+            raise CheckpointError(f"{inner.name} failed: {why.removeprefix('mhimdist.errors.')}")
+        inner.ended_result()
+    num_stage_epochs = None
+    if fold.config.teacher.is_pretrained and not fold.config.teacher.weights:
+        stages = [
+            first_stage(inner.config, bags, inner.split, cache, needs_predictions=True, **shared)
+            for inner in fold.inner
+        ]
+        num_stage_epochs = choose([InnerRun(s.history, s.predictions or ()) for s in stages]).num_epochs
+    return Chosen(choose([_inner_run(each, bags) for each in fold.inner]), num_stage_epochs)
+
+
+def _inner_run(fold: Fold, bags: BagSource) -> InnerRun:
+    return read_inner(fold.folder, fold.records(), task_for(fold.config, bags, fold.split))
 
 
 def keep_best_only(fold: Fold, bags: BagSource) -> None:
@@ -372,15 +304,17 @@ def keep_best_only(fold: Fold, bags: BagSource) -> None:
         checkpoint.discard(fold.checkpoints)
 
 
-def _write_stage(fold: Fold, history: Sequence[EpochRecord]) -> None:
-    """Write configuration, split and history of a plain fold, which trained in the cache, to its folder."""
+def _write_stage(fold: Fold, stage: FirstStage) -> None:
+    """Write a plain fold, which trained in the cache, to its folder: all but its student and result."""
     fold.folder.mkdir(parents=True, exist_ok=True)
     files.write_text(fold.folder / "config.json", json.dumps(fold.config.recipe(), indent=1))
     files.write_text(fold.folder / "split.json", json.dumps(asdict(fold.split), indent=1))
     # Another run may have made the stage, and a stage does not know which bags are tested.
-    records = (replace(record, selects_on_test=fold.split.selects_on_test) for record in history)
+    records = (replace(record, selects_on_test=fold.split.selects_on_test) for record in stage.history)
     lines = (json.dumps(asdict(record), allow_nan=False) + "\n" for record in records)
     files.write_text(fold.folder / HISTORY, "".join(lines))
+    if fold.is_inner and stage.predictions:
+        save_predictions(fold.folder, stage.predictions)
 
 
 def _teacher_of(fold: Fold, epoch: int) -> Mapping[str, Tensor] | None:
@@ -396,16 +330,22 @@ def _teacher_of(fold: Fold, epoch: int) -> Mapping[str, Tensor] | None:
 
 
 def _judge(
-    fold: Fold, network: BagModel, best_epoch: int, history: Sequence[EpochRecord], bags: BagSource
+    fold: Fold,
+    network: BagModel,
+    best_epoch: int,
+    history: Sequence[EpochRecord],
+    bags: BagSource,
+    choice: Choice | None,
 ) -> None:
     """Write the best student, its teacher and its result, then delete the checkpoints."""
     sampling = Sampling.of(fold.config)
-    validation = predict(network, bags, fold.split.validation, sampling)
+    if choice is None:
+        validation = [predict(network, bags, fold.split.validation, sampling)]
+    else:
+        validation = [part.as_of(network.task) for part in choice.parts]
     test = predict(network, bags, fold.split.test, sampling) if fold.is_tested else None
-    selecting = "test" if fold.split.selects_on_test else "validation"
-    result = result_of(
-        fold.config, fold.split, fold.fold, network, best_epoch, history, bags, validation, test
-    )
+    result = result_of(fold, network, best_epoch, history, bags, validation, test, choice)
+    chosen_on = f"the {'test' if fold.split.selects_on_test else 'validation'} bags"
     state = save_student(
         fold.folder,
         network.state_dict(),
@@ -414,8 +354,8 @@ def _judge(
         fold.split.train[0],
         teacher=_teacher_of(fold, best_epoch),
         task=network.task,
-        fitted=network.task.fit(validation.judged),
-        fitted_from=f"{network.task.fits_by} on the {selecting} bags",
+        fitted=fit(validation),
+        fitted_from=f"{network.task.fits_by} on {choice.chosen_on if choice else chosen_on}",
     )
     write_card(fold.folder, [Trained.of(fold.folder, state, result, fold.split)], fold.folder.name)
     # In this order: a fold that is killed before its result is written still has its checkpoints.

@@ -1,9 +1,10 @@
 """The history of a run: one record per epoch, each a line of `history.jsonl`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from types import NoneType
+from typing import Any, Self, get_args
 
 from mhimdist import files
 from mhimdist.errors import CheckpointError
@@ -12,7 +13,6 @@ HISTORY = "history.jsonl"
 
 _RENAMED = {f"{name}_validation_auc": f"{name}_validation_score" for name in ("student", "teacher", "best")}
 """Names of earlier releases, which knew no score but the AUC."""
-_MAY_BE_NONE = ("momentum", "teacher_validation_score")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,9 @@ class EpochRecord:
     `train_s` is the time of the training steps in seconds; `epoch_s` adds the validation's. For a resumed
     epoch, both count from the resumption. If it `selects_on_test`, the "validation" fields are computed on
     the test bags: the authors' protocol. A score is what the task selects by, such as the AUC; higher is
-    better. `classification_loss` is the task's loss; the name is that of earlier releases.
+    better. A run without validation bags, whose number of epochs other runs have chosen, has no score: its
+    selected epoch is the last one so far. `classification_loss` is the task's loss; the name is that of
+    earlier releases. The last seven fields are those of `mask_telemetry.MaskFigures`.
     """
 
     epoch: int
@@ -35,14 +37,21 @@ class EpochRecord:
     masked_high_ratio: float
     masked_low_ratio: float
     masked_random_ratio: float
-    student_validation_score: float
-    student_validation_loss: float
+    student_validation_score: float | None
+    student_validation_loss: float | None
     teacher_validation_score: float | None
     selects_on_test: bool
     best_epoch: int
-    best_validation_score: float
+    best_validation_score: float | None
     train_s: float
     epoch_s: float
+    mask_overlap: float | None = None
+    high_mask_overlap: float | None = None
+    rank_agreement: float | None = None
+    positives_hidden: float | None = None
+    positives_hidden_high: float | None = None
+    positives_hidden_low: float | None = None
+    positives_hidden_random: float | None = None
 
     @classmethod
     def read(cls, record: Mapping[str, Any], folder: Path) -> Self:
@@ -56,15 +65,17 @@ class EpochRecord:
                 f"{folder}: the history is damaged: expected records, got {type(record).__name__}"
             )
         record = {_RENAMED.get(name, name): value for name, value in record.items()}
-        expected = {field.name for field in fields(cls)}
-        if difference := expected ^ record.keys():
+        known = {field.name for field in fields(cls)}
+        needed = {field.name for field in fields(cls) if field.default is MISSING}
+        if difference := (record.keys() - known) | (needed - record.keys()):
             raise CheckpointError(
                 f"{folder}: another release wrote the history; its records differ from this release's in "
                 f"{', '.join(sorted(difference))}; give the run another folder"
             )
         read = cls(**record)
+        optional = {field.name for field in fields(cls) if NoneType in get_args(field.type)}
         for name, value in record.items():
-            if not isinstance(value, int | float) and (value is not None or name not in _MAY_BE_NONE):
+            if not isinstance(value, int | float) and (value is not None or name not in optional):
                 raise CheckpointError(
                     f"{folder}: the history is damaged: expected a number for {name}, got {value!r:.40}"
                 )
@@ -72,8 +83,18 @@ class EpochRecord:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """The selection criterion: the highest student validation score, then the lowest loss."""
-        return self.student_validation_score, -self.student_validation_loss
+        """The selection criterion: the highest student validation score, then the lowest loss.
+
+        Without validation bags, the latest epoch.
+        """
+        return rank(self.epoch, self.student_validation_score, self.student_validation_loss)
+
+
+def rank(epoch: int, score: float | None, loss: float | None) -> tuple[float, float]:
+    """The rank of an epoch with this validation score and loss, see `EpochRecord.rank`."""
+    if score is None or loss is None:
+        return float(epoch), 0.0
+    return score, -loss
 
 
 def read_history(folder: Path) -> list[EpochRecord]:

@@ -4,45 +4,45 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import BagSource
-from mhimdist.data.splits import Split
 from mhimdist.data.targets import as_cells
 from mhimdist.models import BagModel
 from mhimdist.tasks.cases import case_metrics
-from mhimdist.training.evaluation import Predictions, judge
+from mhimdist.training.evaluation import Predictions, fit, judge
+from mhimdist.training.folds import Fold
 from mhimdist.training.history import EpochRecord
+from mhimdist.training.refit import Choice
 from mhimdist.training.result import Result, note_on
 
 
 def result_of(
-    config: TrainConfig,
-    split: Split,
-    fold: int,
+    fold: Fold,
     network: BagModel,
     best_epoch: int,
     history: Sequence[EpochRecord],
     bags: BagSource,
-    validation: Predictions,
+    parts: Sequence[Predictions],
     test: Predictions | None,
+    choice: Choice | None,
 ) -> Result:
     """The result of a fold.
 
     Args:
-        config, split: of the fold.
-        fold: its number, counted from 1.
+        fold: the fold.
         network: the student of the selected epoch.
         best_epoch: that epoch.
         history: a record per epoch.
         bags: the data set.
-        validation, test: what the student predicts; None if the fold is not tested.
+        parts: the predictions for the bags that select: of the student, or of each inner run.
+        test: what the student predicts of the test bags; None if the fold is not tested.
+        choice: what inner runs have chosen; None if there are none.
     """
-    judged, task = judge(validation, test), network.task
-    fitted = task.fit(validation.judged)
+    config, split, task = fold.config, fold.split, network.task
+    judged, fitted, validation = judge(parts, test), fit(parts), Predictions.pooled(parts)
     return Result(
-        protocol="paper" if split.selects_on_test else "strict",
+        protocol=fold.protocol,
         seed=config.seed,
-        fold=fold,
+        fold=fold.fold,
         config_digest=config.digest(),
         split_digest=split.digest(),
         data_digest=bags.digest,
@@ -71,6 +71,8 @@ def result_of(
         }
         if task.has_classes
         else {},
+        inner_runs=choice.num_runs if choice else 0,
+        validation_curve=choice.curve if choice else (),
         task=task.record() and task.record() | {"fitted": fitted},
         **_told(validation, "validation_"),
         **_told(test, ""),

@@ -6,17 +6,17 @@ people's files, so they are escaped.
 
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mhimdist import files
+from mhimdist import files, foreign_text
 from mhimdist.data.splits import Split
 from mhimdist.errors import CheckpointError
+from mhimdist.statistics.bootstrap import estimates
 from mhimdist.tasks import Task, restored
-from mhimdist.training.result import PAPER_WARNING, STRICT_NOTE, Result
+from mhimdist.training.result import NOTES, Result
 
 MODEL_CARD = "model_card.md"
 MAX_NAME = 120
@@ -62,14 +62,18 @@ class Trained:
 
     @property
     def protocol(self) -> str:
-        """strict, paper, or unknown without a result."""
+        """strict, paper, refit, nested, or unknown without a result."""
         return self.result.protocol if self.result else "unknown"
 
 
-def score_interval(members: Sequence[Trained]) -> tuple[float, float] | None:
-    """The 95 % interval of the mean test score, resampled by case; None if it is undefined."""
+def metric_intervals(members: Sequence[Trained]) -> dict[str, tuple[float, float]]:
+    """The 95 % intervals of the mean test metrics by name, resampled by case; undefined ones are left out."""
     results = [member.result for member in members if member.result is not None and member.result.keys]
-    return members[0].task.interval([result.judged for result in results])
+    if not results:
+        return {}
+    task = members[0].task
+    found = estimates([task.weighed(result.judged, result.fitted) for result in results])
+    return {name: (each.low, each.high) for name in task.headings if (each := found.get(name)) is not None}
 
 
 def write_card(folder: Path, members: Sequence[Trained], title: str) -> None:
@@ -112,20 +116,8 @@ def card(members: Sequence[Trained], title: str) -> str:
 
 
 def escaped(value: object, limit: int = MAX_NAME) -> str:
-    """A text of others as one line of Markdown without meaning: no tag, link, table cell or emphasis.
-
-    Args:
-        value: the text, or a number.
-        limit: its longest length; a longer text is cut off.
-    """
-    text = "".join(
-        " " if unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp", "Cs") else letter
-        for letter in str(value)
-    )
-    text = " ".join(text.split())
-    text = text if len(text) <= limit else f"{text[: limit - 3]}..."
-    text = re.sub(r"([\\`*_{}\[\]()#+!|~=^$:@-])", r"\\\1", text)
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """See `foreign_text.markdown`; a name of any length must not swell the card."""
+    return foreign_text.markdown(value, limit)
 
 
 def _listed(items: Iterable[tuple[str, object]]) -> str:
@@ -225,8 +217,8 @@ def _data(members: Sequence[Trained]) -> str:
 def _training(members: Sequence[Trained]) -> str:
     first, notes = members[0], []
     for protocol in sorted({member.protocol for member in members}):
-        known = {"strict": STRICT_NOTE, "paper": f"**{PAPER_WARNING}**"}
-        notes.append(known.get(protocol, "The protocol is unknown: the run was not judged."))
+        note = NOTES.get(protocol, "The protocol is unknown: the run was not judged.")
+        notes.append(f"**{note}**" if protocol == "paper" else note)
     said = {member.result.note for member in members if member.result and member.result.note}
     notes += [f"Note: {escaped(note, MAX_TEXT)}." for note in sorted(said)]
     for member in members:
@@ -239,15 +231,30 @@ def _training(members: Sequence[Trained]) -> str:
 
 
 def _metrics(members: Sequence[Trained]) -> str:
-    headings, score = members[0].task.headings, members[0].task.selection
+    task = members[0].task
+    headings = task.headings
     rows, tested = [], [m for m in members if m.result is not None and m.result.test]
     for member in members[:MAX_ROWS]:
         for name in ("validation", "test"):
             found = getattr(member.result, name, None)
             if found:
-                rows.append([escaped(member.name), name, *(_number(found.get(each)) for each in headings)])
+                inner = name == "validation" and member.result is not None and member.result.inner_runs
+                what = f"held out by {inner} inner runs" if inner else name
+                rows.append([escaped(member.name), what, *(_number(found.get(each)) for each in headings)])
     if not rows:
         return "The run was stopped before it was judged: there are no metrics."
+    ends = metric_intervals(tested)
+    if tested:
+        several = len(tested) > 1
+        if several:
+            means = (
+                _number(_mean([m.result.test.get(each) for m in tested if m.result])) for each in headings
+            )
+            rows.append([f"mean of {len(tested)}", "test", *means])
+        spans = (
+            f"{ends[each][0]:.3f} to {ends[each][1]:.3f}" if each in ends else "none" for each in headings
+        )
+        rows.append(["95 % interval" + (" of the mean" if several else ""), "test", *spans])
     header = ["network", "bags", *headings.values()]
     lines = [header, ["---", "---", *["---:"] * len(headings)], *rows]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -257,17 +264,20 @@ def _metrics(members: Sequence[Trained]) -> str:
         return (
             f"{text}\n\nIt was not tested: validation bags selected the epoch, so these figures flatter it."
         )
-    scores = [value for m in tested if m.result and (value := m.result.test.get(score)) is not None]
-    if scores:
-        mean = ", mean" if len(scores) > 1 else ""
-        text += f"\n\nTest {headings[score]}{mean}: {sum(scores) / len(scores):.3f}"
-        interval = score_interval(members)
-        text += f", 95 % interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else ", no interval"
-        text += " (percentile bootstrap of 1,000 resamples of the test cases; other seeds are not in it)."
+    at = "at each network's threshold" if task.has_classes else "with what each network has fitted"
+    text += (
+        f"\n\nIntervals are percentile bootstraps of 1,000 resamples of the test cases, {at}; other seeds "
+        "are not in them."
+    )
     if len(members) > 1:
         text += "\n\nEach network was tested by itself on its own fold. The ensemble was not tested: its "
         text += "networks have trained on each other's test cases."
     return text
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _number(value: float | None) -> str:

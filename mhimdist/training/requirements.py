@@ -19,7 +19,7 @@ def check_runs(runs: Iterable[tuple[str, TrainConfig, Split]], bags: BagSource) 
     """Check that every run can train, select and be tested.
 
     Args:
-        runs: name, configuration and split of each run.
+        runs: name, configuration and split of each run; a split without validation is that of a refit.
         bags: the data set.
 
     Raises:
@@ -34,7 +34,7 @@ def check_runs(runs: Iterable[tuple[str, TrainConfig, Split]], bags: BagSource) 
         kind = repr((config.task, config.model))
         if (split, kind) not in fitting:
             try:
-                check_run(config, bags, split)
+                check_run(config, bags, split, validates=bool(split.validation))
             except SplitError as error:
                 raise SplitError(f"{name}: {error}") from None
             fitting.add((split, kind))
@@ -45,7 +45,9 @@ def check_runs(runs: Iterable[tuple[str, TrainConfig, Split]], bags: BagSource) 
             weights.add(file)
 
 
-def check_run(config: TrainConfig, bags: BagSource, split: Split, *, num_workers: int = 1) -> None:
+def check_run(
+    config: TrainConfig, bags: BagSource, split: Split, *, num_workers: int = 1, validates: bool = True
+) -> None:
     """Check that a configuration can train and select on a split.
 
     Args:
@@ -53,13 +55,14 @@ def check_run(config: TrainConfig, bags: BagSource, split: Split, *, num_workers
         bags: the data set.
         split: the bags that train, select and test.
         num_workers: processes that share the run.
+        validates: whether the run validates; otherwise its number of epochs is given.
 
     Raises:
         SplitError: the split does not fit the data, or cannot teach, select or test the task.
         ConfigError: the class weights are not one per class, or model, task and settings do not go together.
     """
     task = task_of(bags, config.task)
-    task.check(bags, split)
+    task.check(bags, split, validates=validates)
     check_class_weights(config, task)
     check_model(config.model, task)
     if task.compares_with == "step" and (config.bags_per_step < 2 or num_workers > 1):

@@ -15,8 +15,9 @@ from mhimdist.data.bags import BagSource
 from mhimdist.errors import CheckpointError
 from mhimdist.statistics.metrics import Scores
 from mhimdist.tasks import Judged, Task, restored
+from mhimdist.tasks.interface import Fitted
 
-Protocol = Literal["strict", "paper"]
+Protocol = Literal["strict", "paper", "refit", "nested"]
 PAPER_WARNING = (
     "PAPER PROTOCOL: as in the authors' code, the test fold selects the epoch, stops the training and sets "
     "the threshold. The figures are therefore optimistic: use them only to reproduce the authors'."
@@ -25,6 +26,23 @@ STRICT_NOTE = (
     "Strict protocol: validation cases of the training fold select the epoch, stop the training and set the "
     "threshold."
 )
+REFIT_NOTE = (
+    "Refit protocol: inner folds of the training fold, by case, select the number of epochs on their mean "
+    "validation curve and set the threshold on their pooled held-out scores; the network then trains again "
+    "on the whole training fold for as many epochs and is tested once."
+)
+NESTED_NOTE = (
+    "Nested protocol: inside each outer training fold a search on inner folds chooses the settings, and the "
+    "same inner folds the number of epochs and the threshold; the network then trains again on the whole "
+    "outer training fold and is tested once, so that no figure has seen its own selection."
+)
+NOTES: Mapping[str, str] = {
+    "strict": STRICT_NOTE,
+    "paper": PAPER_WARNING,
+    "refit": REFIT_NOTE,
+    "nested": NESTED_NOTE,
+}
+"""What a reader of a protocol's figures must know, by the protocol."""
 OUTSIDE_WEIGHTS = (
     "the teacher starts from outside weights (teacher.weights), which may have been trained on this run's "
     "test slides"
@@ -32,6 +50,7 @@ OUTSIDE_WEIGHTS = (
 BAGS_ARE_CASES = "a bag is all slides of a case (bag_of case), so that all figures are by case"
 
 _OF_TASKS = ("task", "validation_targets", "validation_predictions", "targets", "predictions")
+_OF_REFIT = ("inner_runs", "validation_curve")
 
 
 @dataclass(frozen=True)
@@ -39,22 +58,28 @@ class Result:
     """The result of one fold with one seed. A search never tests its folds: their test fields are empty.
 
     Attributes:
-        protocol: "strict", or "paper" if the test bags selected.
+        protocol: "strict"; "paper" if the test bags selected; "refit" if inner folds did; "nested" if a
+            search on the inner folds has chosen the configuration as well.
         seed, fold: the run's seed and its fold, counted from 1.
         config_digest, split_digest, data_digest: digests of the configuration, the split and the data set.
-        num_epochs, best_epoch: number of epochs done, and the selected epoch, counted from 0.
+        num_epochs, best_epoch: number of epochs done, and the selected epoch, counted from 0; under refit the
+            last one.
         epoch_s: median seconds per epoch with its validation.
         num_parameters: parameters of the student.
         validation: metrics of the selected epoch's student on the validation bags, with what the task fits on
-            them: the threshold of two classes.
+            them: the threshold of two classes. Under refit, of the inner runs on the bags that each has held
+            out, pooled; the mean over the inner runs if the task does not pool.
         test: the same student's metrics on the test bags, with the same.
         validation_keys, validation_cases, validation_labels, validation_probabilities: one entry per
             validation bag, such as for fitting a temperature; empty if an earlier release wrote the result.
+            Under refit they are of the training bags, each scored by an inner run that held it out.
         keys, cases, labels, probabilities: one entry per test bag. Probabilities are those of classes or
             grades; other tasks have `predictions` in their place, and their labels are strata.
         missing_classes: classes without a bag in the validation or the test set, by the set's name; the
             metrics there are means over the other classes.
         note: what a reader of the figures must know apart from the protocol; may be empty.
+        inner_runs: number of inner runs that chose the number of epochs and what the task fits, or 0.
+        validation_curve: mean validation score of the inner runs after each epoch.
         task: `Task.record` of the task, with what it has fitted as "fitted"; empty for classification, as in
             the files of earlier releases.
         validation_targets, targets: targets of each bag, None where one is missing; empty for classes.
@@ -86,6 +111,8 @@ class Result:
     validation_probabilities: Sequence[Sequence[float]] = ()
     note: str = ""
     missing_classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    inner_runs: int = 0
+    validation_curve: Sequence[float] = ()
     by_case: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     task: Mapping[str, Any] = field(default_factory=dict)
     validation_targets: Sequence[Sequence[float | None]] = ()
@@ -95,7 +122,8 @@ class Result:
 
     def record(self) -> dict[str, Any]:
         """The content of `result.json`; what a run does not have is left out, as in earlier releases."""
-        unused = {*(() if self.task else _OF_TASKS), *(() if self.by_case else ("by_case",))}
+        unused = {*(() if self.task else _OF_TASKS), *(() if self.inner_runs else _OF_REFIT)}
+        unused |= set() if self.by_case else {"by_case"}
         return {name: value for name, value in asdict(self).items() if name not in unused}
 
     @cached_property
@@ -103,6 +131,11 @@ class Result:
         """What the predictions mean."""
         width = len((self.probabilities or self.validation_probabilities or [()])[0])
         return restored(self.task, [str(label) for label in range(width)])
+
+    @property
+    def fitted(self) -> Fitted:
+        """What the task has fitted on the bags that selected: the threshold of two classes."""
+        return self.task.get("fitted") or {"threshold": {**self.validation, **self.test}.get("threshold")}
 
     @property
     def judged(self) -> Judged:

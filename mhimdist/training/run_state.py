@@ -1,6 +1,6 @@
 """The state of a run: everything that a checkpoint holds, as tensors and as values that JSON can hold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from mhimdist.method.mhim import StepLoss
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel
 from mhimdist.tasks.memory import Memory
-from mhimdist.training.history import EpochRecord
+from mhimdist.training.evaluation import ARRAYS, PREDICTIONS, Predictions, stacked, unstacked
+from mhimdist.training.history import EpochRecord, rank
 from mhimdist.training.run_folder import Position
 from mhimdist.training.workers import Workers
 
@@ -68,6 +69,9 @@ class RunState:
         step: number of finished steps of the next epoch.
         totals: this worker's sums over these steps.
         best_weights: the student after the selected epoch; before the first epoch, the initial student.
+        masks: the masks of the last epoch on the bags that telemetry looks at.
+        predictions: the student's predictions for the validation bags after each epoch; None if they are not
+            kept, or if a checkpoint lacks those of its epochs.
     """
 
     def __init__(
@@ -77,6 +81,8 @@ class RunState:
         optimizer: NamedAdam,
         workers: Workers,
         memory: Memory | None = None,
+        *,
+        keeps_predictions: bool = False,
     ) -> None:
         """Begin a run.
 
@@ -85,13 +91,16 @@ class RunState:
             optimizer: the student's optimiser.
             workers: the processes of the run.
             memory: see the attributes.
+            keeps_predictions: whether `predictions` are kept.
         """
+        self.predictions: list[Predictions] | None = [] if keeps_predictions else None
         self.student, self.teacher, self.optimizer, self.workers = student, teacher, optimizer, workers
         self.memory = memory
         self.history: list[EpochRecord] = []
         self.step = 0
         self.totals = Totals()
         self.best_weights = _copy(student)
+        self.masks: dict[str, Tensor] = {}
 
     @property
     def position(self) -> Position:
@@ -109,11 +118,16 @@ class RunState:
         ranked = sorted(self.history, key=lambda record: record.rank, reverse=True)
         return [record.epoch + 1 for record in ranked]
 
-    def best_with(self, score: float, loss: float) -> tuple[int, float]:
-        """The selected epoch and its score, if the epoch that ends has this validation score and loss."""
-        if self.history and (score, -loss) <= self.best.rank:
+    def best_with(self, score: float | None, loss: float | None) -> tuple[int, float | None]:
+        """The selected epoch and its score, if the epoch that is ending has this score and loss."""
+        if self.history and rank(len(self.history), score, loss) <= self.best.rank:
             return self.best.epoch, self.best.student_validation_score
         return len(self.history), score
+
+    def keep(self, validation: Predictions) -> None:
+        """Keep the predictions of the epoch that is ending, if the run keeps them."""
+        if self.predictions is not None:
+            self.predictions.append(validation)
 
     def end_epoch(self, record: EpochRecord) -> None:
         """Add the record of an epoch, keep its student if it is the best so far, and begin the next epoch."""
@@ -135,15 +149,24 @@ class RunState:
         tensors["optimizer"] = self.optimizer.named_state()
         if self.memory is not None:
             tensors["memory"] = {"predictions": self.memory.predictions_NP}
+        if self.masks:
+            tensors["masks"] = self.masks
+        if self.predictions:
+            tensors[PREDICTIONS] = stacked(self.predictions)
         return tensors, {"step": self.step, "totals": totals, "history": history}
 
     def check(
-        self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], *, folder: Path
+        self,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        state: Mapping[str, Any],
+        *,
+        folder: Path,
+        keys: Sequence[str] = (),
     ) -> None:
         """Check that `load` can restore a checkpoint into this run's networks.
 
         Args:
-            tensors, state, folder: as in `load`.
+            tensors, state, folder, keys: as in `load`.
 
         Raises:
             CheckpointError: a file, a tensor or an entry is missing, is not ours, or has another shape.
@@ -161,8 +184,12 @@ class RunState:
             for kind in kinds
             for name, parameter in parameters.items()
         }
+        if self.memory is not None:
+            networks["memory"] = {"predictions": self.memory.predictions_NP}
         for file, expected in networks.items():
             _check_shapes(f"{folder}: {file}", expected, found.get(file))
+        if any(bits.dtype != torch.uint8 or bits.dim() != 1 for bits in found.get("masks", {}).values()):
+            raise CheckpointError(f"{folder}: masks: expected the bits of the last epoch's masks, as bytes")
         totals, step = state.get("totals"), state.get("step")
         if not isinstance(step, int) or not isinstance(totals, list) or not totals:
             raise CheckpointError(f"{folder}: the checkpoint lacks its step or its totals")
@@ -170,11 +197,24 @@ class RunState:
             raise CheckpointError(f"{folder}: expected {len(Totals.NAMES)} totals of each worker")
         if any(not isinstance(value, int | float) for each in totals for value in each):
             raise CheckpointError(f"{folder}: expected numbers as totals")
-        for record in state.get("history", ()):
-            EpochRecord.read(record, folder)
+        history = [EpochRecord.read(record, folder) for record in state.get("history", ())]
+        if self.predictions is not None and (known := found.get(PREDICTIONS)) is not None:
+            expected_2 = (len(history), len(keys))
+            if set(known) != set(ARRAYS) or {tuple(each.shape[:2]) for each in known.values()} != {
+                expected_2
+            }:
+                raise CheckpointError(
+                    f"{folder}: {PREDICTIONS}: expected {', '.join(ARRAYS)} of {expected_2[0]} epochs and "
+                    f"{expected_2[1]} bags"
+                )
 
     def load(
-        self, tensors: Mapping[str, dict[str, Tensor]], state: Mapping[str, Any], *, folder: Path
+        self,
+        tensors: Mapping[str, dict[str, Tensor]],
+        state: Mapping[str, Any],
+        *,
+        folder: Path,
+        keys: Sequence[str] = (),
     ) -> None:
         """Restore what `state` returned, possibly on another number of workers.
 
@@ -182,6 +222,7 @@ class RunState:
             tensors: named tensors per file.
             state: the rest of the checkpoint.
             folder: the run's folder, for messages.
+            keys: the validation bags, in the order of the predictions.
 
         Raises:
             CheckpointError: another release wrote the history, with other fields.
@@ -191,11 +232,15 @@ class RunState:
         self.totals = Totals(self._share_of_totals(state["totals"]))
         self.student.load_state_dict(tensors["student"])
         self.best_weights = tensors["best_student"]
+        self.masks = tensors.get("masks", {})  # earlier releases kept none
         if self.teacher is not None and self.teacher.is_own_network:
             self.teacher.network.load_state_dict(tensors["teacher"])
         self.optimizer.load_named_state(tensors["optimizer"])
         if self.memory is not None:
             self.memory.predictions_NP.copy_(tensors["memory"]["predictions"])
+        if self.predictions is not None and self.history:
+            known = tensors.get(PREDICTIONS)
+            self.predictions = unstacked(known, keys, self.student.task) if known is not None else None
 
     def _share_of_totals(self, totals: list[list[float]]) -> Tensor:
         """The sums of this worker; if the number of workers has changed, worker 0 takes all sums."""

@@ -24,20 +24,22 @@ from mhimdist.data.resident import resident
 from mhimdist.data.sampler import StepLimits, epoch_plan, most_instances, warn_of_larger_bags
 from mhimdist.data.splits import Split
 from mhimdist.data.sub_bags import trained_on
-from mhimdist.errors import ConfigError, PreemptedError, SplitError
+from mhimdist.errors import ConfigError, PreemptedError
 from mhimdist.method import precision
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel
 from mhimdist.ops.draws import Draws
 from mhimdist.tasks.memory import Memory
 from mhimdist.training import denormals
-from mhimdist.training.evaluation import Predictions, Sampling, predict
+from mhimdist.training.evaluation import Sampling
 from mhimdist.training.history import EpochRecord
 from mhimdist.training.launching import LAUNCHING, launching, make_step
+from mhimdist.training.mask_telemetry import MaskTelemetry
 from mhimdist.training.network import network_for
 from mhimdist.training.requirements import check_run
 from mhimdist.training.run_folder import LOST_LOCK_S, RunFolder
 from mhimdist.training.run_state import RunState, Totals
+from mhimdist.training.validation import Validation
 from mhimdist.training.workers import Workers
 
 AGREE_EVERY_STEPS = 16
@@ -63,6 +65,8 @@ class Trainer:
         workers: Workers | None = None,
         saving: Saving | None = None,
         stop: Callable[[], bool] = lambda: False,
+        num_epochs: int | None = None,
+        keeps_predictions: bool = False,
     ) -> None:
         """Build the networks, or load them from the last checkpoint in `folder`.
 
@@ -77,6 +81,8 @@ class Trainer:
             saving: when checkpoints are written and which are kept.
             stop: called every `AGREE_EVERY_STEPS` steps; once it returns true on any worker, the run is saved
                 and ends.
+            num_epochs: epochs to do of those configured, on a split without validation; None: it selects.
+            keeps_predictions: whether the predictions after each epoch are kept, see `RunState`.
 
         Raises:
             ConfigError: the class weights are not one per class, the model or the settings do not fit the
@@ -88,18 +94,22 @@ class Trainer:
             WorkerLostError: another worker was killed or does not answer.
         """
         self.workers, self.saving, self._stop = workers or Workers(), saving or Saving(), stop
-        check_run(config, bags, split, num_workers=self.workers.world_size)
+        check_run(config, bags, split, num_workers=self.workers.world_size, validates=num_epochs is None)
         self.device = device_of(config.device)
-        self.config, self.split = config, split
+        self.config, self.split, self._num_epochs = config, split, num_epochs
         self.bags: BagSource = resident(bags, config.loading.cache, self.device)
         self.student = _first_student(config, bags, split, pretrained).to(self.device)
         self.teacher = (
             Teacher(config.teacher, self.student, pretrained) if config.teacher.kind != "none" else None
         )
+        self._validation = Validation(self.bags, split.validation, self.workers, Sampling.of(config))
         self._train_rows = bags.rows_of(split.train)
         samples = trained_on(bags, config)
         if self.workers.rank == 0:
             warn_of_larger_bags(samples, config.max_instances, self._train_rows)
+        self._telemetry = MaskTelemetry(
+            config, self.student, self.teacher, self.bags, self._train_rows, labelled=bags
+        )
         self._limits = _step_limits(config, bags.labels_N[self._train_rows], self.workers)
         most_rows = most_instances(samples.sizes_N[self._train_rows], **self._limits)
         # On several workers a step copies worker 0's weights to all others, before a checkpoint is loaded.
@@ -109,7 +119,9 @@ class Trainer:
             config, self.student, self.teacher, self.workers, most_rows=most_rows, memory=memory
         )
         self.optimizer = self.train_step.optimizer
-        self.run = RunState(self.student, self.teacher, self.optimizer, self.workers, memory)
+        networks = self.student, self.teacher
+        kept = keeps_predictions
+        self.run = RunState(*networks, self.optimizer, self.workers, memory, keeps_predictions=kept)
         self.folder = self._open(folder) if folder is not None else None
 
     @property
@@ -126,9 +138,9 @@ class Trainer:
     def is_finished(self) -> bool:
         """Whether all epochs are done or early stopping has ended the run."""
         done, stopping = len(self.history), self.config.early_stopping
-        if done >= self.config.epochs:
+        if done >= (self._num_epochs or self.config.epochs):
             return True
-        if stopping.patience is None or done <= stopping.from_epoch:
+        if self._num_epochs or stopping.patience is None or done <= stopping.from_epoch:
             return False
         return done - 1 - self.best.epoch >= stopping.patience
 
@@ -218,59 +230,42 @@ class Trainer:
     ) -> EpochRecord:
         """Validate student and teacher after an epoch, and find the best epoch so far."""
         train_s = time.perf_counter() - started
-        validation = self._predict(self.student)
-        score = validation.score
-        if score is None:
-            raise SplitError(
-                f"the validation set: {self.student.task.title} is undefined for its {len(validation.keys)} "
-                "bags, so no epoch can be selected; give another split"
-            )
-        best_epoch, best_score = self.run.best_with(score, validation.loss)
+        validation = self._validation.of_student(self.student)
+        score, loss = (validation.score, validation.loss) if validation else (None, None)
+        if validation:
+            self.run.keep(validation)
+        best_epoch, best_score = self.run.best_with(score, loss)
+        figures, self.run.masks = self._telemetry.measure(len(self.history), self.run.masks, self.workers)
         return EpochRecord(
             epoch=len(self.history),
             **means,
             learning_rate=learning_rate,
             momentum=momentum,
             student_validation_score=score,
-            student_validation_loss=validation.loss,
-            teacher_validation_score=self._teacher_score(score),
+            student_validation_loss=loss,
+            teacher_validation_score=self._validation.of_teacher(self.teacher, score, self.history),
             selects_on_test=self.split.selects_on_test,
             best_epoch=best_epoch,
             best_validation_score=best_score,
             train_s=train_s,
             epoch_s=time.perf_counter() - started,
+            **asdict(figures),
         )
-
-    def _teacher_score(self, student_score: float) -> float | None:
-        """The teacher's validation score; it is computed only if it can differ from a known one."""
-        if self.teacher is None:
-            return None
-        if not self.teacher.is_own_network:
-            return student_score
-        if not self.teacher.settings.has_momentum and self.history:
-            return self.history[-1].teacher_validation_score
-        return self._predict(self.teacher.network).score
-
-    def _predict(self, network: BagModel) -> Predictions:
-        """Predictions for the validation bags; each worker predicts its share."""
-        keys = self.split.validation
-        mine = keys[self.workers.rank :: self.workers.world_size]
-        sampling = Sampling.of(self.config)
-        parts = self.workers.gather(predict(network, self.bags, mine, sampling) if mine else None)
-        return Predictions.merge([part for part in parts if part is not None], keys)
 
     def _open(self, path: Path) -> RunFolder | None:
         """Claim the run's folder on worker 0, and load its last checkpoint on all."""
         folder, latest = None, None
         if self.workers.rank == 0:
             identity = {"config.json": self.config.recipe(), "split.json": asdict(self.split)}
+            if self._num_epochs:
+                identity["refit.json"] = {"num_epochs": self._num_epochs}
             folder = RunFolder(path, identity, self.saving, self.bags.digest)
             # Workers that Ray has just started again may find the locks of the lost ones.
             folder.lock(wait_s=LOST_LOCK_S if self.workers.world_size > 1 else 0.0)
-            latest = folder.latest(partial(self.run.check, folder=path))
+            latest = folder.latest(partial(self.run.check, folder=path, keys=self.split.validation))
         latest = self.workers.from_first(latest)
         if latest is not None:
-            self.run.load(*latest, folder=path)
+            self.run.load(*latest, folder=path, keys=self.split.validation)
             if folder is not None:
                 folder.write_history(map(asdict, self.history))  # a torn one, or one behind the checkpoint
         if folder is not None and self.is_finished:

@@ -136,6 +136,37 @@ def test_folders_of_predictions_are_compared(tmp_path):
     assert "No setting differs, or none is known." in found.markdown()
 
 
+def _models(config, *seeds):
+    tree = config.recipe()
+    about = {"folder": "gone", "data_digest": "ab" * 32}
+    return [about | {"config": tree | {"seed": seed}} for seed in seeds]
+
+
+def test_predictions_differ_in_the_settings_of_their_networks_and_in_how_they_vote(tmp_path):
+    labels, scores = ["normal", "tumour"] * 10, [0.2, 0.8, 0.6, 0.4] * 5
+    one = {"models": _models(MASKED, 1, 2), "how": "mean", "threshold": 0.4}
+    other = {"models": _models(PLAIN, 1), "how": "mean", "threshold": 0.6}
+    for name, about in (("one", one), ("other", other)):
+        write_prediction(tmp_path / name, labels, scores, **about)
+    settings = mh.compare(tmp_path / "one", tmp_path / "other", num_resamples=100).pairs[0].settings
+    assert settings["networks"] == (2, 1)
+    assert settings["threshold"] == (0.4, 0.6)
+    assert settings["teacher.kind"] == (MASKED.teacher.kind, PLAIN.teacher.kind)
+    assert not {"seed", "cases by", "trained on data"} & settings.keys()
+
+
+def test_networks_of_an_ensemble_may_differ_and_old_predictions_name_their_folders(tmp_path):
+    labels, scores = ["normal", "tumour"] * 10, [0.2, 0.8, 0.6, 0.4] * 5
+    mixed = _models(MASKED, 1) + _models(MASKED.override({"epochs": 99}), 2)
+    (tmp_path / "fold").mkdir()
+    (tmp_path / "fold" / "config.json").write_text(json.dumps(MASKED.recipe()))
+    write_prediction(tmp_path / "mixed", labels, scores, models=mixed)
+    write_prediction(tmp_path / "old", labels, scores, models=[{"folder": str(tmp_path / "fold")}])
+    settings = mh.compare(tmp_path / "mixed", tmp_path / "old", num_resamples=100).pairs[0].settings
+    assert settings["epochs"] == ("differs between its networks", MASKED.epochs)
+    assert "teacher.kind" not in settings
+
+
 def test_one_configuration_and_wild_options_are_refused(run):
     with pytest.raises(ComparisonError, match="at least two configurations to compare, got abmil"):
         mh.compare(f"{run}::abmil")
@@ -153,7 +184,7 @@ def test_hostile_names_stay_text(tmp_path):
     assert "<script>" not in text
     assert "<b>" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
-    assert r"\[x\](y) \# \`b\` \$z\$" in text
+    assert r"\[x\]\(y) \# \`b\` \$z\$" in text
     assert r"\*bold\*" in text
     assert "\n#" not in text[1:]
     for line in text.splitlines():

@@ -1,5 +1,8 @@
 import os
+import platform
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -120,3 +123,26 @@ def test_control_groups(
     assert list(memory._left_of_cgroups()) == [350]
     monkeypatch.setattr(memory, "OWN_CGROUPS", tmp_path / "none")
     assert list(memory._left_of_cgroups()) == []
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps what is freed")
+def test_large_blocks_go_back_to_the_system_when_they_are_freed():
+    code = (
+        "import ctypes, psutil\n"
+        "from mhimdist.data import memory\n"
+        "libc = ctypes.CDLL('libc.so.6')\n"
+        "libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]\n"
+        "libc.free.argtypes = [ctypes.c_void_p]\n"
+        "rss = psutil.Process().memory_info\n"
+        "libc.free(libc.malloc(2**24))  # glibc keeps blocks of that size from now on\n"
+        "memory.give_back_large_blocks()\n"
+        "blocks = [libc.malloc(2**20) for _ in range(64)]\n"
+        "for block in blocks: ctypes.memset(block, 1, 2**20)\n"
+        "full = rss().rss\n"
+        "for block in blocks[:-1]: libc.free(block)  # the last one would keep an arena's holes\n"
+        "print(full - rss().rss)\n"
+    )
+    freed = int(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    )
+    assert freed > 60 * 2**20

@@ -25,7 +25,6 @@ from remote_reader import read_all
 from data_prep.digits import ensure
 from mhimdist.config.train import ConfigWarning, Loading
 from mhimdist.data import shard_cache
-from mhimdist.data import shards as data_shards
 from mhimdist.data.manifest import Manifest
 from mhimdist.data.opening import open_bags
 from mhimdist.data.read_ahead import read_ahead
@@ -299,9 +298,9 @@ def test_a_disk_that_cannot_keep_the_data_is_said_before_training(
 
     monkeypatch.setattr("shutil.disk_usage", usage)
     assert_same(open_bags(bucket, Loading(shard_cache=folder)), shards)  # cached shards count as room
-    data_shards._open.cache_clear()
+    data_opening._open.cache_clear()
     assert_same(open_bags(bucket, Loading(shard_cache=folder)), shards)
-    data_shards._open.cache_clear()
+    data_opening._open.cache_clear()
     free -= 1
     with pytest.warns(
         ConfigWarning, match=rf"above the .* that the disk of the shard cache {folder} has for"

@@ -78,6 +78,11 @@ def test_a_fold_alone_leaves_a_folder_that_is_enough(run, bags):
     assert said["protocol"]["name"] == "strict"
     interval = said["metrics"]["test_auc_interval"]
     assert 0 <= interval["low"] <= result["test"]["auc"] <= interval["high"] <= 1
+    intervals = said["metrics"]["test_intervals"]
+    assert list(intervals) == ["auc", "accuracy", "f1", "precision", "recall"]
+    assert intervals["auc"] == interval
+    for name, each in intervals.items():
+        assert 0 <= each["low"] <= result["test"][name] <= each["high"] <= 1
     assert said["versions"]["torch"] == torch.__version__
     assert "No licence of the weights is stated" in said["licence"]
 

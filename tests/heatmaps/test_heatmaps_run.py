@@ -186,3 +186,32 @@ def test_the_command_ends_with_status_1_and_the_list(prediction, tmp_path):
         1,
         "error: width: Input should be greater than or equal to 1500, got '800'\n",
     )
+
+
+def test_several_processes_draw_what_one_draws(prediction, tmp_path, capsys):
+    for slide in ("a", "b", "c"):
+        folder = prediction(slide)
+    (folder / "scores" / "bad.parquet").write_bytes(b"PAR1")
+    drawn = {}
+    for workers in (1, 2):
+        out = tmp_path / f"by-{workers}"
+        job = mh.HeatMaps(predictions=[folder], out=out, workers=workers, width=1500)
+        with pytest.raises(DataError, match=r"1 of 4 slides have no map"):
+            mh.heat_maps(job)
+        assert capsys.readouterr().out.count("failed: ") == 1
+        drawn[workers] = {name: (out / name).read_bytes() for name in names(out)}
+    assert drawn[1] == drawn[2]
+    assert len(drawn[1]) == 9
+
+
+def test_one_map_holds_attention_and_probability(prediction, tmp_path):
+    folder, shown = prediction("s"), {}
+    for in_one in (False, True):
+        out = mh.heat_maps(
+            mh.HeatMaps(predictions=[folder], out=tmp_path / f"{in_one}", in_one=in_one, top=0, geojson=False)
+        )
+        with Image.open(out / "s" / "heatmap.png") as picture:
+            pixels_YX3 = np.asarray(picture.convert("RGB")).astype(int)
+        cyan_YX = (pixels_YX3[..., 2] - pixels_YX3[..., 0] > 120) & (pixels_YX3[..., 1] > 150)
+        shown[in_one] = cyan_YX.mean()
+    assert shown[True] > 0.01 > shown[False]

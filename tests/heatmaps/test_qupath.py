@@ -10,6 +10,7 @@ import pytest
 from score_files import write_scores
 
 from mhimdist.errors import DataError
+from mhimdist.foreign_text import qupath_class
 from mhimdist.heatmaps import qupath
 from mhimdist.heatmaps.places import places_of
 from mhimdist.heatmaps.scores import Scores
@@ -126,3 +127,13 @@ def test_micrometres_are_refused(tmp_path, grid):
     with pytest.raises(DataError, match="slide 's' has coordinates in µm, and QuPath wants pixels"):
         written(tmp_path, Scores.read(path))
     assert not (tmp_path / "patches.geojson").exists()
+
+
+def test_names_of_classes_are_those_that_qupath_takes():
+    """It refuses line breaks, and `a: b` would be the class b derived from a."""
+    assert [qupath_class(name) for name in ("tumor", "a: b", "a\nb", " ")] == [
+        "tumor",
+        "a- b",
+        "a b",
+        "unnamed",
+    ]

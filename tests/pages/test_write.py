@@ -40,7 +40,7 @@ def test_a_cross_validation_has_every_section(report: Page) -> None:
         *("results", "curves", "decisions", "calibration", "learning", "stability", "masking"),
         *("cost", "protocol", "settings", "environment"),
     ]
-    assert len(report.figures) == 12
+    assert len(report.figures) == 14
     for figure in report.figures:
         assert figure["data"]
         assert any(trace.get("x") for trace in figure["data"])
@@ -78,6 +78,9 @@ def test_calibration_says_what_it_was_fitted_on(report: Page) -> None:
 def test_masking_and_teacher_come_from_the_history(report: Page) -> None:
     assert report.rows["masking-table"][1:] == [
         ["MHIM", "50.00% to 50.00%", "6.00% to 1.00%", "0.00% to 0.00%", "50.00% to 50.00%"]
+    ]
+    assert report.rows["telemetry-table"][1:] == [
+        ["MHIM", "0.450", "0.500", "0.925", "0.600", "0.200", "0.000", "0.500"]
     ]
     student, teacher = report.rows["stability-table"][1:]
     assert (student[0], student[1], teacher[1]) == ("MHIM", "student", "teacher")

@@ -5,6 +5,7 @@ import pytest
 
 from data_prep import digits
 from mhimdist.config.presets import preset
+from mhimdist.data.inner_splits import inner_folds
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import k_folds
 from mhimdist.statistics import metrics
@@ -34,5 +35,32 @@ def test_permuted_labels_end_at_chance_under_the_strict_protocol(tmp_path):
         results = [fold.result() for fold in folds]
         pooled = metrics.pooled([result.scores for result in results])
         assert sorted(key for result in results for key in result.keys) == sorted(bags.keys)
+        aucs.append(metrics.auc(pooled.labels_N, pooled.probabilities_NC))
+    assert np.mean(aucs) == pytest.approx(0.5, abs=0.05), aucs
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_permuted_labels_end_at_chance_under_refit(tmp_path):
+    """The inner folds choose, so nothing of the test cases can leak into what they are tested on."""
+    folder = digits.build("digits-c16", tmp_path / "digits-c16")
+    config, aucs = CONFIG.first_stage(), []
+    for seed in range(3):
+        bags = BagShards(folder)
+        bags.labels_N = np.random.default_rng(seed).permutation(bags.labels_N)
+        bags.digest = f"permuted {seed}"
+        data = bags.keys, bags.cases, bags.labels_N
+        results = []
+        for number, split in enumerate(k_folds(*data, num_folds=3, validation_share=0.15, seed=seed), 1):
+            root = tmp_path / f"{seed}-{number}"
+            inner = tuple(
+                Fold("inner", config, each, number, root / f"{i}", is_tested=False, is_inner=True)
+                for i, each in enumerate(inner_folds(*data, split, num_folds=3, seed=seed))
+            )
+            outer = Fold("it", config, split.whole(), number, root / "outer", is_tested=True, inner=inner)
+            for fold in (*inner, outer):
+                run_fold(fold, bags, tmp_path / "cache", 1)
+            results.append(outer.result())
+        pooled = metrics.pooled([result.scores for result in results])
         aucs.append(metrics.auc(pooled.labels_N, pooled.probabilities_NC))
     assert np.mean(aucs) == pytest.approx(0.5, abs=0.05), aucs

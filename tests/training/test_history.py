@@ -4,6 +4,7 @@ import pytest
 
 from mhimdist.errors import CheckpointError
 from mhimdist.training.history import EpochRecord
+from mhimdist.training.mask_telemetry import NAMES
 
 
 def _row(**changes):
@@ -36,3 +37,12 @@ def test_the_rank_is_the_auc_and_then_the_lower_loss(tmp_path):
     ]
     assert ranks == sorted(ranks, reverse=True)
     assert len(set(ranks)) == 3
+
+
+def test_a_record_written_before_masks_were_measured_is_read(tmp_path):
+    row = _row(loss=0.5)
+    for name in NAMES:
+        del row[name]
+    record = EpochRecord.read(row, tmp_path)
+    assert record.loss == 0.5
+    assert [getattr(record, name) for name in NAMES] == [None] * 7

@@ -4,7 +4,9 @@ from dataclasses import replace
 import numpy as np
 
 from mhimdist.statistics import metrics
-from mhimdist.training.model_card import MODEL_CARD, Trained, card, escaped, score_interval, write_card
+from mhimdist.statistics.intervals import class_intervals
+from mhimdist.training import model_card
+from mhimdist.training.model_card import MODEL_CARD, Trained, card, escaped, write_card
 from mhimdist.training.result import PAPER_WARNING, STRICT_NOTE, Result
 
 SCORES = {"auc": 0.9, "accuracy": 0.8, "f1": 0.75, "precision": 0.7, "recall": None, "threshold": 0.4}
@@ -83,18 +85,37 @@ def test_a_card_has_every_section_and_says_what_is_in_the_files():
             ["10 to 3000, median 900.5", "| tumor | 30 |", "bags that train: 30", "kept for the test: 40"],
         ),
         ("Training", [STRICT_NOTE, '"hidden_dim": 16']),
-        ("Metrics", ["| fold\\-1\\-seed\\-2021 | test | 0.900 | 0.800 | 0.750 | 0.700 | undefined |"]),
+        ("Metrics", ["| fold-1-seed-2021 | test | 0.900 | 0.800 | 0.750 | 0.700 | undefined |"]),
         ("Versions", ["torch: 2.13.0"]),
     ):
         for word in words:
             assert word in sections[name], word
 
 
-def test_the_interval_is_that_of_the_tables():
+def test_the_intervals_are_those_of_the_tables():
     result = _result()
-    low, high = metrics.auc_interval([result.scores])
-    assert score_interval([_trained()]) == (low, high)
-    assert f"95 % interval {low:.3f} to {high:.3f}" in card([_trained()], "run")
+    labels_N, scores = np.array(result.labels), result.scores
+    predicted_N = (scores.probabilities_NC[:, 1] >= SCORES["threshold"]).astype(int)
+    expected = class_intervals([labels_N], [predicted_N], [scores.cases], 2)
+    expected["auc"] = metrics.auc_interval([scores])
+    found = model_card.metric_intervals([_trained()])
+    names = ["auc", "accuracy", "f1", "precision", "recall"]
+    assert found == {name: expected[name] for name in names}
+    cells = " | ".join(f"{expected[name][0]:.3f} to {expected[name][1]:.3f}" for name in names)
+    assert f"| 95 % interval | test | {cells} |" in card([_trained()], "run")
+
+
+def test_an_ensemble_has_the_mean_and_its_intervals():
+    other = _trained(test=SCORES | {"auc": 0.8, "accuracy": 0.6}, fold=2)
+    text = card([_trained(), other], "run")
+    assert "| mean of 2 | test | 0.850 | 0.700 | 0.750 | 0.700 | undefined |" in text
+    assert "| 95 % interval of the mean | test | " in text
+
+
+def test_an_interval_that_is_undefined_is_left_out():
+    one_class = _trained(labels=[1] * 40)
+    assert "auc" not in model_card.metric_intervals([one_class])
+    assert "| 95 % interval | test | none | " in card([one_class], "run")
 
 
 def test_the_papers_protocol_synthetic_bags_and_notes_are_warned_of():
@@ -105,7 +126,7 @@ def test_the_papers_protocol_synthetic_bags_and_notes_are_warned_of():
     )
     assert f"**{PAPER_WARNING}**" in text
     assert STRICT_NOTE not in text
-    assert "- synthetic: yes: generated, not computed from slides".replace(": gen", "\\: gen") in text
+    assert "- synthetic: yes: generated, not computed from slides" in text
     assert "**Its data are synthetic: it says nothing about tissue.**" in text
     assert "Note: outside weights." in text
     assert r"no test bag is of rare\|; means leave them out." in text

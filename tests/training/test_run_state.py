@@ -30,7 +30,7 @@ def test_files_and_names_of_a_checkpoint_are_those_of_all_releases():
     list(trainer.epochs())
     tensors, state = trainer.run.state()
     names = list(trainer.student.state_dict())
-    assert list(tensors) == ["student", "best_student", "teacher", "optimizer"]
+    assert list(tensors) == ["student", "best_student", "teacher", "optimizer", "masks"]  # the last is new
     assert [list(tensors[file]) for file in list(tensors)[:3]] == [names] * 3
     assert set(tensors["optimizer"]) == {f"{k}.{n}" for k in ("step", "exp_avg", "exp_avg_sq") for n in names}
     assert list(state) == ["step", "totals", "history"]

@@ -15,6 +15,7 @@ from mhimdist.models import build
 from mhimdist.training.evaluation import evaluate, predict
 from mhimdist.training.run_folder import CheckpointWarning, Position
 from mhimdist.training.trainer import Trainer, device_of
+from mhimdist.training.validation import Validation
 
 pytestmark = pytest.mark.numeric
 SETTINGS = {
@@ -69,19 +70,19 @@ def test_history_says_what_was_masked(bags):
     [("student_copy", 3), ("init", 3 + 1), ("momentum", 3 + 3), ("init_momentum", 3 + 3)],
 )
 def test_validation_is_predicted_once_by_each_network_that_has_changed(bags, monkeypatch, kind, evaluated):
-    calls, predict_validation = [], Trainer._predict
+    calls, predict_validation = [], Validation._predict
 
-    def counted(trainer, network):
+    def counted(validation, network):
         calls.append(network)
-        return predict_validation(trainer, network)
+        return predict_validation(validation, network)
 
-    monkeypatch.setattr(Trainer, "_predict", counted)
+    monkeypatch.setattr(Validation, "_predict", counted)
     config = _config(**{"teacher": {"kind": kind}, "epochs": 3})
     pretrained = build(config.model, num_features=8, num_classes=2, seed=5)
     trainer = Trainer(config, bags, bags.holdout(), pretrained=pretrained)
     records = list(trainer.epochs())
     assert len(calls) == evaluated
-    of_teacher = predict(trainer.teacher.network, bags, bags.holdout().validation).auc
+    of_teacher = predict(trainer.teacher.network, bags, bags.holdout().validation).score
     assert records[-1].teacher_validation_score == of_teacher
     if kind == "init":
         assert {record.teacher_validation_score for record in records} == {of_teacher}

@@ -1,0 +1,202 @@
+"""A sweep inside each outer fold, so that the reported figure has never seen its own selection.
+
+    runs/<name>/
+        outer-1/, outer-2/, ...     a whole sweep each, with its report, on the cases of one training fold
+        folds/                      the best configuration of each, trained on its whole training fold
+        inner/                      inner folds of the network without masking
+        table.md, .csv, .json       the outer figures
+        report.html, result.json
+
+The folder reads like that of a cross-validation: `compare.py` and `report.py` take it as one.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean
+
+from mhimdist import files, terminal
+from mhimdist.cross_validation.compare import print_report
+from mhimdist.data.splits import Split
+from mhimdist.data.stored import StoredBags
+from mhimdist.errors import SplitError, SweepError
+from mhimdist.report import formats
+from mhimdist.report.comparison import Comparison, Row
+from mhimdist.report.summary import short_names
+from mhimdist.report.text_table import Grid
+from mhimdist.search.options import Sweep
+from mhimdist.sweep.finals import Finished, final_seeds
+from mhimdist.sweep.folder import IDENTITY_FILE
+from mhimdist.sweep.watch import print_line
+from mhimdist.training.environment import environment
+from mhimdist.training.requirements import check_runs
+
+Search = Callable[[Sweep, list[Split], int, Path], Finished]
+"""Runs the sweep inside an outer fold, given its settings, its folds, its number and the finals' folder."""
+
+
+def run_nested(sweep: Sweep, bags: StoredBags, search: Search) -> Path:
+    """Run a sweep inside each outer fold and report on the outer test cases, which no search has seen.
+
+    Called again with the same arguments, it resumes in the outer fold where it was cut off.
+
+    Args:
+        sweep: the settings; each outer fold gets a sweep with these and its own name.
+        bags: the data set.
+        search: runs one of these sweeps.
+
+    Returns:
+        The folder.
+
+    Raises:
+        SplitError: there are too few cases for the outer folds, or for the inner ones of one of them.
+        SweepError: the folder holds a sweep of another protocol, or see `run_sweep`.
+        PreemptedError: it was asked to stop; the same command resumes it.
+    """
+    started, folder = time.monotonic(), sweep.folder
+    if (folder / IDENTITY_FILE).exists():
+        raise SweepError(f"{folder} holds a sweep that is not nested: give another --name, or delete it")
+    outer = sweep.outer_splits(bags)
+    inner = [_inner(sweep, bags, split, number) for number, split in enumerate(outer, 1)]
+    check_runs(
+        (
+            (f"outer fold {number}, fold {fold}", sweep.train, split)
+            for number, splits in enumerate(inner, 1)
+            for fold, split in enumerate(splits, 1)
+        ),
+        bags,
+    )
+    with sweep.driving():
+        if sweep.fresh:
+            for name in ("folds", "inner"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+        finished = []
+        for number, splits in enumerate(inner, 1):
+            print_line(f"outer fold {number} of {len(outer)}")
+            inside = sweep.model_copy(update={"name": f"{sweep.name}/outer-{number}"})
+            finished.append(search(inside, splits, number, folder / "folds"))
+        _report(sweep, bags, outer, finished, time.monotonic() - started)
+    return folder
+
+
+def _inner(sweep: Sweep, bags: StoredBags, outer: Split, number: int) -> list[Split]:
+    try:
+        return sweep.inner_splits(bags, outer)
+    except SplitError as error:
+        raise SplitError(f"inner folds of outer fold {number} (--folds): {error}") from None
+
+
+def _report(
+    sweep: Sweep, bags: StoredBags, outer: Sequence[Split], finished: Sequence[Finished], wall_s: float
+) -> None:
+    """Write the tables, the page and result.json, and print the tables."""
+    model, has_plain = sweep.train.model.name, any(each.plain for each in finished)
+    found = {
+        f"tuned MHIM ({model})" if has_plain else f"tuned {model}": [
+            r for each in finished for r in each.tuned
+        ],
+        f"tuned {model}, without masking": [r for each in finished for r in each.plain],
+    }
+    note = f"the settings are those that each outer fold's search of {sweep.num_trials} trials chose"
+    rows = [
+        Row(name, "nested", results, len(outer) * sweep.final_seeds, note=note)
+        for name, results in found.items()
+        if results
+    ]
+    comparison = Comparison(
+        name=sweep.name,
+        dataset=bags.name,
+        synthetic=bags.synthetic,
+        num_bags=len(bags),
+        num_cases=len(set(bags.cases)),
+        num_folds=len(outer),
+        split_by=f"{len(outer)} splits of {sweep.split_file.name}"
+        if sweep.split_file
+        else f"{len(outer)}-fold by case",
+        seeds=final_seeds(sweep),
+        rows=rows,
+        wall_s=wall_s,
+        num_found=0,
+        num_train={"nested": mean(len(split.train) for split in outer)},
+        inner_folds=sweep.folds,
+        chosen=chosen_table(sweep.name, finished),
+    )
+    folder, console = sweep.folder, terminal.console()
+    files.write_text(folder / "options.json", sweep.model_dump_json(indent=1, exclude={"storage"}))
+    files.write_text(folder / "environment.json", json.dumps(environment(sweep.num_threads), indent=1))
+    for suffix, text in (
+        ("md", comparison.markdown()),
+        ("csv", comparison.csv()),
+        ("json", comparison.json()),
+    ):
+        files.write_text(folder / f"table.{suffix}", text)
+    for grid in comparison.grids():
+        grid.print(console)
+    print_report(comparison, folder)
+    best = rows[0]
+    low, high = best.interval or (None, None)
+    score = best.task.selection
+    test = best.spread(score)
+    result = {
+        f"test_{score}": test[0] if test else None,
+        f"test_{score}_std": test[1] if test else None,
+        f"test_{score}_low": low,
+        f"test_{score}_high": high,
+        "outer": [{"fold": number, **_outer(each)} for number, each in enumerate(finished, 1)],
+        "report": str(folder / "report.html"),
+    }
+    files.write_text(folder / "result.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+
+
+def _outer(each: Finished) -> dict[str, object]:
+    """An outer fold for result.json."""
+    return {
+        "trial": each.best.number,
+        "inner_value": each.best.value,
+        "params": dict(each.best.params),
+        "num_epochs": each.tuned[0].num_epochs,
+        f"test_{each.task.selection}": each.test_score,
+        "folder": str(each.folder),
+    }
+
+
+def chosen_table(name: str, finished: Sequence[Finished]) -> Grid:
+    """The settings that each outer fold's search has chosen.
+
+    Args:
+        name: of the nested sweep.
+        finished: the sweeps, in the order of the outer folds.
+    """
+    paths = list(dict.fromkeys(path for each in finished for path in each.best.params))
+    short, title = short_names(paths), finished[0].task.title
+
+    def line(number: int, each: Finished) -> list[str]:
+        params = each.best.params
+        return [
+            str(number),
+            str(each.best.number),
+            formats.auc(each.best.value),
+            formats.auc(each.test_score),
+            str(each.tuned[0].num_epochs),
+            *(formats.setting(params[path]) if path in params else "" for path in paths),
+        ]
+
+    return Grid(
+        title=f"{name}: what each outer fold's search chose",
+        header=[
+            "outer fold",
+            "trial",
+            f"inner {title}",
+            f"test {title}",
+            "epochs",
+            *(short[path] for path in paths),
+        ],
+        rows=[line(number, each) for number, each in enumerate(finished, 1)],
+        caption=f"Inner {title}: the trial's mean on the validation cases of the inner folds, which is "
+        f"optimistic because it was chosen. Test {title}: of the outer fold's test cases, the mean over the "
+        "final seeds. Where the folds choose alike, the search has found something; where they do not, its "
+        "figure is that of the search and not of one configuration.",
+        optional=[short[path] for path in reversed(paths)],
+    )
