@@ -22,6 +22,7 @@ from mhimdist.cluster.authentication import (
 )
 from mhimdist.cluster.local import MAX_TEMP_ROOT_BYTES
 from mhimdist.cluster.nodes import Node, Share, addable_nodes
+from mhimdist.cluster.ray_signals import started_with_our_signals
 from mhimdist.errors import ClusterError
 
 _NODE_TYPE_LABEL = "ray.io/node-group"
@@ -54,7 +55,8 @@ def connect(*, dashboard: bool = False) -> None:
     """Join the cluster that runs this job; outside a job, start a local one and never join a stranger's.
 
     A local one listens on the loopback interface only, and other users can neither read its token nor enter
-    the folder of its sockets and logs.
+    the folder of its sockets and logs. A signal that a `Stopping` handles ends the code only when Ray has
+    started.
 
     Args:
         dashboard: whether a local cluster has Ray's dashboard. Ray Train asks the dashboard whether a trial
@@ -77,7 +79,7 @@ def connect(*, dashboard: bool = False) -> None:
         _join(os.environ.get("RAY_ADDRESS", ""), quiet)
         return
     _require_address_space()
-    with loopback_only():
+    with loopback_only(), started_with_our_signals():
         ray.init(
             address="local",
             include_dashboard=dashboard,
@@ -93,7 +95,8 @@ def _join(address: str, quiet: dict[str, Any]) -> None:
     if is_known and not _accepts_open:
         require_closed(address, _ANSWER_TIMEOUT_S)
     try:
-        ray.init(**quiet)
+        with started_with_our_signals():
+            ray.init(**quiet)
     except ray.exceptions.AuthenticationError as error:
         raise ClusterError(
             f"the cluster does not take this process's token ({str(error).splitlines()[0]}): copy its file "

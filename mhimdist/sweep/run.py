@@ -111,7 +111,10 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
         earlier = first_trials.best_of_earlier(sweep, splits, case_of) if sweep.warm_from else []
         first, notes = first_trials.first_params(sweep, space, facts, earlier)
     trackers(sweep)  # a tracker that is not installed is refused before anything is written
-    with sweep.driving():
+    with (
+        sweep.driving(),
+        Stopping(f"{sweep.name} was stopped; the same command resumes it") as stopping,
+    ):
         for left in (folder.stop_file, folder.path / ERROR_FILE):
             left.unlink(missing_ok=True)
         is_found = folder.claim(
@@ -132,13 +135,12 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
             data_digest=bags.digest,
         )
         _announce(bags, splits, study, folder, notes, is_found)
-        connect(dashboard=sweep.workers > 1)
-        with Stopping(f"{sweep.name} was stopped; the same command resumes it") as stopping:
-            if sweep.workers > 1:
-                task = replace(task, group=worker_group(sweep))
-            planning = Planning(task)
-            _run_trials(study, task, folder, bags, stopping, planning)
-            return finish(study, task, folder, bags, planning, stopping)
+        connect(dashboard=sweep.workers > 1)  # within `stopping`, so that Ray leaves signals to it
+        if sweep.workers > 1:
+            task = replace(task, group=worker_group(sweep))
+        planning = Planning(task)
+        _run_trials(study, task, folder, bags, stopping, planning)
+        return finish(study, task, folder, bags, planning, stopping)
 
 
 def _announce(

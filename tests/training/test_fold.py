@@ -73,8 +73,8 @@ def test_a_fold_leaves_what_it_did_and_its_best_student(bags, tmp_path):
 
     network = load_student(fold.folder)
     again = predict(network, bags, fold.split.test)
-    assert np.array_equal(again.probabilities_NC, np.array(result.probabilities))
-    assert result.test["auc"] == again.auc
+    assert np.array_equal(again.predictions_NP, np.array(result.probabilities))
+    assert result.test["auc"] == again.score
     assert result.validation["auc"] == history[result.best_epoch].student_validation_score
     validation = result.validation_scores
     assert validation.probabilities_NC.shape == (len(fold.split.validation), 2)

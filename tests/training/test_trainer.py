@@ -81,7 +81,7 @@ def test_validation_is_predicted_once_by_each_network_that_has_changed(bags, mon
     trainer = Trainer(config, bags, bags.holdout(), pretrained=pretrained)
     records = list(trainer.epochs())
     assert len(calls) == evaluated
-    of_teacher = predict(trainer.teacher.network, bags, bags.holdout().validation).auc
+    of_teacher = predict(trainer.teacher.network, bags, bags.holdout().validation).score
     assert records[-1].teacher_validation_score == of_teacher
     if kind == "init":
         assert {record.teacher_validation_score for record in records} == {of_teacher}
