@@ -59,6 +59,7 @@ from mhimdist.sweep.ray_hooks import (
     guard_callback,
     surviving_the_memory_monitor,
 )
+from mhimdist.sweep.silence import Silence
 from mhimdist.sweep.task import Task
 from mhimdist.sweep.trainable import SweepTrial, make_first_stage
 from mhimdist.sweep.watch import Watch, print_line
@@ -206,6 +207,7 @@ def _run_trials(
         capacity=Capacity(planning.num_fitting),
         shares=TrialShares(planned.share, planning.largest_share()),
         sizes_N=bags.sizes_N[bags.rows_of(sorted({key for split in task.splits for key in split.train}))],
+        silence=Silence(planning.calibration.epoch_s * planned.slowed, sweep.trial_timeout_s),
         is_asked_to_stop=lambda: stopping.is_asked,
     )
     _mute_failed_trials()
