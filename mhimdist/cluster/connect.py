@@ -5,7 +5,8 @@ import os
 import resource
 import stat
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,9 @@ def connect(*, dashboard: bool = False) -> None:
             released.
 
     Raises:
-        ClusterError: no cluster answers at RAY_ADDRESS, the cluster there or Ray here asks for no token, or
-            Ray cannot run within the limit on the processes' address space.
+        ClusterError: no cluster answers at RAY_ADDRESS, the cluster there or Ray here asks for no token, Ray
+            cannot run within the limit on the processes' address space, or the machine is too busy to start
+            it.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # our own output is a line per run
     if ray.is_initialized():
@@ -79,7 +81,7 @@ def connect(*, dashboard: bool = False) -> None:
         _join(os.environ.get("RAY_ADDRESS", ""), quiet)
         return
     _require_address_space()
-    with loopback_only(), started_with_our_signals():
+    with loopback_only(), started_with_our_signals(), _explaining_a_slow_start():
         ray.init(
             address="local",
             include_dashboard=dashboard,
@@ -87,6 +89,20 @@ def connect(*, dashboard: bool = False) -> None:
             _temp_dir=_temp_dir(),
             **quiet,
         )
+
+
+@contextmanager
+def _explaining_a_slow_start() -> Iterator[None]:
+    """Ray gives its processes 30 seconds to start, which no setting changes, and raises a plain `Exception`."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise ClusterError(
+            f"Ray did not start ({str(error).splitlines()[0]}): this machine may be too busy; run the same "
+            "command again when it is calmer"
+        ) from error
 
 
 def _join(address: str, quiet: dict[str, Any]) -> None:
