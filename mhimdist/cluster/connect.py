@@ -93,7 +93,7 @@ def connect(*, dashboard: bool = False) -> None:
 
 @contextmanager
 def _explaining_a_slow_start() -> Iterator[None]:
-    """Ray gives its processes 30 seconds to start, which no setting changes, and raises a plain `Exception`."""
+    """Ray gives its processes 30 seconds to start, fixed in its code, and then raises a plain `Exception`."""
     try:
         yield
     except Exception as error:

@@ -147,6 +147,9 @@ def test_a_ray_that_does_not_start_in_time_is_our_error(monkeypatch):
         raise Exception("The current node timed out during startup. This could happen because ...")
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setattr(connect, "keep_token_private", lambda **named: None)
+    monkeypatch.setattr(connect.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(connect.ray, "init", init)
     with pytest.raises(ClusterError, match=r"Ray did not start \(The current node timed out .*too busy"):
-        connect()
+        connect.connect()
