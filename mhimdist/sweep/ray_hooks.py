@@ -97,8 +97,9 @@ class DriverCallback(tune.Callback):
         running = {trial.config["number"] for trial in trials if trial.status == Trial.RUNNING}
         ended = self._driver.guarded(self._driver.tick, running) or ()
         for trial in trials:
-            if trial.status == Trial.RUNNING and trial.config["number"] in ended:
-                ray.kill(trial.temporary_state.ray_actor)  # a stopped process, too; `note_error` follows
+            actor = trial.temporary_state.ray_actor
+            if actor is not None and trial.config["number"] in ended:
+                ray.kill(actor)  # a stopped process, too; `note_error` follows
 
 
 def guard_callback(callback: tune.Callback, driver: Driver) -> tune.Callback:
