@@ -8,22 +8,28 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 from mhimdist.errors import MhimdistError, PreemptedError
 from mhimdist.foreign_text import quiet_warnings, terminal
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""The signals that ask a command to stop."""
 
 
 def run(main: Callable[[], None]) -> None:
     """Run a command's `main`; an error that a user can cause becomes one line instead of a traceback.
 
-    Ends the process with status 75 after a `PreemptedError` (the run is saved, and the same command resumes
-    it), with status 1 after a `MhimdistError` or an `OSError` (a full disk, a missing permission), and with
-    status 130 after Ctrl-C. Any other exception is our own fault and keeps its traceback.
+    Ends the process with status 75 after a SIGTERM or a `PreemptedError` (the run is saved, and the same
+    command resumes it), with status 1 after a `MhimdistError` or an `OSError` (a full disk, a missing
+    permission), and with status 130 after Ctrl-C. Any other exception is our own fault and keeps its
+    traceback. A signal that arrives once `main` has ended changes nothing, so let nothing follow `run`.
     """
     quiet_warnings()
+    command = _Command("stopped by SIGTERM; the same command resumes it")
     try:
-        main()
+        with command:
+            main()
         return
     except PreemptedError as error:
         said, status = " ".join(str(error).split()), os.EX_TEMPFAIL
@@ -31,6 +37,7 @@ def run(main: Callable[[], None]) -> None:
         said, status = f"error: {' '.join(_message(error).split())}", 1
     except KeyboardInterrupt:
         said, status = "interrupted", 130
+    command.status = status
     print(terminal(said), file=sys.stderr)
     leave(status)
 
@@ -63,12 +70,14 @@ class Stopping:
 
     Either signal ends the code in the context: SIGTERM with a `PreemptedError`, Ctrl-C with a
     `KeyboardInterrupt`. Within `gently` the first signal only sets `is_asked`, which the code can check; the
-    second ends the code. Outside the main thread the context does nothing, because Python handles signals in
-    the main thread only.
+    second ends the code. Contexts nest, and the inner one handles a signal; none can be entered after one.
+    Outside the main thread the context does nothing, because Python handles signals in the main thread only.
 
     Attributes:
         is_asked: whether a signal has arrived.
     """
+
+    _innermost: ClassVar["Stopping | None"] = None
 
     def __init__(self, message: str) -> None:
         """Install nothing yet; `message` becomes the message of the `PreemptedError`."""
@@ -76,32 +85,84 @@ class Stopping:
         self._message = message
         self._is_preempted = self._is_gentle = False
         self._before: dict[int, Any] = {}
+        self._outer: Stopping | None = None
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            outer = Stopping._innermost
+            if outer is not None and outer.is_asked:  # a library has swallowed the exception
+                raise KeyboardInterrupt
+            self._outer, Stopping._innermost = outer, self
+            for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        if self._before:
+            self._give_back()
+            Stopping._innermost = self._outer
         if isinstance(error, KeyboardInterrupt) and self._is_preempted:
             raise PreemptedError(self._message) from None
 
+    def _give_back(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        is_first, self.is_asked = not self.is_asked, True
-        self._is_preempted = self._is_preempted or number == signal.SIGTERM
+        is_first = not self.is_asked
+        each: Stopping | None = self
+        while each is not None:
+            each.is_asked = True
+            each._is_preempted = each._is_preempted or number == signal.SIGTERM
+            each = each._outer
         if not (self._is_gentle and is_first):
             raise KeyboardInterrupt
 
     @contextmanager
     def gently(self) -> Iterator[None]:
         """Only note the first signal, so that the code within can stop at a good point."""
-        self._is_gentle = True
+        before, self._is_gentle = self._is_gentle, True
         try:
             yield
         finally:
-            self._is_gentle = False
+            self._is_gentle = before
+
+
+class _Command(Stopping):
+    """A whole command: when it has ended, signals no longer disturb the exit functions.
+
+    Attributes:
+        status: the exit status of the command.
+    """
+
+    status = 0
+
+    def _give_back(self) -> None:
+        self._is_leaving = False
+        for number in SIGNALS:
+            signal.signal(number, self._leave)
+
+    def _leave(self, number: int, frame: FrameType | None) -> None:
+        if self._is_leaving:  # asked twice: an exit function may hang
+            os._exit(self.status)
+        self._is_leaving = True
+
+
+@contextmanager
+def signals_after() -> Iterator[bool]:
+    """Have a signal wait for the end of a block that it must not cut, unless a second signal follows it.
+
+    It yields whether a `Stopping` handles signals here; otherwise they do what they always do.
+    """
+    stopping = Stopping._innermost
+    if stopping is None or threading.current_thread() is not threading.main_thread():
+        yield False
+        return
+    try:
+        with stopping.gently():
+            yield True
+    finally:
+        if stopping.is_asked and not stopping._is_gentle:
+            raise KeyboardInterrupt

@@ -5,6 +5,7 @@ the other in one process, like the cells of a notebook.
 """
 
 import contextlib
+import csv
 import importlib
 import os
 import re
@@ -48,8 +49,9 @@ STARTS_RAY = (
     "write_report(",
 )
 """Python blocks with these are slow, or need what those leave."""
-OTHER_TESTS = ("docs/data.md", "docs/export.md")
-"""Pages whose blocks another test runs; test_export_page.py those of docs/export.md, commands too."""
+OTHER_TESTS = ("docs/data.md", "docs/export.md", "docs/tasks.md")
+"""Pages whose blocks another test runs; test_export_page.py those of docs/export.md, commands too, and
+test_own_task.py the file on docs/tasks.md."""
 NEEDS_A_CLUSTER = (
     *("ray up ", "ray down ", "ray dashboard ", "(umask 077; RAY_AUTH_MODE=token ray get-auth-"),
     *("nvidia-cuda-mps-control -d", "echo quit | nvidia-cuda-mps-control"),
@@ -89,6 +91,7 @@ def furnished(tmp_path_factory):
     name = Manifest.read(folder / "data" / "digits-c16").info.classes[0]
     for encoder in ("uni", "virchow2"):
         shutil.copytree(folder / "features", folder / encoder)
+    _write_survival(folder)
     for new in ("more", "other"):
         (folder / new).mkdir()
         np.save(folder / new / f"{new}.npy", np.ones((3, 16), np.float32))
@@ -99,6 +102,18 @@ def furnished(tmp_path_factory):
     for path in (folder / "other" / "made").iterdir():
         path.rename(folder / "other" / path.name)
     return folder
+
+
+def _write_survival(folder: Path) -> None:
+    """Write clinical.tsv, a table of the patients' survival, and slides.csv, the slides of each."""
+    with (folder / "labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    slides = "".join(f"{row['slide']},{row['case']}\n" for row in rows)
+    (folder / "slides.csv").write_text("slide,case\n" + slides)
+    cases = dict.fromkeys(row["case"] for row in rows)
+    lines = [f"{case}\t{2 * i + 3}\t{i % 2}:{('LIVING', 'DECEASED')[i % 2]}" for i, case in enumerate(cases)]
+    table = "PATIENT_ID\tOS_MONTHS\tOS_STATUS\n" + "".join(f"{line}\n" for line in lines)
+    (folder / "clinical.tsv").write_text(table)
 
 
 @pytest.fixture
@@ -148,7 +163,13 @@ def test_every_command_has_a_test(page):
         ("README.md", ["398 of 20 cases"]),
         (
             "docs/data.md",
-            ["in each of 2 feature sets", "399 bags, 1 of them new", "both: 400 bags", "repaired: "],
+            [
+                "OS_MONTHS",
+                "in each of 2 feature sets",
+                "399 bags, 1 of them new",
+                "both: 400 bags",
+                "repaired: ",
+            ],
         ),
     ],
 )
@@ -185,10 +206,13 @@ def test_the_python_blocks_run(page, workplace, capsys):
 
 
 def test_pages_import_public_names_only():
-    """What pages import of this package is `import mhimdist as mh`, and its names are exported."""
+    """What pages import of this package is `import mhimdist as mh`, and its names are exported.
+
+    A task of one's own derives from a class that only those who write one need.
+    """
     import mhimdist
 
-    for page in TEXTS:
+    for page in TEXTS.keys() - {"docs/tasks.md"}:
         for block in _blocks(page, "python"):
             assert re.findall(r"^(?:from|import) mhimdist.*$", block, re.MULTILINE) in (
                 [],

@@ -5,7 +5,8 @@ import os
 import resource
 import stat
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mhimdist.cluster.authentication import (
 )
 from mhimdist.cluster.local import MAX_TEMP_ROOT_BYTES
 from mhimdist.cluster.nodes import Node, Share, addable_nodes
+from mhimdist.cluster.ray_signals import started_with_our_signals
 from mhimdist.errors import ClusterError
 
 _NODE_TYPE_LABEL = "ray.io/node-group"
@@ -54,7 +56,8 @@ def connect(*, dashboard: bool = False) -> None:
     """Join the cluster that runs this job; outside a job, start a local one and never join a stranger's.
 
     A local one listens on the loopback interface only, and other users can neither read its token nor enter
-    the folder of its sockets and logs.
+    the folder of its sockets and logs. A signal that a `Stopping` handles ends the code only when Ray has
+    started.
 
     Args:
         dashboard: whether a local cluster has Ray's dashboard. Ray Train asks the dashboard whether a trial
@@ -62,8 +65,9 @@ def connect(*, dashboard: bool = False) -> None:
             released.
 
     Raises:
-        ClusterError: no cluster answers at RAY_ADDRESS, the cluster there or Ray here asks for no token, or
-            Ray cannot run within the limit on the processes' address space.
+        ClusterError: no cluster answers at RAY_ADDRESS, the cluster there or Ray here asks for no token, Ray
+            cannot run within the limit on the processes' address space, or the machine is too busy to start
+            it.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # our own output is a line per run
     if ray.is_initialized():
@@ -77,7 +81,7 @@ def connect(*, dashboard: bool = False) -> None:
         _join(os.environ.get("RAY_ADDRESS", ""), quiet)
         return
     _require_address_space()
-    with loopback_only():
+    with loopback_only(), started_with_our_signals(), _explaining_a_slow_start():
         ray.init(
             address="local",
             include_dashboard=dashboard,
@@ -87,13 +91,28 @@ def connect(*, dashboard: bool = False) -> None:
         )
 
 
+@contextmanager
+def _explaining_a_slow_start() -> Iterator[None]:
+    """Ray gives its processes 30 seconds to start, fixed in its code, and then raises a plain `Exception`."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise ClusterError(
+            f"Ray did not start ({str(error).splitlines()[0]}): this machine may be too busy; run the same "
+            "command again when it is calmer"
+        ) from error
+
+
 def _join(address: str, quiet: dict[str, Any]) -> None:
     _require_answer(address)
     is_known = address not in ("", "auto")
     if is_known and not _accepts_open:
         require_closed(address, _ANSWER_TIMEOUT_S)
     try:
-        ray.init(**quiet)
+        with started_with_our_signals():
+            ray.init(**quiet)
     except ray.exceptions.AuthenticationError as error:
         raise ClusterError(
             f"the cluster does not take this process's token ({str(error).splitlines()[0]}): copy its file "

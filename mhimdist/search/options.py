@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -109,6 +109,12 @@ class Sweep(Execution):
         None, ge=1, description="most trials that run at once; none: as many as the plan says"
     )
     max_failures_in_a_row: int = Field(5, ge=1, description="failed trials in a row that stop the sweep")
+    trial_timeout_s: Annotated[float, Field(gt=0)] | Literal["auto", "off"] = Field(
+        "auto",
+        description="seconds without a report after which a trial's process is ended and started again; "
+        "auto: 30 of the longest epochs, at least 10 minutes, and 3 times a first stage's length more; off: "
+        "never",
+    )
     retry_failed: bool = Field(False, description="run the configuration of each failed trial once more")
     storage: str | None = Field(
         default_factory=lambda: os.environ.get(STORAGE_VARIABLE),

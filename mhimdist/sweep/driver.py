@@ -20,9 +20,10 @@ from mhimdist.report import formats
 from mhimdist.report.formats import last_line
 from mhimdist.search.options import COSTS, OBJECTIVE
 from mhimdist.search.study import Proposal, SweepStudy
-from mhimdist.sweep.folder import Clock, SweepFolder
+from mhimdist.sweep.folder import PROCESS_FILE, Clock, SweepFolder
 from mhimdist.sweep.live_trials import Capacity, FailureStreak, LiveTrial, LiveTrials
 from mhimdist.sweep.memory import TrialShares, is_of_a_gpu, is_out_of_memory, smaller_step
+from mhimdist.sweep.silence import Silence, Silent
 from mhimdist.sweep.trainable import ENDED_FILE
 from mhimdist.sweep.watch import Watch
 from mhimdist.training.fold import ERROR_FILE
@@ -54,6 +55,7 @@ class Driver:
         capacity: Capacity,
         shares: TrialShares,
         sizes_N: np.ndarray,
+        silence: Silence,
         is_asked_to_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Drive the rest of a sweep.
@@ -64,12 +66,14 @@ class Driver:
             capacity: how many trials run at once.
             shares: the shares of the cluster that trials are given.
             sizes_N: instances of each bag.
+            silence: knows how long trials report nothing.
             is_asked_to_stop: whether a signal has asked the sweep to stop.
         """
         self.study, self.folder, self.watch, self.clock = study, folder, watch, clock
         self.capacity, self._shares, self._is_asked_to_stop = capacity, shares, is_asked_to_stop
         self._trials = LiveTrials(unfinished)
         self._endings = Endings(study, folder, watch, self._trials, shares, sizes_N)
+        self._silence = silence
         self._deadline: float | None = None
         self.error: Exception | None = None
         self.is_over = False
@@ -123,6 +127,7 @@ class Driver:
         if "folds" not in result or trial is None:
             return None
         trial.note_report(result["epoch"], result.get("hostname", ""))
+        self._silence.reported(trial.number)
         folds = json.loads(result["folds"])
         self._show(trial, step=result["epoch"], num_folds=len(folds), value=result[OBJECTIVE])
         reason = self.study.report(
@@ -140,7 +145,7 @@ class Driver:
     def note_error(self, ray_id: str, error: str) -> None:
         """Note why Ray lost a trial's process; `ended` follows."""
         if trial := self._trials.find(ray_id):
-            trial.error = error
+            trial.error = trial.silence or error
 
     def ended(self, ray_id: str, result: Mapping[str, Any] | None, error: bool) -> None:
         """Record how a trial ended, or have it wait for its next process.
@@ -154,6 +159,7 @@ class Driver:
         if trial is None:
             return
         trial.ray_id = None
+        self._silence.forget(trial.number)
         if result is not None and "hostname" in result:
             trial.host = result["hostname"]
         if error or result is None:
@@ -168,15 +174,19 @@ class Driver:
             self._endings.pruned(trial, result)
         self.clock.save()
 
-    def tick(self, running: Collection[int]) -> None:
+    def tick(self, running: Collection[int]) -> list[int]:
         """Update how many trials fit and what is shown of them, and stop the sweep if it is asked to.
 
         While it stops, `is_over` says whether every trial has saved itself.
 
         Args:
             running: numbers of the trials that have a process now.
+
+        Returns:
+            Numbers of the trials whose process is to be ended, as it has reported nothing for too long.
         """
         self.watch.tick(running)
+        ended = [] if self.is_stopping else [each.number for each in self._silent(running) if each.is_over]
         if self.capacity.recount():
             fitting = formats.count(self.capacity.at_once, "trial")
             self.watch.print_line(f"the cluster's nodes have changed: {fitting} at once")
@@ -184,6 +194,26 @@ class Driver:
             if self._deadline is None:
                 self._deadline = self._ask_to_save(len(running))
             self.is_over = not running or time.monotonic() > self._deadline
+        return ended
+
+    def _silent(self, running: Collection[int]) -> list[Silent]:
+        """The trials that are newly silent for long, after they have been named."""
+        found = self._silence.look(running)
+        for each in found:
+            host, pid = self.folder.process(each.number)
+            what = f"has reported nothing for {formats.rounded(each.silent_s)}"
+            where = f"(process {pid} on {host})" if pid else "(its process has not begun)"
+            text = f"trial {each.number} {what} {where}; the longest epoch took "
+            text += formats.rounded(each.longest_s)
+            if each.is_over:
+                text += ": its process is ended"
+                for trial in self._trials.given_to_ray:
+                    if trial.number == each.number:
+                        trial.silence, trial.host = f"it {what} {where}", host or trial.host
+            elif each.limit_s is not None:
+                text += f", and its process is ended after {formats.rounded(each.limit_s)}"
+            self.watch.print_line(text)
+        return found
 
     def _ask_to_save(self, num_running: int) -> float:
         """Ask all trials to save themselves; returns the time at which the others are ended."""
@@ -215,6 +245,8 @@ class Driver:
         if not trial.is_begun:
             trial.is_begun = True
             self.study.count_start(trial.number, self.folder.num_epochs(trial.number))
+        (folder / PROCESS_FILE).unlink(missing_ok=True)
+        self._silence.begun(trial.number, trial.proposal.config)
         self._trials.give_to_ray(trial, ray_id)
         self._show(trial)
 
@@ -307,11 +339,13 @@ class Endings:
         trial.num_losses += 1
         if trial.num_losses > self.study.sweep.max_failures:
             times = formats.count(trial.num_losses, "time") + " in a row"
-            lost = f"its process was lost {times}: killed, out of memory, or its node is gone"
+            lost = f"its process was lost {times}"
+            if not trial.silence:
+                lost += ": killed, out of memory, or its node is gone"
             self._record_failure(trial, f"{lost} ({last_line(reason)})" if reason else lost)
             return
         more = ""
-        if trial.num_losses > 1 and "its node" not in reason:
+        if trial.num_losses > 1 and "its node" not in reason and not trial.silence:
             # The kernel's out-of-memory killer leaves no message: a second loss is taken for its work.
             more = ", with more memory" if self._shares.enlarge(trial.number, of_a_gpu=False) else ""
         self._trials.wait(trial)

@@ -25,6 +25,8 @@ from mhimdist.training.history import EpochRecord
 from mhimdist.training.run_folder import HISTORY
 
 IDENTITY_FILE = "sweep.json"
+PROCESS_FILE = "process.json"
+"""In a trial's folder: the process that runs the trial."""
 _CLOCK_FILE = "clock.json"
 LAYOUT = 2
 """Increased when the folders of trials and final runs change, so that older ones are refused."""
@@ -34,7 +36,15 @@ CHANGEABLE = frozenset(
     {
         *("home", "data", "num_trials", "at_once", "cpus_per_run", "gpus_per_run", "workers", "min_workers"),
         *("max_failures", "worker_timeout_s", "save_every_s", "keep_last", "keep_best", "track"),
-        *("max_failures_in_a_row", "retry_failed", "final_seeds", "final_top", "fresh", "insecure"),
+        *(
+            "max_failures_in_a_row",
+            "trial_timeout_s",
+            "retry_failed",
+            "final_seeds",
+            "final_top",
+            "fresh",
+            "insecure",
+        ),
     }
 )
 """Options that do not change a trial's value: a sweep may be resumed with others."""
@@ -174,6 +184,14 @@ class SweepFolder:
     def trial(self, number: int) -> Path:
         """Folder of trial `number`: its configuration, environment, histories and weights."""
         return self.path / "trials" / f"{number:04d}"
+
+    def process(self, number: int) -> tuple[str, int]:
+        """Host and id of the process that runs trial `number`; "" and 0 if it has not begun."""
+        try:
+            found = files.json_object(self.trial(number) / PROCESS_FILE, SweepError)
+            return str(found["host"]), int(found["pid"])
+        except (SweepError, OSError, KeyError, TypeError, ValueError):
+            return "", 0
 
     def num_epochs(self, number: int) -> int:
         """Epochs that a trial has done so far, over all its folds."""

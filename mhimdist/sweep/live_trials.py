@@ -24,6 +24,7 @@ class LiveTrial:
         ran_beside_others: whether Ray had another trial at the same time, since it was given this one.
         stop_reason: why the study stops it early.
         error: Ray's error for the loss of its process.
+        silence: why this process of it was ended, if it reported nothing for too long.
         num_losses: processes that it lost since it last made progress.
         last_step: the largest number of epochs that it has reported, over all its folds.
         host: the node from which it last reported.
@@ -35,6 +36,7 @@ class LiveTrial:
     ran_beside_others: bool = False
     stop_reason: str = "stopped"
     error: str = ""
+    silence: str = ""
     num_losses: int = 0
     last_step: int = 0
     host: str = ""
@@ -91,6 +93,7 @@ class LiveTrials:
         """
         self._trials[trial.number] = trial
         trial.ray_id, trial.ran_beside_others, trial.stop_reason, trial.error = ray_id, False, "stopped", ""
+        trial.silence = ""
         given_to_ray = self.given_to_ray
         for each in given_to_ray:
             each.ran_beside_others = each.ran_beside_others or len(given_to_ray) > 1

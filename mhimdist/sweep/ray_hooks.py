@@ -87,7 +87,7 @@ class StudyScheduler(FIFOScheduler):
 
 
 class DriverCallback(tune.Callback):
-    """Tells the driver which trials run, about ten times per second."""
+    """Tells the driver which trials run, about ten times per second, and ends those that it gives up."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
@@ -95,7 +95,11 @@ class DriverCallback(tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """See `Driver.tick`."""
         running = {trial.config["number"] for trial in trials if trial.status == Trial.RUNNING}
-        self._driver.guarded(self._driver.tick, running)
+        ended = self._driver.guarded(self._driver.tick, running) or ()
+        for trial in trials:
+            actor = trial.temporary_state.ray_actor
+            if actor is not None and trial.config["number"] in ended:
+                ray.kill(actor)  # a stopped process, too; `note_error` follows
 
 
 def guard_callback(callback: tune.Callback, driver: Driver) -> tune.Callback:

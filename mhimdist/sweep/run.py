@@ -62,6 +62,7 @@ from mhimdist.sweep.ray_hooks import (
     guard_callback,
     surviving_the_memory_monitor,
 )
+from mhimdist.sweep.silence import Silence
 from mhimdist.sweep.task import Task
 from mhimdist.sweep.trainable import SweepTrial, make_first_stage
 from mhimdist.sweep.watch import Watch, print_line
@@ -141,7 +142,10 @@ def _run(
         earlier = first_trials.best_of_earlier(sweep, splits, case_of) if sweep.warm_from else []
         first, notes = first_trials.first_params(sweep, space, facts, earlier)
     trackers(sweep)  # a tracker that is not installed is refused before anything is written
-    with sweep.driving():
+    with (
+        sweep.driving(),
+        Stopping(f"{sweep.name} was stopped; the same command resumes it") as stopping,
+    ):
         for left in (folder.stop_file, folder.path / ERROR_FILE):
             left.unlink(missing_ok=True)
         is_found = folder.claim(
@@ -168,12 +172,12 @@ def _run(
             feature_sets={name: with_features(bags, name).digest for name in searched},
         )
         _announce(bags, splits, study, folder, notes, is_found)
-        connect(dashboard=sweep.workers > 1)
-        with Stopping(f"{sweep.name} was stopped; the same command resumes it") as stopping:
-            task = replace(task, group=worker_group(sweep)) if sweep.workers > 1 else task
-            planning = Planning(task)
-            _run_trials(study, task, folder, bags, stopping, planning)
-            return finish(study, task, folder, bags, planning, stopping)
+        connect(dashboard=sweep.workers > 1)  # within `stopping`, so that Ray leaves signals to it
+        if sweep.workers > 1:
+            task = replace(task, group=worker_group(sweep))
+        planning = Planning(task)
+        _run_trials(study, task, folder, bags, stopping, planning)
+        return finish(study, task, folder, bags, planning, stopping)
 
 
 def _feature_sets(facts: proposals.Facts, bags: StoredBags) -> tuple[str, ...]:
@@ -264,6 +268,7 @@ def _run_trials(
         capacity=Capacity(planning.num_fitting),
         shares=TrialShares(planned.share, planning.largest_share()),
         sizes_N=bags.sizes_N[bags.rows_of(sorted({key for split in task.splits for key in split.train}))],
+        silence=Silence(planning.calibration.epoch_s * planned.slowed, sweep.trial_timeout_s),
         is_asked_to_stop=lambda: stopping.is_asked,
     )
     _mute_failed_trials()

@@ -10,6 +10,8 @@ trial's end: Ray Tune stops a pruned trial in the same way as all trials after a
 
 import gc
 import json
+import os
+import platform
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +26,7 @@ from mhimdist.config.train import TrainConfig
 from mhimdist.data.splits import Split
 from mhimdist.distributed.shared_gpu import within_share
 from mhimdist.errors import DiskFullError, PreemptedError, RunLockedError
+from mhimdist.sweep.folder import PROCESS_FILE
 from mhimdist.sweep.launchers import ActorLauncher, GroupLauncher
 from mhimdist.sweep.memory import is_out_of_memory
 from mhimdist.sweep.task import Task
@@ -55,6 +58,10 @@ class SweepTrial(tune.Trainable):
         self.number = int(config["number"])
         self.folder = self.task.trials / f"{self.number:04d}"
         self._run: TrialRun | None = None
+        with suppress(OSError, DiskFullError):  # only a message about this process needs it
+            self.folder.mkdir(parents=True, exist_ok=True)
+            here = {"host": platform.node(), "pid": os.getpid()}
+            files.write_text(self.folder / PROCESS_FILE, json.dumps(here))
 
     def step(self) -> dict[str, Any]:
         """Train an epoch of every fold of the trial's wave.

@@ -18,9 +18,6 @@ from mhimdist.report import formats
 STATUS_EVERY_S = 180.0
 """Seconds between two lines on the running trials in a job's log."""
 
-SILENT_EPOCHS, SILENT_S = 10, 60.0
-"""A trial has been silent for too long after this many of its longest epochs and this many seconds."""
-
 
 @dataclass(frozen=True)
 class Running:
@@ -32,8 +29,6 @@ class Running:
         step, num_steps: epochs done over all its folds, and epochs of a complete trial.
         num_folds, all_folds: folds done, and folds of a complete trial.
         value: its mean validation score so far; None before the first epoch.
-        last_report: time of its last report, or of its start.
-        longest_s: the longest time between two of its reports; None before the second.
     """
 
     number: int
@@ -43,8 +38,6 @@ class Running:
     num_folds: int
     all_folds: int
     value: float | None
-    last_report: float
-    longest_s: float | None
 
 
 class Watch:
@@ -78,7 +71,6 @@ class Watch:
         self._counts = {"complete": 0, "pruned": 0, "failed": 0}
         self._num_earlier = 0
         self._started = self._status_printed = clock()
-        self._silent: set[int] = set()
         self._live = (
             Live(self, console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
         )
@@ -124,10 +116,6 @@ class Watch:
             value: its mean validation score so far; None before the first epoch.
         """
         before, now = self._running.get(number), self._clock()
-        longest_s = before.longest_s if before else None
-        if before and before.step:
-            longest_s = max(longest_s or 0.0, now - before.last_report)
-        self._silent.discard(number)
         self._running[number] = Running(
             number,
             before.started if before else now,
@@ -136,8 +124,6 @@ class Watch:
             num_folds,
             all_folds,
             value,
-            now,
-            longest_s,
         )
 
     def ended(self, number: int, state: str, value: float | None, text: str) -> None:
@@ -166,22 +152,12 @@ class Watch:
         self._running.pop(number, None)
 
     def tick(self, running: Collection[int]) -> None:
-        """Print the running trials every few minutes, unless a table shows them, and the silent ones.
+        """Print the running trials every few minutes, unless a table shows them.
 
         Args:
             running: trials that have a process; the others wait for one.
         """
         now = self._clock()
-        for each in self._running.values():
-            longest_s, silent_s = each.longest_s, now - each.last_report
-            if each.number not in running or longest_s is None or each.number in self._silent:
-                continue
-            if silent_s > max(SILENT_EPOCHS * longest_s, SILENT_S):
-                self._silent.add(each.number)
-                self.print_line(
-                    f"trial {each.number} has reported nothing for {formats.rounded(silent_s)}; its "
-                    f"longest epoch took {formats.rounded(longest_s)}"
-                )
         if self._live or now - self._status_printed < STATUS_EVERY_S:
             return
         self._status_printed = now

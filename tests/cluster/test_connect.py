@@ -140,3 +140,16 @@ ray.shutdown()
 """
     done = _run(program, TMPDIR=str(folder))
     assert (done.returncode, done.stdout.strip()) == (0, "42"), done.stderr
+
+
+def test_a_ray_that_does_not_start_in_time_is_our_error(monkeypatch):
+    def init(**named):
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setattr(connect, "keep_token_private", lambda **named: None)
+    monkeypatch.setattr(connect.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(connect.ray, "init", init)
+    with pytest.raises(ClusterError, match=r"Ray did not start \(The current node timed out .*too busy"):
+        connect.connect()

@@ -1,6 +1,8 @@
 import io
 import json
 import shutil
+import time
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,6 +32,7 @@ from mhimdist.sweep.ray_hooks import (
     StudySearcher,
     guard_callback,
 )
+from mhimdist.sweep.silence import Silence
 from mhimdist.sweep.watch import Watch
 
 BASE = preset("c16", "abmil").override({"epochs": 3})
@@ -56,7 +59,9 @@ def driver(tmp_path, said) -> Driver:
     return _drive(opened, folder, said)
 
 
-def _drive(study: SweepStudy, folder: SweepFolder, said: io.StringIO) -> Driver:
+def _drive(
+    study: SweepStudy, folder: SweepFolder, said: io.StringIO, clock: Callable[[], float] = time.monotonic
+) -> Driver:
     return Driver(
         study,
         folder,
@@ -66,6 +71,7 @@ def _drive(study: SweepStudy, folder: SweepFolder, said: io.StringIO) -> Driver:
         capacity=Capacity(lambda: 3),
         shares=TrialShares(Share(1, 0.25, 100), Share(1, 1, 350)),
         sizes_N=SIZES_N,
+        silence=Silence(10.0, clock=clock),
     )
 
 
@@ -366,3 +372,39 @@ def test_a_space_with_no_more_to_try_ends_the_sweep_and_says_so(driver, tmp_path
     assert "[2/2] trial   1 complete" in said.getvalue()
     assert driver.suggest("d") == Searcher.FINISHED
     assert said.getvalue().count("the space has no more") == 1
+
+
+def test_a_silent_trial_is_named_with_its_process_ended_and_runs_again(driver, said):
+    now = [0.0]
+    driver = _drive(driver.study, driver.folder, said, clock=lambda: now[0])
+
+    def tick_until(until_s: float) -> list[int]:
+        ended = []
+        while now[0] < until_s:
+            now[0] += 1
+            ended += driver.tick({0})
+        return ended
+
+    for ray_id, ends in (("a", 700), ("b", 1400)):
+        assert driver.suggest(ray_id)["number"] == 0
+        process = driver.folder.trial(0) / "process.json"
+        assert not process.exists()
+        if ray_id == "b":
+            process.write_text(json.dumps({"host": "node-7", "pid": 4711}))
+        assert tick_until(ends) == [0]
+        driver.note_error(ray_id, "Ray's own words for an end by us")
+        driver.ended(ray_id, None, error=True)
+    named, ended, resumed, *others, failed = said.getvalue().splitlines()
+    silent = "trial 0 has reported nothing for"
+    unknown, known = "(its process has not begun)", "(process 4711 on node-7)"
+    assert (
+        named
+        == f"{silent} 2 min 11 s {unknown}; the longest epoch took 10 s, and its process is ended "
+        + ("after 11 min 30 s")
+    )
+    assert ended == f"{silent} 11 min 31 s {unknown}; the longest epoch took 10 s: its process is ended"
+    assert resumed == "trial 0 lost its process; it resumes from its last checkpoint"
+    assert [known in line for line in others] == [True, True]
+    reason = "its process was lost 2 times in a row (it has reported nothing for 11 min 31 s (process 4711"
+    assert reason in failed
+    assert driver.study.trials[0].user_attrs["reason"].endswith("(on node-7)")

@@ -70,25 +70,3 @@ def test_a_terminal_has_its_table_and_gets_no_such_line():
     clock.now = 500.0
     watch.tick({1})
     assert text.getvalue() == ""
-
-
-def test_a_trial_that_is_silent_for_ten_of_its_epochs_is_named_once():
-    watch, text, clock, _ = _watch(is_terminal=True)
-    watch.progressed(5, num_steps=10, all_folds=1)
-    for step, clock.now in ((1, 50.0), (2, 60.0), (3, 67.0)):  # the first waited for its process
-        watch.progressed(5, step=step, num_steps=10, all_folds=1, value=0.5)
-    clock.now = 167.0
-    watch.tick({5})
-    assert text.getvalue() == ""
-    clock.now = 168.0
-    watch.tick(set())  # it lost its process, and waits for another one
-    assert text.getvalue() == ""
-    for clock.now in (168.0, 169.0):
-        watch.tick({5})
-    said = "trial 5 has reported nothing for 1 min 41 s; its longest epoch took 10 s"
-    assert text.getvalue().splitlines() == [said]
-    clock.now = 170.0
-    watch.progressed(5, step=4, num_steps=10, all_folds=1, value=0.5)
-    clock.now = 1300.0
-    watch.tick({5})
-    assert len(text.getvalue().splitlines()) == 2
