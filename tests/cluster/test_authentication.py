@@ -46,6 +46,7 @@ print(os.environ["RAY_AUTH_MODE"])
 """
 
 
+@pytest.mark.faults(39)
 def test_every_mode_that_ray_takes_for_none_is_refused(tmp_path):
     done = _run(MODES_THAT_RAY_TAKES_FOR_NONE, tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "token\n", "")
@@ -70,6 +71,7 @@ run(main)
 """
 
 
+@pytest.mark.faults(36)
 @pytest.mark.ray("idle heads")
 def test_a_job_started_by_hand_is_shut(tmp_path):
     token = tmp_path / ".ray/auth_token"
@@ -103,6 +105,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.faults(36)
 @pytest.mark.ray("idle heads")
 def test_an_open_cluster_is_not_joined_by_a_process_with_a_token(tmp_path):
     env = {**os.environ, "RAY_AUTH_MODE": "none", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}

@@ -157,6 +157,7 @@ def test_json_round_trip():
     assert TrainConfig.model_validate_json(config.model_dump_json()) == config
 
 
+@pytest.mark.faults(52)
 @pytest.mark.parametrize("wrap", [lambda inner: {"model": inner}, lambda inner: {"epochs": [inner]}])
 def test_a_configuration_of_3000_levels_is_an_error(wrap):
     tree = {}

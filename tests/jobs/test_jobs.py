@@ -105,6 +105,7 @@ def _name(process: psutil.Process) -> str:
         return ""
 
 
+@pytest.mark.faults(23)
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_killed_driver_leaves_no_process_behind_and_the_same_command_resumes(tmp_path):

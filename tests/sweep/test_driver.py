@@ -186,6 +186,7 @@ def _lose(driver, trial_id, reason="ActorDiedError: its worker process has died"
     driver.ended(trial_id, None, error=True)
 
 
+@pytest.mark.faults(33)
 def test_a_lost_process_starts_its_trial_again_but_not_for_ever(driver, said):
     driver.suggest("a")
     _lose(driver, "a")
@@ -341,6 +342,7 @@ def test_failures_in_a_row_stop_the_sweep_and_say_where_they_were(driver):
     ]
 
 
+@pytest.mark.faults(34)
 def test_a_value_that_is_not_finite_fails_alone(driver):
     driver.suggest("a")
     driver.ended("a", _result(validation_score=float("inf")), error=False)

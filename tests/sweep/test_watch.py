@@ -1,5 +1,6 @@
 import io
 
+import pytest
 from rich.console import Console
 
 from mhimdist.sweep.watch import Watch
@@ -72,6 +73,7 @@ def test_a_terminal_has_its_table_and_gets_no_such_line():
     assert text.getvalue() == ""
 
 
+@pytest.mark.faults(46)
 def test_a_trial_that_is_silent_for_ten_of_its_epochs_is_named_once():
     watch, text, clock, _ = _watch(is_terminal=True)
     watch.progressed(5, num_steps=10, all_folds=1)
