@@ -103,3 +103,34 @@ class Stopping:
             yield
         finally:
             self._is_gentle = False
+
+
+@contextmanager
+def signals_afterwards() -> Iterator[None]:
+    """Deliver a SIGTERM or Ctrl-C that arrives within at the end, to the handler that was set before.
+
+    It is for a library's code that must not be interrupted half-way and sets handlers. The library's handler
+    stays only where none of ours was set.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    set_handler, arrived, theirs = signal.signal, list[int](), dict[int, Any]()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: set_handler(number, lambda number, _: arrived.append(number)) for number in numbers}
+
+    def set_later(number: int, handler: Any) -> Any:
+        if number not in before:
+            return set_handler(number, handler)
+        found, theirs[number] = theirs.get(number, before[signal.Signals(number)]), handler
+        return found
+
+    signal.signal = set_later  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        signal.signal = set_handler
+        for number, handler in before.items():
+            set_handler(number, handler if callable(handler) else theirs.get(number, handler))
+        if arrived:
+            os.kill(os.getpid(), arrived[0])

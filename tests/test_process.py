@@ -1,11 +1,13 @@
 import errno
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from mhimdist.errors import DataError
-from mhimdist.process import run
+from mhimdist.errors import DataError, PreemptedError
+from mhimdist.process import Stopping, run, signals_afterwards
 
 
 def _raising(error: BaseException):
@@ -83,3 +85,39 @@ def test_nothing_that_happens_behind_the_message_changes_the_status(error, statu
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (status, said)
     assert done.stdout == "buffered the thread has ended\nexit functions ran\n"
+
+
+def _ask() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.faults(45)
+def test_a_signal_within_a_library_is_delivered_after_it() -> None:
+    before, done = signal.getsignal(signal.SIGTERM), []
+
+    def library() -> None:
+        assert callable(signal.signal(signal.SIGTERM, lambda *_: sys.exit(15)))
+        _ask()
+        signal.signal(signal.SIGUSR1, signal.signal(signal.SIGUSR1, signal.SIG_IGN))
+        done.append("whole")
+
+    with pytest.raises(PreemptedError, match="resume it"), Stopping("resume it") as stopping:
+        ours = signal.getsignal(signal.SIGTERM)
+        with signals_afterwards():
+            library()
+    assert stopping.is_asked
+    assert done == ["whole"]
+    assert ours == stopping._note
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_librarys_handler_stays_where_there_was_none() -> None:
+    before, heard = signal.getsignal(signal.SIGTERM), []
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with signals_afterwards():
+            signal.signal(signal.SIGTERM, lambda *_: heard.append("theirs"))
+        _ask()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == ["theirs"]

@@ -23,6 +23,7 @@ from mhimdist.cluster.authentication import (
 from mhimdist.cluster.local import MAX_TEMP_ROOT_BYTES
 from mhimdist.cluster.nodes import Node, Share, addable_nodes
 from mhimdist.errors import ClusterError
+from mhimdist.process import signals_afterwards
 
 _NODE_TYPE_LABEL = "ray.io/node-group"
 _HEAD_RESOURCE = "node:__internal_head__"
@@ -74,10 +75,11 @@ def connect(*, dashboard: bool = False) -> None:
     # The output of Ray's processes stays in its logs: ours report by results, files and exceptions.
     quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     if _is_asked_to_join():
-        _join(os.environ.get("RAY_ADDRESS", ""), quiet)
+        with signals_afterwards():
+            _join(os.environ.get("RAY_ADDRESS", ""), quiet)
         return
     _require_address_space()
-    with loopback_only():
+    with signals_afterwards(), loopback_only():  # Ray would abort, or end the command on the spot
         ray.init(
             address="local",
             include_dashboard=dashboard,

@@ -36,8 +36,8 @@ Outcome = Result | str
 @contextmanager
 def stoppable(execution: Execution) -> Iterator[Stopping]:
     """Let a SIGTERM, as from `ray job stop`, end a command with a `PreemptedError`; Ray would abort it."""
-    connect()  # sets its own handlers
     with Stopping(f"{execution.name} was stopped; run the same command again to resume it") as stopping:
+        connect()
         yield stopping
 
 

@@ -132,8 +132,8 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
             data_digest=bags.digest,
         )
         _announce(bags, splits, study, folder, notes, is_found)
-        connect(dashboard=sweep.workers > 1)
         with Stopping(f"{sweep.name} was stopped; the same command resumes it") as stopping:
+            connect(dashboard=sweep.workers > 1)
             if sweep.workers > 1:
                 task = replace(task, group=worker_group(sweep))
             planning = Planning(task)
