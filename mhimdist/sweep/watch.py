@@ -21,6 +21,10 @@ STATUS_EVERY_S = 180.0
 SILENT_EPOCHS, SILENT_S = 10, 60.0
 """A trial has been silent for too long after this many of its longest epochs and this many seconds."""
 
+FIRST_SILENT_S = 600.0
+"""A trial whose epochs' time is unknown has been silent for too long after this many seconds of work: its first
+epoch may wait for a first stage."""
+
 
 @dataclass(frozen=True)
 class Running:
@@ -79,6 +83,7 @@ class Watch:
         self._num_earlier = 0
         self._started = self._status_printed = clock()
         self._silent: set[int] = set()
+        self._at_work_since: dict[int, float] = {}
         self._live = (
             Live(self, console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
         )
@@ -165,6 +170,21 @@ class Watch:
         """Note that a trial no longer runs, and has not ended."""
         self._running.pop(number, None)
 
+    def _name_if_silent(self, trial: Running, now: float) -> None:
+        silent_s, longest_s = now - trial.last_report, trial.longest_s
+        if longest_s is None:  # its last report may be from before it waited for a process
+            silent_s = min(silent_s, now - self._at_work_since[trial.number])
+        if silent_s > (FIRST_SILENT_S if longest_s is None else max(SILENT_EPOCHS * longest_s, SILENT_S)):
+            self._silent.add(trial.number)
+            known = (
+                "it has not ended two epochs"
+                if longest_s is None
+                else f"its longest epoch took {formats.rounded(longest_s)}"
+            )
+            self.print_line(
+                f"trial {trial.number} has reported nothing for {formats.rounded(silent_s)}; {known}"
+            )
+
     def tick(self, running: Collection[int]) -> None:
         """Print the running trials every few minutes, unless a table shows them, and the silent ones.
 
@@ -172,16 +192,10 @@ class Watch:
             running: trials that have a process; the others wait for one.
         """
         now = self._clock()
+        self._at_work_since = {number: self._at_work_since.get(number, now) for number in running}
         for each in self._running.values():
-            longest_s, silent_s = each.longest_s, now - each.last_report
-            if each.number not in running or longest_s is None or each.number in self._silent:
-                continue
-            if silent_s > max(SILENT_EPOCHS * longest_s, SILENT_S):
-                self._silent.add(each.number)
-                self.print_line(
-                    f"trial {each.number} has reported nothing for {formats.rounded(silent_s)}; its "
-                    f"longest epoch took {formats.rounded(longest_s)}"
-                )
+            if each.number in running and each.number not in self._silent:
+                self._name_if_silent(each, now)
         if self._live or now - self._status_printed < STATUS_EVERY_S:
             return
         self._status_printed = now

@@ -94,3 +94,16 @@ def test_a_trial_that_is_silent_for_ten_of_its_epochs_is_named_once():
     clock.now = 1300.0
     watch.tick({5})
     assert len(text.getvalue().splitlines()) == 2
+
+
+@pytest.mark.faults(46)
+def test_a_trial_that_is_silent_before_its_second_epoch_is_named_after_its_time_at_work():
+    watch, text, clock, _ = _watch(is_terminal=True)
+    watch.progressed(5, num_steps=10, all_folds=1)
+    for clock.now in (700.0, 1300.0):  # the first look finds that it has a process
+        watch.tick({5})
+    assert text.getvalue() == ""
+    clock.now = 1301.0
+    watch.tick({5})
+    said = "trial 5 has reported nothing for 10 min 01 s; it has not ended two epochs"
+    assert text.getvalue().splitlines() == [said]
