@@ -52,12 +52,12 @@ test-faults: export OMP_NUM_THREADS := 1
 test-faults: venv  ## inject every fault of docs/faults.md; prints what held and writes faults.json
 	@$(BIN)/python -m pytest -m 'faults and not gpu' --faults faults.json $(SHARED)
 
-fuzz: export HYPOTHESIS_PROFILE := fuzz
+fuzz: export OMP_NUM_THREADS := 1
 fuzz: venv  ## give every reader 10,000 forged files
 	@$(BIN)/python -m pytest -m fuzz $(SHARED)
 
 soak: venv  ## train and search under random kills, stops and full disks; writes soak.json
-	@$(BIN)/python -m benchmarks.soak $(SOAK)
+	@$(BIN)/python tests/soak.py $(SOAK)
 
 sbom: venv  ## list what is installed in sbom.json (CycloneDX)
 	@$(BIN)/python -m cyclonedx_py environment --output-reproducible --of JSON -o sbom.json $(BIN)/python

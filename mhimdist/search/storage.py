@@ -72,15 +72,13 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
         return storage
     except Exception as error:  # each database driver has its own errors
         if url.startswith("sqlite"):
-            _refuse_file(
-                hidden(url).removeprefix("sqlite:///"), str(error.__cause__ or error).splitlines()[0]
-            )
+            said = str(error.__cause__ or error) or type(error).__name__
+            _refuse_file(hidden(url).removeprefix("sqlite:///"), said.splitlines()[0])
         cause = (
             error.__cause__ if isinstance(error.__cause__, ImportError) else None
         )  # names the missing driver
-        reason = " ".join(f"{error} ({cause})".split() if cause else str(error).split()).replace(
-            url, hidden(url)
-        )
+        said = f"{error} ({cause})" if cause else str(error) or type(error).__name__
+        reason = " ".join(said.split()).replace(url, hidden(url))
         for secret in _secrets(url):
             reason = reason.replace(secret, "***")
         # Not `from error`: its text may hold the password.
