@@ -1,6 +1,7 @@
 """Forged tables of labels, in every format: our errors alone come out of the reader."""
 
 import io
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fuzzing import CASES, forged, fuzz
-from spreadsheets import xlsx
+from spreadsheets import write_xlsx
 
 from data_prep.tables.labels import read_labels
 
@@ -26,6 +27,12 @@ def _parquet() -> bytes:
     return buffer.getvalue()
 
 
+def _workbook() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        write_xlsx(Path(folder, "t.xlsx"), labels=[list(line) for line in LINES])
+        return Path(folder, "t.xlsx").read_bytes()
+
+
 VALID: dict[str, Callable[[], list[bytes]]] = {
     "csv": lambda: [
         _text(",", "utf-8"),
@@ -34,7 +41,7 @@ VALID: dict[str, Callable[[], list[bytes]]] = {
         _text("|", "latin-1"),
     ],
     "parquet": lambda: [_parquet()],
-    "xlsx": lambda: [xlsx(LINES)],
+    "xlsx": lambda: [_workbook()],
 }
 
 
