@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -153,3 +155,35 @@ def test_a_token_file_by_another_name_is_closed_where_it_is(tmp_path, monkeypatc
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     authentication.keep_token_private(create=True)
     assert (named.stat().st_mode & 0o777, named.parent.stat().st_mode & 0o777) == (0o600, 0o755)
+
+
+DECOY = """
+import ray
+from mhimdist.cluster.connect import connect
+from mhimdist.process import run
+def main():
+    connect()
+    print(ray.get_runtime_context().gcs_address)
+    ray.shutdown()
+run(main)
+"""
+
+
+@pytest.mark.faults(36)
+@pytest.mark.slow
+@pytest.mark.ray("idle heads")
+def test_a_strangers_cluster_that_announces_itself_is_not_joined():
+    with socket.socket() as listening, tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as short:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        listening.settimeout(0)
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        for folder in (Path(short, "ray"), Path(short, f"mhim-{os.geteuid()}", "ray")):
+            folder.mkdir(parents=True)
+            (folder / "ray_current_cluster").write_text(address)
+        done = _run(DECOY, short, TMPDIR=short, RAY_TMPDIR=short)
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() != address
+    assert done.stdout.startswith("127.0.0.1:")
