@@ -1,8 +1,8 @@
 """Training and a sweep under random faults, checked all along: python tests/soak.py --minutes 60 --seed 0.
 
-Two threads share two cores. One trains a run again and again, the other one runs a sweep; each is killed,
-stopped, starved of disk or given damaged files at random, seeded moments, and started again until it ends. What
-it left must then be what an undisturbed run of the same seed leaves, bit for bit. See docs/security.md.
+Two threads share two cores. One trains run after run, the other one runs a sweep again and again; each is
+killed, stopped, starved of disk or given damaged files at random, seeded moments, and started again until it
+ends. What it left must then be what an undisturbed run leaves, bit for bit. See docs/security.md.
 """
 
 import argparse

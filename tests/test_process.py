@@ -101,13 +101,13 @@ def test_a_signal_within_a_library_is_delivered_after_it() -> None:
         signal.signal(signal.SIGUSR1, signal.signal(signal.SIGUSR1, signal.SIG_IGN))
         done.append("whole")
 
-    with pytest.raises(PreemptedError, match="resume it"), Stopping("resume it") as stopping:
-        ours = signal.getsignal(signal.SIGTERM)
-        with signals_afterwards():
+    def command() -> None:
+        with Stopping("resume it"), signals_afterwards():
             library()
-    assert stopping.is_asked
+
+    with pytest.raises(PreemptedError, match="resume it"):
+        command()
     assert done == ["whole"]
-    assert ours == stopping._note
     assert signal.getsignal(signal.SIGTERM) == before
 
 

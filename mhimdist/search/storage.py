@@ -107,8 +107,8 @@ def _refuse_file(file: str, reason: str) -> None:
         raise DiskFullError(f"disk full: {file} cannot be written; free space, then {again}")
     if re.search("malformed|not a database|corrupt|Could not decode", reason):
         raise SweepError(
-            f"{file}: the study is damaged ({reason}); put a copy of it back, give this sweep another --name, "
-            "or --fresh to delete it"
+            f"{file}: the study is damaged ({reason}); put a copy of it back, give this sweep another "
+            "--name, or --fresh to delete it"
         )
     if "readonly" in reason or "disk I/O error" in reason:
         raise SweepError(f"{file}: the study cannot be written ({reason}); mend this, then {again}")
@@ -158,8 +158,8 @@ def _require_readable(study: optuna.Study, url: str) -> None:
         study.get_trials(deepcopy=False)
     except (LookupError, TypeError, ValueError, optuna.exceptions.StorageInternalError) as error:
         raise SweepError(
-            f"storage {hidden(url)}: the study {study.study_name!r} is damaged ({type(error).__name__}: {error}); "
-            "put a copy of it back, or give this sweep another --name"
+            f"storage {hidden(url)}: the study {study.study_name!r} is damaged ({type(error).__name__}: "
+            f"{error}); put a copy of it back, or give this sweep another --name"
         ) from None
 
 

@@ -22,8 +22,8 @@ SILENT_EPOCHS, SILENT_S = 10, 60.0
 """A trial has been silent for too long after this many of its longest epochs and this many seconds."""
 
 FIRST_SILENT_S = 600.0
-"""A trial whose epochs' time is unknown has been silent for too long after this many seconds of work: its first
-epoch may wait for a first stage."""
+"""A trial whose epochs' time is unknown has been silent for too long after this many seconds of work: its
+first epoch may wait for a first stage."""
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ def test_a_configuration_of_3000_levels_is_an_error(wrap):
 
 
 def test_an_unknown_key_may_be_called_as_a_model_is():
-    with pytest.raises(ConfigError, match="^abmil: unknown key; valid here: .*masking"):
+    with pytest.raises(ConfigError, match=r"^abmil: unknown key; valid here: .*masking"):
         load_config({"model": {"name": "abmil"}, "abmil": None})
     with pytest.raises(ConfigError, match=r"^model\.clam_sb: unknown key; valid here: .*hidden_dim"):
         load_config({"model": {"name": "abmil", "clam_sb": 1}})

@@ -1,4 +1,4 @@
-"""Checkpoints and weights that would run code if a reader unpickled them: refused by name, and nothing runs."""
+"""Checkpoints and weights that would run code if they were unpickled: refused by name, and nothing runs."""
 
 import io
 import os

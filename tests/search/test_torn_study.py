@@ -41,7 +41,7 @@ def test_a_write_that_was_killed_within_is_undone_and_the_study_resumes_twice(tm
     _fill(_study(tmp_path), 3)
 
     def torn() -> None:
-        """Change pages in the file itself, as SQLite does within a large write, and be killed before its end."""
+        """Change the file itself, as SQLite does within a large write, and be killed before its end."""
         with closing(sqlite3.connect(tmp_path / "study.db", isolation_level=None)) as opened:
             opened.execute("PRAGMA cache_size=1")
             opened.execute("PRAGMA cache_spill=1")
@@ -73,10 +73,8 @@ def test_a_study_whose_end_is_missing_keeps_its_trials_or_is_named(tmp_path, num
             try:
                 found = _values(tmp_path)
             except MhimdistError as error:
-                assert str(file) in str(error)
-                assert "malformed" in str(error)
-            else:
-                assert found == list(range(NUM_TRIALS))
+                found = str(error)
+        assert found == list(range(NUM_TRIALS)) or (str(file) in found and "malformed" in found)
 
 
 @pytest.mark.faults(35)
@@ -92,8 +90,8 @@ def test_what_is_no_study_is_named(tmp_path, content):
 def test_an_overwritten_study_ends_with_no_other_error_than_ours(tmp_path):
     _fill(_study(tmp_path), 5)
     whole = (tmp_path / "study.db").read_bytes()
-    places = sorted(random.Random(0).sample(range(0, len(whole), 64), 60)) + [0, 64, 29 * 4096]
-    num_named = 0
+    places = [*random.Random(0).sample(range(128, len(whole), 64), 60), 0, 64]
+    refusals = []
     for at in places:
         place = tmp_path / f"{at}"
         place.mkdir(exist_ok=True)
@@ -105,6 +103,6 @@ def test_an_overwritten_study_ends_with_no_other_error_than_ours(tmp_path):
             try:
                 _values(place)
             except MhimdistError as error:
-                assert str(place / "study.db") in str(error)
-                num_named += 1
-    assert num_named > 0
+                refusals.append((place / "study.db", str(error)))
+    assert refusals
+    assert [said for file, said in refusals if str(file) not in said] == []

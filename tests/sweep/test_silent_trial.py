@@ -1,4 +1,4 @@
-"""A trial whose process is stopped, as by a debugger or a full swap: the sweep names it, and ends once it goes on."""
+"""A trial whose process is stopped: the sweep names it, and ends once the process goes on."""
 
 import threading
 import time
@@ -57,9 +57,15 @@ def test_a_trial_that_is_stopped_is_named_and_the_sweep_ends_once_it_goes_on(
     monkeypatch.setattr(watch, "FIRST_SILENT_S", 15.0)
     data = digits.build("digits-c16", tmp_path / "digits-c16", scale=0.01)
     sweep = Sweep(
-        home=tmp_path, name="silent", num_trials=1, folds=2, scheduler="none", between_folds=False, final_seeds=1,
+        home=tmp_path,
+        name="silent",
+        num_trials=1,
+        folds=2,
+        scheduler="none",
+        between_folds=False,
+        final_seeds=1,
         train=BASE,
-    )  # fmt: skip
+    )
     said: list[str] = []
 
     def stop_until_it_is_named() -> None:

@@ -1,4 +1,4 @@
-"""Features that became NaN after they were sharded, with a manifest that agrees: found when they are trained on."""
+"""Features that became NaN after they were sharded, with a manifest that agrees: found in training."""
 
 import hashlib
 import zlib

@@ -72,7 +72,9 @@ def test_forged_weights(suffix: str, num_cases: int, tmp_path: Path, monkeypatch
     assert not (tmp_path / "sentinel").exists()
 
 
-RESULT = b'{"protocol": "strict", "seed": 1, "fold": 1, "keys": ["a"], "labels": [0], "probabilities": [[0.5, 0.5]]}'
+RESULT = (
+    b'{"protocol": "strict", "seed": 1, "fold": 1, "keys": ["a"], "labels": [0], "probabilities": [[0.5]]}'
+)
 ROW = b'{"epoch": 0, "loss": 0.5, "train_s": 1.0}\n'
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ def small_disk(tmp_path):
 def test_a_disk_that_is_full_keeps_what_was_there(small_disk):
     checkpoint.save(small_disk / "old", TENSORS, {"epoch": 1})
     filler = small_disk / "filler"
-    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(4096))
     with pytest.raises(DiskFullError, match=rf"disk full: {small_disk}/new"):
