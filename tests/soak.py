@@ -8,6 +8,7 @@ ends. What it left must then be what an undisturbed run leaves, bit for bit. See
 import argparse
 import json
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -64,14 +65,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=60, help="how long faults are injected")
     parser.add_argument("--seed", type=int, default=0, help="of the faults and their moments")
+    parser.add_argument("--only", choices=["training", "sweep"], help="leave out the other part")
     parser.add_argument("--out", type=Path, default=Path("soak.json"), help="receives the summary")
     given = parser.parse_args()
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit("asked to stop")
+    )  # its processes and its disk go with it
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="soak-") as work:
         soak = Soak(Path(work), given.minutes, given.seed)
         with soak.keeper, TrainingSoak(soak, same_training) as training:
-            parts = (training.run, SweepSoak(soak, same_sweep).run)
-            threads = [threading.Thread(target=soak.guarded, args=(part,)) for part in parts]
+            parts = {"training": training.run, "sweep": SweepSoak(soak, same_sweep).run}
+            threads = [
+                threading.Thread(target=soak.guarded, args=(part,))
+                for name, part in parts.items()
+                if given.only in (None, name)
+            ]
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -106,7 +115,8 @@ def text(found: dict) -> str:
     lines = [f"soak of {found['minutes']} min, seed {found['seed']}, commit {found['commit'][:12]}"]
     for kind in ("finished", "fault", "start"):
         counts = found.get(kind, {})
-        lines.append(f"{kind + 's':10} " + (", ".join(f"{n} {name}" for name, n in counts.items()) or "none"))
+        title = kind if kind == "finished" else f"{kind}s"
+        lines.append(f"{title:10} " + (", ".join(f"{n} {name}" for name, n in counts.items()) or "none"))
     lines += [f"{name:10} {value}" for name, value in found["needs"].items()]
     lines += [f"skipped    {reason}" for reason in found["skipped"]]
     lines += [f"BROKEN     {reason}" for reason in found["broken"]] or [

@@ -104,19 +104,19 @@ def test_a_worker_that_is_stopped_is_named_and_the_run_goes_on(two_cores, data, 
 def test_workers_that_are_killed_more_often_than_allowed_end_the_run(two_cores, data, split, tmp_path):
     group = Group(num_workers=(2, 2), timeout_s=20, max_failures=1, saving=Saving(every_s=0.05))
     fold = Fold("it", CONFIG, split, 1, tmp_path / "run", is_tested=True)
-    killed: set[int] = set()
+    seen: set[int] = set()
 
     def kill() -> None:
-        """Kill a worker of each start, once the start has trained for a moment."""
-        while len(killed) < 2:
-            fresh = [process for process in _workers() if process.pid not in killed]
+        """Kill a worker of each of two starts, once the start has trained for a moment."""
+        for _ in range(2):
+            while not (fresh := [process for process in _workers() if process.pid not in seen]):
+                time.sleep(0.05)
             before = {path.name for path in fold.folder.glob("checkpoints/epoch-*")}
-            time.sleep(0.5)
-            if fresh and before != {path.name for path in fold.folder.glob("checkpoints/epoch-*")}:
-                with suppress(psutil.NoSuchProcess):
-                    fresh[-1].kill()
-                    killed.update(process.pid for process in _workers())
-                    killed.add(fresh[-1].pid)
+            while before == {path.name for path in fold.folder.glob("checkpoints/epoch-*")}:
+                time.sleep(0.05)
+            seen.update(process.pid for process in _workers())
+            with suppress(psutil.NoSuchProcess):
+                fresh[-1].kill()
 
     killing = threading.Thread(target=kill, daemon=True)
     slow = CONFIG.override({"epochs": 200})
