@@ -29,7 +29,7 @@ OPTIONS = [
         "--sampler",
         "random",
     ),
-    *("--train.epochs", "12", "--max-failures", "1000", "--save-every-s", "0.5"),
+    *("--train.epochs", "5", "--max-failures", "1000", "--save-every-s", "0.5"),
 ]
 PART = {"MHIMDIST_SOAK_PART": "sweep"}
 PATIENCE_S = 900.0
