@@ -22,7 +22,7 @@ BASE = preset("c16", "abmil").override(
     {
         "model.hidden_dim": 16,
         "model.attention_dim": 8,
-        "epochs": 30,
+        "epochs": 6,
         "teacher": {"kind": "momentum", "momentum": {"start": 0.9}},
         "device": "cpu",
     }
@@ -67,10 +67,12 @@ def test_a_trial_that_is_stopped_is_named_and_the_sweep_ends_once_it_goes_on(
         train=BASE,
     )
     said: list[str] = []
+    is_over = threading.Event()
 
     def stop_until_it_is_named() -> None:
         while (process := _trial()) is None:
-            time.sleep(0.05)
+            if is_over.wait(0.02):
+                return
         process.suspend()
         try:
             deadline = time.monotonic() + 300
@@ -82,8 +84,11 @@ def test_a_trial_that_is_stopped_is_named_and_the_sweep_ends_once_it_goes_on(
 
     thread = threading.Thread(target=stop_until_it_is_named)
     thread.start()
-    run_sweep(sweep, space, data=data)
-    thread.join()
+    try:
+        run_sweep(sweep, space, data=data)
+    finally:
+        is_over.set()
+        thread.join()
     assert "trial 0 has reported nothing for" in "".join(said)
     (trial,) = storage.read(storage.sqlite_url(tmp_path / "runs" / "silent" / "study.db"), "silent")
     assert trial.state == TrialState.COMPLETE
