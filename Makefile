@@ -11,9 +11,11 @@ JOBS ?= 2
 PYTEST ?=
 # Options of the check on a GPU: `make gpu-check GPU_CHECK='--budget 900'`.
 GPU_CHECK ?=
+# Options of the soak: `make soak SOAK='--minutes 60 --seed 1'`.
+SOAK ?= --minutes 60
 SHARED := -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(PYTEST)
 
-.PHONY: help venv demo test test-all test-isa gpu-check lint clean
+.PHONY: help venv demo test test-all test-isa test-faults soak fuzz sbom gpu-check lint clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -45,6 +47,20 @@ test-all: venv test-isa  ## run all tests; those for a GPU are skipped if there 
 test-isa: export OMP_NUM_THREADS := 1
 test-isa: venv  ## run the numeric tests with fewer instructions than this CPU has
 	@$(BIN)/python tests/capped.py $(BIN)/python -m pytest -m 'numeric and not slow and not gpu' $(SHARED)
+
+test-faults: export OMP_NUM_THREADS := 1
+test-faults: venv  ## inject every fault of docs/faults.md; prints what held and writes faults.json
+	@$(BIN)/python -m pytest -m 'faults and not gpu' --faults faults.json $(SHARED)
+
+fuzz: export OMP_NUM_THREADS := 1
+fuzz: venv  ## give every reader 10,000 forged files
+	@$(BIN)/python -m pytest -m fuzz $(SHARED)
+
+soak: venv  ## train and search under random kills, stops and full disks; writes soak.json
+	@$(BIN)/python tests/soak.py $(SOAK)
+
+sbom: venv  ## list what is installed in sbom.json (CycloneDX)
+	@$(BIN)/python -m cyclonedx_py environment --output-reproducible --of JSON -o sbom.json $(BIN)/python
 
 gpu-check: venv  ## check and measure this machine's GPU in less than 6 minutes; writes gpu_check_out/
 	@$(BIN)/python benchmarks/gpu_check/run.py $(GPU_CHECK)

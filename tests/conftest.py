@@ -2,14 +2,27 @@
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from faults_matrix import Matrix, rows_of
 from memory_bags import MemoryBags, gaussian_bags
 
 from mhimdist import process
 
 torch.set_num_threads(1)  # a small step is faster on one thread, and the test machine has few cores
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that asks for the matrix of faults."""
+    parser.addoption("--faults", metavar="FILE", help="print the matrix of faults and write it to this file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Collect the matrix of faults if it is asked for."""
+    if config.getoption("--faults"):
+        config.pluginmanager.register(Matrix(Path(config.getoption("--faults")).absolute()))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -26,6 +39,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Two Rays at once would contend for cores that each counts as its own, and a module's tests share their
     set-up. The tests with Ray take longest, so they go first.
     """
+    for item in items:
+        if rows := rows_of(item):
+            item.user_properties.append(("faults", rows))
     if not hasattr(config, "workerinput"):
         return
     groups = {item: _group(item) for item in items}

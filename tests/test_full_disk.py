@@ -38,6 +38,7 @@ def _run(bags: MemoryBags, folder: Path, limit_after: int | None = None) -> None
             resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 
 
+@pytest.mark.faults(29)
 def test_a_disk_that_fills_up_ends_a_run_with_its_checkpoint_intact_and_it_goes_on(bags, tmp_path):
     folder, said = tmp_path / "a run, of \u00b5", tmp_path / "said"
     with said.open("w") as file:
@@ -76,6 +77,7 @@ def _bound(main) -> None:
     process.run(main)
 
 
+@pytest.mark.faults(30)
 def test_a_run_that_cannot_write_says_so_before_it_trains(bags, closed, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "_run_epoch", _reach)
     # This shows that the failure below comes from the folder. It also imports everything now: without its
@@ -88,6 +90,7 @@ def test_a_run_that_cannot_write_says_so_before_it_trains(bags, closed, tmp_path
     assert (tmp_path / "said").read_text() == f"error: Permission denied: {closed / 'run'}\n"
 
 
+@pytest.mark.faults(30)
 def test_a_name_that_is_too_long_is_said_before_training(bags, tmp_path):
     folder = tmp_path / ("x" * 256)
     child = fork(lambda: process.run(lambda: _run(bags, folder)), tmp_path / "said")
@@ -99,6 +102,7 @@ def space(s: Space) -> None:
     s.uniform("loss.alpha", 0.01, 1.0, log=True)
 
 
+@pytest.mark.faults(29, 30)
 @pytest.mark.parametrize("kind", ["read-only", "full"])
 def test_a_sweep_that_cannot_write_says_so_before_it_trains(closed, tmp_path, monkeypatch, kind):
     data = digits.build("digits-c16", tmp_path / "digits-c16", scale=0.01)

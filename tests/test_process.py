@@ -132,6 +132,7 @@ def test_the_inner_context_says_what_was_stopped_and_the_outer_one_knows() -> No
         os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.faults(45)
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_block_that_a_signal_must_not_cut_ends_first(fails) -> None:
     done = []

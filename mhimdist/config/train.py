@@ -10,6 +10,7 @@ import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -353,11 +354,15 @@ def explain(item: Any) -> str:
     """One of pydantic's errors in one line: where it is, what was expected and what was got."""
     # The location in a union contains its member's tag ("model", "abmil", "gated"), which is not in the path.
     all_tags = {tag for tags in _TAGS.values() for tag in tags}
-    path = [str(part) for part in item["loc"] if part not in all_tags]
+    is_unknown = (
+        item["type"] == "extra_forbidden"
+    )  # the last part is then a key, even if it is called "abmil"
+    path = [str(part) for part in item["loc"][: -1 if is_unknown else None] if part not in all_tags]
     where = ".".join(path) or "configuration"
-    if item["type"] == "extra_forbidden":
-        *parents, unknown = path
-        valid = _valid_keys(parents, [part for part in item["loc"] if part in all_tags])
+    if is_unknown:
+        parents, unknown = path, str(item["loc"][-1])
+        where = ".".join([*parents, unknown])
+        valid = _valid_keys(parents, [part for part in item["loc"][:-1] if part in all_tags])
         close = difflib.get_close_matches(unknown, valid, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         return f"{where}: unknown key{hint}; valid here: {', '.join(valid)}"
@@ -368,7 +373,7 @@ def explain(item: Any) -> str:
 
 
 def _valid_keys(parents: Sequence[str], tags: Sequence[Any]) -> list[str]:
-    node = TypeAdapter(TrainConfig).json_schema()
+    node = _schema()
     definitions = node["$defs"]
     for parent in parents:
         node = node["properties"][parent]
@@ -378,3 +383,8 @@ def _valid_keys(parents: Sequence[str], tags: Sequence[Any]) -> list[str]:
             reference = node.get("$ref") or node["allOf"][0]["$ref"]
         node = definitions[reference.rsplit("/", 1)[-1]]
     return sorted(node["properties"])
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return TypeAdapter(TrainConfig).json_schema()

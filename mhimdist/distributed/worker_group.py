@@ -45,6 +45,8 @@ class Group:
         gpus: GPUs per worker, 0 or 1.
         max_failures: how often the group starts again after the death of a worker.
         timeout_s: seconds to wait for a worker that does not answer, before an error names it.
+        grow_every_s: seconds between two looks of an elastic run for nodes that have come; more workers start
+            again from the last checkpoint.
         saving: when checkpoints are written and which are kept.
         bag_of: what one bag of the data is.
     """
@@ -54,6 +56,7 @@ class Group:
     gpus: float = 0.0
     max_failures: int = 3
     timeout_s: float = 300.0
+    grow_every_s: float = 60.0
     saving: Saving = field(default_factory=Saving)
     bag_of: BagOf = "slide"
 
@@ -143,6 +146,7 @@ def _trainer(task: _WorkerTask) -> TorchTrainer:
         torch_config=TorchConfig(backend="nccl" if group.gpus else "gloo", timeout_s=int(group.timeout_s)),
         scaling_config=ScalingConfig(
             num_workers=fewest if fewest == most else (fewest, most),  # type: ignore[arg-type]
+            elastic_resize_monitor_interval_s=group.grow_every_s,  # type: ignore[call-arg]
             use_gpu=bool(group.gpus),
             resources_per_worker={"CPU": group.cpus} | ({"GPU": group.gpus} if group.gpus else {}),
         ),

@@ -72,15 +72,13 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
         return storage
     except Exception as error:  # each database driver has its own errors
         if url.startswith("sqlite"):
-            _refuse_file(
-                hidden(url).removeprefix("sqlite:///"), str(error.__cause__ or error).splitlines()[0]
-            )
+            said = str(error.__cause__ or error) or type(error).__name__
+            _refuse_file(hidden(url).removeprefix("sqlite:///"), said.splitlines()[0])
         cause = (
             error.__cause__ if isinstance(error.__cause__, ImportError) else None
         )  # names the missing driver
-        reason = " ".join(f"{error} ({cause})".split() if cause else str(error).split()).replace(
-            url, hidden(url)
-        )
+        said = f"{error} ({cause})" if cause else str(error) or type(error).__name__
+        reason = " ".join(said.split()).replace(url, hidden(url))
         for secret in _secrets(url):
             reason = reason.replace(secret, "***")
         # Not `from error`: its text may hold the password.
@@ -107,6 +105,11 @@ def _refuse_file(file: str, reason: str) -> None:
         )
     if "disk is full" in reason:
         raise DiskFullError(f"disk full: {file} cannot be written; free space, then {again}")
+    if re.search("malformed|not a database|corrupt|Could not decode", reason):
+        raise SweepError(
+            f"{file}: the study is damaged ({reason}); put a copy of it back, give this sweep another "
+            "--name, or --fresh to delete it"
+        )
     if "readonly" in reason or "disk I/O error" in reason:
         raise SweepError(f"{file}: the study cannot be written ({reason}); mend this, then {again}")
 
@@ -133,7 +136,7 @@ def create(
         directions: of the study's objectives.
 
     Raises:
-        SweepError: no database answers, or another sweep owns the study of that name.
+        SweepError: no database answers, it is damaged, or another sweep owns the study of that name.
     """
     storage = open_storage(url)
     sampler = optuna.samplers.RandomSampler()  # proposals come from `SweepStudy.propose`
@@ -143,9 +146,21 @@ def create(
         study = optuna.load_study(storage=storage, study_name=name, sampler=sampler)
         if owner is not None and not (owner.is_alone and OWNER not in study.user_attrs):
             _check_owner(study, owner.id, url)
+    _require_readable(study, url)
     if owner is not None and OWNER not in study.user_attrs:
         study.set_user_attr(OWNER, {"id": owner.id, "folder": owner.folder})
     return study
+
+
+def _require_readable(study: optuna.Study, url: str) -> None:
+    """Refuse a study whose rows contradict each other, as after damage that the database does not notice."""
+    try:
+        study.get_trials(deepcopy=False)
+    except (LookupError, TypeError, ValueError, optuna.exceptions.StorageInternalError) as error:
+        raise SweepError(
+            f"storage {hidden(url)}: the study {study.study_name!r} is damaged ({type(error).__name__}: "
+            f"{error}); put a copy of it back, or give this sweep another --name"
+        ) from None
 
 
 def _check_owner(study: optuna.Study, owner_id: str, url: str) -> None:

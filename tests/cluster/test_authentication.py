@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,7 @@ print(os.environ["RAY_AUTH_MODE"])
 """
 
 
+@pytest.mark.faults(39)
 def test_every_mode_that_ray_takes_for_none_is_refused(tmp_path):
     done = _run(MODES_THAT_RAY_TAKES_FOR_NONE, tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "token\n", "")
@@ -70,6 +73,7 @@ run(main)
 """
 
 
+@pytest.mark.faults(36)
 @pytest.mark.ray("idle heads")
 def test_a_job_started_by_hand_is_shut(tmp_path):
     token = tmp_path / ".ray/auth_token"
@@ -103,6 +107,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.faults(36)
 @pytest.mark.ray("idle heads")
 def test_an_open_cluster_is_not_joined_by_a_process_with_a_token(tmp_path):
     env = {**os.environ, "RAY_AUTH_MODE": "none", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -150,3 +155,35 @@ def test_a_token_file_by_another_name_is_closed_where_it_is(tmp_path, monkeypatc
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     authentication.keep_token_private(create=True)
     assert (named.stat().st_mode & 0o777, named.parent.stat().st_mode & 0o777) == (0o600, 0o755)
+
+
+DECOY = """
+import ray
+from mhimdist.cluster.connect import connect
+from mhimdist.process import run
+def main():
+    connect()
+    print(ray.get_runtime_context().gcs_address)
+    ray.shutdown()
+run(main)
+"""
+
+
+@pytest.mark.faults(36)
+@pytest.mark.slow
+@pytest.mark.ray("idle heads")
+def test_a_strangers_cluster_that_announces_itself_is_not_joined():
+    with socket.socket() as listening, tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as short:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        listening.settimeout(0)
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        for folder in (Path(short, "ray"), Path(short, f"mhim-{os.geteuid()}", "ray")):
+            folder.mkdir(parents=True)
+            (folder / "ray_current_cluster").write_text(address)
+        done = _run(DECOY, short, TMPDIR=short, RAY_TMPDIR=short)
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() != address
+    assert done.stdout.startswith("127.0.0.1:")

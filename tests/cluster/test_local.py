@@ -94,12 +94,14 @@ def test_a_submitted_job_runs_on_the_cluster(cluster: LocalCluster, tmp_path: Pa
     assert "answer 42 1.0" in done.stdout
 
 
+@pytest.mark.faults(36)
 def test_everything_listens_on_loopback_only(cluster: LocalCluster):
     ports = listening(tree(psutil.Process()) - {psutil.Process()})
     assert {"gcs_server", "raylet"} <= set(ports.values())
     assert not [where for where in ports if not is_loopback(where[0])]
 
 
+@pytest.mark.faults(36)
 @pytest.mark.parametrize("token", [None, "0" * 64], ids=["no token", "another token"])
 def test_strangers_cannot_submit_jobs(cluster: LocalCluster, token: str | None):
     request = urllib.request.Request(
@@ -115,6 +117,7 @@ def test_strangers_cannot_submit_jobs(cluster: LocalCluster, token: str | None):
     assert refused.value.code in (401, 403)
 
 
+@pytest.mark.faults(36)
 def test_only_the_user_can_read_the_token(cluster: LocalCluster):
     token_file = Path(cluster.env["RAY_AUTH_TOKEN_PATH"])
     assert token_file.stat().st_mode & 0o777 == 0o600
@@ -196,6 +199,7 @@ def test_a_command_that_does_not_exist_starts_nothing():
     assert "no command 'no-such-command'" in done.stderr
 
 
+@pytest.mark.faults(20, 45)
 @pytest.mark.slow
 def test_sigterm_while_starting():
     process = start(WAIT)
@@ -214,6 +218,7 @@ def test_sigterm_while_starting():
     assert_nothing_left(processes, folder)
 
 
+@pytest.mark.faults(23)
 @pytest.mark.slow
 def test_killing_the_owner_leaves_nothing():
     script = (

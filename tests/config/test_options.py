@@ -82,6 +82,7 @@ def test_help_explains_every_option(capsys):
         assert fragment in text
 
 
+@pytest.mark.faults(52)
 @pytest.mark.parametrize(
     ("option", "value"),
     [

@@ -157,6 +157,7 @@ def test_json_round_trip():
     assert TrainConfig.model_validate_json(config.model_dump_json()) == config
 
 
+@pytest.mark.faults(52)
 @pytest.mark.parametrize("wrap", [lambda inner: {"model": inner}, lambda inner: {"epochs": [inner]}])
 def test_a_configuration_of_3000_levels_is_an_error(wrap):
     tree = {}
@@ -166,3 +167,10 @@ def test_a_configuration_of_3000_levels_is_an_error(wrap):
         load_config(tree)
     with pytest.raises(ConfigError, match="nest too deep"):
         TrainConfig().override(tree)
+
+
+def test_an_unknown_key_may_be_called_as_a_model_is():
+    with pytest.raises(ConfigError, match=r"^abmil: unknown key; valid here: .*masking"):
+        load_config({"model": {"name": "abmil"}, "abmil": None})
+    with pytest.raises(ConfigError, match=r"^model\.clam_sb: unknown key; valid here: .*hidden_dim"):
+        load_config({"model": {"name": "abmil", "clam_sb": 1}})

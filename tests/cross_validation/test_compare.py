@@ -159,6 +159,7 @@ def test_identical_configurations_run_once_and_failures_are_named(job, data, cap
         compare_module.raise_failures(comparison, experiment.folder)
 
 
+@pytest.mark.faults(33)
 def test_a_process_that_dies_is_a_failure_of_its_fold_alone(job, data, monkeypatch):
     experiment = Experiment(home=job.home, name="dying", folds=2, seeds=(1,))
 
@@ -199,6 +200,7 @@ def test_a_stop_file_by_hand_saves_the_runs_and_the_same_call_resumes_them(job, 
     assert not list(experiment.folder.glob("folds/*/result.json"))
 
 
+@pytest.mark.faults(31)
 def test_two_commands_do_not_drive_one_cross_validation(job, data):
     experiment = Experiment(home=job.home, name="driven", folds=2, run_folds=1, seeds=(1,))
     with experiment.driving(), pytest.raises(RunLockedError, match=r"driven is being driven by process \d+"):

@@ -67,6 +67,7 @@ def _position(home: Path) -> tuple[int, int]:
     return int(epoch), int(step)
 
 
+@pytest.mark.faults(20)
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_sigterm_within_an_epoch_loses_at_most_16_steps(data, undisturbed, tmp_path, workers):
     command = _command(data, tmp_path, "--workers", workers)

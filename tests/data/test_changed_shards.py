@@ -41,6 +41,7 @@ run(main)
 """
 
 
+@pytest.mark.faults(3, 41)
 @pytest.mark.parametrize("verify", ["first_read", "never"])
 def test_a_mapped_shard_that_is_cut_is_an_error_and_no_signal(verify: str, shards: Path) -> None:
     row = len(Manifest.read(shards).rows) - 1
@@ -55,6 +56,7 @@ def test_a_mapped_shard_that_is_cut_is_an_error_and_no_signal(verify: str, shard
     assert "bytes, got 512" in done.stderr
 
 
+@pytest.mark.faults(41)
 def test_a_shard_that_is_overwritten_after_its_check_is_checked_again(shards: Path) -> None:
     bags = BagShards(shards)
     for row in range(len(bags)):
@@ -86,6 +88,7 @@ def swap(shards: Path) -> None:
     made.rename(shards)
 
 
+@pytest.mark.faults(41)
 def test_another_process_compares_the_digest(shards: Path) -> None:
     bags = BagShards(shards)
     sent = pickle.dumps(bags)

@@ -104,6 +104,7 @@ def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
         Manifest.read(tmp_path / "nowhere")
 
 
+@pytest.mark.faults(5)
 @pytest.mark.parametrize("column", ROWS_SCHEMA.names)
 def test_an_edit_of_any_column_is_noticed(column: str, tmp_path: Path) -> None:
     def change(table: pa.Table) -> pa.Table:
@@ -122,6 +123,7 @@ def test_an_edit_of_any_column_is_noticed(column: str, tmp_path: Path) -> None:
         Manifest.read(tmp_path)
 
 
+@pytest.mark.faults(5)
 def test_an_edit_of_the_description_is_noticed(tmp_path: Path) -> None:
     small_manifest().write(tmp_path)
     path = tmp_path / MANIFEST_NAME
@@ -133,6 +135,7 @@ def test_an_edit_of_the_description_is_noticed(tmp_path: Path) -> None:
         Manifest.read(tmp_path)
 
 
+@pytest.mark.faults(5)
 def test_a_flipped_bit_is_noticed_or_changes_nothing(shards: Path) -> None:
     path = shards / MANIFEST_NAME
     content = path.read_bytes()
@@ -150,6 +153,7 @@ def test_a_flipped_bit_is_noticed_or_changes_nothing(shards: Path) -> None:
     assert refused > 100
 
 
+@pytest.mark.faults(5)
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -184,6 +188,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         Manifest.read(tmp_path)
 
 
+@pytest.mark.faults(9)
 def test_a_bomb_is_not_inflated(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = small_manifest()
     columns = [pa.repeat(value, 10**5) for value in manifest.rows.to_pylist()[0].values()]

@@ -46,6 +46,7 @@ def anonymous_bytes() -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
+@pytest.mark.faults(14)
 def test_a_giant_bag_is_read_in_bounded_memory_and_refused_beyond_it(tmp_path: Path) -> None:
     (tmp_path / "features").mkdir()
     for name in ("a", "b"):

@@ -243,6 +243,7 @@ def _fill_disk(folder: Path, room: int, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(os, "posix_fallocate", limited)
 
 
+@pytest.mark.faults(29)
 def test_a_full_disk_is_a_limit_too(bucket: str, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second, third = Manifest.read(shards).info.shards[:3]
     cache, source = ShardCache(shards.parent / "cache"), RemoteFolder(bucket)
@@ -309,6 +310,7 @@ def test_a_disk_that_cannot_keep_the_data_is_said_before_training(
         open_bags(bucket, Loading(shard_cache=folder))
 
 
+@pytest.mark.faults(1)
 @pytest.mark.parametrize("seed", range(5))
 def test_a_flipped_bit_is_caught_on_arrival(seed: int, web: str, shards: Path) -> None:
     row = Manifest.read(shards).rows.to_pylist()[0]
@@ -380,6 +382,7 @@ def test_a_place_that_is_not_there(s3: str, web: str, tmp_path: Path) -> None:
         BagShards("http://127.0.0.1:9/shards")
 
 
+@pytest.mark.faults(7)
 @pytest.mark.parametrize(
     "url",
     [
@@ -401,6 +404,7 @@ def test_only_known_schemes_are_taken(url: str, tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.faults(37)
 def test_passwords_are_refused_and_queries_are_not_shown(web: str, shards: Path) -> None:
     with pytest.raises(ConfigError, match="credentials belong in the environment") as error_info:
         is_remote("https://user:hunter2@host/shards")

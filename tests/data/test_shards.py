@@ -203,6 +203,7 @@ def test_only_so_many_shards_stay_mapped(shards: Path, monkeypatch: pytest.Monke
     )
 
 
+@pytest.mark.faults(1)
 @pytest.mark.parametrize("seed", range(20))
 def test_a_flipped_bit_is_caught_on_first_read(seed: int, shards: Path) -> None:
     bags = BagShards(shards)
@@ -249,6 +250,7 @@ def test_an_array_header_that_disagrees_is_caught_where_the_crc32_does_not(shard
         BagShards(shards).load([0])
 
 
+@pytest.mark.faults(4)
 def test_shards_that_are_not_those_of_the_manifest_are_listed_together(shards: Path) -> None:
     (shards / "shard-000000.tar").rename(shards / "shard-000007.tar")
     (shards / "shard-000001.tar").write_bytes(b"")
@@ -260,6 +262,7 @@ def test_shards_that_are_not_those_of_the_manifest_are_listed_together(shards: P
     assert "shard-000007.tar: not in the manifest" in message
 
 
+@pytest.mark.faults(3)
 def test_a_shard_cut_off_after_opening_is_refused_before_it_is_mapped(shards: Path) -> None:
     bags = BagShards(shards)
     for path in shards.glob("*.tar"):

@@ -29,6 +29,7 @@ def _check(split, classes=CLASSES):
     split.check(KEYS, KEYS, LABELS, classes)
 
 
+@pytest.mark.faults(16)
 @pytest.mark.parametrize(
     ("split", "message"),
     [

@@ -16,6 +16,7 @@ def _holdout(seed=0, **shares):
     return holdout(KEYS, CASES, LABELS, **({"test_share": 0.3, "validation_share": 0.2} | shares), seed=seed)
 
 
+@pytest.mark.faults(17)
 @pytest.mark.parametrize("seed", range(5))
 def test_every_bag_is_used_once_and_no_case_twice(seed):
     split = _holdout(seed)
@@ -39,6 +40,7 @@ def test_too_few_cases_are_refused():
         _holdout(test_share=0.5, validation_share=0.5)
 
 
+@pytest.mark.faults(17)
 @pytest.mark.parametrize(
     ("split", "message"),
     [

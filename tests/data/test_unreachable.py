@@ -16,6 +16,7 @@ run(lambda: BagShards(sys.argv[1]))
 """
 
 
+@pytest.mark.faults(48)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "url", ["abfs://data@account.dfs.core.windows.net/shards", "gs://bucket/shards?sig=s3cret"]

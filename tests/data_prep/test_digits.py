@@ -278,6 +278,7 @@ def test_facts_are_camelyon16s():
     assert json.dumps(facts)  # plain data
 
 
+@pytest.mark.faults(50)
 def test_what_a_killed_build_leaves_is_removed_by_the_next(tmp_path, monkeypatch):
     def killed(*arguments, **options):
         os.kill(os.getpid(), signal.SIGKILL)

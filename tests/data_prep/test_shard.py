@@ -206,6 +206,7 @@ def test_the_index_is_what_nvidia_would_write(tmp_path: Path) -> None:
         assert path.with_suffix(".idx").read_bytes() == (tmp_path / "nvidia.idx").read_bytes()
 
 
+@pytest.mark.faults(11, 12)
 @pytest.mark.parametrize(
     ("slides", "options", "message"),
     [

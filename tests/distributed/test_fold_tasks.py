@@ -37,6 +37,7 @@ def test_a_fold_that_outgrew_its_share_of_a_gpu_says_so(
     assert ("raise gpus_per_run" in (fold.folder / "error.txt").read_text()) == is_named
 
 
+@pytest.mark.faults(41)
 def test_a_fold_is_not_trained_on_other_data_than_the_commands(tmp_path, bags: MemoryBags):
     found = shards_of(bags, tmp_path)
     fold = Fold(

@@ -127,6 +127,7 @@ def _kill_a_worker() -> None:
     workers[1].kill()
 
 
+@pytest.mark.faults(18)
 @pytest.mark.slow
 def test_a_killed_worker_changes_nothing(undisturbed, data, split, cache, tmp_path):
     folder = tmp_path / "run"

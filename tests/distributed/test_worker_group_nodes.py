@@ -37,6 +37,7 @@ def cluster():
         running.shutdown()
 
 
+@pytest.mark.faults(21, 24)
 @pytest.mark.slow
 def test_an_elastic_run_survives_a_node_and_sees_the_same_bags(cluster, tmp_path, monkeypatch):
     running, nodes = cluster

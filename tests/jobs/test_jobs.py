@@ -84,6 +84,17 @@ def test_bad_input_gives_one_clear_line_and_writes_nothing(tmp_path, arguments, 
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.faults(7)
+@pytest.mark.parametrize("script", ["tune_c16.py", "train_c16.py", "train_tcga.py"])
+@pytest.mark.parametrize("url", ["pipe:touch sentinel", "sh:touch sentinel", "pipe:cat x | touch sentinel"])
+def test_an_address_of_data_runs_no_shell(tmp_path, monkeypatch, script, url):
+    monkeypatch.chdir(tmp_path)
+    done = run_here(script, "--data", url, home=tmp_path / "home")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert not (tmp_path / "sentinel").exists()
+
+
 def test_job_scripts_are_short_and_executable():
     for script in (ROOT / "jobs").glob("*.py"):
         lines = script.read_text().splitlines()
@@ -105,6 +116,7 @@ def _name(process: psutil.Process) -> str:
         return ""
 
 
+@pytest.mark.faults(23)
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_killed_driver_leaves_no_process_behind_and_the_same_command_resumes(tmp_path):

@@ -69,6 +69,7 @@ STRATEGIES = {
 }
 
 
+@pytest.mark.faults(13)
 @pytest.mark.parametrize("model", SMALL_MODELS)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("alpha", [0, 0.5])

@@ -35,6 +35,7 @@ ODD: dict[str, Callable[[Tensor], Tensor]] = {
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch calls these kinds of tensors prototypes
 
 
+@pytest.mark.faults(44)
 @pytest.mark.parametrize("kind", ODD)
 def test_weights_that_are_no_plain_numbers_are_named(tmp_path: Path, kind: str) -> None:
     name = "patch_to_emb.0.weight"

@@ -122,6 +122,7 @@ def test_a_damaged_record_is_named(trained, shards, tmp_path):
         mh.predict(trained, shards.folder, out)
 
 
+@pytest.mark.faults(31)
 def test_two_commands_do_not_share_a_folder(trained, shards, tmp_path):
     lock = files.Lock(tmp_path / ".lock", signed=True)
     with lock, pytest.raises(RunLockedError, match="is being written by process"):

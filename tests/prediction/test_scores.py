@@ -124,6 +124,7 @@ def test_networks_trained_anew_in_the_same_folder_are_read_again(shards, tmp_pat
     assert tables[0]["probability_class-1"] != tables[1]["probability_class-1"]
 
 
+@pytest.mark.faults(30)
 def test_a_slide_of_the_longest_name_has_a_file(tmp_path):
     file = scores_file(tmp_path, "é" * 80)
     assert len(file.name) <= 255

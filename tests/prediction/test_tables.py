@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 import mhimdist as mh
 from mhimdist.prediction.tables import write_table
@@ -18,6 +19,7 @@ def test_the_header_is_foreign_text_too(tmp_path):
     assert (tmp_path / "table.csv").read_text() == "'=x,y\n1,'-2\n,\n"
 
 
+@pytest.mark.faults(51)
 def test_hostile_names_of_slides_and_cases_stay_text(trained, tmp_path, capsys):
     folder, labels = tmp_path / "features", tmp_path / "labels.csv"
     folder.mkdir()

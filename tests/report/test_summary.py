@@ -22,6 +22,7 @@ def test_a_pruned_or_failed_trial_is_never_the_best(make_sweep: MakeSweep) -> No
     assert [trial.number for trial in summary.ranked] == [3, 4, 0, 1, 2]
 
 
+@pytest.mark.faults(34)
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
 def test_a_complete_trial_needs_a_finite_value(value: float | None) -> None:
     with pytest.raises(SweepError, match="trial 5: a complete trial needs a finite value"):

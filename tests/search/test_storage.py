@@ -37,6 +37,7 @@ def test_a_url_is_shown_without_its_password(url, shown):
     assert set(found.partition("?")[2].split("&")) == set(shown.partition("?")[2].split("&"))
 
 
+@pytest.mark.faults(37)
 @pytest.mark.parametrize(
     "url",
     [
@@ -86,6 +87,7 @@ def locked(tmp_path, monkeypatch):
         other.rollback()
 
 
+@pytest.mark.faults(49)
 def test_a_locked_study_is_called_locked(locked, tmp_path):
     _, study = locked
     with pytest.raises(SweepError, match=rf"{tmp_path}/study.db: another process has kept the study locked"):
@@ -103,6 +105,7 @@ def _fill(study):
         study.set_user_attr(f"attribute {number}", "x" * 1000)
 
 
+@pytest.mark.faults(29, 49)
 def test_a_full_disk_is_called_full_and_the_study_can_be_used_again(tmp_path):
     url = storage.sqlite_url(tmp_path / "study.db")
     study = storage.create(url, "sweep", None, [optuna.study.StudyDirection.MAXIMIZE])
@@ -118,6 +121,7 @@ def test_a_full_disk_is_called_full_and_the_study_can_be_used_again(tmp_path):
     assert storage.create(url, "sweep", None, study.directions).user_attrs["after"] == "more space"
 
 
+@pytest.mark.faults(30, 47)
 @pytest.mark.parametrize("name", ["a?b", "a%41", "a?mode=memory", "a%3Fb", "a b#c"])
 def test_a_study_is_where_its_folder_is_whatever_the_folder_is_called(tmp_path, name):
     file = tmp_path / name / "study.db"

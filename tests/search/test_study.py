@@ -125,6 +125,7 @@ def test_failed_trials_are_run_again_once_as_new_trials(tmp_path):
     assert [again.propose().number, again.propose().number, again.propose()] == [5, 6, None]
 
 
+@pytest.mark.faults(32)
 def test_states_are_honest(tmp_path):
     opened = _study(tmp_path)
     for _ in range(5):

@@ -192,6 +192,7 @@ def _lose(driver, trial_id, reason="ActorDiedError: its worker process has died"
     driver.ended(trial_id, None, error=True)
 
 
+@pytest.mark.faults(33)
 def test_a_lost_process_starts_its_trial_again_but_not_for_ever(driver, said):
     driver.suggest("a")
     _lose(driver, "a")
@@ -347,6 +348,7 @@ def test_failures_in_a_row_stop_the_sweep_and_say_where_they_were(driver):
     ]
 
 
+@pytest.mark.faults(34)
 def test_a_value_that_is_not_finite_fails_alone(driver):
     driver.suggest("a")
     driver.ended("a", _result(validation_score=float("inf")), error=False)
@@ -374,6 +376,7 @@ def test_a_space_with_no_more_to_try_ends_the_sweep_and_says_so(driver, tmp_path
     assert said.getvalue().count("the space has no more") == 1
 
 
+@pytest.mark.faults(46)
 def test_a_silent_trial_is_named_with_its_process_ended_and_runs_again(driver, said):
     now = [0.0]
     driver = _drive(driver.study, driver.folder, said, clock=lambda: now[0])

@@ -75,6 +75,7 @@ def test_fresh_deletes_only_the_study_that_is_its_own(tmp_path):
     assert json.loads((folder.path / "sweep.json").read_text())["id"] != "b2"
 
 
+@pytest.mark.faults(42)
 @pytest.mark.parametrize("text", ["", "[]", '{"layout": 2', DEEP])
 def test_a_torn_file_of_identity_is_named(tmp_path, text):
     folder = _claim(tmp_path)
@@ -92,6 +93,7 @@ def test_an_identity_without_its_id_is_named(tmp_path):
         _ = folder.owner
 
 
+@pytest.mark.faults(42)
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"elapsed_s": "x"}', '{"elapsed_s": null}', DEEP])
 def test_a_torn_clock_stops_no_sweep(tmp_path, text):
     folder = _claim(tmp_path)
@@ -102,6 +104,7 @@ def test_a_torn_clock_stops_no_sweep(tmp_path, text):
     assert folder.elapsed_s() >= 0
 
 
+@pytest.mark.faults(35, 42)
 def test_a_study_that_lost_its_trials_is_refused(tmp_path):
     folder = _claim(tmp_path)
     folder.check_study(0)

@@ -61,6 +61,7 @@ def _kill_once(folder: Path, title: str, before: dict[str, list[str]]) -> None:
     max(found, key=lambda process: process.create_time()).kill()
 
 
+@pytest.mark.faults(33)
 @pytest.mark.slow
 @pytest.mark.parametrize(("num_parallel", "victim"), [(1, "Trainable"), (2, "FoldServer")])
 def test_a_driver_that_fails_a_killed_process_and_a_stop_in_the_middle(

@@ -67,6 +67,7 @@ def test_ray_has_the_private_names_that_are_changed_for_its_memory_monitor():
     assert [module.__name__ for module in modules] == list(ray_hooks.ERROR_MODULES)
 
 
+@pytest.mark.faults(33)
 def test_rays_memory_monitor_ends_one_trial_and_not_the_sweep():
     """Ray Tune alone ends the whole sweep; once it does not, delete `surviving_the_memory_monitor`."""
     actor_manager, tune_controller = map(importlib.import_module, ray_hooks.ERROR_MODULES)

@@ -122,6 +122,7 @@ def test_the_first_trial_is_the_base_on_every_fold(folder):
         assert split == Split.load(folder / f"split-{fold}.json")
 
 
+@pytest.mark.faults(32)
 def test_every_trial_is_recorded_in_its_true_state_with_its_reason(folder):
     trials = _trials(folder)
     assert [t.number for t in trials] == list(range(7))
@@ -281,6 +282,7 @@ def test_a_logger_that_is_not_installed_names_its_extra(monkeypatch):
     assert [type(each).__name__ for each in trackers(Sweep())] == ["TBXLoggerCallback"]
 
 
+@pytest.mark.faults(37)
 @pytest.mark.slow
 def test_a_password_is_in_nothing_that_a_sweep_leaves_or_says(
     data, sweep, cluster, monkeypatch, capfd, tmp_path

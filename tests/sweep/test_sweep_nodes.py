@@ -42,6 +42,7 @@ def _ended(database: Path) -> int:
         return 0  # it does not exist yet
 
 
+@pytest.mark.faults(21, 23)
 @pytest.mark.slow
 def test_a_sweep_survives_a_node_and_its_driver(cluster, tmp_path):
     running, nodes = cluster

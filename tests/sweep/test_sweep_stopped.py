@@ -44,6 +44,7 @@ def _runs_again(folder: Path, before: dict[str, list[str]]) -> bool:
     return any(len(lines) < EPOCHS and len(now[name]) > len(lines) + 1 for name, lines in before.items())
 
 
+@pytest.mark.faults(20)
 def test_stopped_by_ctrl_c_or_sigterm_it_saves_itself_and_the_same_command_resumes_it(data, tmp_path):
     folder = tmp_path / "runs" / "sweep"
     command = [sys.executable, str(ROOT / "tests" / "sweep_once.py"), str(data), str(tmp_path), *OPTIONS]

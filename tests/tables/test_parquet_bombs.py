@@ -26,6 +26,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.faults(44)
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
 def test_a_text_that_is_stored_once_and_repeated_is_refused(kind: pa.DataType) -> None:
     column = pa.DictionaryArray.from_arrays(REPEATED, pa.array(["a" * LONG], kind))
@@ -58,6 +59,7 @@ def test_every_kind_of_cell_is_text() -> None:
     ]
 
 
+@pytest.mark.faults(44)
 def test_a_bomb_needs_little_memory() -> None:
     def attempt() -> None:
         limit_addresses(400 * 2**20)

@@ -16,6 +16,7 @@ CONFIG = preset("c16", "abmil").override(
 )
 
 
+@pytest.mark.faults(38)
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_permuted_labels_end_at_chance_under_the_strict_protocol(tmp_path):

@@ -22,6 +22,7 @@ def test_round_trip(tmp_path):
     assert os.listdir(tmp_path) == ["c"]
 
 
+@pytest.mark.faults(26)
 @pytest.mark.parametrize("name", ["student.safetensors", "optimizer.safetensors"])
 def test_a_flipped_bit_is_caught(tmp_path, name):
     checkpoint.save(tmp_path / "c", TENSORS, {})
@@ -33,6 +34,7 @@ def test_a_flipped_bit_is_caught(tmp_path, name):
         checkpoint.load(tmp_path / "c")
 
 
+@pytest.mark.faults(28)
 def test_a_missing_file_or_state_is_named(tmp_path):
     checkpoint.save(tmp_path / "c", TENSORS, {})
     (tmp_path / "c" / "student.safetensors").unlink()
@@ -65,6 +67,7 @@ def test_an_older_schema_is_migrated_step_by_step(tmp_path, monkeypatch):
     assert checkpoint.load(tmp_path / "c")[1] == {"done": 3, "step": 0}
 
 
+@pytest.mark.faults(19)
 @pytest.mark.parametrize(
     ("stage", "is_there"),
     [

@@ -127,6 +127,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.faults(26, 28, 42)
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_checkpoint_is_skipped_and_the_run_ends_with_the_same_bits(damage, run, weights):
     DAMAGE[damage](run)
@@ -157,6 +158,7 @@ def test_a_checkpoint_of_an_earlier_release_is_read(run, weights):
     assert all(torch.equal(value, weights[name]) for name, value in trainer.student.state_dict().items())
 
 
+@pytest.mark.faults(40)
 @pytest.mark.parametrize("name", ["../../../secret.safetensors", "/etc/passwd"])
 def test_a_checkpoint_names_no_file_outside_its_folder(tmp_path, name):
     checkpoint.save(tmp_path / "c", {"student": {"w": torch.zeros(1)}}, {})
@@ -175,6 +177,7 @@ def test_a_run_does_not_go_on_with_other_data(run):
         train(run, bags=other)
 
 
+@pytest.mark.faults(42)
 @pytest.mark.parametrize("text", ["", '{"epoch": 0', DEEP, "[1]\n"])
 def test_a_torn_history_of_an_unfinished_run_is_written_again(run, weights, text):
     (run / HISTORY).write_text(text)
@@ -198,6 +201,7 @@ def test_a_history_holds_numbers(run):
         read_history(run)
 
 
+@pytest.mark.faults(42)
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", DEEP, "{}"])
 def test_a_torn_result_is_named(tmp_path, text):
     (tmp_path / "result.json").write_text(text)

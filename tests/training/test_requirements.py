@@ -76,6 +76,7 @@ def test_weights_of_others_are_read_before_anything_trains(three, tmp_path):
         check_runs([("it", wide, WHOLE)], three)
 
 
+@pytest.mark.faults(16)
 def test_a_fold_whose_validation_and_test_lack_a_class_is_judged_on_the_others(three, tmp_path):
     fold = Fold("it", CONFIG, RARE_IN_TRAIN, 1, tmp_path / "fold", is_tested=True)
     run_fold(fold, three, tmp_path / "cache", 1)

@@ -91,6 +91,7 @@ def _kill_and_start_again(tmp_path: Path, world_size: int, delay_s: float, victi
     assert _finish(_start(folder, world_size)) == [0] * world_size
 
 
+@pytest.mark.faults(18)
 @pytest.mark.parametrize("world_size", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_killed_run_ends_bit_identically(tmp_path, undisturbed, world_size):
     expected, _ = undisturbed(world_size)
@@ -102,6 +103,7 @@ def test_a_killed_run_ends_bit_identically(tmp_path, undisturbed, world_size):
     assert _end_state(folder) == expected
 
 
+@pytest.mark.faults(18)
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("point", range(10))
@@ -114,6 +116,7 @@ def test_twenty_random_kill_points(tmp_path, undisturbed, world_size, point):
     assert _end_state(tmp_path / "run") == expected
 
 
+@pytest.mark.faults(20)
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_sigterm_saves_within_16_steps_and_exits_with_75(tmp_path, undisturbed, world_size):

@@ -52,6 +52,7 @@ def test_a_loaded_state_gives_itself(tmp_path):
         assert all(torch.equal(again[file][name], value) for name, value in named.items())
 
 
+@pytest.mark.faults(28)
 def test_an_optimizer_file_that_lacks_a_moment_is_refused(tmp_path):
     trainer, other = _trainer(), _trainer(seed=2)
     list(trainer.epochs())

@@ -89,6 +89,7 @@ def test_validation_is_predicted_once_by_each_network_that_has_changed(bags, mon
     assert all(0 < record.train_s < record.epoch_s for record in records)
 
 
+@pytest.mark.faults(25)
 @pytest.mark.parametrize("kind", ["momentum", "student_copy"])
 @pytest.mark.parametrize("stopped_after", [1, 4])
 def test_a_resumed_run_is_bit_identical(bags, tmp_path, kind, stopped_after):
@@ -156,6 +157,7 @@ class _Stop:
         return self.left < 0
 
 
+@pytest.mark.faults(25)
 @pytest.mark.parametrize("asked", [0, 1, 3, 4])
 def test_a_run_stopped_within_an_epoch_goes_on_bit_identically(tmp_path, asked):
     bags = gaussian_bags(num_bags=130)
@@ -188,6 +190,7 @@ def test_checkpoints_within_an_epoch_change_nothing(tmp_path):
     assert {"000016", "000032"} <= steps
 
 
+@pytest.mark.faults(26)
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(bags, tmp_path):
     config = _config(epochs=4)
     whole = _train(config, bags, tmp_path / "whole")
@@ -203,6 +206,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(bags, tmp_path):
     assert torch.equal(_weights(whole.student), _weights(resumed.student))
 
 
+@pytest.mark.faults(31)
 def test_a_second_run_in_the_same_folder_is_refused(bags, tmp_path):
     first = Trainer(_config(), bags, bags.holdout(), tmp_path)
     next(epochs := first.epochs())
@@ -232,6 +236,7 @@ def test_early_stopping_waits_for_its_patience(bags):
     assert done == max(6, trainer.best.epoch + 1 + 3)
 
 
+@pytest.mark.faults(11)
 def test_a_nan_feature_stops_before_any_weight_changes_and_names_the_bag(bags):
     trainer = Trainer(_config(), bags, bags.holdout())
     key = bags.holdout().train[3]
@@ -242,6 +247,7 @@ def test_a_nan_feature_stops_before_any_weight_changes_and_names_the_bag(bags):
     assert torch.isfinite(_weights(trainer.teacher.network)).all()
 
 
+@pytest.mark.faults(25)
 def test_the_global_generator_plays_no_part(bags):
     torch.manual_seed(1)
     before = torch.get_rng_state()

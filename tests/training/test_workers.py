@@ -156,6 +156,7 @@ def _hang(rank: int, folder: str) -> None:
     os._exit(0)  # leaving a process group with a dead member would hang or raise
 
 
+@pytest.mark.faults(22)
 def test_a_hung_worker_is_named_within_the_timeout(tmp_path):
     torch.multiprocessing.spawn(_hang, (str(tmp_path),), nprocs=2)
     message = json.loads((tmp_path / "0.json").read_text())
@@ -218,6 +219,7 @@ def _meet_without_the_last(rank: int, folder: str) -> None:
     os._exit(0)
 
 
+@pytest.mark.faults(22)
 @pytest.mark.slow
 def test_every_survivor_names_the_dead_worker(tmp_path):
     """The control group is broken then, and some of them notice it only after the timeout."""

@@ -63,6 +63,7 @@ def test_payloads_are_read_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert fault.member == "a.features.npy"
 
 
+@pytest.mark.faults(1, 2)
 def test_every_flipped_bit_is_found_where_it_is(shards: Path, pristine: dict[str, bytes]) -> None:
     generator = np.random.default_rng(0)
     names = sorted(name for name in pristine if name.endswith(".tar"))
@@ -78,6 +79,7 @@ def test_every_flipped_bit_is_found_where_it_is(shards: Path, pristine: dict[str
         (shards / name).write_bytes(pristine[name])
 
 
+@pytest.mark.faults(1)
 def test_a_flipped_payload_is_named(shards: Path) -> None:
     row = Manifest.read(shards).rows.to_pylist()[1]
     content = bytearray((shards / row["shard"]).read_bytes())
@@ -93,6 +95,7 @@ def test_a_flipped_payload_is_named(shards: Path) -> None:
     )
 
 
+@pytest.mark.faults(3)
 def test_every_truncation_is_found(shards: Path, pristine: dict[str, bytes]) -> None:
     name = "shard-000000.tar"
     whole = pristine[name]
@@ -103,6 +106,7 @@ def test_every_truncation_is_found(shards: Path, pristine: dict[str, bytes]) -> 
         assert any("cut off" in fault.what for fault in faults[1:])
 
 
+@pytest.mark.faults(4)
 def test_missing_surplus_and_copied_shards_are_found(shards: Path, pristine: dict[str, bytes]) -> None:
     (shards / "shard-000000.tar").unlink()
     (shards / "shard-000001.tar").write_bytes(pristine["shard-000002.tar"])
@@ -152,6 +156,7 @@ class Malicious:
         return os.mkdir, ("executed",)
 
 
+@pytest.mark.faults(6, 8)
 @pytest.mark.parametrize("place", ["front", "middle", "end"])
 @pytest.mark.parametrize("blessed", [False, True])
 @pytest.mark.parametrize(
@@ -329,6 +334,7 @@ def test_no_workers_are_refused(shards: Path, capsys: pytest.CaptureFixture) -> 
     assert "--workers: expected a whole number of at least 1, got '0'" in capsys.readouterr().err
 
 
+@pytest.mark.faults(2)
 def test_the_hash_finds_what_the_rest_cannot(shards: Path) -> None:
     forge_manifest(shards, info=lambda info: info["shards"][1].update(sha256=64 * "0"))
     (fault,) = verify(shards)

@@ -124,6 +124,7 @@ def pax_bomb() -> None:
 ZSTD, GZIP = (lambda: pa.compress(BOMB, "zstd", asbytes=True)), (lambda: gzip.compress(BOMB))
 
 
+@pytest.mark.faults(9, 44)
 @pytest.mark.parametrize(
     ("write", "message"),
     [

@@ -32,6 +32,7 @@ def test_a_store_that_is_itself_a_link_is_read() -> None:
     assert np.array_equal(read(), FEATURES)
 
 
+@pytest.mark.faults(8)
 @pytest.mark.parametrize(
     ("link", "target", "key"),
     [
@@ -47,6 +48,7 @@ def test_a_link_on_the_way_to_an_array_of_a_zarr_store_is_refused(link, target, 
         read(key)
 
 
+@pytest.mark.faults(8)
 @pytest.mark.parametrize("version", [2, 3])
 def test_a_chunk_that_is_a_link_is_refused(version: int) -> None:
     array = zarr.open_group("a.zarr", mode="w", zarr_format=version).create_array("features", data=FEATURES)
@@ -57,6 +59,7 @@ def test_a_chunk_that_is_a_link_is_refused(version: int) -> None:
         read()
 
 
+@pytest.mark.faults(40)
 @pytest.mark.parametrize("key", ["../private.zarr/features", "a/../features"])
 def test_a_key_leads_not_out_of_a_zarr_store(key: str) -> None:
     zarr.open_group("a.zarr", mode="w", zarr_format=2)

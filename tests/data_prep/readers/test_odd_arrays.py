@@ -35,6 +35,7 @@ def forged_npy(shape: str, dtype: str) -> None:
     Path("a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
 
 
+@pytest.mark.faults(52)
 @pytest.mark.parametrize("dtype", ["<f4", "|V0", "|S0"])
 @pytest.mark.parametrize(
     "shape", [f"({2**63}, 0)", f"(0, {2**63})", f"({2**63}, 4)", f"({2**200}, 4)", "(-1, 4)"]
@@ -45,6 +46,7 @@ def test_a_npy_of_a_shape_beyond_all_memory_is_named(shape: str, dtype: str) -> 
         read()
 
 
+@pytest.mark.faults(52)
 @pytest.mark.parametrize("dtype", ["|V0", "|S0", "<U0"])
 def test_a_npy_of_numbers_without_bytes_is_named(dtype: str) -> None:
     forged_npy("(4, 4)", dtype)
@@ -52,6 +54,7 @@ def test_a_npy_of_numbers_without_bytes_is_named(dtype: str) -> None:
         read()
 
 
+@pytest.mark.faults(52)
 @pytest.mark.filterwarnings("ignore")  # torch calls nested tensors a prototype
 @pytest.mark.parametrize("name", ["features", "coords"])
 @pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
@@ -62,6 +65,7 @@ def test_a_nested_tensor_is_named(name: str, layout: torch.layout) -> None:
         read()
 
 
+@pytest.mark.faults(44)
 def test_a_npz_of_thousands_of_records_ends_at_once() -> None:
     np.savez("a.npz", features=FEATURES, **{f"x{number}": np.float32(1) for number in range(5000)})
     started = time.process_time()
@@ -104,6 +108,7 @@ def of_many_attributes() -> None:
             file.attrs[f"name{number}"] = "a" * 60_000
 
 
+@pytest.mark.faults(44)
 @pytest.mark.parametrize(
     ("write", "message"), [(of_one_list, None), (of_many_attributes, "refused, its attributes have more")]
 )

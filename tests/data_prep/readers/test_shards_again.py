@@ -33,6 +33,7 @@ def flip(shards: Path, kind: str, at: int = 0) -> dict:
     return row
 
 
+@pytest.mark.faults(1)
 @pytest.mark.parametrize("kind", ["features", "coords", "instance_labels"])
 def test_a_flipped_bit_is_not_taken_for_another_value(kind: str, shards: Path, tmp_path: Path) -> None:
     row = flip(shards, kind, 128)
@@ -43,6 +44,7 @@ def test_a_flipped_bit_is_not_taken_for_another_value(kind: str, shards: Path, t
     assert not (tmp_path / "again").exists()
 
 
+@pytest.mark.faults(2)
 def test_a_flipped_bit_of_a_header_or_a_description_is_noticed(shards: Path, tmp_path: Path) -> None:
     flip(shards, "features", 60)
     with pytest.raises(DataError, match=r"shard-000000\.tar"):

@@ -64,6 +64,7 @@ def forged_npy(descr: str, shape: str) -> Path:
     return raw(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(64), "s.npy")
 
 
+@pytest.mark.faults(15)
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8", ">f2", ">f4", ">f8"])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_npy_in_any_float_byte_order_and_layout(dtype: str, order: str) -> None:
@@ -128,6 +129,7 @@ def test_npy_with_sidecars(dtype: object) -> None:
     assert source.instance_labels_N.tolist() == [1, 0, 1]
 
 
+@pytest.mark.faults(15)
 @pytest.mark.parametrize(
     ("write", "message"),
     [
@@ -157,6 +159,7 @@ def test_what_is_no_bag_of_features_is_refused(write: Callable[[], Path], messag
         read_features(path)
 
 
+@pytest.mark.faults(10)
 @pytest.mark.parametrize(
     ("write", "message"),
     [
@@ -204,6 +207,7 @@ def test_hostile_and_damaged_files_are_refused(write: Callable[[], Path], messag
         read_features(path)
 
 
+@pytest.mark.faults(9)
 def test_a_forged_npy_header_allocates_nothing() -> None:
     path = forged_npy("<f4", "(1000000000000, 1024)")
     message = r"its header says \(1000000000000, 1024\) float32, 4096000000000128 bytes, but it has 192"
@@ -217,6 +221,7 @@ def test_an_expanded_tensor_allocates_nothing() -> None:
         read_features(path)
 
 
+@pytest.mark.faults(9)
 def test_compressed_records_are_not_inflated() -> None:
     path = pt(torch.zeros(1000, 100))
     with zipfile.ZipFile(path) as stored, zipfile.ZipFile("deflated", "w", zipfile.ZIP_DEFLATED) as deflated:

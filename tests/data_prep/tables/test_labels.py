@@ -40,6 +40,7 @@ def test_tables_of_labels(table: str, expected: list[tuple[str, str, str]]) -> N
     assert read_labels(Path("labels.csv")).rows == [SlideLabel(*row) for row in expected]
 
 
+@pytest.mark.faults(16)
 @pytest.mark.parametrize(
     ("table", "message"),
     [

@@ -10,6 +10,7 @@ from mhimdist.data.shards import BagShards
 from mhimdist.errors import ManifestError
 
 
+@pytest.mark.faults(40)
 @pytest.mark.parametrize("name", ["../my-other-data-set", "manifest.parquet", "/etc/passwd", "..", ""])
 def test_a_forged_list_of_arriving_shards_deletes_nothing(tmp_path: Path, name: str) -> None:
     write_features(tmp_path)

@@ -86,6 +86,7 @@ def test_a_plan_depends_on_the_sources(tmp_path: Path) -> None:
     assert plan.digest() != before
 
 
+@pytest.mark.faults(11)
 @pytest.mark.parametrize("place", [0, 299])
 @pytest.mark.parametrize(
     ("dtype", "value", "message"),
@@ -135,6 +136,7 @@ def shard_in_little_memory(room: int, said: Path, *folders: Path) -> list[str]:
     return said.read_text().splitlines()
 
 
+@pytest.mark.faults(14)
 def test_a_giant_bag_needs_little_memory(tmp_path: Path) -> None:
     (tmp_path / "features").mkdir()
     # More than twice CAMELYON16's largest bag; a hole in a file costs nothing to write.
@@ -144,6 +146,7 @@ def test_a_giant_bag_needs_little_memory(tmp_path: Path) -> None:
     assert Manifest.read(tmp_path / "out").info.shards[0].bytes > 2 * 100_000 * 1024
 
 
+@pytest.mark.faults(9)
 def test_bombs_are_refused_within_little_memory(tmp_path: Path) -> None:
     files = {name: tmp_path / name / f"features/a.{name}" for name in ("npy", "npz", "h5", "pt")}
     for path in files.values():

@@ -254,6 +254,7 @@ def test_the_workers_of_a_cluster_are_given_absolute_paths(
     assert verify(folder / "shards") == []
 
 
+@pytest.mark.faults(31)
 def test_two_at_once_are_refused(folder: Path) -> None:
     with Workplace(folder / "shards"), pytest.raises(RunLockedError, match="another process is making"):
         shard_folder(folder)
@@ -267,6 +268,7 @@ def test_a_disk_that_will_be_full_is_refused_at_once(folder: Path, monkeypatch: 
     assert not list(folder.glob(".shards*"))
 
 
+@pytest.mark.faults(29)
 def test_a_disk_that_is_full_for_any_of_the_files(folder: Path, expected: dict[str, bytes]) -> None:
     act = partial(shard, folder / "features", folder / "labels.csv", folder / "shards", **SAME)
     with pytest.MonkeyPatch.context() as patch:
