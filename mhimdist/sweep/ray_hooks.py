@@ -97,8 +97,7 @@ class DriverCallback(tune.Callback):
         running = {trial.config["number"] for trial in trials if trial.status == Trial.RUNNING}
         ended = self._driver.guarded(self._driver.tick, running) or ()
         for trial in trials:
-            actor = trial.temporary_state.ray_actor
-            if actor is not None and trial.config["number"] in ended:
+            if trial.config["number"] in ended and (actor := trial.temporary_state.ray_actor) is not None:
                 ray.kill(actor)  # a stopped process, too; `note_error` follows
 
 
