@@ -46,6 +46,9 @@ from mhimdist.data.targets import TaskInfo
 from mhimdist.errors import ConfigError, CorruptShard, DataError
 
 
+_PARTS = ("offset", "bytes", "crc32")
+
+
 class BagShards(StoredBags):
     """The bags of a folder that `data_prep.shard` wrote.
 
@@ -117,9 +120,7 @@ class BagShards(StoredBags):
         self._shards: list[str] = rows["shard"].to_pylist()
         self.shards = manifest.info.shards
         self._members = {
-            kind: {
-                part: rows[f"{kind}_{part}"].fill_null(0).to_numpy() for part in ("offset", "bytes", "crc32")
-            }
+            kind: {part: rows[f"{kind}_{part}"].fill_null(0).to_numpy() for part in _PARTS}
             for kind in ("features", "coords", "instance_labels", "json")
         }
         self._verified: set[tuple[str, int, int]] = set()
