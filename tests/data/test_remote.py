@@ -24,6 +24,7 @@ from remote_reader import read_all
 
 from data_prep.digits import ensure
 from mhimdist.config.train import ConfigWarning, Loading
+from mhimdist.data import opening as data_opening
 from mhimdist.data import shard_cache
 from mhimdist.data.manifest import Manifest
 from mhimdist.data.opening import open_bags
