@@ -145,8 +145,7 @@ class BagShards(StoredBags):
 
     def rows_of(self, keys: Sequence[str]) -> np.ndarray:
         """See `StoredBags.rows_of`."""
-        unknown = [key for key in keys if key not in self._row_of]
-        if unknown:
+        if unknown := [key for key in keys if key not in self._row_of]:
             raise DataError(
                 f"{self.folder} has no bag {unknown[0]!r} ({len(unknown)} of {len(keys)} unknown)"
             )

@@ -112,7 +112,7 @@ def test_a_damaged_shard_of_one_set_is_written_again(
     assert (repaired, left) == ([broken.name], [])
     assert (folder / broken.name).read_bytes() == before
     assert inspect(folder).manifest.info.task == manifest.info.task
-    inspect_main([str(folder)])
+    inspect_main([str(folder), "--picture", str(tmp_path / "picture.png")])
     shown = capsys.readouterr().out
     assert "regression" in shown
     assert "virchow2" in shown
