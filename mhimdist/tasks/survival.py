@@ -55,21 +55,26 @@ class Survival(Task):
         return self.settings.risk_set if self._is_cox else "nothing"
 
     def learn(self, labels_N: np.ndarray, targets_NK: np.ndarray) -> dict[str, Any]:
-        """See `Task.learn`: edges between the bins, times to look at, and all times for Uno's weights."""
+        """See `Task.learn`: edges between the bins, times to look at, and the steps of the censoring.
+
+        A run's files hold what was learnt, so the times of single bags and who had an event are not in it.
+        """
         times_N, events_N = targets_NK[:, 0], targets_NK[:, 1] == 1
         inner = np.arange(1, self.settings.num_bins) / self.settings.num_bins
+        free = survival.censoring(times_N, events_N).steps
         return {
             "edges": np.quantile(times_N[events_N], inner).tolist(),
             "last": float(times_N.max()),
             "grid": survival.grid(times_N, events_N).tolist(),
-            "times": times_N.tolist(),
-            "events": events_N.tolist(),
+            "uncensored": {"times": free.times_U.tolist(), "shares": free.free_U.tolist()},
         }
 
-    def record(self) -> dict[str, Any]:
-        """See `Task.record`; the times of single patients stay where they are."""
-        known = {name: self.learnt[name] for name in ("edges", "last", "grid") if name in self.learnt}
-        return super().record() | {"learnt": known}
+    @property
+    def censoring(self) -> survival.Censoring | None:
+        """How likely it is not to be censored, by the training bags; None if nothing was learnt."""
+        if (steps := self.learnt.get("uncensored")) is None:
+            return None
+        return survival.Censoring(np.array(steps["times"], float), np.array(steps["shares"], float))
 
     def loss(self, outputs_BO: Tensor, truth: Truth, values_V: Tensor | None) -> Tensor:
         """See `Task.loss`, `binned_loss` and `cox_loss`; without others to compare with, Cox's is 0."""
@@ -136,8 +141,7 @@ class Survival(Task):
             events_N,
             judged.predictions_NP[:, 0],
             judged.cases,
-            train_times=np.array(self.learnt.get("times", times_N)),
-            train_events=np.array(self.learnt.get("events", events_N)),
+            free=self.censoring or survival.censoring(times_N, events_N),
             grid_T=self._grid_T,
             survival_NT=self.survival_at_grid(judged.predictions_NP, fitted),
         )
@@ -146,11 +150,14 @@ class Survival(Task):
     def _grid_T(self) -> np.ndarray:
         return np.array(self.learnt.get("grid", self.times), dtype=np.float64)
 
-    def survival_at_grid(self, predictions_NP: np.ndarray, fitted: Fitted) -> np.ndarray:
+    def survival_at_grid(self, predictions_NP: np.ndarray, fitted: Fitted) -> np.ndarray | None:
         """The predicted probability of no event until each time of the grid, N x T.
 
-        Of bins it goes straight between their ends; of Cox it follows from the fitted baseline hazard.
+        Of bins it goes straight between their ends; of Cox it follows from the fitted baseline hazard, and is
+        None where nothing was fitted.
         """
+        if self._is_cox and "baseline" not in fitted:
+            return None
         if self._is_cox:
             hazards_N1 = np.exp(np.minimum(predictions_NP[:, :1], MOST_LOG_HAZARD))
             return np.exp(-hazards_N1 * np.array(fitted["baseline"]))

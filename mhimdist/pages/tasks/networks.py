@@ -128,11 +128,7 @@ def network_of(
 
 
 def _followed(task: Any, judged: JudgedLike, fitted: Mapping[str, Any], who: Mapping[str, Any]) -> Followed:
-    learnt = task.learnt
-    known = {"times", "events"} <= learnt.keys()
-    median, grid = fitted.get("median_risk"), learnt.get("grid") or ()
-    # Cox gives a survival only with the baseline hazard that was fitted.
-    gives_survival = len(grid) > 0 and (judged.predictions_NP.shape[1] > 1 or "baseline" in fitted)
+    median, grid = fitted.get("median_risk"), task.learnt.get("grid") or ()
     times_N, events_N = judged.targets_NK.T
     return Followed(
         **who,
@@ -141,9 +137,8 @@ def _followed(task: Any, judged: JudgedLike, fitted: Mapping[str, Any], who: Map
         risks_N=judged.predictions_NP[:, 0],
         cuts=np.empty(0) if median is None else np.array([median], dtype=np.float64),
         grid_T=np.array(grid, dtype=np.float64) if len(grid) else None,
-        survival_NT=task.survival_at_grid(judged.predictions_NP, fitted) if gives_survival else None,
-        train_times=np.array(learnt["times"], dtype=np.float64) if known else None,
-        train_events=np.array(learnt["events"]) if known else None,
+        survival_NT=task.survival_at_grid(judged.predictions_NP, fitted) if len(grid) else None,
+        free=task.censoring,
     )
 
 
