@@ -187,8 +187,7 @@ def weighed(
     _check(times_N, events_N, risks_N, cases)
     happened_N = np.asarray(events_N).astype(bool)
     if grid_T is None:
-        assert train_times is not None and train_events is not None, "the grid is of the training cases"
-        grid_T = grid(train_times, train_events)
+        grid_T = grid(*_cases(train_times, train_events))
     points_T = np.asarray(grid_T, dtype=np.float64)
     free = _known(free, train_times, train_events)
     if survival_NT is not None:
@@ -280,10 +279,13 @@ def brier_scores(
 def _known(
     free: Censoring | None, train_times: np.ndarray | None, train_events: np.ndarray | None
 ) -> Censoring:
-    if free is not None:
-        return free
-    assert train_times is not None and train_events is not None, "G, or cases to estimate it on"
-    return censoring(train_times, train_events)
+    return censoring(*_cases(train_times, train_events)) if free is None else free
+
+
+def _cases(train_times: np.ndarray | None, train_events: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    if train_times is None or train_events is None:
+        raise UndefinedError("expected times and events of training cases, or G and a grid, got neither")
+    return train_times, train_events
 
 
 def _check(times_N: np.ndarray, events_N: np.ndarray, risks_N: np.ndarray, cases: Sequence[str]) -> None:
