@@ -92,8 +92,10 @@ class Results:
 
     @property
     def _targets_NK(self) -> np.ndarray:
-        """The targets of the slides that were predicted, where the data state those of the task."""
+        """The targets of the slides that were predicted, where the data or a table state those of the task."""
         bags, columns = self.slides.bags, self.task.info.columns
+        if (said_NK := self.slides.targets_NK) is not None:
+            return said_NK[list(self.places)]
         if bags.task.columns != columns or self.job.ignore_labels:
             return np.full((len(self.places), len(columns)), np.nan)
         return bags.targets_NK[[self.slides.rows[place] for place in self.places]]
@@ -187,7 +189,7 @@ class Results:
             "classes": list(self.classes),
             "threshold": self.threshold.value,
             "threshold_from": self.threshold.source,
-            **({"task": record} if (record := self.task.record()) else {}),
+            **({"task": record | {"fitted": self.fitted}} if (record := self.task.record()) else {}),
             "how": self.job.cases if self.of_cases is not None else None,
             "metrics": self.metrics,
             "protocol": " and ".join(sorted({member.protocol for member in self.members})),

@@ -12,6 +12,7 @@ from mhimdist.errors import DataError, LabelError
 from mhimdist.prediction.members import Member
 from mhimdist.prediction.options import Prediction
 from mhimdist.prediction.sources import UNKNOWN, Bags, FeatureFiles, encoder_of, open_source, readers
+from mhimdist.prediction.targets import refuse_other_targets, target_columns
 
 MAX_NAMED = 5
 
@@ -28,6 +29,8 @@ class Slides:
         encoder: the encoder of the features; None if nothing says it.
         left_out: why a slide is not predicted, by slide.
         warnings: what the user should know.
+        targets_NK: float64 targets of every row as a table says them, NaN where it says none; None without a
+            table, or if the model's labels are classes.
     """
 
     bags: Bags
@@ -38,6 +41,7 @@ class Slides:
     encoder: str | None
     left_out: dict[str, str]
     warnings: tuple[str, ...]
+    targets_NK: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -90,9 +94,10 @@ def open_slides(location: Location, options: Prediction, member: Member) -> Slid
         )
     warnings += _patch_size(bags, rows[0], options.patch_size, member)
     slides = tuple(bags.slides[row] for row in rows)
-    cases, labels, said = _cases_and_labels(bags, rows, options, door)
+    cases, labels, said, targets_NK = _cases_and_labels(bags, rows, options, door, member)
     _refuse_labels(slides, labels, member)
-    return Slides(bags, tuple(rows), slides, cases, labels, encoder, left_out, (*warnings, *said))
+    warnings += said
+    return Slides(bags, tuple(rows), slides, cases, labels, encoder, left_out, tuple(warnings), targets_NK)
 
 
 def _of_width(bags: Bags, rows: list[int], member: Member) -> tuple[list[int], dict[str, str]]:
@@ -164,20 +169,23 @@ def _patch_size(bags: Bags, row: int, stated: int | None, member: Member) -> lis
 
 
 def _cases_and_labels(
-    bags: Bags, rows: Sequence[int], options: Prediction, door: Any
-) -> tuple[tuple[str, ...], tuple[str | None, ...], list[str]]:
-    """Case and label of every row, and warnings.
+    bags: Bags, rows: Sequence[int], options: Prediction, door: Any, member: Member
+) -> tuple[tuple[str, ...], tuple[str | None, ...], list[str], np.ndarray | None]:
+    """Case and label of every row, warnings, and the targets that a table says.
 
     Raises:
         LabelError: the table is unusable, or has none of the slides.
     """
     slides, cases = [bags.slides[row] for row in rows], [bags.cases[row] for row in rows]
     labels: list[str | None] = [None] * len(rows)
-    warnings = []
+    warnings, targets_NK = [], None
+    wanted = target_columns(options, member, door)
     if options.labels is not None:
-        columns = door.Columns(options.slide_column, options.label_column, options.case_column)
+        columns = door.Columns(options.slide_column, options.label_column, options.case_column, wanted)
         known = set(bags.slides)
         found = door.read_labels(options.labels, columns=columns, known=known, skip_missing=True)
+        if wanted is not None:
+            refuse_other_targets(options.labels, found.task, member)
         table = door.without_suffixes(found.rows, known)
         said = {row.slide: row for row in table}
         if not any(slide in said for slide in slides):
@@ -185,7 +193,12 @@ def _cases_and_labels(
                 f"{options.labels}: none of its {len(said):,} slides has features in {bags.folder}; its "
                 f"first slide is {next(iter(said))!r}, the first with features {slides[0]!r}"
             )
-        labels = [said[slide].label if slide in said else None for slide in slides]
+        if wanted is None:
+            labels = [said[slide].label if slide in said else None for slide in slides]
+        else:
+            nothing = (None,) * len(member.task.info.columns)
+            cells = [said[slide].targets if slide in said else nothing for slide in slides]
+            targets_NK = np.array(cells, dtype=np.float64)
         cases = [
             said[slide].case if slide in said and said[slide].case != slide else case
             for slide, case in zip(slides, cases, strict=True)
@@ -204,7 +217,7 @@ def _cases_and_labels(
     if options.case_from == "tcga":
         barcodes = [door.SlideLabel(slide, slide, "") for slide in slides]
         cases = [row.case for row in door.cases_of_barcodes(barcodes)]
-    return tuple(cases), tuple(labels), warnings
+    return tuple(cases), tuple(labels), warnings, targets_NK
 
 
 def _own_label(bags: Bags, row: int) -> str | None:

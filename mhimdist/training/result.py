@@ -142,9 +142,11 @@ def read_result(file: Path) -> Result:
 def _check(result: Result) -> None:
     """Refuse sets whose lists differ in length, and metrics that are no numbers."""
     for prefix in ("", "validation_"):
-        lists = [getattr(result, prefix + name) for name in ("keys", "cases", "labels", "probabilities")]
-        if len({len(each) for each in lists}) != 1:
-            raise ValueError(f"{prefix}keys, cases, labels and probabilities differ in length")
+        names = ["keys", "cases", "labels", "probabilities"]
+        if getattr(result, f"{prefix}predictions"):
+            names[3:] = ["targets", "predictions"]
+        if len({len(getattr(result, prefix + name)) for name in names}) != 1:
+            raise ValueError(f"{prefix}{', '.join(names[:-1])} and {names[-1]} differ in length")
     for name in ("validation", "test"):
         for metric, value in dict(getattr(result, name)).items():
             if value is not None and not isinstance(value, int | float):
