@@ -52,6 +52,7 @@ def labelled(options: ShardOptions, before: Manifest | None) -> Labelled:
         sources = find_features(options.features, options.stated)
     others: Sequence[str] = ()
     if options.labels is None:
+        options.refuse_columns()
         task = task_of(sources, options.task)
         renamed = options.class_map or {}
         rows, left_out = labels_of(sources, renamed, task, skip_missing=options.skip_unmatched)

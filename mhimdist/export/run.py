@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mhimdist import files
 from mhimdist.errors import CheckpointError, ConfigError
-from mhimdist.export import load_model, onnx_file, weights_file
+from mhimdist.export import load_model, load_task, onnx_file, weights_file
 from mhimdist.prediction.members import Member, find_members
 from mhimdist.training import checkpoint
 from mhimdist.training.model_card import read_trained, write_card
@@ -26,7 +26,8 @@ def export_model(
     """Export the networks of a run to a folder that needs no mhimdist.
 
     The folder holds a safetensors file per network, whose header says everything about it in JSON,
-    `load_model.py`, which loads them with PyTorch and safetensors alone and averages several, the model card,
+    `load_model.py`, which loads them with PyTorch and safetensors alone and averages several (of other tasks
+    than classification with `load_task.py`), the model card,
     and with `onnx` an ONNX file per network. The run's own model card is written again.
 
     Args:
@@ -44,8 +45,8 @@ def export_model(
     Raises:
         CheckpointError: the run holds no trained network, one is unfinished or damaged, or the folder holds
             another export.
-        ConfigError: no network is called so, the run holds several configurations, its task is another than
-            classification, or ONNX is not installed.
+        ConfigError: no network is called so, the run holds several configurations, its task is a class of
+            yours, or ONNX is not installed.
         ExportMismatchError: an ONNX file does not give PyTorch's probabilities.
         DiskFullError: the disk is full.
 
@@ -58,10 +59,12 @@ def export_model(
         )
     run = found
     chosen = _chosen(find_members([run], candidate), member, run)
-    if chosen[0].task.record():
+    record = chosen[0].task.record()
+    if record and record["settings"]["name"] not in load_task.PREDICT:
         raise ConfigError(
-            f"{run}: expected a model for classification, got one for {chosen[0].task.name}: load_model.py "
-            "knows class probabilities alone; take mhimdist.load_student or jobs/predict.py"
+            f"{run}: expected a model for one of the tasks of mhimdist, got one for {chosen[0].task.name}, a "
+            f"class of your own ({record['settings'].get('entry')}), which an export cannot hold; take "
+            "mhimdist.load_student or jobs/predict.py"
         )
     folder = Path(out).expanduser() if out is not None else run / "export"
     names = [SINGLE] if len(chosen) == 1 else [each.folder.name for each in chosen]
@@ -75,7 +78,9 @@ def export_model(
         if onnx:
             onnx_file.write(folder / f"{name}.onnx", tensors["student"], header)
         weights_file.write(folder / f"{name}.safetensors", tensors["student"], header)
-    files.write_bytes(folder / "load_model.py", Path(load_model.__file__).read_bytes())
+    for module in (load_model, load_task) if record else (load_model,):
+        code = Path(str(module.__file__))
+        files.write_bytes(folder / code.name, code.read_bytes())
     write_card(folder, trained, title)
     if len(chosen) == 1:
         write_card(chosen[0].folder, trained, chosen[0].folder.name)

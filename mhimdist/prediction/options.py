@@ -40,13 +40,13 @@ class Prediction(Options):
     case_column: str | None = Field(None, description="column of the case, if it has an unusual name")
     target_column: str | None = Field(
         None,
-        description="columns of the labels or numbers that the model predicts, as NAME,NAME,... in its order; "
-        "none: those of its training table",
+        description="columns of the labels or numbers that the model predicts, as NAME,NAME,... in its "
+        "order; none: those of its training table",
     )
     time_column: str | None = Field(
         None,
-        description="of survival: column of the time, or NAME,NAME of the time of the event and the time last "
-        "seen; none: that of the training table, or a usual name",
+        description="of survival: column of the time, or NAME,NAME of the time of the event and the time "
+        "last seen; none: that of the training table, or a usual name",
     )
     event_column: str | None = Field(
         None,

@@ -92,7 +92,7 @@ class Results:
 
     @property
     def _targets_NK(self) -> np.ndarray:
-        """The targets of the slides that were predicted, where the data or a table state those of the task."""
+        """The targets of the slides that were predicted, where a table or the data state those."""
         bags, columns = self.slides.bags, self.task.info.columns
         if (said_NK := self.slides.targets_NK) is not None:
             return said_NK[list(self.places)]

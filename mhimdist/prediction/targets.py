@@ -28,14 +28,15 @@ def target_columns(options: Prediction, member: Member, door: Any) -> Any:
     info = member.task.info
     targets = tuple(filter(None, (options.target_column or "").split(",")))
     times = tuple(filter(None, (options.time_column or "").split(",")))
+    fitting = ("--label-column",) if info.of_classes else door.TargetColumns(info.name).options
     given = {
-        "--target-column": (bool(targets), bool(info.columns) and info.name != "survival"),
-        "--time-column": (bool(times), info.name == "survival"),
-        "--event-column": (options.event_column is not None, info.name == "survival"),
-        "--label-column": (options.label_column is not None, info.of_classes),
+        "--target-column": targets,
+        "--time-column": times,
+        "--event-column": options.event_column,
+        "--label-column": options.label_column,
     }
-    for option, (is_given, fits) in given.items():
-        if is_given and not fits:
+    for option, is_given in given.items():
+        if is_given and option not in fitting:
             raise ConfigError(f"{option} is not for the model in {member.folder}, which predicts {info.name}")
         if is_given and options.labels is None:
             raise ConfigError(f"{option} names a column of a table of labels: give --labels, too")
@@ -44,10 +45,10 @@ def target_columns(options: Prediction, member: Member, door: Any) -> Any:
     if options.labels is not None and not (targets or times or options.event_column):
         table = read_table(options.labels.expanduser())
         if set(map(plain, info.columns)) <= set(map(plain, table.columns)):
-            named = info.columns
-            if info.name == "survival":
-                return door.TargetColumns(info.name, time=named[:1], event=named[1])
-            return door.TargetColumns(info.name, targets=named)
+            if "--time-column" in fitting:
+                time, event = info.columns
+                return door.TargetColumns(info.name, time=(time,), event=event)
+            return door.TargetColumns(info.name, targets=info.columns)
     return door.TargetColumns(info.name, targets, times, options.event_column)
 
 
@@ -65,6 +66,6 @@ def refuse_other_targets(table: Path, found: TaskInfo, member: Member) -> None:
         )
     if found.unit and info.unit and found.unit != info.unit:
         raise LabelError(
-            f"{table}: expected {info.columns[0]} in {info.unit}, as the model in {member.folder} predicts it, "
-            f"got {found.columns[0]} in {found.unit}; make a column in {info.unit}"
+            f"{table}: expected {info.columns[0]} in {info.unit}, as the model in {member.folder} predicts "
+            f"it, got {found.columns[0]} in {found.unit}; make a column in {info.unit}"
         )
