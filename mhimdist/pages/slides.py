@@ -16,6 +16,8 @@ MOST_ROWS = 2000
 """Most slides or cases in a table of a page; the files of the folder have all of them."""
 MOST_COLUMNS = 8
 """Most predictions of a slide in a table of a page."""
+MOST_SPREADS = 3
+"""Of more predictions, only the first one has its spread next to it."""
 Columns = Mapping[str, list[Any]]
 
 
@@ -100,11 +102,13 @@ def _of_targets(task: Task, rows: Columns, kind: Literal["slide", "case"]) -> Ma
     truths = [f"true_{name}" for name in task.info.columns if f"true_{name}" in rows]
     shown = task.columns[:MOST_COLUMNS]
     spreads = [name for column in shown if any(rows.get(name := f"spread_{_bare(column)}", ()))]
+    spreads = spreads[:1] if len(shown) > MOST_SPREADS else spreads
     decides = ["predicted"] if "predicted" in rows else []
     lines: list[list[str | Cell]] = [
         [
             *(str(rows[name][i]) for name in (*names, *decides)),
-            *(_number(rows[name][i]) for name in (*truths, *shown, *spreads)),
+            *(_number(rows[name][i], is_truth=True) for name in truths),
+            *(_number(rows[name][i]) for name in (*shown, *spreads)),
         ]
         for i in range(min(len(rows["case"]), MOST_ROWS))
     ]
@@ -126,10 +130,10 @@ def _bare(column: str) -> str:
     return column.removeprefix("probability_")
 
 
-def _number(value: float | None) -> Cell:
+def _number(value: float | None, *, is_truth: bool = False) -> Cell:
     if value is None:
         return Cell(formats.NONE, key=float("-inf"))
-    return Cell(f"{value:.3f}" if abs(value) < 100 else f"{value:,.4g}", key=value)
+    return Cell(f"{value:.3f}" if abs(value) < 100 and not is_truth else f"{value:,.4g}", key=value)
 
 
 def _margins(subject: Subject, probabilities_NC: np.ndarray) -> np.ndarray:

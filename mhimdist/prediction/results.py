@@ -87,7 +87,8 @@ class Results:
     @cached_property
     def fitted(self) -> dict[str, Any]:
         """What the task has fitted on the bags that selected the networks, and the threshold."""
-        found = self.task.fitted_of([member.fitted for member in self.members])
+        members = [member.task.fitted_as(member.fitted, self.task) for member in self.members]
+        found = self.task.fitted_of(members)
         return found | ({"threshold": self.threshold.value} if self.task.has_classes else {})
 
     @property

@@ -117,12 +117,31 @@ class Survival(Task):
         return predictions_SMP[predictions_SMP[..., 0].argmax(0), np.arange(predictions_SMP.shape[1])]
 
     def fit(self, judged: Judged) -> dict[str, Any]:
-        """See `Task.fit`: the median risk, which divides low from high, and of Cox the baseline hazard."""
+        """See `Task.fit`: the median risk, which divides low from high, and of Cox the baseline hazard.
+
+        Of bins also the predictions of the bag of median risk, or the mean of the two in the middle, from
+        which the median follows at the times of another network.
+        """
         (times_N, events_N), risks_N = judged.targets_NK.T, judged.predictions_NP[:, 0]
         found: dict[str, Any] = {"median_risk": float(np.median(risks_N))}
         if self._is_cox:
             found["baseline"] = breslow(times_N, events_N, risks_N, self._grid_T).tolist()
+        else:
+            middle = np.argsort(risks_N, kind="stable")[(len(risks_N) - 1) // 2 : len(risks_N) // 2 + 1]
+            found["median_bag"] = judged.predictions_NP[middle].mean(0).tolist()
         return found
+
+    def fitted_as(self, fitted: Fitted, other: Task) -> Fitted:
+        """See `Task.fitted_as`: the median risk by the other's bins; of Cox the baseline at its times."""
+        if not isinstance(other, Survival):
+            return fitted
+        if "baseline" in fitted:
+            own, values = [0.0, *self._grid_T], [0.0, *fitted["baseline"]]
+            return {**fitted, "baseline": np.interp(other._grid_T, own, values).tolist()}
+        if "median_bag" not in fitted:
+            return fitted
+        bag_P = self.aligned(np.array([fitted["median_bag"]]), other)[0]
+        return {**fitted, "median_bag": bag_P.tolist(), "median_risk": float(bag_P[0])}
 
     def decide(self, predictions_NP: np.ndarray, fitted: Fitted) -> list[str] | None:
         """See `Task.decide`: above the median risk of the bags that selected."""
