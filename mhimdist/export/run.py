@@ -59,13 +59,7 @@ def export_model(
         )
     run = found
     chosen = _chosen(find_members([run], candidate), member, run)
-    record = chosen[0].task.record()
-    if record and record["settings"]["name"] not in load_task.PREDICT:
-        raise ConfigError(
-            f"{run}: expected a model for one of the tasks of mhimdist, got one for {chosen[0].task.name}, a "
-            f"class of your own ({record['settings'].get('entry')}), which an export cannot hold; take "
-            "mhimdist.load_student or jobs/predict.py"
-        )
+    modules = _modules(chosen[0], run)
     folder = Path(out).expanduser() if out is not None else run / "export"
     names = [SINGLE] if len(chosen) == 1 else [each.folder.name for each in chosen]
     _refuse_others(folder, names)
@@ -78,8 +72,7 @@ def export_model(
         if onnx:
             onnx_file.write(folder / f"{name}.onnx", tensors["student"], header)
         weights_file.write(folder / f"{name}.safetensors", tensors["student"], header)
-    for module in (load_model, load_task) if record else (load_model,):
-        code = Path(str(module.__file__))
+    for code in modules:
         files.write_bytes(folder / code.name, code.read_bytes())
     write_card(folder, trained, title)
     if len(chosen) == 1:
@@ -87,6 +80,24 @@ def export_model(
     if member == "all" and chosen[0].folder != run.resolve():
         write_card(run, trained, title)
     return folder
+
+
+def _modules(member: Member, run: Path) -> list[Path]:
+    """The code that an export of a network holds.
+
+    Raises:
+        ConfigError: its task is a class of the user.
+    """
+    task = member.task
+    if not (record := task.record()):
+        return [Path(load_model.__file__)]
+    if (settings := record["settings"])["name"] not in load_task.PREDICT:
+        raise ConfigError(
+            f"{run}: expected a model for one of the tasks of mhimdist, got one for {task.name}, a class of your "
+            f"own ({settings.get('entry')}), which an export cannot hold; take mhimdist.load_student or "
+            "jobs/predict.py"
+        )
+    return [Path(load_model.__file__), Path(load_task.__file__)]
 
 
 def _chosen(members: Sequence[Member], member: str, run: Path) -> list[Member]:

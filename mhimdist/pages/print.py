@@ -39,16 +39,14 @@ INCHES = (3.4, 3.0)
 """A column of a paper."""
 
 
-def write_figures(subject: Subject, folder: Path, *, risk_groups: int = 2) -> list[Path]:
+def write_figures(subject: Subject, folder: Path) -> list[Path]:
     """Write the figures of a report to a folder.
 
     Args:
         subject: what was run.
         folder: receives `roc.pdf`, `precision-recall.pdf`, `reliability.pdf`, `thresholds.pdf`,
             `learning.pdf` and `stability.pdf`, those that there is something to draw in; with several
-            protocols, of each. A task with sections of its own has its own figures in place of the first
-            four.
-        risk_groups: of survival, the groups of risk.
+            protocols, of each. The first four are of classes without an order; `of_tasks` has those of tasks.
 
     Returns:
         The files.
@@ -58,10 +56,6 @@ def write_figures(subject: Subject, folder: Path, *, risk_groups: int = 2) -> li
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    if (task := subject.task) is not None and subject.tested:
-        from mhimdist.pages.of_tasks import figures_of_task  # which imports this module for its figures
-
-        written += figures_of_task(subject, task, folder, risk_groups=risk_groups)
     protocols: Sequence[str] = subject.protocols or [""]
     for protocol in protocols:
         shown = [each for each in subject.configurations if each.protocol == protocol][: len(COLOURS)]

@@ -12,7 +12,7 @@ from mhimdist.config.options import Options
 from mhimdist.errors import ConfigError, ReportError
 from mhimdist.pages import calibration, record, results, slides, subgroups, training
 from mhimdist.pages.instances import instances_section
-from mhimdist.pages.of_tasks import sections_of_task
+from mhimdist.pages.of_tasks import figures_of_task, sections_of_task
 from mhimdist.pages.subject import Subject, read_subject, size_text
 from mhimdist.report import formats, page
 from mhimdist.report.blocks import Fact, Section
@@ -111,7 +111,9 @@ def write_report(
     if pdf is not None:
         from mhimdist.pages.print import write_figures  # a second to import, which a page does not need
 
-        write_figures(subject, Path(pdf).expanduser(), risk_groups=risk_groups)
+        write_figures(subject, Path(pdf).expanduser())
+        if subject.tested and (task := subject.task) is not None:
+            figures_of_task(subject, task, Path(pdf).expanduser(), risk_groups=risk_groups)
     return path
 
 
