@@ -93,8 +93,8 @@ def _modules(member: Member, run: Path) -> list[Path]:
         return [Path(load_model.__file__)]
     if (settings := record["settings"])["name"] not in load_task.PREDICT:
         raise ConfigError(
-            f"{run}: expected a model for one of the tasks of mhimdist, got one for {task.name}, a class of your "
-            f"own ({settings.get('entry')}), which an export cannot hold; take mhimdist.load_student or "
+            f"{run}: expected a model for one of the tasks of mhimdist, got one for {task.name}, a class of "
+            f"your own ({settings.get('entry')}), which an export cannot hold; take mhimdist.load_student or "
             "jobs/predict.py"
         )
     return [Path(load_model.__file__), Path(load_task.__file__)]
