@@ -174,4 +174,4 @@ def test_a_table_of_targets_judges_features_that_state_none(tmp_path: Path):
         mh.predict(fold, features, tmp_path / "none", time_column="weeks")
     table.write_text("\n".join(["slide,time_days,dead", *lines[1:20]]))
     with pytest.raises(LabelError, match=r"expected time in months, .*, got time_days in days"):
-        mh.predict(fold, features, tmp_path / "none", labels=table, **options | {"time_column": "time_days"})
+        mh.predict(fold, features, tmp_path / "none", **options | {"time_column": "time_days"})
