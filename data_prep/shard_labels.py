@@ -55,6 +55,7 @@ def labelled(options: ShardOptions, before: Manifest | None) -> Labelled:
     sources, place = next(iter(sets.values())), options.labels or next(iter(options.sets.values()))
     others: Sequence[str] = ()
     if options.labels is None:
+        options.refuse_columns()
         task = task_of(sources, options.task)
         renamed = options.class_map or {}
         rows, left_out = labels_of(sources, renamed, task, skip_missing=options.skip_unmatched)

@@ -233,6 +233,27 @@ class ShardOptions(Settings):
         given = self.target_column or (), self.time_column or (), self.event_column, self.unit
         return TargetColumns(task, *given)
 
+    def refuse_columns(self) -> None:
+        """Refuse what names a column of a table of labels, where there is none.
+
+        Raises:
+            ConfigError: such an option is given; the message names it.
+        """
+        names = (
+            "slide_column",
+            "label_column",
+            "case_column",
+            "target_column",
+            "time_column",
+            "event_column",
+        )
+        given = [f"--{name.replace('_', '-')}" for name in (*names, "unit", "slides") if getattr(self, name)]
+        if given:
+            raise ConfigError(
+                f"{', '.join(given)} names what a table of labels has, and there is no --labels: labels "
+                "are then those that the features state; give --labels, or leave it out"
+            )
+
     @classmethod
     def from_command_line(cls, arguments: Sequence[str] | None = None) -> Self:
         """The options on the command line of this process, or in `arguments`.

@@ -3,6 +3,7 @@
 import numpy as np
 
 from mhimdist.pages.tasks.bags import Followed, Graded, Labelled, Valued
+from mhimdist.statistics.survival import censoring
 
 GRADES = ("grade 1", "grade 2", "grade 3", "grade 4")
 LABELS = ("KRAS", "MSI", "TP53")
@@ -82,7 +83,6 @@ def followed(
         cuts=np.quantile(own.normal(0, 1.1, 40), np.arange(1, num_groups) / num_groups),
         grid_T=grid_T,
         survival_NT=np.exp(-grid_T * np.exp(risks)[:, None] / 40),
-        train_times=train_times if with_training else None,
-        train_events=train_events if with_training else None,
+        free=censoring(train_times, train_events) if with_training else None,
         seed=seed,
     )

@@ -11,6 +11,7 @@ from pydantic_settings import CliPositionalArg
 
 from mhimdist import files, terminal
 from mhimdist.comparison.entries import Entry, read_entries
+from mhimdist.comparison.measures import Measured, measure_tests
 from mhimdist.comparison.pairs import Outcome, on_the_same_slides, paired_tests
 from mhimdist.comparison.verdict import Pair, PairedComparison
 from mhimdist.config.options import Options
@@ -117,7 +118,7 @@ def compare_entries(
         raise ComparisonError(f"expected at least two configurations to compare, got {names}")
     entries, notes = on_the_same_slides(named, common=common)
     pairs = [
-        Pair(one, two, paired_tests(one, two, level=level, num_resamples=num_resamples, seed=seed))
+        Pair(one, two, _tests(one, two, level=level, num_resamples=num_resamples, seed=seed))
         for one, two in _pairs(entries, against)
     ]
     for entry in entries:
@@ -149,6 +150,27 @@ def run_comparison(job: ComparisonJob) -> PairedComparison:
             f"comparison: {job.out}/comparison.md, .json", markup=False, highlight=False, soft_wrap=True
         )
     return comparison
+
+
+def _tests(one: Entry, two: Entry, *, level: float, num_resamples: int, seed: int) -> list[Outcome]:
+    """The tests of a pair: of classes without an order those of AUC and accuracy, else the task's metrics."""
+    if (task := one.task) is None:
+        return paired_tests(one, two, level=level, num_resamples=num_resamples, seed=seed)
+    sides = [
+        [
+            Measured(
+                network.seed,
+                network.fold,
+                network.keys,
+                (network.task or task).weighed(network.judged, network.fitted),
+                num_train=network.num_train,
+            )
+            for network in entry.networks
+        ]
+        for entry in (one, two)
+    ]
+    first, second = sides
+    return measure_tests(first, second, task.headings, level=level, num_resamples=num_resamples, seed=seed)
 
 
 def _of_protocol(entries: list[Entry], protocol: str | None, run: str | Path) -> list[Entry]:

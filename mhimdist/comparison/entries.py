@@ -2,24 +2,23 @@
 
 A folder is a finished fold, a cross-validation, a sweep with final runs, or a folder of predictions. Only
 JSON and Parquet are read; no network is loaded.
-
-Dimensions: N slides, C classes.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mhimdist import files
+from mhimdist.comparison.networks import Network, Said, scores_of
 from mhimdist.config.options import leaves
 from mhimdist.errors import ComparisonError
 from mhimdist.report import formats
-from mhimdist.statistics.metrics import Scores
+from mhimdist.tasks import Task
+
+__all__ = ["PREDICTIONS", "PREDICTION_FILE", "Entry", "Network", "read_entries", "settings_digest"]
 
 PREDICTIONS, PREDICTION_FILE = "predictions.parquet", "prediction.json"
 _RESULT, _TABLE, _PAPER = "result.json", "table.json", "tables.json"
@@ -31,42 +30,6 @@ _NEEDED = (
 )
 _IGNORED = ("seed", "device")
 """Settings that do not tell two configurations apart."""
-
-
-@dataclass(frozen=True)
-class Network:
-    """The test scores of one network, or of one ensemble.
-
-    Attributes:
-        keys: the slides that it was tested on.
-        scores: their labels, probabilities and cases.
-        threshold: with two classes, the lowest probability of the second one that is called positive.
-        fold, seed: its fold, counted from 1, and its seed; None for an ensemble.
-        num_train, num_test: bags of its split that trained and that tested; None if there is no split.
-        folder: its fold's folder; None for an ensemble.
-    """
-
-    keys: tuple[str, ...]
-    scores: Scores
-    threshold: float | None
-    fold: int | None = None
-    seed: int | None = None
-    num_train: int | None = None
-    num_test: int | None = None
-    folder: Path | None = None
-
-    def only(self, slides: Iterable[str]) -> "Network | None":
-        """The same network on these of its slides; None if it tested none of them."""
-        wanted = set(slides)
-        rows = [i for i, key in enumerate(self.keys) if key in wanted]
-        if not rows:
-            return None
-        scores = Scores(
-            self.scores.labels_N[rows],
-            self.scores.probabilities_NC[rows],
-            [self.scores.cases[i] for i in rows],
-        )
-        return replace(self, keys=tuple(self.keys[i] for i in rows), scores=scores)
 
 
 @dataclass(frozen=True)
@@ -82,7 +45,7 @@ class Entry:
         protocol: "strict", "paper", "refit", "nested", or what made an ensemble.
         data_digest: digest of the data set that its slides are of.
         dataset: the data set's name.
-        classes: the names of its classes; empty if they are not known.
+        classes: the names of its classes; empty if they are not known, or if its labels are none.
         notes: what a reader of its figures must know.
     """
 
@@ -100,6 +63,11 @@ class Entry:
     def features(self) -> str | None:
         """The feature set that it was trained on, if the data set names its sets."""
         return None if (name := self.settings.get("features")) is None else str(name)
+
+    @property
+    def task(self) -> Task | None:
+        """What its networks predict; None for classes without an order."""
+        return self.networks[0].task
 
     @property
     def num_seeds(self) -> int:
@@ -239,7 +207,7 @@ def _entry(
         protocol=first["protocol"],
         data_digest=first["data_digest"],
         dataset=dataset or f"data set {first['data_digest'][:8]}",
-        classes=_classes(folder),
+        classes=_classes(folder) if networks[0].targets_NK is None else (),
         notes=tuple(sorted(filter(None, notes))),
     )
 
@@ -251,14 +219,10 @@ def _network(folder: Path, result: Mapping[str, Any]) -> Network | None:
         raise ComparisonError(f"{file} is not a result of this release: it has no {', '.join(missing)}")
     if not result["keys"]:
         return None
-    if not result["probabilities"]:
-        task = result.get("task", {}).get("name", "a task")
-        raise ComparisonError(
-            f"{file}: expected the class probabilities of every slide, got a run for {task}; its metrics are "
-            "in result.json, table.md and table.csv"
-        )
     split = _json(folder / "split.json")
-    scores = _scores(file, result["keys"], result["labels"], result["probabilities"], result["cases"])
+    said = Said.of(file, result.get("task"))
+    predictions = result["probabilities"] or result.get("predictions", ())
+    scores = scores_of(file, result["keys"], result["labels"], predictions, result["cases"], said.task)
     return Network(
         keys=tuple(result["keys"]),
         scores=scores,
@@ -268,36 +232,10 @@ def _network(folder: Path, result: Mapping[str, Any]) -> Network | None:
         num_train=len(split.get("train", ())),
         num_test=len(result["keys"]),
         folder=folder,
+        task=said.task,
+        targets_NK=said.targets(file, result.get("targets", ()), len(result["keys"])),
+        fitted=said.fitted,
     )
-
-
-def _scores(
-    file: Path,
-    keys: Sequence[str],
-    labels: Sequence[int],
-    probabilities: Sequence[Sequence[float]],
-    cases: Sequence[str],
-) -> Scores:
-    try:
-        labels_N = np.array(labels, dtype=np.int64)
-        probabilities_NC = np.array(probabilities, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ComparisonError(f"{file}: its labels and probabilities are not numbers: {error}") from None
-    if probabilities_NC.ndim != 2 or not len(keys) == len(labels_N) == len(probabilities_NC) == len(cases):
-        raise ComparisonError(
-            f"{file}: expected a label, a case and the probabilities of every class per slide, got "
-            f"{len(keys)} slides, {len(labels_N)} labels, {len(cases)} cases and probabilities of shape "
-            f"{probabilities_NC.shape}"
-        )
-    if not np.isfinite(probabilities_NC).all():
-        slide = keys[int(np.argwhere(~np.isfinite(probabilities_NC))[0][0])]
-        raise ComparisonError(f"{file}: the probabilities of slide {slide!r} are not finite")
-    if len(set(keys)) < len(keys):
-        twice = next(key for i, key in enumerate(keys) if key in keys[:i])
-        raise ComparisonError(f"{file}: expected each slide once, got {twice!r} twice")
-    if not 0 <= labels_N.min() <= labels_N.max() < probabilities_NC.shape[1]:
-        raise ComparisonError(f"{file}: a label is none of the {probabilities_NC.shape[1]} classes")
-    return Scores(labels_N, probabilities_NC, list(cases))
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, object]:
@@ -358,7 +296,32 @@ def _prediction(path: Path) -> Entry:
         columns = parquet.read_table(file).to_pydict()
     except (OSError, pyarrow.ArrowInvalid) as error:
         raise ComparisonError(f"{file} cannot be read: {error}") from None
-    classes = tuple(about.get("classes", ()))
+    said, classes = Said.of(file, about.get("task")), tuple(about.get("classes", ()))
+    if said.task is None or said.task.has_classes:
+        network = _of_classes(file, columns, classes, said)
+    else:
+        network, classes = _of_targets(file, columns, said.task, said), ()
+    data = about.get("data", {})
+    notes = tuple(map(str, about.get("warnings", ())))
+    if unlabelled := len(columns["slide"]) - len(network.keys):
+        notes += (f"left out, as the label is unknown: {formats.count(unlabelled, 'slide')}",)
+    return Entry(
+        name=path.name,
+        folder=path,
+        networks=(network,),
+        settings=_of_ensemble(about),
+        protocol=str(about.get("protocol", "unknown")),
+        data_digest=str(data.get("digest", "")),
+        dataset=Path(str(data.get("path", "the data"))).name,
+        classes=classes,
+        notes=notes,
+    )
+
+
+def _of_classes(
+    file: Path, columns: Mapping[str, list[Any]], classes: tuple[str, ...], said: Said
+) -> Network:
+    """The slides of a table of predictions whose class is known."""
     needed = ["slide", "case", "label", "threshold", *(f"probability_{name}" for name in classes)]
     if not classes or any(name not in columns for name in needed):
         missing = [name for name in needed if name not in columns] or ["classes in prediction.json"]
@@ -366,27 +329,33 @@ def _prediction(path: Path) -> Entry:
     rows = [i for i, label in enumerate(columns["label"]) if label in classes]
     if not rows:
         raise ComparisonError(f"{file}: no slide has a known label; predict with --labels to compare")
+    slides, cases, names = ([columns[name][i] for i in rows] for name in ("slide", "case", "label"))
+    probabilities = [[columns[f"probability_{name}"][i] for name in classes] for i in rows]
+    labels = [classes.index(label) for label in names]
+    scores = scores_of(file, slides, labels, probabilities, cases, said.task)
+    threshold = columns["threshold"][rows[0]]
+    return Network(tuple(slides), scores, threshold, task=said.task, fitted=said.fitted)
 
-    def column(name: str) -> list[Any]:
-        return [columns[name][i] for i in rows]
 
-    probabilities = list(zip(*(column(f"probability_{name}") for name in classes), strict=True))
-    labels = [classes.index(label) for label in column("label")]
-    scores = _scores(file, column("slide"), labels, probabilities, column("case"))
-    data = about.get("data", {})
-    notes = tuple(map(str, about.get("warnings", ())))
-    if unlabelled := len(columns["label"]) - len(rows):
-        notes += (f"left out, as the label is unknown: {formats.count(unlabelled, 'slide')}",)
-    return Entry(
-        name=path.name,
-        folder=path,
-        networks=(Network(tuple(column("slide")), scores, columns["threshold"][rows[0]]),),
-        settings=_of_ensemble(about),
-        protocol=str(about.get("protocol", "unknown")),
-        data_digest=str(data.get("digest", "")),
-        dataset=Path(str(data.get("path", "the data"))).name,
-        classes=classes,
-        notes=notes,
+def _of_targets(file: Path, columns: Mapping[str, list[Any]], task: Task, said: Said) -> Network:
+    """The slides of a table of predictions some of whose targets are known."""
+    truths = [f"true_{name}" for name in task.info.columns]
+    needed = ["slide", "case", *truths, *task.columns]
+    if missing := [name for name in needed if name not in columns]:
+        raise ComparisonError(f"{file}: expected the columns of a prediction, found no {', '.join(missing)}")
+    cells = list(zip(*(columns[name] for name in truths), strict=True))
+    rows = [i for i, row in enumerate(cells) if any(cell is not None for cell in row)]
+    if not rows:
+        raise ComparisonError(f"{file}: no slide has known targets; predict with --labels to compare")
+    slides, cases = ([columns[name][i] for i in rows] for name in ("slide", "case"))
+    predictions = [[columns[name][i] for name in task.columns] for i in rows]
+    return Network(
+        tuple(slides),
+        scores_of(file, slides, [0] * len(rows), predictions, cases, task),
+        threshold=None,
+        task=task,
+        targets_NK=said.targets(file, [cells[i] for i in rows], len(rows)),
+        fitted=said.fitted,
     )
 
 

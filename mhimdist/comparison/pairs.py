@@ -85,6 +85,7 @@ def on_the_same_slides(entries: Sequence[Entry], *, common: bool) -> tuple[list[
                 f"expected the same test slides, got {len(tested[0])} of {first.name} and {len(slides)} of "
                 f"{entry.name}: {_difference(tested[0], slides)}; --common compares those that both tested"
             )
+    what = "class" if first.networks[0].targets_NK is None else "targets"
     kept = set(tested[0]).intersection(*tested[1:])
     if not kept:
         raise ComparisonError(f"{', '.join(entry.name for entry in entries)} tested no slide in common")
@@ -92,8 +93,8 @@ def on_the_same_slides(entries: Sequence[Entry], *, common: bool) -> tuple[list[
         for slide in sorted(kept):
             if slides[slide] != tested[0][slide]:
                 raise ComparisonError(
-                    f"slide {slide!r} is case {tested[0][slide][0]!r} of class {tested[0][slide][1]} for "
-                    f"{first.name}, and case {slides[slide][0]!r} of class {slides[slide][1]} for "
+                    f"slide {slide!r} is case {tested[0][slide][0]!r} of {what} {tested[0][slide][1]} for "
+                    f"{first.name}, and case {slides[slide][0]!r} of {what} {slides[slide][1]} for "
                     f"{entry.name}"
                 )
     most = max(map(len, tested))
@@ -123,6 +124,13 @@ def _check_alike(first: Entry, other: Entry) -> None:
             f"{other.name}: protocols select epochs and thresholds on other bags (under paper on the test "
             "fold), so their figures differ for that alone; choose with --protocol"
         )
+    tasks = [_means(entry) for entry in (first, other)]
+    if tasks[0] != tasks[1]:
+        raise ComparisonError(
+            f"expected one task, got {tasks[0]} for {first.name} and {tasks[1]} for {other.name}"
+        )
+    if first.networks[0].targets_NK is not None:
+        return
     num_classes = {len(n.scores.probabilities_NC[0]) for entry in (first, other) for n in entry.networks}
     if len(num_classes) > 1 or (first.classes and other.classes and first.classes != other.classes):
         raise ComparisonError(
@@ -131,12 +139,21 @@ def _check_alike(first: Entry, other: Entry) -> None:
         )
 
 
-def _slides(entry: Entry) -> dict[str, tuple[str, int]]:
-    """Case and label of every slide that any network tested."""
+def _means(entry: Entry) -> str:
+    """What the labels mean, in words."""
+    if entry.task is None:
+        return "classification"
+    info = entry.task.info
+    columns = f" of {', '.join(info.columns)}" if info.columns else ""
+    return f"{entry.task.name}{columns}{f' in {info.unit}' if info.unit else ''}"
+
+
+def _slides(entry: Entry) -> dict[str, tuple[str, object]]:
+    """Case and label, or targets, of every slide that any network tested."""
     return {
-        key: (case, int(label))
+        key: (case, truth)
         for network in entry.networks
-        for key, case, label in zip(network.keys, network.scores.cases, network.scores.labels_N, strict=True)
+        for key, case, truth in zip(network.keys, network.scores.cases, network.truth, strict=True)
     }
 
 

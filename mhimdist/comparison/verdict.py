@@ -13,6 +13,14 @@ from mhimdist.report import formats
 from mhimdist.report.comparison import PAPER_WARNING
 from mhimdist.report.text_table import Grid
 
+MEASURED = (
+    "Figures are means over networks (folds x seeds), each on the slides that it tested; predictions of "
+    "different networks are not pooled. Every metric: the paired bootstrap over cases, which are drawn for "
+    "both sides and all networks at once, and the corrected resampled t-test over folds (Nadeau and Bengio "
+    "2003). The bootstrap says what other patients would change, the corrected t also what other training "
+    "data would change."
+)
+"""The methods of tasks whose tests are those of `measures.measure_tests`."""
 METHODS = (
     "Figures are means over networks (folds x seeds), each on the slides that it tested; seeds are averaged "
     "per case before anything is tested, and scores of different networks are not pooled. AUC: DeLong's test "
@@ -49,9 +57,9 @@ class Pair:
         }
 
     @property
-    def delong(self) -> Outcome:
-        """The test that the verdict is taken from."""
-        return next(outcome for outcome in self.outcomes if outcome.test == "DeLong")
+    def decisive(self) -> Outcome:
+        """The test that the verdict is taken from: DeLong's, or the bootstrap of the metric that selects."""
+        return self.outcomes[0]
 
 
 @dataclass(frozen=True)
@@ -86,12 +94,17 @@ class PairedComparison:
         return [*([PAPER_WARNING] if self.entries[0].protocol == "paper" else []), *self.notes]
 
     @property
+    def methods(self) -> str:
+        """How figures and tests were formed."""
+        return METHODS if self.entries[0].task is None else MEASURED
+
+    @property
     def sentences(self) -> list[str]:
         """One sentence per pair that can be quoted as it is, with protocol, interval and verdict."""
         return [self._sentence(pair, lambda text: text) for pair in self.pairs]
 
     def _sentence(self, pair: Pair, quote: Callable[[str], str]) -> str:
-        one, two, outcome = pair.first, pair.second, pair.delong
+        one, two, outcome = pair.first, pair.second, pair.decisive
         if self.num_slides == self.num_cases:
             tested = f"{self.num_cases:,} test cases"
         else:
@@ -99,8 +112,8 @@ class PairedComparison:
         size = one.size if one.size == two.size else f"{one.size} against {two.size}"
         start = (
             f"On {tested} of {quote(one.dataset)} ({size}, {quote(one.protocol)} protocol), "
-            f"{quote(one.name)} reached AUC {short(outcome.first)} against {short(outcome.second)} of "
-            f"{quote(two.name)}"
+            f"{quote(one.name)} reached {outcome.metric} {short(outcome.first)} against "
+            f"{short(outcome.second)} of {quote(two.name)}"
         )
         if outcome.tested is None:
             return f"{start}; {quote(outcome.note)}."
@@ -108,7 +121,8 @@ class PairedComparison:
         if outcome.p is None:
             return f"{difference}; {quote(outcome.note)}."
         return (
-            f"{difference}, {100 * self.level:g} % interval {interval(outcome)}, DeLong {p_text(outcome.p)}"
+            f"{difference}, {100 * self.level:g} % interval {interval(outcome)}, {outcome.test} "
+            f"{p_text(outcome.p)}"
             f"{self._of_several(outcome)}: {quote(self._verdict(pair))}."
         )
 
@@ -116,11 +130,13 @@ class PairedComparison:
         return "" if outcome.p_adjusted is None else f" (Holm's over {len(self.pairs)} pairs)"
 
     def _verdict(self, pair: Pair) -> str:
-        outcome = pair.delong
+        outcome = pair.decisive
         if outcome.p is None or outcome.tested is None or outcome.p >= 1 - self.level:
             return "no evidence of a difference"
         better = (pair.first if outcome.tested.difference > 0 else pair.second).name
-        again = next(each for each in pair.outcomes if each.test == "corrected t")
+        again = next(
+            each for each in pair.outcomes if each.test == "corrected t" and each.metric == outcome.metric
+        )
         if again.p is None:
             return (
                 f"evidence that these networks of {better} are better; what training again would change is "
@@ -170,7 +186,7 @@ class PairedComparison:
         lines += [grid.markdown() for grid in self.grids()]
         if not any(pair.settings for pair in self.pairs):
             lines.append("No setting differs, or none is known.\n")
-        return "\n".join([*lines, textwrap.fill(METHODS, 110), ""])
+        return "\n".join([*lines, textwrap.fill(self.methods, 110), ""])
 
     def json(self) -> str:
         """Everything except the scores of single slides, as JSON."""
@@ -182,7 +198,7 @@ class PairedComparison:
             "cases": self.num_cases,
             "level": self.level,
             "warnings": self.warnings,
-            "methods": METHODS,
+            "methods": self.methods,
             "configurations": [
                 {
                     "name": entry.name,

@@ -45,7 +45,6 @@ from mhimdist.data.stored import StoredBags
 from mhimdist.data.targets import TaskInfo
 from mhimdist.errors import ConfigError, CorruptShard, DataError
 
-
 _PARTS = ("offset", "bytes", "crc32")
 
 

@@ -4,9 +4,10 @@
 
     model = load(".")                                   # the folder of the export, or one of its files
     probabilities_C, attention_NH = model(features_ND)  # N x D patch features of one slide
-    print(dict(zip(model.classes, probabilities_C.tolist())))
+    print(dict(zip(model.columns, probabilities_C.tolist())))
 
-This file is copied next to the weights; keep the two together. It is Apache-2.0, from mhimdist.
+This file is copied next to the weights, for tasks other than classification with load_task.py; keep them
+together. They are Apache-2.0, from mhimdist.
 
 Dimensions: N instances of a bag, D features, E embedding width, C classes, H heads of attention, P landmarks
 or pseudo-bags, L = N + 1 tokens, S padded tokens, W side of a square of tokens, Z distilled features.
@@ -14,6 +15,7 @@ or pseudo-bags, L = N + 1 tokens, S padded tokens, W side of a square of tokens,
 
 import hashlib
 import json
+import runpy
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,17 @@ class Attention(nn.Module):
         return self.score(hidden)
 
 
-class PoolingMIL(nn.Module):
+class Network(nn.Module):
+    """A network for one bag, whose outputs become class probabilities, or what load_task.py sets."""
+
+    def predict(self, outputs_C: Tensor) -> Tensor:
+        return torch.softmax(outputs_C, -1)
+
+    def average(self, predictions: list[Tensor], headers: list[Settings]) -> Tensor:
+        return torch.stack(predictions).mean(0)
+
+
+class PoolingMIL(Network):
     """The maximum or the mean of the instances' logits; without attention."""
 
     def __init__(self, settings: Settings, num_features: int, num_classes: int) -> None:
@@ -73,11 +85,10 @@ class PoolingMIL(nn.Module):
 
     def forward(self, features_ND: Tensor) -> Result:
         logits_NC = self.head(self.projection(features_ND))
-        logits_C = logits_NC.amax(0) if self.is_max else logits_NC.mean(0)
-        return torch.softmax(logits_C, 0), None
+        return self.predict(logits_NC.amax(0) if self.is_max else logits_NC.mean(0)), None
 
 
-class AttentionMIL(nn.Module):
+class AttentionMIL(Network):
     """AB-MIL and CLAM-SB, with one head of attention, and CLAM-MB, with one per class; each sums to 1."""
 
     def __init__(self, settings: Settings, num_features: int, num_classes: int) -> None:
@@ -89,19 +100,17 @@ class AttentionMIL(nn.Module):
         self.attention = Attention(width, dim, self.heads, is_gated, activation, bias=is_clam)
         self.head = nn.Linear(width, num_classes)
         if is_clam:  # only training uses these; they are here so that the file's weights are complete
-            self.instance_heads = nn.ModuleList(nn.Linear(width, 2) for _ in range(num_classes))
+            num_heads = settings.get("num_classes", num_classes)
+            self.instance_heads = nn.ModuleList(nn.Linear(width, 2) for _ in range(num_heads))
 
     def forward(self, features_ND: Tensor) -> Result:
         hidden_NE = self.projection(features_ND)
         embeddings_HE, attention_NH = attend(self.attention(hidden_NE), hidden_NE)
-        if self.heads == 1:
-            logits_C = self.head(embeddings_HE)[0]
-        else:
-            logits_C = (embeddings_HE * self.head.weight).sum(1) + self.head.bias
-        return torch.softmax(logits_C, 0), attention_NH
+        logits_C = (embeddings_HE * self.head.weight).sum(1) + self.head.bias
+        return self.predict(logits_C), attention_NH
 
 
-class DSMIL(nn.Module):
+class DSMIL(Network):
     """DSMIL: the mean of two classifiers' probabilities; attention to each class's top instance, N x C."""
 
     def __init__(self, settings: Settings, num_features: int, num_classes: int) -> None:
@@ -117,14 +126,13 @@ class DSMIL(nn.Module):
 
     def forward(self, features_ND: Tensor) -> Result:
         hidden_NE = self.projection(features_ND)
-        logits_NC = self.instance_head(hidden_NE)
-        queries_NQ = self.query(hidden_NE)
+        logits_NC, queries_NQ = self.instance_head(hidden_NE), self.query(hidden_NE)
         tops_CQ = queries_NQ[logits_NC.argmax(0)]
         scores_NC = queries_NQ @ tops_CQ.T * queries_NQ.shape[1] ** -0.5
         embeddings_CE, attention_NC = attend(scores_NC, torch.relu(self.value(hidden_NE)))
         bag_C = functional.linear(embeddings_CE.flatten(), self.head.weight.flatten(1), self.head.bias)
         both_2C = torch.stack([bag_C, logits_NC.amax(0)])
-        return torch.softmax(both_2C, 1).mean(0), attention_NC
+        return self.predict(both_2C).mean(0), attention_NC
 
 
 class Nystrom(nn.Module):
@@ -136,8 +144,8 @@ class Nystrom(nn.Module):
         self.landmarks, self.iterations = settings["num_landmarks"], settings["pinv_iterations"]
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.output = nn.Linear(width, width)
-        sides = self.heads, self.heads
-        self.residual = nn.Conv2d(*sides, (33, 1), padding=(16, 0), groups=self.heads, bias=False)
+        heads = self.heads
+        self.residual = nn.Conv2d(heads, heads, (33, 1), padding=(16, 0), groups=heads, bias=False)
 
     def forward(self, tokens_LE: Tensor, token_alone: bool) -> tuple[Tensor, Tensor]:
         """What every token gathers (or the first alone), and the first token's attention, H x L."""
@@ -207,15 +215,11 @@ class PositionEncoding(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv7 = nn.Conv2d(width, width, 7, padding=3, groups=width)
-        self.conv5 = nn.Conv2d(width, width, 5, padding=2, groups=width)
-        self.conv3 = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        convs = (nn.Conv2d(width, width, size, padding=size // 2, groups=width) for size in (7, 5, 3))
+        self.conv7, self.conv5, self.conv3 = convs
 
     def forward(self, tokens_NE: Tensor) -> Tensor:
-        """The instances, N x E.
-
-        The first instances fill a square of side ceil(sqrt(N)); zeros fill a smaller one than 7 x 7 to 49.
-        """
+        """N x E; the first instances fill a square of side ceil(sqrt(N)), and zeros one of up to 7 x 7."""
         num = tokens_NE.shape[0]
         # A tensor, because an exporter has to compute it from N.
         exact = torch.full((), num, dtype=torch.float64, device=tokens_NE.device)
@@ -244,7 +248,7 @@ class Layer(nn.Module):
         return (tokens_LE[:1] if token_alone else tokens_LE) + gathered_LE, attention_HL
 
 
-class TransMIL(nn.Module):
+class TransMIL(Network):
     """TransMIL; the class token's attention in each head is no softmax and may be negative."""
 
     def __init__(self, settings: Settings, num_features: int, num_classes: int) -> None:
@@ -265,7 +269,7 @@ class TransMIL(nn.Module):
         token_1E, attention2_HL = self.layer2(tokens_LE, token_alone=True)
         logits_1C = self.head(self.norm(token_1E))
         attention_HL = (attention1_HL, attention2_HL)[self.score_layer]
-        return torch.softmax(logits_1C[0], 0), attention_HL[:, 1:].T
+        return self.predict(logits_1C[0]), attention_HL[:, 1:].T
 
 
 def _signed(word: int) -> int:
@@ -287,7 +291,7 @@ def cut_key(slide: str) -> Tensor:
     return _scattered(torch.tensor(_signed(number ^ int.from_bytes(stream, "little"))))
 
 
-class DTFD(nn.Module):
+class DTFD(Network):
     """DTFD-MIL: attention over random pseudo-bags, then over what is distilled from each.
 
     The slide's name fixes the cut, as in mhimdist's own evaluation. The attention is the weight of each
@@ -326,7 +330,7 @@ class DTFD(nn.Module):
         distilled_ZE = shares_ZN @ hidden_NE
         scores_Z1 = torch.where(is_used_Z1, self.attention(distilled_ZE), -torch.inf)
         embedding_1E, attention_Z1 = attend(scores_Z1, distilled_ZE)
-        return torch.softmax(self.head(embedding_1E)[0], 0), (attention_Z1.T @ shares_ZN).T
+        return self.predict(self.head(embedding_1E)[0]), (attention_Z1.T @ shares_ZN).T
 
     def cut(self, num: int, key: Tensor) -> Tensor:
         """Whether an instance is in a pseudo-bag, P x N; the pseudo-bags' sizes differ by at most 1."""
@@ -342,16 +346,9 @@ class DTFD(nn.Module):
         return (place_N >= starts_P[:, None]) & (place_N < ends_P[:, None])
 
 
-NETWORKS: dict[str, type[nn.Module]] = {
-    "abmil": AttentionMIL,
-    "dsmil": DSMIL,
-    "transmil": TransMIL,
-    "clam_sb": AttentionMIL,
-    "clam_mb": AttentionMIL,
-    "dtfd": DTFD,
-    "max_pooling": PoolingMIL,
-    "mean_pooling": PoolingMIL,
-}
+NETWORKS: dict[str, type[Network]] = {"dsmil": DSMIL, "transmil": TransMIL, "dtfd": DTFD}
+NETWORKS |= dict.fromkeys(("abmil", "clam_sb", "clam_mb"), AttentionMIL)
+NETWORKS |= dict.fromkeys(("max_pooling", "mean_pooling"), PoolingMIL)
 
 
 class Model:
@@ -360,16 +357,17 @@ class Model:
     Attributes:
         networks: the networks, in evaluation mode.
         headers, header: what each file and the first says: encoder, threshold, data, metrics, licence, ...
-        classes: class names in the order of the probabilities.
+        classes, columns: names of the classes, and of the predictions, by default their probabilities.
     """
 
-    def __init__(self, networks: list[nn.Module], headers: list[dict[str, Any]]) -> None:
+    def __init__(self, networks: list[Network], headers: list[dict[str, Any]]) -> None:
         self.networks, self.headers, self.header = networks, headers, headers[0]
         self.classes: list[str] = headers[0]["classes"]
+        self.columns: list[str] = headers[0].get("columns", self.classes)
 
     @torch.inference_mode()
     def __call__(self, features_ND: Tensor, slide: str = "") -> Result:
-        """Class probabilities, shape C, and the attention, N x H (None for max- and mean-pooling).
+        """Class probabilities or what is predicted, C, and attention, N x H (None for max- and mean-pooling).
 
         Args:
             features_ND: patch features of one slide, in their order, of the encoder that the header names.
@@ -380,38 +378,40 @@ class Model:
             raise ExportError(f"expected features of N x {width} with N of 1 or more, got {shape}")
         device = next(self.networks[0].parameters()).device
         features_ND = features_ND.to(device, torch.float32)
-        results = []
-        for network in self.networks:
-            more = (cut_key(slide).to(device),) if isinstance(network, DTFD) else ()
-            results.append(network(features_ND, *more))
-        probabilities_C = torch.stack([probabilities for probabilities, _ in results]).mean(0)
+        key: dict[type, list[Tensor]] = {DTFD: [cut_key(slide).to(device)]}
+        results = [network(features_ND, *key.get(type(network), ())) for network in self.networks]
+        mean_C = self.networks[0].average([each for each, _ in results], self.headers)
         attentions = [attention for _, attention in results if attention is not None]
-        return probabilities_C, torch.stack(attentions).mean(0) if attentions else None
+        return mean_C, torch.stack(attentions).mean(0) if attentions else None
 
 
 def load(path: str | Path) -> Model:
-    """Load an export on the CPU.
-
-    Args:
-        path: a file, or a folder: all its .safetensors files are then one ensemble.
-    """
+    """Load an export on the CPU: a file, or a folder, whose .safetensors files are then one ensemble."""
     path = Path(path)
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     if not files:
         raise ExportError(f"{path}: expected a file or files that end in .safetensors, found none")
     headers = [read_header(file) for file in files]
     for file, header in zip(files, headers, strict=True):
-        for name in ("classes", "num_features", "encoder"):
-            if header[name] != headers[0][name]:
-                expected = f"{headers[0][name]}, as in {files[0].name}"
-                raise ExportError(f"{file}: {name}: expected {expected}, got {header[name]}")
+        for name in ("classes", "columns", "num_features", "encoder"):
+            if (got := header.get(name)) != (first := headers[0].get(name)):
+                raise ExportError(f"{file}: {name}: expected {first}, as in {files[0].name}, got {got}")
     return Model([_network(*each) for each in zip(files, headers, strict=True)], headers)
 
 
-def _network(file: Path, header: dict[str, Any]) -> nn.Module:
-    settings = header["model"]
+def build(header: dict[str, Any]) -> Network:
+    """The network that a header describes, without its weights."""
+    settings = {**header["model"], "num_classes": (num_classes := len(header["classes"]))}
+    num_outputs = header.get("num_outputs", num_classes)
+    made = NETWORKS[settings["name"]](settings, header["num_features"], num_outputs)
+    if "task" in header:
+        runpy.run_path(str(Path(__file__).with_name("load_task.py")))["equip"](made, header)
+    return made
+
+
+def _network(file: Path, header: dict[str, Any]) -> Network:
     with torch.device("meta"):
-        made = NETWORKS[settings["name"]](settings, header["num_features"], len(header["classes"]))
+        made = build(header)
     try:
         made.load_state_dict(load_file(file), assign=True)
     except RuntimeError as error:

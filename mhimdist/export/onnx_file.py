@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 
 from mhimdist import files
 from mhimdist.errors import ConfigError, ExportMismatchError
-from mhimdist.export.load_model import DTFD, NETWORKS, PoolingMIL, cut_key
+from mhimdist.export import load_task
+from mhimdist.export.load_model import DTFD, PoolingMIL, build, cut_key
 
 OPSET = 18
 SIZES = (1, 2, 5, 50, 300, 1111)
@@ -34,7 +36,8 @@ def write(path: Path, weights: Mapping[str, Tensor], header: Mapping[str, Any]) 
     """Write a network as ONNX, with the header in the file's metadata.
 
     Inputs: `features`, float32 N x D, and for DTFD-MIL `key`, an int64 without dimensions. Outputs:
-    `probabilities`, float32 C, and, but for max- and mean-pooling, `attention`, float32 N x H.
+    `probabilities`, float32 C, and, but for max- and mean-pooling, `attention`, float32 N x H. Of tasks with
+    targets the first is called `predictions`; numbers are float64.
 
     Args:
         path: the file; it replaces an older one, and appears only if the two agree.
@@ -55,13 +58,12 @@ def write(path: Path, weights: Mapping[str, Tensor], header: Mapping[str, Any]) 
         )
     network = _network(weights, header)
     content = _exported(network, header)
-    compare(content, network, header["num_features"], path)
+    compare(content, network, header["num_features"], path, header)
     files.write_bytes(path, content)
 
 
 def _network(weights: Mapping[str, Tensor], header: Mapping[str, Any]) -> nn.Module:
-    settings = header["model"]
-    network = NETWORKS[settings["name"]](settings, header["num_features"], len(header["classes"]))
+    network = build(dict(header))
     network.load_state_dict(weights)
     return network.eval().requires_grad_(False)
 
@@ -71,9 +73,15 @@ def _inputs(network: nn.Module, features_ND: Tensor) -> dict[str, Tensor]:
     return {"features": features_ND, **key}
 
 
+def _output(header: Mapping[str, Any]) -> str:
+    """The name of what a network says of a bag."""
+    of_classes = "task" not in header or not header["task"]["info"]["columns"]
+    return "probabilities" if of_classes else "predictions"
+
+
 def _exported(network: nn.Module, header: Mapping[str, Any]) -> bytes:
     inputs = _inputs(network, torch.zeros(50, header["num_features"]))
-    outputs = ["probabilities"] if isinstance(network, PoolingMIL) else ["probabilities", "attention"]
+    outputs = [_output(header)] if isinstance(network, PoolingMIL) else [_output(header), "attention"]
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -103,7 +111,13 @@ def _exported(network: nn.Module, header: Mapping[str, Any]) -> bytes:
     return model.SerializeToString()
 
 
-def compare(content: bytes, network: nn.Module, num_features: int, path: Path) -> None:
+def compare(
+    content: bytes,
+    network: nn.Module,
+    num_features: int,
+    path: Path,
+    header: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Compare a model of ONNX with its network in PyTorch, for bags of `SIZES`.
 
     Args:
@@ -111,9 +125,11 @@ def compare(content: bytes, network: nn.Module, num_features: int, path: Path) -
         network: one of `load_model.NETWORKS`.
         num_features: width of the features.
         path: the file that the message names.
+        header: what the exported file says.
 
     Raises:
-        ExportMismatchError: a probability differs by more than `TOLERANCE`.
+        ExportMismatchError: a probability differs by more than `TOLERANCE`; or another prediction, in
+            deviations of numbers, or as a share of its own size if that is above 1.
     """
     import onnxruntime
 
@@ -123,10 +139,11 @@ def compare(content: bytes, network: nn.Module, num_features: int, path: Path) -
         inputs = _inputs(network, torch.randn(size, num_features, generator=generator))
         with torch.inference_mode():
             expected_C = network(*inputs.values())[0]
-        found = session.run(["probabilities"], {name: value.numpy() for name, value in inputs.items()})
-        difference = float((torch.from_numpy(found[0]) - expected_C).abs().max())
+        found = session.run([_output(header)], {name: value.numpy() for name, value in inputs.items()})
+        units_C = load_task.scale(dict(header)).maximum(expected_C.abs()) if "task" in header else 1.0
+        difference = float(((torch.from_numpy(found[0]) - expected_C).abs() / units_C).max())
         if not difference <= TOLERANCE:
             raise ExportMismatchError(
-                f"{path}: for a bag of {size} instances, expected probabilities within {TOLERANCE:g} of "
+                f"{path}: for a bag of {size} instances, expected {_output(header)} within {TOLERANCE:g} of "
                 f"PyTorch's, got a difference of {difference:.2g}; the file is not written"
             )

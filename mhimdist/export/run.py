@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mhimdist import files
 from mhimdist.errors import CheckpointError, ConfigError
-from mhimdist.export import load_model, onnx_file, weights_file
+from mhimdist.export import load_model, load_task, onnx_file, weights_file
 from mhimdist.prediction.members import Member, find_members
 from mhimdist.training import checkpoint
 from mhimdist.training.model_card import read_trained, write_card
@@ -26,7 +26,8 @@ def export_model(
     """Export the networks of a run to a folder that needs no mhimdist.
 
     The folder holds a safetensors file per network, whose header says everything about it in JSON,
-    `load_model.py`, which loads them with PyTorch and safetensors alone and averages several, the model card,
+    `load_model.py`, which loads them with PyTorch and safetensors alone and averages several (of other tasks
+    than classification with `load_task.py`), the model card,
     and with `onnx` an ONNX file per network. The run's own model card is written again.
 
     Args:
@@ -44,8 +45,8 @@ def export_model(
     Raises:
         CheckpointError: the run holds no trained network, one is unfinished or damaged, or the folder holds
             another export.
-        ConfigError: no network is called so, the run holds several configurations, its task is another than
-            classification, or ONNX is not installed.
+        ConfigError: no network is called so, the run holds several configurations, its task is a class of
+            yours, or ONNX is not installed.
         ExportMismatchError: an ONNX file does not give PyTorch's probabilities.
         DiskFullError: the disk is full.
 
@@ -58,11 +59,7 @@ def export_model(
         )
     run = found
     chosen = _chosen(find_members([run], candidate), member, run)
-    if chosen[0].task.record():
-        raise ConfigError(
-            f"{run}: expected a model for classification, got one for {chosen[0].task.name}: load_model.py "
-            "knows class probabilities alone; take mhimdist.load_student or jobs/predict.py"
-        )
+    modules = _modules(chosen[0], run)
     folder = Path(out).expanduser() if out is not None else run / "export"
     names = [SINGLE] if len(chosen) == 1 else [each.folder.name for each in chosen]
     _refuse_others(folder, names)
@@ -75,13 +72,32 @@ def export_model(
         if onnx:
             onnx_file.write(folder / f"{name}.onnx", tensors["student"], header)
         weights_file.write(folder / f"{name}.safetensors", tensors["student"], header)
-    files.write_bytes(folder / "load_model.py", Path(load_model.__file__).read_bytes())
+    for code in modules:
+        files.write_bytes(folder / code.name, code.read_bytes())
     write_card(folder, trained, title)
     if len(chosen) == 1:
         write_card(chosen[0].folder, trained, chosen[0].folder.name)
     if member == "all" and chosen[0].folder != run.resolve():
         write_card(run, trained, title)
     return folder
+
+
+def _modules(member: Member, run: Path) -> list[Path]:
+    """The code that an export of a network holds.
+
+    Raises:
+        ConfigError: its task is a class of the user.
+    """
+    task = member.task
+    if not (record := task.record()):
+        return [Path(load_model.__file__)]
+    if (settings := record["settings"])["name"] not in load_task.PREDICT:
+        raise ConfigError(
+            f"{run}: expected a model for one of the tasks of mhimdist, got one for {task.name}, a class of "
+            f"your own ({settings.get('entry')}), which an export cannot hold; take mhimdist.load_student or "
+            "jobs/predict.py"
+        )
+    return [Path(load_model.__file__), Path(load_task.__file__)]
 
 
 def _chosen(members: Sequence[Member], member: str, run: Path) -> list[Member]:

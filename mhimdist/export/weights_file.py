@@ -54,7 +54,7 @@ def document(member: Member, trained: Trained) -> dict[str, Any]:
         "model": config["model"],
         "num_features": member.num_features,
         "classes": list(member.classes),
-        **({"task": trained.state["task"]} if trained.state.get("task") else {}),
+        **_of_task(member, trained),
         "encoder": member.features.get("encoder"),
         **({"standardized": scale} if (scale := member.features.get("standardized")) else {}),
         **details,
@@ -70,6 +70,13 @@ def document(member: Member, trained: Trained) -> dict[str, Any]:
         "versions": dict(state.get("versions") or {}),
         "licence": LICENCE,
     }
+
+
+def _of_task(member: Member, trained: Trained) -> dict[str, Any]:
+    """What else the header says of a task other than classification."""
+    if not (record := trained.state.get("task")):
+        return {}
+    return {"task": record, "columns": list(member.task.columns), "num_outputs": member.task.num_outputs}
 
 
 def write(path: Path, weights: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:

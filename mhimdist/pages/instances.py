@@ -94,7 +94,9 @@ def _attention(network: BagModel, bags: StoredBags, row: int) -> np.ndarray | No
 
 @torch.inference_mode()
 def _probability(network: BagModel, bags: StoredBags, row: int) -> np.ndarray | None:
-    """The probability of the slide's own class by each instance."""
+    """The probability of the slide's own class by each instance; None where labels are no classes."""
+    if not network.task.has_classes:
+        return None
     probabilities_NC = network.instance_probabilities(bags.load([row]))
     return None if probabilities_NC is None else probabilities_NC[:, int(bags.labels_N[row])].double().numpy()
 

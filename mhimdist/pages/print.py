@@ -46,7 +46,7 @@ def write_figures(subject: Subject, folder: Path) -> list[Path]:
         subject: what was run.
         folder: receives `roc.pdf`, `precision-recall.pdf`, `reliability.pdf`, `thresholds.pdf`,
             `learning.pdf` and `stability.pdf`, those that there is something to draw in; with several
-            protocols, of each.
+            protocols, of each. The first four are of classes without an order; `of_tasks` has those of tasks.
 
     Returns:
         The files.
@@ -60,14 +60,15 @@ def write_figures(subject: Subject, folder: Path) -> list[Path]:
     for protocol in protocols:
         shown = [each for each in subject.configurations if each.protocol == protocol][: len(COLOURS)]
         binary = [each for each in shown if each.is_binary]
+        of_classes = [each for each in shown if each.entry and each.task is None]
         end = f"-{protocol}" if len(protocols) > 1 else ""
         for name, chosen, draw in (
             ("roc", binary, _draw_roc),
             ("precision-recall", binary, _draw_precision_recall),
-            ("reliability", [each for each in shown if each.entry], _draw_reliability),
+            ("reliability", of_classes, _draw_reliability),
             ("thresholds", binary[:1], _draw_thresholds),
-            ("learning", shown, _draw_learning),
-            ("stability", shown, _draw_stability),
+            ("learning", shown, partial(_draw_learning, score=subject.score)),
+            ("stability", shown, partial(_draw_stability, score=subject.score)),
         ):
             path = folder / f"{name}{end}.pdf"
             if save(path, partial(draw, chosen=chosen)):
@@ -170,18 +171,18 @@ def _draw_thresholds(axes: Axes, chosen: Sequence[Configuration]) -> None:
     axes.set(xlabel="decision threshold", ylabel="mean over the networks", xlim=(0, 1), ylim=(0, 1.01))
 
 
-def _draw_learning(axes: Axes, chosen: Sequence[Configuration]) -> None:
+def _draw_learning(axes: Axes, chosen: Sequence[Configuration], score: str = "AUC") -> None:
     for colour, each in zip(COLOURS, chosen, strict=False):
         _draw_histories(axes, each, plots.STUDENT_SCORE, colour, "-", one_line(each.name))
-    axes.set(xlabel="epoch", ylabel="validation AUC of the student")
+    axes.set(xlabel="epoch", ylabel=f"validation {score} of the student")
 
 
-def _draw_stability(axes: Axes, chosen: Sequence[Configuration]) -> None:
+def _draw_stability(axes: Axes, chosen: Sequence[Configuration], score: str = "AUC") -> None:
     for each in chosen[:1]:
         if all(row.get(plots.TEACHER_SCORE) is not None for h in each.histories.values() for row in h):
             _draw_histories(axes, each, plots.STUDENT_SCORE, COLOURS[0], "-", "student")
             _draw_histories(axes, each, plots.TEACHER_SCORE, COLOURS[2], "--", "teacher")
-    axes.set(xlabel="epoch", ylabel="validation AUC")
+    axes.set(xlabel="epoch", ylabel=f"validation {score}")
 
 
 def _draw_histories(

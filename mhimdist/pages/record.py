@@ -64,8 +64,7 @@ def protocol_section(subject: Subject) -> Section:
         "Data hash (SHA-256)": ", ".join(sorted(filter(None, digests))),
         "Bags": _number(table.get("num_bags") or subject.prediction.get("data", {}).get("slides")),
         "Cases": _number(table.get("num_cases") or subject.prediction.get("data", {}).get("cases")),
-        "Classes": ", ".join(next((each.classes for each in subject.configurations if each.classes), ()))
-        or ", ".join(subject.prediction.get("classes", ())),
+        **_labels(subject),
         "Split": str(table.get("split_by", "")),
         "Seeds": ", ".join(str(seed) for seed in table.get("seeds", ())),
         "Share of the training cases that validates": _number(options.get("validation_share")),
@@ -82,6 +81,19 @@ def protocol_section(subject: Subject) -> Section:
         _sizes(subject),
         _models(subject),
     )
+
+
+def _labels(subject: Subject) -> dict[str, str]:
+    """What the labels are: classes, or a task with its targets."""
+    known = next((each.classes for each in subject.configurations if each.classes), ())
+    if (task := subject.task) is None:
+        return {"Classes": ", ".join(known or subject.prediction.get("classes", ()))}
+    unit = f" ({task.info.unit})" if task.info.unit else ""
+    return {
+        "Task": task.name,
+        "Classes": ", ".join(known or task.classes) if task.has_classes else "",
+        "Targets": ", ".join(task.info.columns) + unit if task.info.columns else "",
+    }
 
 
 def _number(value: object) -> str:

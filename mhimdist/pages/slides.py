@@ -10,9 +10,14 @@ from markupsafe import Markup
 from mhimdist.pages.subject import Subject
 from mhimdist.report import blocks, formats, score_plots
 from mhimdist.report.blocks import Cell, Section
+from mhimdist.tasks import Task
 
 MOST_ROWS = 2000
 """Most slides or cases in a table of a page; the files of the folder have all of them."""
+MOST_COLUMNS = 8
+"""Most predictions of a slide in a table of a page."""
+MOST_SPREADS = 3
+"""Of more predictions, only the first one has its spread next to it."""
 Columns = Mapping[str, list[Any]]
 
 
@@ -21,6 +26,10 @@ def slides_section(subject: Subject) -> Section:
     slides, classes = subject.slides, list(subject.prediction.get("classes", ()))
     if not slides:
         return blocks.section("slides", "Slides")
+    if (task := subject.task) is not None and not task.has_classes:
+        parts = [_of_targets(task, subject.cases, "case")] if subject.cases else []
+        parts.append(_of_targets(task, slides, "slide"))
+        return blocks.section("slides", "Slides" if not subject.cases else "Slides and cases", *parts)
     called = Counter(slides["predicted"])
     parts = [
         blocks.table(
@@ -85,6 +94,46 @@ def _table(subject: Subject, classes: list[str], rows: Columns, kind: Literal["s
     name = f"every-{kind}"
     table = blocks.table(name, header, lines, texts=4, caption=caption, sortable=True)
     return blocks.heading(f"Every {kind}") + table
+
+
+def _of_targets(task: Task, rows: Columns, kind: Literal["slide", "case"]) -> Markup:
+    """Every slide or every case with its targets, what is predicted and its spread, in the file's order."""
+    names = ("slide", "case") if kind == "slide" else ("case", "slides")
+    truths = [f"true_{name}" for name in task.info.columns if f"true_{name}" in rows]
+    shown = task.columns[:MOST_COLUMNS]
+    spreads = [name for column in shown if any(rows.get(name := f"spread_{_bare(column)}", ()))]
+    spreads = spreads[:1] if len(shown) > MOST_SPREADS else spreads
+    decides = ["predicted"] if "predicted" in rows else []
+    lines: list[list[str | Cell]] = [
+        [
+            *(str(rows[name][i]) for name in (*names, *decides)),
+            *(_number(rows[name][i], is_truth=True) for name in truths),
+            *(_number(rows[name][i]) for name in (*shown, *spreads)),
+        ]
+        for i in range(min(len(rows["case"]), MOST_ROWS))
+    ]
+    caption = f"Click a heading to sort. All are in {'predictions' if kind == 'slide' else 'cases'}.csv."
+    if len(rows["case"]) > MOST_ROWS:
+        caption += f" These are the first {MOST_ROWS:,} of {len(rows['case']):,}."
+    if len(task.columns) > len(shown):
+        caption += f" The first {len(shown)} of {len(task.columns)} predictions."
+    if spreads:
+        caption += " Spread: standard deviation over the models."
+    header = [*names, *decides]
+    header += [each.replace("_", " ", 1) for each in (*truths, *map(_bare, shown), *spreads)]
+    texts = len(names) + len(decides)
+    table = blocks.table(f"every-{kind}", header, lines, texts=texts, caption=caption, sortable=True)
+    return blocks.heading(f"Every {kind}") + table
+
+
+def _bare(column: str) -> str:
+    return column.removeprefix("probability_")
+
+
+def _number(value: float | None, *, is_truth: bool = False) -> Cell:
+    if value is None:
+        return Cell(formats.NONE, key=float("-inf"))
+    return Cell(f"{value:.3f}" if abs(value) < 100 and not is_truth else f"{value:,.4g}", key=value)
 
 
 def _margins(subject: Subject, probabilities_NC: np.ndarray) -> np.ndarray:

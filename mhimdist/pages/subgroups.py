@@ -9,6 +9,7 @@ from mhimdist.pages.subject import Configuration, Subject
 from mhimdist.report import blocks, formats
 from mhimdist.report.blocks import Cell, Section
 from mhimdist.report.comparison import interval_text
+from mhimdist.statistics.bootstrap import estimates
 from mhimdist.statistics.metrics import Scores, auc, auc_interval
 from mhimdist.tables import columns
 from mhimdist.tables.cells import is_missing
@@ -62,8 +63,9 @@ def subgroups_section(subject: Subject, wanted: str) -> Section:
         some = ", ".join(sorted(tested)[:3])
         raise ReportError(f"{wanted}: expected rows of the test slides ({some}, ...), found none of them")
     names = sorted({groups.get(key, UNKNOWN) for key in tested}, key=lambda name: (name == UNKNOWN, name))
+    make = _row if subject.task is None else _row_of_task
     rows = [
-        _row(each, name, groups, several=len(subject.protocols) > 1)
+        make(each, name, groups, several=len(subject.protocols) > 1)
         for each in subject.tested
         for name in names
     ]
@@ -72,7 +74,10 @@ def subgroups_section(subject: Subject, wanted: str) -> Section:
         "threshold, where they are defined. Small groups have wide intervals, and of many groups some "
         "differ by chance."
     )
-    header = ["configuration", column, "slides", "cases", "AUC", "95 % interval", "accuracy"]
+    figures = ["AUC", "95 % interval", "accuracy"]
+    if (task := subject.task) is not None:
+        figures = [task.title, "95 % interval", *list(task.headings.values())[1:]]
+    header = ["configuration", column, "slides", "cases", *figures]
     return blocks.section(
         "subgroups",
         f"Subgroups by {column}",
@@ -106,4 +111,36 @@ def _row(
         formats.auc(float(np.mean(aucs)) if aucs else None),
         interval_text(auc_interval(parts)).replace("-", "–") if aucs else formats.NONE,
         formats.auc(float(np.mean(right)) if right else None),
+    ]
+
+
+def _row_of_task(
+    configuration: Configuration, name: str, groups: dict[str, str], *, several: bool
+) -> list[str | Cell]:
+    """The same with the metrics of a task; an interval only where every network has the first of them."""
+    task = configuration.task
+    assert task is not None, "whoever calls has looked"
+    parts, slides, cases = [], set(), set()
+    for network in configuration.networks:
+        inside = [i for i, key in enumerate(network.keys) if groups.get(bare(key), UNKNOWN) == name]
+        if inside:
+            slides |= {network.keys[i] for i in inside}
+            part = network.judged.at(inside)
+            cases |= set(part.cases)
+            parts.append((network.task or task).weighed(part, network.fitted))
+    once = [part.once() for part in parts]
+    values = {
+        metric: [value for each in once if (value := each.get(metric)) is not None]
+        for metric in task.headings
+    }
+    first, *others = (formats.auc(float(np.mean(each)) if each else None) for each in values.values())
+    found = estimates(parts)[task.selection]
+    return [
+        configuration.name + (f", {configuration.protocol}" if several else ""),
+        name,
+        f"{len(slides):,}",
+        f"{len(cases):,}",
+        first,
+        formats.NONE if found is None else f"{found.low:.3f} to {found.high:.3f}",
+        *others,
     ]

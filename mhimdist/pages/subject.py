@@ -13,12 +13,13 @@ import numpy as np
 
 from mhimdist import files
 from mhimdist.comparison.entries import PREDICTION_FILE, PREDICTIONS, Entry, Network, read_entries
-from mhimdist.errors import ReportError
+from mhimdist.errors import CheckpointError, ConfigError, ReportError
 from mhimdist.report import formats
 from mhimdist.report.summary import History
 from mhimdist.statistics.curves import confusion, predicted_classes
 from mhimdist.statistics.intervals import class_metrics
 from mhimdist.statistics.metrics import Scores, auc, mean_and_std
+from mhimdist.tasks import Judged, Task, restored
 
 CASES = "cases.parquet"
 Kind = Literal["run", "cross-validation", "paper tables", "predictions", "final runs"]
@@ -46,13 +47,27 @@ class FoldRun:
 
     @property
     def validation(self) -> Scores | None:
-        """Scores of its validation bags; None if an earlier release wrote the result."""
-        if not self.result.get("validation_keys"):
+        """Class scores of its validation bags; None if it has none, or an earlier release wrote it."""
+        if not self.result.get("validation_keys") or not self.result["validation_probabilities"]:
             return None
         return Scores(
             np.array(self.result["validation_labels"], dtype=np.int64),
             np.array(self.result["validation_probabilities"], dtype=np.float64),
             self.result["validation_cases"],
+        )
+
+    @property
+    def judged_validation(self) -> Judged | None:
+        """Its validation bags as a task judges them; None if the result has none."""
+        found, num = self.result, len(self.result.get("validation_keys", ()))
+        if not num:
+            return None
+        predictions = found.get("validation_predictions") or found["validation_probabilities"]
+        return Judged(
+            np.array(found["validation_labels"], dtype=np.int64),
+            np.array(found.get("validation_targets") or [[]] * num, dtype=np.float64),
+            np.array(predictions, dtype=np.float64),
+            found["validation_cases"],
         )
 
 
@@ -76,22 +91,27 @@ class Configuration:
         return self.entry.networks if self.entry else ()
 
     @property
+    def task(self) -> Task | None:
+        """What its networks predict; None for classes without an order, or if it was not tested."""
+        return self.entry.task if self.entry else None
+
+    @property
     def protocol(self) -> str:
         """The protocol of its figures; empty if it was not tested."""
         return self.entry.protocol if self.entry else ""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of its classes; numbers where the names are not known."""
-        if self.entry is None:
+        """Names of its classes; numbers where the names are not known, none where labels are no classes."""
+        if self.entry is None or (self.task is not None and not self.task.has_classes):
             return ()
         number = self.networks[0].scores.probabilities_NC.shape[1]
         return self.entry.classes or tuple(f"class {i}" for i in range(number))
 
     @property
     def is_binary(self) -> bool:
-        """Whether it tells two classes apart."""
-        return len(self.classes) == 2
+        """Whether it tells two classes apart that have no order."""
+        return self.task is None and len(self.classes) == 2
 
     @property
     def parts(self) -> list[Scores]:
@@ -105,8 +125,10 @@ class Configuration:
 
     @cached_property
     def metrics(self) -> list[dict[str, float | None]]:
-        """The metrics of each network on its test bags, at its threshold."""
-        found = []
+        """The metrics of each network on its test bags, at its threshold; of a task its own."""
+        found: list[dict[str, float | None]] = []
+        if self.task is not None:
+            return [(each.task or self.task).metrics(each.judged, each.fitted) for each in self.networks]
         for part, predicted_N in zip(self.parts, self.predicted, strict=True):
             counts_CC = confusion(part.labels_N, predicted_N, part.probabilities_NC.shape[1])
             of_classes = {name: float(value[0]) for name, value in class_metrics(counts_CC[None]).items()}
@@ -117,7 +139,7 @@ class Configuration:
         """Mean and deviation of a metric over the networks, formed as in the tables; None if undefined."""
         by_seed: dict[int | None, list[float]] = {}
         for network, metrics in zip(self.networks, self.metrics, strict=True):
-            if (value := metrics[metric]) is not None:
+            if (value := metrics.get(metric)) is not None:
                 by_seed.setdefault(network.seed, []).append(value)
         return mean_and_std(list(by_seed.values())) if by_seed else None
 
@@ -167,6 +189,45 @@ class Subject:
     def tested(self) -> list[Configuration]:
         """The configurations with test scores."""
         return [each for each in self.configurations if each.entry is not None]
+
+    @property
+    def task(self) -> Task | None:
+        """What the networks predict; None for classes without an order.
+
+        Raises:
+            ReportError: the configurations are of different tasks.
+        """
+        found = [each.task for each in self.tested]
+        if not found:
+            return self._untested_task
+        names = {"classification" if task is None else task.name for task in found}
+        if len(names) > 1:
+            raise ReportError(
+                f"{self.path}: expected configurations of one task, got {', '.join(sorted(names))}: a page "
+                "has the figures of one; give the folders of the folds"
+            )
+        return found[0]
+
+    @cached_property
+    def _untested_task(self) -> Task | None:
+        """The task of predictions without a known truth, or of folds that were not tested."""
+        results = [fold.result for each in self.configurations for fold in each.folds]
+        records = [said.get("task") for said in (self.prediction, *results)]
+        record = next(filter(None, records), None)
+        try:
+            return restored(record, ()) if record else None
+        except (CheckpointError, ConfigError) as error:
+            raise ReportError(f"{self.path}: {error}") from None
+
+    @property
+    def score(self) -> str:
+        """The metric that selects, in words that fit an axis, such as "AUC"."""
+        return "AUC" if self.task is None else self.task.title
+
+    @property
+    def selection(self) -> str:
+        """The metric that selects, as results name it."""
+        return "auc" if self.task is None else self.task.selection
 
     @property
     def protocols(self) -> list[str]:
@@ -275,13 +336,23 @@ def _model(config: Mapping[str, Any]) -> str:
 
 def _predictions(path: Path) -> Subject:
     prediction = _json(path / PREDICTION_FILE)
-    classes = prediction.get("classes", [])
+    classes, record = prediction.get("classes", []), prediction.get("task")
     needed = ["label", "predicted", *(f"probability_{name}" for name in classes)]
+    task = restored(record, ()) if record else None
+    of_targets = task is not None and not task.has_classes
+    if task is not None and of_targets:
+        needed = [*(f"true_{name}" for name in task.info.columns), *task.columns]
     slides = _columns(path / PREDICTIONS, ["slide", "case", *needed])
     has_cases = (path / CASES).exists()
     cases = _columns(path / CASES, ["case", "slides", *needed]) if has_cases else {}
     entry = None
-    if any(label in classes for label in slides["label"]):
+    if of_targets:
+        is_known = any(
+            cell is not None for name in needed if name.startswith("true_") for cell in slides[name]
+        )
+    else:
+        is_known = any(label in classes for label in slides["label"])
+    if is_known:
         (entry,) = read_entries(path)
     found = Configuration(path.name, entry)
     return Subject("predictions", path, [found], prediction=prediction, slides=slides, cases=cases)

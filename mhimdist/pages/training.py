@@ -44,11 +44,14 @@ def learning_section(subject: Subject) -> Section:
             blocks.side_by_side(
                 blocks.figure(
                     fold_plots.learning_curves(
-                        inner or each.histories, plots.STUDENT_SCORE, "validation AUC", selected=selected
+                        inner or each.histories,
+                        plots.STUDENT_SCORE,
+                        f"validation {subject.score}",
+                        selected=selected,
                     ),
-                    title="Mean validation AUC of the inner runs"
+                    title=f"Mean validation {subject.score} of the inner runs"
                     if inner
-                    else "Validation AUC of the student",
+                    else f"Validation {subject.score} of the student",
                 ),
                 blocks.figure(
                     fold_plots.learning_curves(each.histories, "loss", "training loss"), title="Training loss"
@@ -98,7 +101,7 @@ def stability_section(subject: Subject) -> Section:
     for each in _shown(subject, plots.TEACHER_SCORE):
         histories = _with(each, plots.TEACHER_SCORE)
         name = _named(subject, each)
-        parts.append(blocks.figure(fold_plots.stability_figure(histories), title=name))
+        parts.append(blocks.figure(fold_plots.stability_figure(histories, subject.score), title=name))
         for who, key in (("student", plots.STUDENT_SCORE), ("teacher", plots.TEACHER_SCORE)):
             rows.append(
                 [
@@ -114,8 +117,9 @@ def stability_section(subject: Subject) -> Section:
         "stability",
         "Student and teacher",
         blocks.paragraph(
-            "A teacher that is the moving average of the student should have a validation AUC that moves "
-            "less from epoch to epoch. The paper shows the same curves under its Table 5."
+            "A teacher that is the moving average of the student should have a validation "
+            f"{subject.score} that moves less from epoch to epoch. The paper shows the same curves under "
+            "its Table 5."
         ),
         blocks.side_by_side(*parts),
         blocks.table(
@@ -123,8 +127,8 @@ def stability_section(subject: Subject) -> Section:
             ["configuration", "network", "mean change per epoch", "deviation, last half"],
             rows,
             texts=2,
-            caption="Both of the validation AUC, averaged over the folds: the mean absolute change from one "
-            "epoch to the next, and the standard deviation over the last half of the epochs.",
+            caption=f"Both of the validation {subject.score}, averaged over the folds: the mean absolute "
+            "change from one epoch to the next, and the standard deviation over the last half of the epochs.",
         ),
     )
 

@@ -9,9 +9,10 @@ from pydantic_settings import CliPositionalArg
 
 from mhimdist import terminal
 from mhimdist.config.options import Options
-from mhimdist.errors import ConfigError
+from mhimdist.errors import ConfigError, ReportError
 from mhimdist.pages import calibration, record, results, slides, subgroups, training
 from mhimdist.pages.instances import instances_section
+from mhimdist.pages.of_tasks import figures_of_task, sections_of_task
 from mhimdist.pages.subject import Subject, read_subject, size_text
 from mhimdist.report import formats, page
 from mhimdist.report.blocks import Fact, Section
@@ -52,6 +53,13 @@ class ReportJob(Options):
         description="shards that the runs were trained on, if their instances are labelled: show how well "
         "attention finds the positive ones",
     )
+    risk_groups: int = Field(
+        2,
+        ge=2,
+        le=5,
+        description="of survival: groups of risk to compare, divided by the validation cases' quantiles; 2 "
+        "is low and high risk, by their median",
+    )
     pdf: Path | None = Field(None, description="folder that receives the figures as vector PDF, for a paper")
 
 
@@ -63,6 +71,7 @@ def write_report(
     subgroups: Sequence[str] = (),
     data: str | Path | None = None,
     pdf: str | Path | None = None,
+    risk_groups: int = 2,
 ) -> Path:
     """Write a report about a folder as one HTML file that needs no network.
 
@@ -76,12 +85,14 @@ def write_report(
         data: shards that the runs were trained on, if their instances are labelled: shows how well attention
             finds the positive ones, which takes a forward pass of every test slide.
         pdf: folder that receives the figures as vector PDF; by default none are written.
+        risk_groups: of survival, groups of risk to compare, divided by the validation cases' quantiles.
 
     Returns:
         The file.
 
     Raises:
-        ReportError: the folder holds nothing to report on, or a table has no such column.
+        ReportError: the folder holds nothing to report on, a table has no such column, or an option is not
+            for its task.
         ComparisonError: its files cannot be read, or contradict each other.
         DataError: a table or the data cannot be read.
         CheckpointError: a network cannot be loaded, which only `data` asks for.
@@ -93,11 +104,16 @@ def write_report(
     subject = read_subject(folder)
     name = "final.html" if subject.kind == "final runs" else REPORT_FILE
     path = Path(out).expanduser() if out is not None else subject.path / name
-    page.write(path, render_report(subject, temperature=temperature, subgroups=subgroups, data=data))
+    text = render_report(
+        subject, temperature=temperature, subgroups=subgroups, data=data, risk_groups=risk_groups
+    )
+    page.write(path, text)
     if pdf is not None:
         from mhimdist.pages.print import write_figures  # a second to import, which a page does not need
 
         write_figures(subject, Path(pdf).expanduser())
+        if subject.tested and (task := subject.task) is not None:
+            figures_of_task(subject, task, Path(pdf).expanduser(), risk_groups=risk_groups)
     return path
 
 
@@ -115,7 +131,13 @@ def run_report(job: ReportJob) -> list[Path]:
         pdf = job.pdf if job.pdf is None or len(job.folders) == 1 else job.pdf / Path(folder).name
         written.append(
             write_report(
-                folder, job.out, temperature=job.temperature, subgroups=job.subgroups, data=job.data, pdf=pdf
+                folder,
+                job.out,
+                temperature=job.temperature,
+                subgroups=job.subgroups,
+                data=job.data,
+                pdf=pdf,
+                risk_groups=job.risk_groups,
             )
         )
         text = f"report: {written[-1]}" + (f"; figures: {pdf}" if pdf else "")
@@ -129,12 +151,13 @@ def render_report(
     temperature: bool = False,
     subgroups: Sequence[str] = (),
     data: str | Path | None = None,
+    risk_groups: int = 2,
 ) -> str:
     """The page as HTML text; equal folders yield equal texts.
 
     Args:
         subject: what to report on.
-        temperature, subgroups, data: as in `write_report`.
+        temperature, subgroups, data, risk_groups: as in `write_report`.
     """
     return page.render(
         "report.html",
@@ -143,20 +166,24 @@ def render_report(
         lead=_lead(subject),
         banners=record.warnings(subject),
         headline=_headline(subject),
-        sections=_sections(subject, temperature=temperature, wanted=subgroups, data=data),
+        sections=_sections(
+            subject, temperature=temperature, wanted=subgroups, data=data, risk_groups=risk_groups
+        ),
     )
 
 
 def _sections(
-    subject: Subject, *, temperature: bool, wanted: Sequence[str], data: str | Path | None
+    subject: Subject,
+    *,
+    temperature: bool,
+    wanted: Sequence[str],
+    data: str | Path | None,
+    risk_groups: int,
 ) -> list[Section]:
     scored: list[Section] = []
     if subject.tested:
         scored = [
-            results.results_section(subject),
-            results.curves_section(subject),
-            results.decisions_section(subject),
-            calibration.calibration_section(subject, temperature=temperature),
+            *_results(subject, temperature=temperature, risk_groups=risk_groups),
             *(subgroups.subgroups_section(subject, each) for each in wanted),
             *([instances_section(subject, data)] if data is not None else ()),
         ]
@@ -174,6 +201,25 @@ def _sections(
     ]
 
 
+def _results(subject: Subject, *, temperature: bool, risk_groups: int) -> list[Section]:
+    """The test figures, in the sections of the task."""
+    if (task := subject.task) is not None:
+        if temperature:
+            raise ReportError(
+                f"temperature: {subject.path} is of {task.name}, and a temperature scales the probabilities "
+                "of classes without an order; leave it out"
+            )
+        return sections_of_task(subject, task, risk_groups=risk_groups)
+    if risk_groups != 2:
+        raise ReportError(f"risk_groups: {subject.path} is of classes, which have no risks; leave it out")
+    return [
+        results.results_section(subject),
+        results.curves_section(subject),
+        results.decisions_section(subject),
+        calibration.calibration_section(subject, temperature=temperature),
+    ]
+
+
 def _lead(subject: Subject) -> str:
     of = f" of {subject.dataset}" if subject.kind == "predictions" else f" on {subject.dataset}"
     *first, last = subject.protocols or [""]
@@ -184,19 +230,19 @@ def _lead(subject: Subject) -> str:
 
 def _headline(subject: Subject) -> list[Fact]:
     """The figures that a reader looks for first."""
-    facts = []
+    facts, score, selection = [], subject.score, subject.selection
     if len(subject.tested) > MOST_FACTS:
-        known = [mean[0] for each in subject.tested if (mean := each.spread("auc")) is not None]
+        known = [mean[0] for each in subject.tested if (mean := each.spread(selection)) is not None]
         span = f"{min(known):.3f}–{max(known):.3f}" if known else formats.NONE
-        facts.append(Fact("Test AUC", span, f"of {len(subject.tested)} configurations"))
+        facts.append(Fact(f"Test {score}", span, f"of {len(subject.tested)} configurations"))
     for each in subject.tested if len(subject.tested) <= MOST_FACTS else ():
-        mean = each.spread("auc")
+        mean = each.spread(selection)
         protocol = f", {each.protocol}" if len(subject.protocols) > 1 else ""
         note = f"{each.name}{protocol}"
         if mean is not None and mean[1] is not None:
             note += f"; ± {mean[1]:.3f}"
         facts.append(
-            Fact("AUC" if subject.slides else "Test AUC", formats.auc(mean[0] if mean else None), note)
+            Fact(score if subject.slides else f"Test {score}", formats.auc(mean[0] if mean else None), note)
         )
     if subject.slides:
         names = subject.slides["slide"]
@@ -206,7 +252,9 @@ def _headline(subject: Subject) -> list[Fact]:
     elif subject.configurations and not subject.tested:
         best = [row for h in subject.configurations[0].histories.values() for row in h]
         aucs = [value for row in best if (value := row.get("student_validation_score")) is not None]
-        facts.append(Fact("Validation AUC", formats.auc(float(np.max(aucs)) if aucs else None), "best epoch"))
+        facts.append(
+            Fact(f"Validation {score}", formats.auc(float(np.max(aucs)) if aucs else None), "best epoch")
+        )
         facts.append(Fact("Epochs", f"{len(best)}", "done"))
     else:
         runs = sum(len(each.folds) for each in subject.configurations)

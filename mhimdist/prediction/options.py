@@ -38,6 +38,20 @@ class Prediction(Options):
     slide_column: str | None = Field(None, description="column of the slide, if it has an unusual name")
     label_column: str | None = Field(None, description="column of the label, if it has an unusual name")
     case_column: str | None = Field(None, description="column of the case, if it has an unusual name")
+    target_column: str | None = Field(
+        None,
+        description="columns of the labels or numbers that the model predicts, as NAME,NAME,... in its "
+        "order; none: those of its training table",
+    )
+    time_column: str | None = Field(
+        None,
+        description="of survival: column of the time, or NAME,NAME of the time of the event and the time "
+        "last seen; none: that of the training table, or a usual name",
+    )
+    event_column: str | None = Field(
+        None,
+        description="of survival: column of the event; none: that of the training table, or a usual name",
+    )
     case_from: Literal["tcga"] | None = Field(
         None, description="take the case from the name of the slide; tcga takes the first 12 characters"
     )

@@ -88,14 +88,16 @@ class Results:
     @cached_property
     def fitted(self) -> dict[str, Any]:
         """What the task has fitted on the bags that selected the networks, and the threshold."""
-        found = self.task.fitted_of([member.fitted for member in self.members])
+        members = [member.task.fitted_as(member.fitted, self.task) for member in self.members]
+        found = self.task.fitted_of(members)
         return found | ({"threshold": self.threshold.value} if self.task.has_classes else {})
 
     @property
     def _targets_NK(self) -> np.ndarray:
-        """The targets of what was predicted, where the data state those of the task."""
+        """The targets of what was predicted, where a table or the data state those of the task."""
         bags, columns = self.slides.bags, self.task.info.columns
-        if bags.task.columns != columns or self.job.ignore_labels:
+        known = self.slides.said is not None or (bags.task.columns == columns and not self.job.ignore_labels)
+        if not known:
             return np.full((len(self.places), len(columns)), np.nan)
         return self.slides.targets_NK[list(self.places)]
 
@@ -200,7 +202,7 @@ class Results:
             "classes": list(self.classes),
             "threshold": self.threshold.value,
             "threshold_from": self.threshold.source,
-            **({"task": record} if (record := self.task.record()) else {}),
+            **({"task": record | {"fitted": self.fitted}} if (record := self.task.record()) else {}),
             "how": self.job.cases if self.of_cases is not None else None,
             "metrics": self.metrics,
             "protocol": " and ".join(sorted({member.protocol for member in self.members})),

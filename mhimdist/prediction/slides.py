@@ -1,6 +1,6 @@
 """The slides with their cases and labels, and the refusal of slides that a model cannot predict."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from mhimdist.errors import ConfigError, DataError, LabelError
 from mhimdist.prediction.members import Member
 from mhimdist.prediction.options import Prediction
 from mhimdist.prediction.sources import UNKNOWN, Bags, FeatureFiles, encoder_of, open_source, readers
+from mhimdist.prediction.targets import refuse_other_targets, target_columns
 
 MAX_NAMED = 5
 
@@ -33,6 +34,8 @@ class Slides:
         encoder: the encoder of the features; None if nothing says it.
         left_out: why a slide is not predicted, by slide.
         warnings: what the user should know.
+        said: float64 targets of each slide as a table says them, NaN where it says none, by row; None
+            without a table, or if the model's labels are classes.
         united: where bags are cases, the rows of the slides of each; `rows` then has the first one of each,
             and `slides` the cases.
     """
@@ -45,6 +48,7 @@ class Slides:
     encoder: str | None
     left_out: dict[str, str]
     warnings: tuple[str, ...]
+    said: Mapping[int, np.ndarray] | None = None
     united: tuple[tuple[int, ...], ...] = ()
 
     @property
@@ -97,12 +101,14 @@ class Slides:
         )
 
     def _targets_of(self, rows: Sequence[int]) -> np.ndarray | None:
-        return targets.united(self.bags.targets_NK[list(rows)])
+        said_NK = self.bags.targets_NK[list(rows)] if self.said is None else [self.said[row] for row in rows]
+        return targets.united(np.stack(list(said_NK)))
 
     @property
     def targets_NK(self) -> np.ndarray:
         """The targets of every bag, float64, NaN where one is unknown or its slides have different ones."""
-        unknown_K = np.full(self.bags.targets_NK.shape[1], np.nan)
+        width = self.bags.targets_NK.shape[1] if self.said is None else len(next(iter(self.said.values())))
+        unknown_K = np.full(width, np.nan)
         found = [self._targets_of(rows) for rows in self.groups]
         return np.stack([unknown_K if each_K is None else each_K for each_K in found])
 
@@ -158,9 +164,11 @@ def open_slides(location: Location, options: Prediction, member: Member) -> Slid
     _refuse_other_scale(bags, rows[0], member)
     warnings += _patch_size(bags, rows[0], options.patch_size, member)
     slides = tuple(bags.slides[row] for row in rows)
-    cases, labels, said = _cases_and_labels(bags, rows, options, door)
+    cases, labels, said, targets_NK = _cases_and_labels(bags, rows, options, door, member)
     _refuse_labels(slides, labels, member)
-    return Slides(bags, tuple(rows), slides, cases, labels, encoder, left_out, (*warnings, *said))
+    warnings += said
+    said_of = None if targets_NK is None else dict(zip(rows, targets_NK, strict=True))
+    return Slides(bags, tuple(rows), slides, cases, labels, encoder, left_out, tuple(warnings), said_of)
 
 
 def _features(asked: str | None, member: Member, location: Location, names: Sequence[str]) -> str | None:
@@ -277,20 +285,23 @@ def _patch_size(bags: Bags, row: int, stated: int | None, member: Member) -> lis
 
 
 def _cases_and_labels(
-    bags: Bags, rows: Sequence[int], options: Prediction, door: Any
-) -> tuple[tuple[str, ...], tuple[str | None, ...], list[str]]:
-    """Case and label of every row, and warnings.
+    bags: Bags, rows: Sequence[int], options: Prediction, door: Any, member: Member
+) -> tuple[tuple[str, ...], tuple[str | None, ...], list[str], np.ndarray | None]:
+    """Case and label of every row, warnings, and the targets that a table says.
 
     Raises:
         LabelError: the table is unusable, or has none of the slides.
     """
     slides, cases = [bags.slides[row] for row in rows], [bags.cases[row] for row in rows]
     labels: list[str | None] = [None] * len(rows)
-    warnings = []
+    warnings, targets_NK = [], None
+    wanted = target_columns(options, member, door)
     if options.labels is not None:
-        columns = door.Columns(options.slide_column, options.label_column, options.case_column)
+        columns = door.Columns(options.slide_column, options.label_column, options.case_column, wanted)
         known = set(bags.slides)
         found = door.read_labels(options.labels, columns=columns, known=known, skip_missing=True)
+        if wanted is not None:
+            refuse_other_targets(options.labels, found.task, member)
         table = door.without_suffixes(found.rows, known)
         said = {row.slide: row for row in table}
         if not any(slide in said for slide in slides):
@@ -298,7 +309,12 @@ def _cases_and_labels(
                 f"{options.labels}: none of its {len(said):,} slides has features in {bags.folder}; its "
                 f"first slide is {next(iter(said))!r}, the first with features {slides[0]!r}"
             )
-        labels = [said[slide].label if slide in said else None for slide in slides]
+        if wanted is None:
+            labels = [said[slide].label if slide in said else None for slide in slides]
+        else:
+            nothing = (None,) * len(member.task.info.columns)
+            cells = [said[slide].targets if slide in said else nothing for slide in slides]
+            targets_NK = np.array(cells, dtype=np.float64)
         cases = [
             said[slide].case if slide in said and said[slide].case != slide else case
             for slide, case in zip(slides, cases, strict=True)
@@ -317,7 +333,7 @@ def _cases_and_labels(
     if options.case_from == "tcga":
         barcodes = [door.SlideLabel(slide, slide, "") for slide in slides]
         cases = [row.case for row in door.cases_of_barcodes(barcodes)]
-    return tuple(cases), tuple(labels), warnings
+    return tuple(cases), tuple(labels), warnings, targets_NK
 
 
 def _own_label(bags: Bags, row: int) -> str | None:

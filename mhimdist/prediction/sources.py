@@ -45,6 +45,7 @@ def readers() -> Any:
     from data_prep.readers.stated import Stated
     from data_prep.tables.cases import cases_of_barcodes
     from data_prep.tables.labels import Columns, SlideLabel, read_labels, without_suffixes
+    from data_prep.tables.target_columns import TargetColumns
 
     return SimpleNamespace(
         THREADS=THREADS,
@@ -58,6 +59,7 @@ def readers() -> Any:
         SlideLabel=SlideLabel,
         read_labels=read_labels,
         without_suffixes=without_suffixes,
+        TargetColumns=TargetColumns,
     )
 
 

@@ -34,12 +34,19 @@ class Censoring:
     """The probability of not being censored up to a time, estimated on training cases.
 
     Attributes:
-        times_U: float64, ascending: the training times.
+        times_U: float64, ascending: the training times, or those of the steps and the last one.
         free_U: G at these times.
     """
 
     times_U: np.ndarray
     free_U: np.ndarray
+
+    @property
+    def steps(self) -> "Censoring":
+        """The same curve by its steps alone, the times at which it falls, and the last time."""
+        falls_U = np.diff(self.free_U, prepend=1.0) < 0
+        falls_U[-1] = True
+        return Censoring(self.times_U[falls_U], self.free_U[falls_U])
 
     def at(self, times: np.ndarray) -> np.ndarray:
         """G at these times, float64; 0 after the last training time, where it is unknown."""
@@ -160,8 +167,9 @@ def weighed(
     risks_N: np.ndarray,
     cases: Sequence[str],
     *,
-    train_times: np.ndarray,
-    train_events: np.ndarray,
+    train_times: np.ndarray | None = None,
+    train_events: np.ndarray | None = None,
+    free: Censoring | None = None,
     tau: float | None = None,
     grid_T: np.ndarray | None = None,
     survival_NT: np.ndarray | None = None,
@@ -171,14 +179,17 @@ def weighed(
     Args:
         times_N, events_N, risks_N, train_times, train_events, tau, grid_T, survival_NT: as in `measures`.
         cases: the case of each bag. Two bags of a case have one time, so they never form a pair.
+        free: G itself, where it is known and the training cases are not; then `grid_T` is needed.
 
     Raises:
         UndefinedError: see `measures`.
     """
     _check(times_N, events_N, risks_N, cases)
-    free = censoring(train_times, train_events)
     happened_N = np.asarray(events_N).astype(bool)
-    points_T = grid(train_times, train_events) if grid_T is None else np.asarray(grid_T, dtype=np.float64)
+    if grid_T is None:
+        grid_T = grid(*_cases(train_times, train_events))
+    points_T = np.asarray(grid_T, dtype=np.float64)
+    free = _known(free, train_times, train_events)
     if survival_NT is not None:
         _check_survival(survival_NT, len(times_N), points_T)
     weight_N = _inverse(free.at(times_N)) * happened_N
@@ -205,8 +216,9 @@ def dynamic_aucs(
     risks_N: np.ndarray,
     grid_T: np.ndarray,
     *,
-    train_times: np.ndarray,
-    train_events: np.ndarray,
+    train_times: np.ndarray | None = None,
+    train_events: np.ndarray | None = None,
+    free: Censoring | None = None,
     weights_RN: np.ndarray | None = None,
 ) -> np.ndarray:
     """The cumulative/dynamic AUC at each time: bags with an event until then against those still at risk.
@@ -214,6 +226,7 @@ def dynamic_aucs(
     Args:
         times_N, events_N, risks_N, train_times, train_events: as in `measures`.
         grid_T: times at which to look.
+        free: G itself, where it is known and the training cases are not.
         weights_RN: how often each bag counts, for intervals; None counts each once.
 
     Returns:
@@ -223,7 +236,8 @@ def dynamic_aucs(
         UndefinedError: see `measures`.
     """
     _check(times_N, events_N, risks_N, [""] * len(times_N))
-    weight_N = _inverse(censoring(train_times, train_events).at(times_N)) * np.asarray(events_N).astype(bool)
+    free = _known(free, train_times, train_events)
+    weight_N = _inverse(free.at(times_N)) * np.asarray(events_N).astype(bool)
     weights_RN = np.ones((1, len(times_N))) if weights_RN is None else weights_RN
     return _dynamic_aucs(times_N, risks_N, weight_N, grid_T, weights_RN)
 
@@ -234,8 +248,9 @@ def brier_scores(
     survival_NT: np.ndarray,
     grid_T: np.ndarray,
     *,
-    train_times: np.ndarray,
-    train_events: np.ndarray,
+    train_times: np.ndarray | None = None,
+    train_events: np.ndarray | None = None,
+    free: Censoring | None = None,
     weights_RN: np.ndarray | None = None,
 ) -> np.ndarray:
     """The Brier score under censoring at each time (Graf et al., 1999); 0 is best, 0.25 says one half always.
@@ -243,6 +258,7 @@ def brier_scores(
     Args:
         times_N, events_N, survival_NT, train_times, train_events: as in `measures`.
         grid_T: the times of survival_NT.
+        free: G itself, where it is known and the training cases are not.
         weights_RN: how often each bag counts, for intervals; None counts each once.
 
     Returns:
@@ -253,11 +269,23 @@ def brier_scores(
     """
     check_times(times_N, events_N)
     _check_survival(survival_NT, len(times_N), grid_T)
-    free = censoring(train_times, train_events)
+    free = _known(free, train_times, train_events)
     weight_N = _inverse(free.at(times_N)) * np.asarray(events_N).astype(bool)
     losses_NT = _brier_terms(times_N, weight_N, survival_NT, grid_T, free.at(grid_T))
     weights_RN = np.ones((1, len(times_N))) if weights_RN is None else weights_RN
     return ratio(weights_RN @ losses_NT, weights_RN.sum(axis=1)[:, None])
+
+
+def _known(
+    free: Censoring | None, train_times: np.ndarray | None, train_events: np.ndarray | None
+) -> Censoring:
+    return censoring(*_cases(train_times, train_events)) if free is None else free
+
+
+def _cases(train_times: np.ndarray | None, train_events: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    if train_times is None or train_events is None:
+        raise UndefinedError("expected times and events of training cases, or G and a grid, got neither")
+    return train_times, train_events
 
 
 def _check(times_N: np.ndarray, events_N: np.ndarray, risks_N: np.ndarray, cases: Sequence[str]) -> None:

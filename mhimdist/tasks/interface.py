@@ -317,6 +317,10 @@ class Task(ABC):
             for name in self.headings
         }
 
+    def fitted_as(self, fitted: Fitted, other: "Task") -> Fitted:
+        """What this network has fitted, in the terms of another one, as `aligned` does it for predictions."""
+        return fitted
+
     def fitted_of(self, members: Sequence[Fitted]) -> dict[str, Any]:
         """What several networks have fitted as one: the mean of each number that all of them have."""
         shared = [name for name in members[0] if all(each.get(name) is not None for each in members)]

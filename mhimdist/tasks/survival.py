@@ -55,21 +55,26 @@ class Survival(Task):
         return self.settings.risk_set if self._is_cox else "nothing"
 
     def learn(self, labels_N: np.ndarray, targets_NK: np.ndarray) -> dict[str, Any]:
-        """See `Task.learn`: edges between the bins, times to look at, and all times for Uno's weights."""
+        """See `Task.learn`: edges between the bins, times to look at, and the steps of the censoring.
+
+        A run's files hold what was learnt, so the times of single bags and who had an event are not in it.
+        """
         times_N, events_N = targets_NK[:, 0], targets_NK[:, 1] == 1
         inner = np.arange(1, self.settings.num_bins) / self.settings.num_bins
+        free = survival.censoring(times_N, events_N).steps
         return {
             "edges": np.quantile(times_N[events_N], inner).tolist(),
             "last": float(times_N.max()),
             "grid": survival.grid(times_N, events_N).tolist(),
-            "times": times_N.tolist(),
-            "events": events_N.tolist(),
+            "uncensored": {"times": free.times_U.tolist(), "shares": free.free_U.tolist()},
         }
 
-    def record(self) -> dict[str, Any]:
-        """See `Task.record`; the times of single patients stay where they are."""
-        known = {name: self.learnt[name] for name in ("edges", "last", "grid") if name in self.learnt}
-        return super().record() | {"learnt": known}
+    @property
+    def censoring(self) -> survival.Censoring | None:
+        """How likely it is not to be censored, by the training bags; None if nothing was learnt."""
+        if (steps := self.learnt.get("uncensored")) is None:
+            return None
+        return survival.Censoring(np.array(steps["times"], float), np.array(steps["shares"], float))
 
     def loss(self, outputs_BO: Tensor, truth: Truth, values_V: Tensor | None) -> Tensor:
         """See `Task.loss`, `binned_loss` and `cox_loss`; without others to compare with, Cox's is 0."""
@@ -112,12 +117,31 @@ class Survival(Task):
         return predictions_SMP[predictions_SMP[..., 0].argmax(0), np.arange(predictions_SMP.shape[1])]
 
     def fit(self, judged: Judged) -> dict[str, Any]:
-        """See `Task.fit`: the median risk, which divides low from high, and of Cox the baseline hazard."""
+        """See `Task.fit`: the median risk, which divides low from high, and of Cox the baseline hazard.
+
+        Of bins also the predictions of the bag of median risk, or the mean of the two in the middle, from
+        which the median follows at the times of another network.
+        """
         (times_N, events_N), risks_N = judged.targets_NK.T, judged.predictions_NP[:, 0]
         found: dict[str, Any] = {"median_risk": float(np.median(risks_N))}
         if self._is_cox:
             found["baseline"] = breslow(times_N, events_N, risks_N, self._grid_T).tolist()
+        else:
+            middle = np.argsort(risks_N, kind="stable")[(len(risks_N) - 1) // 2 : len(risks_N) // 2 + 1]
+            found["median_bag"] = judged.predictions_NP[middle].mean(0).tolist()
         return found
+
+    def fitted_as(self, fitted: Fitted, other: Task) -> Fitted:
+        """See `Task.fitted_as`: the median risk by the other's bins; of Cox the baseline at its times."""
+        if not isinstance(other, Survival):
+            return fitted
+        if "baseline" in fitted:
+            own, values = [0.0, *self._grid_T], [0.0, *fitted["baseline"]]
+            return {**fitted, "baseline": np.interp(other._grid_T, own, values).tolist()}
+        if "median_bag" not in fitted:
+            return fitted
+        bag_P = self.aligned(np.array([fitted["median_bag"]]), other)[0]
+        return {**fitted, "median_bag": bag_P.tolist(), "median_risk": float(bag_P[0])}
 
     def decide(self, predictions_NP: np.ndarray, fitted: Fitted) -> list[str] | None:
         """See `Task.decide`: above the median risk of the bags that selected."""
@@ -136,8 +160,7 @@ class Survival(Task):
             events_N,
             judged.predictions_NP[:, 0],
             judged.cases,
-            train_times=np.array(self.learnt.get("times", times_N)),
-            train_events=np.array(self.learnt.get("events", events_N)),
+            free=self.censoring or survival.censoring(times_N, events_N),
             grid_T=self._grid_T,
             survival_NT=self.survival_at_grid(judged.predictions_NP, fitted),
         )
@@ -146,11 +169,14 @@ class Survival(Task):
     def _grid_T(self) -> np.ndarray:
         return np.array(self.learnt.get("grid", self.times), dtype=np.float64)
 
-    def survival_at_grid(self, predictions_NP: np.ndarray, fitted: Fitted) -> np.ndarray:
+    def survival_at_grid(self, predictions_NP: np.ndarray, fitted: Fitted) -> np.ndarray | None:
         """The predicted probability of no event until each time of the grid, N x T.
 
-        Of bins it goes straight between their ends; of Cox it follows from the fitted baseline hazard.
+        Of bins it goes straight between their ends; of Cox it follows from the fitted baseline hazard, and is
+        None where nothing was fitted.
         """
+        if self._is_cox and "baseline" not in fitted:
+            return None
         if self._is_cox:
             hazards_N1 = np.exp(np.minimum(predictions_NP[:, :1], MOST_LOG_HAZARD))
             return np.exp(-hazards_N1 * np.array(fitted["baseline"]))

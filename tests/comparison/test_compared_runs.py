@@ -55,7 +55,7 @@ def test_networks_that_differ_by_chance_of_training_are_not_called_better_ones(t
 def test_the_same_options_give_the_same_bytes(run):
     assert mh.compare(run, num_resamples=100).json() == mh.compare(run, num_resamples=100).json()
     first, other = (mh.compare(run, num_resamples=100, seed=seed).pairs[0] for seed in (0, 1))
-    assert first.delong == other.delong
+    assert first.decisive == other.decisive
     assert first.outcomes[1].tested.low != other.outcomes[1].tested.low
 
 

@@ -16,7 +16,7 @@ from data_prep.shard import shard
 from data_prep.tables.target_checks import summary
 from mhimdist.data.manifest import Manifest
 from mhimdist.data.shards import BagShards
-from mhimdist.errors import LabelError
+from mhimdist.errors import ConfigError, LabelError
 
 HEADERS = {
     "survival": "os_months,os_status",
@@ -171,3 +171,20 @@ def test_what_people_read_says_the_task(tmp_path: Path, capsys: pytest.CaptureFi
     about, strata = inspect_module.tables(inspect(shards, values=False))
     assert said in list(about.columns[1].cells)
     assert strata.columns[0].header == "stratum of targets"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("time_column", ("months",)), ("event_column", "dead"), ("target_column", ("a", "b"))),
+        *(("unit", "months"), ("label_column", "label"), ("slides", Path("slides.csv"))),
+    ],
+)
+def test_a_column_without_a_table_is_refused_by_its_name(tmp_path: Path, name: str, value: object) -> None:
+    (tmp_path / "features").mkdir()
+    np.save(tmp_path / "features" / "a.npy", np.ones((3, 4), np.float32))
+    option = f"--{name.replace('_', '-')}"
+    with pytest.raises(
+        ConfigError, match=f"^{option} names what a table of labels has, and there is no --labels"
+    ):
+        shard(tmp_path / "features", None, tmp_path / "out", **{name: value})

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from html_pages import Page
 from pyarrow import parquet
 from task_bags import TASKS, config, task_bags
 from trained_folds import train_folds
@@ -14,7 +15,10 @@ from trained_folds import train_folds
 import mhimdist as mh
 from data_prep.shard import shard
 from mhimdist.data.shards import BagShards
-from mhimdist.errors import ComparisonError, ConfigError
+from mhimdist.errors import ComparisonError, ConfigError, LabelError, ReportError
+from mhimdist.export.load_model import load
+from mhimdist.report import formats
+from mhimdist.tasks import Task
 from mhimdist.training.student import load_student
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -71,16 +75,103 @@ def test_an_ensemble_predicts_tables_and_measures_its_task(tmp_path: Path, key: 
     assert low <= values[kind.selection]["value"] <= high
     assert ("label" in table) == (task == "ordinal")
     assert ("predicted" in table) == (task != "regression")
+    _export_says_the_same(tmp_path / "cv", bags, tmp_path / "export", kind, table)
+    _pages_and_tests_agree(tmp_path / "cv", folds, out, kind)
     scores = parquet.read_table(next((out / "scores").glob("*.parquet")))
     assert [name for name in scores.column_names if name.startswith("instance_")][:-1] == [
         f"instance_{column.removeprefix('probability_')}" for column in kind.columns
     ]
 
 
-def test_what_only_classes_have_is_refused_by_name(tmp_path: Path):
+def _export_says_the_same(run: Path, bags: BagShards, out: Path, kind: Task, table: dict[str, Any]) -> None:
+    model = load(mh.export_model(run, out))
+    assert {path.name for path in out.iterdir()} >= {"load_model.py", "load_task.py", "model_card.md"}
+    assert model.columns == list(kind.columns)
+    for row in (0, 7, 20):
+        found = model(bags.load([row]).features_TD.float(), bags.keys[row])[0].double().numpy()
+        place = table["slide"].index(bags.slides[row])
+        units = kind.learnt.get("std", 1.0)
+        ours = np.array([table[column][place] for column in kind.columns])
+        assert (np.abs(found - ours) / units).max() < 1e-5
+    (first, _) = sorted(out.glob("*.safetensors"))
+    (fold,) = run.glob(f"folds/{first.stem}")
+    with torch.inference_mode():
+        told = [each.predictions(each(bags.load([3]))) for each in map(mh.load_student, (first, fold))]
+    assert torch.equal(*told)
+
+
+def _pages_and_tests_agree(run: Path, folds: list[Path], predictions: Path, kind: Task) -> None:
+    result = json.loads((folds[0] / "result.json").read_text())
+    page = Page(mh.write_report(folds[0], folds[0].parent / "report.html").read_text())
+    shown = page.rows["folds"][1][2 : 2 + len(kind.headings)]
+    assert shown == [formats.auc(result["test"][name]) for name in kind.headings], "as result.json has them"
+    assert f"Validation {kind.title} of the student" in page.text
+    for folder in (run, predictions):
+        text = Page(mh.write_report(folder, run / "all.html").read_text()).text
+        ours = {"AUC over time", "dynamic AUC", "macro AUC"} if kind.name != "ordinal" else set()
+        left = text
+        for each in ours:
+            left = left.replace(each, "")
+        found = left.find("validation AUC" if "macro AUC" in text else "AUC")
+        assert found < 0, left[max(0, found - 80) : found + 80]
+    compared = mh.compare(run, predictions, common=True, protocol="strict", num_resamples=100)
+    (pair,) = compared.pairs
+    assert [each.metric for each in pair.outcomes[::2]] == list(kind.headings.values())
+    assert f"{predictions.name}" in compared.sentences[0]
+    assert f"reached {kind.title}" in compared.sentences[0]
+    assert "DeLong" not in compared.markdown()
+
+
+def test_pages_tests_and_exports_refuse_what_is_not_of_their_task(tmp_path: Path):
     bags = _shards(tmp_path, "survival")
-    (first, _) = train_folds(tmp_path / "cv", bags, config("abmil", "nll", epochs=1))
-    with pytest.raises(ConfigError, match="expected a model for classification, got one for survival"):
-        mh.export_model(first, tmp_path / "export")
-    with pytest.raises(ComparisonError, match=r"got a run for survival; its metrics are in result.json"):
-        mh.compare(first, first)
+    folds = train_folds(tmp_path / "cv", bags, config("abmil", "nll", epochs=2))
+    of_targets = mh.predict(folds[0], bags.folder, tmp_path / "risk")
+    with pytest.raises(ReportError, match=r"temperature: .* is of survival"):
+        mh.write_report(folds[0], temperature=True)
+    with pytest.raises(ReportError, match="risk_groups: 3 groups of risk need the validation bags' risks"):
+        mh.write_report(of_targets, risk_groups=3)
+    text = mh.write_report(tmp_path / "cv", risk_groups=3).read_text()
+    assert "medium risk" in text
+    groups = tmp_path / "sites.csv"
+    groups.write_text("slide,site\n" + "".join(f"{key},{'ab'[i % 2]}\n" for i, key in enumerate(bags.slides)))
+    (_, a, b) = Page(mh.write_report(tmp_path / "cv", subgroups=[f"{groups}:site"]).read_text()).rows[
+        "subgroups-table"
+    ]
+    assert [a[1:4], b[1:4]] == [["a", "20", "20"], ["b", "20", "20"]]
+    other = _shards(tmp_path / "other", "regression")
+    numbers = train_folds(tmp_path / "numbers", other, config("abmil", "regression", epochs=1))
+    with pytest.raises(
+        ComparisonError, match=r"expected one task, got survival of time, event .* regression"
+    ):
+        mh.compare(folds[0], numbers[0])
+
+
+def test_a_table_of_targets_judges_features_that_state_none(tmp_path: Path):
+    bags = _shards(tmp_path, "survival")
+    (fold, _) = train_folds(tmp_path / "cv", bags, config("abmil", "nll", epochs=2))
+    features, table = tmp_path / "features", tmp_path / "labels.csv"
+    out = mh.predict(fold, features, tmp_path / "with", labels=table)
+    again = mh.predict(fold, bags.folder, tmp_path / "shards")
+    found, wanted = (json.loads((each / "prediction.json").read_text()) for each in (out, again))
+    one, other = (
+        [each["metrics"]["slides"][name]["value"] for name in ("harrell_c", "uno_c")]
+        for each in (found, wanted)
+    )
+    assert one == pytest.approx(other)
+    assert found["metrics"]["slides"]["harrell_c"]["interval"] is not None
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join(["slide,weeks,dead", *lines[1:20]]))
+    options = {"labels": table, "time_column": "weeks", "event_column": "dead"}
+    out = mh.predict(fold, features, tmp_path / "some", **options)
+    about = json.loads((out / "prediction.json").read_text())
+    assert about["metrics"]["slides"]["rows"] == 19
+    assert "21 of 40 slides have no label" in " ".join(about["warnings"])
+    with pytest.raises(LabelError, match="time"):
+        mh.predict(fold, features, tmp_path / "none", labels=table)
+    with pytest.raises(ConfigError, match=r"--target-column is not for the model .* which predicts survival"):
+        mh.predict(fold, features, tmp_path / "none", labels=table, target_column="weeks")
+    with pytest.raises(ConfigError, match="--time-column names a column of a table of labels"):
+        mh.predict(fold, features, tmp_path / "none", time_column="weeks")
+    table.write_text("\n".join(["slide,time_days,dead", *lines[1:20]]))
+    with pytest.raises(LabelError, match=r"expected time in months, .*, got time_days in days"):
+        mh.predict(fold, features, tmp_path / "none", **options | {"time_column": "time_days"})

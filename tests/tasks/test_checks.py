@@ -1,5 +1,7 @@
 """What is refused before the first step, and how the task of a data set is found."""
 
+import json
+
 import numpy as np
 import pytest
 from memory_bags import gaussian_bags
@@ -8,6 +10,7 @@ from task_bags import INFOS, config, task_bags
 from mhimdist.config.train import TrainConfig, load_config
 from mhimdist.data.splits import Split
 from mhimdist.errors import CheckpointError, ConfigError, SplitError
+from mhimdist.statistics import survival
 from mhimdist.tasks import restored, task_of
 from mhimdist.tasks.interface import Judged
 from mhimdist.training.requirements import check_run, check_runs
@@ -143,9 +146,15 @@ def test_a_task_is_restored_from_its_record_and_tells_no_times_of_patients():
     bags = task_bags("survival")
     task = task_of(bags, config("abmil", "nll").task).after(bags, np.arange(20))
     record = task.record()
-    assert record["learnt"].keys() == {"edges", "last", "grid"}
-    again = restored(record, ())
+    assert record["learnt"].keys() == {"edges", "last", "grid", "uncensored"}
+    times_N, events_N = bags.targets_NK[:20].T
+    lost = {*times_N[events_N == 0].tolist(), times_N.max()}
+    assert set(record["learnt"]["uncensored"]["times"]) <= lost, "no time of an event, apart from the last"
+    again = restored(json.loads(json.dumps(record)), ())
     assert (again.columns, again.times, again.classes) == (task.columns, task.times, task.classes)
+    exact = survival.censoring(times_N, events_N)
+    at = np.linspace(0, 1.2 * times_N.max(), 999)
+    assert (again.censoring.at(at) == exact.at(at)).all()
     with pytest.raises(CheckpointError, match="record of a task of this release"):
         restored({"name": "survival"}, ())
 

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from html_pages import Page
 from task_bags import MODELS, TaskBags, task_bags
 
+import mhimdist as mh
 from mhimdist.config.train import load_config
 from mhimdist.data.targets import TaskInfo
-from mhimdist.errors import SplitError
+from mhimdist.errors import ConfigError, SplitError
+from mhimdist.report import formats
 from mhimdist.training.fold import Fold, run_fold
 from mhimdist.training.requirements import check_run
 from mhimdist.training.student import load_student
@@ -57,6 +60,16 @@ def test_the_task_of_the_page_trains_and_is_judged(bags: TaskBags, tmp_path: Pat
     assert result.validation["spearman"] == max(r.student_validation_score for r in fold.records())
     assert result.validation["spearman"] > 0.5
     assert "Spearman's r" in (fold.folder / "model_card.md").read_text()
+    page = Page(mh.write_report(fold.folder).read_text())
+    told = formats.auc(result.test["spearman"])
+    assert page.rows["results-measures"][0][1:] == ["Spearman's r", "MAE (cells)"]
+    assert page.rows["results-measures"][1][1].startswith(told)
+    (sentence,) = mh.compare(fold.folder, fold.folder, num_resamples=100).sentences
+    assert f"reached Spearman's r {told.removeprefix('0')}" in sentence
+    with pytest.raises(
+        ConfigError, match=r"got one for cell count, a class of your own \(cell_count:CellCount\)"
+    ):
+        mh.export_model(fold.folder, tmp_path / "export")
 
 
 def test_what_the_page_refuses_is_refused_before_the_first_step(bags: TaskBags):

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from mhimdist.config import tasks as settings
 from mhimdist.tasks import Task, Truth, _make
-from mhimdist.tasks.interface import Others
+from mhimdist.tasks.interface import Judged, Others
 from mhimdist.tasks.survival import binned_loss, breslow, cox_loss
 
 pytestmark = pytest.mark.numeric
@@ -235,3 +235,17 @@ def test_the_baseline_is_that_of_scikit_survival():
     baseline = fitted.cum_baseline_hazard_
     ours = breslow(times_N, events_N, x_N * fitted.coef_[0], grid)
     np.testing.assert_allclose(ours, baseline(grid), atol=1e-6)
+
+
+def test_the_median_risk_of_a_network_follows_to_the_bins_of_another():
+    random = np.random.default_rng(0)
+    own, other = (_task("survival", {"edges": edges, "last": 40.0}) for edges in ([4, 9, 20.0], [2, 8, 30.0]))
+    survival_NJ = np.sort(random.uniform(size=(9, 4)), axis=1)[:, ::-1]
+    predictions_NP = np.concatenate([-survival_NJ.sum(1, keepdims=True), survival_NJ], axis=1)
+    judged = Judged.of(np.zeros(9), np.stack([random.uniform(1, 40, 9), np.ones(9)], 1), predictions_NP)
+    fitted = own.fit(judged)
+    assert own.fitted_as(fitted, own)["median_risk"] == pytest.approx(fitted["median_risk"])
+    place = int(np.argsort(predictions_NP[:, 0])[4])
+    moved = own.fitted_as(fitted, other)
+    assert moved["median_risk"] == pytest.approx(own.aligned(predictions_NP, other)[place, 0])
+    assert moved["median_risk"] != pytest.approx(fitted["median_risk"])

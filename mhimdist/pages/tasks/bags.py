@@ -104,9 +104,9 @@ class Followed:
         times_N, events_N: time until the event or until the case was last seen, and whether it happened.
         risks_N: the higher, the earlier the event.
         cuts: risks that divide the groups, from validation cases; empty without groups.
-        grid_T: times at which to look; None takes those of the training cases.
+        grid_T: times at which to look; None takes those of the test cases' events.
         survival_NT: predicted probability of no event until each time of the grid; None if there is none.
-        train_times, train_events: of the training cases, for the censoring; None takes the test cases' own.
+        free: how likely it is not to be censored, by the training cases; None takes the test cases' own.
         seed: the network's seed.
     """
 
@@ -118,33 +118,28 @@ class Followed:
     cuts: np.ndarray = field(default_factory=lambda: np.empty(0))
     grid_T: np.ndarray | None = None
     survival_NT: np.ndarray | None = None
-    train_times: np.ndarray | None = None
-    train_events: np.ndarray | None = None
+    free: survival.Censoring | None = None
     seed: int | None = None
 
-    @property
-    def censored_as(self) -> tuple[np.ndarray, np.ndarray]:
-        """Times and events that the censoring is estimated on."""
-        if self.train_times is None or self.train_events is None:
-            return self.times_N, self.events_N
-        return self.train_times, self.train_events
+    @cached_property
+    def censoring(self) -> survival.Censoring:
+        """How likely it is not to be censored."""
+        return self.free or survival.censoring(self.times_N, self.events_N)
 
     @cached_property
     def points_T(self) -> np.ndarray:
         """The times at which measures over time are looked at."""
-        return survival.grid(*self.censored_as) if self.grid_T is None else self.grid_T
+        return survival.grid(self.times_N, self.events_N) if self.grid_T is None else self.grid_T
 
     @cached_property
     def weighed(self) -> Weighed:
         """Its measures, as functions of weights."""
-        train_times, train_events = self.censored_as
         return survival.weighed(
             self.times_N,
             self.events_N,
             self.risks_N,
             self.cases,
-            train_times=train_times,
-            train_events=train_events,
+            free=self.censoring,
             grid_T=self.points_T,
             survival_NT=self.survival_NT,
         )

@@ -1,7 +1,6 @@
 """From a task and a network's predictions to the sections of a page: the one door for whoever writes pages.
 
-A task is anything with the attributes of `TaskLike`. One whose name is not in `SECTIONS`, such as a task of
-yours, gets the table of its own measures.
+A task whose name is not in `SECTIONS`, such as a task of yours, gets the table of its own measures.
 
 Dimensions: N bags, K targets, P predictions of a bag, T times of a grid.
 """
@@ -9,59 +8,19 @@ Dimensions: N bags, K targets, P predictions of a bag, T times of a grid.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from mhimdist.errors import UndefinedError
 from mhimdist.pages.tasks import SECTIONS
 from mhimdist.pages.tasks.bags import Followed, Graded, Labelled, Valued
 from mhimdist.pages.tasks.measures import measures_table
 from mhimdist.report import blocks
 from mhimdist.report.blocks import Section
 from mhimdist.statistics.bootstrap import Weighed
-
-
-class Targets(Protocol):
-    """What a data set states of its targets: their names and their unit."""
-
-    @property
-    def columns(self) -> Sequence[str]:
-        """Names of the targets."""
-
-    @property
-    def unit(self) -> str:
-        """Their unit; may be empty."""
-
-
-class TaskLike(Protocol):
-    """What the sections ask of a task."""
-
-    name: Any
-    headings: Any
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Class names; of ordinal, the grades in ascending order."""
-
-    @property
-    def info(self) -> Targets:
-        """The targets."""
-
-    @property
-    def learnt(self) -> Mapping[str, Any]:
-        """What the training bags taught it."""
-
-    def decide(self, predictions_NP: np.ndarray, fitted: Mapping[str, Any]) -> list[str] | None:
-        """What is predicted, in words."""
-
-
-class JudgedLike(Protocol):
-    """Bags that a network was not trained on."""
-
-    labels_N: Any
-    targets_NK: Any
-    predictions_NP: Any
-    cases: Any
+from mhimdist.statistics.survival_curves import cut_points
+from mhimdist.tasks import Judged, Task
 
 
 @dataclass(frozen=True)
@@ -81,12 +40,14 @@ Tested = Graded | Valued | Labelled | Followed | Scored
 
 
 def network_of(
-    task: TaskLike,
-    judged: JudgedLike,
+    task: Task,
+    judged: Judged,
     fitted: Mapping[str, Any],
     *,
     keys: Sequence[str],
     seed: int | None = None,
+    validation: Judged | None = None,
+    num_groups: int = 2,
 ) -> Tested:
     """One network's test bags as its task's sections take them.
 
@@ -96,6 +57,11 @@ def network_of(
         fitted: what the task fitted on the bags that selected.
         keys: the names of the bags.
         seed: the network's seed.
+        validation: the bags that selected, if they are known.
+        num_groups: groups of risk to divide the bags into, where a task has risks.
+
+    Raises:
+        UndefinedError: there are to be more than two groups, and the bags that selected are not known.
     """
     who: dict[str, Any] = {"keys": keys, "cases": judged.cases, "seed": seed}
     if task.name == "ordinal":
@@ -123,31 +89,44 @@ def network_of(
             thresholds_K=None if chosen is None else np.array(chosen, dtype=np.float64),
         )
     if task.name == "survival":
-        return _followed(task, judged, fitted, who)
-    return Scored(task.weighed(judged, fitted), seed)  # type: ignore[attr-defined]
+        return _followed(task, judged, fitted, who, _cuts(fitted, validation, num_groups))
+    return Scored(task.weighed(judged, fitted), seed)
 
 
-def _followed(task: Any, judged: JudgedLike, fitted: Mapping[str, Any], who: Mapping[str, Any]) -> Followed:
-    learnt = task.learnt
-    known = {"times", "events"} <= learnt.keys()
-    median, grid = fitted.get("median_risk"), learnt.get("grid") or ()
-    # Cox gives a survival only with the baseline hazard that was fitted.
-    gives_survival = len(grid) > 0 and (judged.predictions_NP.shape[1] > 1 or "baseline" in fitted)
+def _cuts(fitted: Mapping[str, Any], validation: Judged | None, num_groups: int) -> np.ndarray:
+    """The risks between the groups: of two the median that the task has fitted."""
+    if num_groups == 2:
+        median = fitted.get("median_risk")
+        return np.empty(0) if median is None else np.array([median], dtype=np.float64)
+    if validation is None:
+        raise UndefinedError(
+            f"{num_groups} groups of risk need the validation bags' risks: not recorded here"
+        )
+    return cut_points(validation.predictions_NP[:, 0], num_groups)
+
+
+def _followed(
+    task: Any,
+    judged: Judged,
+    fitted: Mapping[str, Any],
+    who: Mapping[str, Any],
+    cuts: np.ndarray,
+) -> Followed:
+    grid = task.learnt.get("grid") or ()
     times_N, events_N = judged.targets_NK.T
     return Followed(
         **who,
         times_N=times_N,
         events_N=events_N,
         risks_N=judged.predictions_NP[:, 0],
-        cuts=np.empty(0) if median is None else np.array([median], dtype=np.float64),
+        cuts=cuts,
         grid_T=np.array(grid, dtype=np.float64) if len(grid) else None,
-        survival_NT=task.survival_at_grid(judged.predictions_NP, fitted) if gives_survival else None,
-        train_times=np.array(learnt["times"], dtype=np.float64) if known else None,
-        train_events=np.array(learnt["events"]) if known else None,
+        survival_NT=task.survival_at_grid(judged.predictions_NP, fitted) if len(grid) else None,
+        free=task.censoring,
     )
 
 
-def task_sections(task: TaskLike, configurations: Mapping[str, Sequence[Any]]) -> list[Section]:
+def task_sections(task: Task, configurations: Mapping[str, Sequence[Any]]) -> list[Section]:
     """What a page says of a task's results.
 
     Args:
@@ -159,7 +138,7 @@ def task_sections(task: TaskLike, configurations: Mapping[str, Sequence[Any]]) -
     return [blocks.section("results", "Results", measures_table(configurations, task.headings, caption=""))]
 
 
-def task_figures(task: TaskLike, configurations: Mapping[str, Sequence[Any]], folder: Path) -> list[Path]:
+def task_figures(task: Task, configurations: Mapping[str, Sequence[Any]], folder: Path) -> list[Path]:
     """Write the task's figures as vector PDF; none for a task without sections of its own.
 
     Args:
@@ -178,7 +157,7 @@ def task_figures(task: TaskLike, configurations: Mapping[str, Sequence[Any]], fo
     return write_task_figures(task.name, configurations, folder, **_options(task))
 
 
-def _options(task: TaskLike) -> dict[str, Any]:
+def _options(task: Task) -> dict[str, Any]:
     """What the sections of this task take besides the networks."""
     if task.name == "ordinal":
         return {"classes": task.classes}

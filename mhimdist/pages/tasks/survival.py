@@ -102,14 +102,14 @@ def survival_sections(configurations: Mapping[str, Sequence[Followed]], *, unit:
         unit: the unit of the times, such as "months"; may be empty.
     """
     shown = dict(list(configurations.items())[:MOST_CURVES])
-    own = any(each.train_times is None for networks in configurations.values() for each in networks)
+    own = any(each.free is None for networks in configurations.values() for each in networks)
     caption = (
         "C: the share of comparable pairs in the right order, 0.5 is chance; Uno's weighs them by the chance "
         "of not being censored. AUC over time: events until a time against those still at risk, mean over "
         "the times. Brier score: squared error of the survival probabilities over time, 0 is best."
     )
     if own:
-        caption += " Censoring is estimated on the test cases: the training cases' times are not here."
+        caption += " Censoring is estimated on the test cases: the training cases' is not known here."
     return [
         blocks.section("results", "Results", measures_table(configurations, HEADINGS, caption=caption)),
         blocks.section(
@@ -189,12 +189,15 @@ def line_over_time(networks: Sequence[Followed], measure: str) -> Line | None:
         return None
 
     def weighed(each: Followed) -> Weighed:
-        how = dict(zip(("train_times", "train_events"), each.censored_as, strict=True))
-
         def values(weights_RN: np.ndarray) -> dict[str, np.ndarray]:
             if measure == "auc":
                 found_RT = survival.dynamic_aucs(
-                    each.times_N, each.events_N, each.risks_N, points_T, weights_RN=weights_RN, **how
+                    each.times_N,
+                    each.events_N,
+                    each.risks_N,
+                    points_T,
+                    weights_RN=weights_RN,
+                    free=each.censoring,
                 )
             else:
                 found_RT = survival.brier_scores(
@@ -203,7 +206,7 @@ def line_over_time(networks: Sequence[Followed], measure: str) -> Line | None:
                     survival_at(each, points_T),
                     points_T,
                     weights_RN=weights_RN,
-                    **how,
+                    free=each.censoring,
                 )
             return {str(t): found_RT[:, t] for t in range(len(points_T))}
 
@@ -235,21 +238,24 @@ def _over_time(shown: Mapping[str, Sequence[Followed]], unit: str) -> Markup:
         drawn = outcome_plots.over_time_figure(
             briers, y_title="Brier score", unit=unit, without_model=without
         )
-        caption = "Lower is better. Without a model, every case has the survival of all: Kaplan-Meier's."
+        caption = "Lower is better. Without a model, every case has the Kaplan-Meier curve of all test cases."
         parts.append(blocks.figure(drawn, caption, title="Brier score under censoring"))
     return blocks.side_by_side(*parts)
 
 
 def line_without_model(networks: Sequence[Followed]) -> Line:
-    """The mean Brier score of giving every test case the Kaplan-Meier curve of the training cases."""
+    """The mean Brier score of giving every test case the Kaplan-Meier curve of a network's test cases."""
     points_T = common_grid(networks)
     scores = []
     for each in networks:
-        times, events = each.censored_as
-        chance_T = np.nan_to_num(kaplan_meier(times, events).at(points_T))
+        curve = kaplan_meier(each.times_N, each.events_N)
+        # After the last test case the curve stays as it is.
+        chance_T = curve.at(np.minimum(points_T, curve.times_U[-1]))
         chance_NT = np.tile(chance_T, (len(each.times_N), 1))
-        how = {"train_times": times, "train_events": events}
-        scores.append(survival.brier_scores(each.times_N, each.events_N, chance_NT, points_T, **how)[0])
+        found_RT = survival.brier_scores(
+            each.times_N, each.events_N, chance_NT, points_T, free=each.censoring
+        )
+        scores.append(found_RT[0])
     return Line(points_T, np.mean(scores, axis=0))
 
 

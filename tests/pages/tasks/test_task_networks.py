@@ -48,9 +48,12 @@ def test_values_and_labels_keep_their_columns():
 @pytest.mark.parametrize("is_cox", [False, True])
 def test_survival_takes_what_the_task_has_learnt_and_fitted(is_cox):
     network = followed()
-    learnt = {"grid": network.grid_T.tolist(), "times": network.train_times, "events": network.train_events}
+    learnt = {"grid": network.grid_T.tolist()}
     task = _task("survival", columns=("months", "died"), unit="months", learnt=learnt)
-    task.survival_at_grid = lambda *_: network.survival_NT
+    task.censoring = network.free
+    task.survival_at_grid = lambda _, fitted: (
+        None if is_cox and "baseline" not in fitted else network.survival_NT
+    )
     targets_N2 = np.stack([network.times_N, network.events_N], axis=1)
     columns = (network.risks_N,) if is_cox else (network.risks_N, *network.survival_NT.T)
     judged = _judged(network, np.stack(columns, axis=1), targets_N2)
@@ -59,10 +62,10 @@ def test_survival_takes_what_the_task_has_learnt_and_fitted(is_cox):
     assert found.weighed.once() == network.weighed.once()
     assert found.cuts.tolist() == network.cuts.tolist()
     del fitted["baseline"]
-    task.learnt = {"grid": learnt["grid"]}
+    task.censoring = None
     found = network_of(task, judged, fitted, keys=network.keys, seed=1)
     assert (found.survival_NT is None) == is_cox
-    assert found.train_times is None
+    assert found.free is None
     task.learnt = {}
     assert network_of(task, judged, {}, keys=network.keys).survival_NT is None
 
