@@ -25,7 +25,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ordinal": {"classes": ("low", "mid", "top")},
     "multilabel": {"target_column": ("mutated", "invasive")},
     "regression": {"target_column": ("score", "size")},
-    "survival": {"time_column": ("time",), "event_column": "event"},
+    "survival": {"time_column": ("time",), "event_column": "event", "unit": "months"},
 }
 
 
