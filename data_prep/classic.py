@@ -14,6 +14,7 @@ from data_prep.readers.classic import packaged, read_classic
 from data_prep.shard import shard
 from mhimdist.errors import DataError
 from mhimdist.files import Lock, home
+from mhimdist.foreign_text import say
 from mhimdist.process import run
 
 
@@ -151,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out = options.out or home() / "data" / options.name
     with stoppable(out):
         build(options.name, out, file=options.file, standardize=not options.raw)
-    print(f"{options.name}: {out}")
+    say(f"{options.name}: {out}")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,9 @@ class MemoryBags:
         self.digest = "memory"
         self.task, self.targets_NK = TaskInfo(), np.zeros((len(features), 0))
 
+    def require_digest(self, digest: str | None) -> None:
+        assert digest in (None, self.digest)
+
     def rows_of(self, keys: Sequence[str]) -> np.ndarray:
         return np.array([self.keys.index(key) for key in keys])
 

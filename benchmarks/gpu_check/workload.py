@@ -15,6 +15,7 @@ from benchmarks.gpu_check.setting import Setting
 from mhimdist.config.presets import preset
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import PackedBags, bag_id
+from mhimdist.data.targets import CLASSIFICATION
 from mhimdist.errors import ConfigError
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel, build
@@ -127,6 +128,7 @@ class MemoryBags:
         self.cases, self.classes, self.digest, self.dtype = self.keys, ("a", "b"), "memory", dtype
         self.labels_N, self.sizes_N = np.arange(num_bags) % 2, np.full(num_bags, shape[0])
         self.ids_N = np.array([bag_id(key) for key in self.keys])
+        self.task, self.targets_NK = CLASSIFICATION, np.zeros((num_bags, 0))
         self.num_features = shape[1]
 
     def rows_of(self, keys: Sequence[str]) -> np.ndarray:

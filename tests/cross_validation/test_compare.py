@@ -103,7 +103,7 @@ def test_the_tables_are_files_that_state_the_protocol(job, done):
 
 def test_the_model_card_is_of_the_first_configuration_under_the_strict_protocol(job, done):
     text = (job.folder / "model_card.md").read_text()
-    assert "# Model card: test, MHIM \\(abmil\\), strict\n" in text
+    assert "# Model card: test, MHIM (abmil), strict\n" in text
     assert STRICT_NOTE in text
     assert PAPER_WARNING not in text
     assert "ensemble of 2 networks" in text
@@ -118,7 +118,7 @@ def test_the_model_card_is_of_the_first_configuration_under_the_strict_protocol(
         assert escaped(folder.name) in text
         own = (folder / "model_card.md").read_text()
         assert f"test | {result.test['auc']:.3f} |" in own
-        assert "data set: digits\\-c16\n- synthetic: no" in own
+        assert "data set: digits-c16\n- synthetic: no" in own
         assert "Its maker describes it: " in own
 
 

@@ -19,9 +19,9 @@ def pages(whole_run: Path, tmp_path: Path) -> Callable[[str], tuple[Path, int]]:
     def write(kind: str) -> tuple[Path, int]:
         page = tmp_path / "page.html"
         if kind == "cross-validation":
-            return mh.write_report(whole_run, page, temperature=True), 12
+            return mh.write_report(whole_run, page, temperature=True), 14
         if kind == "run":
-            return mh.write_report(next((whole_run / "folds").glob("fold-2-seed-1-0*")), page), 8
+            return mh.write_report(next((whole_run / "folds").glob("fold-2-seed-1-0*")), page), 10
         if kind == "hostile predictions":
             classes = ("normal", HOSTILE)
             return mh.write_report(write_predictions(tmp_path / "p", classes=classes, name=HOSTILE), page), 5

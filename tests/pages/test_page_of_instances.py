@@ -69,7 +69,7 @@ def test_configurations_stand_side_by_side(
 ) -> None:
     subject = read_subject(whole_run)
     bags = LabelledBags(tuple(f"s{i:03d}" for i in range(60)), "d" * 64)
-    monkeypatch.setattr(instances, "open_bags", lambda data: bags)
+    monkeypatch.setattr(instances, "open_bags", lambda data, loading, features: bags)
     section = instances.instances_section(subject, "shards")
     for name in ("MHIM", "AB-MIL", "teacher&#39;s attention"):
         assert name in section.body

@@ -47,7 +47,7 @@ def test_the_model_chooses_the_features_that_it_was_trained_on(
     (member,) = find_members([folder / features])
     assert (member.name, member.feature_set) == (f"abmil, {features}", features)
     text = card([read_trained(member.folder)], "it")
-    assert f"- feature set: {features.replace('+', chr(92) + '+')}" in text
+    assert f"- feature set: {features}" in text
 
 
 def test_other_features_are_refused_by_name(folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ import pytest
 
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.shards import BagShards
+from mhimdist.data.split_files import Bags
 from mhimdist.errors import ConfigError, SplitError
 from mhimdist.search.options import Sweep
 
@@ -43,6 +44,7 @@ class Cases:
     keys = tuple(f"bag-{i}" for i in range(60))
     slides = keys
     cases = tuple(f"case-{i // 3}" for i in range(60))
+    names = Bags(keys, slides, cases)
     labels_N = np.array([i // 3 % 2 for i in range(60)])
     classes = ("normal", "tumour")
 
