@@ -66,9 +66,13 @@ class Options(BaseModel):
                 except ConfigError as error:
                     raise ConfigError(f"{name}.{error}") from None
         try:
-            return job(**given)
+            made = job(**given)
         except ValidationError as error:
             raise ConfigError("; ".join(explain(item) for item in error.errors())) from None
+        # Other processes know `cls`, and not the class that was made for these defaults.
+        return cls.model_construct(  # type: ignore[return-value]  # pydantic's plugin forgets Self here
+            made.model_fields_set, **{name: getattr(made, name) for name in cls.model_fields}
+        )
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 from pydantic import Field
 
@@ -98,3 +100,11 @@ def test_help_explains_every_option(capsys):
 def test_a_value_that_is_no_value_is_an_error_in_a_line(option, value):
     with pytest.raises(ConfigError, match="the options cannot be read: "):
         Sweep.from_command_line([option, value])
+
+
+def test_options_reach_other_processes_as_they_are():
+    job = Sweep.from_command_line(["--seeds", "3"], about="A job's own text.", name="mine")
+    assert type(job) is Sweep
+    again = pickle.loads(pickle.dumps(job))
+    assert again == job
+    assert (again.name, again.seeds, again.model_fields_set) == ("mine", (3,), job.model_fields_set)
