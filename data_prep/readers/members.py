@@ -1,11 +1,11 @@
 """Small members of shards, read at the offsets in the manifest."""
 
-import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mhimdist import files
 from mhimdist.data.manifest import Manifest
 from mhimdist.errors import CorruptShard
 
@@ -25,8 +25,8 @@ def describe_bag(folder: Path, row: Mapping[str, Any]) -> dict[str, Any]:
             f"{folder / row['shard']}: {row['key']}.json: expected crc32 {expected:08x}, got {got:08x}"
         )
     try:
-        described = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        described = files.parse_json(content)
+    except ValueError as error:
         raise CorruptShard(f"{folder / row['shard']}: {row['key']}.json cannot be read: {error}") from error
     if not isinstance(described, dict):
         raise CorruptShard(f"{folder / row['shard']}: {row['key']}.json: expected a JSON object")

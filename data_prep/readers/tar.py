@@ -1,6 +1,5 @@
 """Bags in WebDataset shards: found by the headers in shards of others, by the manifest in ours."""
 
-import json
 import os
 import tarfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from data_prep.readers import damage, pt
 from data_prep.readers.arrays import checked, map_npy
 from data_prep.readers.fields import FEATURES
 from data_prep.readers.members import describe_bag
+from mhimdist import files
 from mhimdist.data.format import EXTENSIONS, members_of
 from mhimdist.data.targets import TARGETS, TaskInfo
 from mhimdist.errors import DataError
@@ -130,8 +130,8 @@ def _text(path: Path, key: str, place: Place) -> dict[str, Any]:
             raise DataError(f"{path}: {key}.{extension} has {num_bytes} bytes, more than {MAX_TEXT_BYTES}")
         try:
             text = _content(path, offset, num_bytes).decode()
-            value = json.loads(text) if extension == "json" else {"label": text.strip()}
-        except (ValueError, RecursionError) as error:
+            value = files.parse_json(text) if extension == "json" else {"label": text.strip()}
+        except ValueError as error:
             raise DataError(f"{path}: {key}.{extension} cannot be read: {error}") from error
         if not isinstance(value, dict):
             raise DataError(f"{path}: {key}.{extension}: expected an object, got {type(value).__name__}")

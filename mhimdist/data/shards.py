@@ -4,7 +4,6 @@ Dimensions: N bags of the data set or instances of a bag, T instances of a batch
 D features.
 """
 
-import json
 import math
 import mmap
 import os
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mhimdist import files
 from mhimdist.data import feature_sets, memory, targets
 from mhimdist.data.bags import PackedBags, bag_id
 from mhimdist.data.format import (
@@ -301,8 +301,8 @@ class BagShards(StoredBags):
 def _json_object(content: bytes, crc32: int, where: str) -> dict[str, Any]:
     if (got := zlib.crc32(content)) != crc32:
         raise CorruptShard(f"{where}: expected crc32 {crc32:08x}, got {got:08x}")
-    with suppress(ValueError, RecursionError):
-        if isinstance(said := json.loads(content), dict):
+    with suppress(ValueError):
+        if isinstance(said := files.parse_json(content), dict):
             return said
     raise CorruptShard(f"{where}: expected a JSON object")
 
