@@ -111,3 +111,28 @@ def translucent(colour: str, opacity: float) -> str:
     """A colour of the palette, such as #0072B2, for an area that others must show through."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity})"
+
+
+def with_intervals(
+    colour: str, above: Sequence[float | None], below: Sequence[float | None]
+) -> dict[str, Any]:
+    """How a line through points with intervals looks.
+
+    Args:
+        colour: of line, points and intervals.
+        above, below: how far each point's interval reaches up and down.
+    """
+    return {
+        "error_y": {
+            "type": "data",
+            "symmetric": False,
+            "array": above,
+            "arrayminus": below,
+            "thickness": 1,
+            "width": 3,
+            "color": colour,
+        },
+        "mode": "lines+markers",
+        "line": {"color": colour, "width": 1.5},
+        "marker": {"color": colour, "size": 7},
+    }

@@ -227,19 +227,12 @@ def promise_figure(points: Mapping[str, Sequence[Point]], *, what: str) -> go.Fi
             name=drawing.label(name),
             x=_short([point.predicted for point in of_groups]),
             y=_short([point.observed for point in of_groups]),
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": _short([point.high - point.observed for point in of_groups]),
-                "arrayminus": _short([point.observed - point.low for point in of_groups]),
-                "thickness": 1,
-                "width": 3,
-                "color": colour,
-            },
+            **drawing.with_intervals(
+                colour,
+                _short([point.high - point.observed for point in of_groups]),
+                _short([point.observed - point.low for point in of_groups]),
+            ),
             customdata=[point.count for point in of_groups],
-            mode="lines+markers",
-            line={"color": colour, "width": 1.5},
-            marker={"color": colour, "size": 7},
             hovertemplate="predicted %{x:.3f}, observed %{y:.3f}, %{customdata} cases"
             "<extra>%{fullData.name}</extra>",
         )
