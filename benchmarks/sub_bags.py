@@ -34,7 +34,8 @@ from mhimdist.config.train import TrainConfig
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split, k_folds
 from mhimdist.files import home
-from mhimdist.training.fold import Fold, run_fold
+from mhimdist.training.fold import run_fold
+from mhimdist.training.folds import Fold
 from mhimdist.training.trainer import Trainer
 
 DIGITS: dict[str, Any] = {"model.hidden_dim": 128, "optimizer.learning_rate": 5e-4, "device": "cpu"}

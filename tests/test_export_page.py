@@ -14,7 +14,8 @@ from data_prep.shard import shard
 from mhimdist.config.presets import preset
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import k_folds
-from mhimdist.training.fold import Fold, fold_folder, run_fold
+from mhimdist.training.fold import run_fold
+from mhimdist.training.folds import Fold, fold_folder
 
 TEXT = (Path(__file__).parent.parent / "docs" / "export.md").read_text()
 CONFIG = preset("c16", "abmil").override({"model.hidden_dim": 16, "epochs": 1})

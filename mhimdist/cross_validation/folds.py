@@ -19,7 +19,7 @@ from mhimdist.distributed.fold_tasks import Outcome
 from mhimdist.errors import CrossValidationError
 from mhimdist.report import formats
 from mhimdist.training.first_stage import made_with
-from mhimdist.training.fold import ERROR_FILE, Fold, fold_folder
+from mhimdist.training.folds import ERROR_FILE, Fold, fold_folder
 from mhimdist.training.refit import RULE_VERSION
 from mhimdist.training.result import Protocol
 

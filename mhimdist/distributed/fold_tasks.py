@@ -26,7 +26,8 @@ from mhimdist.distributed.worker_group import train, worker_group
 from mhimdist.errors import MhimdistError, PreemptedError
 from mhimdist.process import Stopping
 from mhimdist.report import formats
-from mhimdist.training.fold import ERROR_FILE, STOP_FILE, Fold, run_fold
+from mhimdist.training.fold import run_fold
+from mhimdist.training.folds import ERROR_FILE, STOP_FILE, Fold
 from mhimdist.training.result import Result
 
 Outcome = Result | str

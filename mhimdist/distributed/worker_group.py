@@ -26,7 +26,8 @@ from mhimdist.config.sub_bags import evaluation_text
 from mhimdist.data.opening import open_bags
 from mhimdist.data.remote import Location, absolute
 from mhimdist.data.stored import BagOf
-from mhimdist.training.fold import STOP_FILE, Fold, run_fold
+from mhimdist.training.fold import run_fold
+from mhimdist.training.folds import STOP_FILE, Fold
 from mhimdist.training.launching import selects_by
 from mhimdist.training.run_folder import HISTORY
 from mhimdist.training.workers import DistributedWorkers, Workers

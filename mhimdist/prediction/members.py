@@ -15,7 +15,7 @@ from mhimdist.data.stored import BagOf
 from mhimdist.errors import CheckpointError, ConfigError
 from mhimdist.tasks import Task, restored
 from mhimdist.training import checkpoint
-from mhimdist.training.fold import RESULT_FILE
+from mhimdist.training.folds import RESULT_FILE
 from mhimdist.training.student import BEST_STUDENT
 
 HOLDERS = ("folds", "final")

@@ -26,7 +26,7 @@ from mhimdist.sweep.memory import TrialShares, is_of_a_gpu, is_out_of_memory, sm
 from mhimdist.sweep.silence import Silence, Silent
 from mhimdist.sweep.trainable import ENDED_FILE
 from mhimdist.sweep.watch import Watch
-from mhimdist.training.fold import ERROR_FILE
+from mhimdist.training.folds import ERROR_FILE
 
 SAVING_S = 60.0
 """Seconds that trials may take to save themselves after they were asked to stop."""

@@ -37,7 +37,7 @@ from mhimdist.sweep.watch import print_line
 from mhimdist.tasks import Task as Meaning
 from mhimdist.tasks import task_of
 from mhimdist.training.environment import environment
-from mhimdist.training.fold import RESULT_FILE, Fold
+from mhimdist.training.folds import RESULT_FILE, Fold
 from mhimdist.training.model_card import read_trained, write_card
 from mhimdist.training.requirements import notes_on_classes
 from mhimdist.training.result import Result, note_on

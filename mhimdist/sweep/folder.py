@@ -20,7 +20,7 @@ from mhimdist.search import storage
 from mhimdist.search.options import Sweep
 from mhimdist.search.proposals import Params
 from mhimdist.search.trial_record import TrialRecord
-from mhimdist.training.fold import STOP_FILE, Fold, folds_of_trial
+from mhimdist.training.folds import STOP_FILE, Fold, folds_of_trial
 from mhimdist.training.history import EpochRecord
 from mhimdist.training.run_folder import HISTORY
 

@@ -14,7 +14,8 @@ from mhimdist.distributed.shared_gpu import within_share
 from mhimdist.distributed.worker_group import Group, train
 from mhimdist.sweep.task import Task
 from mhimdist.sweep.trial import Launcher
-from mhimdist.training.fold import Epoch, Fold, Run, keep_best_only
+from mhimdist.training.fold import Epoch, Run, keep_best_only
+from mhimdist.training.folds import Fold
 from mhimdist.training.history import EpochRecord
 
 _LOST = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)  # Ray's errors for a killed process

@@ -67,7 +67,7 @@ from mhimdist.sweep.task import Task
 from mhimdist.sweep.trainable import SweepTrial, make_first_stage
 from mhimdist.sweep.watch import Watch, print_line
 from mhimdist.tasks import task_of
-from mhimdist.training.fold import ERROR_FILE
+from mhimdist.training.folds import ERROR_FILE
 from mhimdist.training.requirements import check_runs, describe_left_out, notes_on_classes
 
 __all__ = ["Sweep", "run_sweep"]

@@ -33,7 +33,7 @@ from mhimdist.sweep.task import Task
 from mhimdist.sweep.trial import Launcher, TrialRun
 from mhimdist.training.environment import environment
 from mhimdist.training.first_stage import first_stage
-from mhimdist.training.fold import ERROR_FILE, folds_of_trial
+from mhimdist.training.folds import ERROR_FILE, folds_of_trial
 
 ENDED_FILE = "ended"
 """A file in a trial's folder; it exists once the study has the trial's end."""

@@ -14,7 +14,8 @@ from statistics import mean
 from mhimdist.config.execution import Saving
 from mhimdist.data.opening import with_features
 from mhimdist.data.stored import StoredBags
-from mhimdist.training.fold import Epoch, Fold, FoldRun, Run
+from mhimdist.training.fold import Epoch, FoldRun, Run
+from mhimdist.training.folds import Fold
 from mhimdist.training.history import EpochRecord
 
 

@@ -35,12 +35,7 @@ from mhimdist.models import BagModel
 from mhimdist.training import checkpoint
 from mhimdist.training.evaluation import Sampling, fit, predict
 from mhimdist.training.first_stage import FirstStage, first_stage, open_trainer
-from mhimdist.training.folds import ERROR_FILE as ERROR_FILE
-from mhimdist.training.folds import RESULT_FILE as RESULT_FILE
-from mhimdist.training.folds import STOP_FILE as STOP_FILE
-from mhimdist.training.folds import Fold as Fold
-from mhimdist.training.folds import fold_folder as fold_folder
-from mhimdist.training.folds import folds_of_trial as folds_of_trial
+from mhimdist.training.folds import ERROR_FILE, RESULT_FILE, Fold
 from mhimdist.training.history import HISTORY, EpochRecord
 from mhimdist.training.judgement import result_of
 from mhimdist.training.model_card import Trained, write_card

@@ -9,7 +9,7 @@ from mhimdist.config.execution import Execution
 from mhimdist.config.train import TrainConfig
 from mhimdist.distributed import fold_tasks, shared_gpu
 from mhimdist.sweep.memory import is_of_a_gpu, is_out_of_memory
-from mhimdist.training.fold import Fold
+from mhimdist.training.folds import Fold
 
 
 @pytest.mark.parametrize(("share", "is_named"), [(0.25, True), (1.0, False)])

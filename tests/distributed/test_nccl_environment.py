@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mhimdist.distributed.worker_group import Group, _trainer, _WorkerTask, nccl_environment
-from mhimdist.training.fold import Fold
+from mhimdist.training.folds import Fold
 
 NAMES = ("TORCH_NCCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC")
 

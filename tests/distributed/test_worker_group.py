@@ -21,7 +21,7 @@ from mhimdist.distributed.worker_group import Group, train
 from mhimdist.errors import NonFiniteError, PreemptedError
 from mhimdist.training import checkpoint
 from mhimdist.training.first_stage import open_trainer
-from mhimdist.training.fold import Fold
+from mhimdist.training.folds import Fold
 
 pytestmark = [pytest.mark.ray, pytest.mark.numeric]
 CONFIG = load_config(

@@ -25,7 +25,7 @@ from mhimdist.data.splits import Split, holdout
 from mhimdist.distributed.worker_group import Group, train
 from mhimdist.errors import WorkerLostError
 from mhimdist.training.first_stage import open_trainer
-from mhimdist.training.fold import Fold
+from mhimdist.training.folds import Fold
 
 # Long enough for what happens to the workers, and without a first stage before it.
 LONG = CONFIG.override({"epochs": 150, "teacher": {"kind": "momentum"}})

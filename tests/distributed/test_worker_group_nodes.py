@@ -19,7 +19,7 @@ from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import holdout
 from mhimdist.distributed.worker_group import Group, train
 from mhimdist.training.first_stage import open_trainer
-from mhimdist.training.fold import Fold
+from mhimdist.training.folds import Fold
 
 pytestmark = pytest.mark.ray
 

@@ -15,7 +15,8 @@ from mhimdist.errors import CheckpointError, ConfigError
 from mhimdist.export.load_model import load
 from mhimdist.export.loading import load_student
 from mhimdist.export.run import export_model
-from mhimdist.training.fold import Fold, fold_folder, run_fold
+from mhimdist.training.fold import run_fold
+from mhimdist.training.folds import Fold, fold_folder
 
 CONFIG = load_config(
     {

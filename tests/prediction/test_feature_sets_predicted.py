@@ -14,7 +14,8 @@ from mhimdist.data.splits import Split
 from mhimdist.errors import ConfigError, DataError
 from mhimdist.prediction.members import find_members
 from mhimdist.prediction.run import predict
-from mhimdist.training.fold import Fold, fold_folder, run_fold
+from mhimdist.training.fold import run_fold
+from mhimdist.training.folds import Fold, fold_folder
 from mhimdist.training.model_card import card, read_trained
 
 

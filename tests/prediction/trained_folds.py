@@ -9,7 +9,8 @@ from memory_bags import gaussian_bags
 from mhimdist.config.train import TrainConfig, load_config
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import k_folds
-from mhimdist.training.fold import Fold, fold_folder, run_fold
+from mhimdist.training.fold import run_fold
+from mhimdist.training.folds import Fold, fold_folder
 
 NUM_BAGS = 20
 PLAIN: dict[str, Any] = {

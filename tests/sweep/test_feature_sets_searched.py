@@ -29,7 +29,7 @@ from mhimdist.sweep.run import _digest, _feature_sets
 from mhimdist.sweep.task import Task
 from mhimdist.sweep.trial import TrialRun
 from mhimdist.training.first_stage import made_with
-from mhimdist.training.fold import Fold, fold_folder
+from mhimdist.training.folds import Fold, fold_folder
 from mhimdist.training.student import load_student
 
 BASE = load_config(

@@ -8,7 +8,7 @@ from memory_bags import MemoryBags
 from mhimdist.config.train import TrainConfig
 from mhimdist.sweep import launchers
 from mhimdist.sweep.launchers import FoldServer
-from mhimdist.training.fold import Fold
+from mhimdist.training.folds import Fold
 
 
 def test_an_actor_trains_each_fold_within_its_share_of_a_gpu(bags: MemoryBags, tmp_path, monkeypatch):

@@ -18,7 +18,8 @@ from mhimdist.errors import PreemptedError, RunLockedError
 from mhimdist.sweep.trial import Launcher, TrialRun
 from mhimdist.training import checkpoint, environment
 from mhimdist.training import fold as fold_module
-from mhimdist.training.fold import RESULT_FILE, Epoch, FoldRun, folds_of_trial
+from mhimdist.training.fold import Epoch, FoldRun
+from mhimdist.training.folds import RESULT_FILE, folds_of_trial
 from mhimdist.training.history import EpochRecord
 from mhimdist.training.trainer import Trainer
 

@@ -13,7 +13,8 @@ from task_bags import MODELS, TASKS, config, task_bags
 from mhimdist.config.execution import Saving
 from mhimdist.errors import PreemptedError
 from mhimdist.training.evaluation import evaluate
-from mhimdist.training.fold import Fold, run_fold
+from mhimdist.training.fold import run_fold
+from mhimdist.training.folds import Fold
 from mhimdist.training.student import load_student
 from mhimdist.training.trainer import Trainer
 

@@ -13,7 +13,8 @@ from mhimdist.config.train import load_config
 from mhimdist.data.targets import TaskInfo
 from mhimdist.errors import ConfigError, SplitError
 from mhimdist.report import formats
-from mhimdist.training.fold import Fold, run_fold
+from mhimdist.training.fold import run_fold
+from mhimdist.training.folds import Fold
 from mhimdist.training.requirements import check_run
 from mhimdist.training.student import load_student
 

@@ -17,7 +17,8 @@ from mhimdist.errors import LabelError, PreemptedError
 from mhimdist.ops.draws import Draws
 from mhimdist.tasks.cases import by_case, case_metrics
 from mhimdist.training.evaluation import Sampling, predict
-from mhimdist.training.fold import Fold, run_fold
+from mhimdist.training.fold import run_fold
+from mhimdist.training.folds import Fold
 from mhimdist.training.trainer import Trainer
 
 SUB_BAGS = {"instances_per_bag": 5, "evaluation_samples": 2}

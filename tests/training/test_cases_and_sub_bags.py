@@ -20,7 +20,8 @@ from mhimdist.errors import ConfigError, NonFiniteError, PreemptedError
 from mhimdist.ops.draws import Draws
 from mhimdist.training.evaluation import Sampling, predict
 from mhimdist.training.first_stage import open_trainer
-from mhimdist.training.fold import Fold, run_fold
+from mhimdist.training.fold import run_fold
+from mhimdist.training.folds import Fold
 from mhimdist.training.trainer import Trainer
 
 MHIM = {

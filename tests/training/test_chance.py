@@ -9,7 +9,8 @@ from mhimdist.data.inner_splits import inner_folds
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import k_folds
 from mhimdist.statistics import metrics
-from mhimdist.training.fold import Fold, run_fold
+from mhimdist.training.fold import run_fold
+from mhimdist.training.folds import Fold
 
 CONFIG = preset("c16", "abmil").override(
     {"model.hidden_dim": 64, "optimizer.learning_rate": 5e-4, "epochs": 10, "device": "cpu"}

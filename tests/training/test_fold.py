@@ -15,7 +15,8 @@ from mhimdist.statistics.metrics import auc
 from mhimdist.training import checkpoint, first_stage
 from mhimdist.training.evaluation import predict
 from mhimdist.training.first_stage import open_trainer
-from mhimdist.training.fold import Fold, run_fold
+from mhimdist.training.fold import run_fold
+from mhimdist.training.folds import Fold
 from mhimdist.training.student import load_student
 from mhimdist.training.trainer import Trainer
 

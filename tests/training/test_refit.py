@@ -16,7 +16,8 @@ from mhimdist.tasks import classification
 from mhimdist.training import first_stage
 from mhimdist.training.evaluation import Predictions, predict
 from mhimdist.training.first_stage import open_trainer
-from mhimdist.training.fold import Fold, fold_folder, run_fold
+from mhimdist.training.fold import run_fold
+from mhimdist.training.folds import Fold, fold_folder
 from mhimdist.training.history import EpochRecord
 from mhimdist.training.refit import InnerRun, choose, read_inner
 from mhimdist.training.student import load_student, load_teacher

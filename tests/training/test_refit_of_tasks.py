@@ -10,7 +10,8 @@ from mhimdist.data.inner_splits import inner_folds
 from mhimdist.errors import CheckpointError
 from mhimdist.tasks import Judged
 from mhimdist.training.evaluation import predict
-from mhimdist.training.fold import Fold, run_fold
+from mhimdist.training.fold import run_fold
+from mhimdist.training.folds import Fold
 from mhimdist.training.refit import choose, read_inner
 from mhimdist.training.student import load_student
 from mhimdist.training.trainer import Trainer

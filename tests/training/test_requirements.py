@@ -10,7 +10,8 @@ from memory_bags import MemoryBags
 from mhimdist.config.train import load_config
 from mhimdist.data.splits import Split
 from mhimdist.errors import CheckpointError, ConfigError, SplitError
-from mhimdist.training.fold import Fold, run_fold
+from mhimdist.training.fold import run_fold
+from mhimdist.training.folds import Fold
 from mhimdist.training.requirements import check_runs, describe_left_out, describe_missing, notes_on_classes
 from mhimdist.training.trainer import Trainer
 
