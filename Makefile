@@ -15,7 +15,7 @@ GPU_CHECK ?=
 SOAK ?= --minutes 60
 SHARED := -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(PYTEST)
 
-.PHONY: help venv demo test test-all test-isa test-faults soak fuzz sbom gpu-check lint clean
+.PHONY: help venv demo test test-all test-isa test-faults soak fuzz site sbom gpu-check lint clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -27,7 +27,7 @@ venv: .venv/installed  ## make the environment, .venv, with the versions in cons
 	@echo "Installing into .venv (once, about 2.5 GB) ..."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip --disable-pip-version-check install -qq --root-user-action=ignore \
-		--constraint constraints.txt --editable '.[dev,bench,slides]'
+		--constraint constraints.txt --editable '.[dev,bench,slides,docs]'
 	@touch $@
 
 demo: export MHIMDIST_HOME := $(abspath $(MHIMDIST_HOME))
@@ -58,6 +58,10 @@ fuzz: venv  ## give every reader 10,000 forged files
 
 soak: venv  ## train and search under random kills, stops and full disks; writes soak.json
 	@$(BIN)/python tests/soak.py $(SOAK)
+
+site: venv  ## make the documentation's site in build/site, offline; warnings are errors
+	@$(BIN)/python -m sphinx -c docs -b html -n -W --keep-going -q -d build/site-cache . build/site
+	@echo "site: build/site/index.html"
 
 sbom: venv  ## list what is installed in sbom.json (CycloneDX)
 	@$(BIN)/python -m cyclonedx_py environment --output-reproducible --of JSON -o sbom.json $(BIN)/python

@@ -302,7 +302,7 @@ def report() -> str:
     serial = sum(part.serial_us for part in step)
     launches = counted.ours + counted.others
     lines = [
-        "# The kernels on an H100: calculated, nothing has run on a GPU",
+        "## The kernels on an H100: calculated, nothing has run on a GPU",
         "",
         "`python benchmarks/kernels.py` prints this part. It describes an AB-MIL step with the C16 preset "
         f"on a bag of {N:,} x {D:,} in 16 bits, of which {K:,} instances stay. Floor: the larger of bytes / "
@@ -339,7 +339,7 @@ def report() -> str:
         f"column of the first table assumes {BLOCK_US:g} us for a pass over 2,048 keys, and all eight passes "
         "of the radix select, which ends earlier if the keys differ early.",
         "",
-        "## Compiled ahead of time",
+        "### Compiled ahead of time",
         "",
         "Registers per thread / stack bytes per thread (0: nothing spills) / shared bytes per program.",
         "",

@@ -42,7 +42,7 @@ def _heading(result: dict[str, Any], environment: dict[str, Any]) -> str:
     if result["device"] == "cuda" and "card" not in environment:
         card = "a GPU that was not named"
     how = f"`make gpu-check` at commit {result['commit']}, in {result['wall_s']:.0f} s; {named}."
-    return f"# On {card}: measured\n\n{how}"
+    return f"## On {card}: measured\n\n{how}"
 
 
 def _bars_table(result: dict[str, Any]) -> str:

@@ -220,7 +220,7 @@ def test_a_bar_without_a_measurement_is_neither(result):
 
 def test_the_table_names_the_card():
     text = markdown(_measured(read=499.0))
-    assert text.startswith("# On Card X: measured\n\n`make gpu-check` at commit abc")
+    assert text.startswith("## On Card X: measured\n\n`make gpu-check` at commit abc")
     assert "| reading ahead from the page cache: 500 bags/s | missed | 499 bags/s |" in text
     assert "| TransMIL | ours, bf16, graphs | 1 | 1000 | 20 | 1000 | 5.00 | 9.0 | 0 | 50 |" in text
     assert "| masks | passed |  |" in text
@@ -253,7 +253,7 @@ def test_the_command_runs_without_a_gpu(tmp_path):
         text=True,
         check=True,
     )
-    assert "# On a CPU, at sizes that say nothing about speed: measured" in table.stdout
+    assert "## On a CPU, at sizes that say nothing about speed: measured" in table.stdout
 
 
 def test_a_gpu_that_is_not_there_fails(tmp_path):

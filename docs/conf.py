@@ -1,0 +1,31 @@
+"""Sphinx makes a site of these pages and of the Markdown beside the code: `make site`.
+
+The whole repository is the source folder, so that a link between two files works on the site as in the tree.
+Warnings are errors, and nothing is loaded from a network.
+"""
+
+from mhimdist import __version__
+
+project = "mhimdist"
+project_copyright = "the authors of mhimdist; Apache-2.0"
+release = __version__
+
+extensions = ["myst_nb", "sphinx_copybutton"]
+root_doc = "docs/index"
+include_patterns = [
+    "*.md",
+    "docs/*.md",
+    "docs/notebooks/*.ipynb",
+    "benchmarks/RESULTS.md",
+    "data_prep/DATA_CARD.md",
+]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # tests run the notebooks
+
+html_theme = "furo"
+html_title = f"mhimdist {release}"
+html_extra_path = ["start"]  # the site's index.html, which opens the first page
+html_show_sourcelink = False
+html_copy_source = False
+copybutton_exclude = ".linenos, .gp, .go"
