@@ -15,15 +15,18 @@ _STUDY_ID = 0
 _STUDY_NAME = "drafts"
 
 
-def drafts(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> optuna.Study:
+def drafts(
+    trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection], number: int
+) -> optuna.Study:
     """A study that shows a record's trials; trials drawn in it leave no trace in that record.
 
     Args:
-        trials: all trials of the record, by number. They are read in place and never changed, so the cost
+        trials: the record's trials to show, by number. They are read in place and never changed, so the cost
             does not grow with their number.
         directions: of the record's objectives.
+        number: of the first draft.
     """
-    storage = _DraftStorage(trials, directions)
+    storage = _DraftStorage(trials, directions, number)
     sampler = optuna.samplers.RandomSampler()  # the caller sets another one before each draw
     return optuna.load_study(study_name=_STUDY_NAME, storage=storage, sampler=sampler)
 
@@ -34,14 +37,17 @@ class _DraftStorage(BaseStorage):
     Drafts have negative ids, which never clash with the record's.
     """
 
-    def __init__(self, trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> None:
+    def __init__(
+        self, trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection], number: int
+    ) -> None:
         self._trials = list(trials)
+        self._ahead = number - len(trials)  # how many trials of the record are not shown
         self._directions = list(directions)
         self._distributions: dict[str, BaseDistribution] = {}
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         assert template_trial is None, "a draft begins empty"
-        number = len(self._trials)
+        number = len(self._trials) + self._ahead
         trial_id = -1 - number
         self._trials.append(
             FrozenTrial(
@@ -111,7 +117,7 @@ class _DraftStorage(BaseStorage):
 
     def _place(self, trial_id: int) -> int:
         if trial_id < 0:
-            return -1 - trial_id
+            return -1 - trial_id - self._ahead
         # A trial of the record: another program requested it by `Study.enqueue_trial`.
         return next(place for place, trial in enumerate(self._trials) if trial._trial_id == trial_id)
 

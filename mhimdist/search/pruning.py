@@ -59,6 +59,8 @@ class BelowMedian(optuna.pruners.BasePruner):
 
 def _value_at(trial: optuna.trial.FrozenTrial, step: int) -> float | None:
     """The last report up to a step; a fold that ended early skips its other steps."""
+    if step in trial.intermediate_values:
+        return trial.intermediate_values[step]
     return trial.intermediate_values.get(max((s for s in trial.intermediate_values if s <= step), default=-1))
 
 

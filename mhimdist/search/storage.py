@@ -1,8 +1,9 @@
 """The database of a study: how it is opened, which sweep owns a study, and how a URL is shown."""
 
 import re
+import sqlite3
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import optuna
 import psutil
@@ -11,6 +12,7 @@ from sqlalchemy import ExceptionContext, event, make_url
 from sqlalchemy.exc import ArgumentError
 
 from mhimdist.errors import DiskFullError, SweepError
+from mhimdist.search.mirror import Mirror
 
 OWNER = "sweep"
 """A study's attribute: id and folder of the sweep that owns it."""
@@ -53,7 +55,7 @@ def hidden(url: str) -> str:
     return parsed.update_query_dict(secrets).render_as_string(hide_password=True)
 
 
-def open_storage(url: str) -> optuna.storages.BaseStorage:
+def open_storage(url: str) -> optuna.storages.RDBStorage:
     """Optuna's storage at a URL.
 
     Raises:
@@ -69,6 +71,9 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
             url, engine_kwargs={"pool_pre_ping": True, "connect_args": connect}
         )
         event.listen(storage.engine, "handle_error", _explain)
+        if (file := storage.engine.url.database) and connect and not network_filesystem(Path(file)):
+            event.listen(storage.engine, "connect", _write_ahead)
+            storage.engine.dispose()  # the connections that were opened before
         return storage
     except Exception as error:  # each database driver has its own errors
         if url.startswith("sqlite"):
@@ -83,6 +88,18 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
             reason = reason.replace(secret, "***")
         # Not `from error`: its text may hold the password.
         raise SweepError(f"storage {hidden(url)} cannot keep an Optuna study: {reason}") from None
+
+
+def _write_ahead(connection: sqlite3.Connection, _: Any) -> None:
+    """Have SQLite append what is committed to a log beside a study's file, without waiting for the disk.
+
+    A commit then takes a hundredth of the time, and no program that reads the study makes the sweep wait. What
+    was committed survives the end of every process. If the machine itself fails, the last commits can be
+    lost, and the study is as it was a moment before. Where the file system has no such log, the file stays as
+    it is.
+    """
+    if connection.execute("PRAGMA journal_mode=WAL").fetchone() == ("wal",):
+        connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def _explain(context: ExceptionContext) -> None:
@@ -126,8 +143,8 @@ def _secrets(url: str) -> list[str]:
 
 def create(
     url: str, name: str, owner: Owner | None, directions: list[optuna.study.StudyDirection]
-) -> optuna.Study:
-    """Begin a study, or open the one that exists.
+) -> tuple[optuna.Study, Mirror]:
+    """Begin a study, or open the one that exists; returns it with its storage.
 
     Args:
         url: of the database.
@@ -138,7 +155,7 @@ def create(
     Raises:
         SweepError: no database answers, it is damaged, or another sweep owns the study of that name.
     """
-    storage = open_storage(url)
+    storage = Mirror(open_storage(url))
     sampler = optuna.samplers.RandomSampler()  # proposals come from `SweepStudy.propose`
     try:
         study = optuna.create_study(storage=storage, study_name=name, directions=directions, sampler=sampler)
@@ -149,7 +166,7 @@ def create(
     _require_readable(study, url)
     if owner is not None and OWNER not in study.user_attrs:
         study.set_user_attr(OWNER, {"id": owner.id, "folder": owner.folder})
-    return study
+    return study, storage
 
 
 def _require_readable(study: optuna.Study, url: str) -> None:

@@ -81,13 +81,14 @@ class SweepStudy:
         if sweep.against != "none":
             directions.append(StudyDirection.MINIMIZE)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._study = storage.create(url, sweep.name, owner, directions)
+        self._study, self._mirror = storage.create(url, sweep.name, owner, directions)
         self._study.pruner = pruning.within_folds(sweep)
         self._refusals = _Refusals(self._study)
 
     @property
     def trials(self) -> list[FrozenTrial]:
         """All trials, by number."""
+        self._mirror.look(_is_ours)
         return self._study.get_trials(deepcopy=False)
 
     @property
@@ -97,7 +98,7 @@ class SweepStudy:
 
     def record(self, number: int) -> TrialRecord:
         """A trial as plain data."""
-        return trial_record(self.trials[number])
+        return trial_record(self._mirror.numbered(number))
 
     def unfinished(self, max_starts: int, num_epochs: Callable[[int], int]) -> list[Proposal]:
         """Trials that an earlier start of the sweep began and nothing ended, to be resumed.
@@ -113,7 +114,7 @@ class SweepStudy:
         for trial in self.trials:
             if trial.state.is_finished():
                 continue
-            if CHANGES not in trial.user_attrs:
+            if not _is_ours(trial):
                 self.fail(trial.number, "an orphan: the study does not say which configuration it ran")
             elif (starts := _starts(trial, num_epochs(trial.number))) >= max_starts:
                 reason = f"the sweep was killed {starts} times in a row while this trial ran and did no epoch"
@@ -124,9 +125,8 @@ class SweepStudy:
 
     def change(self, number: int, changes: Mapping[str, Any]) -> Proposal:
         """Change settings of a running trial that are not its parameters; returns the changed trial."""
-        trial = self.trials[number]
-        all_changes = json.loads(trial.user_attrs[CHANGES]) | dict(changes)
-        self._live(trial).set_user_attr(CHANGES, json.dumps(all_changes))
+        all_changes = json.loads(self._mirror.numbered(number).user_attrs[CHANGES]) | dict(changes)
+        self._note(number, CHANGES, json.dumps(all_changes))
         return Proposal(number, self.config(number), is_resumed=True)
 
     def count_start(self, number: int, num_epochs: int) -> None:
@@ -136,15 +136,12 @@ class SweepStudy:
             number: of the trial.
             num_epochs: epochs that the trial has done.
         """
-        trial = self.trials[number]
-        live = self._live(trial)
-        live.set_user_attr(STARTS, _starts(trial, num_epochs) + 1)
-        live.set_user_attr(EPOCHS, num_epochs)
+        self._note(number, STARTS, _starts(self._mirror.numbered(number), num_epochs) + 1)
+        self._note(number, EPOCHS, num_epochs)
 
     def uncount_start(self, number: int) -> None:
         """Take back `count_start`: this start ends in order, so the trial has not killed it."""
-        trial = self.trials[number]
-        self._live(trial).set_user_attr(STARTS, trial.user_attrs[STARTS] - 1)
+        self._note(number, STARTS, self._mirror.numbered(number).user_attrs[STARTS] - 1)
 
     def retry_failed(self) -> None:
         """Propose the configuration of each failed trial again, once, as a new trial."""
@@ -215,16 +212,17 @@ class SweepStudy:
                 self._refusals.exhaust(number, self.sweep.num_trials, sampled.refused)
                 return None
             drawn, attributes = sampled.draw, sampled.attributes
-        self._study.add_trial(
+        trial_id = self._mirror.create_new_trial(
+            self._study._study_id,
             optuna.trial.create_trial(
                 state=TrialState.RUNNING,
                 params=drawn.params,
                 distributions=drawn.distributions,
                 user_attrs={CHANGES: json.dumps(drawn.changes)} | marks,
                 system_attrs=dict(attributes),
-            )
+            ),
         )
-        return Proposal(number, drawn.config)
+        return Proposal(self._mirror.get_trial(trial_id).number, drawn.config)
 
     def report(
         self, number: int, step: int, value: float, folds: Mapping[str, float], *, may_stop: bool
@@ -238,22 +236,23 @@ class SweepStudy:
             folds: values of its finished folds, by name.
             may_stop: whether the trial may be stopped at all.
         """
-        trial = self.trials[number]
+        trial = self._mirror.numbered(number)
         if self.sweep.against == "none" and step not in trial.intermediate_values:
-            self._live(trial).report(value, step)
+            self._mirror.set_trial_intermediate_value(trial._trial_id, step, float(value))
         if dict(folds) != trial.user_attrs.get(FOLDS, {}):
-            self._live(trial).set_user_attr(FOLDS, dict(folds))
+            self._note(number, FOLDS, dict(folds))
         if not self.sweep.is_pruning:
             return None
         reason = None
         # Every trial is judged: a rung also counts the trials that may not be stopped.
-        is_behind = self._study.pruner.prune(self._study, self.trials[number])
+        is_behind = self._study.pruner.prune(self._study, self._mirror.numbered(number))
         if not may_stop:
             return None
         if is_behind:
             reason = f"{value:.3f} after {formats.count(step, 'epoch')} (scheduler {self.sweep.scheduler})"
-        elif self.sweep.between_folds:
-            others = [t.user_attrs.get(FOLDS, {}) for t in self.trials if t.number != number]
+        elif self.sweep.between_folds and folds:
+            trials = self._study.get_trials(deepcopy=False)
+            others = [t.user_attrs.get(FOLDS, {}) for t in trials if t.number != number]
             reason = pruning.between_folds(folds, others, self.sweep.folds_per_trial)
         return reason
 
@@ -273,12 +272,12 @@ class SweepStudy:
 
     def prune(self, number: int, reason: str) -> None:
         """Record a trial that was stopped early."""
-        self._live(self.trials[number]).set_user_attr(REASON, reason)
+        self._note(number, REASON, reason)
         self._study.tell(number, state=TrialState.PRUNED)
 
     def fail(self, number: int, reason: str) -> None:
         """Record a trial that failed, and why."""
-        self._live(self.trials[number]).set_user_attr(REASON, reason)
+        self._note(number, REASON, reason)
         self._study.tell(number, state=TrialState.FAIL)
 
     def importances(self) -> dict[str, float]:
@@ -294,10 +293,15 @@ class SweepStudy:
 
     def config(self, number: int) -> TrainConfig:
         """The full configuration of a trial, with the base's seed."""
-        return self._config(self.trials[number])
+        return self._config(self._mirror.numbered(number))
 
-    def _live(self, trial: FrozenTrial) -> optuna.Trial:
-        return optuna.Trial(self._study, trial._trial_id)
+    def _note(self, number: int, attribute: str, value: Any) -> None:
+        self._mirror.set_trial_user_attr(self._mirror.numbered(number)._trial_id, attribute, value)
+
+
+def _is_ours(trial: FrozenTrial) -> bool:
+    """Whether this sweep proposed a trial."""
+    return CHANGES in trial.user_attrs
 
 
 def _starts(trial: FrozenTrial, num_epochs: int) -> int:
@@ -378,7 +382,7 @@ class _Unsampled:
         self.num = len(self._left)
         self.num_retries = 0
         self._num_seen = 0
-        self._unfinished: list[int] = []
+        self._unfinished: dict[int, tuple[Params, Key]] = {}
         self._ended_keys: set[Key] = set()
         self._unfinished_keys: set[Key] = set()
 
@@ -394,15 +398,18 @@ class _Unsampled:
         new = range(self._num_seen, len(trials))
         self._num_seen = len(trials)
         self.num_retries += sum(RETRY_OF in trials[number].user_attrs for number in new)
-        unfinished, self._unfinished, self._unfinished_keys = [*self._unfinished, *new], [], set()
-        for number in unfinished:
-            key = proposals.key(trials[number].params)
+        unfinished, self._unfinished = self._unfinished, {}
+        for number in [*unfinished, *new]:
+            params = trials[number].params
+            known = unfinished.get(number)
+            # If another program added it, its parameters may still change.
+            key = known[1] if known and known[0] == params else proposals.key(params)
             if trials[number].state.is_finished():
                 self._ended_keys.add(key)
                 self._left.pop(key, None)
-            else:  # if another program added it, its parameters may still change
-                self._unfinished.append(number)
-                self._unfinished_keys.add(key)
+            else:
+                self._unfinished[number] = params, key
+        self._unfinished_keys = {key for _, key in self._unfinished.values()}
 
     def is_tried(self, params: Params) -> bool:
         """Whether a trial has these parameters."""

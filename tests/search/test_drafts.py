@@ -141,7 +141,7 @@ def test_drafts_read_a_record_in_place_and_leave_no_trace_in_it():
     record.enqueue_trial({"x": 0.25})
     before = record.get_trials()
     trials = record.get_trials(deepcopy=False)
-    inside = drafts(trials, record.directions)
+    inside = drafts(trials, record.directions, len(trials))
     seen = inside.get_trials(deepcopy=False)
     assert all(found is mine for found, mine in zip(seen, trials, strict=True))
     asked_for, own = inside.ask(), inside.ask()
@@ -159,7 +159,7 @@ def test_drafts_read_a_record_in_place_and_leave_no_trace_in_it():
 
 
 def test_drafts_ask_for_a_parameter_in_one_way_only():
-    inside = drafts([], [StudyDirection.MAXIMIZE])
+    inside = drafts([], [StudyDirection.MAXIMIZE], 0)
     inside.ask().suggest_float("x", 0, 1)
     with pytest.raises(ValueError, match="different distribution kind"):
         inside.ask().suggest_int("x", 0, 1)

@@ -80,7 +80,7 @@ def locked(tmp_path, monkeypatch):
     """A study whose file another connection locks, as another process would."""
     monkeypatch.setattr(storage, "LOCK_TIMEOUT_S", 0.2)
     url = storage.sqlite_url(tmp_path / "study.db")
-    study = storage.create(url, "sweep", None, [optuna.study.StudyDirection.MAXIMIZE])
+    study, _ = storage.create(url, "sweep", None, [optuna.study.StudyDirection.MAXIMIZE])
     with closing(sqlite3.connect(tmp_path / "study.db")) as other:
         other.execute("BEGIN EXCLUSIVE")
         yield url, study
@@ -108,17 +108,17 @@ def _fill(study):
 @pytest.mark.faults(29, 49)
 def test_a_full_disk_is_called_full_and_the_study_can_be_used_again(tmp_path):
     url = storage.sqlite_url(tmp_path / "study.db")
-    study = storage.create(url, "sweep", None, [optuna.study.StudyDirection.MAXIMIZE])
-    with study._storage._backend.engine.connect() as connection:  # the pool hands this connection out again
+    study, _ = storage.create(url, "sweep", None, [optuna.study.StudyDirection.MAXIMIZE])
+    with study._storage._engine.connect() as connection:  # the pool hands this connection out again
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
         connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
     with pytest.raises(DiskFullError, match=rf"disk full: {tmp_path}/study.db cannot be written"):
         _fill(study)
-    study._storage._backend.engine.dispose()
-    with study._storage._backend.engine.connect() as connection:
+    study._storage._engine.dispose()
+    with study._storage._engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA max_page_count=1000000")
     study.set_user_attr("after", "more space")
-    assert storage.create(url, "sweep", None, study.directions).user_attrs["after"] == "more space"
+    assert storage.create(url, "sweep", None, study.directions)[0].user_attrs["after"] == "more space"
 
 
 @pytest.mark.faults(30, 47)
@@ -127,9 +127,9 @@ def test_a_study_is_where_its_folder_is_whatever_the_folder_is_called(tmp_path, 
     file = tmp_path / name / "study.db"
     file.parent.mkdir()
     url = storage.sqlite_url(file)
-    study = storage.create(url, "sweep", None, [optuna.study.StudyDirection.MAXIMIZE])
+    study, _ = storage.create(url, "sweep", None, [optuna.study.StudyDirection.MAXIMIZE])
     study.set_user_attr("is", "here")
     assert file.stat().st_size > 0
     assert [each.name for each in tmp_path.iterdir()] == [name]
-    assert storage.create(url, "sweep", None, study.directions).user_attrs == {"is": "here"}
-    assert storage.create(storage.hidden(url), "sweep", None, study.directions).user_attrs == {"is": "here"}
+    assert storage.create(url, "sweep", None, study.directions)[0].user_attrs == {"is": "here"}
+    assert storage.create(storage.hidden(url), "sweep", None, study.directions)[0].user_attrs == {"is": "here"}

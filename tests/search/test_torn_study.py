@@ -21,7 +21,7 @@ NUM_TRIALS = 30
 
 def _study(folder: Path) -> optuna.Study:
     url = storage.sqlite_url(folder / "study.db")
-    return storage.create(url, "sweep", None, [optuna.study.StudyDirection.MAXIMIZE])
+    return storage.create(url, "sweep", None, [optuna.study.StudyDirection.MAXIMIZE])[0]
 
 
 def _fill(study: optuna.Study, num_trials: int) -> None:
