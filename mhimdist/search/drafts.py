@@ -15,9 +15,7 @@ _STUDY_ID = 0
 _STUDY_NAME = "drafts"
 
 
-def drafts(
-    trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection], number: int
-) -> optuna.Study:
+def drafts(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection], number: int) -> optuna.Study:
     """A study that shows a record's trials; trials drawn in it leave no trace in that record.
 
     Args:

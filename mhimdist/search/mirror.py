@@ -131,9 +131,7 @@ class Mirror(BaseStorage):
         self._database.set_trial_param(trial_id, param_name, param_value_internal, distribution)
         self._put(self._database.get_trial(trial_id))
 
-    def create_new_study(
-        self, directions: Sequence[StudyDirection], study_name: str | None = None
-    ) -> int:
+    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         return self._database.create_new_study(directions, study_name)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:

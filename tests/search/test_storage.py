@@ -77,7 +77,11 @@ def test_a_network_file_system_is_told_from_a_local_disk(monkeypatch, tmp_path, 
 
 @pytest.fixture
 def locked(tmp_path, monkeypatch):
-    """A study whose file another connection locks, as another process would."""
+    """A study on a network file system whose file another connection locks, as another process would.
+
+    On a local disk there is a log beside the file, and a reader locks nothing.
+    """
+    monkeypatch.setattr(storage, "network_filesystem", lambda path: "nfs4")
     monkeypatch.setattr(storage, "LOCK_TIMEOUT_S", 0.2)
     url = storage.sqlite_url(tmp_path / "study.db")
     study, _ = storage.create(url, "sweep", None, [optuna.study.StudyDirection.MAXIMIZE])
@@ -98,6 +102,17 @@ def test_a_study_that_is_locked_when_it_is_opened_is_called_locked(locked, tmp_p
     url, _ = locked
     with pytest.raises(SweepError, match=rf"{tmp_path}/study.db: another process has kept the study locked"):
         storage.open_storage(url)
+
+
+def test_whoever_reads_a_study_on_a_local_disk_makes_no_writer_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "LOCK_TIMEOUT_S", 0.2)
+    url = storage.sqlite_url(tmp_path / "study.db")
+    study, _ = storage.create(url, "sweep", None, [optuna.study.StudyDirection.MAXIMIZE])
+    with closing(sqlite3.connect(tmp_path / "study.db", isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM trials").fetchall()
+        study.ask()
+        assert [trial.number for trial in storage.read(url, "sweep")] == [0]
 
 
 def _fill(study):
@@ -132,4 +147,6 @@ def test_a_study_is_where_its_folder_is_whatever_the_folder_is_called(tmp_path, 
     assert file.stat().st_size > 0
     assert [each.name for each in tmp_path.iterdir()] == [name]
     assert storage.create(url, "sweep", None, study.directions)[0].user_attrs == {"is": "here"}
-    assert storage.create(storage.hidden(url), "sweep", None, study.directions)[0].user_attrs == {"is": "here"}
+    assert storage.create(storage.hidden(url), "sweep", None, study.directions)[0].user_attrs == {
+        "is": "here"
+    }
