@@ -27,8 +27,8 @@ class Mirror(BaseStorage):
 
     Other programs may add trials to the study, change these, or end trials of ours; `look` takes that in.
 
-    A trial in memory is never changed in place: a write replaces it by a changed copy, so whoever holds a list
-    of trials sees them as they were.
+    A trial in memory is never changed in place: a write replaces it by a changed copy, so whoever holds a
+    list of trials sees them as they were.
     """
 
     def __init__(self, database: RDBStorage) -> None:

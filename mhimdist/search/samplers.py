@@ -53,7 +53,7 @@ def shown(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -
     kept: set[int] = set()
     for place, direction in enumerate(directions):
         sign = -1 if direction == StudyDirection.MAXIMIZE else 1
-        best = sorted(complete, key=lambda trial: sign * trial.values[place])  # noqa: B023  # used at once
+        best = sorted(complete, key=lambda trial: sign * trial.values[place])
         kept.update(trial.number for trial in best[: MAX_BEST // len(directions)])
     found = []
     for trial in trials:
@@ -147,8 +147,8 @@ def sample(
 ) -> Sampled:
     """Have the sweep's sampler draw until a draw is new and meets the space's requirements.
 
-    Draws are made in `drafts`, so refused ones leave no trace in the record. TPE weighs every trial that it is
-    shown, about .03 ms per trial: it sees the trials that `shown` chooses.
+    Draws are made in `drafts`, so refused ones leave no trace in the record. TPE weighs every trial that it
+    sees, about .03 ms per trial: `shown` chooses those.
 
     Args:
         sweep: says which sampler, with which seed, and the base configuration.

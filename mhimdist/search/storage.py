@@ -93,8 +93,8 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
 def _write_ahead(connection: sqlite3.Connection, _: Any) -> None:
     """Have SQLite append what is committed to a log beside a study's file, without waiting for the disk.
 
-    A commit then takes a hundredth of the time, and no program that reads the study makes the sweep wait. What
-    was committed survives the end of every process. If the machine itself fails, the last commits can be
+    A commit then takes a hundredth of the time, and no program that reads the study makes the sweep wait.
+    What was committed survives the end of every process. If the machine itself fails, the last commits can be
     lost, and the study is as it was a moment before. Where the file system has no such log, the file stays as
     it is.
     """

@@ -1,4 +1,4 @@
-"""TPE is shown all trials of a usual sweep, and of ten thousand a thousand, so that a proposal costs the same."""
+"""TPE is shown all trials of a usual sweep, and a thousand of ten thousand: a proposal costs the same."""
 
 import optuna
 import pytest
@@ -51,7 +51,7 @@ def test_of_more_the_newest_are_shown_all_that_run_and_the_best_of_all():
 
 
 def test_of_two_objectives_the_best_of_each_are_shown():
-    values = {number: (0.5, 0.5) for number in range(1500)} | {7: (0.9, 0.9), 8: (0.1, 0.1)}
+    values = dict.fromkeys(range(1500), (0.5, 0.5)) | {7: (0.9, 0.9), 8: (0.1, 0.1)}
     shown = [trial.number for trial in samplers.shown(_trials("c" * 1500, values), [UP, DOWN])]
     assert {7, 8} <= set(shown)
     assert len(shown) == samplers.MAX_SHOWN
@@ -69,4 +69,5 @@ def test_a_proposal_after_many_trials_is_a_function_of_seed_number_and_trials(nu
     ]
     assert drawn[0] == drawn[1]
     # The best trials have the largest alpha.
-    assert proposals.key(drawn[0]) and drawn[0]["loss.alpha"] > 0.5
+    assert proposals.key(drawn[0])
+    assert drawn[0]["loss.alpha"] > 0.5
