@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from task_bags import TASKS, TaskBags, config, task_bags
+from task_bags import TASKS, TaskBags, config, paired, task_bags
 
 from mhimdist.config.execution import Saving
 from mhimdist.data.bags import PackedBags
@@ -22,16 +22,6 @@ from mhimdist.training.folds import Fold
 from mhimdist.training.trainer import Trainer
 
 SUB_BAGS = {"instances_per_bag": 5, "evaluation_samples": 2}
-
-
-def paired(task: str, num_bags: int = 40) -> TaskBags:
-    """Bags of which two belong to a case, with one label."""
-    bags = task_bags(task, num_bags=num_bags)
-    first_N = np.arange(num_bags) // 2 * 2
-    cases = [f"case-{row // 2}" for row in range(num_bags)]
-    return TaskBags(
-        bags.features, bags.labels_N[first_N].tolist(), cases, bags.task, bags.targets_NK[first_N]
-    )
 
 
 def stops(after: int) -> Iterator[bool]:
