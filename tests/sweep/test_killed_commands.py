@@ -1,15 +1,18 @@
-"""Sweeps of several stages whose command is killed in each of them: the same command ends what it began."""
+"""Sweeps of several stages on a cluster that outlives their command, which is killed in each of the stages.
+
+The same command ends what it began.
+"""
 
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
+from local_cluster import LocalCluster
 
 from data_prep import digits
 from data_prep.shard import shard
@@ -37,6 +40,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "shards"
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(num_cpus=2, start_timeout_s=400) as running:
+        yield running
+
+
 def lines_of(folder: Path, pattern: str) -> dict[str, list[str]]:
     """The histories below a folder."""
     return {
@@ -45,27 +54,24 @@ def lines_of(folder: Path, pattern: str) -> dict[str, list[str]]:
     }
 
 
-def kill_when(command: list[str], begun: Callable[[], bool]) -> None:
-    """Start the command, kill it with SIGKILL as soon as this is so, and wait for its processes to end."""
-    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def kill_when(command: list[str], env: dict[str, str], begun: Callable[[], bool]) -> None:
+    """Start the command, and kill it with SIGKILL as soon as this is so."""
+    driver = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while not begun():
         assert driver.poll() is None, driver.communicate()[0]
         time.sleep(0.05)
-    started = psutil.Process(driver.pid).children(recursive=True)
     driver.kill()
     driver.communicate()
-    _, alive = psutil.wait_procs(started, timeout=180)
-    assert not alive, [process.cmdline() for process in alive]
 
 
-def run_through(command: list[str], folder: Path, stages: tuple[str, ...]) -> str:
+def run_through(command: list[str], env: dict[str, str], folder: Path, stages: tuple[str, ...]) -> str:
     """Kill the command in the middle of each stage, then let it end; nothing is trained twice."""
     before: dict[str, list[str]] = {}
     for stage in stages:
-        kill_when(command, lambda stage=stage: any(map(len, lines_of(folder, stage).values())))
+        kill_when(command, env, lambda stage=stage: any(map(len, lines_of(folder, stage).values())))
         before |= lines_of(folder, "**")
         assert before
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     after = lines_of(folder, "**")
     for name, lines in before.items():
@@ -73,13 +79,15 @@ def run_through(command: list[str], folder: Path, stages: tuple[str, ...]) -> st
     return done.stdout
 
 
-def test_a_nested_sweep_goes_on_in_the_outer_fold_where_it_was_killed(data: Path, tmp_path: Path) -> None:
+def test_a_nested_sweep_goes_on_in_the_outer_fold_where_it_was_killed(
+    data: Path, tmp_path: Path, cluster: LocalCluster
+) -> None:
     folder = tmp_path / "runs" / "it"
     options = ("--name", "it", "--protocol", "nested", "--outer-folds", "2", "--train.features", "uni")
     command = [sys.executable, str(PROGRAM), str(data), str(tmp_path), *OPTIONS, *options]
     command += ["--train.epochs", str(EPOCHS), "--final-seeds", "1"]
     stages = ("outer-1/trials/*/fold-*", "folds/fold-1-*", "outer-2/trials/*/fold-*")
-    said = run_through(command, folder, stages)
+    said = run_through(command, cluster.env, folder, stages)
     assert "outer fold 2 of 2" in said
     result = json.loads((folder / "result.json").read_text())
     assert [each["fold"] for each in result["outer"]] == [1, 2]
@@ -90,12 +98,14 @@ def test_a_nested_sweep_goes_on_in_the_outer_fold_where_it_was_killed(data: Path
     assert "Each outer fold has its own settings" in (folder / "report.html").read_text()
 
 
-def test_a_refit_sweep_over_encoders_tells_them_apart_after_a_kill(data: Path, tmp_path: Path) -> None:
+def test_a_refit_sweep_over_encoders_tells_them_apart_after_a_kill(
+    data: Path, tmp_path: Path, cluster: LocalCluster
+) -> None:
     folder = tmp_path / "runs" / "it"
     options = ("--name", "it", "--protocol", "refit", "--features", "uni", "--num-trials", "4")
     command = [sys.executable, str(PROGRAM), str(data), str(tmp_path), *OPTIONS, *options]
     command += ["--sampler", "random", "--train.epochs", str(EPOCHS), "--final-seeds", "2"]
-    said = run_through(command, folder, ("trials/*/fold-*", "final/fold-*"))
+    said = run_through(command, cluster.env, folder, ("trials/*/fold-*", "final/fold-*"))
     configs = [json.loads(path.read_text()) for path in (folder / "trials").glob("*/config.json")]
     assert {config["features"] for config in configs} == {"uni", "virchow2"}
     stages = [json.loads(path.read_text()) for path in (tmp_path / "cache").glob("**/state.json")]
