@@ -278,7 +278,8 @@ def _add_refits(
                 for fold in planned.add_inner(candidate, task.splits, task.outer, seed, bags)
             ]
         else:
-            number = int(candidate.name.removeprefix("trial "))
+            # Named after its trial and, where the sweep chooses among them, its features.
+            number = int(candidate.name.removeprefix("trial ").partition(",")[0])
             inner = folder.folds(number, candidate.config, task.splits)
         for seed in final_seeds(sweep):
             whole = task.splits[0].whole()

@@ -71,7 +71,8 @@ def folder(data, sweep):
         folds = own.folds(0, BASE, splits)
         for fold in folds:
             run_fold(fold, bags, stages, 1)
-        candidates = [Candidate("trial 0", BASE), Candidate(PLAIN, BASE.first_stage())]
+        # Named as in a sweep that chooses among encoders.
+        candidates = [Candidate("trial 0, uni", BASE), Candidate(PLAIN, BASE.first_stage())]
         planned = FoldSet(inside, candidates, own.finals)
         _add_refits(planned, candidates, task, own, bags)
         for fold in planned.missing().values():
