@@ -10,12 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from local_cluster import LocalCluster
+from small_runs import digits_of_two_encoders
 
-from data_prep import digits
-from data_prep.shard import shard
 from mhimdist.comparison.compare import compare
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -27,17 +25,7 @@ OPTIONS = ("--num-trials", "3", "--scheduler", "none", "--no-between-folds", "--
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Slides of digits by two encoders: the digits themselves, and half of their features in noise."""
-    folder = tmp_path_factory.mktemp("data")
-    digits.write_features("digits-c16", folder / "source", scale=0.01, bags=60)
-    draw = np.random.default_rng(0)
-    (folder / "noisy").mkdir()
-    for file in (folder / "source" / "features").glob("slide_???.npy"):
-        features_ND = np.load(file)[:, :8].astype(np.float32)
-        np.save(folder / "noisy" / file.name, features_ND + draw.normal(size=features_ND.shape))
-    sets = {"uni": folder / "source" / "features", "virchow2": folder / "noisy"}
-    shard(sets, folder / "source" / "labels.csv", folder / "shards")
-    return folder / "shards"
+    return digits_of_two_encoders(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
