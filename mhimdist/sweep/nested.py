@@ -97,7 +97,7 @@ def _report(
     """Write the tables, the page and result.json, and print the tables."""
     model, has_plain = sweep.train.model.name, any(each.plain for each in finished)
     tuned = f"tuned MHIM ({model})" if has_plain else f"tuned {model}"
-    of_sets = {f"{tuned}, {name}": found for name, found in _of_features(finished).items()}
+    of_sets = {f"{tuned} on {name}": found for name, found in _of_features(finished).items()}
     found = {
         tuned: [r for each in finished for r in each.tuned],
         f"tuned {model}, without masking": [r for each in finished for r in each.plain],

@@ -61,23 +61,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_table_has_the_search_and_a_row_per_encoder(folder: Path) -> None:
     rows = json.loads((folder / "table.json").read_text())["rows"]
-    assert [row["name"] for row in rows] == ["tuned abmil", "tuned abmil, uni", "tuned abmil, virchow2"]
+    assert [row["name"] for row in rows] == ["tuned abmil", "tuned abmil on uni", "tuned abmil on virchow2"]
     assert [row["runs"] for row in rows] == [2, 2, 2]
     entries = {entry.name: entry for entry in read_entries(folder)}
     assert {name: entry.features for name, entry in entries.items()} == {
         "tuned abmil": "uni or virchow2",
-        "tuned abmil, uni": "uni",
-        "tuned abmil, virchow2": "virchow2",
+        "tuned abmil on uni": "uni",
+        "tuned abmil on virchow2": "virchow2",
     }
     chosen = [network.folder for network in entries["tuned abmil"].networks]
-    assert chosen[0] == entries["tuned abmil, uni"].networks[0].folder
-    assert chosen[1] == entries["tuned abmil, virchow2"].networks[1].folder
+    assert chosen[0] == entries["tuned abmil on uni"].networks[0].folder
+    assert chosen[1] == entries["tuned abmil on virchow2"].networks[1].folder
 
 
 def test_paired_tests_over_all_outer_folds_are_in_the_report(folder: Path) -> None:
     found = json.loads((folder / "comparison.json").read_text())
-    names = {"tuned abmil, uni", "tuned abmil, virchow2"}
+    names = {"tuned abmil on uni", "tuned abmil on virchow2"}
     assert {entry["name"] for entry in found["configurations"]} == names
-    (sentence,) = compare(f"{folder}::tuned abmil, uni", f"{folder}::tuned abmil, virchow2").sentences
+    (sentence,) = compare(f"{folder}::tuned abmil on uni", f"{folder}::tuned abmil on virchow2").sentences
     for text in ((folder / "table.md").read_text(), (folder / "report.html").read_text()):
         assert " ".join(sentence.split())[:80] in " ".join(text.split())
