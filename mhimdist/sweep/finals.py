@@ -123,9 +123,8 @@ def finish(
         candidates.append(Candidate(PLAIN, plain))
     planned = _train_finals(task.sweep, candidates, task, folder, bags, planning, stopping)
     finals = _final_runs(planned, len(splits) > 1 and sweep.protocol == "strict")
-    told = []
-    if task.feature_sets and sweep.protocol != "nested":  # nested compares over all outer folds
-        told = told_apart(folder.path, [best[1], *(config for _, config in others)])
+    compares = task.feature_sets and sweep.protocol != "nested"  # nested does so over all outer folds
+    told = told_apart(folder.path, [config for _, config in configs]) if compares else []
     summary = _summary(study, trials, best, finals, folder, bags, splits, told, task.outer)
     write_sweep_report(summary, folder.path / "report.html")
     print_summary(summary, console)
@@ -146,9 +145,9 @@ def finish(
         name: [planned.folds[digest].ended_result() for digest in digests]
         for (name, _), digests in planned.members.items()
     }
-    of_features: dict[str, Sequence[Result]] = {}
-    for name, config in (best, *others) if task.feature_sets else ():
-        of_features.setdefault(str(config.features), tested[name])
+    # Of several trials of a set the best, which comes first, is taken last.
+    several = (*others[::-1], best) if task.feature_sets else ()
+    of_features = {config.features or "": tested[name] for name, config in several}
     return Finished(folder.path, trial, tested[best[0]], tested.get(PLAIN, ()), of_features)
 
 
