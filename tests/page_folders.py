@@ -53,10 +53,11 @@ def write_history(folder: Path, *, masked: bool, seed: int) -> None:
     (folder / "history.jsonl").write_text("".join(lines))
 
 
-def write_whole_run(folder: Path, **options: object) -> Path:
-    """A cross-validation of two configurations, as its command leaves it."""
+def write_whole_run(folder: Path, *, holder: str = "folds", **options: object) -> Path:
+    """A cross-validation of two configurations, as its command leaves it; or a sweep's final runs."""
+    options |= {"holder": holder, "with_table": holder == "folds"}
     run = write_cross_validation(folder, {"MHIM": (MASKED, 0.8), "AB-MIL": (PLAIN, 0.5)}, **options)  # type: ignore[arg-type]
-    for number, fold in enumerate(sorted((run / "folds").iterdir())):
+    for number, fold in enumerate(sorted((run / holder).iterdir())):
         result = json.loads((fold / "result.json").read_text())
         draw = np.random.default_rng(number)
         labels = [i % 2 for i in range(20)]
@@ -71,7 +72,8 @@ def write_whole_run(folder: Path, **options: object) -> Path:
         (fold / "result.json").write_text(json.dumps(result))
         masked = json.loads((fold / "config.json").read_text())["teacher"]["kind"] != "none"
         write_history(fold, masked=masked, seed=number)
-    (run / "options.json").write_text(json.dumps({"data": "shards/digits", "validation_share": 0.15}))
+    name = "options" if holder == "folds" else "sweep"
+    (run / f"{name}.json").write_text(json.dumps({"data": "shards/digits", "validation_share": 0.15}))
     return run
 
 

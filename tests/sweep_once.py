@@ -1,4 +1,7 @@
-"""A sweep as a program, for tests that kill it: python sweep_once.py DATA HOME [OPTION ...]."""
+"""A sweep as a program, for tests that kill it: python sweep_once.py DATA HOME [OPTION ...].
+
+With `--features uni`, it searches among the feature sets "uni" and "virchow2".
+"""
 
 import sys
 from pathlib import Path
@@ -25,10 +28,15 @@ def space(s: Space) -> None:
     s.uniform("loss.alpha", 0.01, 1.0, log=True)
 
 
+def space_of_encoders(s: Space) -> None:
+    s.choice("features", ["uni", "virchow2"])
+    space(s)
+
+
 def main() -> None:
     data, home, *options = sys.argv[1:]
     sweep = Sweep.from_command_line(options, home=Path(home), train=BASE, folds=2, final_seeds=1)
-    run_sweep(sweep, space, data=Path(data))
+    run_sweep(sweep, space_of_encoders if sweep.train.features else space, data=Path(data))
 
 
 if __name__ == "__main__":

@@ -94,6 +94,16 @@ def task_bags(task: str, num_bags: int = 30, num_features: int = 8, seed: int = 
     return TaskBags(features, strata.tolist(), cases, INFOS[task], targets.astype(np.float64))
 
 
+def paired(task: str, num_bags: int = 40) -> TaskBags:
+    """Bags of which two belong to a case, with one label."""
+    bags = task_bags(task, num_bags=num_bags)
+    first_N = np.arange(num_bags) // 2 * 2
+    cases = [f"case-{row // 2}" for row in range(num_bags)]
+    return TaskBags(
+        bags.features, bags.labels_N[first_N].tolist(), cases, bags.task, bags.targets_NK[first_N]
+    )
+
+
 def config(model: str = "abmil", task: str = "corn", **changes: object) -> TrainConfig:
     """MHIM on a small model for a task of `TASKS`; without masking where the model has no scores."""
     settings = {

@@ -193,7 +193,10 @@ def _entry(
             "command, or run that command again to write its table.json"
         )
     digests = {result["data_digest"] for _, result, _, _ in group}
-    if len(digests) > 1:
+    chosen = list(dict.fromkeys(each.get("features") for _, _, each, _ in group))
+    if len(chosen) > 1:  # the outer folds of a nested sweep chose other features of the same slides
+        settings = {**settings, "features": " or ".join(sorted(map(str, chosen)))}
+    elif len(digests) > 1:
         raise ComparisonError(f"{path}: its folds are of {len(digests)} data sets: {', '.join(digests)}")
     row = rows.get((key[1], first["protocol"]), {})
     notes = {result.get("note", "") for _, result, _, _ in group}

@@ -4,10 +4,14 @@
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from mhimdist.errors import ReportError, UndefinedError
+from mhimdist.pages.by_case import by_case_table
 from mhimdist.pages.subject import Subject
 from mhimdist.pages.tasks.networks import network_of, task_figures, task_sections
 from mhimdist.report import blocks, formats
@@ -16,7 +20,7 @@ from mhimdist.tasks import Task
 
 
 def sections_of_task(subject: Subject, task: Task, *, risk_groups: int = 2) -> list[Section]:
-    """The results of a task's own kind, and a table of every fold.
+    """The results of a task's own kind, the figures by case, and a table of every fold.
 
     Args:
         subject: what was run and tested.
@@ -27,8 +31,10 @@ def sections_of_task(subject: Subject, task: Task, *, risk_groups: int = 2) -> l
         ReportError: more than two groups are asked for, and the validation bags' risks are not recorded.
     """
     found = task_sections(task, _configurations(subject, task, risk_groups))
+    cases = by_case_table(subject, task.headings)
     folds = blocks.section("folds", "Every fold", _folds_table(subject, task))
-    return [*found[:1], folds, *found[1:]]
+    results = replace(found[0], body=Markup("\n").join(filter(None, [found[0].body, cases])))
+    return [results, folds, *found[1:]]
 
 
 def figures_of_task(subject: Subject, task: Task, folder: Path, *, risk_groups: int = 2) -> list[Path]:

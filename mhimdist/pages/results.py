@@ -1,12 +1,12 @@
 """Sections about how good the test figures are: tables with intervals, curves, decisions, calibration."""
 
 from collections.abc import Sequence
-from statistics import fmean
 
 import numpy as np
 from markupsafe import Markup
 
 from mhimdist.errors import UndefinedError
+from mhimdist.pages.by_case import by_case_table
 from mhimdist.pages.subject import Configuration, Subject
 from mhimdist.report import blocks, formats, score_plots
 from mhimdist.report.blocks import Cell, Section
@@ -14,11 +14,10 @@ from mhimdist.report.comparison import HEADINGS, interval_text, spread_text
 from mhimdist.statistics import curves
 from mhimdist.statistics.intervals import class_intervals
 from mhimdist.statistics.metrics import auc_interval
-from mhimdist.tasks.cases import CASE_RULES
 
 SHOWN = ("auc", "accuracy", "f1", "precision", "recall", "specificity")
-_BY_CASE = ("auc", "accuracy", "f1")
 _HEADINGS = {**HEADINGS, "recall": "sensitivity (recall)", "specificity": "specificity"}
+_BY_CASE = {name: _HEADINGS[name] for name in ("auc", "accuracy", "f1")}
 MOST_NAMED = 200
 """Most slides that are listed as misclassified."""
 
@@ -57,7 +56,7 @@ def results_section(subject: Subject) -> Section:
                     score_plots.forest_figure(aucs), "Mean test AUC with its 95 % interval.", title="Test AUC"
                 )
             )
-    parts += [_inflation(subject), _by_case_table(subject), _folds_table(subject)]
+    parts += [_inflation(subject), by_case_table(subject, _BY_CASE), _folds_table(subject)]
     return blocks.section("results", "Results", *parts)
 
 
@@ -123,36 +122,6 @@ def _spread_cell(value: tuple[float, float | None] | None, ends: tuple[float, fl
 
 def _metric_cell(value: float | None) -> Cell:
     return Cell(formats.auc(value), key=-1.0 if value is None else value)
-
-
-def _by_case_table(subject: Subject) -> Markup:
-    """The metrics of the test cases beside those of their slides, where a case has several; else nothing."""
-    rows: list[list[str | Cell]] = []
-    for each in subject.tested:
-        name = each.name + (f", {each.protocol}" if len(subject.protocols) > 1 else "")
-        for how in CASE_RULES:
-            values = [found for fold in each.folds if (found := fold.result.get("by_case", {}).get(how))]
-            if values:
-                cases = [_mean_text([value.get(metric) for value in values]) for metric in _BY_CASE]
-                slides = [_mean_text([own[metric] for own in each.metrics]) for metric in _BY_CASE]
-                pairs = [Cell(f"{one} / {two}") for one, two in zip(slides, cases, strict=True)]
-                rows.append([name, how, *pairs])
-    if not rows:
-        return Markup("")
-    return blocks.heading("By case") + blocks.table(
-        "by-case",
-        ["configuration", "a case has", *(_HEADINGS[metric] for metric in _BY_CASE)],
-        rows,
-        texts=2,
-        caption="By slide / by case; means over the networks. A case has the mean, or the largest (max), of "
-        "its slides' probabilities, and the threshold of the validation cases by the same rule. A case whose "
-        "slides have different labels is left out.",
-    )
-
-
-def _mean_text(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    return formats.auc(fmean(known)) if known else formats.NONE
 
 
 def _folds_table(subject: Subject) -> Markup:

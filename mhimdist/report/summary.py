@@ -186,6 +186,11 @@ class SweepSummary:
         return [trial for trial in self.trials if trial.state == state]
 
     @property
+    def has_threshold(self) -> bool:
+        """Whether the runs decide between two classes at a threshold."""
+        return any(run.test.get("threshold") is not None for run in self.final_runs)
+
+    @property
     def ranked(self) -> list[Trial]:
         """The complete trials from the best to the worst, then the pruned ones, then the failed ones."""
         complete = sorted(self.in_state("complete"), key=rank)

@@ -19,7 +19,7 @@ from mhimdist.report.summary import (
     short_names,
     value_of,
 )
-from mhimdist.report.sweep_tables import INNER_NOTE
+from mhimdist.report.sweep_tables import inner_note
 
 MAX_REASON_CHARACTERS = 4000  # the end of a traceback says most
 
@@ -74,7 +74,7 @@ def render_sweep_report(summary: SweepSummary) -> str:
     return page.render(
         "sweep.html",
         summary=summary,
-        inner_note=INNER_NOTE,
+        inner_note=inner_note(summary),
         best=summary.best,
         base=base,
         base_value=base.value if base else None,

@@ -10,12 +10,18 @@ from mhimdist import terminal
 from mhimdist.report import formats
 from mhimdist.report.summary import Spread, SweepSummary, Trial, is_number, short_names
 
-INNER_NOTE = (
-    "Each run trained on all cases that do not test, for as many epochs as the folds of the trial chose on "
-    "their mean validation curve; threshold and validation AUC are of the scores that these folds held out, "
-    "pooled."
-)
 _STATE_STYLES = {"complete": "", "pruned": "dim", "failed": "red"}
+
+
+def inner_note(summary: SweepSummary) -> str:
+    """What final runs are whose epochs the folds of a trial have chosen."""
+    what = "threshold and validation" if summary.has_threshold else "validation"
+    verb = "are" if summary.has_threshold else "is"
+    return (
+        "Each run trained on all cases that do not test, for as many epochs as the folds of the trial chose "
+        f"on their mean validation curve; {what} {summary.score} {verb} of the bags that these folds held "
+        "out."
+    )
 
 
 def print_summary(summary: SweepSummary, console: Console | None = None, *, top: int = 10) -> None:
@@ -153,7 +159,7 @@ def final_table(summary: SweepSummary) -> Table:
             f" Earlier final runs tested {more} on the same cases: do not choose among them by these figures."
         )
     if summary.protocol in ("refit", "nested"):
-        caption += f" {INNER_NOTE}"
+        caption += f" {inner_note(summary)}"
     if summary.protocol == "paper":
         caption += " Paper protocol: the test fold selects, so the test figures are optimistic."
     table.caption = Text(caption)

@@ -1,6 +1,6 @@
 """Paired tests between the feature sets that a sweep chose among, on the test slides of its final runs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mhimdist import files
@@ -23,14 +23,35 @@ def told_apart(folder: Path, configs: Sequence[TrainConfig]) -> list[str]:
     first_of: dict[str | None, TrainConfig] = {}
     for config in configs:
         first_of.setdefault(config.features, config)
+    if len(first_of) < 2:
+        return [f"All completed trials read {configs[0].features}: no other features to compare with."]
     try:
         entries = read_entries(folder)
-        chosen = [_entry_of(entries, config) for config in first_of.values()]
-        if len(chosen) < 2:
-            return [f"All completed trials read {configs[0].features}: no other features to compare with."]
-        comparison = compare_entries(chosen)
+        return _compared(folder, (_entry_of(entries, config) for config in first_of.values()))
     except ComparisonError as error:
         return [f"The feature sets are not compared: {error}"]
+
+
+def rows_told_apart(folder: Path, names: Sequence[str]) -> list[str]:
+    """Compare rows of a table, one per feature set; write comparison.md and .json.
+
+    Args:
+        folder: holds table.json and the folds that it is made of.
+        names: the rows.
+
+    Returns:
+        As `told_apart`; nothing without two rows.
+    """
+    if len(names) < 2:
+        return []
+    try:
+        return _compared(folder, (each for each in read_entries(folder) if each.name in names))
+    except ComparisonError as error:
+        return [f"The feature sets are not compared: {error}"]
+
+
+def _compared(folder: Path, entries: Iterable[Entry]) -> list[str]:
+    comparison = compare_entries(list(entries))
     files.write_text(folder / "comparison.md", comparison.markdown())
     files.write_text(folder / "comparison.json", comparison.json())
     return list(comparison.sentences)

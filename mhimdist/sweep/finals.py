@@ -3,8 +3,8 @@
 import itertools
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -57,12 +57,14 @@ class Finished:
         best: its best trial.
         tuned: the final runs of that trial's configuration.
         plain: those of its network without masking; empty if it is itself without.
+        of_features: those of the best trial of each feature set; empty if the sweep did not choose among any.
     """
 
     folder: Path
     best: report.Trial
     tuned: Sequence[Result]
     plain: Sequence[Result]
+    of_features: Mapping[str, Sequence[Result]] = field(default_factory=dict)
 
     @property
     def task(self) -> Meaning:
@@ -121,7 +123,8 @@ def finish(
         candidates.append(Candidate(PLAIN, plain))
     planned = _train_finals(task.sweep, candidates, task, folder, bags, planning, stopping)
     finals = _final_runs(planned, len(splits) > 1 and sweep.protocol == "strict")
-    told = told_apart(folder.path, [best[1], *(config for _, config in others)]) if task.feature_sets else []
+    compares = task.feature_sets and sweep.protocol != "nested"  # nested does so over all outer folds
+    told = told_apart(folder.path, [config for _, config in configs]) if compares else []
     summary = _summary(study, trials, best, finals, folder, bags, splits, told, task.outer)
     write_sweep_report(summary, folder.path / "report.html")
     print_summary(summary, console)
@@ -142,7 +145,10 @@ def finish(
         name: [planned.folds[digest].ended_result() for digest in digests]
         for (name, _), digests in planned.members.items()
     }
-    return Finished(folder.path, trial, tested[best[0]], tested.get(PLAIN, ()))
+    # Of several trials of a set the best, which comes first, is taken last.
+    several = (*others[::-1], best) if task.feature_sets else ()
+    of_features = {config.features or "": tested[name] for name, config in several}
+    return Finished(folder.path, trial, tested[best[0]], tested.get(PLAIN, ()), of_features)
 
 
 def _best_of_other_features(
@@ -271,7 +277,8 @@ def _add_refits(
                 for fold in planned.add_inner(candidate, task.splits, task.outer, seed, bags)
             ]
         else:
-            number = int(candidate.name.removeprefix("trial "))
+            # Named after its trial and, where the sweep chooses among them, its features.
+            number = int(candidate.name.removeprefix("trial ").partition(",")[0])
             inner = folder.folds(number, candidate.config, task.splits)
         for seed in final_seeds(sweep):
             whole = task.splits[0].whole()

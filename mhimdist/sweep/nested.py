@@ -14,6 +14,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -27,11 +28,13 @@ from mhimdist.report.comparison import Comparison, Row
 from mhimdist.report.summary import short_names
 from mhimdist.report.text_table import Grid
 from mhimdist.search.options import Sweep
+from mhimdist.sweep.encoders import rows_told_apart
 from mhimdist.sweep.finals import Finished, final_seeds
 from mhimdist.sweep.folder import IDENTITY_FILE
 from mhimdist.sweep.watch import print_line
 from mhimdist.training.environment import environment
 from mhimdist.training.requirements import check_runs
+from mhimdist.training.result import Result
 
 Search = Callable[[Sweep, list[Split], int, Path], Finished]
 """Runs the sweep inside an outer fold, given its settings, its folds, its number and the finals' folder."""
@@ -93,11 +96,12 @@ def _report(
 ) -> None:
     """Write the tables, the page and result.json, and print the tables."""
     model, has_plain = sweep.train.model.name, any(each.plain for each in finished)
+    tuned = f"tuned MHIM ({model})" if has_plain else f"tuned {model}"
+    of_sets = {f"{tuned} on {name}": found for name, found in _of_features(finished).items()}
     found = {
-        f"tuned MHIM ({model})" if has_plain else f"tuned {model}": [
-            r for each in finished for r in each.tuned
-        ],
+        tuned: [r for each in finished for r in each.tuned],
         f"tuned {model}, without masking": [r for each in finished for r in each.plain],
+        **of_sets,
     }
     note = f"the settings are those that each outer fold's search of {sweep.num_trials} trials chose"
     rows = [
@@ -124,6 +128,9 @@ def _report(
         chosen=chosen_table(sweep.name, finished),
     )
     folder, console = sweep.folder, terminal.console()
+    if of_sets:
+        files.write_text(folder / "table.json", comparison.json())
+        comparison = _with_sentences(comparison, rows_told_apart(folder, list(of_sets)))
     files.write_text(folder / "options.json", sweep.model_dump_json(indent=1, exclude={"storage"}))
     files.write_text(folder / "environment.json", json.dumps(environment(sweep.num_threads), indent=1))
     for suffix, text in (
@@ -148,6 +155,24 @@ def _report(
         "report": str(folder / "report.html"),
     }
     files.write_text(folder / "result.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+
+
+def _of_features(finished: Sequence[Finished]) -> dict[str, list[Result]]:
+    """The final runs of the best trial of each feature set, of the sets that every outer fold has tried.
+
+    Empty if there are fewer than two.
+    """
+    tried = [name for name in finished[0].of_features if all(name in each.of_features for each in finished)]
+    if len(tried) < 2:
+        return {}
+    return {name: [r for each in finished for r in each.of_features[name]] for name in sorted(tried)}
+
+
+def _with_sentences(comparison: Comparison, sentences: Sequence[str]) -> Comparison:
+    """The comparison with these sentences below what the outer folds chose."""
+    assert comparison.chosen is not None, "a nested sweep has chosen"
+    caption = " ".join([comparison.chosen.caption, *sentences])
+    return replace(comparison, chosen=replace(comparison.chosen, caption=caption))
 
 
 def _outer(each: Finished) -> dict[str, object]:

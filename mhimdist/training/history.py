@@ -16,15 +16,38 @@ _RENAMED = {f"{name}_validation_auc": f"{name}_validation_score" for name in ("s
 
 
 @dataclass(frozen=True)
-class EpochRecord:
-    """The record of one epoch: a line of `history.jsonl`. Ratios are shares of the epoch's instances.
+class MaskFigures:
+    """What `mask_telemetry` measures after an epoch; None where a figure does not apply.
+
+    Attributes:
+        mask_overlap: mean over the bags of |A and B| / |A or B|, for the instances A that the masks hide in
+            this epoch and those B that they hid in the epoch before.
+        high_mask_overlap: the same of the high mask alone.
+        rank_agreement: mean over the bags of Spearman's correlation between the scores of teacher and
+            student.
+        positives_hidden, positives_hidden_high, positives_hidden_low, positives_hidden_random: share of the
+            positive instances that all masks together, and each of them, hide.
+    """
+
+    mask_overlap: float | None = None
+    high_mask_overlap: float | None = None
+    rank_agreement: float | None = None
+    positives_hidden: float | None = None
+    positives_hidden_high: float | None = None
+    positives_hidden_low: float | None = None
+    positives_hidden_random: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainingFigures:
+    """What the steps of an epoch, and the validation after them, gave. Ratios are shares of its instances.
 
     `train_s` is the time of the training steps in seconds; `epoch_s` adds the validation's. For a resumed
     epoch, both count from the resumption. If it `selects_on_test`, the "validation" fields are computed on
     the test bags: the authors' protocol. A score is what the task selects by, such as the AUC; higher is
     better. A run without validation bags, whose number of epochs other runs have chosen, has no score: its
     selected epoch is the last one so far. `classification_loss` is the task's loss; the name is that of
-    earlier releases. The last seven fields are those of `mask_telemetry.MaskFigures`.
+    earlier releases.
     """
 
     epoch: int
@@ -45,13 +68,14 @@ class EpochRecord:
     best_validation_score: float | None
     train_s: float
     epoch_s: float
-    mask_overlap: float | None = None
-    high_mask_overlap: float | None = None
-    rank_agreement: float | None = None
-    positives_hidden: float | None = None
-    positives_hidden_high: float | None = None
-    positives_hidden_low: float | None = None
-    positives_hidden_random: float | None = None
+
+
+@dataclass(frozen=True)
+class EpochRecord(MaskFigures, TrainingFigures):
+    """The record of one epoch, a line of `history.jsonl`: its training figures, then those of its masks.
+
+    Records of releases without figures of masks are read as well.
+    """
 
     @classmethod
     def read(cls, record: Mapping[str, Any], folder: Path) -> Self:

@@ -27,34 +27,12 @@ from mhimdist.method.step_numbers import StepNumbers
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel
 from mhimdist.ops.draws import Draws
+from mhimdist.training.history import MaskFigures
 from mhimdist.training.workers import Workers
 
 SHARE = 0.02
 """Most instances of the sample, as a share of those that train."""
 MOST_BAGS = 32
-
-
-@dataclass(frozen=True)
-class MaskFigures:
-    """The figures of an epoch; None where they do not apply.
-
-    Attributes:
-        mask_overlap: mean over the bags of |A and B| / |A or B|, for the instances A that the masks hide in
-            this epoch and those B that they hid in the epoch before.
-        high_mask_overlap: the same of the high mask alone.
-        rank_agreement: mean over the bags of Spearman's correlation between the scores of teacher and
-            student.
-        positives_hidden, positives_hidden_high, positives_hidden_low, positives_hidden_random: share of the
-            positive instances that all masks together, and each of them, hide.
-    """
-
-    mask_overlap: float | None = None
-    high_mask_overlap: float | None = None
-    rank_agreement: float | None = None
-    positives_hidden: float | None = None
-    positives_hidden_high: float | None = None
-    positives_hidden_low: float | None = None
-    positives_hidden_random: float | None = None
 
 
 NAMES = tuple(field.name for field in fields(MaskFigures))

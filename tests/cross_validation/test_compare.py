@@ -8,10 +8,9 @@ import time
 from dataclasses import asdict
 
 import pytest
-import ray
 import torch
+from small_runs import BASE
 
-from data_prep import digits
 from mhimdist.config.presets import preset
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation import compare as compare_module
@@ -30,30 +29,8 @@ from mhimdist.training import first_stage
 from mhimdist.training.model_card import escaped
 from mhimdist.training.result import OUTSIDE_WEIGHTS
 
-BASE = preset("c16", "abmil").override(
-    {
-        "model.hidden_dim": 16,
-        "model.attention_dim": 8,
-        "epochs": 2,
-        "device": "cpu",
-        "optimizer.learning_rate": 1e-3,
-    }
-)
+pytestmark = pytest.mark.usefixtures("cluster")
 DIVERGES = BASE.override({"optimizer.learning_rate": 1e30})
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "digits-c16"
-    digits.build("digits-c16", folder, scale=0.01, bags=60)
-    return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

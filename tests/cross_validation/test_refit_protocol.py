@@ -4,11 +4,9 @@ import json
 
 import numpy as np
 import pytest
-import ray
+from small_runs import BASE
 
-from data_prep import digits
 from mhimdist.comparison.compare import compare as compare_runs
-from mhimdist.config.presets import preset
 from mhimdist.cross_validation import compare as compare_module
 from mhimdist.cross_validation.compare import run_cross_validation
 from mhimdist.cross_validation.options import CrossValidation
@@ -19,29 +17,7 @@ from mhimdist.errors import ComparisonError, CrossValidationError, SplitError
 from mhimdist.prediction.members import find_members
 from mhimdist.training.result import PAPER_WARNING, REFIT_NOTE, STRICT_NOTE
 
-BASE = preset("c16", "abmil").override(
-    {
-        "model.hidden_dim": 16,
-        "model.attention_dim": 8,
-        "epochs": 2,
-        "device": "cpu",
-        "optimizer.learning_rate": 1e-3,
-    }
-)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "digits-c16"
-    digits.build("digits-c16", folder, scale=0.01, bags=60)
-    return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 @pytest.fixture(scope="module")

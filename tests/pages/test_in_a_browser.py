@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, NEEDED, look, print_pdf
-from page_folders import HOSTILE, write_paper_tables, write_predictions
+from page_folders import HOSTILE, write_paper_tables, write_predictions, write_whole_run
 
 import mhimdist as mh
 
@@ -22,6 +22,11 @@ def pages(whole_run: Path, tmp_path: Path) -> Callable[[str], tuple[Path, int]]:
             return mh.write_report(whole_run, page, temperature=True), 14
         if kind == "run":
             return mh.write_report(next((whole_run / "folds").glob("fold-2-seed-1-0*")), page), 10
+        if kind == "final runs":
+            sweep = write_whole_run(tmp_path / "sweep", holder="final", slides_a_case=2)
+            found = mh.write_report(sweep)
+            assert found == sweep / "final.html"
+            return found, 14
         if kind == "hostile predictions":
             classes = ("normal", HOSTILE)
             return mh.write_report(write_predictions(tmp_path / "p", classes=classes, name=HOSTILE), page), 5
@@ -33,7 +38,8 @@ def pages(whole_run: Path, tmp_path: Path) -> Callable[[str], tuple[Path, int]]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["cross-validation", "run", "paper tables", "predictions", "hostile predictions"]
+    "kind",
+    ["cross-validation", "run", "final runs", "paper tables", "predictions", "hostile predictions"],
 )
 def test_a_page_draws_everything_and_asks_for_nothing(
     pages: Callable[[str], tuple[Path, int]], kind: str, tmp_path: Path

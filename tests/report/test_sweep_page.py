@@ -304,3 +304,16 @@ def test_the_second_objective_has_a_column_and_breaks_ties(make_sweep: MakeSweep
     rows = page(summary).rows["trials"]
     assert rows[0][3] == "seconds of training a fold"
     assert [row[3] for row in rows[1:]] == ["3.25", "12.5", "1", "-"]
+
+
+def test_a_task_without_a_threshold_has_no_column_of_dashes(make_sweep: MakeSweep, report: Page) -> None:
+    headings = {"harrell_c": "C-index", "ibs": "Brier score"}
+    summary = make_sweep(headings=headings, selection="harrell_c", protocol="refit")
+    runs = [replace(run, test={"harrell_c": 0.7, "ibs": 0.2}) for run in summary.final_runs]
+    text = page(replace(summary, final_runs=runs, baselines={})).text
+    assert "Threshold" not in text
+    assert "mean validation curve; validation C-index is of the bags that these folds held out." in " ".join(
+        text.split()
+    )
+    assert "Threshold" in report.text
+    assert "Epoch and threshold were chosen" in report.text

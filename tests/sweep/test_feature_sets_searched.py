@@ -1,6 +1,7 @@
 """A sweep whose space chooses among feature sets, without Ray."""
 
 import dataclasses
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,9 +22,9 @@ from mhimdist.paper.ablation import Ablation
 from mhimdist.search import proposals
 from mhimdist.search.options import Sweep
 from mhimdist.search.space import Space
-from mhimdist.sweep import calibration, finals
+from mhimdist.sweep import calibration, finals, nested
 from mhimdist.sweep.calibration import calibrate
-from mhimdist.sweep.encoders import told_apart
+from mhimdist.sweep.encoders import rows_told_apart, told_apart
 from mhimdist.sweep.plan import Calibration
 from mhimdist.sweep.run import _digest, _feature_sets
 from mhimdist.sweep.task import Task
@@ -188,3 +189,38 @@ def test_the_best_trial_of_every_set_is_tested(task: Task) -> None:
         finals._best_of_other_features(trials, trials[:1], study, dataclasses.replace(task, feature_sets={}))
         == []
     )
+
+
+def test_outer_folds_that_chose_other_features_are_one_row(tmp_path: Path) -> None:
+    uni = MASKED.override({"features": "uni"})
+    configs = {"a": (uni, 1.0), "b": (uni.override({"epochs": 3}), 2.0)}
+    run = write_cross_validation(tmp_path / "run", configs, protocol="nested", seeds=(1,))
+    other = run / "folds" / "fold-2-seed-1-0nested"
+    for name, changes in (("config", {"features": "virchow2"}), ("result", {"data_digest": "e" * 64})):
+        file = other / f"{name}.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    first, second = read_entries(run)
+    assert (first.name, first.features, len(first.networks)) == ("a", "uni or virchow2", 3)
+    assert second.features == "uni"
+    assert compare(run, num_resamples=100).pairs
+    config = other / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"features": "uni"}))
+    with pytest.raises(ComparisonError, match="its folds are of 2 data sets"):
+        read_entries(run)
+
+
+def test_a_nested_sweep_has_a_row_per_set_that_all_outer_folds_have_tried(tmp_path: Path) -> None:
+    outer = [SimpleNamespace(of_features={"uni": [1, 2], "virchow2": [3], "uni+virchow2": [4]})]
+    assert list(nested._of_features(outer)) == ["uni", "uni+virchow2", "virchow2"]
+    outer.append(SimpleNamespace(of_features={"virchow2": [5], "uni": [6]}))
+    assert nested._of_features(outer) == {"uni": [1, 2, 6], "virchow2": [3, 5]}
+    outer.append(SimpleNamespace(of_features={"uni": [7]}))
+    assert nested._of_features(outer) == {}
+    folder = written(tmp_path / "sweep", uni=0.0, virchow2=2.5)
+    names = [entry.name for entry in read_entries(folder)]
+    (sentence,) = rows_told_apart(folder, names)
+    assert all(name in sentence for name in names)
+    assert (folder / "comparison.md").exists()
+    assert rows_told_apart(folder, names[:1]) == []
+    (lost,) = rows_told_apart(tmp_path, names)
+    assert lost.startswith("The feature sets are not compared:")

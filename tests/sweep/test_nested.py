@@ -4,10 +4,9 @@ import json
 
 import pytest
 import ray
+from small_runs import BASE, small_digits
 
-from data_prep import digits
 from mhimdist.comparison.compare import compare
-from mhimdist.config.presets import preset
 from mhimdist.cross_validation.folds import FoldSet
 from mhimdist.cross_validation.options import Candidate
 from mhimdist.data.shards import BagShards
@@ -24,16 +23,6 @@ from mhimdist.sweep.task import Task
 from mhimdist.training.fold import run_fold
 from mhimdist.training.result import NESTED_NOTE
 
-BASE = preset("c16", "abmil").override(
-    {
-        "model.hidden_dim": 16,
-        "model.attention_dim": 8,
-        "epochs": 2,
-        "device": "cpu",
-        "optimizer.learning_rate": 1e-3,
-    }
-)
-
 
 def space(s: Space) -> None:
     s.uniform("masking.high.start", 0.005, 0.2, log=True)
@@ -41,9 +30,7 @@ def space(s: Space) -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "digits-c16"
-    digits.build("digits-c16", folder, scale=0.01, bags=60)
-    return folder
+    return small_digits(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +71,8 @@ def folder(data, sweep):
         folds = own.folds(0, BASE, splits)
         for fold in folds:
             run_fold(fold, bags, stages, 1)
-        candidates = [Candidate("trial 0", BASE), Candidate(PLAIN, BASE.first_stage())]
+        # Named as in a sweep that chooses among encoders.
+        candidates = [Candidate("trial 0, uni", BASE), Candidate(PLAIN, BASE.first_stage())]
         planned = FoldSet(inside, candidates, own.finals)
         _add_refits(planned, candidates, task, own, bags)
         for fold in planned.missing().values():

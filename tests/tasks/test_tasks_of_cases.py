@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from task_bags import TASKS, TaskBags, config, task_bags
+from task_bags import TASKS, config, paired, task_bags
+from task_shards import shards_of
 
 from mhimdist.config.execution import Saving
 from mhimdist.data.bags import PackedBags
 from mhimdist.data.cases import CaseBags, as_one
-from mhimdist.data.shards import BagShards
 from mhimdist.data.sub_bags import SampleSize, SubBags
 from mhimdist.errors import LabelError, PreemptedError
 from mhimdist.ops.draws import Draws
@@ -22,16 +22,6 @@ from mhimdist.training.folds import Fold
 from mhimdist.training.trainer import Trainer
 
 SUB_BAGS = {"instances_per_bag": 5, "evaluation_samples": 2}
-
-
-def paired(task: str, num_bags: int = 40) -> TaskBags:
-    """Bags of which two belong to a case, with one label."""
-    bags = task_bags(task, num_bags=num_bags)
-    first_N = np.arange(num_bags) // 2 * 2
-    cases = [f"case-{row // 2}" for row in range(num_bags)]
-    return TaskBags(
-        bags.features, bags.labels_N[first_N].tolist(), cases, bags.task, bags.targets_NK[first_N]
-    )
 
 
 def stops(after: int) -> Iterator[bool]:
@@ -88,33 +78,6 @@ def test_results_by_case_are_what_the_task_says(tmp_path: Path, key: str) -> Non
         assert all(order)
         np.testing.assert_array_equal(by_case(task, result.judged, how).predictions_NP, expected)
     assert case_metrics(task, result.judged, result.judged).keys() == {"mean", "max"}
-
-
-def shards_of(bags: TaskBags, folder: Path) -> BagShards:
-    """The bags as shards, with their cases and targets."""
-    from data_prep.shard import shard
-
-    (folder / "features").mkdir(parents=True)
-    lines = [",".join(["slide", "case", *bags.task.columns])]
-    for row, key in enumerate(bags.keys):
-        np.save(folder / "features" / f"{key}.npy", bags.features[row].numpy())
-        cells = ["" if np.isnan(value) else repr(float(value)) for value in bags.targets_NK[row]]
-        lines.append(",".join([key, bags.cases[row], *cells]))
-    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
-    options = {
-        "multilabel": {"target_column": bags.task.columns},
-        "regression": {"target_column": bags.task.columns},
-        "survival": {"time_column": ("time",), "event_column": "event"},
-    }[bags.task.name]
-    shard(
-        folder / "features",
-        folder / "labels.csv",
-        folder / "shards",
-        task=bags.task.name,
-        case_column="case",
-        **options,
-    )
-    return BagShards(folder / "shards")
 
 
 @pytest.mark.parametrize("task", ["regression", "survival", "multilabel"])

@@ -15,6 +15,7 @@ from mhimdist.training.folds import Fold
 CONFIG = preset("c16", "abmil").override(
     {"model.hidden_dim": 64, "optimizer.learning_rate": 5e-4, "epochs": 10, "device": "cpu"}
 )
+COX = CONFIG.override({"task.name": "survival", "task.survival_loss": "cox"})
 
 
 @pytest.mark.faults(38)
@@ -66,3 +67,23 @@ def test_permuted_labels_end_at_chance_under_refit(tmp_path):
         pooled = metrics.pooled([result.scores for result in results])
         aucs.append(metrics.auc(pooled.labels_N, pooled.probabilities_NC))
     assert np.mean(aucs) == pytest.approx(0.5, abs=0.05), aucs
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_permuted_follow_up_ends_at_chance(tmp_path):
+    """Patients deal out their times and events among each other: C must be one half on unseen ones."""
+    folder = digits.build("digits-survival", tmp_path / "digits-survival")
+    concordances = []
+    for seed in range(3):
+        bags = BagShards(folder)
+        _, first_C, case_N = np.unique(bags.cases, return_index=True, return_inverse=True)
+        dealt_N = np.random.default_rng(seed).permutation(first_C)[case_N]
+        bags.labels_N, bags.targets_NK = bags.labels_N[dealt_N], bags.targets_NK[dealt_N]
+        bags.digest = f"permuted {seed}"
+        data = bags.keys, bags.cases, bags.labels_N
+        for number, split in enumerate(k_folds(*data, num_folds=3, validation_share=0.15, seed=seed), 1):
+            fold = Fold("it", COX, split, number, tmp_path / f"{seed}-{number}", is_tested=True)
+            run_fold(fold, bags, tmp_path / "cache", 1)
+            concordances.append(fold.result().test["harrell_c"])
+    assert np.mean(concordances) == pytest.approx(0.5, abs=0.05), concordances

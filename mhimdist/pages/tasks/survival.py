@@ -49,12 +49,14 @@ class RiskGroups:
         times: the times of each group's cases.
         test: the log-rank test; None if it is undefined.
         why: why there is no test.
+        num_torn: the number of cases that are left out, because their slides differ in time or event.
     """
 
     curves: dict[str, KaplanMeier]
     times: dict[str, np.ndarray]
     test: LogRank | None
     why: str = ""
+    num_torn: int = 0
 
     @property
     def text(self) -> str:
@@ -72,26 +74,37 @@ def grouped(networks: Sequence[Followed]) -> RiskGroups:
         networks: of different folds, so that each case is tested once.
 
     Raises:
-        UndefinedError: a case has two times, or the networks have different numbers of groups.
+        UndefinedError: the networks have different numbers of groups.
     """
     if len(sizes := {len(each.cuts) for each in networks}) > 1:
         raise UndefinedError(f"expected as many cut points for every network, got {sorted(sizes)}")
     times, events, groups = [], [], []
     for each in networks:
-        _, times_N, events_N, risks_N = by_case(each.cases, each.times_N, each.events_N, each.risks_N)
+        times_N, events_N, risks_N = _of_cases(each, each.risks_N)
         times.append(times_N)
         events.append(events_N)
         groups.append(risk_groups(risks_N, each.cuts))
     times_N, events_N, groups_N = (np.concatenate(each) for each in (times, events, groups))
     number = len(networks[0].cuts) + 1
     names = _NAMES.get(number, tuple(f"risk group {g + 1}" for g in range(number)))
+    num_torn = len({case for each in networks for case in each.cases}) - len(times_N)
     present = [g for g in range(number) if (groups_N == g).any()]
     curves = {names[g]: kaplan_meier(times_N[groups_N == g], events_N[groups_N == g]) for g in present}
     of_group = {names[g]: times_N[groups_N == g] for g in present}
     try:
-        return RiskGroups(curves, of_group, log_rank(times_N, events_N, groups_N))
+        return RiskGroups(curves, of_group, log_rank(times_N, events_N, groups_N), num_torn=num_torn)
     except UndefinedError as error:
-        return RiskGroups(curves, of_group, None, str(error))
+        return RiskGroups(curves, of_group, None, str(error), num_torn)
+
+
+def _of_cases(network: Followed, values_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Time, event and mean value of each case; a case whose slides differ in the first two is left out."""
+    outcomes: dict[str, set[tuple[float, bool]]] = {}
+    for case, time, event in zip(network.cases, network.times_N, network.events_N, strict=True):
+        outcomes.setdefault(case, set()).add((float(time), bool(event)))
+    rows = [row for row, case in enumerate(network.cases) if len(outcomes[case]) == 1]
+    cases = [network.cases[row] for row in rows]
+    return by_case(cases, network.times_N[rows], network.events_N[rows], values_N[rows])[1:]
 
 
 def survival_sections(configurations: Mapping[str, Sequence[Followed]], *, unit: str = "") -> list[Section]:
@@ -133,6 +146,9 @@ def _groups(name: str, networks: Sequence[Followed], number: int, unit: str) -> 
     seeds = [[networks[place] for place in places] for places in by_seed(networks)]
     found = [grouped(each) for each in seeds]
     first = found[0]
+    if not first.curves:
+        text = f"{name}: no risk groups, because the slides of every case differ in time or event."
+        return [blocks.paragraph(text)]
     last = max(float(times.max()) for times in first.times.values())
     marks_T = outcome_plots.marks(last)
     at_risk = {group: numbers_at_risk(times, marks_T) for group, times in first.times.items()}
@@ -142,6 +158,9 @@ def _groups(name: str, networks: Sequence[Followed], number: int, unit: str) -> 
         "once, with the mean risk of its slides. Bands: 95 %, Greenwood on the log-log scale. Ticks: "
         "censored cases."
     )
+    if first.num_torn:
+        torn = formats.count(first.num_torn, "case")
+        caption += f" Left out: {torn} whose slides differ in time or event."
     if len(seeds) > 1:
         caption += f" Seed {seeds[0][0].seed}; the table has the other seeds."
     rows: list[list[str | Cell]] = []
@@ -270,11 +289,13 @@ def calibration_points(networks: Sequence[Followed]) -> tuple[float, list[Point]
     times, events, promised = [], [], []
     for each in networks:
         at_N = survival_at(each, np.array([horizon]))[:, 0]
-        _, times_N, events_N, promised_N = by_case(each.cases, each.times_N, each.events_N, at_N)
+        times_N, events_N, promised_N = _of_cases(each, at_N)
         times.append(times_N)
         events.append(events_N)
         promised.append(promised_N)
     times_N, events_N, promised_N = (np.concatenate(each) for each in (times, events, promised))
+    if not len(promised_N):
+        return horizon, []
     edges = np.quantile(promised_N, np.arange(1, NUM_CALIBRATION_GROUPS) / NUM_CALIBRATION_GROUPS)
     groups_N = np.searchsorted(edges, promised_N, side="left")
     found = []
@@ -296,8 +317,10 @@ def _calibration(shown: Mapping[str, Sequence[Followed]], unit: str) -> Markup:
         of_first = [networks[place] for place in by_seed(networks)[0]]
         if any(each.survival_NT is None for each in of_first) or not len(common_grid(of_first)):
             continue
-        horizon, points[name] = calibration_points(of_first)
-        horizons.append(horizon)
+        horizon, found = calibration_points(of_first)
+        if found:
+            points[name] = found
+            horizons.append(horizon)
     if not points:
         return Markup("")
     until = f"{horizons[0]:.4g} {unit}".strip()

@@ -198,3 +198,20 @@ def test_names_of_others_are_only_text():
     for found in pages:
         assert HOSTILE in found.text
         assert "alert(1)" not in [text for tag, each in found.elements if tag == "script" for text in each]
+
+
+def test_a_case_whose_slides_differ_in_follow_up_is_left_out_of_the_curves_and_named_so():
+    network = followed()
+    torn = followed()
+    torn.times_N[1] += 1  # the second slide of the first case
+    torn.events_N[2] = not torn.events_N[3]
+    groups = survival.grouped([torn])
+    assert (groups.num_torn, survival.grouped([network]).num_torn) == (2, 0)
+    cases = [int(curve.at_risk_U[0]) for curve in groups.curves.values()]
+    assert sum(cases) == len(set(torn.cases)) - 2
+    found = page_of(SECTIONS["survival"]({"MHIM": [torn]}, unit="months"))
+    assert "Left out: 2 cases whose slides differ in time or event." in found.text
+    torn.times_N[:] += np.arange(len(torn.times_N)) % 2
+    torn.times_N[1] += 1
+    assert survival.calibration_points([torn])[1] == []
+    assert "MHIM: no risk groups" in page_of(SECTIONS["survival"]({"MHIM": [torn]}, unit="months")).text
