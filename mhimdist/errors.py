@@ -77,6 +77,10 @@ class ClusterError(MhimdistError):
     """A cluster is unusable: a local one did not start or ended early, or one is open to everybody."""
 
 
+class UnfitError(MhimdistError):
+    """The doctor found something that must be mended before this machine trains."""
+
+
 class SubmitError(MhimdistError):
     """A job cannot be submitted: its script is missing, or its upload is larger than Ray accepts."""
 
