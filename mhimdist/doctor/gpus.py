@@ -122,7 +122,8 @@ def gpu_findings(number: int, gpu: dict[str, Any], architectures: list[str]) -> 
         gpu: name, capability, free and total bytes.
         architectures: what torch has code for, such as sm_90.
     """
-    subject, major, minor = f"GPU {number}", *gpu["capability"]
+    subject = f"GPU {number}"
+    major, minor = gpu["capability"]
     # Code for 8.0 runs on 8.6; code for a later minor version, or for another major one, does not.
     known = [name.removeprefix("sm_").rstrip("af") for name in architectures if name.startswith("sm_")]
     runs = any(int(each[:-1]) == major and int(each[-1]) <= minor for each in known)

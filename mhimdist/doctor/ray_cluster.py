@@ -83,7 +83,7 @@ def token(job: Doctor) -> Iterator[Finding]:
         yield AREA.mend(
             "token",
             f"{file} has mode {mode:04o}: other users of this machine can read it, and run commands as you",
-            f"close it: `chmod 600 {file}`; if others were here, replace it by `ray get-auth-token --generate`",
+            f"close it: `chmod 600 {file}`",
         )
     elif not found.st_size:
         yield AREA.mend(
@@ -110,8 +110,8 @@ def cluster(job: Doctor) -> Iterator[Finding]:
         yield AREA.mend(
             "head",
             fault,
-            "start the head there by `ray start --head --port 6379`, correct RAY_ADDRESS, or use this machine "
-            "alone: `unset RAY_ADDRESS`",
+            "start the head there by `ray start --head --port 6379`, correct RAY_ADDRESS, or use this "
+            "machine alone: `unset RAY_ADDRESS`",
         )
         return
     how = {"RAY_ADDRESS": job.address}
@@ -123,7 +123,7 @@ def cluster(job: Doctor) -> Iterator[Finding]:
         yield AREA.mend(
             "head",
             refused,
-            f"see whether it runs with your token and your version of Ray: `ray status --address {job.address}`",
+            f"see whether it has your token and version of Ray: `ray status --address {job.address}`",
         )
         return
     nodes = [Node(**each) for each in answer["nodes"]]
@@ -158,16 +158,17 @@ def fit(job: Doctor, nodes: list[Node], where: str) -> Iterator[Finding]:
     if gpus is None:
         gpus = 0.25 if any(node.gpus for node in nodes) else 0.0
     share = Share(job.cpus_per_run, gpus)
-    takes = f"{share.cpus:g} cores" + (f" and {share.gpus:g} GPUs" if share.gpus else "")
+    takes = _cores(share.cpus) + (f" and {share.gpus:g} GPUs" if share.gpus else "")
     runs = sum(min(share.fits(node).values()) for node in nodes)
     if runs:
-        yield AREA.fine("resources", f"{where} holds {runs} runs at a time, each with {takes}")
+        each = "1 run" if runs == 1 else f"{runs} runs at a time, each"
+        yield AREA.fine("resources", f"{where} holds {each} with {takes}")
         return
     cores = max((node.cpus for node in nodes), default=0)
     most = max((node.gpus for node in nodes), default=0)
     yield AREA.mend(
         "resources",
-        f"a run takes {takes}; the largest node of {where} has {cores:g} cores and {most:g} GPUs, on one node",
+        f"a run takes {takes} on one node; {where} has at most {_cores(cores)} and {most:g} GPUs on one",
         f"ask for less: `--cpus-per-run {max(1, int(cores))} --gpus-per-run {min(share.gpus, most):g}`",
     )
 
@@ -177,7 +178,11 @@ def _told(nodes: list[Node]) -> str:
     more = f", and {len(nodes) - len(up)} that the autoscaler can add" if len(up) < len(nodes) else ""
     totals: Any = (sum(node.cpus for node in up), sum(node.gpus for node in up))
     memory = size(sum(node.memory_bytes for node in up))
-    return f"{len(up)} nodes with {totals[0]:g} cores, {totals[1]:g} GPUs and {memory}{more}"
+    return f"{len(up)} nodes with {_cores(totals[0])}, {totals[1]:g} GPUs and {memory}{more}"
+
+
+def _cores(number: float) -> str:
+    return f"{number:g} core{'' if number == 1 else 's'}"
 
 
 def _gpus_here() -> int:

@@ -15,9 +15,7 @@ from mhimdist.doctor.table import Shown
 from mhimdist.errors import UnfitError
 from mhimdist.foreign_text import one_line, say
 
-_WAYS_OUT = (
-    "see what the message names, and run `mhimdist doctor` again; `--timeout-s 300` gives it more time"
-)
+_WAYS_OUT = "see what the message names, or give it more time: `mhimdist doctor --timeout-s 300`"
 
 CHECKS: tuple[Check, ...] = (
     Check(packages.AREA, "interpreter", packages.python),
@@ -63,18 +61,18 @@ def run_doctor(job: Doctor) -> None:
         raise UnfitError(f"{len(names)} to mend: {', '.join(names)}")
 
 
-def diagnose(job: Doctor, checks: Sequence[Check] = CHECKS) -> Diagnosis:
+def diagnose(job: Doctor, checks: Sequence[Check] | None = None) -> Diagnosis:
     """Make all checks, one after the other.
 
     Args:
         job: where to look.
-        checks: what to look at.
+        checks: what to look at; None for all.
     """
     start, now = time.monotonic(), datetime.now(UTC)
     console = terminal.console(stderr=True)
     findings: list[Finding] = []
     with console.status("looking") as status:
-        for check in checks:
+        for check in CHECKS if checks is None else checks:
             status.update(f"looking: {check.area.name}, {check.subject}")
             if not check.is_limited:
                 status.stop()  # it shows its own progress

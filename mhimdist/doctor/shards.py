@@ -89,7 +89,7 @@ def _remote(url: str, name: str) -> Iterator[Finding]:
         yield AREA.mend(
             "shards",
             f"{name}: {one_of(faults, 2)}",
-            "copy those shards there again from a folder that `python -m data_prep.verify FOLDER` finds whole",
+            "copy them there again from a folder that is whole: `python -m data_prep.verify FOLDER`",
         )
         return
     yield AREA.fine("shards", f"{name}: {_told(manifest, num_bytes)}, every byte as written")
