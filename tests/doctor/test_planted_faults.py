@@ -1,5 +1,6 @@
 """Each fault, planted on the machine as far as it can be, is named with its mend."""
 
+import http.server
 import json
 import os
 import resource
@@ -7,16 +8,20 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import jsonschema
 import pytest
 from feature_folders import shard_folder, write_features
 
-from mhimdist.doctor import home_folder, locks, machine, mounts, packages, ray_cluster, shards
+from mhimdist.doctor import home_folder, locks, machine, mounts, packages, probes, ray_cluster, shards
 from mhimdist.doctor.findings import Area, Diagnosis, Finding
 from mhimdist.doctor.options import Doctor
+from mhimdist.errors import ClusterError
 
 
 @pytest.fixture
@@ -195,17 +200,38 @@ def test_a_shard_that_is_cut(job: Doctor, tmp_path: Path):
     assert "python -m data_prep.digits digits-c16" in missing.mend
 
 
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The URL of a folder on a server of this machine."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 def test_a_remote_shard_that_is_changed(job: Doctor, tmp_path: Path):
     write_features(tmp_path)
     folder = shard_folder(tmp_path, shard_bytes=4_000)
-    remote = job.model_copy(update={"data": f"file://{folder}"})
-    assert only(iter([*shards.shards(remote)][:1])).status == "fine"
-    victim = sorted(folder.glob("*.tar"))[0]
-    content = bytearray(victim.read_bytes())
-    content[700] ^= 1
-    victim.write_bytes(content)
-    found = only(shards.shards(remote))
-    assert found.status == "mend"
+    with served(folder) as url:
+        remote = job.model_copy(update={"data": url})
+        assert [each.status for each in shards.shards(remote)] == ["fine", "fine"]
+        victim = sorted(folder.glob("*.tar"))[0]
+        content = bytearray(victim.read_bytes())
+        content[700] ^= 1
+        victim.write_bytes(content)
+        found = only(shards.shards(remote))
+        absent = only(shards.shards(job.model_copy(update={"data": f"{url}/nowhere"})))
+    assert (found.status, absent.status) == ("mend", "mend")
+    assert f"{url}/nowhere" in absent.found
     assert f"{victim.name} has sha256" in found.found
     assert "python -m data_prep.verify" in found.mend
 
@@ -368,6 +394,28 @@ def test_file_systems(tmp_path: Path, kind: str, options: str, status: str, said
     assert said in f"{found.found} {found.mend}"
 
 
+@pytest.mark.parametrize(("mode", "status"), [("tokn", "mend"), ("none", "mend"), ("TOKEN", "fine")])
+def test_a_misspelt_mode_of_authentication(
+    job: Doctor, monkeypatch: pytest.MonkeyPatch, mode: str, status: str
+):
+    """What Ray makes of a value is asked in a process; here the answer is Ray's own, given in this one."""
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    monkeypatch.setattr(ray_cluster, "ask", asked_here)
+    version, found = ray_cluster.access(job)
+    assert (version.status, found.subject, found.status) == ("fine", "authentication", status)
+    assert (found.mend is not None and "export RAY_AUTH_MODE=token" in found.mend) == (status == "mend")
+    accepted = list(ray_cluster.access(job.model_copy(update={"insecure": True})))[-1]
+    assert accepted.status == ("warning" if status == "mend" else "fine")
+
+
+def asked_here(question: str, *arguments: str, timeout_s: float) -> dict:
+    try:
+        return probes.QUESTIONS[question](*arguments)
+    except ClusterError as error:
+        return {"refused": str(error)}
+
+
+@pytest.mark.slow  # the tests above plant the same faults one by one
 def test_the_command_names_what_is_planted_and_exits_with_status_1(job: Doctor, tmp_path: Path):
     """All at once: the real command on a machine with seven faults."""
     token_of(tmp_path, 0o644)
@@ -408,4 +456,6 @@ def test_the_command_names_what_is_planted_and_exits_with_status_1(job: Doctor, 
         expected, True
     )
     (last,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "7 to mend: python: torch and Triton, machine: open files, home: writing" in last
+    named = [f"{each['area']}: {each['subject']}" for each in told["findings"] if each["status"] == "mend"]
+    assert set(expected) - {"machine: threads"} <= set(named)
+    assert last == f"error: {len(named)} to mend: {', '.join(named)}"
