@@ -9,6 +9,10 @@ class ConfigError(MhimdistError):
     """A setting is unknown, out of range, or contradicts another."""
 
 
+class ExtensionError(ConfigError):
+    """What another package adds cannot be used; the message names package, entry point and reason."""
+
+
 class DataError(MhimdistError):
     """Input data is unusable; the message names the file, slide, bag or field."""
 

@@ -11,6 +11,8 @@ from packaging.markers import Marker
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
 
+from mhimdist import extensions
+from mhimdist.doctor.child import NoAnswerError, ask
 from mhimdist.doctor.findings import Area, Finding, one_of
 from mhimdist.doctor.options import Doctor
 
@@ -140,6 +142,28 @@ def triton(job: Doctor) -> Iterator[Finding]:
         )
     else:
         yield AREA.fine("torch and Triton", f"{pair}; this torch asks for none")
+
+
+def added(job: Doctor) -> Iterator[Finding]:
+    """What other packages add to mhimdist; a process imports it, because it can be anything."""
+    groups = (extensions.MODELS, extensions.READERS, extensions.TRACKERS)
+    if not any(extensions.names(group) for group in groups):
+        return
+    try:
+        answer = ask("added", timeout_s=job.timeout_s)
+    except NoAnswerError as error:
+        yield AREA.mend(
+            "extensions",
+            f"a package that adds to mhimdist ends the process that imports it: {error}",
+            "uninstall it: `python -m pip uninstall PACKAGE`; `pip list` names those installed",
+        )
+        return
+    for number, reason in enumerate(answer.pop("refused"), 1):
+        yield AREA.warning(
+            f"extension {number}", reason, "mend or uninstall its package: `python -m pip uninstall PACKAGE`"
+        )
+    told = [f"{kind} {', '.join(names)}" for kind, names in answer.items() if names]
+    yield AREA.fine("extensions", "; ".join(told) or "none that can be used")
 
 
 def requirements() -> list[Requirement]:

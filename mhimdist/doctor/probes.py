@@ -63,6 +63,23 @@ def dali() -> dict[str, Any]:
     return {"version": nvidia.dali.__version__, "torch_cuda": torch.version.cuda}
 
 
+def added() -> dict[str, Any]:
+    """What other packages add, and why some of it is refused."""
+    from mhimdist import extensions
+    from mhimdist.config.models import EXTENSIONS
+    from mhimdist.doctor.shards import added_readers
+    from mhimdist.search.tracker import TRACKERS, tracker_fault
+
+    readers = added_readers()
+    trackers = extensions.load(extensions.TRACKERS, taken=TRACKERS, fault=tracker_fault)
+    return {
+        "models": sorted(EXTENSIONS.loaded),
+        "readers": sorted(readers.readers),
+        "trackers": sorted(trackers.loaded),
+        "refused": [*EXTENSIONS.refused.values(), *readers.refused.values(), *trackers.refused.values()],
+    }
+
+
 def ray_access() -> dict[str, Any]:
     """Whether Ray's workers can start, and Ray asks for its token, in this environment."""
     from mhimdist.cluster.authentication import require_token_mode
@@ -114,7 +131,7 @@ def hold(lock: str) -> dict[str, Any]:
 
 
 QUESTIONS: dict[str, Callable[..., dict[str, Any]]] = {
-    each.__name__: each for each in (torch_build, driver, dali, ray_access, nodes, hold)
+    each.__name__: each for each in (torch_build, driver, dali, added, ray_access, nodes, hold)
 }
 
 

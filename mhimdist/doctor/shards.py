@@ -96,6 +96,13 @@ def _remote(url: str, name: str) -> Iterator[Finding]:
     yield cache_finding(num_bytes)
 
 
+def added_readers() -> Any:
+    """The readers of features that other packages add."""
+    from data_prep.readers.sources import others
+
+    return others()
+
+
 def _told(manifest: Any, num_bytes: int) -> str:
     return f"{len(manifest.rows)} bags in {len(manifest.info.shards)} shards, {size(num_bytes)}"
 
