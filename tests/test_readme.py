@@ -49,9 +49,9 @@ STARTS_RAY = (
     "write_report(",
 )
 """Python blocks with these are slow, or need what those leave."""
-OTHER_TESTS = ("docs/data.md", "docs/export.md", "docs/tasks.md")
+OTHER_TESTS = ("docs/data.md", "docs/export.md", "docs/extensions.md", "docs/tasks.md")
 """Pages whose blocks another test runs; test_export_page.py those of docs/export.md, commands too, and
-test_own_task.py the file on docs/tasks.md."""
+test_own_task.py the file on docs/tasks.md, and test_extensions.py the package on docs/extensions.md."""
 NEEDS_A_CLUSTER = (
     *("ray up ", "ray down ", "ray dashboard ", "(umask 077; RAY_AUTH_MODE=token ray get-auth-"),
     *("nvidia-cuda-mps-control -d", "echo quit | nvidia-cuda-mps-control"),
