@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 # A module imports only from its own package or from one further up in its list.
 ORDER = {
     "mhimdist": [
-        {"cgroups", "errors", "extensions", "files", "foreign_text", "process", "terminal"},
+        {"errors", "files", "foreign_text", "process", "terminal"},
         {"ops"},
         {"config"},
         {"cluster"},

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.readers import damage
-from mhimdist import extensions
+from mhimdist.config import extensions
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, Union
 
 from pydantic import Field, model_validator
 
-from mhimdist import extensions
+from mhimdist.config import extensions
 from mhimdist.config.settings import Settings as Settings
 from mhimdist.config.settings import extension_fault
 

@@ -16,7 +16,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from mhimdist import cgroups
+from mhimdist.data import cgroups
 from mhimdist.data.bags import BagSource
 from mhimdist.errors import DataError
 

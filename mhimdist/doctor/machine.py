@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from mhimdist import cgroups
+from mhimdist.data import cgroups
 from mhimdist.doctor.findings import Area, Finding, size
 from mhimdist.doctor.options import Doctor
 

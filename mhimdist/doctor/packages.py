@@ -11,7 +11,7 @@ from packaging.markers import Marker
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
 
-from mhimdist import extensions
+from mhimdist.config import extensions
 from mhimdist.doctor.child import NoAnswerError, ask
 from mhimdist.doctor.findings import Area, Finding, one_of
 from mhimdist.doctor.options import Doctor

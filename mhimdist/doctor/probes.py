@@ -65,7 +65,7 @@ def dali() -> dict[str, Any]:
 
 def added() -> dict[str, Any]:
     """What other packages add, and why some of it is refused."""
-    from mhimdist import extensions
+    from mhimdist.config import extensions
     from mhimdist.config.models import EXTENSIONS
     from mhimdist.doctor.shards import added_readers
     from mhimdist.search.tracker import TRACKERS, tracker_fault

@@ -9,7 +9,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.logger import TBXLoggerCallback
 
-from mhimdist import extensions
+from mhimdist.config import extensions
 from mhimdist.errors import ExtensionError, SweepError
 from mhimdist.search.options import Sweep
 from mhimdist.search.storage import sqlite_url

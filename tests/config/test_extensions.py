@@ -16,7 +16,7 @@ from data_prep import digits
 from data_prep import shard as data_prep_shard
 from data_prep.readers import sources
 from data_prep.readers.folders import find_features
-from mhimdist import extensions
+from mhimdist.config import extensions
 from mhimdist.config.train import load_config
 from mhimdist.data.shards import BagShards
 from mhimdist.doctor import packages
@@ -26,7 +26,7 @@ from mhimdist.search.options import Sweep
 from mhimdist.search.tracker import TRACKERS, tracker_fault
 from mhimdist.sweep.trackers import TrackerCallback, trackers
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mhimdist import cgroups
+from mhimdist.data import cgroups
 
 
 @pytest.fixture
