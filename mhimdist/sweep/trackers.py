@@ -73,8 +73,18 @@ class TrackerCallback(tune.Callback):
                 f"{error}); the same command with --track none resumes the sweep"
             ) from error
 
-    def setup(self, **info: Any) -> None:
-        """The loop of Ray Tune starts."""
+    def setup(
+        self,
+        stop: tune.Stopper | None = None,
+        num_samples: int | None = None,
+        total_num_samples: int | None = None,
+        **info: Any,
+    ) -> None:
+        """The loop of Ray Tune starts.
+
+        Args:
+            stop, num_samples, total_num_samples, info: not used.
+        """
         self._tell(self._tracker.started, self._sweep.name, self._sweep.folder)
 
     def on_trial_result(
