@@ -28,6 +28,7 @@ from data_prep.shard import shard
 from data_prep.shard_options import parser
 from mhimdist.cross_validation import compare
 from mhimdist.data.manifest import Manifest
+from mhimdist.doctor.options import Doctor
 from mhimdist.heatmaps import run as heatmaps_run
 from mhimdist.paper import ablation
 from mhimdist.prediction import run as prediction_run
@@ -431,6 +432,8 @@ def options(tmp_path_factory):
     ]
     texts.append((ROOT / "benchmarks" / "gpu_check" / "run.py").read_text())
     texts.append(parser().format_help())
+    names = [field.alias or name for name, field in Doctor.model_fields.items()]
+    texts.append(" ".join(f"--{name.replace('_', '-')}" for name in names))
     return {option for text in texts for option in re.findall(r"--[a-z][\w.-]*\w", text)}
 
 
