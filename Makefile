@@ -15,7 +15,7 @@ GPU_CHECK ?=
 SOAK ?= --minutes 60
 SHARED := -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(PYTEST)
 
-.PHONY: help venv demo test test-all test-isa test-faults soak fuzz site sbom gpu-check lint clean
+.PHONY: help venv demo test test-all test-isa test-faults soak fuzz site sbom dist test-wheel gpu-check lint clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -66,6 +66,12 @@ site: venv  ## make the documentation's site in build/site, offline; warnings ar
 sbom: venv  ## list what is installed in sbom.json (CycloneDX)
 	@$(BIN)/python -m cyclonedx_py environment --output-reproducible --of JSON -o sbom.json $(BIN)/python
 
+dist: venv  ## build the wheel and the sdist in dist/, without a network
+	@$(BIN)/python -m build --no-isolation
+
+test-wheel: venv  ## build both, install the wheel into an empty environment, and run what it holds
+	@$(BIN)/python -m pytest -m '' tests/test_wheel.py $(PYTEST)
+
 gpu-check: venv  ## check and measure this machine's GPU in less than 6 minutes; writes gpu_check_out/
 	@$(BIN)/python benchmarks/gpu_check/run.py $(GPU_CHECK)
 
@@ -75,5 +81,5 @@ lint: venv  ## check style and types
 	@$(BIN)/mypy
 
 clean:  ## remove the environment and all caches, but no data and no runs
-	@rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -prune -exec rm -rf {} +

@@ -9,6 +9,10 @@ class ConfigError(MhimdistError):
     """A setting is unknown, out of range, or contradicts another."""
 
 
+class ExtensionError(ConfigError):
+    """What another package adds cannot be used; the message names package, entry point and reason."""
+
+
 class DataError(MhimdistError):
     """Input data is unusable; the message names the file, slide, bag or field."""
 
@@ -75,6 +79,10 @@ class NonFiniteError(MhimdistError):
 
 class ClusterError(MhimdistError):
     """A cluster is unusable: a local one did not start or ended early, or one is open to everybody."""
+
+
+class UnfitError(MhimdistError):
+    """The doctor found something that must be mended before this machine trains."""
 
 
 class SubmitError(MhimdistError):

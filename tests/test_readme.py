@@ -28,6 +28,7 @@ from data_prep.shard import shard
 from data_prep.shard_options import parser
 from mhimdist.cross_validation import compare
 from mhimdist.data.manifest import Manifest
+from mhimdist.doctor.options import Doctor
 from mhimdist.heatmaps import run as heatmaps_run
 from mhimdist.paper import ablation
 from mhimdist.prediction import run as prediction_run
@@ -49,9 +50,9 @@ STARTS_RAY = (
     "write_report(",
 )
 """Python blocks with these are slow, or need what those leave."""
-OTHER_TESTS = ("docs/data.md", "docs/export.md", "docs/tasks.md")
+OTHER_TESTS = ("docs/data.md", "docs/export.md", "docs/extensions.md", "docs/tasks.md")
 """Pages whose blocks another test runs; test_export_page.py those of docs/export.md, commands too, and
-test_own_task.py the file on docs/tasks.md."""
+test_own_task.py the file on docs/tasks.md, and test_extensions.py the package on docs/extensions.md."""
 NEEDS_A_CLUSTER = (
     *("ray up ", "ray down ", "ray dashboard ", "(umask 077; RAY_AUTH_MODE=token ray get-auth-"),
     *("nvidia-cuda-mps-control -d", "echo quit | nvidia-cuda-mps-control"),
@@ -208,11 +209,11 @@ def test_the_python_blocks_run(page, workplace, capsys):
 def test_pages_import_public_names_only():
     """What pages import of this package is `import mhimdist as mh`, and its names are exported.
 
-    A task of one's own derives from a class that only those who write one need.
+    A task or an extension of one's own derives from a class that only those who write one need.
     """
     import mhimdist
 
-    for page in TEXTS.keys() - {"docs/tasks.md"}:
+    for page in TEXTS.keys() - {"docs/tasks.md", "docs/extensions.md"}:
         for block in _blocks(page, "python"):
             assert re.findall(r"^(?:from|import) mhimdist.*$", block, re.MULTILINE) in (
                 [],
@@ -431,6 +432,8 @@ def options(tmp_path_factory):
     ]
     texts.append((ROOT / "benchmarks" / "gpu_check" / "run.py").read_text())
     texts.append(parser().format_help())
+    names = [field.alias or name for name, field in Doctor.model_fields.items()]
+    texts.append(" ".join(f"--{name.replace('_', '-')}" for name in names))
     return {option for text in texts for option in re.findall(r"--[a-z][\w.-]*\w", text)}
 
 

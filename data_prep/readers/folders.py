@@ -10,7 +10,7 @@ from typing import Any
 
 from data_prep.readers import npy, tar
 from data_prep.readers.fields import FEATURES
-from data_prep.readers.sources import BUNDLES, SUFFIXES, Source, family_of, refuse_pointer, some
+from data_prep.readers.sources import BUNDLES, SUFFIXES, Source, family_of, others, refuse_pointer, some
 from data_prep.readers.stated import NOTHING_STATED, Stated
 from mhimdist.data.manifest import MANIFEST_NAME, Manifest, arriving
 from mhimdist.errors import DataError
@@ -59,7 +59,8 @@ def find_features(path: Path, stated: Stated = NOTHING_STATED) -> dict[str, Sour
     if not (files := [file for folder in folders for file in _candidates(folder)]):
         names = some(below.name for below in sorted(path.iterdir())) or "nothing"
         raise DataError(
-            f"no features in {path}: expected files that end in {', '.join(SUFFIXES)}, got {names}"
+            f"no features in {path}: expected files that end in {', '.join(_suffixes())}, got "
+            f"{names}{others().hint}"
         )
     found = _collect(folders[0] if len(folders) == 1 else path, files, stated)
     for folder in folders:
@@ -132,7 +133,14 @@ def _candidates(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -
 
 
 def _is_candidate(path: Path) -> bool:
-    return family_of(path) == "zarr" if path.is_dir() else path.suffix.lower() in SUFFIXES and path.is_file()
+    if path.is_dir():
+        return family_of(path) == "zarr"
+    return path.suffix.lower() in _suffixes() and path.is_file()
+
+
+def _suffixes() -> dict[str, str]:
+    """The families by suffix, those of other packages included."""
+    return SUFFIXES | others().suffixes
 
 
 def _collect(folder: Path, paths: list[Path], stated: Stated) -> dict[str, Source]:
@@ -143,9 +151,9 @@ def _collect(folder: Path, paths: list[Path], stated: Stated) -> dict[str, Sourc
     ours = _bags_of_ours({path.parent for path in bags})
 
     def sources_of(path: Path) -> list[tuple[str, Source]]:
-        family = family_of(path) or SUFFIXES.get(path.suffix.lower())
+        family = family_of(path) or _suffixes().get(path.suffix.lower())
         if family is None:
-            raise DataError(f"{path}: no features (expected a file that ends in {', '.join(SUFFIXES)})")
+            raise DataError(f"{path}: no features (expected a file that ends in {', '.join(_suffixes())})")
         if family not in BUNDLES:
             encoder = _encoder_of(path) if stated.encoder is None else None
             said = (("encoder", encoder),) if encoder else ()

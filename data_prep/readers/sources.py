@@ -10,7 +10,7 @@ import difflib
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from data_prep.readers import hdf5, npy, parquet, pt, tar, zarr_store
+from data_prep.readers.added import Added
 from data_prep.readers.arrays import RowReader, by_rows, has_batch_axis
 from data_prep.readers.fields import DETAILS, SIDE_ARRAYS, describe
 from data_prep.readers.stated import NOTHING_STATED, Stated
@@ -60,13 +61,19 @@ BUNDLES: dict[str, Callable[..., Iterator[tuple[str, tuple, dict[str, Any]]]]] =
 """Families whose files hold many bags."""
 
 
+@cache
+def others() -> Added:
+    """The readers that other packages add, imported once."""
+    return Added(READERS, SUFFIXES)
+
+
 @dataclass(frozen=True)
 class Source:
     """Where the features of a slide are.
 
     Attributes:
         path: the file, or the folder of a zarr store.
-        family: a key of `READERS`.
+        family: a key of `READERS`, or the name of a reader that another package adds.
         place: place of the bag in a bundle, as the bundle's reader defines it.
         coords: a file that holds the coordinates of the same slide: CLAM's h5_files do for its pt_files, and
             slideflow's `<slide>.index.npz` for `<slide>.pt`.
@@ -316,7 +323,10 @@ def read_features(source: Source) -> SlideFeatures:
     path, where, said, stated = source.path, _where(source), source.details, source.stated
     place = (source.place,) if source.family in BUNDLES else ()
     try:
-        found = READERS[source.family](path, *place, stated.arrays)
+        if source.family in READERS:
+            found = READERS[source.family](path, *place, stated.arrays)
+        else:
+            found = others().read(source.family, path, stated.arrays)
     except DataError:
         refuse_pointer(path)
         raise
@@ -385,7 +395,8 @@ def family_of(path: Path) -> str | None:
         b"\x89HDF\r\n\x1a\n": "hdf5",
         b"PAR1": "parquet",
     }
-    return next((family for sign, family in signs.items() if head.startswith(sign)), None)
+    known = next((family for sign, family in signs.items() if head.startswith(sign)), None)
+    return known or others().family_of(head)
 
 
 def _where(source: Source) -> str:

@@ -80,7 +80,7 @@ def connect(*, dashboard: bool = False) -> None:
     if _is_asked_to_join():
         _join(os.environ.get("RAY_ADDRESS", ""), quiet)
         return
-    _require_address_space()
+    require_address_space()
     with loopback_only(), started_with_our_signals(), _explaining_a_slow_start():
         ray.init(
             address="local",
@@ -157,7 +157,7 @@ def _require_answer(address: str, timeout_s: float = _ANSWER_TIMEOUT_S) -> None:
             ) from None
 
 
-def _require_address_space() -> None:
+def require_address_space() -> None:
     """Refuse a limit on the address space below which Ray's workers crash.
 
     Raises:

@@ -1,14 +1,12 @@
 """The bag models' settings: every size and switch, its unit and range."""
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self, Union
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class Settings(BaseModel):
-    """Base of every group of settings: frozen, and closed to unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from mhimdist.config import extensions
+from mhimdist.config.settings import Settings as Settings
+from mhimdist.config.settings import extension_fault
 
 
 class AttentionMIL(Settings):
@@ -133,11 +131,6 @@ class DTFD(Settings):
     )
 
 
-# AB-MIL is last because --help shows the defaults of the last model.
-ModelSettings = Annotated[
-    Pooling | DSMIL | TransMIL | CLAM | DTFD | AttentionMIL, Field(discriminator="name")
-]
-
 MODEL_NAMES = (
     "abmil",
     "dsmil",
@@ -148,3 +141,19 @@ MODEL_NAMES = (
     "max_pooling",
     "mean_pooling",
 )
+
+EXTENSIONS = extensions.load(extensions.MODELS, taken=MODEL_NAMES, fault=extension_fault)
+"""The models that other installed packages add."""
+
+ALL_MODEL_NAMES = (*MODEL_NAMES, *EXTENSIONS.loaded)
+
+# AB-MIL is last because --help shows the defaults of the last model.
+if TYPE_CHECKING:
+    ModelSettings = Annotated[
+        Pooling | DSMIL | TransMIL | CLAM | DTFD | AttentionMIL, Field(discriminator="name")
+    ]
+else:
+    ModelSettings = Annotated[
+        Union[(Pooling, DSMIL, TransMIL, CLAM, DTFD, *EXTENSIONS.loaded.values(), AttentionMIL)],
+        Field(discriminator="name"),
+    ]

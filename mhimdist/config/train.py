@@ -18,9 +18,10 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator, model
 
 from mhimdist.config.method import Loss, Masking, Momentum, Teacher
 from mhimdist.config.models import (
+    ALL_MODEL_NAMES,
     CLAM,
     DTFD,
-    MODEL_NAMES,
+    EXTENSIONS,
     AttentionMIL,
     ModelSettings,
     Pooling,
@@ -30,7 +31,7 @@ from mhimdist.config.schedules import Schedule
 from mhimdist.config.tasks import TASK_NAMES, AutoTask, SurvivalTask, TaskSettings
 from mhimdist.errors import ConfigError
 
-_TAGS = {"model": MODEL_NAMES, "task": TASK_NAMES}
+_TAGS = {"model": ALL_MODEL_NAMES, "task": TASK_NAMES}
 """What the settings are called that choose among several groups, and the names of the groups."""
 
 
@@ -218,7 +219,8 @@ class TrainConfig(Settings):
                 raise ValueError("masking by score needs a teacher, but teacher.kind is none")
             if self.loss.alpha:
                 raise ValueError("loss.alpha must be 0 without a teacher, but teacher.kind is none")
-        if isinstance(self.model, Pooling | CLAM | DTFD) and self.teacher.kind != "none":
+        has_scores = getattr(self.model, "has_scores", not isinstance(self.model, Pooling | CLAM | DTFD))
+        if not has_scores and self.teacher.kind != "none":
             raise ValueError(f"{self.model.name} has no scores to mask by; set teacher.kind to none")
         if self.evaluation_samples is not None and not self.trains_on_sub_bags:
             raise ValueError(
@@ -367,7 +369,10 @@ def explain(item: Any) -> str:
         hint = f" (did you mean {close[0]}?)" if close else ""
         return f"{where}: unknown key{hint}; valid here: {', '.join(valid)}"
     if item["type"] == "union_tag_invalid":
-        return f"{where}.name: no {path[-1]} {item['ctx']['tag']!r}; valid: {', '.join(_TAGS[path[-1]])}"
+        name = item["ctx"]["tag"]
+        if path[-1] == "model" and name in EXTENSIONS.refused:
+            return f"{where}.name: {EXTENSIONS.refused[name]}"
+        return f"{where}.name: no {path[-1]} {name!r}; valid: {', '.join(_TAGS[path[-1]])}"
     message = item["msg"].removeprefix("Value error, ")
     return f"{where}: {message}" + ("" if item["type"] == "value_error" else f", got {item['input']!r}")
 

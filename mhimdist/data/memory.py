@@ -16,6 +16,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from mhimdist.data import cgroups
 from mhimdist.data.bags import BagSource
 from mhimdist.errors import DataError
 
@@ -25,7 +26,7 @@ ASKED_FROM_BYTES = 64 << 20
 USED_SHARE = 0.9
 """Largest share of the free memory to take: other processes need memory, too."""
 
-CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+CGROUPS, OWN_CGROUPS = cgroups.ROOT, cgroups.OWN
 
 
 def free_bytes() -> tuple[int, str]:
@@ -78,23 +79,15 @@ def gib(num_bytes: float) -> str:
 
 def _left_of_cgroups() -> Iterator[int]:
     """The bytes that each control group around this process leaves it; versions 1 and 2."""
-    with suppress(OSError):
-        for line in OWN_CGROUPS.read_text().splitlines():
-            number, controllers, path = line.split(":", 2)
-            if number == "0":
-                root, names = CGROUPS, ("memory.max", "memory.current", "inactive_file")
-            elif "memory" in controllers.split(","):
-                root = CGROUPS / "memory"
-                names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
-            else:
-                continue
-            # In a container the path may be the host's, while the container's group is at the root.
-            folder = root / path.lstrip("/")
-            for group in (folder, *folder.parents[: len(folder.parts) - len(root.parts)]):
-                with suppress(OSError, ValueError, LookupError):  # no group here, or no limit ("max")
-                    limit, used = (int((group / name).read_text()) for name in names[:2])
-                    counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-                    yield limit - used + int(counts[names[2]])  # the kernel reclaims inactive file pages
+    for version, group in cgroups.groups("memory", root=CGROUPS, own=OWN_CGROUPS):
+        if version == 2:
+            names = ("memory.max", "memory.current", "inactive_file")
+        else:
+            names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+        with suppress(OSError, ValueError, LookupError):  # no group here, or no limit ("max")
+            limit, used = (int((group / name).read_text()) for name in names[:2])
+            counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            yield limit - used + int(counts[names[2]])  # the kernel reclaims inactive file pages
 
 
 def buffer(

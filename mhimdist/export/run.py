@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mhimdist import files
+from mhimdist.config.models import EXTENSIONS
 from mhimdist.errors import CheckpointError, ConfigError
 from mhimdist.export import load_model, load_task, onnx_file, weights_file
 from mhimdist.prediction.members import Member, find_members
@@ -86,8 +87,14 @@ def _modules(member: Member, run: Path) -> list[Path]:
     """The code that an export of a network holds.
 
     Raises:
-        ConfigError: its task is a class of the user.
+        ConfigError: its model or its task is not one of mhimdist's own.
     """
+    if (name := member.config["model"]["name"]) in EXTENSIONS.packages:
+        package, version = EXTENSIONS.packages[name]
+        raise ConfigError(
+            f"{run}: expected one of mhimdist's own models, got {name} of the package {package} {version}, "
+            "which an export cannot hold; take mhimdist.load_student or jobs/predict.py"
+        )
     task = member.task
     if not (record := task.record()):
         return [Path(load_model.__file__)]

@@ -4,6 +4,8 @@ import torch
 from torch import nn
 
 from mhimdist.config import models as model_settings
+from mhimdist.config.settings import ModelExtension
+from mhimdist.models import extension
 from mhimdist.models.abmil import AttentionMIL
 from mhimdist.models.clam import CLAM, check_clam
 from mhimdist.models.dsmil import DSMIL
@@ -36,6 +38,7 @@ def build(
 
     Raises:
         ConfigError: the model is not defined for the task.
+        ExtensionError: another package adds the model, and its network cannot be used.
     """
     if task is None:
         assert num_classes is not None, "a network needs a task, or the number of classes"
@@ -56,11 +59,17 @@ def build(
                 model = DTFD(settings, num_features, num_outputs)
             case model_settings.Pooling():
                 model = PoolingMIL(settings, num_features, num_outputs)
+            case _:
+                model = extension.network_of(settings, num_features, num_outputs)
     model.to_empty(device="cpu")
+    if isinstance(settings, ModelExtension):
+        extension.mark_unset(model)
     model.initialize(torch.Generator().manual_seed(weight_seed(seed)))
     model.task = task
     if len(values := task.first_values()):
         model.task_values = nn.Parameter(torch.tensor(values))
+    if isinstance(settings, ModelExtension):
+        extension.check(model, settings, num_features, num_outputs)
     return model
 
 

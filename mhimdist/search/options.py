@@ -6,12 +6,14 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from mhimdist.config import extensions
 from mhimdist.config.execution import Execution
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.inner_splits import inner_folds
 from mhimdist.data.splits import Split, splits_of
 from mhimdist.data.stored import StoredBags
 from mhimdist.errors import SplitError
+from mhimdist.search.tracker import TRACKERS
 
 OBJECTIVE = "validation_score"
 STORAGE_VARIABLE = "MHIMDIST_STORAGE"
@@ -123,11 +125,23 @@ class Sweep(Execution):
         f"(default: {STORAGE_VARIABLE}, otherwise study.db in the sweep's folder); its password is never "
         "shown or written to a file",
     )
-    track: Literal["none", "wandb", "mlflow"] = Field("none", description="tracker that also logs the trials")
+    track: str = Field(
+        "none",
+        description="tracker that also logs the trials: none, wandb, mlflow, or the name of one that another "
+        "package adds",
+    )
     final_seeds: int = Field(3, ge=1, description="seeds that the best configuration is trained again with")
     final_top: int = Field(1, ge=1, description="number of best configurations that are trained again")
     fresh: bool = Field(False, description="delete an earlier sweep of this name first")
     train: TrainConfig = Field(TrainConfig(), description="the base configuration, which is the first trial")
+
+    @field_validator("track")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        """A tracker of another package is imported only when it is used."""
+        if name not in TRACKERS and name not in (others := extensions.names(extensions.TRACKERS)):
+            raise ValueError(f"no tracker {name!r}; valid: {', '.join((*TRACKERS, *others))}")
+        return name
 
     @field_validator("objective", mode="before")
     @classmethod

@@ -12,7 +12,6 @@ runs look at the test cases.
 """
 
 import hashlib
-import importlib
 import logging
 import os
 import time
@@ -27,7 +26,6 @@ import ray
 from ray import tune
 from ray.tune import PlacementGroupFactory
 from ray.tune.experiment import Trial
-from ray.tune.logger import TBXLoggerCallback
 
 from mhimdist import files, terminal
 from mhimdist.cluster.connect import connect, refuse_open_cluster
@@ -45,7 +43,7 @@ from mhimdist.report import formats
 from mhimdist.search import first_trials, proposals, samplers
 from mhimdist.search.options import Sweep
 from mhimdist.search.space import SpaceFunction
-from mhimdist.search.storage import hidden, network_filesystem, sqlite_url
+from mhimdist.search.storage import hidden, network_filesystem
 from mhimdist.search.study import SweepStudy
 from mhimdist.sweep.calibration import Planning
 from mhimdist.sweep.driver import SHARE, Driver, one_line
@@ -64,6 +62,7 @@ from mhimdist.sweep.ray_hooks import (
 )
 from mhimdist.sweep.silence import Silence
 from mhimdist.sweep.task import Task
+from mhimdist.sweep.trackers import trackers
 from mhimdist.sweep.trainable import SweepTrial, make_first_stage
 from mhimdist.sweep.watch import Watch, print_line
 from mhimdist.tasks import task_of
@@ -387,35 +386,3 @@ def _begin_first_stages(task: Task, share: Share) -> list[ray.ObjectRef]:
         f"first stages: {formats.count(len(configs) * len(task.splits), 'network')}, shared by all trials"
     )
     return [making.remote(config, task, split) for config in configs for split in task.splits]
-
-
-def trackers(sweep: Sweep) -> list[tune.Callback]:
-    """Ray's loggers of trials: always TensorBoard, and the requested tracker.
-
-    Raises:
-        SweepError: the tracker's package is not installed (the message names the extra), or the tracker would
-            ask for a login, which no job can answer.
-    """
-    found: list[tune.Callback] = [TBXLoggerCallback()]
-    if sweep.track == "none":
-        return found
-    try:
-        package = importlib.import_module(sweep.track)
-    except ImportError:
-        raise SweepError(
-            f"track {sweep.track}: the package is not installed; pip install 'mhimdist[{sweep.track}]'"
-        ) from None
-    if sweep.track == "wandb":
-        is_offline = os.environ.get("WANDB_MODE") in ("offline", "disabled")
-        if not (is_offline or os.environ.get("WANDB_API_KEY") or package.api.api_key):
-            raise SweepError(
-                "track wandb: nobody is logged in; run `wandb login`, or set WANDB_API_KEY or "
-                "WANDB_MODE=offline"
-            )
-        from ray.air.integrations.wandb import WandbLoggerCallback
-
-        return [*found, WandbLoggerCallback(project="mhimdist", group=sweep.name)]
-    from ray.air.integrations.mlflow import MLflowLoggerCallback
-
-    uri = os.environ.get("MLFLOW_TRACKING_URI", sqlite_url(sweep.home / "mlflow.db"))
-    return [*found, MLflowLoggerCallback(tracking_uri=uri, experiment_name=sweep.name)]

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 import mhimdist
+from mhimdist.config.models import EXTENSIONS
 
 
 def environment(num_threads: int) -> dict[str, str]:
@@ -27,9 +28,14 @@ def environment(num_threads: int) -> dict[str, str]:
     }
 
 
-def versions() -> dict[str, str]:
-    """The versions of the packages that a network's weights depend on."""
+def versions(model: str | None = None) -> dict[str, str]:
+    """The versions of the packages that a network's weights depend on.
+
+    Args:
+        model: name of its model, which another package may have added.
+    """
     packages = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "safetensors")}
+    packages |= dict([EXTENSIONS.packages[model]]) if model in EXTENSIONS.packages else {}
     return {"mhimdist": mhimdist.__version__, "python": platform.python_version(), **packages}
 
 

@@ -62,7 +62,7 @@ def save_student(
         "data_digest": bags.digest,
         "features": _details(bags, trained_on),
         "data": describe(bags),
-        "versions": versions(),
+        "versions": versions(config.model.name),
         "threshold": (fitted or {}).get("threshold"),
         "threshold_from": fitted_from,
     }

@@ -91,13 +91,13 @@ def test_a_small_limit_on_address_space_is_named(monkeypatch):
     limit = 6 * 2**30
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, limit))
     with pytest.raises(ClusterError, match=r"6\.0 GiB of address space \(ulimit -v\).*`ulimit -v unlimited`"):
-        connect._require_address_space()
+        connect.require_address_space()
 
 
 @pytest.mark.parametrize("limit", [resource.RLIM_INFINITY, 2**50])
 def test_a_large_limit_on_address_space_is_taken(monkeypatch, limit):
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, limit))
-    connect._require_address_space()
+    connect.require_address_space()
 
 
 def test_rays_files_are_in_a_short_folder_that_only_this_user_enters(monkeypatch):

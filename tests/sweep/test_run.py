@@ -23,7 +23,8 @@ from mhimdist.errors import RunLockedError, SweepError
 from mhimdist.search import storage, study
 from mhimdist.search.options import Sweep
 from mhimdist.search.space import Space
-from mhimdist.sweep.run import run_sweep, trackers
+from mhimdist.sweep.run import run_sweep
+from mhimdist.sweep.trackers import trackers
 
 pytestmark = pytest.mark.ray
 BASE = preset("c16", "abmil").override(
