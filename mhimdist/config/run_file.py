@@ -12,24 +12,24 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from mhimdist.config.file_overrides import apply, in_order
 from mhimdist.config.options import Options
 from mhimdist.config.schedules import Schedule
 from mhimdist.config.setting_list import (
     allowed,
-    chosen_by_default,
     choices_of,
+    chosen_by_default,
     groups_of,
     members_of,
     settings_of,
 )
 from mhimdist.config.train import ConfigWarning, TrainConfig
 from mhimdist.config.yaml_nodes import MOST_BYTES, Group, Items, Node, Scalar, parse, place, typed
-from mhimdist.config.file_overrides import apply, in_order
 from mhimdist.errors import ConfigError
 from mhimdist.foreign_text import one_line
 
 Path_ = tuple[str | int, ...]
-Section = Callable[[dict[str, Any]], object]
+Section = Callable[[Any], object]
 """Checks the plain values of a part of a file that is not options; raises `SettingError`."""
 
 _MOST_SHOWN = 8
@@ -157,8 +157,6 @@ class _Check:
     def _section(self, key: str) -> Any:
         values = typed(self._root.items[key])
         try:
-            if not isinstance(values, dict):
-                raise SettingError((), f"expected settings below it, got {said(self._root.items[key])}")
             self._sections[key](values)
         except SettingError as error:
             self._problem((key, *error.path), error.reason)
@@ -191,7 +189,7 @@ class _Check:
         tag = node.items.get(field.discriminator)
         name = tag.text if isinstance(tag, Scalar) else chosen_by_default(field)
         if name not in groups:
-            close = _nearest(name, groups)
+            close = nearest(name, groups)
             self._problem(
                 (*path, field.discriminator), f"no {path[-1]} {name!r}{close}; valid: {', '.join(groups)}"
             )
@@ -208,7 +206,7 @@ class _Check:
         deeper = [name for name in every if name == key or name.endswith(f".{leaf}")]
         if deeper:
             return f"unknown key here (did you mean {deeper[0]}, each part on its own level?)"
-        close = _nearest(key, valid)
+        close = nearest(key, valid)
         listed = "" if close and len(valid) > _MOST_LISTED else f"; valid here: {', '.join(sorted(valid))}"
         return f"unknown key{close}{listed}"
 
@@ -308,7 +306,8 @@ def said(node: Node) -> str:
     return "a list" if isinstance(node, Items) else "settings below it"
 
 
-def _nearest(name: str, valid: Iterable[str]) -> str:
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """A hint at the nearest valid name, such as " (did you mean epochs?)"; empty if none is near."""
     found = difflib.get_close_matches(name.replace("-", "_"), list(valid), n=1)
     return f" (did you mean {found[0]}?)" if found else ""
 

@@ -161,12 +161,13 @@ def _with_default(field: FieldInfo, value: Any) -> FieldInfo:
 def _setting(owner: type[BaseModel], path: tuple[str, ...], field: FieldInfo, choice: str) -> Setting:
     described = field.description or ""
     found = _DEFAULT_TEXT.search(described)
+    kind = allowed(_schema(owner)[path[-1]])
     default = None if field.default is PydanticUndefined else field.default
     return Setting(
         path,
         in_file_words(_DEFAULT_TEXT.sub("", described)),
-        allowed(_schema(owner)[path[-1]]),
-        UNITS.get(path[-1], ""),
+        kind,
+        UNITS.get(path[-1], "") if "number" in kind else "",
         default,
         found[1] if found else "",
         choice,
@@ -199,25 +200,25 @@ def allowed(schema: Mapping[str, Any]) -> str:
     if "anyOf" in schema:
         members = sorted(schema["anyOf"], key=lambda each: each.get("type") == "null")
         texts = [allowed(each) for each in members]
-        return f"{', '.join(texts[:-1])}, or {texts[-1]}"
+        return f"{', '.join(texts[:-1])}{', or' if 'number' in texts[0] else ' or'} {texts[-1]}"
     if "enum" in schema or "const" in schema:
         names = [str(each) for each in schema.get("enum", [schema.get("const")])]
         return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
     kind = schema.get("type")
     if kind == "array":
-        return f"list of {_plural(allowed(schema['items']))}"
+        return f"a list of {_plural(allowed(schema['items']))}"
     if kind == "object":
         return "settings by name"
     if kind == "string":
-        return "path" if schema.get("format") == "path" else "text"
+        return "a path" if schema.get("format") == "path" else "text"
     if kind in ("integer", "number"):
-        return ("whole number" if kind == "integer" else "number") + _range(schema)
+        return ("a whole number" if kind == "integer" else "a number") + _range(schema)
     return {"boolean": "true or false", "null": "none"}.get(str(kind), "any value")
 
 
 def _plural(text: str) -> str:
     head, comma, rest = text.partition(",")
-    return f"{head.replace('number', 'numbers')}{comma}{rest}"
+    return f"{head.removeprefix('a ').replace('number', 'numbers')}{comma}{rest}"
 
 
 def _range(schema: Mapping[str, Any]) -> str:
