@@ -1,4 +1,4 @@
-"""Overrides of a file's settings: texts such as `train.epochs=50`, `seeds=1,2,3` or `space.loss.alpha.log=true`."""
+"""Overrides of a file's settings: texts such as `train.epochs=50` or `space.loss.alpha.log=true`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

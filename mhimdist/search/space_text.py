@@ -17,7 +17,7 @@ How each setting is searched; the base above is the first trial, so each range h
                                         other settings with each of them
     setting: {schedule: [low, high]}    the start of a schedule, and its kind; kinds: [constant, cosine]
                                         are those to choose among
-    setting: {branch: {a: {...}}}       which settings are searched at all; masking.strategy is such a way
+    setting: {branch: {a: {...}}}       which settings are searched at all, as masking.strategy
     setting: {fix: value}               no search
     keep_at_least: share                only masks that leave the student this share of a bag"""
 

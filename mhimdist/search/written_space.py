@@ -175,16 +175,14 @@ def _checked(path: str, entry: Entry, here: Path_) -> Entry:
     found = getattr(entry, verb)
     if verb == "fix":
         return entry.model_copy(update={verb: _value(path, found, (*here, verb))})
-    names = list(found)
+    has_keys = isinstance(found, dict)
     made = [
-        _value(
-            path, value, (*here, verb, value if isinstance(found, dict) else at), is_key=found is not names
-        )
-        for at, value in enumerate(names)
+        _value(path, value, (*here, verb, value if has_keys else at), is_key=has_keys)
+        for at, value in enumerate(found)
     ]
     if len(set(map(repr, made))) < len(made) and verb == "choice":
         raise SettingError((*here, verb), "expected each value once")
-    return entry if isinstance(found, dict) else entry.model_copy(update={verb: made})
+    return entry if has_keys else entry.model_copy(update={verb: made})
 
 
 def _checked_schedule(path: str, entry: Entry, here: Path_) -> Entry:
@@ -212,12 +210,12 @@ def _value(path: str, value: Any, here: Path_, *, is_key: bool = False) -> Any:
         is_key: whether it is a key, of which YAML gives only the text.
     """
     reasons: list[str] = []
-    for annotation in _annotations()[path]:
+    for at, annotation in enumerate(_annotations()[path]):
         members = members_of(annotation)
         if value in NO_VALUE and type(None) in members and "none" not in choices_of(annotation):
             return None
         try:
-            made = TypeAdapter(annotation).validate_python(value)
+            made = _adapter(path, at).validate_python(value)
         except ValidationError as error:
             reasons += [item["msg"] for item in error.errors()]
             continue
@@ -243,6 +241,11 @@ def _annotations() -> dict[str, list[Any]]:
         annotation = Annotated[each.field.annotation, each.field]  # type: ignore[name-defined]
         found.setdefault(each.name, []).append(annotation)
     return found
+
+
+@cache
+def _adapter(path: str, at: int) -> TypeAdapter[Any]:
+    return TypeAdapter(_annotations()[path][at])
 
 
 @cache
