@@ -124,7 +124,8 @@ def init(name: str, kind: str = "cross-validate") -> str:
     whose = "sized for the embedded digits" if is_small else "put your own folder of shards at `data`"
     lines = head(
         f"{made.noun[0].upper()}{made.noun[1:]}. The authors' settings of {train.title} for "
-        f"{dataset.upper()}; {whose}. A line with # right before the setting states its default: remove the # to change it.",
+        f"{dataset.upper()}; {whose}. A line with # right before the setting states its default: remove the "
+        "# to change it.",
         [
             f"mhimdist {kind} {file}".ljust(56) + "runs it",
             f"mhimdist {kind} {file} train.epochs=50".ljust(56) + "changes a setting for once",

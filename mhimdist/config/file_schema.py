@@ -32,7 +32,7 @@ def schema_of(
     for key, section in (sections or {}).items():
         definitions |= section.get("$defs", {})
         made["properties"][key] = {name: value for name, value in section.items() if name != "$defs"}
-    schedules = {each.__name__ for each in (Schedule, *Schedule.__subclasses__())}
+    schedules = {"Schedule", *(each.__name__ for each in Schedule.__subclasses__())}
     for each in (made, *definitions.values()):
         for key, value in each.get("properties", {}).items():
             each["properties"][key] = _of_file(value, schedules)
@@ -86,7 +86,9 @@ def _of_file(schema: dict[str, Any], schedules: set[str]) -> dict[str, Any]:
     if "anyOf" in schema and {"type": "null"} in schema["anyOf"]:
         schema["anyOf"] = [*schema["anyOf"], NONE]
     if schema.get("type") == "array" and schema.get("items", {}).get("type") == "integer":
-        described = {key: schema.pop(key) for key in ("description", "default") if key in schema}
+        described: dict[str, Any] = {
+            key: schema.pop(key) for key in ("description", "default") if key in schema
+        }
         return {
             **described,
             "anyOf": [schema, {"type": "integer"}, {"type": "string", "pattern": r"^\d+(\s*,\s*\d+)*$"}],

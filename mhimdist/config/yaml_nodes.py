@@ -116,12 +116,12 @@ def parse(content: bytes, name: str, where: str | None = None) -> Node:
         return _Builder(name, where).build(yaml.parse(text, Loader=yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = where or (f"line {mark.line + 1}" if mark else "a line")
+        at = where or (f"line {mark.line + 1}" if mark else "a line")
         said = " ".join(filter(None, (error.context, error.problem)))
-        raise ConfigError(f"{name}, {line}: not YAML: {said}") from None
+        raise ConfigError(f"{name}, {at}: not YAML: {said}") from None
     except yaml.reader.ReaderError as error:
-        line = where or f"line {text.count(chr(10), 0, error.position) + 1}"
-        raise ConfigError(f"{name}, {line}: not YAML: {error.reason}") from None
+        at = where or f"line {text.count(chr(10), 0, error.position) + 1}"
+        raise ConfigError(f"{name}, {at}: not YAML: {error.reason}") from None
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         # PyYAML lets Python's own errors out for an escape such as "\UFFFFFFFF".
         raise ConfigError(f"{name}: not YAML: {' '.join(str(error).split())}") from None

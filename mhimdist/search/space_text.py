@@ -11,15 +11,15 @@ from mhimdist.search.written_space import KEEP, VERBS, Entry
 HELP = """\
 How each setting is searched; the base above is the first trial, so each range holds its value.
 
-    setting: {uniform: [low, high]}     a number; with log: true, evenly in its logarithm
-    setting: {integer: [low, high]}     a whole number
-    setting: {choice: [a, b]}           one of some values; {choice: {a: {...}, b: {...}}} searches
-                                        other settings with each of them
-    setting: {schedule: [low, high]}    the start of a schedule, and its kind; kinds: [constant, cosine]
-                                        are those to choose among
-    setting: {branch: {a: {...}}}       which settings are searched at all, as masking.strategy
-    setting: {fix: value}               no search
-    keep_at_least: share                only masks that leave the student this share of a bag"""
+    {uniform: [low, high]}    a number; with log: true, evenly in its logarithm
+    {integer: [low, high]}    a whole number
+    {choice: [a, b]}          one of some values; {choice: {a: {...}, b: {...}}} searches
+                              other settings with each of them
+    {schedule: [low, high]}   the start of a schedule and its kind, among all or among kinds: [...]
+    {branch: {a: {...}}}      which settings are searched at all, as masking.strategy
+    {fix: value}              no search
+
+keep_at_least tries only masks that leave the student this share of a bag."""
 
 
 def lines_of(tree: Mapping[str, Any], depth: int = 1) -> list[str]:
