@@ -222,3 +222,7 @@ def _kind(kind: str) -> _Kind:
             f"no kind of file {kind!r}{nearest(kind, KINDS)}; valid: {', '.join(get_args(Kind))}"
         )
     return KINDS[kind]
+
+
+if __name__ == "__main__":
+    print(settings_page(), end="")

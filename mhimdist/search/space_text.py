@@ -6,6 +6,7 @@ from typing import Any
 from mhimdist.config.commented import comment, heading, word, written
 from mhimdist.config.setting_list import in_file_words, settings_of
 from mhimdist.config.train import TrainConfig
+from mhimdist.config.yaml_nodes import Scalar
 from mhimdist.search.written_space import KEEP, VERBS, Entry
 
 HELP = """\
@@ -38,9 +39,14 @@ def lines_of(tree: Mapping[str, Any], depth: int = 1) -> list[str]:
             continue
         lines += [f"{indent}{path}:", f"{indent}  {branching}:"]
         for name, below in entry[branching].items():
-            lines.append(f"{indent}    {word(str(name))}:")
+            lines.append(f"{indent}    {_key(name)}:")
             lines += lines_of(below or {}, depth + 3)
     return lines
+
+
+def _key(name: str) -> str:
+    """A choice as a key, whose text is what counts: numbers need no quotes."""
+    return word(name) if isinstance(Scalar(name, True, "").value, str) else name
 
 
 def _flow(value: Any) -> str:
