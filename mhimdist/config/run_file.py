@@ -238,6 +238,12 @@ class _Check:
         is_none = node.is_null or (node.is_plain and text in ("none", "None") and "none" not in choices)
         if type(None) in members and is_none:
             return None
+        if inner := next((each for each in members if get_origin(each) is tuple), None):
+            kind, texts = get_args(inner)[0], text.strip("[] ").split(",") if text.strip("[] ") else []
+            return [
+                self._value(Scalar(each.strip(), True, node.where), kind, (*path, at), None)
+                for at, each in enumerate(texts)
+            ]
         if node.is_null:
             self._problem(path, "expected a value, got nothing")
         elif str in members:
@@ -246,12 +252,6 @@ class _Check:
             self._problem(path, f"expected a number in decimal digits without leading zeros, got {text}")
         elif float in members and _NOT_FINITE.fullmatch(text):
             self._problem(path, f"expected a finite number, got {text}")
-        elif inner := next((each for each in members if get_origin(each) is tuple), None):
-            kind, texts = get_args(inner)[0], text.strip("[] ").split(",") if text.strip("[] ") else []
-            return [
-                self._value(Scalar(each.strip(), True, node.where), kind, (*path, at), None)
-                for at, each in enumerate(texts)
-            ]
         elif any(get_origin(each) is dict for each in members):
             self._problem(path, f"expected settings by name, got {said(node)}")
         elif Path in members and text.startswith("~"):
