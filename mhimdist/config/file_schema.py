@@ -82,7 +82,8 @@ def _of_file(schema: dict[str, Any], schedules: set[str]) -> dict[str, Any]:
             members = [*members, {"type": "number"}]
         return {**schema, "anyOf": members}
     if "oneOf" in schema:  # a group without its name is one of the default's
-        return {**schema, "anyOf": [*schema.pop("oneOf"), {"type": "null"}]}
+        groups = schema.pop("oneOf")
+        return {**schema, "anyOf": [*groups, {"type": "null"}]}
     if "anyOf" in schema and {"type": "null"} in schema["anyOf"]:
         schema["anyOf"] = [*schema["anyOf"], NONE]
     if schema.get("type") == "array" and schema.get("items", {}).get("type") == "integer":

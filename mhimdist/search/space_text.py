@@ -16,7 +16,7 @@ How each setting is searched; the base above is the first trial, so each range h
     {integer: [low, high]}    a whole number
     {choice: [a, b]}          one of some values; {choice: {a: {...}, b: {...}}} searches
                               other settings with each of them
-    {schedule: [low, high]}   the start of a schedule and its kind, among all or among kinds: [...]
+    {schedule: [low, high]}   the start of a schedule and its kind, of all or of kinds: [...]
     {branch: {a: {...}}}      which settings are searched at all, as masking.strategy
     {fix: value}              no search
 

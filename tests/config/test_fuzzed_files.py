@@ -78,8 +78,9 @@ OVERRIDES = st.lists(
 )
 
 
+@pytest.mark.faults(52)
 @CASES
-def test_forged_files(num_cases: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forged_files_of_settings(num_cases: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert read_job("tune", _file(tmp_path / "valid.yaml", VALID)).space is not None
     (tmp_path / "valid.yaml").unlink()

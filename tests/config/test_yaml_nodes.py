@@ -66,6 +66,7 @@ def test_what_a_file_of_settings_must_not_hold_is_refused(text, message):
         parse(text, "a.yaml")
 
 
+@pytest.mark.faults(52)
 def test_aliases_repeat_values_but_make_no_bomb():
     assert typed(parse(b"a: &x [1, 2]\nb: *x", "a.yaml")) == {"a": [1, 2], "b": [1, 2]}
     bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(

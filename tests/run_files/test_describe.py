@@ -11,6 +11,12 @@ from mhimdist.run_files.describe import settings_page
 from mhimdist.search.options import Sweep
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "settings.md"
+OPTIONS = {
+    each.path[-1].replace("_", "-")
+    for each in (*settings_of(CrossValidation), *settings_of(Sweep))
+    if "_" in each.path[-1]
+}
+"""Names as on a command line, which a file does not have."""
 
 
 def test_the_page_is_current():
@@ -24,6 +30,7 @@ def test_every_setting_is_on_the_page_with_a_meaning(options):
         assert f"| `{each.name}` |" in text
         assert each.meaning, each.name
         assert each.allowed != "any value", each.name
+        assert not [name for name in OPTIONS if name in each.meaning], each.name
 
 
 @pytest.mark.parametrize("options", [CrossValidation, Sweep])

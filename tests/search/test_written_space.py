@@ -59,9 +59,9 @@ def facts(job):
 
 
 def _proposals(space, base, facts, folder) -> list[dict]:
-    """The parameters of 20 trials, of which TPE models 15."""
+    """The parameters of 20 trials, of which TPE models 5."""
     folder.mkdir()
-    sweep = Sweep(home=folder, train=base, num_trials=20, num_startup=5, warm_presets=False)
+    sweep = Sweep(home=folder, train=base, num_trials=20, num_startup=15, warm_presets=False)
     study = SweepStudy(sweep, space, facts, sqlite_url(folder / "study.db"), [facts.base_params])
     for number in range(20):
         study.complete(study.propose().number, (7 * number % 20) / 20, None)

@@ -36,7 +36,7 @@ def _written(sweep: Sweep, function) -> str:
 
 
 def test_a_sweep_is_repeated_by_its_file(tmp_path):
-    sweep = Sweep(home=tmp_path, name="no", train=BASE, seeds=(1, 2), folds=3, gpus_per_run=0.25, at_once=2)
+    sweep = Sweep(home=tmp_path, name="first", train=BASE, seeds=(1, 2), folds=3, gpus_per_run=0.25, at_once=2)
     text = _written(sweep, space)
     job = read_job("tune", sweep.folder / REPEAT_FILE)
     assert job.options == sweep
@@ -45,7 +45,7 @@ def test_a_sweep_is_repeated_by_its_file(tmp_path):
     assert "  epochs: 25  # default 200\n" in text
     assert text.count("# digest") == 1
     again = sweep.model_copy(update={"name": "again"})
-    assert _written(again, job.space).replace("again", "no") == text.replace("again", "no")
+    assert _written(again, job.space).replace("again", "first") == text.replace("again", "first")
 
 
 def test_a_cross_validation_is_repeated_by_its_file(tmp_path):
