@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from pydantic_core import PydanticUndefined
-
 from mhimdist.config.commented import default_of, written
 from mhimdist.config.option_groups import GROUPS, HIDDEN
 from mhimdist.config.options import Options
@@ -74,7 +72,7 @@ def _table(settings: Iterable[Setting]) -> list[str]:
 def _row(setting: Setting) -> tuple[str, ...]:
     if setting.default_text:
         default = setting.default_text
-    elif setting.field.default is PydanticUndefined and setting.field.default_factory is None:
+    elif setting.field.is_required():
         default = "must be given"
     else:
         default = f"`{written(default_of(setting))}`"

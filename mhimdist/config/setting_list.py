@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 _DEFAULT_TEXT = re.compile(r"\s*\(default: ([^)]*)\)")
 _KEBAB = re.compile(r"(?:--)?\b[a-z]+(?:-[a-z]+)+\b|--[a-z]+\b")
@@ -162,7 +161,7 @@ def _setting(owner: type[BaseModel], path: tuple[str, ...], field: FieldInfo, ch
     described = field.description or ""
     found = _DEFAULT_TEXT.search(described)
     kind = allowed(_schema(owner)[path[-1]])
-    default = None if field.default is PydanticUndefined else field.default
+    default = None if field.is_required() or field.default_factory else field.default
     return Setting(
         path,
         in_file_words(_DEFAULT_TEXT.sub("", described)),

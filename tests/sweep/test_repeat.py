@@ -36,7 +36,7 @@ def _written(sweep: Sweep, function) -> str:
 
 
 def test_a_sweep_is_repeated_by_its_file(tmp_path):
-    sweep = Sweep(home=tmp_path, name="first", train=BASE, seeds=(1, 2), folds=3, gpus_per_run=0.25, at_once=2)
+    sweep = Sweep(home=tmp_path, name="first", train=BASE, seeds=(1, 2), folds=3, gpus_per_run=0.25)
     text = _written(sweep, space)
     job = read_job("tune", sweep.folder / REPEAT_FILE)
     assert job.options == sweep
