@@ -34,6 +34,7 @@ ORDER = {
         {"export"},
         {"cross_validation"},
         {"sweep"},
+        {"run_files"},
         {"paper"},
         {"doctor"},
     ],

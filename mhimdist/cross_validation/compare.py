@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from mhimdist import files, terminal
 from mhimdist.cluster.connect import refuse_open_cluster
+from mhimdist.config.repeated import REPEAT_FILE, repeated
 from mhimdist.cross_validation.folds import FoldSet, raise_failed
 from mhimdist.cross_validation.options import Candidate, CrossValidation, Experiment
 from mhimdist.data.opening import open_bags
@@ -122,6 +123,9 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
     check_runs(((fold.name, fold.config, fold.split) for fold in planned.missing().values()), bags)
     options = experiment.model_dump(mode="json") | {"data": shown(experiment.data)}  # a URL may be signed
     files.write_text(folder / "options.json", json.dumps(options, indent=1))
+    if isinstance(experiment, CrossValidation):
+        text = repeated(experiment, "cross-validate", shown={"data": shown(experiment.data)})
+        files.write_text(folder / REPEAT_FILE, text)
     files.write_text(folder / "environment.json", json.dumps(environment(experiment.num_threads), indent=1))
     outcomes = planned.found()
     num_found = len(outcomes)

@@ -60,6 +60,7 @@ from mhimdist.sweep.ray_hooks import (
     guard_callback,
     surviving_the_memory_monitor,
 )
+from mhimdist.sweep.repeat import write_repeat
 from mhimdist.sweep.silence import Silence
 from mhimdist.sweep.task import Task
 from mhimdist.sweep.trackers import trackers
@@ -105,11 +106,13 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
     warn_of_larger_bags(trained_on(bags, sweep.train), sweep.train.max_instances)
     if sweep.protocol != "nested":
         return _run(sweep, space, bags, data, sweep.splits(bags)).folder
-    return run_nested(
-        sweep,
-        bags,
-        lambda inside, splits, number, finals: _run(inside, space, bags, data, splits, number, finals),
-    )
+
+    def search(inside: Sweep, splits: list[Split], number: int, finals: Path) -> Finished:
+        if number == 1:
+            write_repeat(sweep, space, proposals.examine(space, sweep.train))
+        return _run(inside, space, bags, data, splits, number, finals)
+
+    return run_nested(sweep, bags, search)
 
 
 def _run(
@@ -155,6 +158,8 @@ def _run(
             },
             first,
         )
+        if finals is None:
+            write_repeat(sweep, space, facts)
         study = SweepStudy(sweep, space, facts, folder.url, first, folder.owner)
         folder.check_study(len(study.trials))
         for number, split in enumerate(splits, 1):

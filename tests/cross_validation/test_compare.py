@@ -25,6 +25,7 @@ from mhimdist.models import build
 from mhimdist.paper import costs
 from mhimdist.paper.costs import measure_costs
 from mhimdist.report.comparison import PAPER_WARNING, STRICT_NOTE
+from mhimdist.run_files.read import read_job
 from mhimdist.training import first_stage
 from mhimdist.training.model_card import escaped
 from mhimdist.training.result import OUTSIDE_WEIGHTS
@@ -43,6 +44,10 @@ def job(tmp_path_factory):
 def done(job, data):
     """A finished cross-validation: 2 configurations x 2 folds x 2 protocols."""
     return run_cross_validation(job, data=data)
+
+
+def test_it_leaves_the_file_that_repeats_it(job, done):
+    assert read_job("cross-validate", job.folder / "repeat.yaml").options == job
 
 
 def test_every_fold_is_tested_under_both_protocols(job, done, data):

@@ -20,7 +20,8 @@ from mhimdist.config.presets import preset
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.errors import RunLockedError, SweepError
-from mhimdist.search import storage, study
+from mhimdist.run_files.read import read_job
+from mhimdist.search import proposals, storage, study
 from mhimdist.search.options import Sweep
 from mhimdist.search.space import Space
 from mhimdist.sweep.run import run_sweep
@@ -205,6 +206,13 @@ def test_final_runs_are_the_best_configuration_and_its_plain_network_on_all_fold
         if config.teacher.kind != "none":
             assert config.masking.high.start == best.params["masking.high.start"]
     assert {kind: len(splits) for kind, splits in found.items()} == {"init_momentum": 2, "none": 2}
+
+
+def test_it_leaves_the_file_that_repeats_it(folder, sweep):
+    job = read_job("tune", folder / "repeat.yaml")
+    assert job.options == sweep
+    identity = json.loads((folder / "sweep.json").read_text())
+    assert proposals.examine(job.space, sweep.train).digest == identity["space"]
 
 
 def test_the_study_opens_with_optuna_alone(folder):
