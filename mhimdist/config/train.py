@@ -4,10 +4,10 @@ A configuration is frozen; `override` makes a changed copy from dotted paths suc
 `{"masking.high.start": 0.03}`. Sweeps, presets and the command line all change settings this way.
 """
 
-import difflib
 import hashlib
 import json
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -26,6 +26,7 @@ from mhimdist.config.models import (
     Pooling,
     Settings,
 )
+from mhimdist.config.nearest import did_you_mean
 from mhimdist.config.schedules import Schedule
 from mhimdist.config.tasks import TASK_NAMES, AutoTask, SurvivalTask, TaskSettings
 from mhimdist.errors import ConfigError
@@ -363,13 +364,22 @@ def explain(item: Any) -> str:
         parents, unknown = path, str(item["loc"][-1])
         where = ".".join([*parents, unknown])
         valid = _valid_keys(parents, [part for part in item["loc"][:-1] if part in all_tags])
-        close = difflib.get_close_matches(unknown, valid, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        return f"{where}: unknown key{hint}; valid here: {', '.join(valid)}"
+        return f"{where}: unknown key{did_you_mean(unknown, valid)}; valid here: {', '.join(valid)}"
     if item["type"] == "union_tag_invalid":
-        return f"{where}.name: no {path[-1]} {item['ctx']['tag']!r}; valid: {', '.join(_TAGS[path[-1]])}"
+        tag, valid = item["ctx"]["tag"], _TAGS[path[-1]]
+        return f"{where}.name: no {path[-1]} {tag!r}{did_you_mean(tag, valid)}; valid: {', '.join(valid)}"
+    if item["type"] == "missing":
+        return f"{where}: expected a value, got none; give --{where.replace('_', '-')}"
     message = item["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" + ("" if item["type"] == "value_error" else f", got {item['input']!r}")
+    if item["type"] == "value_error":
+        return f"{where}: {message}"
+    near = did_you_mean(str(item["input"]), _quoted(message)) if item["type"] == "literal_error" else ""
+    return f"{where}: {message}, got {item['input']!r}{near}"
+
+
+def _quoted(message: str) -> list[str]:
+    """The words in quotes: of one of pydantic's errors about choices, the choices."""
+    return re.findall(r"'([^']*)'", message)
 
 
 def _valid_keys(parents: Sequence[str], tags: Sequence[Any]) -> list[str]:
