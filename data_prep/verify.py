@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     num_bytes = sum(shard.bytes for shard in info.shards)
     console = terminal.console()
     counted = Count()
-    with bar(num_bytes, lambda: counted.total, "checking", console):
+    with bar(num_bytes, lambda: counted.total, "checking", terminal.progress()):
         faults = verify(folder, workers=options.workers, on_bytes=counted.add)
     _list(console, faults)
     if faults and options.repair is not None:

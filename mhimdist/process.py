@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
@@ -15,6 +16,15 @@ from mhimdist.foreign_text import quiet_warnings, terminal
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 """The signals that ask a command to stop."""
+
+
+_is_verbose = False
+
+
+def be_verbose() -> None:
+    """Show where the error came from that ends this process."""
+    global _is_verbose
+    _is_verbose = True
 
 
 def run(main: Callable[[], None]) -> None:
@@ -37,6 +47,8 @@ def run(main: Callable[[], None]) -> None:
         said, status = f"error: {' '.join(_message(error).split())}", 1
     except KeyboardInterrupt:
         said, status = "interrupted", 130
+    if _is_verbose:
+        traceback.print_exception(sys.exception())
     command.status = status
     print(terminal(said), file=sys.stderr)
     leave(status)

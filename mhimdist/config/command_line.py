@@ -51,9 +51,7 @@ class _Text(click.ParamType):
         try:
             return _adapter(setting).validate_python(value)
         except ValidationError as error:
-            raise click.UsageError(
-                f"argument {self._called}: {reason(error.errors()[0])}", ctx
-            ) from None
+            raise click.UsageError(f"argument {self._called}: {reason(error.errors()[0])}", ctx) from None
 
     @property
     def _called(self) -> str:
@@ -97,7 +95,8 @@ class OptionsCommand(click.Command):
 
         Args:
             name: its name.
-            options: the class of settings; its `FIRST` names those that `--help` shows, its `PANELS` groups them.
+            options: the class of settings; its `FIRST` names those that `--help` shows, and its `PANELS`
+                groups them.
             run: is given the settings of the command line as a tree.
             about: the first lines of its help.
             defaults: defaults that differ from those of the class.
@@ -130,10 +129,8 @@ class OptionsCommand(click.Command):
             hint = did_you_mean(named, [option for param in self.params for option in _names(param)])
             raise click.UsageError(f"unrecognized arguments: {named}{hint}", ctx) from None
         except click.MissingParameter as error:
-            assert error.param is not None
-            raise click.UsageError(
-                f"the following arguments are required: {error.param.human_readable_name}", ctx
-            ) from None
+            name = error.param.human_readable_name if error.param else error.param_hint
+            raise click.UsageError(f"the following arguments are required: {name}", ctx) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Do what the command does; click calls this."""
@@ -147,6 +144,10 @@ class OptionsCommand(click.Command):
     def get_help(self, ctx: click.Context) -> str:
         """The page of help: the options that people use first, or all."""
         return help_page(self, ctx, shows_all=False)
+
+    def get_long_help(self, ctx: click.Context) -> str:
+        """The page of help with all options."""
+        return help_page(self, ctx, shows_all=True)
 
     def _params(self) -> list[click.Parameter]:
         params: list[click.Parameter] = []
@@ -236,22 +237,27 @@ class _Words(click.Argument):
 
 def general_options() -> list[click.Parameter]:
     """The options that every command has: help, and how much it says."""
+    acts = {
+        ("-h", "--help"): _show(shows_all=False),
+        ("--help-all",): _show(shows_all=True),
+        ("-q", "--quiet"): _quiet,
+        ("-v", "--verbose"): _verbose,
+    }
     return [
-        click.Option(["-h", "--help"], is_flag=True, is_eager=True, expose_value=False, callback=_show(False)),
-        click.Option(["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_show(True)),
-        click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=_quiet),
-        click.Option(["-v", "--verbose"], is_flag=True, expose_value=False, callback=_verbose),
+        click.Option(names, is_flag=True, is_eager=True, expose_value=False, callback=act)
+        for names, act in acts.items()
     ]
 
 
-def _show(shows_all: bool) -> Callable[[click.Context, click.Parameter, bool], None]:
+def _show(*, shows_all: bool) -> Callable[[click.Context, click.Parameter, bool], None]:
     def show(ctx: click.Context, param: click.Parameter, is_asked: bool) -> None:
         if not is_asked or ctx.resilient_parsing:
             return
         command = ctx.command
-        is_long = shows_all and isinstance(command, OptionsCommand)
-        text = help_page(command, ctx, shows_all=True) if is_long else ctx.get_help()
-        click.echo(text)
+        if shows_all and isinstance(command, OptionsCommand):
+            click.echo(command.get_long_help(ctx))
+        else:
+            click.echo(ctx.get_help())
         ctx.exit()
 
     return show

@@ -5,7 +5,7 @@ A command line, its help and whatever else shows all settings of a class reads t
 
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -60,7 +60,7 @@ class Setting:
     default: Any
     named: tuple[str, ...]
     variants: tuple[str, ...] = ()
-    choices: tuple[Any, ...] = field(default=())
+    choices: tuple[Any, ...] = ()
 
     @property
     def dotted(self) -> str:

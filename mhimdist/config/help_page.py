@@ -1,23 +1,26 @@
 """The help of a command: its options in groups, first those that people use first."""
 
+import shutil
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 from pydantic import BaseModel
 
-from mhimdist.config.fields import MISSING, Inline, Positional, Setting
+from mhimdist.config.fields import MISSING, Inline, Positional, Setting, settings_of
 
 if TYPE_CHECKING:
     from mhimdist.config.command_line import OptionsCommand
 
 MAX_WIDTH = 110
-TERM_WIDTH = 30
+TERM_WIDTH = 24
 """Columns of an option's name; the text of a longer one begins on the next line."""
 REST = "Options"
 GENERAL = (
     ("-q, --quiet", "show results, warnings and errors, but no progress"),
     ("-v, --verbose", "show where an error came from"),
+    ("-h, --help", "show this page"),
 )
 
 
@@ -29,28 +32,50 @@ def help_page(command: "OptionsCommand", ctx: click.Context, *, shows_all: bool)
         ctx: of this call.
         shows_all: show all options, not only those in the `FIRST` of the class of settings.
     """
-    formatter = click.HelpFormatter(max_width=min(MAX_WIDTH, width() - 1))
-    formatter.write(f"{command.get_usage(ctx)}\n\n")
-    formatter.write_text(command.about)
+    columns = min(MAX_WIDTH, width())
     settings = [setting for setting in command.settings if not setting.mark(Inline)]
     first = first_of(command.options)
     shown = [each for each in settings if shows_all or not first or each.dotted in first or _is_needed(each)]
-    for title, panel in panels(command.options, shown):
-        with formatter.section(title):
-            formatter.write_dl([(_term(each), _text(each)) for each in panel], col_max=TERM_WIDTH)
-    with formatter.section("Every command"):
-        more = [] if shows_all else [("--help-all", _number_left(len(settings) - len(shown)))]
-        formatter.write_dl([*more, *GENERAL], col_max=TERM_WIDTH)
+    parts = [command.get_usage(ctx), *_wrapped(command.about, columns)]
+    for title, all_of_panel in panels(command.options, settings):
+        if not (panel := [each for each in all_of_panel if each in shown]):
+            continue
+        parts.append("\n".join([f"{title}:", *rows([(_term(each), _text(each)) for each in panel], columns)]))
+    left = len(settings) - len(shown)
+    more = [("--help-all", f"show the other {left} options, too")] if left else []
+    parts.append("\n".join(["Every command:", *rows([*more, *GENERAL], columns)]))
     if command.epilog:
-        formatter.write_paragraph()
-        formatter.write_text(command.epilog)
-    return formatter.getvalue().rstrip("\n")
+        parts += _wrapped(command.epilog, columns)
+    return "\n\n".join(parts)
+
+
+def rows(pairs: Sequence[tuple[str, str]], columns: int) -> list[str]:
+    """Lines of terms with their texts beside them, or below a term that is too long.
+
+    Args:
+        pairs: the terms and texts.
+        columns: the width of the terminal.
+    """
+    indent = min(TERM_WIDTH, 3 + max(len(term) for term, _ in pairs))
+    lines = []
+    for term, text in pairs:
+        head = f"  {term}"
+        body = textwrap.wrap(text, columns - indent - 3, break_on_hyphens=False, break_long_words=False)
+        if len(head) >= indent + 2:
+            lines.append(head)
+            head = ""
+        lines += [f"{'' if i else head:<{indent + 2}}{line}" for i, line in enumerate(body or [""])]
+    return lines
+
+
+def _wrapped(text: str, columns: int) -> list[str]:
+    """The paragraphs of a text."""
+    paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
+    return [textwrap.fill(part, columns - 1, break_on_hyphens=False) for part in paragraphs if part]
 
 
 def width() -> int:
     """The width of the terminal in columns."""
-    import shutil
-
     return shutil.get_terminal_size().columns
 
 
@@ -60,32 +85,33 @@ def first_of(model: type[BaseModel]) -> tuple[str, ...]:
 
 
 def panels(model: type[BaseModel], settings: Sequence[Setting]) -> Iterator[tuple[str, list[Setting]]]:
-    """The settings in groups with titles: those that the class names in `PANELS`, then one per group of settings.
+    """The settings in groups with titles: those of `PANELS`, then one for each group of settings.
 
     Args:
         model: the class.
-        settings: those of its settings that are shown.
+        settings: its settings.
     """
     named: Mapping[str, tuple[str, ...]] = getattr(model, "PANELS", {})
     title_of = {name: title for title, names in named.items() for name in names}
     found: dict[str, list[Setting]] = {title: [] for title in named}
-    descriptions = {setting.dotted: setting.description for setting in settings}
+    descriptions = {each.dotted: each.description.partition(";")[0] for each in settings_of(model)}
     for setting in settings:
         if setting.mark(Positional):
             title = "Arguments"
             found = {title: found.get(title, []), **found}
         elif setting.dotted in title_of:
             title = title_of[setting.dotted]
-        elif len(setting.named) == 1:
+        elif len(setting.named) == 1 and not setting.is_group:
             title = REST
         else:
-            group = ".".join(setting.path[: 2 if len(setting.path) > 2 else 1])
+            depth = 2 if len(setting.path) > 2 or (len(setting.path) == 2 and setting.is_group) else 1
+            group = ".".join(setting.path[:depth])
             about = descriptions.get(group, "")
-            title = f"{group}: {about}" if about else group
+            title = f"{group}, {about}" if about else group
         found.setdefault(title, []).append(setting)
     for title, panel in found.items():
-        if panel:
-            yield title, panel
+        order = named.get(title, ())
+        yield title, sorted(panel, key=lambda each: order.index(each.dotted) if each.dotted in order else 0)
 
 
 def _is_needed(setting: Setting) -> bool:
@@ -108,6 +134,8 @@ def _term(setting: Setting) -> str:
 
 def _text(setting: Setting) -> str:
     """What a setting means, its default and its range."""
+    if setting.is_group:
+        return "several of these at once"
     text = setting.description
     if setting.variants:
         text += f"; for {', '.join(setting.variants)}"

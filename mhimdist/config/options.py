@@ -117,9 +117,16 @@ class Options(BaseModel):
         try:
             made = cls.model_validate({**defaults, **given})
         except ValidationError as error:
-            raise ConfigError("; ".join(explain(item) for item in error.errors())) from None
+            raise ConfigError("; ".join(map(_explain, error.errors()))) from None
         made.model_fields_set.difference_update(defaults.keys() - given.keys())
         return made
+
+
+def _explain(item: Any) -> str:
+    """One of pydantic's errors in one line, with the option to give where one is needed."""
+    is_needed = item["type"] == "missing" and len(item["loc"]) == 1
+    hint = f": give --{str(item['loc'][0]).replace('_', '-')}" if is_needed else ""
+    return explain(item) + hint
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -358,7 +358,9 @@ def explain(item: Any) -> str:
     is_unknown = (
         item["type"] == "extra_forbidden"
     )  # the last part is then a key, even if it is called "abmil"
-    path = [str(part) for part in item["loc"][: -1 if is_unknown else None] if part not in all_tags]
+    path: list[str] = [
+        str(part) for part in item["loc"][: -1 if is_unknown else None] if part not in all_tags
+    ]
     where = ".".join(path) or "configuration"
     if is_unknown:
         parents, unknown = path, str(item["loc"][-1])
@@ -366,10 +368,10 @@ def explain(item: Any) -> str:
         valid = _valid_keys(parents, [part for part in item["loc"][:-1] if part in all_tags])
         return f"{where}: unknown key{did_you_mean(unknown, valid)}; valid here: {', '.join(valid)}"
     if item["type"] == "union_tag_invalid":
-        tag, valid = item["ctx"]["tag"], _TAGS[path[-1]]
-        return f"{where}.name: no {path[-1]} {tag!r}{did_you_mean(tag, valid)}; valid: {', '.join(valid)}"
+        tag, tags = item["ctx"]["tag"], _TAGS[path[-1]]
+        return f"{where}.name: no {path[-1]} {tag!r}{did_you_mean(tag, tags)}; valid: {', '.join(tags)}"
     if item["type"] == "missing":
-        return f"{where}: expected a value, got none; give --{where.replace('_', '-')}"
+        return f"{where}: expected a value, got none"
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"{where}: {message}"

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from mhimdist import files, terminal
 from mhimdist.cluster.connect import refuse_open_cluster
+from mhimdist.config.protocols import Protocol
 from mhimdist.cross_validation.folds import FoldSet, raise_failed
 from mhimdist.cross_validation.options import Candidate, CrossValidation, Experiment
 from mhimdist.data.opening import open_bags
@@ -31,7 +32,7 @@ from mhimdist.report.comparison import PAPER_WARNING, Comparison, Row
 from mhimdist.training.environment import environment
 from mhimdist.training.model_card import read_trained, write_card
 from mhimdist.training.requirements import check_runs, describe_left_out, describe_missing
-from mhimdist.training.result import OUTSIDE_WEIGHTS, Protocol, Result, note_on
+from mhimdist.training.result import OUTSIDE_WEIGHTS, Result, note_on
 
 
 def run_cross_validation(job: CrossValidation, *, data: Location) -> Comparison:

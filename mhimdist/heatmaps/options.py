@@ -1,7 +1,8 @@
 """The options of heat maps."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -14,6 +15,18 @@ class HeatMaps(Options):
     Raises:
         ConfigError: `from_command_line` got a value that is out of range, or an unknown option.
     """
+
+    FIRST: ClassVar[tuple[str, ...]] = (
+        *("predictions", "out", "slides", "only", "annotations", "classes", "top", "crop", "geojson"),
+        "workers",
+    )
+    PANELS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "What to draw": ("predictions", "names", "only", "classes", "out"),
+        "Slides": ("slides", "annotations", "mpp", "patch_edge"),
+        "Picture": ("top", "width", "dpi", "in_one", "crop"),
+        "QuPath": ("geojson", "min_percentile"),
+        "Masks of a run": ("run", "data"),
+    }
 
     predictions: tuple[Path, ...] = Field(
         min_length=1,

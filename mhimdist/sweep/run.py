@@ -284,7 +284,7 @@ def _run_trials(
 
 def _watch(study: SweepStudy, task: Task, folder: SweepFolder, score: str) -> Watch:
     """The display of the sweep's trials; trials that ended in an earlier start are counted."""
-    watch = Watch(terminal.console(), num_trials=study.num_trials, score=score)
+    watch = Watch(terminal.progress(), num_trials=study.num_trials, score=score)
     for trial in study.records:
         if trial.has_ended:
             summary = folder.summarise(trial, study.config(trial.number), task.splits)

@@ -220,5 +220,5 @@ class Watch:
 
 
 def print_line(text: str) -> None:
-    """Print a line of plain text, however long."""
-    terminal.console().print(text, highlight=False, markup=False, soft_wrap=True)
+    """Print a line of progress as plain text, however long."""
+    terminal.progress().print(text, highlight=False, markup=False, soft_wrap=True)
