@@ -41,17 +41,22 @@ def run(main: Callable[[], None]) -> None:
         with command:
             main()
         return
-    except PreemptedError as error:
-        said, status = " ".join(str(error).split()), os.EX_TEMPFAIL
-    except (MhimdistError, OSError) as error:
-        said, status = f"error: {' '.join(_message(error).split())}", 1
-    except KeyboardInterrupt:
-        said, status = "interrupted", 130
-    if _is_verbose:
-        traceback.print_exception(sys.exception())
+    except (MhimdistError, OSError, KeyboardInterrupt) as error:
+        if _is_verbose:
+            traceback.print_exc()
+        said, status = _how_it_ended(error)
     command.status = status
     print(terminal(said), file=sys.stderr)
     leave(status)
+
+
+def _how_it_ended(error: Exception | KeyboardInterrupt) -> tuple[str, int]:
+    """What a command says of an error, and its exit status."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    if isinstance(error, PreemptedError):
+        return " ".join(str(error).split()), os.EX_TEMPFAIL
+    return f"error: {' '.join(_message(error).split())}", 1
 
 
 def leave(status: int) -> NoReturn:

@@ -22,6 +22,9 @@ from mhimdist.errors import ConfigError
 Defaults = Callable[[Mapping[str, str]], Mapping[str, Any]]
 """Defaults of settings that depend on the texts that were given for some others."""
 
+ReadWords = Callable[[Sequence[str]], tuple[dict[str, Any], dict[str, Any]]]
+"""Returns the settings of a file and those that override it."""
+
 NO_VALUE = ("none", "null")
 FILES = ("PATH", "DIR", "FILE", "TABLE", "FEATURES", "RUN", "DATA")
 """Names of values in help that a shell completes by the names of files."""
@@ -82,14 +85,14 @@ class OptionsCommand(click.Command):
         self,
         name: str | None,
         options: type[BaseModel],
-        run: Callable[[dict[str, Any]], Any],
+        run: Callable[[dict[str, Any], dict[str, Any]], Any],
         *,
         about: str,
         defaults: Defaults | Mapping[str, Any] | None = None,
         decided_by: Sequence[str] = (),
         epilog: str = "",
         is_checked: bool = False,
-        read_words: Callable[[Sequence[str]], Mapping[str, Any]] | None = None,
+        read_words: ReadWords | None = None,
     ) -> None:
         """Describe the command; its options are made when it is used.
 
@@ -97,15 +100,15 @@ class OptionsCommand(click.Command):
             name: its name.
             options: the class of settings; its `FIRST` names those that `--help` shows, and its `PANELS`
                 groups them.
-            run: is given the settings of the command line as a tree.
+            run: is given the settings of the command line as a tree, and those of a file that they override.
             about: the first lines of its help.
             defaults: defaults that differ from those of the class.
             decided_by: the settings on which `defaults`, if it is a function, depend.
             epilog: the last lines of its help.
             is_checked: check each value at once, so that a wrong one is an error of usage, and take unique
                 beginnings of options, as the commands of `data_prep` always did.
-            read_words: reads words that are no options, such as a file of settings, as a tree of settings
-                that options override; None refuses them.
+            read_words: reads words that are no options: a file of settings, and `train.epochs=50`; None
+                refuses them.
         """
         super().__init__(
             name, callback=None, help=about, epilog=epilog, add_help_option=False, no_args_is_help=False
@@ -134,7 +137,9 @@ class OptionsCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Do what the command does; click calls this."""
-        return self.run(self._tree(ctx))
+        read_words, words = self._read_words, ctx.params.get("words")
+        of_file, tree = read_words(words) if read_words and words else ({}, {})
+        return self.run(self._tree(ctx, tree), of_file)
 
     def get_usage(self, ctx: click.Context) -> str:
         """The line of usage."""
@@ -206,10 +211,8 @@ class OptionsCommand(click.Command):
                 has_value = True
         return done
 
-    def _tree(self, ctx: click.Context) -> dict[str, Any]:
-        """The settings that were given, as nested values."""
-        words = ctx.params.get("words")
-        tree: dict[str, Any] = dict(self._read_words(words)) if self._read_words and words else {}
+    def _tree(self, ctx: click.Context, tree: dict[str, Any]) -> dict[str, Any]:
+        """The settings that were given, as nested values, in addition to those in `tree`."""
         given: list[tuple[Setting, Any]] = []
         for number, setting in enumerate(self.settings):
             if ctx.params.get(f"s{number}") not in (None, ()):

@@ -32,6 +32,10 @@ class Repeated(NamedTuple):
     """Marks a setting whose option may be given several times; it gets the values as a list."""
 
 
+class Hidden(NamedTuple):
+    """Marks a setting that files and Python set, and no option."""
+
+
 class Inline(NamedTuple):
     """Marks a group of settings that an option names without the name of the group."""
 
@@ -201,11 +205,14 @@ def _walk(
                 for value in _choices(model.model_fields[name].annotation)
             )
         )
+        if any(isinstance(item, Hidden) for item in field.metadata):
+            continue
+        called = field.alias or name
         setting = Setting(
-            (*path, name),
+            (*path, called),
             field,
             default,
-            (*named, name),
+            (*named, called),
             () if len(having) == len(models) else having,
             choices,
         )

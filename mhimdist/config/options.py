@@ -91,7 +91,12 @@ class Options(BaseModel):
 
         about = about or (cls.__doc__ or "").partition("\n\n")[0]
         return OptionsCommand(
-            name, cls, lambda tree: cls.of_tree(tree, decided), about=about, defaults=decide, **more
+            name,
+            cls,
+            lambda tree, of_file: cls.of_tree(tree, {**decided, **of_file}),
+            about=about,
+            defaults=decide,
+            **more,
         )
 
     @classmethod
