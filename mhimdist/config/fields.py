@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
@@ -18,29 +18,35 @@ MISSING = PydanticUndefined
 """The default of a setting that must be given."""
 
 
-class Metavar(NamedTuple):
+@dataclass(frozen=True)
+class Metavar:
     """Name of a setting's value in help, as in `Annotated[Path, Metavar("TABLE")]`."""
 
     name: str
 
 
-class Several(NamedTuple):
+@dataclass(frozen=True)
+class Several:
     """Marks a setting whose option takes several values, separated by spaces; it gets them as a list."""
 
 
-class Repeated(NamedTuple):
+@dataclass(frozen=True)
+class Repeated:
     """Marks a setting whose option may be given several times; it gets the values as a list."""
 
 
-class Hidden(NamedTuple):
+@dataclass(frozen=True)
+class Hidden:
     """Marks a setting that files and Python set, and no option."""
 
 
-class Inline(NamedTuple):
+@dataclass(frozen=True)
+class Inline:
     """Marks a group of settings that an option names without the name of the group."""
 
 
-class Positional(NamedTuple):
+@dataclass(frozen=True)
+class Positional:
     """Marks a setting that a command takes by its place, without an option's name."""
 
     name: str

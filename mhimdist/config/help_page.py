@@ -154,7 +154,7 @@ def _default(setting: Setting) -> str:
     if setting.is_group or value is MISSING or setting.mark(Positional):
         return ""
     if setting.is_flag:
-        return "on" if value else "off"
+        return "on" if value else ""
     if value is None:
         return "none" if "none:" in setting.description else ""
     if isinstance(value, tuple | list):
