@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import click
+
 from data_prep.settings import Settings, whole
 from data_prep.writing.parallel import num_cores
-from mhimdist.config.command_line import OptionsCommand, parsed
+from mhimdist.config.command_line import OptionsCommand
 from mhimdist.config.fields import Metavar
+from mhimdist.config.parsing import parsed
 from mhimdist.process import Stopping
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
@@ -31,7 +34,10 @@ def command_of(settings: type[Settings], name: str | None = None) -> OptionsComm
     about, _, more = (settings.__doc__ or "").partition("\n\n")
 
     def made(tree: dict[str, Any], of_file: dict[str, Any]) -> Settings:
-        return settings.of(**of_file, **tree)
+        chosen = settings.of(**of_file, **tree)
+        if chosen.misuse:
+            raise click.UsageError(chosen.misuse, click.get_current_context())
+        return chosen
 
     return OptionsCommand(name, settings, made, about=about, epilog=more, is_checked=True)
 

@@ -21,7 +21,7 @@ from data_prep.shard import shard
 from data_prep.writing.writer import appearing_whole, working_beside
 from mhimdist.data.manifest import Manifest
 from mhimdist.data.remote import Location, is_remote
-from mhimdist.errors import DataError, UsageError
+from mhimdist.errors import DataError
 from mhimdist.files import Lock, home
 from mhimdist.foreign_text import say
 from mhimdist.process import run
@@ -166,11 +166,8 @@ def build_embedded(asked: Embedded) -> None:
     Raises:
         PreemptedError: SIGTERM, which `ray job stop` and batch systems send, ended it; nothing half-written
             stays.
-        UsageError: an option needs `--out`.
         DataError: see `build`.
     """
-    if asked.out is None and (asked.drawn or asked.features_only):
-        raise UsageError("--seed, --scale, --bags and --features-only need --out")
     with stoppable(asked.out or asked.name):
         out: Location
         if asked.out is None:

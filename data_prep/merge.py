@@ -21,7 +21,7 @@ from mhimdist.data.format import index_name, shard_name
 from mhimdist.data.manifest import DatasetInfo, Manifest, ShardFile, rows_schema
 from mhimdist.data.strata import stratified
 from mhimdist.data.targets import CLASSIFICATION
-from mhimdist.errors import DataError, LabelError, UsageError
+from mhimdist.errors import DataError, LabelError
 from mhimdist.foreign_text import say
 from mhimdist.process import run
 
@@ -164,11 +164,8 @@ def merge_shards(options: Merging) -> None:
     """Merge data sets, and say what came out.
 
     Raises:
-        UsageError: there is only one.
         DataError, LabelError: see `merge`.
     """
-    if len(options.folders) < 2:
-        raise UsageError("expected at least two folders, got one")
     merged = merge(options.folders, options.out, name=options.name, copy=options.copy_shards)
     num_bytes = sum(shard.bytes for shard in merged.info.shards)
     say(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
@@ -76,6 +76,11 @@ class Merging(Settings):
     )
     copy_shards: bool = Field(False, alias="copy", description="copy shards instead of linking them")
 
+    @property
+    def misuse(self) -> str:
+        """See `Settings.misuse`."""
+        return "" if len(self.folders) > 1 else "expected at least two folders, got one"
+
 
 def _number(value: Any) -> Any:
     try:
@@ -115,6 +120,12 @@ class Embedded(Settings):
     )
 
     @property
+    def misuse(self) -> str:
+        """See `Settings.misuse`."""
+        needs_out = self.out is None and (self.drawn or self.features_only)
+        return "--seed, --scale, --bags and --features-only need --out" if needs_out else ""
+
+    @property
     def drawn(self) -> dict[str, Any]:
         """What differs from the data set as it is."""
         chosen = {"seed": self.seed, "scale": self.scale, "bags": self.bags}
@@ -142,3 +153,56 @@ class Classic(Settings):
         "bags, as in published protocols: the bags that a fold tests count in mean and deviation, labels do "
         "not",
     )
+
+
+class Data(Embedded):
+    """Make the shards of an embedded data set, or of a classic benchmark of multiple-instance learning.
+
+    The names: digits-c16 and digits-tcga are real handwritten digits in bags as in CAMELYON16, or of two
+    subtypes; digits-grades, digits-survival and digits-multilabel have other labels, digits-patients several
+    slides a case; c16-shaped is noise of CAMELYON16's size. Classic are musk1 and musk2 (molecules in their
+    conformations), elephant (Corel images in segments) and ucsb_breast_cancer.
+    """
+
+    PANELS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "Output": ("out",),
+        "Embedded sets": ("seed", "scale", "bags", "features_only"),
+        "Classic benchmarks": ("file", "raw"),
+    }
+
+    name: Annotated[EmbeddedName | BenchmarkName, Positional("NAME")] = Field(  # type: ignore[assignment]
+        description="name of the data set, see below"
+    )
+    file: Annotated[Path | None, Metavar("FILE")] = Field(
+        None,
+        description="of classic benchmarks: UCI's file, or a CSV file (default: that of the package mil)",
+    )
+    raw: bool = Field(
+        False, description="store the features as they are; otherwise every feature is standardised"
+    )
+
+    @property
+    def is_classic(self) -> bool:
+        """Whether it is a classic benchmark."""
+        return self.name in get_args(BenchmarkName)
+
+    @property
+    def misuse(self) -> str:
+        """See `Settings.misuse`."""
+        if self.is_classic and (self.drawn or self.features_only):
+            return (
+                f"--seed, --scale, --bags and --features-only are for embedded sets, and {self.name} is none"
+            )
+        if not self.is_classic and (self.file or self.raw):
+            return f"--file and --raw are for classic benchmarks, and {self.name} is none"
+        return "" if self.is_classic else super().misuse
+
+    @property
+    def embedded(self) -> Embedded:
+        """What an embedded set can be asked for."""
+        return Embedded.model_construct(**{name: getattr(self, name) for name in Embedded.model_fields})
+
+    @property
+    def classic(self) -> Classic:
+        """What a benchmark can be asked for."""
+        return Classic.model_construct(**{name: getattr(self, name) for name in Classic.model_fields})

@@ -27,6 +27,11 @@ class Settings(BaseModel):
     FIRST: ClassVar[tuple[str, ...]] = ()
     PANELS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
+    @property
+    def misuse(self) -> str:
+        """Why a command line that says this is an error of usage; empty if it is none."""
+        return ""
+
     @classmethod
     def of(cls, **values: Any) -> Self:
         """Build the settings; a wrong value raises an error of ours.
@@ -37,7 +42,8 @@ class Settings(BaseModel):
         Raises:
             ConfigError: a value is not valid, or a name is not that of a field; the message says which.
         """
-        if unknown := sorted(values.keys() - cls.model_fields.keys()):
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        if unknown := sorted(values.keys() - known):
             raise ConfigError(
                 f"unknown option {', '.join(unknown)}; expected one of {', '.join(cls.model_fields)}"
             )

@@ -5,10 +5,6 @@ class MhimdistError(Exception):
     """Base class of our errors; a command prints the message on one line and exits with status 1."""
 
 
-class UsageError(MhimdistError):
-    """A command was given options that do not fit together; it ends with status 2."""
-
-
 class ConfigError(MhimdistError):
     """A setting is unknown, out of range, or contradicts another."""
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, ClassVar, NoReturn, Self
 
-from mhimdist.errors import MhimdistError, PreemptedError, UsageError
+from mhimdist.errors import MhimdistError, PreemptedError
 from mhimdist.foreign_text import quiet_warnings, terminal
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -54,8 +54,6 @@ def _how_it_ended(error: Exception | KeyboardInterrupt) -> tuple[str, int]:
     """What a command says of an error, and its exit status."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
-    if isinstance(error, UsageError):
-        return f"error: {error}", 2
     if isinstance(error, PreemptedError):
         return " ".join(str(error).split()), os.EX_TEMPFAIL
     return f"error: {' '.join(_message(error).split())}", 1

@@ -17,12 +17,13 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from mhimdist.config.fields import Inline, Positional, Repeated, Setting, Several, settings_of
 from mhimdist.config.help_page import help_page
 from mhimdist.config.nearest import did_you_mean
+from mhimdist.config.parsing import general_options
 from mhimdist.errors import ConfigError
 
 Defaults = Callable[[Mapping[str, str]], Mapping[str, Any]]
 """Defaults of settings that depend on the texts that were given for some others."""
 
-ReadWords = Callable[[Sequence[str]], tuple[dict[str, Any], dict[str, Any]]]
+ReadWords = Callable[[Sequence[str], Sequence[Setting]], tuple[dict[str, Any], dict[str, Any]]]
 """Returns the settings of a file and those that override it."""
 
 NO_VALUE = ("none", "null")
@@ -116,6 +117,7 @@ class OptionsCommand(click.Command):
         self.options, self.about, self.run, self.is_checked = options, about, run, is_checked
         self._defaults, self._decided_by, self._read_words = defaults, decided_by, read_words
         self.settings: list[Setting] = []
+        self.allow_interspersed_args = not getattr(options, "TAKES_REST", False)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the command line; click calls this."""
@@ -138,7 +140,7 @@ class OptionsCommand(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Do what the command does; click calls this."""
         read_words, words = self._read_words, ctx.params.get("words")
-        of_file, tree = read_words(words) if read_words and words else ({}, {})
+        of_file, tree = read_words(words, self.settings) if read_words and words else ({}, {})
         return self.run(self._tree(ctx, tree), of_file)
 
     def get_usage(self, ctx: click.Context) -> str:
@@ -195,21 +197,24 @@ class OptionsCommand(click.Command):
             return args
         options = [option for param in self.params for option in _names(param)]
         several = {setting.option for setting in self.settings if setting.mark(Several)}
-        done: list[str] = []
-        current, has_value = "", False
-        for word in args:
-            if word.startswith("--") and word != "--":
-                name, equals, value = word.partition("=")
-                if name not in options and len(found := [o for o in options if o.startswith(name)]) == 1:
-                    (name,) = found
-                done.append(f"{name}{equals}{value}")
-                current, has_value = name if name in several else "", bool(equals)
-            elif current and has_value and not word.startswith("-"):
-                done += [current, word]
-            else:
-                done.append(word)
-                has_value = True
-        return done
+        done: list[tuple[str, ...]] = []
+        current, words = "", iter(args)
+        for word in words:
+            if not word.startswith("-") and current:
+                done.append((current, word))
+                continue
+            name, equals, value = word.partition("=")
+            if name.startswith("--") and name not in options:
+                found = [option for option in options if option.startswith(name)]
+                name = found[0] if len(found) == 1 else name
+            current = name if name in several else ""
+            if not current:
+                done.append((f"{name}{equals}{value}",))
+                continue
+            done = [each for each in done if each[0] != name]  # the last one counts
+            first = value if equals else next(words, None)
+            done.append((name,) if first is None else (name, first))
+        return [word for each in done for word in each]
 
     def _tree(self, ctx: click.Context, tree: dict[str, Any]) -> dict[str, Any]:
         """The settings that were given, as nested values, in addition to those in `tree`."""
@@ -236,48 +241,6 @@ class _Words(click.Argument):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         return [CompletionItem(incomplete, type="file")]
-
-
-def general_options() -> list[click.Parameter]:
-    """The options that every command has: help, and how much it says."""
-    acts = {
-        ("-h", "--help"): _show(shows_all=False),
-        ("--help-all",): _show(shows_all=True),
-        ("-q", "--quiet"): _quiet,
-        ("-v", "--verbose"): _verbose,
-    }
-    return [
-        click.Option(names, is_flag=True, is_eager=True, expose_value=False, callback=act)
-        for names, act in acts.items()
-    ]
-
-
-def _show(*, shows_all: bool) -> Callable[[click.Context, click.Parameter, bool], None]:
-    def show(ctx: click.Context, param: click.Parameter, is_asked: bool) -> None:
-        if not is_asked or ctx.resilient_parsing:
-            return
-        command = ctx.command
-        if shows_all and isinstance(command, OptionsCommand):
-            click.echo(command.get_long_help(ctx))
-        else:
-            click.echo(ctx.get_help())
-        ctx.exit()
-
-    return show
-
-
-def _quiet(ctx: click.Context, param: click.Parameter, is_asked: bool) -> None:
-    if is_asked:
-        from mhimdist import terminal  # rich takes a moment to import
-
-        terminal.be_quiet()
-
-
-def _verbose(ctx: click.Context, param: click.Parameter, is_asked: bool) -> None:
-    if is_asked:
-        from mhimdist import process
-
-        process.be_verbose()
 
 
 def read(setting: Setting, text: Any) -> Any:
@@ -370,20 +333,3 @@ def _texts(names: Sequence[str], args: Sequence[str]) -> dict[str, str]:
             if name == f"--{each.replace('_', '-')}":
                 found[each] = value if equals else after
     return found
-
-
-def parsed(command: click.Command, args: Sequence[str], *, prog: str) -> Any:
-    """What a command returns for a command line; help and errors of usage end the process as they should.
-
-    Raises:
-        SystemExit: the help was shown (status 0), or the command line cannot be read (status 2).
-        ConfigError: a value is invalid.
-    """
-    try:
-        with command.make_context(prog, list(args)) as ctx:
-            return command.invoke(ctx)
-    except click.exceptions.Exit as done:
-        raise SystemExit(done.exit_code) from None
-    except click.UsageError as error:
-        error.show()
-        raise SystemExit(error.exit_code) from None

@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mhimdist.config.command_line import Defaults, OptionsCommand, parsed
+from mhimdist.config.command_line import Defaults, OptionsCommand
+from mhimdist.config.parsing import parsed
 from mhimdist.config.train import TrainConfig, explain
 from mhimdist.errors import ConfigError
 
@@ -18,12 +19,25 @@ class Options(BaseModel):
     Attributes:
         FIRST: the options that people use first, by dotted names, which `--help` shows; empty: all.
         PANELS: the options of the class itself in groups, by the titles of these in `--help`.
+        DECIDED_BY: options that decide the defaults of others.
+        TAKES_REST: whether all words after the first that is no option belong to another command.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     FIRST: ClassVar[tuple[str, ...]] = ()
     PANELS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    DECIDED_BY: ClassVar[tuple[str, ...]] = ()
+    TAKES_REST: ClassVar[bool] = False
+
+    @classmethod
+    def defaults_for(cls, given: Mapping[str, str]) -> Mapping[str, Any]:
+        """The defaults of the command `mhimdist ...` that differ from those of the class.
+
+        Args:
+            given: the texts that are given for the options in `DECIDED_BY`.
+        """
+        return {}
 
     @classmethod
     def from_command_line(

@@ -6,6 +6,7 @@ a high ratio that decays along a cosine, and a teacher pre-trained on the same f
 
 from typing import Any
 
+from mhimdist.config.nearest import did_you_mean
 from mhimdist.config.train import TrainConfig, load_config
 from mhimdist.errors import ConfigError
 
@@ -87,8 +88,21 @@ def preset(dataset: str, model: str) -> TrainConfig:
     """
     if (dataset, model) not in PRESETS:
         known = ", ".join(f"({d}, {m})" for d, m in PRESETS)
-        raise ConfigError(f"no preset ({dataset}, {model}); valid: {known}")
+        near = did_you_mean(model, [name for each, name in PRESETS if each == dataset])
+        raise ConfigError(f"no preset ({dataset}, {model}){near}; valid: {known}")
     return load_config(PRESETS[dataset, model])
+
+
+def digits_preset(dataset: str, model: str) -> TrainConfig:
+    """The authors' settings sized for the embedded digits, whose bags are 1/20 of a slide's.
+
+    Raises:
+        ConfigError: as in `preset`.
+    """
+    sizes: dict[str, Any] = {"model.hidden_dim": 128, "optimizer.learning_rate": 5e-4, "epochs": 25}
+    if model == "transmil":
+        sizes["model.num_landmarks"] = 32
+    return preset(dataset, model).override(sizes)
 
 
 def departures(config: TrainConfig) -> str:
