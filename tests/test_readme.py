@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from front_door import all_commands, long_help
 from job_scripts import run_here
 from page_folders import write_predictions, write_whole_run
 from written_runs import MASKED, PLAIN, write_cross_validation
@@ -25,7 +26,8 @@ from written_runs import MASKED, PLAIN, write_cross_validation
 from data_prep import classic, digits
 from data_prep.readers.stated import Stated
 from data_prep.shard import shard
-from data_prep.shard_options import parser
+from data_prep.shard_options import ShardOptions
+from mhimdist.commands.main import front
 from mhimdist.cross_validation import compare
 from mhimdist.data.manifest import Manifest
 from mhimdist.heatmaps import run as heatmaps_run
@@ -235,7 +237,7 @@ def test_all_python_blocks_run(workplace):
 def test_sharding_on_a_cluster_is_a_command_that_is_understood():
     start = "ray job submit --working-dir . -- python -m data_prep.shard"
     (command,) = _all_commands(start)
-    options = parser().parse_args(command.removeprefix(start).split())
+    options = ShardOptions.from_command_line(command.removeprefix(start).split())
     assert str(options.out) == "/shared/shards/c16"
 
 
@@ -424,13 +426,12 @@ def test_every_file_that_is_named_exists(page):
 def options(tmp_path_factory):
     """Every option of a command of this repository."""
     home = tmp_path_factory.mktemp("home")
-    texts = [run_here(job.name, "--help", home=home).stdout for job in sorted((ROOT / "jobs").glob("*.py"))]
-    texts += [file.read_text() for file in (ROOT / "mhimdist" / "cluster").glob("*.py")]
-    texts += [
-        file.read_text() for folder in ("data_prep", "benchmarks") for file in (ROOT / folder).glob("*.py")
-    ]
+    jobs = sorted((ROOT / "jobs").glob("*.py"))
+    texts = [run_here(job.name, "--help-all", home=home).stdout for job in jobs]
+    texts += [long_help(words) for words in all_commands()]
+    texts += [file.read_text() for file in (ROOT / "benchmarks").glob("*.py")]
     texts.append((ROOT / "benchmarks" / "gpu_check" / "run.py").read_text())
-    texts.append(parser().format_help())
+    texts.append(" ".join(option for param in front().params for option in param.opts))
     return {option for text in texts for option in re.findall(r"--[a-z][\w.-]*\w", text)}
 
 

@@ -21,8 +21,8 @@ class Submit(Options):
     TAKES_REST: ClassVar[bool] = True
 
     job: Annotated[str, Positional("JOB")] = Field(
-        description="the script, relative to the working directory, such as jobs/tune_c16.py; mhimdist submit "
-        "also takes a command of its own, such as tune"
+        description="the script, relative to the working directory, such as jobs/tune_c16.py; "
+        "mhimdist submit also takes a command of its own, such as tune"
     )
     rest: Annotated[list[str], Positional("OPTION")] = Field([], description="the job's own options")
     address: Annotated[str, Metavar("URL")] = Field(

@@ -44,8 +44,8 @@ def tune(job: "Tune") -> None:
 
     if job.space is None and job.train.teacher.kind == "none":
         raise ConfigError(
-            f"{job.train.model.name} is not masked, and what tune searches by itself is the masking: expected "
-            "abmil, dsmil or transmil; for another space write a job like jobs/tune_c16.py"
+            f"{job.train.model.name} is not masked, and what tune searches by itself is the masking: "
+            "expected abmil, dsmil or transmil; for another space write a job like jobs/tune_c16.py"
         )
     run_sweep(job.sweep, mhim_space, data=ensure(job.data, job.home))
 

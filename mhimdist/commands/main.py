@@ -13,6 +13,8 @@ from click.shell_completion import get_completion_class, shell_complete
 
 from mhimdist import __version__
 from mhimdist.commands.table import GROUPS, TABLE, Entry
+from mhimdist.config.nearest import did_you_mean
+from mhimdist.config.parsing import general_options, parsed
 from mhimdist.process import run
 
 PROG = "mhimdist"
@@ -43,7 +45,8 @@ class Commands(click.Group):
             about: what it is for.
             table: its commands by name, in panels by title.
         """
-        super().__init__(name, help=about, add_help_option=False, params=_general_options())
+        params = [*general_options(), *(_whole_options() if name == PROG else [])]
+        super().__init__(name, help=about, add_help_option=False, params=params)
         self.about, self.table = about, table
 
     @property
@@ -68,8 +71,6 @@ class Commands(click.Group):
         """Find the command that is asked for; click calls this."""
         name = args[0]
         if name not in self.entries and not ctx.resilient_parsing:
-            from mhimdist.config.nearest import did_you_mean
-
             hint = did_you_mean(name, self.entries) or f"; valid: {', '.join(self.entries)}"
             raise click.UsageError(f"no command {name!r}{hint}", ctx)
         return super().resolve_command(ctx, args)
@@ -132,11 +133,8 @@ def _read_words(
     return read_words(kind, words, settings)
 
 
-def _general_options() -> list[click.Parameter]:
-    from mhimdist.config.parsing import general_options
-
+def _whole_options() -> list[click.Parameter]:
     return [
-        *general_options(),
         _said("--version", lambda ctx: f"mhimdist {__version__}"),
         _said("--exit-codes", lambda ctx: textwrap.dedent(EXIT_CODES).rstrip()),
         click.Option(
@@ -182,8 +180,6 @@ def call(arguments: Sequence[str]) -> None:
         SystemExit: the help was shown, or the command line cannot be read.
         MhimdistError: whatever the command raises.
     """
-    from mhimdist.config.parsing import parsed
-
     todo: Todo = parsed(front(), arguments, prog=PROG)
     todo()
 

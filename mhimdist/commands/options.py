@@ -5,8 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from mhimdist.config.fields import Hidden, Metavar
-from mhimdist.config.models import MODEL_NAMES
+from mhimdist.config.fields import Hidden
 from mhimdist.config.presets import digits_preset, preset
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.options import Candidate, CrossValidation
@@ -14,19 +13,19 @@ from mhimdist.paper.options import Ablation
 from mhimdist.search.options import Sweep
 
 Preset = Literal["c16", "tcga"]
+ModelName = Literal["abmil", "dsmil", "transmil", "clam_sb", "clam_mb", "dtfd", "max_pooling", "mean_pooling"]
 PAPER_FOLDS: Mapping[str, Mapping[str, Any]] = {
     "c16": {"folds": 3, "seeds": (2021, 2022, 2023), "validation_share": 0.15},
     "tcga": {"folds": 4, "seeds": (2021,), "validation_share": 0.13, "paper_validation_share": 0.13},
 }
 """How the authors split each data set; the shares are of the cases that do not test."""
 SIZED_FOR_DIGITS = "digits-"
-_PRESET = (
-    "whose settings --train starts from, sized down for the embedded digits; c16: CAMELYON16, tcga: TCGA"
-)
+_PRESET = "the authors' settings to start from, for CAMELYON16 or TCGA; smaller for the embedded digits"
+_MODEL = "bag model; --train starts from its preset"
 
 
 def started(given: Mapping[str, str]) -> dict[str, Any]:
-    """The defaults of `preset`, `model`, `data` and `train`, from the texts that are given for the first three.
+    """The defaults of `preset`, `model`, `data` and `train`, from what is given for the first three.
 
     Raises:
         ConfigError: there is no such preset or model.
@@ -53,6 +52,7 @@ class CrossValidate(CrossValidation):
     }
 
     preset: Preset = Field("c16", description=_PRESET)
+    model: ModelName = Field("abmil", description=_MODEL)
 
     @classmethod
     def defaults_for(cls, given: Mapping[str, str]) -> dict[str, Any]:
@@ -104,9 +104,7 @@ class Tune(Sweep):
     PANELS: ClassVar[Mapping[str, tuple[str, ...]]] = {**Sweep.PANELS, "Model": ("preset", "model")}
 
     preset: Preset = Field("c16", description=_PRESET)
-    model: Annotated[str, Metavar("NAME")] = Field(
-        "abmil", description=f"bag model; --train starts from its preset: {', '.join(MODEL_NAMES[:3])}"
-    )
+    model: Literal["abmil", "dsmil", "transmil"] = Field("abmil", description=_MODEL)
     space: Annotated[dict[str, Any] | None, Hidden()] = Field(
         None, description="the search space of a file; none: the package's own"
     )

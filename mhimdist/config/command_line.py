@@ -50,7 +50,7 @@ class _Text(click.ParamType):
             valid = ", ".join(map(repr, setting.choices))
             hint = did_you_mean(value, map(str, setting.choices))
             raise click.UsageError(
-                f"argument {setting.option}: invalid choice: {value!r}{hint} (choose from {valid})", ctx
+                f"argument {self._called}: invalid choice: {value!r}{hint} (choose from {valid})", ctx
             )
         try:
             return _adapter(setting).validate_python(value)
@@ -134,7 +134,8 @@ class OptionsCommand(click.Command):
             hint = did_you_mean(named, [option for param in self.params for option in _names(param)])
             raise click.UsageError(f"unrecognized arguments: {named}{hint}", ctx) from None
         except click.MissingParameter as error:
-            name = error.param.human_readable_name if error.param else error.param_hint
+            wanted = error.param
+            name = wanted.opts[0] if isinstance(wanted, click.Option) else wanted and wanted.make_metavar(ctx)
             raise click.UsageError(f"the following arguments are required: {name}", ctx) from None
 
     def invoke(self, ctx: click.Context) -> Any:
