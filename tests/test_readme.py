@@ -27,7 +27,8 @@ from data_prep import classic, digits
 from data_prep.readers.stated import Stated
 from data_prep.shard import shard
 from data_prep.shard_options import ShardOptions
-from mhimdist.commands.main import front
+from mhimdist.commands.main import call, front
+from mhimdist.config.parsing import parsed
 from mhimdist.cross_validation import compare
 from mhimdist.data.manifest import Manifest
 from mhimdist.heatmaps import run as heatmaps_run
@@ -59,6 +60,10 @@ NEEDS_A_CLUSTER = (
     *("nvidia-cuda-mps-control -d", "echo quit | nvidia-cuda-mps-control"),
 )
 OPTIONS_OF_OTHERS = {"--generate", "--working-dir"}  # of Ray's commands
+
+
+SHARDS = ("python -m data_prep.", "mhimdist shard ", "mhimdist verify ", "mhimdist inspect ")
+"""Commands that make shards or look at them."""
 
 
 def _blocks(page: str, language: str) -> list[str]:
@@ -139,20 +144,23 @@ def _run(arguments: list[str], workplace: Path) -> str:
 
 def _run_data_prep(command: str, workplace: Path) -> None:
     """Run a command of `data_prep` in this process: its imports take seconds."""
-    _, _, module, *arguments = command.split()
+    arguments = command.split()
     if "--repair" in arguments:
         name = Manifest.read(workplace / "shards").info.shards[0].name
         with (workplace / "shards" / name).open("r+b") as file:
             file.truncate(1000)
     with contextlib.chdir(workplace):
-        importlib.import_module(module).main(arguments)
+        if arguments[0] == "mhimdist":
+            call(arguments[1:])
+        else:
+            importlib.import_module(arguments[2]).main(arguments[3:])
 
 
 @each_page
 def test_every_command_has_a_test(page):
     """A command that no test of this file runs or reads must not be on a page."""
     known = (
-        *("python -m data_prep.", "ray job submit --working-dir . -- python -m data_prep.shard "),
+        *("mhimdist", "python -m data_prep.", "ray job submit --working-dir . -- python -m data_prep.shard "),
         *("python jobs/", "python -m mhimdist.cluster.submit ", "make ", *NEEDS_A_CLUSTER),
         *("python benchmarks/", "python -m benchmarks.", "pytest tests/"),
     )
@@ -177,7 +185,7 @@ def test_every_command_has_a_test(page):
 )
 def test_the_commands_of_data_prep_run(page, said, workplace, capsys):
     for command in _commands(page):
-        if command.startswith("python -m data_prep."):
+        if command.startswith(SHARDS):
             _run_data_prep(command, workplace)
     printed = capsys.readouterr().out
     for words in ("398 bags", *said):
@@ -191,7 +199,7 @@ def test_the_commands_of_data_prep_run(page, said, workplace, capsys):
 
 
 def test_no_other_page_shards():
-    pages = [page for page in TEXTS if any(c.startswith("python -m data_prep.") for c in _commands(page))]
+    pages = [page for page in TEXTS if any(c.startswith(SHARDS) for c in _commands(page))]
     assert pages == ["README.md", "docs/data.md"]
 
 
@@ -239,6 +247,17 @@ def test_sharding_on_a_cluster_is_a_command_that_is_understood():
     (command,) = _all_commands(start)
     options = ShardOptions.from_command_line(command.removeprefix(start).split())
     assert str(options.out) == "/shared/shards/c16"
+
+
+@pytest.mark.parametrize("command", _all_commands("mhimdist"))
+def test_the_commands_of_mhimdist_are_understood(command):
+    """They are read as in a terminal; what is then to do, others test."""
+    try:
+        todo = parsed(front(), shlex.split(command)[1:], prog="mhimdist")
+    except SystemExit as done:
+        assert done.code == 0  # it showed its help
+    else:
+        assert callable(todo)
 
 
 COMPARES, REPORTS = "python jobs/compare.py ", "python jobs/report.py "
@@ -367,7 +386,8 @@ def test_the_reports_run(command, tmp_path, monkeypatch, capsys):
 
 
 def test_the_job_that_is_submitted_to_a_cluster_fits_its_upload():
-    submitted = [command.split() for command in _all_commands("python -m mhimdist.cluster.submit ")]
+    starts = ("python -m mhimdist.cluster.submit ", "mhimdist submit ")
+    submitted = [command.split() for start in starts for command in _all_commands(start)]
     assert ["--data", "/shared/shards/c16"] in [words[-2:] for words in submitted]
     (check,) = [words for words in submitted if "--check" in words]
     assert "to upload" in _run([sys.executable, *check[1:]], ROOT)

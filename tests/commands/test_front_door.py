@@ -1,4 +1,4 @@
-"""The command `mhimdist`: its help is light and fits a screen, its mistakes are explained, shells complete it."""
+"""The command `mhimdist`: its help is light and fits a screen, its mistakes are explained."""
 
 import json
 import os
@@ -112,7 +112,7 @@ def test_help_shows_few_options_first_and_all_on_request(words):
         (["data", "digits-c17"], "argument NAME: invalid choice: 'digits-c17' (did you mean digits-c16?)"),
         (
             ["data", "digits-c16", "--raw"],
-            "--file and --raw are for classic benchmarks, and digits-c16 is none",
+            "--raw are for classic benchmarks, and digits-c16 is none",
         ),
         (["data", "musk1", "--seed", "1"], "are for embedded sets, and musk1 is none"),
         (["inspect"], "the following arguments are required: DIR"),
