@@ -28,7 +28,6 @@ from data_prep.readers.stated import Stated
 from data_prep.shard import shard
 from data_prep.shard_options import ShardOptions
 from mhimdist.commands.main import call, front
-from mhimdist.config.parsing import parsed
 from mhimdist.cross_validation import compare
 from mhimdist.data.manifest import Manifest
 from mhimdist.heatmaps import run as heatmaps_run
@@ -247,17 +246,6 @@ def test_sharding_on_a_cluster_is_a_command_that_is_understood():
     (command,) = _all_commands(start)
     options = ShardOptions.from_command_line(command.removeprefix(start).split())
     assert str(options.out) == "/shared/shards/c16"
-
-
-@pytest.mark.parametrize("command", _all_commands("mhimdist"))
-def test_the_commands_of_mhimdist_are_understood(command):
-    """They are read as in a terminal; what is then to do, others test."""
-    try:
-        todo = parsed(front(), shlex.split(command)[1:], prog="mhimdist")
-    except SystemExit as done:
-        assert done.code == 0  # it showed its help
-    else:
-        assert callable(todo)
 
 
 COMPARES, REPORTS = "python jobs/compare.py ", "python jobs/report.py "
