@@ -61,8 +61,12 @@ NEEDS_A_CLUSTER = (
 OPTIONS_OF_OTHERS = {"--generate", "--working-dir"}  # of Ray's commands
 
 
-SHARDS = ("python -m data_prep.", "mhimdist shard ", "mhimdist verify ", "mhimdist inspect ")
-"""Commands that make shards or look at them."""
+SHARDS = (
+    "python -m data_prep.",
+    "mhimdist shard ",
+    "mhimdist verify ",
+    "mhimdist inspect ",
+)  # make shards or look at them
 
 
 def _blocks(page: str, language: str) -> list[str]:
@@ -374,7 +378,7 @@ def test_the_reports_run(command, tmp_path, monkeypatch, capsys):
 
 
 def test_the_job_that_is_submitted_to_a_cluster_fits_its_upload():
-    starts = ("python -m mhimdist.cluster.submit ", "mhimdist submit ")
+    starts = "python -m mhimdist.cluster.submit ", "mhimdist submit "
     submitted = [command.split() for start in starts for command in _all_commands(start)]
     assert ["--data", "/shared/shards/c16"] in [words[-2:] for words in submitted]
     (check,) = [words for words in submitted if "--check" in words]

@@ -35,7 +35,7 @@ TABLE: Mapping[str, Mapping[str, "Entry | Mapping[str, Entry]"]] = {
             "data_prep.shard:shard_and_say",
         ),
         "verify": Entry(
-            "compare every byte of shards with their manifest; repair them",
+            "check every byte of shards, and repair them",
             "data_prep.options:Verification",
             "data_prep.verify:verify_shards",
         ),
