@@ -59,14 +59,7 @@ NEEDS_A_CLUSTER = (
     *("nvidia-cuda-mps-control -d", "echo quit | nvidia-cuda-mps-control"),
 )
 OPTIONS_OF_OTHERS = {"--generate", "--working-dir"}  # of Ray's commands
-
-
-SHARDS = (
-    "python -m data_prep.",
-    "mhimdist shard ",
-    "mhimdist verify ",
-    "mhimdist inspect ",
-)  # make shards or look at them
+SHARDS = ("python -m data_prep.", *(f"mhimdist {name} " for name in ("shard", "verify", "inspect")))
 
 
 def _blocks(page: str, language: str) -> list[str]:
@@ -437,12 +430,9 @@ def test_every_file_that_is_named_exists(page):
 @pytest.fixture(scope="module")
 def options(tmp_path_factory):
     """Every option of a command of this repository."""
-    home = tmp_path_factory.mktemp("home")
-    jobs = sorted((ROOT / "jobs").glob("*.py"))
-    texts = [run_here(job.name, "--help-all", home=home).stdout for job in jobs]
-    texts += [long_help(words) for words in all_commands()]
-    texts += [file.read_text() for file in (ROOT / "benchmarks").glob("*.py")]
-    texts.append((ROOT / "benchmarks" / "gpu_check" / "run.py").read_text())
+    home, texts = tmp_path_factory.mktemp("home"), [long_help(words) for words in all_commands()]
+    texts += [run_here(job.name, "--help-all", home=home).stdout for job in (ROOT / "jobs").glob("*.py")]
+    texts += [file.read_text() for file in (ROOT / "benchmarks").rglob("*.py")]
     texts.append(" ".join(option for param in front().params for option in param.opts))
     return {option for text in texts for option in re.findall(r"--[a-z][\w.-]*\w", text)}
 

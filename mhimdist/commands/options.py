@@ -138,4 +138,4 @@ class Ablate(Ablation):
 
     def base(self, model: str) -> TrainConfig:
         """The settings that a model's rows start from."""
-        return started({"preset": self.preset, "model": model, "data": self.data})["train"]  # type: ignore[no-any-return]
+        return started({"preset": self.preset, "model": model, "data": self.data})["train"]
