@@ -90,9 +90,7 @@ class Commands(click.Group):
             for number, (name, entry) in enumerate(panel.items()):
                 about = entry.summary if isinstance(entry, Entry) else GROUPS[name]
                 lines.append(f"{'' if number else title:<6}{name:<16}{about}")
-        lines.append(
-            f"{ctx.command_path} COMMAND --help explains one; -q shows no progress, -v where errors are"
-        )
+        lines.append(f"{ctx.command_path} COMMAND --help explains one; -q: no progress, -v: traces")
         if self.name == PROG:
             lines.append("mhimdist --exit-codes, mhimdist --completion bash|zsh|fish, mhimdist --version")
         return "\n".join(lines)

@@ -147,7 +147,8 @@ class OptionsCommand(click.Command):
     def get_usage(self, ctx: click.Context) -> str:
         """The line of usage."""
         places = [param.make_metavar(ctx) for param in self.params if isinstance(param, click.Argument)]
-        return " ".join(["Usage:", ctx.command_path, *places, "[OPTIONS]"])
+        words = [*places, "[OPTIONS]"] if self.allow_interspersed_args else ["[OPTIONS]", *places]
+        return " ".join(["Usage:", ctx.command_path, *words])
 
     def get_help(self, ctx: click.Context) -> str:
         """The page of help: the options that people use first, or all."""

@@ -226,7 +226,7 @@ def _announce(
     )
     if "paper" in experiment.protocols:
         console.print(PAPER_WARNING, style="bold", highlight=False)
-    console.print(
+    terminal.progress().print(
         f"{experiment.name}: {formats.count(num_rows, 'configuration')} on "
         f"{bags.name}, {formats.count(len(planned.folds), 'run')}, {num_found} of them finished "
         f"before{inner}; results in {experiment.folder}",

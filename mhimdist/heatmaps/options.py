@@ -26,11 +26,12 @@ class HeatMaps(Options):
         "Picture": ("top", "width", "dpi", "in_one", "crop"),
         "QuPath": ("geojson", "min_percentile"),
         "Masks of a run": ("run", "data"),
+        "Resources": ("workers",),
     }
 
     predictions: tuple[Path, ...] = Field(
         min_length=1,
-        description="folders that jobs/predict.py wrote with --scores, or single files of scores, one for "
+        description="folders that predict wrote with --scores, or single files of scores, one for "
         "each row of the picture; more than one as a,b",
     )
     out: Path | None = Field(

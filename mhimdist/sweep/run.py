@@ -65,7 +65,7 @@ from mhimdist.sweep.ray_hooks import (
 from mhimdist.sweep.silence import Silence
 from mhimdist.sweep.task import Task
 from mhimdist.sweep.trainable import SweepTrial, make_first_stage
-from mhimdist.sweep.watch import Watch, print_line
+from mhimdist.sweep.watch import Watch, print_line, warn
 from mhimdist.tasks import task_of
 from mhimdist.training.folds import ERROR_FILE
 from mhimdist.training.requirements import check_runs, describe_left_out, notes_on_classes
@@ -230,9 +230,9 @@ def _announce(
         )
     for note in [*notes, *study.notes(), *notes_on_classes(bags, splits), describe_left_out(bags, splits)]:
         if note:
-            print_line(note)
+            warn(note)
     if sweep.storage is None and (kind := network_filesystem(folder.path)):
-        print_line(
+        warn(
             f"study.db is on {kind}, where SQLite's locks are unreliable: open it from this machine only, "
             "or give a database by --storage"
         )
