@@ -8,6 +8,7 @@ command line and completes it in shells; pydantic checks the values; `help_page`
 import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 import click
@@ -290,6 +291,9 @@ def _pairs(setting: Setting, text: str) -> dict[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise _unreadable(setting, text, "expected NAME=VALUE")
+    with suppress(json.JSONDecodeError, RecursionError):
+        if isinstance(found := json.loads(value), int | float):  # true and false are, too
+            return {name: found}
     return {name: value}
 
 
