@@ -1,5 +1,6 @@
 """What the commands do with their options; each loads what it needs when it is called."""
 
+import importlib
 from typing import TYPE_CHECKING
 
 from mhimdist.errors import ConfigError
@@ -10,6 +11,9 @@ if TYPE_CHECKING:
     from mhimdist.commands.options import Ablate, CrossValidate, Tune
     from mhimdist.export.options import Export
     from mhimdist.prediction.options import Prediction
+
+WRITTEN = "mhimdist.search.written_space"
+"""The module that makes a search space of what a file says."""
 
 
 def make_data(job: "Data") -> None:
@@ -47,7 +51,8 @@ def tune(job: "Tune") -> None:
             f"{job.train.model.name} is not masked, and what tune searches by itself is the masking: "
             "expected abmil, dsmil or transmil; for another space write a job like jobs/tune_c16.py"
         )
-    run_sweep(job.sweep, mhim_space, data=ensure(job.data, job.home))
+    space = mhim_space if job.space is None else importlib.import_module(WRITTEN).WrittenSpace(job.space)
+    run_sweep(job.sweep, space, data=ensure(job.data, job.home))
 
 
 def ablate(job: "Ablate") -> None:

@@ -107,7 +107,7 @@ class Options(BaseModel):
         return OptionsCommand(
             name,
             cls,
-            lambda tree, of_file: cls.of_tree(tree, {**decided, **of_file}),
+            lambda tree, of_file: cls.of_tree(tree, of_file or decided),  # a file says it all
             about=about,
             defaults=decide,
             **more,
