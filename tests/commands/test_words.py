@@ -14,6 +14,7 @@ from mhimdist.config.train import TrainConfig
 from mhimdist.search.options import Sweep
 
 SETTINGS = settings_of(Sweep)
+OVERRIDES = ["train.epochs=3", "seeds=1,2", "at-once=none", "fresh=true"]
 
 
 def test_overrides_become_nested_settings():
