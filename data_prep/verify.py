@@ -1,6 +1,5 @@
 """Check every byte of a data set, and repair it: `python -m data_prep.verify --help`."""
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +9,8 @@ from rich.filesize import decimal
 
 from data_prep.checks.faults import Fault, verify
 from data_prep.checks.repair import repair
-from data_prep.command_line import add_options, add_workers, chosen
-from data_prep.readers.stated import Stated
+from data_prep.command_line import read
+from data_prep.options import Verification
 from data_prep.shard_options import features_of
 from data_prep.writing.progress import Count, bar
 from mhimdist import terminal
@@ -28,32 +27,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         CorruptShard: the data set differs from its manifest; the differences are printed first.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.verify",
-        description="Check every byte of a folder of shards against its manifest.",
-        epilog="If anything differs, lists where (shard, member, bytes) and exits with status 1.",
-    )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder that data_prep.shard wrote")
-    add_workers(parser, "number of shards read or rewritten at a time")
-    parser.add_argument(
-        "--repair",
-        action="append",
-        metavar="[NAME=]FEATURES",
-        help="rewrite damaged and missing shards from the features that they were made of, to exactly the "
-        "bytes that the manifest lists; once per feature set if they have names; give the options "
-        "below as you gave them to data_prep.shard",
-    )
-    add_options(parser, Stated)
-    options = parser.parse_args(arguments)
-    folder = options.folder
+    verify_shards(read(Verification, arguments, "python -m data_prep.verify"))
 
+
+def verify_shards(options: Verification) -> None:
+    """Check a data set, say what was found, and repair it if that was asked for.
+
+    Raises:
+        CorruptShard: the data set differs from its manifest; the differences are printed first.
+    """
+    folder = options.folder
     started = time.perf_counter()
     manifest = Manifest.read(folder)
     info = manifest.info
     num_bytes = sum(shard.bytes for shard in info.shards)
     console = terminal.console()
     counted = Count()
-    with bar(num_bytes, lambda: counted.total, "checking", console):
+    with bar(num_bytes, lambda: counted.total, "checking", terminal.progress()):
         faults = verify(folder, workers=options.workers, on_bytes=counted.add)
     _list(console, faults)
     if faults and options.repair is not None:
@@ -61,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             folder,
             faults,
             _features(options.repair),
-            stated=chosen(Stated, options),
+            stated=options.stated,
             workers=options.workers,
         )
         console.print(f"repaired: {', '.join(repaired) or 'nothing'}", style="green", soft_wrap=True)

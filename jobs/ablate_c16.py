@@ -6,7 +6,8 @@ from functools import partial
 from data_prep.digits import DATA_SETS, ensure
 from mhimdist.config.presets import preset
 from mhimdist.config.train import TrainConfig
-from mhimdist.paper.ablation import Ablation, run_ablation
+from mhimdist.paper.ablation import run_ablation
+from mhimdist.paper.options import Ablation
 from mhimdist.process import run
 
 # The authors' settings, sized for the embedded digits, whose bags are 1/20 of CAMELYON16's.

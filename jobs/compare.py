@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Compare finished runs on the same test slides: paired tests, settings that differ, a sentence to quote."""
 
-from mhimdist.comparison.compare import ComparisonJob, run_comparison
+from mhimdist.comparison.compare import run_comparison
+from mhimdist.comparison.options import ComparisonJob
 from mhimdist.process import run
 
 

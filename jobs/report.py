@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Write a report, one HTML file, of a run, a cross-validation, the paper's tables, predictions or a sweep."""
 
-from mhimdist.pages.write import ReportJob, run_report
+from mhimdist.pages.options import ReportJob
+from mhimdist.pages.write import run_report
 from mhimdist.process import run
 
 

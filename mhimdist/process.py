@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
@@ -15,6 +16,15 @@ from mhimdist.foreign_text import quiet_warnings, terminal
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 """The signals that ask a command to stop."""
+
+
+_is_verbose = False
+
+
+def be_verbose() -> None:
+    """Show where the error came from that ends this process."""
+    global _is_verbose
+    _is_verbose = True
 
 
 def run(main: Callable[[], None]) -> None:
@@ -31,15 +41,22 @@ def run(main: Callable[[], None]) -> None:
         with command:
             main()
         return
-    except PreemptedError as error:
-        said, status = " ".join(str(error).split()), os.EX_TEMPFAIL
-    except (MhimdistError, OSError) as error:
-        said, status = f"error: {' '.join(_message(error).split())}", 1
-    except KeyboardInterrupt:
-        said, status = "interrupted", 130
+    except (MhimdistError, OSError, KeyboardInterrupt) as error:
+        if _is_verbose:
+            traceback.print_exc()
+        said, status = _how_it_ended(error)
     command.status = status
     print(terminal(said), file=sys.stderr)
     leave(status)
+
+
+def _how_it_ended(error: Exception | KeyboardInterrupt) -> tuple[str, int]:
+    """What a command says of an error, and its exit status."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    if isinstance(error, PreemptedError):
+        return " ".join(str(error).split()), os.EX_TEMPFAIL
+    return f"error: {' '.join(_message(error).split())}", 1
 
 
 def leave(status: int) -> NoReturn:

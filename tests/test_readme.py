@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from front_door import all_commands, long_help
 from job_scripts import run_here
 from page_folders import write_predictions, write_whole_run
 from written_runs import MASKED, PLAIN, write_cross_validation
@@ -25,10 +26,10 @@ from written_runs import MASKED, PLAIN, write_cross_validation
 from data_prep import classic, digits
 from data_prep.readers.stated import Stated
 from data_prep.shard import shard
-from data_prep.shard_options import parser
+from data_prep.shard_options import ShardOptions
+from mhimdist.commands.main import call, front
 from mhimdist.cross_validation import compare
 from mhimdist.data.manifest import Manifest
-from mhimdist.doctor.options import Doctor
 from mhimdist.heatmaps import run as heatmaps_run
 from mhimdist.paper import ablation
 from mhimdist.prediction import run as prediction_run
@@ -58,6 +59,7 @@ NEEDS_A_CLUSTER = (
     *("nvidia-cuda-mps-control -d", "echo quit | nvidia-cuda-mps-control"),
 )
 OPTIONS_OF_OTHERS = {"--generate", "--working-dir"}  # of Ray's commands
+SHARDS = ("python -m data_prep.", *(f"mhimdist {name} " for name in ("shard", "verify", "inspect")))
 
 
 def _blocks(page: str, language: str) -> list[str]:
@@ -138,20 +140,23 @@ def _run(arguments: list[str], workplace: Path) -> str:
 
 def _run_data_prep(command: str, workplace: Path) -> None:
     """Run a command of `data_prep` in this process: its imports take seconds."""
-    _, _, module, *arguments = command.split()
+    arguments = command.split()
     if "--repair" in arguments:
         name = Manifest.read(workplace / "shards").info.shards[0].name
         with (workplace / "shards" / name).open("r+b") as file:
             file.truncate(1000)
     with contextlib.chdir(workplace):
-        importlib.import_module(module).main(arguments)
+        if arguments[0] == "mhimdist":
+            call(arguments[1:])
+        else:
+            importlib.import_module(arguments[2]).main(arguments[3:])
 
 
 @each_page
 def test_every_command_has_a_test(page):
     """A command that no test of this file runs or reads must not be on a page."""
     known = (
-        *("python -m data_prep.", "ray job submit --working-dir . -- python -m data_prep.shard "),
+        *("mhimdist", "python -m data_prep.", "ray job submit --working-dir . -- python -m data_prep.shard "),
         *("python jobs/", "python -m mhimdist.cluster.submit ", "make ", *NEEDS_A_CLUSTER),
         *("python benchmarks/", "python -m benchmarks.", "pytest tests/"),
     )
@@ -176,7 +181,7 @@ def test_every_command_has_a_test(page):
 )
 def test_the_commands_of_data_prep_run(page, said, workplace, capsys):
     for command in _commands(page):
-        if command.startswith("python -m data_prep."):
+        if command.startswith(SHARDS):
             _run_data_prep(command, workplace)
     printed = capsys.readouterr().out
     for words in ("398 bags", *said):
@@ -190,7 +195,7 @@ def test_the_commands_of_data_prep_run(page, said, workplace, capsys):
 
 
 def test_no_other_page_shards():
-    pages = [page for page in TEXTS if any(c.startswith("python -m data_prep.") for c in _commands(page))]
+    pages = [page for page in TEXTS if any(c.startswith(SHARDS) for c in _commands(page))]
     assert pages == ["README.md", "docs/data.md"]
 
 
@@ -236,7 +241,7 @@ def test_all_python_blocks_run(workplace):
 def test_sharding_on_a_cluster_is_a_command_that_is_understood():
     start = "ray job submit --working-dir . -- python -m data_prep.shard"
     (command,) = _all_commands(start)
-    options = parser().parse_args(command.removeprefix(start).split())
+    options = ShardOptions.from_command_line(command.removeprefix(start).split())
     assert str(options.out) == "/shared/shards/c16"
 
 
@@ -366,7 +371,8 @@ def test_the_reports_run(command, tmp_path, monkeypatch, capsys):
 
 
 def test_the_job_that_is_submitted_to_a_cluster_fits_its_upload():
-    submitted = [command.split() for command in _all_commands("python -m mhimdist.cluster.submit ")]
+    starts = "python -m mhimdist.cluster.submit ", "mhimdist submit "
+    submitted = [command.split() for start in starts for command in _all_commands(start)]
     assert ["--data", "/shared/shards/c16"] in [words[-2:] for words in submitted]
     (check,) = [words for words in submitted if "--check" in words]
     assert "to upload" in _run([sys.executable, *check[1:]], ROOT)
@@ -424,16 +430,10 @@ def test_every_file_that_is_named_exists(page):
 @pytest.fixture(scope="module")
 def options(tmp_path_factory):
     """Every option of a command of this repository."""
-    home = tmp_path_factory.mktemp("home")
-    texts = [run_here(job.name, "--help", home=home).stdout for job in sorted((ROOT / "jobs").glob("*.py"))]
-    texts += [file.read_text() for file in (ROOT / "mhimdist" / "cluster").glob("*.py")]
-    texts += [
-        file.read_text() for folder in ("data_prep", "benchmarks") for file in (ROOT / folder).glob("*.py")
-    ]
-    texts.append((ROOT / "benchmarks" / "gpu_check" / "run.py").read_text())
-    texts.append(parser().format_help())
-    names = [field.alias or name for name, field in Doctor.model_fields.items()]
-    texts.append(" ".join(f"--{name.replace('_', '-')}" for name in names))
+    home, texts = tmp_path_factory.mktemp("home"), [long_help(words) for words in all_commands()]
+    texts += [run_here(job.name, "--help-all", home=home).stdout for job in (ROOT / "jobs").glob("*.py")]
+    texts += [file.read_text() for file in (ROOT / "benchmarks").rglob("*.py")]
+    texts.append(" ".join(option for param in front().params for option in param.opts))
     return {option for text in texts for option in re.findall(r"--[a-z][\w.-]*\w", text)}
 
 

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from data_prep.readers.fields import FEATURES, SIDE_ARRAYS
-from data_prep.settings import Metavar, Settings, whole
+from data_prep.settings import Settings, whole
+from mhimdist.config.fields import Metavar
 
 
 class Stated(Settings):

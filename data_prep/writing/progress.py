@@ -41,7 +41,7 @@ class Count:
 @contextmanager
 def doing(what: str) -> Iterator[None]:
     """Show what is being done while the context lasts; in a log, also how long it has taken so far."""
-    console = terminal.console(stderr=True)
+    console = terminal.progress(stderr=True)
     if console.is_terminal:
         with console.status(escape(what)):
             yield
@@ -69,7 +69,7 @@ def bar(
         console: where to show the bar; by default on stderr.
         unit: name of the things that are counted; None counts bytes.
     """
-    console = console or terminal.console(stderr=True)
+    console = console or terminal.progress(stderr=True)
     start, first = time.monotonic(), done()
     if not console.is_terminal:
         with _now_and_then(lambda: _line(what, unit, first, done(), total, time.monotonic() - start)):
@@ -94,6 +94,9 @@ def _line(what: str, unit: str | None, first: int, by_now: int, total: int, elap
 
 @contextmanager
 def _now_and_then(line: Callable[[], str]) -> Iterator[None]:
+    if terminal.is_quiet():
+        yield
+        return
     with _repeating(lambda: say(line().strip(), stderr=True), LINE_EVERY_S):
         yield
 

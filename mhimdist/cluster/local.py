@@ -8,7 +8,6 @@ all processes that were started end with it, jobs included. They are ended by pr
 also end the clusters of other users.
 """
 
-import argparse
 import ctypes
 import os
 import secrets
@@ -27,10 +26,9 @@ from pathlib import Path
 
 import psutil
 
+from mhimdist.cluster.options import START_TIMEOUT_S, LocalCluster
 from mhimdist.errors import ClusterError
 from mhimdist.process import run
-
-START_TIMEOUT_S = 120.0
 
 MAX_TEMP_ROOT_BYTES = 30
 """Longest temporary folder that Ray can use, in bytes: its Unix sockets add some 65, and 107 are allowed."""
@@ -261,34 +259,23 @@ def _prctl(option: int, value: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl failed")
 
 
+def run_locally(options: LocalCluster) -> None:
+    """Run one command with its own cluster, and end with its exit status.
+
+    Raises:
+        SystemExit: with the command's status; 2 if there is no such command.
+        ClusterError: see `run_with_cluster`.
+    """
+    command = options.command_line
+    if shutil.which(command[0], path=_environment(Path())["PATH"]) is None:
+        print(f"error: no command {command[0]!r}: expected a program on PATH, or its path", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(run_with_cluster(command, num_cpus=options.num_cpus, start_timeout_s=options.start_timeout))
+
+
 def main() -> None:
-    """Command line: run one command with its own cluster."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mhimdist.cluster.local",
-        description="Run a command with a private Ray cluster on this machine, and end the cluster with it. "
-        "The command finds the cluster by RAY_ADDRESS (ray.init) and RAY_API_SERVER_ADDRESS (ray job "
-        "submit). The exit status is the command's.",
-        usage="%(prog)s [-h] [--num-cpus N] [--start-timeout SECONDS] -- COMMAND [ARGUMENT ...]",
-    )
-    parser.add_argument(
-        "--num-cpus", type=int, metavar="N", help="CPUs that Ray may hand out (default: all it finds)"
-    )
-    parser.add_argument(
-        "--start-timeout",
-        type=float,
-        default=START_TIMEOUT_S,
-        metavar="SECONDS",
-        help="seconds that the cluster may take to get ready (default: %(default)g)",
-    )
-    parser.add_argument("command", nargs="+", metavar="COMMAND", help="command to run, after --")
-    options = parser.parse_args()
-    if options.num_cpus is not None and options.num_cpus < 1:
-        parser.error(f"--num-cpus must be at least 1, got {options.num_cpus}")
-    if shutil.which(options.command[0], path=_environment(Path())["PATH"]) is None:
-        parser.error(f"no command {options.command[0]!r}: expected a program on PATH, or its path")
-    sys.exit(
-        run_with_cluster(options.command, num_cpus=options.num_cpus, start_timeout_s=options.start_timeout)
-    )
+    """Command line: see `run_locally`."""
+    run_locally(LocalCluster.from_command_line())
 
 
 if __name__ == "__main__":

@@ -4,14 +4,13 @@ It runs `ray job submit --working-dir . -- python jobs/tune_c16.py ...` after a 
 Ray takes 100 MiB at most, and refuses more only after it has packed and sent them.
 """
 
-import argparse
 import logging
 import os
 import sys
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -20,6 +19,7 @@ from ray._private.runtime_env.packaging import create_package
 
 from mhimdist.cluster.authentication import keep_token_private
 from mhimdist.cluster.connect import refuse_open_cluster
+from mhimdist.cluster.options import Submit
 from mhimdist.errors import SubmitError
 from mhimdist.foreign_text import say
 from mhimdist.process import run
@@ -100,42 +100,24 @@ def _mib(num_bytes: int) -> str:
     return f"{num_bytes / 2**20:.1f} MiB"
 
 
-def main() -> None:
+def submit_job(given: Submit, *, commands: Collection[str] = ()) -> None:
     """Check the upload, then become `ray job submit`.
+
+    Args:
+        given: what to submit.
+        commands: commands of `mhimdist` that can stand in the place of a script.
 
     Raises:
         SubmitError: the script is missing, or the upload is too large.
         ClusterError: the environment turns Ray's authentication off.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m mhimdist.cluster.submit",
-        description="Submit a job script with its working directory to a Ray cluster, within Ray's limit.",
-    )
-    parser.add_argument(
-        "--address",
-        default="http://127.0.0.1:8265",
-        help="URL of the cluster's dashboard, as `ray dashboard` shows it (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--working-dir",
-        type=Path,
-        default=Path(),
-        help="directory to send with the job (default: this one)",
-    )
-    parser.add_argument(
-        "--insecure",
-        action="store_true",
-        help="submit even if RAY_AUTH_MODE leaves the cluster open; give it to the job as well",
-    )
-    parser.add_argument("--check", action="store_true", help="show the upload's size, and submit nothing")
-    parser.add_argument("job", help="the script, relative to the working directory, such as jobs/tune_c16.py")
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="the script's own options")
-    given = parser.parse_args()
-
     refuse_open_cluster(insecure=given.insecure)
     working_dir = given.working_dir.resolve()
+    script = ["python", given.job]
     if not (working_dir / given.job).is_file():
-        raise SubmitError(f"{working_dir} has no {given.job}; give a script in the working directory")
+        if given.job not in commands:
+            raise SubmitError(f"{working_dir} has no {given.job}; give a script in the working directory")
+        script = ["python", "-m", "mhimdist", given.job]
     upload = check(working_dir)
     say(f"{upload.num_files} files, {_mib(upload.num_bytes)} to upload from {working_dir}")
     if given.check:
@@ -144,7 +126,12 @@ def main() -> None:
     keep_token_private()
     command = ["job", "submit", "--address", given.address, "--working-dir", str(working_dir)]
     ray = str(Path(sys.executable).parent / "ray")
-    os.execv(ray, [ray, *command, "--", "python", given.job, *given.options])
+    os.execv(ray, [ray, *command, "--", *script, *given.rest])
+
+
+def main() -> None:
+    """Command line: see `submit_job`."""
+    submit_job(Submit.from_command_line())
 
 
 if __name__ == "__main__":

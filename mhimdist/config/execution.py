@@ -4,11 +4,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from mhimdist import files
+from mhimdist.config.fields import Metavar
 from mhimdist.config.options import Options
 from mhimdist.config.train import TrainConfig
 from mhimdist.errors import ConfigError, RunLockedError
@@ -33,6 +34,14 @@ class Saving:
 class Execution(Options):
     """Where runs read and write, and which share of a cluster each of them takes."""
 
+    PANELS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "Data and results": ("data", "features", "bag_of", "home", "name"),
+        "Resources": ("cpus_per_run", "gpus_per_run", "workers", "min_workers", "insecure"),
+        "Failures and checkpoints": (
+            *("max_failures", "worker_timeout_s", "save_every_s", "keep_last", "keep_best"),
+        ),
+    }
+
     home: Path = Field(
         default_factory=home,
         description="folder that contains data/, runs/ and cache/, on storage that every node sees "
@@ -41,7 +50,7 @@ class Execution(Options):
     name: str = Field(
         "cross_validation", description="name of the results folder under runs/", pattern=r"^[\w.-]+$"
     )
-    data: str = Field(
+    data: Annotated[str, Metavar("DATA")] = Field(
         "digits-c16",
         description="name of an embedded data set, or path or URL (s3, gs, https, ...) of a folder of shards",
     )

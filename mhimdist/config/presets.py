@@ -6,6 +6,7 @@ a high ratio that decays along a cosine, and a teacher pre-trained on the same f
 
 from typing import Any
 
+from mhimdist.config.nearest import did_you_mean
 from mhimdist.config.train import TrainConfig, load_config
 from mhimdist.errors import ConfigError
 
@@ -87,7 +88,8 @@ def preset(dataset: str, model: str) -> TrainConfig:
     """
     if (dataset, model) not in PRESETS:
         known = ", ".join(f"({d}, {m})" for d, m in PRESETS)
-        raise ConfigError(f"no preset ({dataset}, {model}); valid: {known}")
+        near = did_you_mean(model, [name for each, name in PRESETS if each == dataset])
+        raise ConfigError(f"no preset ({dataset}, {model}){near}; valid: {known}")
     return load_config(PRESETS[dataset, model])
 
 

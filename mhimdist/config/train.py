@@ -4,10 +4,10 @@ A configuration is frozen; `override` makes a changed copy from dotted paths suc
 `{"masking.high.start": 0.03}`. Sweeps, presets and the command line all change settings this way.
 """
 
-import difflib
 import hashlib
 import json
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -27,6 +27,7 @@ from mhimdist.config.models import (
     Pooling,
     Settings,
 )
+from mhimdist.config.nearest import did_you_mean
 from mhimdist.config.schedules import Schedule
 from mhimdist.config.tasks import TASK_NAMES, AutoTask, SurvivalTask, TaskSettings
 from mhimdist.errors import ConfigError
@@ -359,22 +360,32 @@ def explain(item: Any) -> str:
     is_unknown = (
         item["type"] == "extra_forbidden"
     )  # the last part is then a key, even if it is called "abmil"
-    path = [str(part) for part in item["loc"][: -1 if is_unknown else None] if part not in all_tags]
+    path: list[str] = [
+        str(part) for part in item["loc"][: -1 if is_unknown else None] if part not in all_tags
+    ]
     where = ".".join(path) or "configuration"
     if is_unknown:
         parents, unknown = path, str(item["loc"][-1])
         where = ".".join([*parents, unknown])
         valid = _valid_keys(parents, [part for part in item["loc"][:-1] if part in all_tags])
-        close = difflib.get_close_matches(unknown, valid, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        return f"{where}: unknown key{hint}; valid here: {', '.join(valid)}"
+        return f"{where}: unknown key{did_you_mean(unknown, valid)}; valid here: {', '.join(valid)}"
     if item["type"] == "union_tag_invalid":
-        name = item["ctx"]["tag"]
-        if path[-1] == "model" and name in EXTENSIONS.refused:
-            return f"{where}.name: {EXTENSIONS.refused[name]}"
-        return f"{where}.name: no {path[-1]} {name!r}; valid: {', '.join(_TAGS[path[-1]])}"
+        tag, tags = item["ctx"]["tag"], _TAGS[path[-1]]
+        if path[-1] == "model" and tag in EXTENSIONS.refused:
+            return f"{where}.name: {EXTENSIONS.refused[tag]}"
+        return f"{where}.name: no {path[-1]} {tag!r}{did_you_mean(tag, tags)}; valid: {', '.join(tags)}"
+    if item["type"] == "missing":
+        return f"{where}: expected a value, got none"
     message = item["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" + ("" if item["type"] == "value_error" else f", got {item['input']!r}")
+    if item["type"] == "value_error":
+        return f"{where}: {message}"
+    near = did_you_mean(str(item["input"]), _quoted(message)) if item["type"] == "literal_error" else ""
+    return f"{where}: {message}, got {item['input']!r}{near}"
+
+
+def _quoted(message: str) -> list[str]:
+    """The words in quotes: of one of pydantic's errors about choices, the choices."""
+    return re.findall(r"'([^']*)'", message)
 
 
 def _valid_keys(parents: Sequence[str], tags: Sequence[Any]) -> list[str]:

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from mhimdist import files, terminal
 from mhimdist.cluster.connect import refuse_open_cluster
+from mhimdist.config.protocols import Protocol
 from mhimdist.config.repeated import REPEAT_FILE, repeated
 from mhimdist.cross_validation.folds import FoldSet, raise_failed
 from mhimdist.cross_validation.options import Candidate, CrossValidation, Experiment
@@ -32,7 +33,7 @@ from mhimdist.report.comparison import PAPER_WARNING, Comparison, Row
 from mhimdist.training.environment import environment
 from mhimdist.training.model_card import read_trained, write_card
 from mhimdist.training.requirements import check_runs, describe_left_out, describe_missing
-from mhimdist.training.result import OUTSIDE_WEIGHTS, Protocol, Result, note_on
+from mhimdist.training.result import OUTSIDE_WEIGHTS, Result, note_on
 
 
 def run_cross_validation(job: CrossValidation, *, data: Location) -> Comparison:
@@ -229,7 +230,7 @@ def _announce(
     )
     if "paper" in experiment.protocols:
         console.print(PAPER_WARNING, style="bold", highlight=False)
-    console.print(
+    terminal.progress().print(
         f"{experiment.name}: {formats.count(num_rows, 'configuration')} on "
         f"{bags.name}, {formats.count(len(planned.folds), 'run')}, {num_found} of them finished "
         f"before{inner}; results in {experiment.folder}",

@@ -10,6 +10,7 @@ import torch
 
 from mhimdist.cluster.connect import share_of
 from mhimdist.config.execution import Execution
+from mhimdist.config.protocols import Protocol
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.options import Candidate
 from mhimdist.data.opening import with_features
@@ -21,7 +22,6 @@ from mhimdist.report import formats
 from mhimdist.training.first_stage import made_with
 from mhimdist.training.folds import ERROR_FILE, Fold, fold_folder
 from mhimdist.training.refit import RULE_VERSION
-from mhimdist.training.result import Protocol
 
 INNER = "inner"
 """The folder of inner folds, next to that of the folds that they choose for."""

@@ -1,22 +1,23 @@
 """The options of a cross-validation: data, folds, seeds, protocol, resources, configurations."""
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from mhimdist.config.execution import Execution
+from mhimdist.config.fields import Metavar
 from mhimdist.config.presets import departures
+from mhimdist.config.protocols import Protocol
 from mhimdist.config.train import TrainConfig
-from mhimdist.data.inner_splits import inner_folds
-from mhimdist.data.splits import Split, splits_of
-from mhimdist.data.stored import StoredBags
 from mhimdist.errors import SplitError
 from mhimdist.report import formats
-from mhimdist.training.result import Protocol
+
+if TYPE_CHECKING:  # a command that prints its help should not wait for torch
+    from mhimdist.data.splits import Split
+    from mhimdist.data.stored import StoredBags
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,14 @@ class Candidate:
 
 class Experiment(Execution):
     """How configurations are cross-validated, and on what."""
+
+    PANELS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **Execution.PANELS,
+        "Folds and judgement": (
+            *("protocol", "folds", "run_folds", "seeds", "split_file", "test_share", "validation_share"),
+            *("inner_folds", "paper_validation_share"),
+        ),
+    }
 
     protocol: Literal["strict", "paper", "refit", "both", "all"] = Field(
         "strict",
@@ -98,7 +107,7 @@ class Experiment(Execution):
                 return ("strict", "paper", "refit")
         return (self.protocol,)
 
-    def splits(self, bags: StoredBags, protocol: Protocol, seed: int) -> list[Split]:
+    def splits(self, bags: "StoredBags", protocol: Protocol, seed: int) -> "list[Split]":
         """The splits of a seed, one per fold that runs. All protocols test on the same bags.
 
         Args:
@@ -109,6 +118,8 @@ class Experiment(Execution):
         Raises:
             SplitError: the split does not fit the data.
         """
+        from mhimdist.data.splits import splits_of
+
         # A training fold that is not divided needs no validation set, but a file may have one.
         whole = protocol == "refit" and self.split_file is None
         share = self.paper_validation_share if protocol == "paper" else self.validation_share
@@ -123,7 +134,7 @@ class Experiment(Execution):
         )[: self.run_folds]
         return [split.whole() for split in splits] if protocol == "refit" else splits
 
-    def inner_splits(self, bags: StoredBags, split: Split, seed: int) -> list[Split]:
+    def inner_splits(self, bags: "StoredBags", split: "Split", seed: int) -> "list[Split]":
         """The inner folds of a split's training fold, whose runs select under refit.
 
         Args:
@@ -134,6 +145,8 @@ class Experiment(Execution):
         Raises:
             SplitError: there are too few cases.
         """
+        from mhimdist.data.inner_splits import inner_folds
+
         try:
             return inner_folds(
                 bags.keys,
@@ -147,14 +160,14 @@ class Experiment(Execution):
         except SplitError as error:
             raise SplitError(f"inner folds of the training fold (--inner-folds): {error}") from None
 
-    def num_splits(self, bags: StoredBags) -> int:
+    def num_splits(self, bags: "StoredBags") -> int:
         """Number of splits per seed, including those that `run_folds` leaves out."""
         if self.split_file is not None:
             everything = self.model_copy(update={"run_folds": None})
             return len(everything.splits(bags, self.protocols[0], self.seeds[0]))
         return 1 if self.test_share is not None else self.folds
 
-    def split_by(self, bags: StoredBags) -> str:
+    def split_by(self, bags: "StoredBags") -> str:
         """The kind of split in words, for a caption."""
         if self.split_file is not None:
             return f"{formats.count(self.num_splits(bags), 'split')} of {self.split_file.name}"
@@ -171,7 +184,15 @@ class CrossValidation(Experiment):
         pydantic.ValidationError: by the constructor, for the same.
     """
 
-    model: str = Field("abmil", description="bag model; --train starts from its preset")
+    FIRST: ClassVar[tuple[str, ...]] = (
+        *("data", "name", "model", "folds", "seeds", "protocol", "split_file", "gpus_per_run"),
+        *("train.epochs", "train.bags_per_step", "train.masking.high.start"),
+    )
+    PANELS: ClassVar[Mapping[str, tuple[str, ...]]] = {**Experiment.PANELS, "Model": ("model",)}
+
+    model: Annotated[str, Metavar("NAME")] = Field(
+        "abmil", description="bag model; --train starts from its preset"
+    )
     train: TrainConfig = Field(TrainConfig(), description="the configuration")
 
     @classmethod
@@ -182,6 +203,7 @@ class CrossValidation(Experiment):
         model: str,
         data: str,
         arguments: list[str] | None = None,
+        about: str | None = None,
         **defaults: Any,
     ) -> Self:
         """Read the options of this process; `--model` and `--data` choose the start of `--train`.
@@ -189,22 +211,17 @@ class CrossValidation(Experiment):
         Args:
             base: returns the configuration that `--train.*` changes, for a model's name and the data.
             model, data: defaults of `--model` and `--data`.
-            arguments, defaults: as in `from_command_line`.
+            arguments, about, defaults: as in `from_command_line`.
 
         Raises:
             ConfigError: see `from_command_line`.
         """
-        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        first.add_argument("--model", default=model)
-        first.add_argument("--data", default=data)
-        chosen, _ = first.parse_known_args(arguments)
-        return cls.from_command_line(
-            arguments,
-            model=chosen.model,
-            data=chosen.data,
-            train=base(chosen.model, chosen.data),
-            **defaults,
-        )
+
+        def decided(given: Mapping[str, str]) -> dict[str, Any]:
+            chosen = {"model": model, "data": data, **given}
+            return {**defaults, **chosen, "train": base(chosen["model"], chosen["data"])}
+
+        return cls.read_command_line(arguments, decided, decided_by=("model", "data"), about=about)
 
     @property
     def candidates(self) -> list[Candidate]:

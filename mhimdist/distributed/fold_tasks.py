@@ -260,7 +260,7 @@ class Progress:
             text = f"FAILED {outcome}"
         failed = f"{self._failed} failed | " if self._failed else ""
         width = len(str(self.num_folds))
-        terminal.console().print(
+        terminal.progress().print(
             f"[{self._done:>{width}}/{self.num_folds}] {fold.name}: {text} | {failed}"
             f"{elapsed:.0f} s, about {left:.0f} s left",
             highlight=False,

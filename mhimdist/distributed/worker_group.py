@@ -229,7 +229,7 @@ def _watching(fold: Fold, stop: Callable[[], bool]) -> Iterator[None]:
                 score, teacher = row["student_validation_score"], row["teacher_validation_score"] or 0
                 named = f"validation {selects_by(fold.folder)}"
                 judged = "" if score is None else f"{named} {score:.3f} (teacher {teacher:.3f}{how}) "
-                terminal.console().print(
+                terminal.progress().print(
                     f"{fold.name}: epoch {row['epoch'] + 1:>3} loss {row['loss']:.3f} {judged}"
                     f"kept {row['kept_ratio']:.0%} {row['epoch_s']:.1f} s",
                     highlight=False,

@@ -1,7 +1,8 @@
 """The options of heat maps."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -15,9 +16,22 @@ class HeatMaps(Options):
         ConfigError: `from_command_line` got a value that is out of range, or an unknown option.
     """
 
+    FIRST: ClassVar[tuple[str, ...]] = (
+        *("predictions", "out", "slides", "only", "annotations", "classes", "top", "crop", "geojson"),
+        "workers",
+    )
+    PANELS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "What to draw": ("predictions", "names", "only", "classes", "out"),
+        "Slides": ("slides", "annotations", "mpp", "patch_edge"),
+        "Picture": ("top", "width", "dpi", "in_one", "crop"),
+        "QuPath": ("geojson", "min_percentile"),
+        "Masks of a run": ("run", "data"),
+        "Resources": ("workers",),
+    }
+
     predictions: tuple[Path, ...] = Field(
         min_length=1,
-        description="folders that jobs/predict.py wrote with --scores, or single files of scores, one for "
+        description="folders that predict wrote with --scores, or single files of scores, one for "
         "each row of the picture; more than one as a,b",
     )
     out: Path | None = Field(

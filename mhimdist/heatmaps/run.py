@@ -16,6 +16,7 @@ from urllib.parse import quote
 import numpy as np
 from matplotlib.figure import Figure
 
+from mhimdist import terminal
 from mhimdist.data.format import escape_key
 from mhimdist.errors import ConfigError, DataError
 from mhimdist.files import full_disk
@@ -74,7 +75,8 @@ def heat_maps(job: HeatMaps) -> Path:
                 said = f"failed: {said}"
             left_s = (time.monotonic() - start) / number * (len(keys) - number)
             left = f" | about {left_s:.0f} s left" if number < len(keys) else ""
-            say(f"[{number:{len(str(len(keys)))}}/{len(keys)}] {said}{left}")
+            if not is_drawn or not terminal.is_quiet():
+                say(f"[{number:{len(str(len(keys)))}}/{len(keys)}] {said}{left}")
     if failed:
         raise DataError(_failures(failed, len(keys), out))
     return out

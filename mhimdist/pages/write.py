@@ -4,20 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field
-from pydantic_settings import CliPositionalArg
 
 from mhimdist import terminal
-from mhimdist.config.options import Options
 from mhimdist.errors import ConfigError, ReportError
 from mhimdist.pages import calibration, record, results, slides, subgroups, training
 from mhimdist.pages.instances import instances_section
 from mhimdist.pages.of_tasks import figures_of_task, sections_of_task
+from mhimdist.pages.options import REPORT_FILE, ReportJob
 from mhimdist.pages.subject import Subject, read_subject, size_text
 from mhimdist.report import formats, page
 from mhimdist.report.blocks import Fact, Section
 
-REPORT_FILE = "report.html"
 MOST_FACTS = 4
 """Most configurations that have a number of their own at the top. Of more, a choice would be a selection."""
 _LEADS = {
@@ -27,40 +24,6 @@ _LEADS = {
     "predictions": "Predictions",
     "final runs": "Final runs of a sweep",
 }
-
-
-class ReportJob(Options):
-    """Write a report of runs, cross-validations, the paper's tables, predictions or sweeps."""
-
-    folders: CliPositionalArg[list[str]] = Field(
-        min_length=1,
-        description="folders of runs, cross-validations, the paper's tables, predictions or sweeps (their "
-        "final runs), or names below runs/ of MHIMDIST_HOME",
-    )
-    out: Path | None = Field(
-        None,
-        description=f"file to write, for one folder; none: {REPORT_FILE} in the folder, or final.html in a "
-        "sweep's",
-    )
-    temperature: bool = Field(
-        False, description="show the calibration after temperature scaling, too, fitted on validation cases"
-    )
-    subgroups: tuple[str, ...] = Field(
-        (), description="tables and columns to divide the test slides by, as labels.csv:scanner"
-    )
-    data: str | None = Field(
-        None,
-        description="shards that the runs were trained on, if their instances are labelled: show how well "
-        "attention finds the positive ones",
-    )
-    risk_groups: int = Field(
-        2,
-        ge=2,
-        le=5,
-        description="of survival: groups of risk to compare, divided by the validation cases' quantiles; 2 "
-        "is low and high risk, by their median",
-    )
-    pdf: Path | None = Field(None, description="folder that receives the figures as vector PDF, for a paper")
 
 
 def write_report(

@@ -83,7 +83,7 @@ def measure_costs(
                 costs[name] = cost
                 continue
             files.write_text(file, json.dumps(asdict(cost), allow_nan=False))
-            terminal.console().print(f"cost of {name}: {cost.train_s:.1f} s per epoch", highlight=False)
+            terminal.progress().print(f"cost of {name}: {cost.train_s:.1f} s per epoch", highlight=False)
             found = cost
         costs[name] = found
     return costs

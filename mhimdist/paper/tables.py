@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from mhimdist.config.presets import departures
+from mhimdist.config.protocols import Protocol
 from mhimdist.paper.rows import COLUMNS, LOW_RATIO, RANDOM_RATIO, TITLES, Cell
 from mhimdist.report import formats
 from mhimdist.report.comparison import (
@@ -14,7 +15,6 @@ from mhimdist.report.comparison import (
 )
 from mhimdist.report.text_table import Grid
 from mhimdist.training.cost import Cost
-from mhimdist.training.result import Protocol
 
 
 def grid(

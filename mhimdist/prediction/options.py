@@ -1,10 +1,12 @@
 """The options of a prediction."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from mhimdist.config.fields import Metavar
 from mhimdist.config.options import Options
 from mhimdist.files import home
 
@@ -12,12 +14,26 @@ from mhimdist.files import home
 class Prediction(Options):
     """Apply trained models to slides: probabilities, predictions and what each instance says."""
 
+    FIRST: ClassVar[tuple[str, ...]] = (
+        *("models", "data", "out", "labels", "scores", "cases", "threshold", "skip_bad", "device"),
+    )
+    PANELS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "Models and data": ("models", "data", "out", "home", "candidate", "features", "bag_of"),
+        "Prediction": ("cases", "threshold", "scores", "skip_bad", "fresh"),
+        "Labels": (
+            *("labels", "slide_column", "label_column", "case_column", "target_column", "time_column"),
+            *("event_column", "case_from", "ignore_labels"),
+        ),
+        "What files do not say": ("feature_key", "encoder", "patch_size"),
+        "Resources": ("device", "threads", "workers", "gpus_per_worker", "insecure"),
+    }
+
     models: tuple[Path, ...] = Field(
         min_length=1,
         description="folders of trained models, as one,two: a fold, a cross-validation or a sweep (its final "
         "runs), here or below --home; all their folds and seeds vote together",
     )
-    data: str = Field(
+    data: Annotated[str, Metavar("DATA")] = Field(
         description="folder of shards or of feature files, as CLAM, TRIDENT, STAMP or your scripts wrote "
         "them; the URL of shards; or the name of an embedded data set"
     )

@@ -23,7 +23,7 @@ def counted(total: int, done: int) -> Iterator[Callable[[], None]]:
     Yields:
         A function to call for every further slide.
     """
-    console = terminal.console()
+    console = terminal.progress()
     if console.is_terminal:
         columns = (TextColumn("slides"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as progress:

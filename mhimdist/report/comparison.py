@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from mhimdist.config.protocols import Protocol
 from mhimdist.foreign_text import csv_text, markdown
 from mhimdist.report import formats
 from mhimdist.report.text_table import Grid
 from mhimdist.statistics import metrics
 from mhimdist.tasks import Judged, Task, classification
 from mhimdist.tasks.cases import CASE_RULES, CaseRule
-from mhimdist.training.result import NOTES, Protocol, Result
+from mhimdist.training.result import NOTES, Result
 from mhimdist.training.result import PAPER_WARNING as PAPER_WARNING
 from mhimdist.training.result import STRICT_NOTE as STRICT_NOTE
 

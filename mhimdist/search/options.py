@@ -1,19 +1,21 @@
 """The settings of a sweep: search, folds, pruning, resources, final runs."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from mhimdist.config import extensions
 from mhimdist.config.execution import Execution
 from mhimdist.config.train import TrainConfig
-from mhimdist.data.inner_splits import inner_folds
-from mhimdist.data.splits import Split, splits_of
-from mhimdist.data.stored import StoredBags
 from mhimdist.errors import SplitError
 from mhimdist.search.tracker import TRACKERS
+
+if TYPE_CHECKING:  # a command that prints its help should not wait for torch
+    from mhimdist.data.splits import Split
+    from mhimdist.data.stored import StoredBags
 
 OBJECTIVE = "validation_score"
 STORAGE_VARIABLE = "MHIMDIST_STORAGE"
@@ -43,6 +45,27 @@ class Sweep(Execution):
         ConfigError: by `from_command_line`, if an option or a value is invalid; the message names it.
         pydantic.ValidationError: by the constructor, for the same.
     """
+
+    FIRST: ClassVar[tuple[str, ...]] = (
+        *("data", "name", "num_trials", "sampler", "protocol", "folds", "test_share"),
+        *("gpus_per_run", "train.epochs", "train.model.name", "train.bags_per_step"),
+    )
+    PANELS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **Execution.PANELS,
+        "Search": (
+            *("num_trials", "sampler", "seed", "num_startup", "grid_points", "warm_presets", "warm_from"),
+            *("objective", "against"),
+        ),
+        "Folds and judgement": (
+            *("protocol", "outer_folds", "test_share", "folds", "validation_share", "split_file"),
+            *("split_seed", "seeds", "final_seeds", "final_top"),
+        ),
+        "Pruning": ("scheduler", "grace_epochs", "reduction_factor", "between_folds"),
+        "Trials": (
+            *("at_once", "parallel_folds", "max_failures_in_a_row", "trial_timeout_s", "retry_failed"),
+            *("storage", "track", "fresh"),
+        ),
+    }
 
     name: str = Field("sweep", description="name of the sweep's folder under runs/", pattern=r"^[\w.-]+$")
     num_trials: int = Field(24, ge=1, description="configurations to try; the first is the base")
@@ -212,12 +235,14 @@ class Sweep(Execution):
         """Whether trials can be stopped early at all."""
         return self.against == "none" and (self.scheduler != "none" or self.between_folds)
 
-    def splits(self, bags: StoredBags) -> list[Split]:
+    def splits(self, bags: "StoredBags") -> "list[Split]":
         """One split per fold. All have one test set; no fold trains on its cases or validates with them.
 
         Raises:
             SplitError: there are too few cases, or the file holds more than one split.
         """
+        from mhimdist.data.splits import splits_of
+
         outer, *others = splits_of(
             bags,
             split_file=self.split_file,
@@ -232,12 +257,14 @@ class Sweep(Execution):
             )
         return [outer] if self.folds == 1 else self.inner_splits(bags, outer)
 
-    def outer_splits(self, bags: StoredBags) -> list[Split]:
+    def outer_splits(self, bags: "StoredBags") -> "list[Split]":
         """The outer folds under nested, whose training bags are not divided yet.
 
         Raises:
             SplitError: there are too few cases.
         """
+        from mhimdist.data.splits import splits_of
+
         outer = splits_of(
             bags,
             split_file=self.split_file,
@@ -249,12 +276,14 @@ class Sweep(Execution):
         )
         return [split.whole() for split in outer]
 
-    def inner_splits(self, bags: StoredBags, outer: Split) -> list[Split]:
+    def inner_splits(self, bags: "StoredBags", outer: "Split") -> "list[Split]":
         """The folds of the cases that do not test.
 
         Raises:
             SplitError: there are too few cases.
         """
+        from mhimdist.data.inner_splits import inner_folds
+
         return inner_folds(
             bags.keys,
             bags.cases,

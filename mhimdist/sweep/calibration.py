@@ -30,7 +30,7 @@ from mhimdist.sweep import side_by_side
 from mhimdist.sweep.memory import is_out_of_memory
 from mhimdist.sweep.plan import Calibration, Plan
 from mhimdist.sweep.task import Task
-from mhimdist.sweep.watch import print_line
+from mhimdist.sweep.watch import print_line, warn
 from mhimdist.training.cost import measure
 from mhimdist.training.first_stage import RECIPE_VERSION
 
@@ -71,7 +71,7 @@ class Planning:
         has_room = takes_gpu and planner.num_runs_on(pair, [node for node in nodes if node.is_up]) > 0
         found = self._measure_in_a_process((pair if has_room else needs).options)
         if takes_gpu and found.device != "cuda":
-            print_line("a node offers a GPU to Ray, but torch finds none on it: runs train on its CPU")
+            warn("a node offers a GPU to Ray, but torch finds none on it: runs train on its CPU")
         return found
 
     @cached_property

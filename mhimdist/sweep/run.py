@@ -65,7 +65,7 @@ from mhimdist.sweep.silence import Silence
 from mhimdist.sweep.task import Task
 from mhimdist.sweep.trackers import trackers
 from mhimdist.sweep.trainable import SweepTrial, make_first_stage
-from mhimdist.sweep.watch import Watch, print_line
+from mhimdist.sweep.watch import Watch, print_line, warn
 from mhimdist.tasks import task_of
 from mhimdist.training.folds import ERROR_FILE
 from mhimdist.training.requirements import check_runs, describe_left_out, notes_on_classes
@@ -234,9 +234,9 @@ def _announce(
         )
     for note in [*notes, *study.notes(), *notes_on_classes(bags, splits), describe_left_out(bags, splits)]:
         if note:
-            print_line(note)
+            warn(note)
     if sweep.storage is None and (kind := network_filesystem(folder.path)):
-        print_line(
+        warn(
             f"study.db is on {kind}, where SQLite's locks are unreliable: open it from this machine only, "
             "or give a database by --storage"
         )
@@ -288,7 +288,7 @@ def _run_trials(
 
 def _watch(study: SweepStudy, task: Task, folder: SweepFolder, score: str) -> Watch:
     """The display of the sweep's trials; trials that ended in an earlier start are counted."""
-    watch = Watch(terminal.console(), num_trials=study.num_trials, score=score)
+    watch = Watch(terminal.progress(), num_trials=study.num_trials, score=score)
     for trial in study.records:
         if trial.has_ended:
             summary = folder.summarise(trial, study.config(trial.number), task.splits)

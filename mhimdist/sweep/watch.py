@@ -220,5 +220,10 @@ class Watch:
 
 
 def print_line(text: str) -> None:
-    """Print a line of plain text, however long."""
+    """Print a line of progress as plain text, however long."""
+    terminal.progress().print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Print a line of plain text that a quiet command shows, too."""
     terminal.console().print(text, highlight=False, markup=False, soft_wrap=True)

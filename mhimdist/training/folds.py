@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mhimdist.config.protocols import Protocol
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.splits import Split
 from mhimdist.errors import CheckpointError
 from mhimdist.training.history import EpochRecord, read_history
-from mhimdist.training.result import Protocol, Result, read_result
+from mhimdist.training.result import Result, read_result
 
 RESULT_FILE = "result.json"
 ERROR_FILE = "error.txt"

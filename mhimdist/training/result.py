@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from mhimdist import files
+from mhimdist.config.protocols import Protocol
 from mhimdist.config.sub_bags import sub_bags_text
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import BagSource
@@ -17,7 +18,6 @@ from mhimdist.statistics.metrics import Scores
 from mhimdist.tasks import Judged, Task, restored
 from mhimdist.tasks.interface import Fitted
 
-Protocol = Literal["strict", "paper", "refit", "nested"]
 PAPER_WARNING = (
     "PAPER PROTOCOL: as in the authors' code, the test fold selects the epoch, stops the training and sets "
     "the threshold. The figures are therefore optimistic: use them only to reproduce the authors'."

@@ -102,6 +102,29 @@ def test_a_value_that_is_no_value_is_an_error_in_a_line(option, value):
         Sweep.from_command_line([option, value])
 
 
+def test_values_are_written_in_several_ways():
+    made = Sweep.from_command_line(
+        ["--seeds", "[4,5]", "--train", '{"epochs": 3, "seed": 9}', "--train.seed", "8", "--at-once", "none"]
+    )
+    assert (made.seeds, made.train.epochs, made.train.seed, made.at_once) == ((4, 5), 3, 8, None)
+    assert Sweep.from_command_line(["--train.masking.high", "0.3"]).train.masking.high.start == 0.3
+    assert Sweep.from_command_line(["--seeds", "1", "--seeds", "2,3"]).seeds == (1, 2, 3)
+    assert not Sweep.from_command_line(["--no-between-folds"]).between_folds
+    custom = ["--train.task.name", "custom", "--train.task.entry", "a:B", "--train.task.options", "x=1"]
+    task = Sweep.from_command_line([*custom, "--train.task.options", "y=two"]).train.task
+    assert task.options == {"x": 1.0, "y": "two"}
+
+
+def test_what_is_missing_is_asked_for_by_its_option():
+    class Needy(Options):
+        """Need something."""
+
+        data_folder: str = Field(description="where the data are")
+
+    with pytest.raises(ConfigError, match="data_folder: expected a value, got none: give --data-folder"):
+        Needy.from_command_line([])
+
+
 def test_options_reach_other_processes_as_they_are():
     job = Sweep.from_command_line(["--seeds", "3"], about="A job's own text.", name="mine")
     assert type(job) is Sweep

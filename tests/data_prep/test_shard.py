@@ -425,7 +425,7 @@ def test_every_option_is_described() -> None:
 
 def test_help_explains_every_option(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
-        main(["--help"])
+        main(["--help-all"])
     text = capsys.readouterr().out
     assert "(default: 1073741824)" in " ".join(text.split())
     for option in (
