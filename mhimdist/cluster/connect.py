@@ -21,7 +21,7 @@ from mhimdist.cluster.authentication import (
     require_closed,
     require_token_mode,
 )
-from mhimdist.cluster.local import MAX_TEMP_ROOT_BYTES
+from mhimdist.cluster.children import MAX_TEMP_ROOT_BYTES
 from mhimdist.cluster.nodes import Node, Share, addable_nodes
 from mhimdist.cluster.ray_signals import started_with_our_signals
 from mhimdist.errors import ClusterError
