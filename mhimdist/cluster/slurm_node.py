@@ -262,7 +262,11 @@ def _environment(token: Path) -> dict[str, str]:
     """The environment of this process, with the job's token and no other cluster's."""
     foreign = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_JOB_CONFIG_JSON_ENV_VAR")
     env = {name: value for name, value in os.environ.items() if name not in (*foreign, "RAY_TMPDIR")}
-    return env | {
+    # Ray gives its processes 30 s to start. From a shared file system that many nodes read, they take longer.
+    patient = {"RAY_raylet_start_wait_time_s": "300", "RAY_agent_register_timeout_ms": "300000"}
+    return {
+        **patient,
+        **env,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
