@@ -11,7 +11,7 @@ from mhimdist.config.options import Options
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.@+-]*$"
 _NAMES = r"^[A-Za-z0-9][A-Za-z0-9_.@+-]*(,[A-Za-z0-9][A-Za-z0-9_.@+-]*)*$"
-_DIRECTIVE = re.compile(r"(?:--)?(?P<name>[a-z][a-z0-9-]*)(?:=(?P<value>[A-Za-z0-9_.,:;@%+*/\[\]()|&!=-]+))?")
+_DIRECTIVE = re.compile(r"(?:--)?(?P<name>[a-z][a-z0-9-]*)(?:=(?P<value>[A-Za-z0-9_.,:@%+*/\[\]()|&!=-]+))?")
 _MODULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+/-]*")
 # days-hours[:minutes[:seconds]], or hours:minutes:seconds, minutes:seconds, minutes; as Slurm takes them.
 _TIME = re.compile(
