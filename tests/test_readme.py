@@ -26,6 +26,7 @@ from data_prep import classic, digits
 from data_prep.readers.stated import Stated
 from data_prep.shard import shard
 from data_prep.shard_options import parser
+from mhimdist.cluster.slurm_options import SlurmScript
 from mhimdist.cross_validation import compare
 from mhimdist.data.manifest import Manifest
 from mhimdist.heatmaps import run as heatmaps_run
@@ -55,8 +56,12 @@ test_own_task.py the file on docs/tasks.md."""
 NEEDS_A_CLUSTER = (
     *("ray up ", "ray down ", "ray dashboard ", "(umask 077; RAY_AUTH_MODE=token ray get-auth-"),
     *("nvidia-cuda-mps-control -d", "echo quit | nvidia-cuda-mps-control"),
+    *("sbatch ", "scancel ", "kubectl ", "docker ", "apptainer "),  # test_cluster_page.py reads these
 )
-OPTIONS_OF_OTHERS = {"--generate", "--working-dir"}  # of Ray's commands
+OPTIONS_OF_OTHERS = set(
+    "--generate --working-dir --batch --signal --from-literal --tag --rm --shm-size".split()
+)
+OPTIONS_OF_OTHERS.add("--volume")
 
 
 def _blocks(page: str, language: str) -> list[str]:
@@ -152,7 +157,12 @@ def test_every_command_has_a_test(page):
     known = (
         *("python -m data_prep.", "ray job submit --working-dir . -- python -m data_prep.shard "),
         *("python jobs/", "python -m mhimdist.cluster.submit ", "make ", *NEEDS_A_CLUSTER),
-        *("python benchmarks/", "python -m benchmarks.", "pytest tests/"),
+        *(
+            "python benchmarks/",
+            "python -m benchmarks.",
+            "pytest tests/",
+            "python -m mhimdist.cluster.slurm ",
+        ),
     )
     assert [command for command in _commands(page) if not command.startswith(known)] == []
 
@@ -431,6 +441,7 @@ def options(tmp_path_factory):
     ]
     texts.append((ROOT / "benchmarks" / "gpu_check" / "run.py").read_text())
     texts.append(parser().format_help())
+    texts.append(" ".join(f"--{name.replace('_', '-')}" for name in SlurmScript.model_fields))
     return {option for text in texts for option in re.findall(r"--[a-z][\w.-]*\w", text)}
 
 

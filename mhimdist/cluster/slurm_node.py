@@ -5,7 +5,7 @@
 
 `serve` runs once per node until SIGTERM; the first node is Ray's head. `drive` waits until all nodes have
 joined, then becomes the command. They meet in a private folder that all nodes see: it has the token and the
-head's address. The system chooses every port, so that jobs on one node do not collide. Nothing here calls
+head's address. Every port is one that is free, so that jobs on one node do not collide. Nothing here calls
 Slurm, so that it runs in a container, too.
 """
 
@@ -47,7 +47,7 @@ JOIN_TIMEOUT_S = 300.0
 """Seconds that the command waits for the other nodes; then it starts without those that are late."""
 
 MAX_STARTS = 5
-"""Starts of a worker's Ray, which memory that runs out may end."""
+"""Starts of a node's Ray: a port may be taken meanwhile, or memory may run out."""
 
 _HEAD, _TOKEN, _FAILURE, _NODES = "head.json", "token", "failure.txt", "nodes"
 # The share of the job's memory that Ray hands out; the rest is for Ray's own processes and the command.
@@ -171,6 +171,7 @@ def serve(folder: Path, interface: str = "") -> None:
         cleanup.callback(end_all_children)
         cleanup.callback(_ignore_signals)
         try:
+            _warm_up()
             name = os.environ["SLURMD_NODENAME"]
             address = address_of_node((folder / _NODES).read_text(encoding="utf-8"), name, interface)
             if rank == 0:
@@ -181,6 +182,23 @@ def serve(folder: Path, interface: str = "") -> None:
             if rank == 0:
                 files.write_text(folder / _FAILURE, str(error))
             raise
+
+
+def _warm_up() -> None:
+    """Read the Python files of Ray's agent once: Ray waits 15 s for it to start, fixed in its code.
+
+    A file system of many nodes needs minutes for the first read of thousands of small files.
+    """
+    modules = "from ray.dashboard import agent, utils; utils.get_all_modules(utils.DashboardAgentModule)"
+    # What fails here fails in Ray's own processes, too, and is explained there.
+    subprocess.run(
+        [sys.executable, "-c", modules],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=end_with_parent,
+        check=False,
+    )
 
 
 def _leave(number: int, frame: object) -> None:
@@ -197,21 +215,11 @@ def _serve_head(folder: Path, own: Path, address: str) -> None:
     token = folder / _TOKEN
     with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
         opened.write(secrets.token_hex(32))
-    port, dashboard, client = free_ports(3, address)
-    ray = _start(
-        own,
-        token,
-        {
-            "head": None,
-            "port": port,
-            "dashboard-host": address,
-            "dashboard-port": dashboard,
-            "ray-client-server-port": client,
-            "node-ip-address": address,
-        },
-    )
-    _wait_until_up(ray, own)
-    found = {"address": f"{address}:{port}", "dashboard": f"http://{address}:{dashboard}"}
+    ray, ports = _up(own, token, {"head": None, "dashboard-host": address, "node-ip-address": address})
+    found = {
+        "address": f"{address}:{ports['port']}",
+        "dashboard": f"http://{address}:{ports['dashboard-port']}",
+    }
     files.write_text(folder / _HEAD, json.dumps(found))
     _join(folder, 0)
     status = ray.wait()
@@ -221,8 +229,7 @@ def _serve_head(folder: Path, own: Path, address: str) -> None:
 def _serve_worker(folder: Path, own: Path, address: str, rank: int) -> None:
     head = _head(folder)
     for _ in range(MAX_STARTS):
-        ray = _start(own, folder / _TOKEN, {"address": head["address"], "node-ip-address": address})
-        _wait_until_up(ray, own)
+        ray, _ports = _up(own, folder / _TOKEN, {"address": head["address"], "node-ip-address": address})
         _join(folder, rank)
         status = ray.wait()
         say(f"node {rank}: Ray ended with status {status} ({_log_tail(own)}); it starts again", stderr=True)
@@ -234,20 +241,55 @@ def _join(folder: Path, rank: int) -> None:
     files.write_text(folder / f"joined-{rank}", "")
 
 
-def _start(own: Path, token: Path, arguments: Mapping[str, str | int | None]) -> subprocess.Popen:
-    """Start a node's Ray with the ports that the system chooses and with what Slurm gives."""
+def _up(
+    own: Path, token: Path, arguments: Mapping[str, str | None]
+) -> tuple[subprocess.Popen, dict[str, int]]:
+    """A node's Ray that runs, and its ports; a start that fails is repeated with other ports.
+
+    Raises:
+        ClusterError: it did not start.
+    """
+    for attempt in range(1, MAX_STARTS + 1):
+        ray, ports = _start(own, token, arguments)
+        try:
+            _wait_until_up(ray, own)
+        except ClusterError as error:
+            if attempt == MAX_STARTS:
+                raise
+            say(f"{error}; it starts again", stderr=True)
+            end_all_children()
+        else:
+            break
+    return ray, ports
+
+
+def _start(
+    own: Path, token: Path, arguments: Mapping[str, str | None]
+) -> tuple[subprocess.Popen, dict[str, int]]:
+    """Start a node's Ray with free ports and with what Slurm gives.
+
+    Ray's own choice (0) suits the ports of its C++ processes. Of the Python ones it waits 15 s for a file
+    that names their choice, which is too short where Python is read from a file system of many nodes.
+    """
     (own / "ray" / "ray_current_cluster").unlink(missing_ok=True)
-    ports = ("node-manager-port", "object-manager-port", "min-worker-port", "max-worker-port")
-    agents = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port")
+    named = ["dashboard-agent-listen-port", "dashboard-agent-grpc-port"]
+    named += ["runtime-env-agent-port", "metrics-export-port"]
+    if "head" in arguments:
+        named += ["port", "dashboard-port", "ray-client-server-port"]
+    address = arguments["node-ip-address"]
+    assert address is not None
+    ports = dict(zip(named, free_ports(len(named), address), strict=True))
+    own_choice = ("node-manager-port", "object-manager-port", "min-worker-port", "max-worker-port")
     given = {
         **arguments,
-        **dict.fromkeys((*ports, *agents, "metrics-export-port"), 0),
+        **ports,
+        **dict.fromkeys(own_choice, 0),
         **Allotment.of(os.environ).options,
         "temp-dir": str(own / "ray"),
         "log-color": "false",
     }
     with (own / "log").open("w") as log:
-        return subprocess.Popen(
+        ray = subprocess.Popen(
             [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
             + [f"--{name}" if value is None else f"--{name}={value}" for name, value in given.items()],
             env=_environment(token),
@@ -256,14 +298,15 @@ def _start(own: Path, token: Path, arguments: Mapping[str, str | int | None]) ->
             stderr=log,
             preexec_fn=end_with_parent,
         )
+    return ray, ports
 
 
 def _environment(token: Path) -> dict[str, str]:
     """The environment of this process, with the job's token and no other cluster's."""
     foreign = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_JOB_CONFIG_JSON_ENV_VAR")
     env = {name: value for name, value in os.environ.items() if name not in (*foreign, "RAY_TMPDIR")}
-    # Ray gives its processes 30 s to start. From a shared file system that many nodes read, they take longer.
-    patient = {"RAY_raylet_start_wait_time_s": "300", "RAY_agent_register_timeout_ms": "300000"}
+    # Ray gives its processes 30 s, which is short where Python is read from a file system of many nodes.
+    patient = {"RAY_raylet_start_wait_time_s": "120", "RAY_agent_register_timeout_ms": "300000"}
     return {
         **patient,
         **env,
@@ -276,12 +319,24 @@ def _environment(token: Path) -> dict[str, str]:
 
 def _wait_until_up(ray: subprocess.Popen, own: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
+    has_begun = False
     while not (own / "ray" / "ray_current_cluster").exists():  # the last thing that `ray start` does
         if ray.poll() is not None:
             raise ClusterError(f"Ray ended with status {ray.returncode}: {_log_tail(own)}")
+        is_up = _has_raylet(ray)
+        if has_begun and not is_up:  # `ray start` itself would wait for it for minutes
+            raise ClusterError("Ray's raylet ended while it started")
+        has_begun = is_up
         if time.monotonic() > deadline:
             raise ClusterError(f"Ray was not ready within {START_TIMEOUT_S:g} s: {_log_tail(own)}")
         time.sleep(0.2)
+
+
+def _has_raylet(ray: subprocess.Popen) -> bool:
+    with suppress(psutil.Error):
+        children = psutil.Process(ray.pid).children()
+        return any(c.name() == "raylet" and c.status() != psutil.STATUS_ZOMBIE for c in children)
+    return False
 
 
 def _log_tail(own: Path) -> str:

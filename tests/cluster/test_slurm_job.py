@@ -152,34 +152,3 @@ def test_a_killed_node_queues_the_job_again_and_no_trial_is_lost(slurm, tmp_path
     assert slurm.job(job.number)["JobState"] == "COMPLETED", job.log()
     assert (job.restarts(), slurm.job(job.number)["ExitCode"]) == (1, "0:0")
     _assert_every_trial_counts_once(job)
-
-
-@pytest.mark.parametrize(("status", "state"), [(0, "COMPLETED"), (1, "FAILED"), (75, "PENDING")])
-def test_only_status_75_queues_a_job_again(slurm, tmp_path, status, state):
-    """With a command that needs no Ray; the first node serves one all the same."""
-    file = tmp_path / "job.sbatch"
-    job = SlurmScript(
-        command=f"python -c 'raise SystemExit({status})'",
-        nodes=1,
-        gpus=0,
-        cpus=1,
-        memory_gib=0,
-        time="60",
-        home=tmp_path,
-        venv=Path(sys.prefix),
-        output=str(tmp_path / "log"),
-    )
-    file.write_text(script(job))
-    number = slurm.run("sbatch", "--parsable", str(file))
-    deadline = time.monotonic() + 600
-    while slurm.job(number)["JobState"] in ("PENDING", "RUNNING", "COMPLETING") and (
-        slurm.job(number)["Restarts"] == "0"
-    ):
-        assert time.monotonic() < deadline, slurm.logs()
-        time.sleep(0.3)
-    found = slurm.job(number)
-    assert found["Restarts"] == ("1" if status == 75 else "0"), (tmp_path / "log").read_text()
-    if status != 75:
-        assert (found["JobState"], found["ExitCode"]) == (state, f"{status}:0")
-    else:
-        slurm.run("scancel", number)
