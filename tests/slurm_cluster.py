@@ -109,12 +109,13 @@ class VirtualSlurm:
     def left(self) -> list[psutil.Process]:
         """The processes of jobs, which know the configuration by their environment."""
         found = []
+        others = {os.getpid(), *(daemon.pid for daemon in self._daemons.values())}
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
-                if process.environ().get("SLURM_CONF") == str(self._config) and process.pid != os.getpid():
+                is_ours = process.environ().get("SLURM_CONF") == str(self._config)
+                if is_ours and process.pid not in others and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
-        daemons = {daemon.pid for daemon in self._daemons.values()}
-        return [p for p in found if p.pid not in daemons and p.status() != psutil.STATUS_ZOMBIE]
+        return found
 
     def _steps(self, node: str) -> list[psutil.Process]:
         """The processes of a node's steps: their managers, their tasks, and what these have started."""

