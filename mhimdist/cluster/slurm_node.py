@@ -253,8 +253,8 @@ def _start(
 ) -> tuple[subprocess.Popen, dict[str, int]]:
     """Start a node's Ray with free ports and with what Slurm gives.
 
-    Ray's own choice (0) suits the ports of its C++ processes; those of the Python ones are chosen here, so that
-    Ray need not wait for their answer (see `_tell`).
+    Ray's own choice (0) suits the ports of its C++ processes. Those of the Python ones are chosen here, so
+    that Ray need not wait for their answer (see `_tell`).
     """
     (own / "ray" / "ray_current_cluster").unlink(missing_ok=True)
     named = ["dashboard-agent-listen-port", "dashboard-agent-grpc-port"]

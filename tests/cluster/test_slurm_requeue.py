@@ -97,6 +97,7 @@ def test_success_and_errors_are_the_jobs_own(slurm, tmp_path, status, state):
     assert "node 1 ends" in job.log
 
 
+@pytest.mark.slow
 def test_what_was_saved_is_queued_again(slurm, tmp_path):
     job = Job(slurm, tmp_path, "bash -c 'exit $((SLURM_RESTART_COUNT ? 0 : 75))'")
     job.ends("COMPLETED", "0:0", restarts=1)
