@@ -74,9 +74,9 @@ class Job:
         return file.read_text() if file.exists() else ""
 
     def until(self, what: str, within_s: float = 600) -> None:
-        """Wait for a line of the log, or for a state."""
+        """Wait for a state, if it has the name of one, otherwise for words in the log."""
         deadline = time.monotonic() + within_s
-        while what not in self.log and what != self.state:
+        while what != self.state if what.isupper() else what not in self.log:
             told = f"no {what}: {self.slurm.job(self.number)}\n{self.log}\n{self.slurm.logs()}"
             assert time.monotonic() < deadline, told
             time.sleep(0.2)
