@@ -57,8 +57,12 @@ test_own_task.py the file on docs/tasks.md, and test_extensions.py the package o
 NEEDS_A_CLUSTER = (
     *("ray up ", "ray down ", "ray dashboard ", "(umask 077; RAY_AUTH_MODE=token ray get-auth-"),
     *("nvidia-cuda-mps-control -d", "echo quit | nvidia-cuda-mps-control"),
+    # test_cluster_page.py reads these.
+    *("python -m mhimdist.cluster.slurm ", "sbatch ", "scancel ", "kubectl ", "docker ", "apptainer "),
 )
-OPTIONS_OF_OTHERS = {"--generate", "--working-dir"}  # of Ray's commands
+OPTIONS_OF_OTHERS = re.findall(  # options of the commands of others
+    r"--\S+", "--generate --working-dir --batch --signal --from-literal --tag --rm --shm-size --volume"
+)
 SHARDS = ("python -m data_prep.", *(f"mhimdist {name} " for name in ("shard", "verify", "inspect")))
 
 
@@ -443,4 +447,4 @@ def test_every_option_that_is_named_exists(page, options):
         if named.endswith("*"):
             assert any(option.startswith(named[:-1]) for option in options), named
         else:
-            assert named.rstrip(".") in options | OPTIONS_OF_OTHERS, named
+            assert named.rstrip(".") in {*options, *OPTIONS_OF_OTHERS}, named

@@ -5,7 +5,7 @@ import os
 import resource
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,13 @@ from mhimdist.cluster.authentication import (
     require_closed,
     require_token_mode,
 )
-from mhimdist.cluster.local import MAX_TEMP_ROOT_BYTES
+from mhimdist.cluster.children import MAX_TEMP_ROOT_BYTES
 from mhimdist.cluster.nodes import Node, Share, addable_nodes
 from mhimdist.cluster.ray_signals import started_with_our_signals
 from mhimdist.errors import ClusterError
+
+NODE_TYPES_VARIABLE = "MHIMDIST_NODE_TYPES"
+"""Says what an autoscaler without a file may add, in the form of `cluster.yaml`."""
 
 _NODE_TYPE_LABEL = "ray.io/node-group"
 _HEAD_RESOURCE = "node:__internal_head__"
@@ -200,7 +203,7 @@ class Nodes:
 
     def __init__(self) -> None:
         """Find out whether the joined cluster has an autoscaler."""
-        self._file = _autoscaler_file()
+        self._config = _autoscaler_config()
         self.without_memory: list[str] = []
 
     def look(self) -> list[Node]:
@@ -214,22 +217,48 @@ class Nodes:
             )
             for node in alive
         ]
-        if self._file is None:
+        if self._config is None:
             return found
         workers = [node for node in alive if _HEAD_RESOURCE not in node["Resources"]]
-        config: dict[str, Any] = yaml.safe_load(self._file.read_text(encoding="utf-8"))
         addable, self.without_memory = addable_nodes(
-            config, [(node["Labels"] or {}).get(_NODE_TYPE_LABEL, "") for node in workers]
+            self._config(), [(node["Labels"] or {}).get(_NODE_TYPE_LABEL, "") for node in workers]
         )
         return found + addable
 
 
-def _autoscaler_file() -> Path | None:
-    """The file of the joined cluster's autoscaler; None if the cluster has none, or not on this node.
+def _autoscaler_config() -> Callable[[], dict[str, Any]] | None:
+    """What reads the configuration of the joined cluster's autoscaler; None if it has none that is known.
 
     Ray does not say how many nodes its autoscaler may add. But a job's driver runs on the head, as the
-    autoscaler does, and the autoscaler's command line names its file.
+    autoscaler does, and the autoscaler's command line names its file. KubeRay's autoscaler has no file:
+    cluster/kuberay.yaml tells the head by a variable.
+
+    Raises:
+        ClusterError: the variable is no such configuration.
     """
+    if text := os.environ.get(NODE_TYPES_VARIABLE):
+        config = _node_types(text)
+        return lambda: config
+    file = _autoscaler_file()
+    if file is None:
+        return None
+    return lambda: yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+def _node_types(text: str) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(text)
+        addable_nodes(config, [])
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise ClusterError(
+            f"{NODE_TYPES_VARIABLE}: expected YAML with max_workers and available_node_types, as in "
+            f"cluster.yaml, got {text!r} ({str(error).splitlines()[0]})"
+        ) from None
+    return config
+
+
+def _autoscaler_file() -> Path | None:
+    """The file of the autoscaler that runs on this node; None if there is none."""
     node: Any = ray._private.worker._global_node
     logs = f"--logs-dir={node.get_logs_dir_path()}"
     option = "--autoscaling-config="

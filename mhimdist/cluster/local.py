@@ -8,35 +8,32 @@ all processes that were started end with it, jobs included. They are ended by pr
 also end the clusters of other users.
 """
 
-import ctypes
 import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
-import psutil
-
+from mhimdist.cluster.children import (
+    adopt_orphans,
+    end_all_children,
+    end_with_parent,
+    free_ports,
+    private_folder,
+)
 from mhimdist.cluster.options import START_TIMEOUT_S, LocalCluster
 from mhimdist.errors import ClusterError
 from mhimdist.process import run
 
-MAX_TEMP_ROOT_BYTES = 30
-"""Longest temporary folder that Ray can use, in bytes: its Unix sockets add some 65, and 107 are allowed."""
-
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _INTERRUPT_GRACE_S = 2.0  # for the command, which has received a terminal's Ctrl-C as well
-_TERMINATE_GRACE_S = 8.0  # from SIGTERM to SIGKILL; normally all processes are gone after 3 s
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
 
 
 def run_with_cluster(
@@ -61,14 +58,14 @@ def run_with_cluster(
     """
     for number in _STOP_SIGNALS:
         signal.signal(number, _stop)
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    adopt_orphans()
     with ExitStack() as cleanup:
-        folder = _private_folder()
+        folder = private_folder()
         cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
-        cleanup.callback(_end_all_children)
+        cleanup.callback(end_all_children)
         cleanup.callback(_ignore_stop_signals)
         head, env = _start_head(folder, num_cpus, start_timeout_s)
-        process = subprocess.Popen(command, env=env, preexec_fn=_end_with_parent)
+        process = subprocess.Popen(command, env=env, preexec_fn=end_with_parent)
         try:
             return _wait(process, head, folder)
         except SystemExit as stop:
@@ -100,12 +97,6 @@ def _wait(process: subprocess.Popen, head: subprocess.Popen, folder: Path) -> in
             return status if status >= 0 else 128 - status
 
 
-def _private_folder() -> Path:
-    """A folder that only this user may enter, for the token and for all of Ray's files."""
-    root = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="mhim-", dir=root if len(root) <= MAX_TEMP_ROOT_BYTES else "/tmp"))
-
-
 def _start_head(
     folder: Path, num_cpus: int | None, timeout_s: float
 ) -> tuple[subprocess.Popen, dict[str, str]]:
@@ -114,7 +105,7 @@ def _start_head(
     token_file = folder / "token"
     token_file.touch(mode=0o600)
     token_file.write_text(token)
-    gcs_port, dashboard_port, client_port = _free_ports(3)
+    gcs_port, dashboard_port, client_port = free_ports(3)
     env = _environment(token_file)
     # The system chooses the ports that nobody needs to know, so clusters on one machine do not collide.
     arguments = {
@@ -145,7 +136,7 @@ def _start_head(
             stdout=log,
             stderr=log,
             start_new_session=True,  # a terminal's Ctrl-C should reach the command, not the cluster under it
-            preexec_fn=_end_with_parent,
+            preexec_fn=end_with_parent,
         )
     url = f"http://127.0.0.1:{dashboard_port}"
     deadline = time.monotonic() + timeout_s
@@ -185,15 +176,6 @@ def _environment(token_file: Path) -> dict[str, str]:
     return env
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(closing(socket.socket())) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
 def _takes_jobs(folder: Path, url: str, token: str) -> bool:
     if not (folder / "ray/ray_current_cluster").exists():  # the last thing that `ray start` does
         return False
@@ -209,54 +191,6 @@ def _takes_jobs(folder: Path, url: str, token: str) -> bool:
 def _log_tail(folder: Path) -> str:
     lines = (folder / "log").read_text(errors="replace").strip().splitlines()
     return " | ".join(line.strip() for line in lines[-8:]) or "its log is empty"
-
-
-def _end_all_children() -> None:
-    """End every descendant of this process; orphaned descendants have become its children.
-
-    Children get SIGTERM and end their own children: the head stops its daemons in an order in which none
-    waits for another. Workers and jobs, further down, get SIGTERM too, as the daemons wait for them.
-    """
-    myself = psutil.Process()
-    start = time.monotonic()
-    terminated: set[psutil.Process] = set()
-    while descendants := set(myself.children(recursive=True)):
-        waited_s = time.monotonic() - start
-        if waited_s > 2 * _TERMINATE_GRACE_S:
-            raise ClusterError(f"these processes could not be ended: {', '.join(map(str, descendants))}")
-        if waited_s > _TERMINATE_GRACE_S:
-            _send(signal.SIGKILL, descendants)
-        else:
-            left_to_parents = {each for child in myself.children() for each in _children(child)}
-            _send(signal.SIGTERM, descendants - left_to_parents - terminated)
-            terminated |= descendants - left_to_parents
-        with suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:  # a zombie counts as a child until it is waited for
-                pass
-        time.sleep(0.05)
-
-
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    with suppress(psutil.Error):
-        return process.children()
-    return []
-
-
-def _send(number: signal.Signals, processes: set[psutil.Process]) -> None:
-    for process in processes:
-        with suppress(psutil.Error):
-            process.send_signal(number)
-
-
-def _end_with_parent() -> None:
-    """In a new child: have the kernel send it SIGTERM if this process dies before it can do so."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _prctl(option: int, value: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, value, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl failed")
 
 
 def run_locally(options: LocalCluster) -> None:

@@ -1,0 +1,95 @@
+"""The processes that a Ray of ours starts: each ends with its parent, and all of them by their ids."""
+
+import ctypes
+import os
+import signal
+import socket
+import tempfile
+import time
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+
+import psutil
+
+from mhimdist.errors import ClusterError
+
+MAX_TEMP_ROOT_BYTES = 30
+"""Longest temporary folder that Ray can use, in bytes: its Unix sockets add some 65, and 107 are allowed."""
+
+_TERMINATE_GRACE_S = 8.0  # from SIGTERM to SIGKILL; normally all processes are gone after 3 s
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
+
+
+def private_folder() -> Path:
+    """A folder that only this user may enter, for the token and for all of Ray's files."""
+    root = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="mhim-", dir=root if len(root) <= MAX_TEMP_ROOT_BYTES else "/tmp"))
+
+
+def free_ports(count: int, address: str = "127.0.0.1") -> list[int]:
+    """Ports that were free a moment ago on an address of this machine.
+
+    Raises:
+        OSError: this machine does not have the address.
+    """
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(closing(socket.socket())) for _ in range(count)]
+        for each in sockets:
+            each.bind((address, 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of its descendants whose own parents end."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_with_parent() -> None:
+    """In a new child: have the kernel send it SIGTERM if this process dies before it can do so."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def end_all_children() -> None:
+    """End every descendant of this process; orphaned descendants have become its children.
+
+    Children get SIGTERM and end their own children: the head stops its daemons in an order in which none
+    waits for another. Workers and jobs, further down, get SIGTERM too, as the daemons wait for them.
+
+    Raises:
+        ClusterError: a process outlives SIGKILL.
+    """
+    myself = psutil.Process()
+    start = time.monotonic()
+    terminated: set[psutil.Process] = set()
+    while descendants := set(myself.children(recursive=True)):
+        waited_s = time.monotonic() - start
+        if waited_s > 2 * _TERMINATE_GRACE_S:
+            raise ClusterError(f"these processes could not be ended: {', '.join(map(str, descendants))}")
+        if waited_s > _TERMINATE_GRACE_S:
+            _send(signal.SIGKILL, descendants)
+        else:
+            left_to_parents = {each for child in myself.children() for each in _children(child)}
+            _send(signal.SIGTERM, descendants - left_to_parents - terminated)
+            terminated |= descendants - left_to_parents
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:  # a zombie counts as a child until it is waited for
+                pass
+        time.sleep(0.05)
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    with suppress(psutil.Error):
+        return process.children()
+    return []
+
+
+def _send(number: signal.Signals, processes: set[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.Error):
+            process.send_signal(number)
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl failed")
