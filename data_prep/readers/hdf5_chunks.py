@@ -209,7 +209,7 @@ class Chunks:
         inflating = isal_zlib.decompressobj()
         try:
             plain = inflating.decompress(stored, self._chunk_bytes + 1)
-        except IsalError as error:
+        except IsalError as error:  # type: ignore[misc]  # isal's stub calls the class an instance
             raise DataError(f"{where}: damaged: {error}") from error
         if len(plain) > self._chunk_bytes:
             raise DataError(f"{where}: becomes more than the {self._chunk_bytes} bytes expected")
