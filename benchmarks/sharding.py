@@ -1,8 +1,9 @@
 """How fast features become shards, against `cp -r` of the same files: `python -m benchmarks.sharding --json`.
 
 The sources are made up, N x 1,024 in CAMELYON16's bag sizes: float32 .pt files like the authors', float16 .pt
-files, and float32 .h5 files as CLAM writes them, in chunks of one row, uncompressed and by gzip. The shards are
-float16. Both sides read the same warm page cache, write to the same disk and count the bytes of the sources.
+files, and float32 .h5 files as CLAM writes them, in chunks of one row, uncompressed and by gzip. The shards
+are float16. Both sides read the same warm page cache, write to the same disk and count the bytes of their
+sources.
 Each round runs cp, shard, cp, shard; a ratio is the median of the paired ones.
 
 `cp -r` does not force its files to disk, and sharding does. Each kind of source is therefore measured in

@@ -188,7 +188,7 @@ class Chunks:
                     raise self._cut(start, size)
                 plain = stored if mask & skipped else self._inflated(stored, places.offsets_CR[number])
                 out_KB[number] = np.frombuffer(plain, np.uint8)
-        else:
+        elif len(out_KB):
             heads = np.flatnonzero(
                 np.diff(places.starts_C, prepend=-1 - self._chunk_bytes) != self._chunk_bytes
             )
