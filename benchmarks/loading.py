@@ -10,6 +10,7 @@ the imports) is measured with each loader in its own process.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -27,9 +28,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.processor import cpu_name
 from data_prep.shard import shard
 from mhimdist.config.train import Loading
+from mhimdist.data import read_ahead as read_ahead_module
 from mhimdist.data.read_ahead import read_ahead
+from mhimdist.data.resident import resident
 from mhimdist.data.shards import BagShards
 
 FACTS = Path(__file__).parent.parent / "data_prep" / "c16_facts.json"
@@ -37,8 +41,10 @@ NUM_FEATURES = 1024
 TURN_S = 0.6
 NUM_H5_BAGS = 4  # one bag takes so long that more would only prolong the benchmark
 
-OURS = "mmap, read ahead"
+OURS, IN_TURN = "mmap, read ahead", "mmap, no read ahead"
 PEERS = ("torch.load", "webdataset")
+CACHES = ("warm", "cold")
+"""States of the page cache: all files are in it, or none."""
 
 
 def build(folder: Path, num_bags: int) -> None:
@@ -92,18 +98,24 @@ def loaders(folder: Path) -> dict[str, Callable[[], Iterator[Tensor]]]:
         for sample in webdataset.WebDataset(tars, shardshuffle=False).decode(only=["features.npy"]):
             yield torch.from_numpy(sample["features.npy"]).float()
 
+    def in_ram() -> Iterator[Tensor]:
+        held = resident(bags, "ram")
+        for row in order:
+            yield held.load([row]).features_TD
+
     def h5() -> Iterator[Tensor]:
         for path in sorted((folder / "h5").iterdir()):
             with h5py.File(path, "r") as file:
                 yield torch.from_numpy(file["features"][:])
 
     return {
-        OURS: lambda: ours(Loading()),
+        OURS: lambda: ours(Loading(read_ahead=True)),
         "torch.load": torch_load,
         "webdataset": webdataset_reader,
-        "mmap, no read ahead": lambda: ours(Loading(read_ahead=False)),
+        IN_TURN: lambda: ours(Loading(read_ahead=False)),
         "DALI": lambda: ours(Loading(reader="dali")),
         "chunked h5": h5,
+        "cache=ram": in_ram,
     }
 
 
@@ -166,6 +178,7 @@ def peak_of(work: Callable[[], object]) -> int:
 def measure(folder: Path, rounds: int) -> dict[str, object]:
     """Rates of all loaders in turns, our ratios to the peers, and peaks of memory."""
     epochs = loaders(folder)
+    first = {state: first_epochs(folder, rounds, state) for state in CACHES}
     num_bags, first_s = consume(epochs[OURS]())  # with every checksum
     rates: dict[str, list[float]] = {name: [] for name in epochs}
     for epoch in epochs.values():
@@ -196,12 +209,76 @@ def measure(folder: Path, rounds: int) -> dict[str, object]:
         "ratio_webdataset": round(median(ratios["webdataset"]), 2),
         "bags_per_s": {name: round(median(values), 1) for name, values in rates.items()},
         "first_epoch_bags_per_s": round(num_bags / first_s, 1),
+        "first_epoch_ratio_torch_load": first["warm"]["ratio_torch_load"],
+        "first_epoch": first,
+        "one_core": one_core(folder, rounds),
+        "cpu": cpu_name(),
+        "load": round(os.getloadavg()[0], 1),
         "peak_rss_anon_mib": {name: round(peak / 2**20) for name, peak in memory.items()},
         "rss_anon_ratio_torch_load": round(memory[OURS] / memory["torch.load"], 2),
         "rss_anon_ratio_webdataset": round(memory[OURS] / memory["webdataset"], 2),
         "num_bags": num_bags,
         "rounds": rounds,
     }
+
+
+def forget(folder: Path) -> None:
+    """Have the kernel drop the pages of all files, so that the disk is read again."""
+    for path in filter(Path.is_file, folder.rglob("*")):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def first_epochs(folder: Path, rounds: int, state: str) -> dict[str, float]:
+    """First epochs, in which every byte is compared with its checksum, against `torch.load`.
+
+    Each takes a data set that was opened for it and memory that the process does not have yet. A round is
+    ours, theirs, ours; the ratios are medians, of the time on the wall and of that on the processors.
+
+    Args:
+        folder: of the bags.
+        rounds: number of rounds.
+        state: one of `CACHES`.
+    """
+
+    def taken_s(name: str) -> np.ndarray:
+        if state == "cold":
+            forget(folder)
+        read_ahead_module._spare.clear()
+        epoch = loaders(folder)[name]()
+        started = np.array([time.perf_counter(), time.process_time()])
+        consume(epoch)
+        return np.array([time.perf_counter(), time.process_time()]) - started
+
+    ratios = []
+    for _ in range(rounds):
+        before, theirs, after = (taken_s(name) for name in (OURS, "torch.load", OURS))
+        ratios.append(2 * theirs / (before + after))
+    wall, cpu = np.median(ratios, axis=0).tolist()
+    return {"ratio_torch_load": round(wall, 2), "cpu_ratio_torch_load": round(cpu, 2)}
+
+
+def one_core(folder: Path, rounds: int) -> dict[str, float]:
+    """Bags per second of processor time that each reader and a step get together, bound to one core."""
+    cores = os.sched_getaffinity(0)
+    weights_DH = torch.randn(NUM_FEATURES, 512, generator=torch.Generator().manual_seed(0))
+    epochs = loaders(folder)
+    rates: dict[str, list[float]] = {name: [] for name in (OURS, IN_TURN, "DALI", "cache=ram")}
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        for number in range(rounds + 1):
+            for name, measured in rates.items():
+                started = time.process_time()
+                num_bags = 0
+                for features_ND in epochs[name]():
+                    float(torch.relu(features_ND @ weights_DH).sum())
+                    num_bags += 1
+                if number:  # the first one opens and checks
+                    measured.append(num_bags / (time.process_time() - started))
+    finally:
+        os.sched_setaffinity(0, cores)
+    return {name: round(median(values), 2) for name, values in rates.items()}
 
 
 def print_table(result: dict) -> None:
@@ -216,7 +293,8 @@ def print_table(result: dict) -> None:
     console.print(
         f"{OURS}: {result['ratio_torch_load']} x torch.load, {result['ratio_webdataset']} x webdataset "
         f"(medians of {result['rounds']} rounds); "
-        f"{result['first_epoch_bags_per_s']} bags/s while checksums are compared, in the first epoch"
+        f"in the first epoch, with every checksum, {result['first_epoch_ratio_torch_load']} x torch.load; "
+        f"{result['cpu']}, load {result['load']}"
     )
 
 

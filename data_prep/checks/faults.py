@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,8 @@ from tarfile import (
     TarInfo,
 )
 from typing import Any, BinaryIO
+
+from isal import isal_zlib
 
 from data_prep.writing.tasks import label_of, stated_label
 from mhimdist.data.format import (
@@ -185,9 +186,9 @@ class _HashingReader:
     def take_payload(self, num_bytes: int) -> tuple[bytes, int]:
         """Read past the next bytes; return the first `CHUNK_BYTES` of them, and the crc32 of all."""
         first = self.take(min(num_bytes, CHUNK_BYTES))
-        crc32, left = zlib.crc32(first), num_bytes - len(first)
+        crc32, left = isal_zlib.crc32(first), num_bytes - len(first)
         while left and (chunk := self.take(min(left, CHUNK_BYTES))):
-            crc32, left = zlib.crc32(chunk, crc32), left - len(chunk)
+            crc32, left = isal_zlib.crc32(chunk, crc32), left - len(chunk)
         return first, crc32
 
     def skip_to_end(self) -> None:

@@ -9,7 +9,6 @@ import io
 import math
 import threading
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from isal import isal_zlib
 
 from data_prep.readers import damage
 from data_prep.readers.inflation import refuse_inflation
@@ -111,7 +111,7 @@ def checked(array: np.ndarray | RowReader, path: Path, start: int, num_bytes: in
         with path.open("rb") as file:
             file.seek(start)
             for place in range(0, num_bytes, _PIECE_BYTES):
-                got = zlib.crc32(file.read(min(_PIECE_BYTES, num_bytes - place)), got)
+                got = isal_zlib.crc32(file.read(min(_PIECE_BYTES, num_bytes - place)), got)
         if got != crc32:
             raise CorruptShard(
                 f"{path}: bytes {start} to {start + num_bytes}: expected crc32 {crc32:08x}, got {got:08x}"

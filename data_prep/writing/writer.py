@@ -9,13 +9,14 @@ import io
 import os
 import shutil
 import uuid
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tarfile import BLOCKSIZE, RECORDSIZE
 from types import TracebackType
 from typing import Any, Self
+
+from isal import isal_zlib
 
 from mhimdist import files
 from mhimdist.data.format import (
@@ -121,7 +122,7 @@ class ShardWriter:
         self._write(tar_header(f"{key}.{extension(kind, feature_set)}", payload.num_bytes))
         offset, crc32 = self._position, 0
         for buffer in payload.buffers:
-            crc32 = zlib.crc32(buffer, crc32)
+            crc32 = isal_zlib.crc32(buffer, crc32)
             self._write(buffer)
         if (got := self._position - offset) != payload.num_bytes:
             raise ValueError(f"{key}, {kind}: expected {payload.num_bytes} bytes, got {got}")

@@ -6,6 +6,11 @@ library and DALI read as it is; our readers use the manifest's offsets and never
 shard is either in the payload of a member, whose crc32 is in the manifest, or follows from the manifest (tar
 headers, padding), so `data_prep.verify` can tell which byte is wrong.
 
+The crc32 is that of zlib, computed by ISA-L with the instructions that multiply without carries: at the speed
+of memory, about six times as fast as zlib, and without Python's lock, so that a reader checks each member the
+first time it reads it, while the step before computes. It finds damage. What must hold against somebody who
+forges bytes rests on the sha256 of each shard, which `data_prep.verify` and the shard cache compare.
+
 Dimensions: N instances of a bag, D features.
 """
 

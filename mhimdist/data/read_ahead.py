@@ -4,6 +4,7 @@ Dimensions: T instances of a batch, D features.
 """
 
 import mmap
+import os
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -74,16 +75,25 @@ def read_ahead(
         from mhimdist.data.dali import DaliBatches  # a heavy import, only if it is needed
 
         return DaliBatches(bags, steps, dtype=dtype, device=device)
-    if not loading.read_ahead:
+    is_ahead = device.type == "cuda" or has_spare_core() if loading.read_ahead is None else loading.read_ahead
+    if not is_ahead and device.type == "cuda":
         return Unbuffered(bags, steps, dtype=dtype, device=device)
-    return ReadAhead(bags, steps, dtype=dtype, device=device)
+    return ReadAhead(bags, steps, dtype=dtype, device=device, in_background=is_ahead)
+
+
+def has_spare_core() -> bool:
+    """Whether a reader in the background has a core beside that of the step.
+
+    A trial of a sweep has as many threads of torch as it was given cores, but may be bound to none of them.
+    """
+    return min(len(os.sched_getaffinity(0)), torch.get_num_threads()) > 1
 
 
 class Unbuffered:
     """The batches of some steps, each made on request.
 
-    Bags that a device holds are converted there. Others are copied from the pages where they are: the
-    consumer waits for them anyway, and the driver copies them through pinned memory by itself.
+    Bags that a device holds are converted there. Others are copied to a GPU from the pages where they are:
+    the consumer waits for them anyway, and the driver copies them through pinned memory by itself.
     """
 
     def __init__(self, bags: BagSource, steps: Steps, *, dtype: torch.dtype, device: torch.device) -> None:
@@ -110,7 +120,10 @@ class Unbuffered:
 
 
 class ReadAhead:
-    """The batches of some steps, made by a thread one step ahead of the consumer, in memory that is reused.
+    """The batches of some steps, made in reused memory, by a thread one step ahead of the consumer.
+
+    Without the thread the consumer makes each batch itself, in the same memory: filling pages that the
+    process has is several times as fast as requesting new ones.
 
     Even steps are at the start of one buffer and odd steps at its end. The buffer is as large as the two
     largest neighbouring steps together, and pinned for a GPU. The thread refills a step's half only when no
@@ -120,12 +133,19 @@ class ReadAhead:
     """
 
     def __init__(
-        self, bags: BagSource, steps: Steps, *, dtype: torch.dtype, device: torch.device | str
+        self,
+        bags: BagSource,
+        steps: Steps,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        in_background: bool = True,
     ) -> None:
         """Start reading.
 
         Args:
             bags, steps, dtype, device: as for `read_ahead`.
+            in_background: whether a thread makes the batches ahead.
 
         Raises:
             DataError: the buffer needs more memory than this process can have.
@@ -138,8 +158,10 @@ class ReadAhead:
         self._given = self._claimed = 0  # steps handed to the consumer; steps made or being made
         self._is_making = self._is_closed = False  # state of the thread
         self._ready: PackedBags | BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="read-ahead", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        if in_background:
+            self._thread = threading.Thread(target=self._work, name="read-ahead", daemon=True)
+            self._thread.start()
 
     def __iter__(self) -> Iterator[PackedBags]:
         return self
@@ -163,7 +185,11 @@ class ReadAhead:
             changed.notify_all()
         self._given += 1
         if made is None:
-            made = self._make(number)
+            try:
+                made = self._make(number)
+            except BaseException:
+                self.close()
+                raise
         if isinstance(made, BaseException):
             self.close()
             raise made
@@ -182,7 +208,8 @@ class ReadAhead:
         with self._arena.changed:
             self._is_closed = True
             self._arena.changed.notify_all()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         self._ready = None
         for event in self._copied:
             if event is not None:

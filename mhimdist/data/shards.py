@@ -7,7 +7,6 @@ D features.
 import math
 import mmap
 import os
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+from isal import isal_zlib
 from torch import Tensor
 
 from mhimdist import files
@@ -291,7 +291,7 @@ class BagShards(StoredBags):
             if mapped[offset : offset + NPY_HEADER_BYTES] != npy_header(dtype, shape):
                 raise CorruptShard(f"{where}: {_another_header(shape, dtype)}")
             with memoryview(mapped) as view, view[offset : offset + num_bytes] as payload:
-                got = zlib.crc32(payload)
+                got = isal_zlib.crc32(payload)
             if got != crc32:
                 raise CorruptShard(f"{where}: expected crc32 {crc32:08x}, got {got:08x}")
             self._verified.add(checked)
@@ -299,7 +299,7 @@ class BagShards(StoredBags):
 
 
 def _json_object(content: bytes, crc32: int, where: str) -> dict[str, Any]:
-    if (got := zlib.crc32(content)) != crc32:
+    if (got := isal_zlib.crc32(content)) != crc32:
         raise CorruptShard(f"{where}: expected crc32 {crc32:08x}, got {got:08x}")
     with suppress(ValueError):
         if isinstance(said := files.parse_json(content), dict):

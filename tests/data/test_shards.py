@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import pickle
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from feature_folders import (
 )
 
 from mhimdist.data import mapped_shards
-from mhimdist.data import shards as shards_module
 from mhimdist.data.bags import bag_id
 from mhimdist.data.format import escape_key
 from mhimdist.data.manifest import Manifest
@@ -244,7 +244,7 @@ def test_an_array_header_that_disagrees_is_caught_where_the_crc32_does_not(shard
     content = bytearray(path.read_bytes())
     content[payload] = content[payload].replace(b"'<f2'", b"'|O2'")
     path.write_bytes(content)
-    crc32 = shards_module.zlib.crc32(content[payload])
+    crc32 = zlib.crc32(content[payload])
     forge_manifest(shards, rows=lambda rows: rows[0].update(features_crc32=crc32))
     with pytest.raises(CorruptShard, match=r"expected the header of an array of \(\d+, 8\) float16"):
         BagShards(shards).load([0])
