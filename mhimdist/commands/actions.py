@@ -1,6 +1,5 @@
 """What the commands do with their options; each loads what it needs when it is called."""
 
-import importlib
 from typing import TYPE_CHECKING
 
 from mhimdist.errors import ConfigError
@@ -11,9 +10,7 @@ if TYPE_CHECKING:
     from mhimdist.commands.options import Ablate, CrossValidate, Tune
     from mhimdist.export.options import Export
     from mhimdist.prediction.options import Prediction
-
-WRITTEN = "mhimdist.search.written_space"
-"""The module that makes a search space of what a file says."""
+    from mhimdist.run_files.options import Init, Schema, SettingsPage
 
 
 def make_data(job: "Data") -> None:
@@ -44,6 +41,7 @@ def tune(job: "Tune") -> None:
     """
     from data_prep.digits import ensure
     from mhimdist.search.mhim_space import mhim_space
+    from mhimdist.search.written_space import WrittenSpace
     from mhimdist.sweep.run import run_sweep
 
     if job.space is None and job.train.teacher.kind == "none":
@@ -51,7 +49,7 @@ def tune(job: "Tune") -> None:
             f"{job.train.model.name} is not masked, and what tune searches by itself is the masking: "
             "expected abmil, dsmil or transmil; for another space write a job like jobs/tune_c16.py"
         )
-    space = mhim_space if job.space is None else importlib.import_module(WRITTEN).WrittenSpace(job.space)
+    space = mhim_space if job.space is None else WrittenSpace(job.space)
     run_sweep(job.sweep, space, data=ensure(job.data, job.home))
 
 
@@ -78,6 +76,31 @@ def export(job: "Export") -> None:
 
     folder = export_model(job.run, job.out, member=job.member, candidate=job.candidate, onnx=job.onnx)
     say(f"exported: {', '.join(sorted(path.name for path in folder.iterdir()))} in {folder}")
+
+
+def begin_file(job: "Init") -> None:
+    """Print a file of settings.
+
+    Raises:
+        ConfigError: there are no settings of that name.
+    """
+    from mhimdist.run_files.begin import init
+
+    print(init(job.settings, job.kind), end="")
+
+
+def describe_files(job: "Schema") -> None:
+    """Print the JSON Schema of files of settings."""
+    from mhimdist.run_files.describe import schema_text
+
+    print(schema_text(job.kind), end="")
+
+
+def list_settings(job: "SettingsPage") -> None:
+    """Print all settings as Markdown."""
+    from mhimdist.run_files.describe import settings_page
+
+    print(settings_page(), end="")
 
 
 def submit(job: "Submit") -> None:

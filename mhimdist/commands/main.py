@@ -105,7 +105,7 @@ def command_of(name: str, entry: Entry) -> click.Command:
     made: OptionsCommand
     if issubclass(options, Options):
         words = partial(_read_words, entry.kind) if entry.kind else None
-        made = options.command(name, options.defaults_for, decided_by=options.DECIDED_BY, read_words=words)
+        made = options.as_command(name, options.defaults_for, decided_by=options.DECIDED_BY, read_words=words)
     else:
         made = _loaded("data_prep.command_line:command_of")(options, name)
     read = made.run

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from mhimdist.config.fields import Hidden
-from mhimdist.config.presets import digits_preset, preset
+from mhimdist.config.presets import PAPER_FOLDS, digits_preset, preset
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.options import Candidate, CrossValidation
 from mhimdist.paper.options import Ablation
@@ -14,11 +14,6 @@ from mhimdist.search.options import Sweep
 
 Preset = Literal["c16", "tcga"]
 ModelName = Literal["abmil", "dsmil", "transmil", "clam_sb", "clam_mb", "dtfd", "max_pooling", "mean_pooling"]
-PAPER_FOLDS: Mapping[str, Mapping[str, Any]] = {
-    "c16": {"folds": 3, "seeds": (2021, 2022, 2023), "validation_share": 0.15},
-    "tcga": {"folds": 4, "seeds": (2021,), "validation_share": 0.13, "paper_validation_share": 0.13},
-}
-"""How the authors split each data set; the shares are of the cases that do not test."""
 SIZED_FOR_DIGITS = "digits-"
 _PRESET = "the authors' settings to start from, for CAMELYON16 or TCGA; smaller for the embedded digits"
 _MODEL = "bag model; --train starts from its preset"

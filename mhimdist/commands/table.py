@@ -119,10 +119,40 @@ TABLE: Mapping[str, Mapping[str, "Entry | Mapping[str, Entry]"]] = {
                 "mhimdist.cluster.options:LocalCluster",
                 "mhimdist.cluster.local:run_locally",
             ),
+            "slurm": Entry(
+                "write a batch script for Slurm",
+                "mhimdist.cluster.slurm_options:SlurmScript",
+                "mhimdist.cluster.slurm:write_script",
+            ),
         },
+        "config": {
+            "init": Entry(
+                "print a file of settings, each explained",
+                "mhimdist.run_files.options:Init",
+                f"{_ACTIONS}:begin_file",
+            ),
+            "schema": Entry(
+                "print the JSON Schema of such files, for editors",
+                "mhimdist.run_files.options:Schema",
+                f"{_ACTIONS}:describe_files",
+            ),
+            "settings": Entry(
+                "print all settings as Markdown",
+                "mhimdist.run_files.options:SettingsPage",
+                f"{_ACTIONS}:list_settings",
+            ),
+        },
+        "doctor": Entry(
+            "look at this machine, the cluster and your data",
+            "mhimdist.doctor.options:Doctor",
+            "mhimdist.doctor.run:run_doctor",
+        ),
     },
 }
-GROUPS: Mapping[str, str] = {"cluster": "start a cluster"}
+GROUPS: Mapping[str, str] = {
+    "cluster": "start a cluster here, or on Slurm",
+    "config": "begin and describe files of settings",
+}
 """What the commands that have commands of their own are for."""
 
 SUBMITTED: Sequence[str] = (

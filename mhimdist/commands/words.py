@@ -11,7 +11,7 @@ from mhimdist.config.fields import Setting
 from mhimdist.config.nearest import did_you_mean
 from mhimdist.config.train import load_config
 
-FILES = "mhimdist.run_files"
+FILES = "mhimdist.run_files.read"
 """The module that reads files of settings."""
 
 

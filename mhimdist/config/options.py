@@ -74,13 +74,13 @@ class Options(BaseModel):
         Raises:
             ConfigError: see `from_command_line`.
         """
-        command = cls.command(None, defaults, decided_by=decided_by, about=about)
+        command = cls.as_command(None, defaults, decided_by=decided_by, about=about)
         given = sys.argv[1:] if arguments is None else arguments
         job: Self = parsed(command, given, prog=Path(sys.argv[0]).name)
         return job
 
     @classmethod
-    def command(
+    def as_command(
         cls,
         name: str | None,
         defaults: Defaults | Mapping[str, Any],

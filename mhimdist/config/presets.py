@@ -4,6 +4,7 @@ They come from the authors' released scripts: Adam with 2e-4, 200 epochs, one ba
 a high ratio that decays along a cosine, and a teacher pre-trained on the same fold.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from mhimdist.config.nearest import did_you_mean
@@ -69,6 +70,13 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
 }
 for _name in ("clam_sb", "clam_mb"):  # TCGA's classes are subtypes, for which CLAM's authors cluster this way
     PRESETS["tcga", _name]["model"]["subtyping"] = True
+
+
+PAPER_FOLDS: Mapping[str, Mapping[str, Any]] = {
+    "c16": {"folds": 3, "seeds": (2021, 2022, 2023), "validation_share": 0.15},
+    "tcga": {"folds": 4, "seeds": (2021,), "validation_share": 0.13, "paper_validation_share": 0.13},
+}
+"""How the authors split each data set; the shares are of the cases that do not test."""
 
 
 def preset(dataset: str, model: str) -> TrainConfig:

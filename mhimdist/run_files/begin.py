@@ -3,18 +3,13 @@
 from typing import Any
 
 from mhimdist.config.commented import Commented, head
-from mhimdist.config.presets import PRESETS, digits_preset, preset
+from mhimdist.config.presets import PAPER_FOLDS, PRESETS, digits_preset, preset
 from mhimdist.config.run_file import nearest
 from mhimdist.errors import ConfigError
 from mhimdist.run_files.kinds import SCHEMA_FILE, kind_of
 from mhimdist.search.space_text import section, starting_space
 
 _DIGITS = "digits-"
-PAPER_FOLDS: dict[str, dict[str, Any]] = {
-    "c16": {"folds": 3, "seeds": (2021, 2022, 2023), "validation_share": 0.15},
-    "tcga": {"folds": 4, "seeds": (2021,), "validation_share": 0.13, "paper_validation_share": 0.13},
-}
-"""How the authors split each data set; the shares are of the cases that do not test."""
 
 
 def names() -> list[str]:
@@ -46,7 +41,7 @@ def init(name: str, kind: str = "cross-validate") -> str:
     train = (digits_preset if is_small else preset)(dataset, model)
     given: dict[str, Any] = {"name": f"{name}-{kind}", "data": f"digits-{dataset}", "train": train}
     if not made.has_space:
-        given |= PAPER_FOLDS[dataset] | dict(made.defaults)
+        given |= dict(PAPER_FOLDS[dataset]) | dict(made.defaults)
     options = made.options(**given)
     file = f"{'sweep' if kind == 'tune' else 'run'}.yaml"
     whose = "sized for the embedded digits" if is_small else "put your own folder of shards at `data`"
