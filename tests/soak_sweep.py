@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 from soak_checks import Broken
+from soak_processes import Clock
 
 from data_prep import digits
 
@@ -40,6 +41,7 @@ class SweepSoak:
 
     def __init__(self, soak, same: Callable) -> None:
         self.soak, self.same, self.chance = soak, same, soak.chance("sweep")
+        self.clock = Clock(soak, "sweep")
         self.reference = soak.work / "sweep-whole"
 
     def run(self) -> None:
@@ -79,10 +81,11 @@ class SweepSoak:
         shutil.rmtree(home)
 
     def _start(self, home: Path, log: Path) -> subprocess.Popen:
+        clock = {} if home == self.reference else self.clock.environment()
         with log.open("w") as file:
             return subprocess.Popen(
                 [sys.executable, str(PROGRAM), str(self.data), str(home), *OPTIONS],
-                env=self.soak.keeper.environment(**PART),
+                env=self.soak.keeper.environment(**PART, **clock),
                 stdout=file,
                 stderr=file,
             )
@@ -111,11 +114,19 @@ class SweepSoak:
         return found
 
     def _wait_for_progress(self, process: subprocess.Popen, folder: Path, before: int) -> None:
-        """Wait until this start has trained some epochs, or has ended; a start without any would count."""
-        wanted = before + self.chance.randint(1, 25)
+        """Wait until this start has trained some epochs, or has ended; on the way its clock jumps.
+
+        A start without any epoch would count, too: then the sweep might never end.
+        """
+        wanted = self.chance.randint(1, 25)
         deadline = time.monotonic() + PATIENCE_S
-        while process.poll() is None and self._progress(folder) < wanted and time.monotonic() < deadline:
-            time.sleep(0.05)
+        for moment, act in ((self.clock.moment(), self.clock.jump), (1.0, lambda: None)):
+            while process.poll() is None and time.monotonic() < deadline:
+                if self._progress(folder) >= before + moment * wanted:
+                    break
+                time.sleep(0.05)
+            if process.poll() is None:
+                act()
 
 
 def _sigkill_driver(process: subprocess.Popen, chance: random.Random) -> set[int]:
