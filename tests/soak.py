@@ -7,6 +7,7 @@ ends. What it left must then be what an undisturbed run leaves, bit for bit. See
 
 import argparse
 import json
+import math
 import random
 import signal
 import subprocess
@@ -31,11 +32,15 @@ class Soak:
 
     def __init__(self, work: Path, minutes: float, seed: int) -> None:
         self.work, self.seed = work, seed
-        self.ends = time.monotonic() + 60 * minutes
+        self.minutes, self.ends = minutes, math.inf
         self.keeper = Keeper(f"{work.name}-{seed}")
         self.done: Counter[str] = Counter()
         self.broken: list[str] = []
         self.lock = threading.Lock()
+
+    def begin(self) -> None:
+        """Count the minutes from now on: what the disturbed runs are compared with is there."""
+        self.ends = time.monotonic() + 60 * self.minutes
 
     @property
     def is_over(self) -> bool:
@@ -81,6 +86,8 @@ def main() -> None:
                 for name, part in parts.items()
                 if given.only in (None, name)
             ]
+            if given.only == "training":
+                soak.begin()
             for thread in threads:
                 thread.start()
             for thread in threads:

@@ -34,6 +34,9 @@ OPTIONS = [
 ]
 PART = {"MHIMDIST_SOAK_PART": "sweep"}
 PATIENCE_S = 900.0
+SLOW_START = "error: Ray did not start ("
+"""Ray's processes give each other 15 s to start, fixed in its code; our message says to start again."""
+MOST_SLOW_STARTS = 30
 
 
 class SweepSoak:
@@ -42,16 +45,17 @@ class SweepSoak:
     def __init__(self, soak, same: Callable) -> None:
         self.soak, self.same, self.chance = soak, same, soak.chance("sweep")
         self.clock = Clock(soak, "sweep")
+        self.slow_starts = 0
         self.reference = soak.work / "sweep-whole"
 
     def run(self) -> None:
         """Run the sweep once undisturbed, then again and again with faults."""
         self.data = digits.build("digits-c16", self.soak.work / "digits", scale=0.01)
         log = self.soak.work / "sweep.log"
-        started = time.monotonic()
-        self._end(self._start(self.reference, log), {0}, log)
-        self.duration_s = time.monotonic() - started
+        while self._end(self._start(self.reference, log), {0}, log) != 0:
+            pass
         self.soak.keeper.gone(120, holding="sweep")
+        self.soak.begin()
         number = 0
         while not self.soak.is_over:
             self._one(self.soak.work / f"sweep-{number}", log)
@@ -88,6 +92,7 @@ class SweepSoak:
                 env=self.soak.keeper.environment(**PART, **clock),
                 stdout=file,
                 stderr=file,
+                start_new_session=True,  # where Linux shares the cores among sessions, Ray gets a share
             )
 
     def _end(self, process: subprocess.Popen, statuses: set[int], log: Path) -> int:
@@ -96,10 +101,15 @@ class SweepSoak:
         except subprocess.TimeoutExpired:
             process.kill()
             raise Broken(f"the sweep hung for {PATIENCE_S:.0f} s: {log.read_text()[-2000:]}") from None
+        said = log.read_text()
+        if process.returncode == 1 and SLOW_START in said:
+            self.soak.count("start of sweep, when Ray did not start in time")
+            self.slow_starts += 1
+            if self.slow_starts <= MOST_SLOW_STARTS:
+                return 1
         if process.returncode not in statuses:
             raise Broken(
-                f"the sweep ended with {process.returncode}, expected {sorted(statuses)}: "
-                f"{log.read_text()[-2000:]}"
+                f"the sweep ended with {process.returncode}, expected {sorted(statuses)}: {said[-2000:]}"
             )
         return process.returncode
 
