@@ -34,6 +34,8 @@ class Soak:
         self.work, self.seed = work, seed
         self.minutes, self.ends = minutes, math.inf
         self.keeper = Keeper(f"{work.name}-{seed}")
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+        self.commit = commit.stdout.strip()
         self.done: Counter[str] = Counter()
         self.broken: list[str] = []
         self.lock = threading.Lock()
@@ -101,10 +103,9 @@ def main() -> None:
 
 def summary(soak: Soak, duration_s: float) -> dict:
     """What the soak did and found, as JSON."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     kinds = sorted({name.partition(" ")[0] for name in soak.done})
     return {
-        "commit": commit.strip(),
+        "commit": soak.commit,
         "seed": soak.seed,
         "minutes": round(duration_s / 60, 1),
         **{

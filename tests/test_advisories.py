@@ -1,6 +1,6 @@
 """The pinned packages against a list of known vulnerabilities that comes as a package.
 
-The list is as old as it says: it finds packages that no version makes safe, and pins that are older than itself.
+The list is as old as it says: it finds packages that no version makes safe, and pins that are older than it.
 docs/security.md says how to ask for newer ones where you have a network.
 """
 

@@ -93,7 +93,7 @@ def test_a_process_that_is_left_is_found_and_ended(monkeypatch):
         )
         left.stdout.readline()
         keeper.gone(0, holding="sweep")
-        with pytest.raises(Broken, match="time.sleep"):
+        with pytest.raises(Broken, match=r"time\.sleep"):
             keeper.gone(0, holding="training")
     assert left.wait(20) == -9
     left.stdout.close()

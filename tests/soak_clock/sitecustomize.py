@@ -1,8 +1,8 @@
 """Gives each Python process of a soak a clock that jumps: Python imports this file when it starts.
 
-`MHIMDIST_SOAK_CLOCK` names a file with how far the wall clock is off, in seconds; whoever changes the file makes
-the clock of all these processes jump within a fifth of a second. The monotonic clock and the file system keep
-the true time, as they do when a machine's clock is set.
+`MHIMDIST_SOAK_CLOCK` names a file with how far the wall clock is off, in seconds; when the file changes, the
+clock of all these processes jumps within a fifth of a second. The monotonic clock goes on, as it does when a
+machine's clock is set.
 """
 
 import os
