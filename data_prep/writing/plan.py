@@ -164,7 +164,8 @@ def plan_bags(
         except DataError as error:
             return BadBag(row.slide, str(error))
         except OSError as error:
-            unread.append(BadBag(row.slide, f"{sources[row.slide].path}: {error.strerror or error}"))
+            file = error.filename or sources[row.slide].path
+            unread.append(BadBag(row.slide, f"{file}: {error.strerror or error}"))
             return unread[-1]
         finally:
             on_bag()
