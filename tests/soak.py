@@ -107,6 +107,7 @@ def summary(soak: Soak, duration_s: float) -> dict:
     return {
         "commit": soak.commit,
         "seed": soak.seed,
+        "asked": soak.minutes,
         "minutes": round(duration_s / 60, 1),
         **{
             kind: {n.partition(" ")[2]: c for n, c in sorted(soak.done.items()) if n.startswith(kind)}
