@@ -1,6 +1,6 @@
 """The matrix of faults: which row which tests show, and whether they passed.
 
-`pytest -m faults --faults faults.json` prints the matrix of a run and writes it; a row that no test of the
+`pytest -m faults --faults=faults.json` prints the matrix of a run and writes it; a row that no test of the
 run shows fails the command. `python tests/faults_matrix.py` writes docs/faults.md anew.
 """
 
@@ -20,7 +20,8 @@ BEGIN = """# What happens when things break
 
 Each row is a fault that tests inject for real: processes are killed and stopped, bits are flipped, disks fill
 up, files are forged, nodes are removed. `make test-faults` runs these tests, prints the matrix, writes
-`faults.json`, and fails if a row is not shown. `python tests/faults_matrix.py` writes this page.
+`faults.json`, and fails if a row is not shown. It reads a few forged files of each kind; `make fuzz` reads
+10,000 of each. `python tests/faults_matrix.py` writes this page.
 
 `make soak` puts many of these faults on training runs and sweeps, at random, for an hour; [what the last long
 one found](#the-last-long-run-under-random-faults) is at the end.
