@@ -27,7 +27,6 @@ import ray
 from ray import tune
 from ray.tune import PlacementGroupFactory
 from ray.tune.experiment import Trial
-from ray.tune.logger import TBXLoggerCallback
 
 from mhimdist import files, terminal
 from mhimdist.cluster.connect import connect, refuse_open_cluster
@@ -64,6 +63,7 @@ from mhimdist.sweep.ray_hooks import (
 )
 from mhimdist.sweep.silence import Silence
 from mhimdist.sweep.task import Task
+from mhimdist.sweep.tensorboard import TensorBoard
 from mhimdist.sweep.trainable import SweepTrial, make_first_stage
 from mhimdist.sweep.watch import Watch, print_line
 from mhimdist.tasks import task_of
@@ -396,7 +396,7 @@ def trackers(sweep: Sweep) -> list[tune.Callback]:
         SweepError: the tracker's package is not installed (the message names the extra), or the tracker would
             ask for a login, which no job can answer.
     """
-    found: list[tune.Callback] = [TBXLoggerCallback()]
+    found: list[tune.Callback] = [TensorBoard()]
     if sweep.track == "none":
         return found
     try:
