@@ -121,6 +121,10 @@ class WrittenShard:
     bad: tuple[BadBag, ...] = ()
 
 
+def _unread(slide: str, path: Path, error: OSError) -> BadBag:
+    return BadBag(slide, f"{error.filename or path}: {error.strerror or error}")
+
+
 def plan_bags(
     labels: Sequence[SlideLabel],
     sources: dict[str, Source],
@@ -164,8 +168,7 @@ def plan_bags(
         except DataError as error:
             return BadBag(row.slide, str(error))
         except OSError as error:
-            file = error.filename or sources[row.slide].path
-            unread.append(BadBag(row.slide, f"{file}: {error.strerror or error}"))
+            unread.append(_unread(row.slide, sources[row.slide].path, error))
             return unread[-1]
         finally:
             on_bag()
