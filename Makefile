@@ -50,7 +50,7 @@ test-isa: venv  ## run the numeric tests with fewer instructions than this CPU h
 
 test-faults: export OMP_NUM_THREADS := 1
 test-faults: venv  ## inject every fault of docs/faults.md; prints what held and writes faults.json
-	@$(BIN)/python -m pytest -m 'faults and not gpu' --faults faults.json $(SHARED)
+	@$(BIN)/python -m pytest -m 'faults and not fuzz and not gpu' --faults=faults.json $(SHARED)
 
 fuzz: export OMP_NUM_THREADS := 1
 fuzz: venv  ## give every reader 10,000 forged files

@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +16,26 @@ from filelock import FileLock, Timeout
 from mhimdist.errors import DiskFullError, MhimdistError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def open_file(path: Path) -> BufferedReader:
+    """Open a file that others may have sent: a folder that is copied can bring named pipes and devices.
+
+    Whoever opens or reads one of these waits for ever, or reads without end.
+
+    Raises:
+        OSError: the file cannot be opened, or it is no regular file.
+    """
+
+    def regular(name: str, flags: int) -> int:
+        descriptor = os.open(name, flags | os.O_NONBLOCK)  # of regular files, it changes nothing
+        mode = os.fstat(descriptor).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # Python refuses folders
+            os.close(descriptor)
+            raise OSError(errno.ENOTSUP, "expected a file, got a named pipe or a device", name)
+        return descriptor
+
+    return open(path, "rb", opener=regular)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -215,7 +237,8 @@ def json_object(path: Path, error: type[MhimdistError]) -> dict[str, Any]:
         MhimdistError: of the type `error`, if the file cannot be read or holds something else.
     """
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        with open_file(path) as file:
+            content = parse_json(file.read().decode())
     except (OSError, ValueError) as problem:
         raise error(f"{path} cannot be read: {problem}") from None
     if not isinstance(content, dict):

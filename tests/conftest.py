@@ -16,6 +16,7 @@ torch.set_num_threads(1)  # a small step is faster on one thread, and the test m
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that asks for the matrix of faults."""
+    # Given as `--faults=FILE`: pytest would take a separate FILE, if it exists, for where the tests are.
     parser.addoption("--faults", metavar="FILE", help="print the matrix of faults and write it to this file")
 
 

@@ -1,6 +1,6 @@
 """The matrix of faults: which row which tests show, and whether they passed.
 
-`pytest -m faults --faults faults.json` prints the matrix of a run and writes it; a row that no test of the
+`pytest -m faults --faults=faults.json` prints the matrix of a run and writes it; a row that no test of the
 run shows fails the command. `python tests/faults_matrix.py` writes docs/faults.md anew.
 """
 
@@ -15,11 +15,13 @@ from fault_rows import DATA, FURTHER, ROWS, SWEEPS, TRAINING
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "faults.md"
+SOAK = ROOT / "docs" / "soak.json"
 BEGIN = """# What happens when things break
 
 Each row is a fault that tests inject for real: processes are killed and stopped, bits are flipped, disks fill
 up, files are forged, nodes are removed. `make test-faults` runs these tests, prints the matrix, writes
-`faults.json`, and fails if a row is not shown. `python tests/faults_matrix.py` writes this page.
+`faults.json`, and fails if a row is not shown. It reads a few forged files of each kind; `make fuzz` reads
+10,000 of each. `python tests/faults_matrix.py` writes this page.
 
 `make soak` puts many of these faults on training runs and sweeps, at random, for an hour; see
 [what it checks](security.md#what-a-long-run-under-random-faults-checks).
@@ -118,7 +120,37 @@ def page() -> str:
             names = "<br>".join(f"[{_spoken(name)}](../{path})" for path, name in tests[number])
             lines.append(f"| {number} | {row.title} | {row.outcome} | {names or 'no test'} |")
         lines.append("")
+    if SOAK.exists():
+        lines += _soak(json.loads(SOAK.read_text()))
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _soak(found: dict) -> list[str]:
+    """What a soak did and found, from the file that `make soak` writes."""
+    faults: dict[str, dict[str, int]] = defaultdict(dict)
+    for name, count in found["fault"].items():
+        kind, _, part = name.partition(" in ")
+        faults[_spoken(kind)][part or "training"] = count
+    finished = " and ".join(f"{count} {name}" for name, count in found["finished"].items())
+    needs = ", ".join(f"{name} {count}" for name, count in found["needs"].items())
+    return [
+        "## The last long run under random faults",
+        "",
+        f"`make soak SOAK='--minutes {found['asked']:g} --seed {found['seed']}'` at commit "
+        f"`{found['commit'][:12]}` took {found['minutes']} minutes with what it was compared with. "
+        f"{_sentence(found['broken'])}",
+        "",
+        f"Disturbed until they ended, and then bit for bit those of an undisturbed run: {finished}. "
+        f"Starts: {sum(found['start'].values())}. What it held: {needs}.",
+        "",
+        "| fault | in training | in a sweep |",
+        "| --- | ---: | ---: |",
+        *(f"| {kind} | {n.get('training', 0)} | {n.get('sweep', 0)} |" for kind, n in sorted(faults.items())),
+    ]
+
+
+def _sentence(broken: list[str]) -> str:
+    return "Nothing was lost, doubled or changed." if not broken else f"It broke: {'; '.join(broken)}."
 
 
 def _spoken(name: str) -> str:

@@ -7,6 +7,7 @@ ends. What it left must then be what an undisturbed run leaves, bit for bit. See
 
 import argparse
 import json
+import math
 import random
 import signal
 import subprocess
@@ -31,11 +32,17 @@ class Soak:
 
     def __init__(self, work: Path, minutes: float, seed: int) -> None:
         self.work, self.seed = work, seed
-        self.ends = time.monotonic() + 60 * minutes
+        self.minutes, self.ends = minutes, math.inf
         self.keeper = Keeper(f"{work.name}-{seed}")
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+        self.commit = commit.stdout.strip()
         self.done: Counter[str] = Counter()
         self.broken: list[str] = []
         self.lock = threading.Lock()
+
+    def begin(self) -> None:
+        """Count the minutes from now on: what the disturbed runs are compared with is there."""
+        self.ends = time.monotonic() + 60 * self.minutes
 
     @property
     def is_over(self) -> bool:
@@ -81,6 +88,8 @@ def main() -> None:
                 for name, part in parts.items()
                 if given.only in (None, name)
             ]
+            if given.only == "training":
+                soak.begin()
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -94,11 +103,11 @@ def main() -> None:
 
 def summary(soak: Soak, duration_s: float) -> dict:
     """What the soak did and found, as JSON."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     kinds = sorted({name.partition(" ")[0] for name in soak.done})
     return {
-        "commit": commit.strip(),
+        "commit": soak.commit,
         "seed": soak.seed,
+        "asked": soak.minutes,
         "minutes": round(duration_s / 60, 1),
         **{
             kind: {n.partition(" ")[2]: c for n, c in sorted(soak.done.items()) if n.startswith(kind)}

@@ -1,5 +1,6 @@
 """The processes of a soak: marked by their environment, watched for what they hold, ended at the end."""
 
+import importlib.util
 import os
 import shutil
 import threading
@@ -13,8 +14,35 @@ import psutil
 from soak_checks import Broken
 
 MARK = "MHIMDIST_SOAK"
-FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+CLOCK = Path(__file__).with_name("soak_clock")
 MAX_PROCESSES = 80
+DAY_S = 86_400.0
+
+
+class Clock:
+    """The wall clock of a part's processes, which jumps by days when it is told to."""
+
+    def __init__(self, soak, part: str) -> None:
+        self.soak, self.part, self.chance = soak, part, soak.chance(f"clock of {part}")
+        self.file = soak.work / f"{part}.clock"
+        self.file.write_text("0")
+
+    def environment(self) -> dict[str, str]:
+        """What makes a Python process follow this clock; nothing if the clock cannot jump."""
+        if importlib.util.find_spec("time_machine") is None:
+            return {}
+        path = os.pathsep.join(filter(None, [str(CLOCK), os.environ.get("PYTHONPATH")]))
+        return {"MHIMDIST_SOAK_CLOCK": str(self.file), "PYTHONPATH": path}
+
+    def jump(self) -> None:
+        """Set the clock of the processes that run to up to three years ago, or to come."""
+        if self.environment():
+            self.file.write_text(str(DAY_S * self.chance.randint(-1000, 1000)))
+            self.soak.count(f"fault clock_jump in {self.part}")
+
+    def moment(self) -> float:
+        """A random share of a wait, after which the clock jumps."""
+        return self.chance.random()
 
 
 class Keeper:
@@ -22,7 +50,8 @@ class Keeper:
 
     def __init__(self, mark: str) -> None:
         self.mark = mark
-        self.skipped = [] if FAKETIME else ["clock jumps: libfaketime is not installed"]
+        is_there = importlib.util.find_spec("time_machine") is not None
+        self.skipped = [] if is_there else ["clock jumps: the package time-machine is not installed"]
         self._shared: set[str] = set()
         self._most = {"processes": 0, "open files of one": 0}
         self._ended = threading.Event()

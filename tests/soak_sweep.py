@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 from soak_checks import Broken
+from soak_processes import Clock
 
 from data_prep import digits
 
@@ -33,6 +34,9 @@ OPTIONS = [
 ]
 PART = {"MHIMDIST_SOAK_PART": "sweep"}
 PATIENCE_S = 900.0
+SLOW_START = "error: Ray did not start ("
+"""Ray's processes give each other 15 s to start, fixed in its code; our message says to start again."""
+MOST_SLOW_STARTS = 30
 
 
 class SweepSoak:
@@ -40,16 +44,18 @@ class SweepSoak:
 
     def __init__(self, soak, same: Callable) -> None:
         self.soak, self.same, self.chance = soak, same, soak.chance("sweep")
+        self.clock = Clock(soak, "sweep")
+        self.slow_starts = 0
         self.reference = soak.work / "sweep-whole"
 
     def run(self) -> None:
         """Run the sweep once undisturbed, then again and again with faults."""
         self.data = digits.build("digits-c16", self.soak.work / "digits", scale=0.01)
         log = self.soak.work / "sweep.log"
-        started = time.monotonic()
-        self._end(self._start(self.reference, log), {0}, log)
-        self.duration_s = time.monotonic() - started
+        while self._end(self._start(self.reference, log), {0}, log) != 0:
+            pass
         self.soak.keeper.gone(120, holding="sweep")
+        self.soak.begin()
         number = 0
         while not self.soak.is_over:
             self._one(self.soak.work / f"sweep-{number}", log)
@@ -79,12 +85,14 @@ class SweepSoak:
         shutil.rmtree(home)
 
     def _start(self, home: Path, log: Path) -> subprocess.Popen:
+        clock = {} if home == self.reference else self.clock.environment()
         with log.open("w") as file:
             return subprocess.Popen(
                 [sys.executable, str(PROGRAM), str(self.data), str(home), *OPTIONS],
-                env=self.soak.keeper.environment(**PART),
+                env=self.soak.keeper.environment(**PART, **clock),
                 stdout=file,
                 stderr=file,
+                start_new_session=True,  # where Linux shares the cores among sessions, Ray gets a share
             )
 
     def _end(self, process: subprocess.Popen, statuses: set[int], log: Path) -> int:
@@ -93,10 +101,15 @@ class SweepSoak:
         except subprocess.TimeoutExpired:
             process.kill()
             raise Broken(f"the sweep hung for {PATIENCE_S:.0f} s: {log.read_text()[-2000:]}") from None
+        said = log.read_text()
+        if process.returncode == 1 and SLOW_START in said:
+            self.soak.count("start of sweep, when Ray did not start in time")
+            self.slow_starts += 1
+            if self.slow_starts <= MOST_SLOW_STARTS:
+                return 1
         if process.returncode not in statuses:
             raise Broken(
-                f"the sweep ended with {process.returncode}, expected {sorted(statuses)}: "
-                f"{log.read_text()[-2000:]}"
+                f"the sweep ended with {process.returncode}, expected {sorted(statuses)}: {said[-2000:]}"
             )
         return process.returncode
 
@@ -111,11 +124,19 @@ class SweepSoak:
         return found
 
     def _wait_for_progress(self, process: subprocess.Popen, folder: Path, before: int) -> None:
-        """Wait until this start has trained some epochs, or has ended; a start without any would count."""
-        wanted = before + self.chance.randint(1, 25)
+        """Wait until this start has trained some epochs, or has ended; on the way its clock jumps.
+
+        A start without any epoch would count, too: then the sweep might never end.
+        """
+        wanted = self.chance.randint(1, 25)
         deadline = time.monotonic() + PATIENCE_S
-        while process.poll() is None and self._progress(folder) < wanted and time.monotonic() < deadline:
-            time.sleep(0.05)
+        for moment, act in ((self.clock.moment(), self.clock.jump), (1.0, lambda: None)):
+            while process.poll() is None and time.monotonic() < deadline:
+                if self._progress(folder) >= before + moment * wanted:
+                    break
+                time.sleep(0.05)
+            if process.poll() is None:
+                act()
 
 
 def _sigkill_driver(process: subprocess.Popen, chance: random.Random) -> set[int]:

@@ -16,7 +16,7 @@ import psutil
 from feature_folders import shards_of
 from memory_bags import gaussian_bags
 from soak_checks import Broken, bags_of_epochs, history, is_flat
-from soak_processes import FAKETIME, free_bytes
+from soak_processes import Clock, free_bytes
 from soak_run import EPOCHS, split
 
 from mhimdist.data.manifest import Manifest
@@ -33,6 +33,7 @@ class TrainingSoak:
 
     def __init__(self, soak, same: Callable) -> None:
         self.soak, self.same, self.chance = soak, same, soak.chance("training")
+        self.clock = Clock(soak, "training")
         self.disk = soak.work / "disk"
         self.disk.mkdir()
         mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(self.disk)]
@@ -98,10 +99,8 @@ class TrainingSoak:
 
     def _start(self, folder: Path, seed: int) -> subprocess.Popen:
         more = dict(PART)
-        if FAKETIME is not None and folder.parent == self.disk:
-            days = self.chance.randint(-1000, 1000)
-            more |= {"LD_PRELOAD": str(FAKETIME), "FAKETIME": f"{days:+d}d", "DONT_FAKE_MONOTONIC": "1"}
-            self.soak.count("fault clock jumps in training")
+        if folder.parent == self.disk:
+            more |= self.clock.environment()
         return subprocess.Popen(
             [sys.executable, str(PROGRAM), str(folder), str(self.data), str(seed)],
             env=self.soak.keeper.environment(**more),
@@ -130,10 +129,13 @@ class TrainingSoak:
 
 
 def _wait_within(soak: TrainingSoak, process: subprocess.Popen, duration_s: float) -> None:
-    """Wait for a random moment of a run, or its end."""
-    deadline = time.monotonic() + soak.chance.uniform(0, 0.7) * duration_s
-    while time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.01)
+    """Wait for a random moment of a run, or its end; on the way its clock jumps."""
+    started, wait_s = time.monotonic(), soak.chance.uniform(0, 0.7) * duration_s
+    for moment, act in ((soak.clock.moment(), soak.clock.jump), (1.0, lambda: None)):
+        while time.monotonic() < started + moment * wait_s and process.poll() is None:
+            time.sleep(0.01)
+        if process.poll() is None:
+            act()
 
 
 def _sigkill(soak: TrainingSoak, process: subprocess.Popen, folder: Path, duration_s: float) -> set[int]:

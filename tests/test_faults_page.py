@@ -4,11 +4,22 @@ import json
 
 import pytest
 from fault_rows import ROWS
-from faults_matrix import PAGE, Matrix, marked, page
+from faults_matrix import PAGE, SOAK, Matrix, marked, page
 
 
 def test_the_page_is_current():
     assert PAGE.read_text() == page(), "run `python tests/faults_matrix.py`"
+
+
+def test_the_soak_on_the_page_was_long_and_lost_nothing():
+    if not SOAK.exists():
+        pytest.skip("no soak is on the page")
+    found = json.loads(SOAK.read_text())
+    assert (found["broken"], found["skipped"]) == ([], [])
+    assert found["asked"] >= 30
+    assert found["finished"].keys() == {"sweeps", "training runs"}
+    for kind in ("clock_jump", "sigterm", "sigkill", "sigstop", "full_disk"):
+        assert found["fault"][f"{kind} in training"] > 0
 
 
 def test_every_row_has_a_test():

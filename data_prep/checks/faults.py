@@ -29,6 +29,7 @@ from typing import Any, BinaryIO
 from isal import isal_zlib
 
 from data_prep.writing.tasks import label_of, stated_label
+from mhimdist import files
 from mhimdist.data.format import (
     COORDS_DTYPE,
     FEATURE_DTYPES,
@@ -154,7 +155,7 @@ def verify_shard(
     Raises:
         OSError: the shard is missing or cannot be read.
     """
-    with path.open("rb") as file:
+    with files.open_file(path) as file:
         reader = _HashingReader(file, on_bytes)
         faults = list(_layout_faults(reader, shard.name, rows, info))
         reader.skip_to_end()
@@ -299,7 +300,7 @@ def _foreign_members(file: BinaryIO, shard: str, members: Sequence[Member]) -> I
 def _index_faults(path: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
     expected = dali_index([members_of(row) for row in rows]).encode()
     try:
-        with path.open("rb") as file:
+        with files.open_file(path) as file:
             got = file.read(len(expected) + 1)
     except FileNotFoundError:
         yield Fault(path.name, "missing")

@@ -20,6 +20,7 @@ from isal import isal_zlib
 
 from data_prep.readers import damage
 from data_prep.readers.inflation import refuse_inflation
+from mhimdist import files
 from mhimdist.errors import CorruptShard, DataError
 
 MAX_HEADER_BYTES = 2**14
@@ -135,7 +136,7 @@ def map_npy(path: Path, start: int = 0, num_bytes: int | None = None) -> np.ndar
     Raises:
         DataError: it is not a .npy, holds Python objects, or claims another length than it has.
     """
-    with path.open("rb") as file:
+    with files.open_file(path) as file:
         file.seek(start)
         shape, dtype, order, header_bytes = _npy_header(file.read(MAX_HEADER_BYTES), str(path))
     expected = header_bytes + math.prod(shape) * dtype.itemsize

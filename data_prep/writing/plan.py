@@ -121,6 +121,10 @@ class WrittenShard:
     bad: tuple[BadBag, ...] = ()
 
 
+def _unread(slide: str, path: Path, error: OSError) -> BadBag:
+    return BadBag(slide, f"{error.filename or path}: {error.strerror or error}")
+
+
 def plan_bags(
     labels: Sequence[SlideLabel],
     sources: dict[str, Source],
@@ -164,7 +168,7 @@ def plan_bags(
         except DataError as error:
             return BadBag(row.slide, str(error))
         except OSError as error:
-            unread.append(BadBag(row.slide, f"{sources[row.slide].path}: {error.strerror or error}"))
+            unread.append(_unread(row.slide, sources[row.slide].path, error))
             return unread[-1]
         finally:
             on_bag()

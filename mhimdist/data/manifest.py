@@ -27,6 +27,7 @@ from pydantic import (
     model_serializer,
 )
 
+from mhimdist import files
 from mhimdist.data import feature_sets, manifest_rules, targets
 from mhimdist.data.standardization import Standardization
 from mhimdist.errors import DataError, ManifestError
@@ -206,7 +207,7 @@ class Manifest:
         """
         path = folder / MANIFEST_NAME
         try:
-            with path.open("rb") as file:
+            with files.open_file(path) as file:
                 # At most the file's size, because Python allocates memory for all that it is asked to read.
                 content = file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES) + 1)
         except (FileNotFoundError, NotADirectoryError):
@@ -318,13 +319,17 @@ def arriving(folder: Path) -> frozenset[str]:
     """The shards that an append, running or killed, has begun to add to a folder.
 
     Raises:
-        ManifestError: the list names something else than a shard: whoever reads it would move or delete that.
+        ManifestError: the list cannot be read, or names something else than a shard: whoever reads it would
+            move or delete that.
     """
     path = folder / ARRIVING_NAME
     try:
-        return parse_arriving(path.read_bytes(), path)
+        with files.open_file(path) as file:
+            return parse_arriving(file.read(MAX_BYTES), path)
     except (FileNotFoundError, NotADirectoryError):
         return frozenset()
+    except OSError as error:
+        raise ManifestError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def parse_arriving(content: bytes, path: Path | str) -> frozenset[str]:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from mhimdist import files
 from mhimdist.data import memory
 from mhimdist.data.manifest import ShardFile
 from mhimdist.data.remote import RemoteFolder
@@ -150,7 +151,7 @@ class MappedShards:
                 self._opened.pop(name, None)
             return file
         path = self._folder / shard.name
-        file = path.open("rb")
+        file = files.open_file(path)
         if (got := os.fstat(file.fileno()).st_size) != shard.bytes:
             file.close()
             raise CorruptShard(f"{path}: expected {shard.bytes} bytes, got {got}")

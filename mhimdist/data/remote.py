@@ -26,6 +26,8 @@ FSSPEC_SCHEMES = ("https", "http", "az", "adl", "hf", "oss", "oci", "sftp", "web
 CHUNK_BYTES = 8 << 20
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):(?!\\)")
 
+_WITH_A_NAME = ("abfs", "abfss", "sftp")
+"""Schemes whose URLs name a container or a user before `@`."""
 
 _PROBED = ("abfs", "abfss", "gs", "gcs")
 _PROBE_S = 15
@@ -51,7 +53,8 @@ def is_remote(location: Location) -> bool:
             f"data {shown(location)!r}: expected a folder or a URL of "
             f"{', '.join(ARROW_SCHEMES + FSSPEC_SCHEMES)}"
         )
-    if "@" in urlsplit(location).netloc and scheme not in ("abfs", "abfss", "sftp"):
+    user, at, _ = urlsplit(location).netloc.rpartition("@")
+    if at and (":" in user or scheme not in _WITH_A_NAME):
         raise ConfigError(f"data {shown(location)!r}: credentials belong in the environment, not in a URL")
     return True
 
@@ -210,9 +213,15 @@ def _probe(url: str, scheme: str) -> None:
 
 
 def shown(url: str) -> str:
-    """A URL without its possible secrets, password and query."""
+    """A URL without its possible secrets, password and query; a container of Azure is none."""
     head = url.split("?", 1)[0]
-    return re.sub(r"//[^/@]*@", "//***@", head)
+    return re.sub(r"(\w*)(:?//)([^/\s]*)@", _without_password, head)
+
+
+def _without_password(found: re.Match[str]) -> str:
+    scheme, slashes, user = found.groups()
+    is_name = scheme.lower() in _WITH_A_NAME and ":" not in user and "@" not in user
+    return f"{scheme}{slashes}{user if is_name else '***'}@"
 
 
 def _reason(error: BaseException) -> str:

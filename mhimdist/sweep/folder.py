@@ -129,7 +129,7 @@ class SweepFolder:
             if self.sweep.storage is not None:  # first, as only this folder says that it owns the study
                 storage.delete(self.url, self.sweep.name, self._read().get("id", ""))
             for each in others:
-                shutil.rmtree(each) if each.is_dir() else each.unlink()
+                shutil.rmtree(each) if each.is_dir() and not each.is_symlink() else each.unlink()
             others = []
         if not others:
             own = {

@@ -7,7 +7,6 @@ from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.logger import TBXLoggerCallback
 
 from mhimdist.config import extensions
 from mhimdist.errors import ExtensionError, SweepError
@@ -15,6 +14,7 @@ from mhimdist.search.options import Sweep
 from mhimdist.search.storage import sqlite_url
 from mhimdist.search.tracker import TRACKERS, Tracker, tracker_fault
 from mhimdist.sweep.driver import SHARE
+from mhimdist.sweep.tensorboard import TensorBoard
 
 
 def trackers(sweep: Sweep) -> list[tune.Callback]:
@@ -25,7 +25,7 @@ def trackers(sweep: Sweep) -> list[tune.Callback]:
             ask for a login, which no job can answer.
         ExtensionError: another package adds the tracker, and it cannot be used.
     """
-    found: list[tune.Callback] = [TBXLoggerCallback()]
+    found: list[tune.Callback] = [TensorBoard()]
     if sweep.track == "none":
         return found
     if sweep.track not in TRACKERS:

@@ -96,7 +96,8 @@ def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
             read the schema version.
     """
     try:
-        body = files.parse_json((folder / "state.json").read_text(encoding="utf-8"))
+        with files.open_file(folder / "state.json") as file_of_state:
+            body = files.parse_json(file_of_state.read().decode())
         version, digests, state = body["schema_version"], dict(body["sha256"]), dict(body["state"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder} is not a checkpoint: {error}") from None
@@ -141,5 +142,5 @@ def _sha256_of(body: Mapping[str, Any]) -> str:
 
 
 def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
+    with files.open_file(file) as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

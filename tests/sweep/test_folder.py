@@ -37,6 +37,16 @@ def test_a_folder_keeps_what_it_began_with(tmp_path):
     assert _claim(tmp_path, "b", fresh=True).owner.id != owner.id
 
 
+@pytest.mark.faults(40)
+def test_fresh_deletes_a_link_and_not_what_it_leads_to(tmp_path):
+    begun, scratch = _claim(tmp_path), tmp_path / "scratch"
+    (scratch / "0").mkdir(parents=True)
+    (begun.path / "trials").symlink_to(scratch)
+    assert _claim(tmp_path, "b", fresh=True).owner.id != begun.owner
+    assert not (begun.path / "trials").exists()
+    assert (scratch / "0").is_dir()
+
+
 def test_a_sweep_of_an_earlier_release_is_refused_by_name(tmp_path):
     file = _claim(tmp_path).path / "sweep.json"
     old = json.loads(file.read_text())

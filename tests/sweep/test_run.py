@@ -288,7 +288,7 @@ def test_a_logger_that_is_not_installed_names_its_extra(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(SweepError, match="nobody is logged in; run `wandb login`, or set WANDB_API_KEY"):
         trackers(Sweep(track="wandb"))
-    assert [type(each).__name__ for each in trackers(Sweep())] == ["TBXLoggerCallback"]
+    assert [type(each).__name__ for each in trackers(Sweep())] == ["TensorBoard"]
 
 
 @pytest.mark.faults(37)

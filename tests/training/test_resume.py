@@ -105,9 +105,10 @@ def test_a_killed_run_ends_bit_identically(tmp_path, undisturbed, world_size):
 
 @pytest.mark.faults(18)
 @pytest.mark.slow
-@pytest.mark.parametrize("world_size", [1, 2])
-@pytest.mark.parametrize("point", range(10))
-def test_twenty_random_kill_points(tmp_path, undisturbed, world_size, point):
+@pytest.mark.parametrize(
+    ("world_size", "point"), [(1, point) for point in range(20)] + [(2, point) for point in range(10)]
+)
+def test_thirty_random_kill_points(tmp_path, undisturbed, world_size, point):
     expected, duration_s = undisturbed(world_size)
     chance = random.Random(100 * world_size + point)
     _kill_and_start_again(
