@@ -1,7 +1,7 @@
 """Sphinx makes a site of these pages and of the Markdown beside the code: `make site`.
 
 The whole repository is the source folder, so that a link between two files works on the site as in the tree.
-Warnings are errors, and nothing is loaded from a network. So formulas become MathML, which browsers draw themselves.
+Warnings are errors, and nothing is loaded from a network: formulas are MathML, which browsers draw.
 """
 
 from docutils import nodes
