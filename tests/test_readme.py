@@ -51,15 +51,16 @@ STARTS_RAY = (
 """Python blocks with these are slow, or need what those leave."""
 COMMANDS_ELSEWHERE = (
     "docs/export.md",
+    "docs/own_masking.md",
     "docs/own_slides.md",
     "docs/quickstart.md",
     "docs/reproducing.md",
 )
 """Pages with a test of their own, test_<page>.py, which runs their commands; that of docs/export.md is
-test_export_page.py."""
+test_export_page.py, that of docs/own_masking.md test_own_masking.py."""
 OTHER_TESTS = (
     *COMMANDS_ELSEWHERE,
-    *("docs/data.md", "docs/own_masking.md", "docs/shard_format.md", "docs/tasks.md"),
+    *("docs/data.md", "docs/shard_format.md", "docs/tasks.md"),
 )
 """Pages whose Python blocks another test runs; test_own_task.py the file on docs/tasks.md."""
 NEEDS_A_CLUSTER = (
@@ -162,7 +163,7 @@ def test_every_command_has_a_test(page):
     known = (
         *("python -m data_prep.", "ray job submit --working-dir . -- python -m data_prep.shard "),
         *("python jobs/", "python -m mhimdist.cluster.submit ", "make ", *NEEDS_A_CLUSTER),
-        *("python benchmarks/", "python -m benchmarks.", "pytest tests/"),
+        *("python benchmarks/", "python -m benchmarks.", "pytest tests/", "pip install "),
     )
     assert [command for command in _commands(page) if not command.startswith(known)] == []
 

@@ -1,6 +1,6 @@
 """torchmil's layout: a slide's features, coordinates and labels stand in one folder each, as .npy files.
 
-In `patches_512` these are `features/features_<encoder>`, `coords`, `patch_labels` and `labels`. Each holds one
+In `patches_512` these are `features/features_<encoder>`, `coords`, `patch_labels` and `labels`. Each has one
 file per slide, `<slide>.npy`.
 """
 
