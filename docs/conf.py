@@ -43,7 +43,9 @@ def _inline(self: HTML5Translator, node: nodes.math) -> None:
 
 
 def _block(self: HTML5Translator, node: nodes.math_block) -> None:
-    self.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
+    self.body.append(
+        f'<div class="math" style="margin: 1em 0">{convert(node.astext(), display="block")}</div>'
+    )
     raise nodes.SkipNode
 
 

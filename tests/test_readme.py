@@ -67,7 +67,11 @@ NEEDS_A_CLUSTER = (
     *("ray up ", "ray down ", "ray dashboard ", "(umask 077; RAY_AUTH_MODE=token ray get-auth-"),
     *("nvidia-cuda-mps-control -d", "echo quit | nvidia-cuda-mps-control"),
 )
-OPTIONS_OF_OTHERS = {"--generate", "--working-dir"}  # of Ray's commands
+OPTIONS_OF_OTHERS = {
+    *("--generate", "--working-dir"),  # of Ray's commands
+    *("--feat_dir", "--job_dir", "--dataset"),  # of CLAM's, TRIDENT's and DSMIL's scripts
+    "--constraint",  # of pip
+}
 
 
 def _blocks(page: str, language: str) -> list[str]:
