@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from data_prep.readers import dsmil_csv, hdf5, npy, parquet, pt, tar, zarr_store
-from data_prep.readers.arrays import RowReader, by_rows, has_batch_axis
+from data_prep.readers.arrays import RowReader, by_rows, has_batch_axis, map_npy
 from data_prep.readers.fields import DETAILS, SIDE_ARRAYS, describe
 from data_prep.readers.stated import NOTHING_STATED, Stated
 from mhimdist.data.format import COORDS_DTYPE, INSTANCE_LABELS_DTYPE
@@ -330,7 +330,7 @@ def read_features(source: Source) -> SlideFeatures:
         beside = _beside(source.coords)
         found, details = {"coords": beside.get("coords"), **found}, describe(beside) | details
     if source.instance_labels is not None:
-        found = {"instance_labels": npy.map_npy(source.instance_labels), **found}
+        found = {"instance_labels": map_npy(source.instance_labels), **found}
     if stated.drop_coords:
         found = {name: value for name, value in found.items() if name != "coords"}
     for name, value in stated.details.items():
@@ -367,7 +367,7 @@ def _beside(path: Path) -> Mapping[Any, Any]:
     if path.suffix == ".npz":  # slideflow's
         return {"coords": npy.read_npz(path, (npy.UNNAMED,)).get(npy.UNNAMED)}
     if path.suffix == ".npy":  # torchmil's
-        return {"coords": npy.map_npy(path)}
+        return {"coords": map_npy(path)}
     return hdf5.read(path, ("coords",))
 
 

@@ -40,7 +40,7 @@ def ranking_of(entry: str) -> Ranking:
         ) from None
     if not callable(found):
         raise ConfigError(f"masking.ranking: expected a function, got {found!r} for {entry!r}")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 @torch.no_grad()
