@@ -49,29 +49,18 @@ STARTS_RAY = (
     "write_report(",
 )
 """Python blocks with these are slow, or need what those leave."""
-COMMANDS_ELSEWHERE = (
-    "docs/export.md",
-    "docs/own_masking.md",
-    "docs/own_slides.md",
-    "docs/quickstart.md",
-    "docs/reproducing.md",
-)
-"""Pages with a test of their own, test_<page>.py, which runs their commands; that of docs/export.md is
-test_export_page.py, that of docs/own_masking.md test_own_masking.py."""
-OTHER_TESTS = (
-    *COMMANDS_ELSEWHERE,
-    *("docs/data.md", "docs/shard_format.md", "docs/tasks.md"),
-)
-"""Pages whose Python blocks another test runs; test_own_task.py the file on docs/tasks.md."""
+COMMANDS_ELSEWHERE = {
+    f"docs/{page}.md" for page in ("export", "own_masking", "own_slides", "quickstart", "reproducing")
+}
+"""Pages whose commands another test runs, which is named after the page."""
+OTHER_TESTS = {*COMMANDS_ELSEWHERE, "docs/data.md", "docs/shard_format.md", "docs/tasks.md"}
+"""Pages whose Python blocks another test runs."""
 NEEDS_A_CLUSTER = (
     *("ray up ", "ray down ", "ray dashboard ", "(umask 077; RAY_AUTH_MODE=token ray get-auth-"),
     *("nvidia-cuda-mps-control -d", "echo quit | nvidia-cuda-mps-control"),
 )
-OPTIONS_OF_OTHERS = {
-    *("--generate", "--working-dir"),  # of Ray's commands
-    *("--feat_dir", "--job_dir", "--dataset"),  # of CLAM's, TRIDENT's and DSMIL's scripts
-    "--constraint",  # of pip
-}
+# Of Ray, CLAM, TRIDENT, DSMIL and pip.
+OPTIONS_OF_OTHERS = {"--generate", "--working-dir", "--feat_dir", "--job_dir", "--dataset", "--constraint"}
 
 
 def _blocks(page: str, language: str) -> list[str]:
@@ -205,7 +194,7 @@ def test_the_commands_of_data_prep_run(page, said, workplace, capsys):
 
 def test_no_other_page_shards():
     pages = {page for page in TEXTS if any(c.startswith("python -m data_prep.") for c in _commands(page))}
-    assert pages - set(COMMANDS_ELSEWHERE) == {"README.md", "docs/data.md"}
+    assert pages - COMMANDS_ELSEWHERE == {"README.md", "docs/data.md"}
 
 
 @pytest.mark.parametrize(
