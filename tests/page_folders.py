@@ -1,5 +1,6 @@
 """Folders to report on, written without training: a cross-validation with histories, and predictions."""
 
+import csv
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -130,3 +131,15 @@ def write_paper_tables(folder: Path, name: str) -> Path:
     body = {"comparison": comparison, "tables": tables, "caption": "All of them."}
     (run / "tables.json").write_text(json.dumps(body))
     return run
+
+
+def write_survival(folder: Path) -> None:
+    """Write clinical.tsv, a table of the patients' survival, and slides.csv, the slides of each."""
+    with (folder / "labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    slides = "".join(f"{row['slide']},{row['case']}\n" for row in rows)
+    (folder / "slides.csv").write_text("slide,case\n" + slides)
+    cases = dict.fromkeys(row["case"] for row in rows)
+    lines = [f"{case}\t{2 * i + 3}\t{i % 2}:{('LIVING', 'DECEASED')[i % 2]}" for i, case in enumerate(cases)]
+    table = "PATIENT_ID\tOS_MONTHS\tOS_STATUS\n" + "".join(f"{line}\n" for line in lines)
+    (folder / "clinical.tsv").write_text(table)

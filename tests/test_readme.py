@@ -5,7 +5,6 @@ the other in one process, like the cells of a notebook.
 """
 
 import contextlib
-import csv
 import importlib
 import os
 import re
@@ -20,7 +19,7 @@ import numpy as np
 import pytest
 from front_door import all_commands, long_help
 from job_scripts import run_here
-from page_folders import write_predictions, write_whole_run
+from page_folders import write_predictions, write_survival, write_whole_run
 from written_runs import MASKED, PLAIN, write_cross_validation
 
 from data_prep import classic, digits
@@ -51,17 +50,25 @@ STARTS_RAY = (
     "write_report(",
 )
 """Python blocks with these are slow, or need what those leave."""
-OTHER_TESTS = ("docs/data.md", "docs/export.md", "docs/extensions.md", "docs/tasks.md")
-"""Pages whose blocks another test runs; test_export_page.py those of docs/export.md, commands too, and
-test_own_task.py the file on docs/tasks.md, and test_extensions.py the package on docs/extensions.md."""
+COMMANDS_ELSEWHERE = {
+    f"docs/{page}.md" for page in ("export", "own_masking", "own_slides", "quickstart", "reproducing")
+}
+"""Pages whose commands another test runs, which is named after the page."""
+OTHER_TESTS = {
+    *COMMANDS_ELSEWHERE,
+    *(f"docs/{page}.md" for page in ("data", "extensions", "shard_format", "tasks")),
+}
+"""Pages whose Python blocks another test runs."""
 NEEDS_A_CLUSTER = (
     *("ray up ", "ray down ", "ray dashboard ", "(umask 077; RAY_AUTH_MODE=token ray get-auth-"),
     *("nvidia-cuda-mps-control -d", "echo quit | nvidia-cuda-mps-control"),
     # test_cluster_page.py reads these.
     *("python -m mhimdist.cluster.slurm ", "sbatch ", "scancel ", "kubectl ", "docker ", "apptainer "),
 )
-OPTIONS_OF_OTHERS = re.findall(  # options of the commands of others
-    r"--\S+", "--generate --working-dir --batch --signal --from-literal --tag --rm --shm-size --volume"
+OPTIONS_OF_OTHERS = re.findall(  # of Ray, Slurm, Docker, CLAM, TRIDENT, DSMIL and pip
+    r"--\S+",
+    "--generate --working-dir --batch --signal --from-literal --tag --rm --shm-size --volume "
+    "--feat_dir --job_dir --dataset --constraint",
 )
 SHARDS = ("python -m data_prep.", *(f"mhimdist {name} " for name in ("shard", "verify", "inspect")))
 
@@ -81,8 +88,8 @@ def _prose(page: str) -> str:
 
 
 def _all_commands(start: str) -> list[str]:
-    """The commands of all pages with such a start, each once, but those that test_export_page.py runs."""
-    elsewhere = _commands("docs/export.md")
+    """The commands of all pages with such a start, each once, but those that the test of their page runs."""
+    elsewhere = {command for page in COMMANDS_ELSEWHERE for command in _commands(page)}
     found = (c for page in TEXTS for c in _commands(page) if c.startswith(start) and c not in elsewhere)
     return list(dict.fromkeys(found))
 
@@ -98,7 +105,7 @@ def furnished(tmp_path_factory):
     name = Manifest.read(folder / "data" / "digits-c16").info.classes[0]
     for encoder in ("uni", "virchow2"):
         shutil.copytree(folder / "features", folder / encoder)
-    _write_survival(folder)
+    write_survival(folder)
     for new in ("more", "other"):
         (folder / new).mkdir()
         np.save(folder / new / f"{new}.npy", np.ones((3, 16), np.float32))
@@ -109,18 +116,6 @@ def furnished(tmp_path_factory):
     for path in (folder / "other" / "made").iterdir():
         path.rename(folder / "other" / path.name)
     return folder
-
-
-def _write_survival(folder: Path) -> None:
-    """Write clinical.tsv, a table of the patients' survival, and slides.csv, the slides of each."""
-    with (folder / "labels.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    slides = "".join(f"{row['slide']},{row['case']}\n" for row in rows)
-    (folder / "slides.csv").write_text("slide,case\n" + slides)
-    cases = dict.fromkeys(row["case"] for row in rows)
-    lines = [f"{case}\t{2 * i + 3}\t{i % 2}:{('LIVING', 'DECEASED')[i % 2]}" for i, case in enumerate(cases)]
-    table = "PATIENT_ID\tOS_MONTHS\tOS_STATUS\n" + "".join(f"{line}\n" for line in lines)
-    (folder / "clinical.tsv").write_text(table)
 
 
 @pytest.fixture
@@ -162,7 +157,7 @@ def test_every_command_has_a_test(page):
     known = (
         *("mhimdist", "python -m data_prep.", "ray job submit --working-dir . -- python -m data_prep.shard "),
         *("python jobs/", "python -m mhimdist.cluster.submit ", "make ", *NEEDS_A_CLUSTER),
-        *("python benchmarks/", "python -m benchmarks.", "pytest tests/"),
+        *("python benchmarks/", "python -m benchmarks.", "pytest tests/", "pip install "),
     )
     assert [command for command in _commands(page) if not command.startswith(known)] == []
 
@@ -199,8 +194,8 @@ def test_the_commands_of_data_prep_run(page, said, workplace, capsys):
 
 
 def test_no_other_page_shards():
-    pages = [page for page in TEXTS if any(c.startswith(SHARDS) for c in _commands(page))]
-    assert pages == ["README.md", "docs/data.md"]
+    pages = {page for page in TEXTS if any(c.startswith(SHARDS) for c in _commands(page))}
+    assert pages - COMMANDS_ELSEWHERE == {"README.md", "docs/data.md"}
 
 
 @pytest.mark.parametrize(
@@ -222,7 +217,7 @@ def test_pages_import_public_names_only():
     """
     import mhimdist
 
-    for page in TEXTS.keys() - {"docs/tasks.md", "docs/extensions.md"}:
+    for page in TEXTS.keys() - {"docs/extensions.md", "docs/own_masking.md", "docs/tasks.md"}:
         for block in _blocks(page, "python"):
             assert re.findall(r"^(?:from|import) mhimdist.*$", block, re.MULTILINE) in (
                 [],

@@ -1,4 +1,4 @@
-"""Finding the features of slides in a folder that CLAM, TRIDENT, STAMP or others laid out."""
+"""Finding the features of slides in a folder that CLAM, TRIDENT, STAMP, torchmil or others laid out."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_prep.readers import npy, tar
+from data_prep.readers import npy, tar, torchmil
 from data_prep.readers.fields import FEATURES
 from data_prep.readers.sources import BUNDLES, SUFFIXES, Source, family_of, others, refuse_pointer, some
 from data_prep.readers.stated import NOTHING_STATED, Stated
@@ -16,6 +16,9 @@ from mhimdist.data.manifest import MANIFEST_NAME, Manifest, arriving
 from mhimdist.errors import DataError
 
 CLAM_FEATURES, CLAM_COORDS = "pt_files", "h5_files"
+EMBEDDINGS, PATCHES = "embeddings", "patches"
+"""Features as .pt beside CLAM's coordinates, as the public CAMELYON16 features of UNI are laid out."""
+COORDS_OF = {CLAM_FEATURES: CLAM_COORDS, EMBEDDINGS: PATCHES}
 TRIDENT_FEATURES = "features_"
 NO_FEATURES = ("patches", "masks", "stitches", "contours", "contours_geojson", "thumbnails", "visualization")
 """Folders that CLAM and TRIDENT write beside their features; `patches` holds coordinates alone."""
@@ -35,9 +38,10 @@ def find_features(path: Path, stated: Stated = NOTHING_STATED) -> dict[str, Sour
     h5_files next to them; TRIDENT's by its features_<encoder>, which may be two folders down. Only these
     folders are read. A folder may also hold one such folder per cohort, at any depth. Any other folder is
     read with all its subfolders, as STAMP repeats the folders of the slides. slideflow's `<slide>.index.npz`
-    holds the coordinates of `<slide>.pt`. Slides have the names of their files, so no two files may have the
-    same name. Next to a manifest of ours, only the shards that it lists are read. Hidden files and files with
-    other suffixes are passed over.
+    holds the coordinates of `<slide>.pt`, `patches` those of `embeddings`, and torchmil's folders beside
+    `features` hold coordinates and labels. A CSV file holds features if its first line numbers them. Slides
+    have the names of their files, so no two files may have the same name. Next to a manifest of ours, only
+    the shards that it lists are read. Hidden files and files with other suffixes are passed over.
 
     Args:
         path: the folder or bundle.
@@ -64,12 +68,13 @@ def find_features(path: Path, stated: Stated = NOTHING_STATED) -> dict[str, Sour
         )
     found = _collect(folders[0] if len(folders) == 1 else path, files, stated)
     for folder in folders:
-        if folder.name == CLAM_FEATURES and (beside := folder.with_name(CLAM_COORDS)).is_dir():
+        name = COORDS_OF.get(folder.name)
+        if name is not None and (beside := folder.with_name(name)).is_dir():
             coords = {file.stem: file for file in _candidates(beside) if file.suffix.lower() == ".h5"}
             for slide, source in found.items():
                 if slide in coords and source.path.is_relative_to(folder):
                     found[slide] = replace(source, coords=coords[slide])
-    return found
+    return {slide: torchmil.with_sides(source, slide) for slide, source in found.items()}
 
 
 def _folders_of_features(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> list[Path]:
@@ -99,9 +104,13 @@ def _folder_of_one(folder: Path) -> Path | None:
     """
     if any(_is_candidate(path) for path in folder.iterdir()):
         return folder
+    if torchmil.is_folder(folder):
+        return _folder_of_one(folder / torchmil.FEATURES)
     for name in (CLAM_FEATURES, CLAM_COORDS):
         if _has_features(folder / name):
             return folder / name
+    if (folder / PATCHES).is_dir() and _has_features(folder / EMBEDDINGS):
+        return folder / EMBEDDINGS
     below = [path for path in sorted(folder.iterdir()) if path.is_dir()]
     settings = [path for path in below if _TRIDENT_SETTINGS.match(path.name)]
     nested = [path for parent in settings for path in sorted(parent.iterdir()) if path.is_dir()]
@@ -135,7 +144,8 @@ def _candidates(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -
 def _is_candidate(path: Path) -> bool:
     if path.is_dir():
         return family_of(path) == "zarr"
-    return path.suffix.lower() in _suffixes() and path.is_file()
+    suffix = path.suffix.lower()
+    return path.is_file() and (suffix in _suffixes() or (suffix == ".csv" and family_of(path) == "csv"))
 
 
 def _suffixes() -> dict[str, str]:

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_prep.readers import hdf5, npy, parquet, pt, tar, zarr_store
+from data_prep.readers import dsmil_csv, hdf5, npy, parquet, pt, tar, zarr_store
 from data_prep.readers.added import Added
-from data_prep.readers.arrays import RowReader, by_rows, has_batch_axis
+from data_prep.readers.arrays import RowReader, by_rows, has_batch_axis, map_npy
 from data_prep.readers.fields import DETAILS, SIDE_ARRAYS, describe
 from data_prep.readers.stated import NOTHING_STATED, Stated
 from mhimdist.data.format import COORDS_DTYPE, INSTANCE_LABELS_DTYPE
@@ -50,6 +50,7 @@ READERS: dict[str, Callable[..., dict[Any, Any]]] = {
     "zarr": zarr_store.read,
     "tar": tar.read,
     "parquet": parquet.read,
+    "csv": dsmil_csv.read,
 }
 """By family, the function that reads arrays and details by name, given the file, for bundles a place in it,
 and the names of the wanted arrays."""
@@ -75,8 +76,10 @@ class Source:
         path: the file, or the folder of a zarr store.
         family: a key of `READERS`, or the name of a reader that another package adds.
         place: place of the bag in a bundle, as the bundle's reader defines it.
-        coords: a file that holds the coordinates of the same slide: CLAM's h5_files do for its pt_files, and
-            slideflow's `<slide>.index.npz` for `<slide>.pt`.
+        coords: a file that holds the coordinates of the same slide: CLAM's h5_files do for its pt_files,
+            slideflow's `<slide>.index.npz` for `<slide>.pt`, and torchmil's coords for its features.
+        instance_labels: a .npy file that holds the labels of the slide's instances, as torchmil's
+            patch_labels do.
         said: the details of the bag: in a bundle label, case and `DETAILS`, otherwise the encoder in the
             name of the folder.
         stated: what the user states about all features.
@@ -86,6 +89,7 @@ class Source:
     family: str
     place: tuple = ()
     coords: Path | None = None
+    instance_labels: Path | None = None
     said: tuple[tuple[str, Any], ...] = ()
     stated: Stated = NOTHING_STATED
 
@@ -99,7 +103,8 @@ class Source:
         if self.path.is_dir():
             return sorted(path for path in self.path.rglob("*") if path.is_file())
         more = npy.sidecars(self.path).values() if self.family == "npy" else ()
-        return [self.path, *more, *([self.coords] if self.coords else [])]
+        beside = (self.coords, self.instance_labels)
+        return [self.path, *more, *(path for path in beside if path is not None)]
 
 
 class SlideFeatures:
@@ -334,6 +339,8 @@ def read_features(source: Source) -> SlideFeatures:
     if source.coords is not None and not stated.drop_coords:
         beside = _beside(source.coords)
         found, details = {"coords": beside.get("coords"), **found}, describe(beside) | details
+    if source.instance_labels is not None:
+        found = {"instance_labels": map_npy(source.instance_labels), **found}
     if stated.drop_coords:
         found = {name: value for name, value in found.items() if name != "coords"}
     for name, value in stated.details.items():
@@ -369,6 +376,8 @@ def _beside(path: Path) -> Mapping[Any, Any]:
     """Coordinates, and details, in a file that is next to that of the features."""
     if path.suffix == ".npz":  # slideflow's
         return {"coords": npy.read_npz(path, (npy.UNNAMED,)).get(npy.UNNAMED)}
+    if path.suffix == ".npy":  # torchmil's
+        return {"coords": map_npy(path)}
     return hdf5.read(path, ("coords",))
 
 
@@ -394,6 +403,7 @@ def family_of(path: Path) -> str | None:
         b"\x93NUMPY": "npy",
         b"\x89HDF\r\n\x1a\n": "hdf5",
         b"PAR1": "parquet",
+        dsmil_csv.SIGN: "csv",
     }
     known = next((family for sign, family in signs.items() if head.startswith(sign)), None)
     return known or others().family_of(head)

@@ -1,9 +1,10 @@
 """The settings of MHIM itself: what is hidden from the student, who scores the instances, and the loss."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mhimdist.config.models import Settings
 from mhimdist.config.schedules import Schedule
@@ -34,6 +35,18 @@ class Masking(Settings):
     random: Schedule = Field(
         Schedule(), description="masked ratio of randomly drawn instances, beta_r, in [0, 1]"
     )
+    ranking: str | None = Field(
+        None,
+        description="a function of yours that says how salient instances are, as module:function, see "
+        "docs/own_masking.md; none: the teacher's scores",
+    )
+
+    @field_validator("ranking")
+    @classmethod
+    def _names_a_function(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value):
+            raise ValueError(f"expected module:function, such as look_alikes:rank, got {value!r}")
+        return value
 
     @model_validator(mode="after")
     def _ratios_are_shares(self) -> Self:

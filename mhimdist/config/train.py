@@ -255,6 +255,8 @@ class TrainConfig(Settings):
             found.append("teacher.weights_of: teacher.weights is none")
         if not self.masking.high.peak and self.masking.high_pool_share != 1:
             found.append("masking.high_pool_share: masking.high is 0")
+        if self.masking.ranking is not None and not (self.masking.high.peak or self.masking.low.peak):
+            found.append("masking.ranking: masking.high and masking.low are 0")
         if not self.teacher.is_pretrained and self.student_init == "all":
             found.append(f"student_init: a teacher of kind {self.teacher.kind} has no pre-trained network")
         if isinstance(self.task, SurvivalTask):
@@ -320,6 +322,8 @@ class TrainConfig(Settings):
         recipe = self.model_dump(mode="json", exclude={"loading", "compile", "cuda_graphs"})
         if self.teacher.weights is None:
             del recipe["teacher"]["weights_of"]
+        if self.masking.ranking is None:  # earlier releases have no such setting
+            del recipe["masking"]["ranking"]
         if self.task == AutoTask():  # the data say it, and the digests of earlier releases stay
             del recipe["task"]
         # Whole bags of the only features, for which earlier releases have no setting.

@@ -20,7 +20,7 @@ from mhimdist.data.format import escape_key
 from mhimdist.data.stored import StoredBags
 from mhimdist.errors import CheckpointError, DataError
 from mhimdist.heatmaps.mask_picture import EpochMask
-from mhimdist.method.masking import hidden_by
+from mhimdist.method.masking import hidden_by, ranked
 from mhimdist.method.precision import compute_dtype
 from mhimdist.method.step_numbers import StepNumbers
 from mhimdist.method.teacher import Teacher
@@ -105,6 +105,7 @@ class Masks:
         scores_TH = None
         if self.config.teacher.kind != "none":
             scores_TH = self._teacher(folder).score(packed, numbers.teacher_dropout_B).scores_TH
+            scores_TH = ranked(masking, scores_TH, packed)
         hidden = hidden_by(scores_TH, packed.offsets_B1, numbers)
         hidden_N, salient_N = hidden["all"].numpy(), hidden["high"].numpy()
         return EpochMask(epoch + 1, hidden_N, salient_N & hidden_N)

@@ -3,7 +3,10 @@
 Dimensions: T instances of a batch, B bags, H heads of scores.
 """
 
+import importlib
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -11,9 +14,57 @@ from torch import Tensor
 from mhimdist import ops
 from mhimdist.config.method import Masking
 from mhimdist.data.bags import PackedBags
+from mhimdist.errors import ConfigError
 
 MASKS = ("all", "high", "low", "random")
 """The names of `hidden_by`: all masks together, and each alone."""
+
+Ranking = Callable[[Tensor, PackedBags], Tensor]
+"""How salient instances are: from the teacher's scores, T x H, and the bags to numbers, T or T x H."""
+
+
+@cache
+def ranking_of(entry: str) -> Ranking:
+    """The function that `Masking.ranking` names.
+
+    Raises:
+        ConfigError: it cannot be imported here, or is no function.
+    """
+    module, _, name = entry.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"masking.ranking: expected module:function that can be imported here, got {entry!r}: {error}; "
+            "put the module's folder on PYTHONPATH, on every machine that trains"
+        ) from None
+    if not callable(found):
+        raise ConfigError(f"masking.ranking: expected a function, got {found!r} for {entry!r}")
+    return found
+
+
+@torch.no_grad()
+def ranked(masking: Masking, scores_TH: Tensor | None, bags: PackedBags) -> Tensor | None:
+    """The scores that decide which instances are the most and the least salient.
+
+    Args:
+        masking: names a ranking, or none, which leaves the teacher's scores.
+        scores_TH: the teacher's scores before the softmax; None if there is no teacher.
+        bags: the whole bags; on CUDA padding may follow the last one.
+
+    Raises:
+        ConfigError: the ranking returns something else than one number, or one per head, for each instance.
+    """
+    if masking.ranking is None or scores_TH is None:
+        return scores_TH
+    found = ranking_of(masking.ranking)(scores_TH, bags)
+    if not isinstance(found, Tensor) or found.shape[:1] != scores_TH.shape[:1] or found.ndim not in (1, 2):
+        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ConfigError(
+            f"masking.ranking: expected {masking.ranking} to return a number for each of "
+            f"{len(scores_TH)} instances, got {got}"
+        )
+    return found.reshape(len(scores_TH), -1).to(scores_TH.dtype)
 
 
 def ratios_at(masking: Masking, progress: float) -> tuple[float, float, float, float]:

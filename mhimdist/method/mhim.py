@@ -14,7 +14,7 @@ from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import PackedBags
 from mhimdist.method import precision
 from mhimdist.method.losses import consistency
-from mhimdist.method.masking import mask_bags, most_kept
+from mhimdist.method.masking import mask_bags, most_kept, ranked
 from mhimdist.method.step_numbers import StepNumbers
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel, BagOutput
@@ -111,7 +111,8 @@ class MHIM:
         seen_by_teacher = self.teacher.score(bags, numbers.teacher_dropout_B) if self.teacher else None
         scores_TH = seen_by_teacher.scores_TH if seen_by_teacher else None
         self._lap("teacher")
-        kept, selection = mask_bags(bags, scores_TH, numbers, capacity=capacity)
+        salience_TH = ranked(self.config.masking, scores_TH, bags)
+        kept, selection = mask_bags(bags, salience_TH, numbers, capacity=capacity)
         self._lap("mask and gather")
 
         output = precision.call(self.student, bags.features_TD.dtype, kept, numbers.student_dropout_B)

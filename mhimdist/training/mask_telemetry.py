@@ -22,7 +22,7 @@ from mhimdist.config.train import Loading, TrainConfig
 from mhimdist.data.bags import BagSource, PackedBags
 from mhimdist.data.read_ahead import read_ahead
 from mhimdist.method import precision
-from mhimdist.method.masking import MASKS, hidden_by
+from mhimdist.method.masking import MASKS, hidden_by, ranked
 from mhimdist.method.step_numbers import StepNumbers
 from mhimdist.method.teacher import Teacher
 from mhimdist.models import BagModel
@@ -133,16 +133,19 @@ class MaskTelemetry:
     def _look_at(self, packed: PackedBags, row: int, step: StepNumbers) -> _Seen:
         offsets_B1, ids_B = packed.offsets_B1.cpu(), packed.ids_B.cpu()
         numbers = ops.bag_numbers(offsets_B1, ids_B, step.ratios_4, step.streams_S)
-        scores_NH, agreement = None, None
+        scores_NH, salience_NH, agreement = None, None, None
         if self.teacher is not None:
             keys_B = numbers.teacher_dropout_B.to(packed.ids_B.device)
-            scores_NH = _on_host(self.teacher.score(packed, keys_B).scores_TH)
+            found_NH = self.teacher.score(packed, keys_B).scores_TH
+            scores_NH = _on_host(found_NH)
+            salience_NH = _on_host(ranked(self.config.masking, found_NH, packed))
             if self._compares and scores_NH is not None:
                 output = precision.call(self.student, packed.features_TD.dtype, packed, None)
                 agreement = rank_agreement(scores_NH, _on_host(output.scores_TH))
         if not self._masks:
             return _Seen({}, agreement, None)
-        hidden = {name: mask_N.numpy() for name, mask_N in hidden_by(scores_NH, offsets_B1, numbers).items()}
+        found = hidden_by(salience_NH, offsets_B1, numbers)
+        hidden = {name: mask_N.numpy() for name, mask_N in found.items()}
         positives = None
         labels_N = self._labels_of(row) if self._labels_of is not None else None
         if labels_N is not None:

@@ -10,6 +10,7 @@ from mhimdist.config.train import TrainConfig
 from mhimdist.data.bags import BagSource
 from mhimdist.data.splits import Split
 from mhimdist.errors import CheckpointError, ConfigError, SplitError
+from mhimdist.method.masking import ranking_of
 from mhimdist.models import BagModel, build, check_model
 from mhimdist.models.official import load_official
 from mhimdist.tasks import Task, task_of
@@ -31,7 +32,7 @@ def check_runs(runs: Iterable[tuple[str, TrainConfig, Split]], bags: BagSource) 
     fitting: set[tuple[Split, str]] = set()
     weights: set[tuple[object, ...]] = set()
     for name, config, split in runs:
-        kind = repr((config.task, config.model))
+        kind = repr((config.task, config.model, config.masking.ranking))
         if (split, kind) not in fitting:
             try:
                 check_run(config, bags, split, validates=bool(split.validation))
@@ -59,12 +60,15 @@ def check_run(
 
     Raises:
         SplitError: the split does not fit the data, or cannot teach, select or test the task.
-        ConfigError: the class weights are not one per class, or model, task and settings do not go together.
+        ConfigError: the class weights are not one per class, model, task and settings do not go together, or
+            the ranking of the masks cannot be imported.
     """
     task = task_of(bags, config.task)
     task.check(bags, split, validates=validates)
     check_class_weights(config, task)
     check_model(config.model, task)
+    if config.masking.ranking is not None:
+        ranking_of(config.masking.ranking)
     if task.compares_with == "step" and (config.bags_per_step < 2 or num_workers > 1):
         raise ConfigError(
             "task.risk_set: step compares the bags of a step on one worker, at least 2 of them; got "
