@@ -109,6 +109,11 @@ def say(text: str, *, stderr: bool = False) -> None:
     print(terminal(text), file=sys.stderr if stderr else sys.stdout, flush=True)
 
 
+def put(text: str) -> None:
+    """Print a file of ours as it is: what it has of foreign text, its writer has made safe in its own way."""
+    print(text, end="", flush=True)
+
+
 def quiet_warnings() -> None:
     """Let Python show warnings, which name slides and files, as `terminal` text."""
     shown = warnings.formatwarning

@@ -63,7 +63,7 @@ NEEDS_A_CLUSTER = (
     *("ray up ", "ray down ", "ray dashboard ", "(umask 077; RAY_AUTH_MODE=token ray get-auth-"),
     *("nvidia-cuda-mps-control -d", "echo quit | nvidia-cuda-mps-control"),
     # test_cluster_page.py reads these.
-    *("python -m mhimdist.cluster.slurm ", "sbatch ", "scancel ", "kubectl ", "docker ", "apptainer "),
+    *("mhimdist cluster slurm ", "sbatch ", "scancel ", "kubectl ", "docker ", "apptainer "),
 )
 OPTIONS_OF_OTHERS = re.findall(  # of Ray, Slurm, Docker, CLAM, TRIDENT, DSMIL and pip
     r"--\S+",

@@ -30,6 +30,7 @@ from mhimdist.cluster.children import (
 )
 from mhimdist.cluster.options import START_TIMEOUT_S, LocalCluster
 from mhimdist.errors import ClusterError
+from mhimdist.foreign_text import say
 from mhimdist.process import run
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -202,7 +203,7 @@ def run_locally(options: LocalCluster) -> None:
     """
     command = options.command_line
     if shutil.which(command[0], path=_environment(Path())["PATH"]) is None:
-        print(f"error: no command {command[0]!r}: expected a program on PATH, or its path", file=sys.stderr)
+        say(f"error: no command {command[0]!r}: expected a program on PATH, or its path", stderr=True)
         sys.exit(2)
     sys.exit(run_with_cluster(command, num_cpus=options.num_cpus, start_timeout_s=options.start_timeout))
 

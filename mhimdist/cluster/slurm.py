@@ -1,4 +1,4 @@
-"""Write a batch script for Slurm: `python -m mhimdist.cluster.slurm --nodes 4 --out sweep.sbatch`."""
+"""Write a batch script for Slurm: `mhimdist cluster slurm --nodes 4 --out sweep.sbatch`."""
 
 import shlex
 from pathlib import Path
@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mhimdist import files
 from mhimdist.cluster.slurm_options import SlurmScript
-from mhimdist.foreign_text import say
+from mhimdist.foreign_text import put, say
 from mhimdist.process import run
 
 SHIPPED = Path("cluster/slurm.sbatch")
@@ -32,11 +32,16 @@ def script(job: SlurmScript) -> str:
         venv=job.venv and shlex.quote(str(job.venv)),
         image=job.image and shlex.quote(str(job.image)),
         gpus=job.gpus,
-        bind=shlex.quote(",".join(str(path) for path in (job.home, *job.bind))),
+        bind=_quoted(f"--bind={','.join(str(path) for path in (job.home, *job.bind))}"),
         command=shlex.join(shlex.split(job.command)),
         interface=f" --interface={job.interface}" if job.interface else "",
         restarts=job.restarts,
     )
+
+
+def _quoted(text: str) -> str:
+    """A text in single quotes; `shlex.quote` leaves out those that only a reader needs."""
+    return "'" + text.replace("'", "'\"'\"'") + "'"
 
 
 def write_script(job: SlurmScript) -> None:
@@ -48,7 +53,7 @@ def write_script(job: SlurmScript) -> None:
     """
     text = script(job)
     if job.out is None:
-        print(text, end="")
+        put(text)
         return
     files.write_text(job.out, text)
     say(f"{job.out}: submit it by sbatch {shlex.quote(str(job.out))}")

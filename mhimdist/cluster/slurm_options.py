@@ -2,8 +2,9 @@
 
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -54,6 +55,17 @@ class SlurmScript(Options):
         ConfigError: by `from_command_line`, if an option or a value is invalid; the message names it.
         pydantic.ValidationError: by the constructor, for the same.
     """
+
+    FIRST: ClassVar[tuple[str, ...]] = (
+        *("command", "nodes", "gpus", "cpus", "memory_gib", "time", "partition", "account"),
+        *("home", "venv", "image", "out"),
+    )
+    PANELS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "Job": ("command", "name", "time", "signal_s", "restarts", "output", "out"),
+        "Nodes": ("nodes", "gpus", "gpu_type", "cpus", "memory_gib"),
+        "Slurm": ("partition", "account", "qos", "extra"),
+        "Environment": ("home", "venv", "image", "bind", "modules", "interface"),
+    }
 
     command: str = Field(
         "python jobs/tune_c16.py --data /shared/shards/c16",

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mhimdist.errors import ConfigError
+from mhimdist.foreign_text import put
 
 if TYPE_CHECKING:
     from data_prep.options import Data
@@ -86,21 +87,21 @@ def begin_file(job: "Init") -> None:
     """
     from mhimdist.run_files.begin import init
 
-    print(init(job.settings, job.kind), end="")
+    put(init(job.settings, job.kind))
 
 
 def describe_files(job: "Schema") -> None:
     """Print the JSON Schema of files of settings."""
     from mhimdist.run_files.describe import schema_text
 
-    print(schema_text(job.kind), end="")
+    put(schema_text(job.kind))
 
 
 def list_settings(job: "SettingsPage") -> None:
     """Print all settings as Markdown."""
     from mhimdist.run_files.describe import settings_page
 
-    print(settings_page(), end="")
+    put(settings_page())
 
 
 def submit(job: "Submit") -> None:

@@ -12,9 +12,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
-MISSING = PydanticUndefined
+MISSING: Any = FieldInfo().default
 """The default of a setting that must be given."""
 
 

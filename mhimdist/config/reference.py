@@ -15,7 +15,7 @@ Every setting of a [file](files.md), with its meaning, unit, range and default. 
 has two dashes before it and dashes between its words: `train.bags_per_step` is `--train.bags-per-step`. The
 settings of training are the same for all commands and come first.
 
-This page is made from the settings themselves: `python -m mhimdist.run_files.describe > docs/settings.md`.
+This page is made from the settings themselves: `mhimdist config settings > docs/settings.md`.
 """
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mhimdist.errors import MhimdistError
@@ -125,7 +125,7 @@ def hold(lock: str) -> dict[str, Any]:
     whole.acquire(wait_s=0)
     with open(f"{lock}.posix", "w") as file:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        print(json.dumps({"held": whole.is_held}), flush=True)
+        _answer({"held": whole.is_held})
         time.sleep(600)
     return {}
 
@@ -135,6 +135,12 @@ QUESTIONS: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 
+def _answer(answer: Mapping[str, Any]) -> None:
+    """Write a line of JSON, which `child.py` reads; no person sees it."""
+    sys.stdout.write(f"\n{json.dumps(answer)}\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     """Answer with one line of JSON, the last one of the output; a refusal is an answer, too."""
     name, *arguments = sys.argv[1:]
@@ -142,7 +148,7 @@ def main() -> None:
         answer = QUESTIONS[name](*arguments)
     except MhimdistError as error:
         answer = {"refused": " ".join(str(error).split())}
-    print(f"\n{json.dumps(answer)}", flush=True)
+    _answer(answer)
     os._exit(0)  # the exit functions of Ray wait for a cluster that may be gone
 
 

@@ -43,7 +43,3 @@ def settings_page() -> str:
             Part("Sweeps", Sweep, "`mhimdist tune`"),
         ]
     )
-
-
-if __name__ == "__main__":
-    print(settings_page(), end="")

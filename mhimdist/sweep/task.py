@@ -46,7 +46,7 @@ class Task:
     @property
     def saving(self) -> Saving:
         """When a run writes checkpoints, and how many it keeps."""
-        return Saving(self.sweep.keep_last, 0, self.sweep.save_every_s)
+        return self.sweep.saving
 
     @property
     def calibrated(self) -> TrainConfig:

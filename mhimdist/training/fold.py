@@ -139,7 +139,7 @@ class FoldRun:
                 self._bags,
                 self.fold.split.train[0],
                 task=student.task,
-                teacher=_teacher_of(self.fold, trainer.best.epoch),
+                teacher=_teacher_of(self.fold, trainer.best.epoch, self._saving),
             )
             checkpoint.discard(self.fold.checkpoints)
 
@@ -200,7 +200,7 @@ class FoldRun:
             if trainer.run.predictions:
                 save_predictions(self.fold.folder, trainer.run.predictions)
             student, choice = trainer.best_student(), self._chosen.choice if self._chosen else None
-            _judge(self.fold, student, trainer.best.epoch, trainer.history, self._bags, choice)
+            _judge(self.fold, student, trainer.best.epoch, trainer.history, self._bags, choice, self._saving)
             trainer.folder.unlock()
         self._trainer = None
 
@@ -248,7 +248,7 @@ def run_fold(
         )
         if workers.rank == 0:
             _write_stage(fold, stage)
-            _judge(fold, stage.network, stage.best_epoch, stage.history, bags, choice)
+            _judge(fold, stage.network, stage.best_epoch, stage.history, bags, choice, saving)
         return
     run = FoldRun(fold, bags, cache, num_threads, chosen=chosen, **shared)
     while not run.next_epoch().is_last:
@@ -312,11 +312,13 @@ def _write_stage(fold: Fold, stage: FirstStage) -> None:
         save_predictions(fold.folder, stage.predictions)
 
 
-def _teacher_of(fold: Fold, epoch: int) -> Mapping[str, Tensor] | None:
+def _teacher_of(fold: Fold, epoch: int, saving: Saving | None) -> Mapping[str, Tensor] | None:
     """The teacher after an epoch, from the checkpoint that the fold keeps of its best one.
 
     None if the fold keeps no such checkpoint, or has no teacher with weights of its own.
     """
+    if not (saving or Saving()).keep_best:  # otherwise it would depend on the moments of the last checkpoints
+        return None
     kept = fold.checkpoints / Position(epoch + 1, 0).name
     try:
         return checkpoint.load(kept)[0].get("teacher")
@@ -331,6 +333,7 @@ def _judge(
     history: Sequence[EpochRecord],
     bags: BagSource,
     choice: Choice | None,
+    saving: Saving | None,
 ) -> None:
     """Write the best student, its teacher and its result, then delete the checkpoints."""
     sampling = Sampling.of(fold.config)
@@ -347,7 +350,7 @@ def _judge(
         fold.config,
         bags,
         fold.split.train[0],
-        teacher=_teacher_of(fold, best_epoch),
+        teacher=_teacher_of(fold, best_epoch, saving),
         task=network.task,
         fitted=fit(validation),
         fitted_from=f"{network.task.fits_by} on {choice.chosen_on if choice else chosen_on}",

@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from mhimdist.cluster import slurm
+from mhimdist.commands.main import main
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "cluster.md").read_text()
@@ -15,11 +15,11 @@ COMMANDS = [line.partition("  #")[0].strip() for block in BLOCKS for line in blo
 
 
 def test_the_batch_script_is_written_and_is_what_is_submitted(tmp_path, monkeypatch):
-    (command,) = [c for c in COMMANDS if c.startswith("python -m mhimdist.cluster.slurm ")]
+    (command,) = [c for c in COMMANDS if c.startswith("mhimdist cluster slurm ")]
     assert f"sbatch {shlex.split(command)[-1]}" in COMMANDS
-    monkeypatch.setattr(sys, "argv", shlex.split(command)[2:])
+    monkeypatch.setattr(sys, "argv", shlex.split(command))
     with contextlib.chdir(tmp_path):
-        slurm.main()
+        main()
         written = Path("sweep.sbatch").read_text()
     assert "#SBATCH --partition=gpu\n" in written
     assert "\ncommand=(python jobs/tune_c16.py --data /shared/shards/c16)\n" in written

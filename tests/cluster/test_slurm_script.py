@@ -62,8 +62,11 @@ def test_the_linter_finds_nothing(options, tmp_path):
     if shellcheck is None:
         pytest.skip("shellcheck is not installed; the dev extra brings it")
     done = subprocess.run([shellcheck, str(file)], capture_output=True, text=True)
-    # SC2016: what a user quotes is meant as it is written.
-    assert [line for line in done.stdout.splitlines() if " SC" in line and "SC2016" not in line] == []
+    # SC2016: what a user quotes is meant as it is written. SC2089 and SC2090: of a quote in a path, which the
+    # next test reads back.
+    meant = ("SC2016", "SC2089", "SC2090")
+    found = [line for line in done.stdout.splitlines() if " SC" in line]
+    assert [line for line in found if not any(code in line for code in meant)] == []
 
 
 @pytest.mark.parametrize(
@@ -126,7 +129,7 @@ def test_bash_sees_paths_as_they_were_given(path):
     assert _value_in_bash(text, "export MHIMDIST_HOME=", '"$MHIMDIST_HOME"') == [path]
     assert _value_in_bash(text, "export PATH=", '"$PATH"') == [f"{path}/bin:/p"]
     text = script(SlurmScript(home=Path(path), image=Path(path), gpus=0))
-    expected = ["apptainer", "exec", "--bind", f"{path},/shared/shards", path]
+    expected = ["apptainer", "exec", f"--bind={path},/shared/shards", path]
     assert _value_in_bash(text, "runner=", '"${runner[@]}"') == expected
 
 

@@ -20,7 +20,7 @@ OPTIONS = {
 
 
 def test_the_page_is_current():
-    assert PAGE.read_text() == settings_page(), "run python -m mhimdist.run_files.describe > docs/settings.md"
+    assert PAGE.read_text() == settings_page(), "run mhimdist config settings > docs/settings.md"
 
 
 @pytest.mark.parametrize("options", [CrossValidation, Sweep])

@@ -7,6 +7,7 @@ import torch
 from memory_bags import gaussian_bags
 from trained_run import load_run
 
+from mhimdist.config.execution import Saving
 from mhimdist.config.train import load_config
 from mhimdist.data.splits import k_folds
 from mhimdist.errors import CheckpointError, PreemptedError
@@ -249,3 +250,17 @@ def test_a_damaged_history_is_named(bags, tmp_path):
     file.write_text(file.read_text()[:-40])
     with pytest.raises(CheckpointError, match=r"history\.jsonl is damaged .*; delete the folder"):
         fold.records()
+
+
+@pytest.mark.parametrize("keep_best", [0, 1])
+def test_the_files_of_a_fold_do_not_depend_on_the_moments_of_its_checkpoints(tmp_path, keep_best):
+    bags = gaussian_bags()
+    config = CONFIG.model_copy(update={"epochs": 6})
+    found = []
+    for every_s in (None, 0.0):  # at the end of each epoch, and after each step
+        folder = tmp_path / str(every_s)
+        fold = _fold(bags, folder, config)
+        run_fold(fold, bags, tmp_path / "cache", 1, saving=Saving(2, keep_best, every_s))
+        found.append({path.name: path.read_bytes() for path in (folder / "best_student").iterdir()})
+    assert found[0] == found[1]
+    assert ("teacher.safetensors" in found[0]) == bool(keep_best)
