@@ -137,7 +137,7 @@ QUESTIONS: dict[str, Callable[..., dict[str, Any]]] = {
 
 def _answer(answer: Mapping[str, Any]) -> None:
     """Write a line of JSON, which `child.py` reads; no person sees it."""
-    sys.stdout.write(f"\n{json.dumps(answer)}\n")
+    sys.stdout.write(f"{json.dumps(answer)}\n")
     sys.stdout.flush()
 
 
@@ -148,6 +148,7 @@ def main() -> None:
         answer = QUESTIONS[name](*arguments)
     except MhimdistError as error:
         answer = {"refused": " ".join(str(error).split())}
+    sys.stdout.write("\n")  # a library may have left a line unfinished
     _answer(answer)
     os._exit(0)  # the exit functions of Ray wait for a cluster that may be gone
 

@@ -1,5 +1,6 @@
 """Files that are emptied, cut or swapped under a sweep: an error of ours, and no result of other data."""
 
+import gc
 import sqlite3
 import subprocess
 import sys
@@ -55,6 +56,7 @@ def begun(data, tmp_path, monkeypatch) -> tuple[Sweep, Path]:
     sweep = Sweep(home=tmp_path, name="kept", num_trials=3, train=BASE)
     with pytest.raises(Reached):
         run_sweep(sweep, space, data=data)
+    gc.collect()  # its process would be gone, and its connections to the study with it
     for number in range(2):
         (sweep.folder / "trials" / f"{number:04d}" / "fold-1-seed-2021").mkdir(parents=True)
     return sweep, sweep.folder / "study.db"
