@@ -227,8 +227,11 @@ class RamBags(_ResidentBags):
             shape = int(self._starts_N1[-1]), self.num_features
             _fill(torch.frombuffer(pages, dtype=dtype).view(shape), self._bags, self._starts_N1)
             part.replace(path)
-        except OSError as error:
-            raise ConfigError(f"loading.cache=ram: {path}: {error.strerror}; use none") from error
+        except BaseException as error:
+            file.close()
+            if isinstance(error, OSError):
+                raise ConfigError(f"loading.cache=ram: {path}: {error.strerror}; use none") from error
+            raise
         finally:
             part.unlink(missing_ok=True)
         return file
