@@ -50,5 +50,12 @@ def test_loading_against_its_peers(
     assert set(result["first_epoch"]) == {"warm", "cold"}
     assert all(ratio > 0 for each in result["first_epoch"].values() for ratio in each.values())
     assert result["first_epoch_ratio_torch_load"] == result["first_epoch"]["warm"]["ratio_torch_load"]
-    assert set(result["one_core"]) == {loading.OURS, loading.IN_TURN, "DALI", "cache=ram"}
-    assert all(rate > 0 for rate in result["one_core"].values())
+    both = {loading.OURS, loading.IN_TURN, "ratio_read_ahead"}
+    assert set(result["one_core"]) == {*both, "DALI", "cache=ram"}
+    assert result["one_core"] == result["with_a_step"]["one core"]["later"]["processor"]
+    assert set(result["with_a_step"]) == {"one core", "all cores, one thread", "all cores"}
+    for kinds in result["with_a_step"].values():
+        assert set(kinds) == {"first", "cold", "later"}
+        for clocks in kinds.values():
+            assert set(clocks) == {"wall", "processor"}
+            assert all(both <= set(rates) and min(rates.values()) > 0 for rates in clocks.values())
