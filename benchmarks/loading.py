@@ -312,9 +312,7 @@ def with_a_step(
         os.sched_setaffinity(0, cores)
 
 
-def _in_turns(
-    rates: Callable[[str, str], np.ndarray], kind: str, rounds: int
-) -> dict[str, dict[str, float]]:
+def _in_turns(rates: Callable[[str, str], np.ndarray], kind: str, rounds: int) -> dict[str, dict[str, float]]:
     names = [OURS, IN_TURN, *(("DALI", "cache=ram") if kind == "later" else ())]
     if kind == "later":
         for name in names:
