@@ -179,6 +179,12 @@ def measure(folder: Path, rounds: int) -> dict[str, object]:
     """Rates of all loaders in turns, our ratios to the peers, and peaks of memory."""
     epochs = loaders(folder)
     first = {state: first_epochs(folder, rounds, state) for state in CACHES}
+    num_cores = len(os.sched_getaffinity(0))
+    together = {
+        "one core": with_a_step(folder, rounds, 1, 1),
+        "all cores, one thread": with_a_step(folder, rounds, num_cores, 1),
+        "all cores": with_a_step(folder, rounds, num_cores, num_cores),
+    }
     num_bags, first_s = consume(epochs[OURS]())  # with every checksum
     rates: dict[str, list[float]] = {name: [] for name in epochs}
     for epoch in epochs.values():
@@ -211,7 +217,8 @@ def measure(folder: Path, rounds: int) -> dict[str, object]:
         "first_epoch_bags_per_s": round(num_bags / first_s, 1),
         "first_epoch_ratio_torch_load": first["warm"]["ratio_torch_load"],
         "first_epoch": first,
-        "one_core": one_core(folder, rounds),
+        "one_core": together["one core"]["later"]["processor"],
+        "with_a_step": together,
         "cpu": cpu_name(),
         "load": round(os.getloadavg()[0], 1),
         "peak_rss_anon_mib": {name: round(peak / 2**20) for name, peak in memory.items()},
@@ -259,26 +266,68 @@ def first_epochs(folder: Path, rounds: int, state: str) -> dict[str, float]:
     return {"ratio_torch_load": round(wall, 2), "cpu_ratio_torch_load": round(cpu, 2)}
 
 
-def one_core(folder: Path, rounds: int) -> dict[str, float]:
-    """Bags per second of processor time that each reader and a step get together, bound to one core."""
+def with_a_step(
+    folder: Path, rounds: int, num_cores: int, num_threads: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Bags per second that each reader and a step get together, bound to so many cores.
+
+    The step is the first layer's product. The readers run in turn, in an order that
+    reverses every round.
+
+    Args:
+        folder: of the bags.
+        rounds: number of rounds.
+        num_cores: that the process may use; 1 is what a trial of a sweep has.
+        num_threads: of torch.
+
+    Returns:
+        By kind of epoch (`later`; `first`, which checks every byte; `cold`, a first one that reads the disk)
+        and by clock (`wall`, `processor`): the median rate of each reader, and `ratio_read_ahead`, the median
+        over the rounds of reading ahead against reading in turn.
+    """
     cores = os.sched_getaffinity(0)
     weights_DH = torch.randn(NUM_FEATURES, 512, generator=torch.Generator().manual_seed(0))
-    epochs = loaders(folder)
-    rates: dict[str, list[float]] = {name: [] for name in (OURS, IN_TURN, "DALI", "cache=ram")}
-    os.sched_setaffinity(0, {min(cores)})
+    opened = loaders(folder)
+
+    def rates(name: str, kind: str) -> np.ndarray:
+        if kind == "cold":
+            forget(folder)
+        if kind != "later":
+            read_ahead_module._spare.clear()
+        epoch = (opened if kind == "later" else loaders(folder))[name]()
+        started = np.array([time.perf_counter(), time.process_time()])
+        num_bags = 0
+        for features_ND in epoch:
+            float(torch.relu(features_ND @ weights_DH).sum())
+            num_bags += 1
+        return num_bags / (np.array([time.perf_counter(), time.process_time()]) - started)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    os.sched_setaffinity(0, set(sorted(cores)[:num_cores]))
     try:
-        for number in range(rounds + 1):
-            for name, measured in rates.items():
-                started = time.process_time()
-                num_bags = 0
-                for features_ND in epochs[name]():
-                    float(torch.relu(features_ND @ weights_DH).sum())
-                    num_bags += 1
-                if number:  # the first one opens and checks
-                    measured.append(num_bags / (time.process_time() - started))
+        return {kind: _in_turns(rates, kind, rounds) for kind in ("first", "cold", "later")}
     finally:
+        torch.set_num_threads(threads)
         os.sched_setaffinity(0, cores)
-    return {name: round(median(values), 2) for name, values in rates.items()}
+
+
+def _in_turns(rates: Callable[[str, str], np.ndarray], kind: str, rounds: int) -> dict[str, dict[str, float]]:
+    names = [OURS, IN_TURN, *(("DALI", "cache=ram") if kind == "later" else ())]
+    if kind == "later":
+        for name in names:
+            rates(name, kind)  # opens and checks
+    measured: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for number in range(rounds):
+        for name in names if number % 2 else reversed(names):
+            measured[name].append(rates(name, kind))
+    ratios = [ours / theirs for ours, theirs in zip(measured[OURS], measured[IN_TURN], strict=True)]
+    medians = {name: np.median(each, axis=0) for name, each in measured.items()}
+    medians["ratio_read_ahead"] = np.median(ratios, axis=0)
+    return {
+        clock: {name: round(float(both[at]), 2) for name, both in medians.items()}
+        for at, clock in enumerate(("wall", "processor"))
+    }
 
 
 def print_table(result: dict) -> None:

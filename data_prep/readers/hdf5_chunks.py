@@ -199,7 +199,9 @@ class Chunks:
                 )
         if _SHUFFLE in self._codes:
             shuffled_K = places.masks_C >> self._codes.index(_SHUFFLE) & 1 == 0
-            planes = out_KB[shuffled_K].reshape(shuffled_K.sum(), self._dataset.dtype.itemsize, -1)
+            itemsize = self._dataset.dtype.itemsize
+            # Every edge is given, because no chunk at all leaves none to infer.
+            planes = out_KB[shuffled_K].reshape(-1, itemsize, self._chunk_bytes // itemsize)
             out_KB[shuffled_K] = planes.transpose(0, 2, 1).reshape(-1, self._chunk_bytes)
         return out_KB
 

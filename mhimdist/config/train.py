@@ -97,11 +97,7 @@ class Loading(Settings):
         description="keep the whole data set in memory; ram: one copy per node in shared memory, converted "
         "for a CPU; device: as stored, one copy per process on the model's device",
     )
-    read_ahead: bool | None = Field(
-        None,
-        description="prepare the next batch in the background; mmap reader only. none: for a GPU, and on a "
-        "CPU if this process may use several cores and several threads of torch",
-    )
+    read_ahead: bool = Field(True, description="prepare the next batch in the background; mmap reader only")
     verify: Literal["first_read", "never"] = Field(
         "first_read", description="when each process checks a bag against its checksum"
     )

@@ -4,7 +4,6 @@ Dimensions: T instances of a batch, D features.
 """
 
 import mmap
-import os
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -75,18 +74,9 @@ def read_ahead(
         from mhimdist.data.dali import DaliBatches  # a heavy import, only if it is needed
 
         return DaliBatches(bags, steps, dtype=dtype, device=device)
-    is_ahead = device.type == "cuda" or has_spare_core() if loading.read_ahead is None else loading.read_ahead
-    if not is_ahead and device.type == "cuda":
+    if not loading.read_ahead and device.type == "cuda":
         return Unbuffered(bags, steps, dtype=dtype, device=device)
-    return ReadAhead(bags, steps, dtype=dtype, device=device, in_background=is_ahead)
-
-
-def has_spare_core() -> bool:
-    """Whether a reader in the background has a core beside that of the step.
-
-    A trial of a sweep has as many threads of torch as it was given cores, but may be bound to none of them.
-    """
-    return min(len(os.sched_getaffinity(0)), torch.get_num_threads()) > 1
+    return ReadAhead(bags, steps, dtype=dtype, device=device, in_background=loading.read_ahead)
 
 
 class Unbuffered:

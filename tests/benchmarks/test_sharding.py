@@ -11,8 +11,13 @@ from benchmarks import sharding
 def test_sharding_against_cp(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     sharding.main(["--json", "--gb", "0.03", "--rounds", "1", "--folder", str(tmp_path)])
     result = json.loads(capsys.readouterr().out)
-    suffixes = [kind + way for kind in ("", "_float16", "_h5") for way in ("", "_synced", "_as_run")]
-    assert {name for name in result if name.startswith("ratio")} == {f"ratio_cp{s}" for s in suffixes}
+    kinds, ways = ("", "_float16", "_h5", "_h5_gzip"), ("", "_synced", "_as_run")
+    suffixes = [kind + way for kind in kinds for way in ways]
+    against_cp = {name for name in result if name.startswith("ratio_cp")}
+    assert against_cp == {f"ratio_cp{suffix}" for suffix in suffixes}
+    slicing = {name: value for name, value in result.items() if name.startswith("ratio_slicing")}
+    assert set(slicing) == {"ratio_slicing_h5", "ratio_slicing_h5_gzip"}
+    assert all(ratio > 0 for ratio in slicing.values())
     assert set(result["runs"]) == {f"cp{suffix}" for suffix in suffixes}
     for suffix in suffixes:
         rates = result["runs"][f"cp{suffix}"]
@@ -27,10 +32,16 @@ def test_the_table(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatc
     labels = [kind + way for kind in sharding.SOURCES for way in sharding.WAYS]
     monkeypatch.setattr(sharding, "measure", lambda *_: dict.fromkeys(labels, rates))
     sharding.main([])
-    header, first, *_, last = capsys.readouterr().out.splitlines()
+    header, *rows = capsys.readouterr().out.splitlines()
     assert header.split() == ["sources", "forced", "to", "disk", "cp", "-r", "shard", "ratio"]
-    assert first.split() == ["float32", ".pt", "neither", "2.00", "GB/s", "1.00", "GB/s", "0.50"]
-    assert last.startswith("float32 .h5, chunks of a row")
+    assert rows[0].split() == ["float32", ".pt", "neither", "2.00", "GB/s", "1.00", "GB/s", "0.50"]
+    assert [row[:30].rstrip() for row in rows[:: len(sharding.WAYS)]] == [
+        "float32 .pt",
+        "float16 .pt",
+        "float32 .h5, chunks of a row",
+        "the same by gzip",
+    ]
+    assert [row[30:46].strip() for row in rows] == ["neither", "both", "sharding"] * 4
 
 
 def test_h5_files_are_as_clam_writes_them(tmp_path: Path) -> None:

@@ -23,12 +23,6 @@ STEPS = [[4, 0], [5], [], [0], [1, 2, 3], [5, 5], [2]]
 READERS = [Loading(), Loading(read_ahead=False), Loading(reader="dali")]
 
 
-@pytest.fixture(autouse=True)
-def a_core_for_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests have one thread of torch, with which a reader takes turns with its step by default."""
-    monkeypatch.setattr("mhimdist.data.read_ahead.has_spare_core", lambda: True)
-
-
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
     write_features(tmp_path)

@@ -65,6 +65,14 @@ def test_rows_are_those_of_the_library_bit_for_bit(data: st.DataObject, tmp_path
         assert got.tobytes() == expected[first:last].astype(dtype.newbyteorder("=")).tobytes()
 
 
+@pytest.mark.parametrize("how", FILTERS)
+def test_no_rows_are_read_of_an_array_that_has_some(how: dict[str, Any], tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "bag.h5", "w") as file:
+        file.create_dataset("features", data=np.ones((5, 3), "<f2"), chunks=(1, 2), **how)
+    for at in (0, 4, 5):
+        assert opened(tmp_path / "bag.h5").read(at, at).shape == (0, 3)
+
+
 @pytest.mark.parametrize("how", FILTERS[:4])
 def test_rows_that_nobody_wrote_are_no_zeros(how: dict[str, Any], tmp_path: Path) -> None:
     with h5py.File(tmp_path / "bag.h5", "w") as file:
