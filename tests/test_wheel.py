@@ -147,7 +147,7 @@ def test_each_command_of_the_wheel_explains_itself(python: Path, tmp_path: Path)
     for module in modules:
         done = run(python, tmp_path, str(python), "-m", module, "--help")
         assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith("usage:")
+        assert done.stdout.startswith(f"Usage: python -m {module} ")
 
 
 def test_the_metadata_lead_somewhere():

@@ -2,13 +2,12 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mhimdist.config.command_line import Defaults, OptionsCommand
-from mhimdist.config.parsing import parsed
+from mhimdist.config.parsing import parsed, program
 from mhimdist.config.train import TrainConfig, explain
 from mhimdist.errors import ConfigError
 
@@ -76,7 +75,7 @@ class Options(BaseModel):
         """
         command = cls.as_command(None, defaults, decided_by=decided_by, about=about)
         given = sys.argv[1:] if arguments is None else arguments
-        job: Self = parsed(command, given, prog=Path(sys.argv[0]).name)
+        job: Self = parsed(command, given, prog=program())
         return job
 
     @classmethod

@@ -1,6 +1,8 @@
 """What every command has: the options of help and of how much it says, and one way to read a command line."""
 
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import click
@@ -53,6 +55,12 @@ def _verbose(ctx: click.Context, param: click.Parameter, is_asked: bool) -> None
         from mhimdist import process
 
         process.be_verbose()
+
+
+def program() -> str:
+    """The words that start this process, as its usage shows them."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
 
 
 def parsed(command: click.Command, args: Sequence[str], *, prog: str) -> Any:
