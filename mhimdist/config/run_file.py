@@ -3,7 +3,6 @@
 Every error names the file, the line, the setting and what would be right.
 """
 
-import difflib
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from mhimdist.config.file_overrides import apply, in_order
+from mhimdist.config.nearest import did_you_mean
 from mhimdist.config.options import Options
 from mhimdist.config.schedules import Schedule
 from mhimdist.config.setting_list import (
@@ -189,7 +189,7 @@ class _Check:
         tag = node.items.get(field.discriminator)
         name = tag.text if isinstance(tag, Scalar) else chosen_by_default(field)
         if name not in groups:
-            close = nearest(name, groups)
+            close = did_you_mean(name.replace("-", "_"), groups)
             self._problem(
                 (*path, field.discriminator), f"no {path[-1]} {name!r}{close}; valid: {', '.join(groups)}"
             )
@@ -206,7 +206,7 @@ class _Check:
         deeper = [name for name in every if name == key or name.endswith(f".{leaf}")]
         if deeper:
             return f"unknown key here (did you mean {deeper[0]}, each part on its own level?)"
-        close = nearest(key, valid)
+        close = did_you_mean(key.replace("-", "_"), valid)
         listed = "" if close and len(valid) > _MOST_LISTED else f"; valid here: {', '.join(sorted(valid))}"
         return f"unknown key{close}{listed}"
 
@@ -304,12 +304,6 @@ def said(node: Node) -> str:
     if isinstance(node, Scalar):
         return one_line(repr(node.value), 60)
     return "a list" if isinstance(node, Items) else "settings below it"
-
-
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """A hint at the nearest valid name, such as " (did you mean epochs?)"; empty if none is near."""
-    found = difflib.get_close_matches(name.replace("-", "_"), list(valid), n=1)
-    return f" (did you mean {found[0]}?)" if found else ""
 
 
 def _expanded(text: str) -> Path | str:

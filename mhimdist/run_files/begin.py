@@ -3,8 +3,8 @@
 from typing import Any
 
 from mhimdist.config.commented import Commented, head
+from mhimdist.config.nearest import did_you_mean
 from mhimdist.config.presets import PAPER_FOLDS, PRESETS, digits_preset, preset
-from mhimdist.config.run_file import nearest
 from mhimdist.errors import ConfigError
 from mhimdist.run_files.kinds import SCHEMA_FILE, kind_of
 from mhimdist.search.space_text import section, starting_space
@@ -35,7 +35,7 @@ def init(name: str, kind: str = "cross-validate") -> str:
     """
     made = kind_of(kind)
     if name not in names():
-        raise ConfigError(f"no settings {name!r}{nearest(name, names())}; valid: {', '.join(names())}")
+        raise ConfigError(f"no settings {name!r}{did_you_mean(name, names())}; valid: {', '.join(names())}")
     dataset, _, model = name.removeprefix(_DIGITS).partition("-")
     is_small = name.startswith(_DIGITS)
     train = (digits_preset if is_small else preset)(dataset, model)

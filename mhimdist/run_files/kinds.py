@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mhimdist.config.nearest import did_you_mean
 from mhimdist.config.options import Options
-from mhimdist.config.run_file import nearest
 from mhimdist.cross_validation.options import CrossValidation
 from mhimdist.errors import ConfigError
 from mhimdist.search.options import Sweep
@@ -62,5 +62,5 @@ def kind_of(kind: str) -> Kind:
         ConfigError: no command runs files of that name.
     """
     if kind not in KINDS:
-        raise ConfigError(f"no kind of file {kind!r}{nearest(kind, KINDS)}; valid: {', '.join(KINDS)}")
+        raise ConfigError(f"no kind of file {kind!r}{did_you_mean(kind, KINDS)}; valid: {', '.join(KINDS)}")
     return KINDS[kind]
