@@ -6,9 +6,10 @@ Memory that the host reuses or frees too early therefore shows, on every run, as
 import ctypes
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from mhimdist.data import read_ahead
+from mhimdist.data import gpu_pages, read_ahead
 from mhimdist.data.bags import PackedBags
 
 DEVICE = torch.device("cuda", 3)
@@ -85,13 +86,17 @@ class LateGpu:
 
     Attributes:
         consumer: the stream of whoever uses the batches.
+        reads_pages: whether it fetches bags from the pages of their files.
+        fetched: number of bags that it has fetched so.
         received: keys of each batch that was copied, and the dtype that its features had then; two threads
             add to it, so the order means nothing.
         kept_for: the streams for which memory was kept, `Tensor.record_stream`.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, reads_pages: bool = False) -> None:
         self.consumer = Stream()
+        self.reads_pages, self.fetched = reads_pages, 0
+        self._on_the_gpu: list[Tensor] = []
         self.received: list[tuple[tuple[str, ...], torch.dtype]] = []
         self.kept_for: list[Stream] = []
         self._current = threading.local()
@@ -104,10 +109,28 @@ class LateGpu:
         monkeypatch.setattr(torch.Tensor, "record_stream", lambda _, stream: kept_for.append(stream))
         monkeypatch.setattr(read_ahead, "_buffer", _unpinned(read_ahead._buffer))
         monkeypatch.setattr(read_ahead, "_spare", {})
+        monkeypatch.setattr(gpu_pages, "_call", self._call)
+        monkeypatch.setattr(gpu_pages, "fetched", self._fetched)
 
     def replace_copies(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Replace the copies of batches that are on the CPU."""
         monkeypatch.setattr(PackedBags, "to", lambda bags, _, dtype=None: self._copied(bags, dtype))
+
+    def _call(self, name: str, *arguments: int) -> None:
+        if not self.reads_pages:
+            raise OSError(801, f"{name} returned error 801")
+
+    def _fetched(self, parts: Sequence[Tensor], device: torch.device) -> Tensor:
+        assert self.reads_pages
+        self.fetched += len(parts)
+        features_TD = torch.full_like(torch.cat(list(parts)), torch.nan)
+        self._on_the_gpu.append(features_TD)  # its own allocator knows what its stream still needs
+        start = features_TD.data_ptr()
+        for part_ND in parts:
+            target, source, num_bytes = start, part_ND.data_ptr(), part_ND.nbytes
+            self._stream().submit(partial(ctypes.memmove, target, source, num_bytes))
+            start += num_bytes
+        return features_TD
 
     def _stream(self) -> Stream:
         return getattr(self._current, "stream", self.consumer)

@@ -33,7 +33,7 @@ PARTS = (
     Part("masks", f"{_PACKAGE}masks", 50),
     Part("steps-abmil", f"{_PACKAGE}steps", 70, "abmil"),
     Part("steps-dsmil", f"{_PACKAGE}steps", 60, "dsmil"),
-    Part("steps-transmil", f"{_PACKAGE}steps", 70, "transmil"),
+    Part("steps-transmil", f"{_PACKAGE}steps", 90, "transmil"),
     Part("loading", f"{_PACKAGE}loading", 60),
     Part("races", f"{_PACKAGE}races", 40),
     Part("workers", f"{_PACKAGE}workers", 40),

@@ -25,10 +25,15 @@ MAX_OPEN_SHARDS = 256
 """Most shards mapped at once: each holds two file descriptors, and by default a process may have 1,024."""
 
 
-class _Mapped(HeldFile):
-    """A mapped file."""
+class MappedFile(HeldFile):
+    """A mapped file.
+
+    Attributes:
+        bytes: all of it.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
+        """See `HeldFile`."""
         # ACCESS_COPY, because torch warns about buffers that it cannot write to.
         self.bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         super().__init__(file)
@@ -62,11 +67,15 @@ class MappedShards:
         self._folder, self.cache = folder, cache
         self.changes: Counter[str] = Counter()
         self._files = {shard.name: shard for shard in shards}
-        self._maps: dict[str, _Mapped] = {}
+        self._maps: dict[str, MappedFile] = {}
         self._opened: dict[str, OpenFile] = {}
 
     def map(self, name: str) -> mmap.mmap:
-        """The bytes of a shard, mapped on first use, and again if the file has changed since.
+        """The bytes of a shard, see `mapped`."""
+        return self.mapped(name).bytes
+
+    def mapped(self, name: str) -> MappedFile:
+        """A shard, mapped on first use, and again if the file has changed since.
 
         There is no lock: two threads may both map a shard, and one of the two maps is dropped.
 
@@ -79,7 +88,7 @@ class MappedShards:
         if mapped is None:
             with self._open(self._files[name]) as file:
                 try:
-                    mapped = _Mapped(file)
+                    mapped = MappedFile(file)
                 except OSError as error:
                     num_bytes = memory.gib(self._files[name].bytes)
                     raise DataError(
@@ -88,7 +97,7 @@ class MappedShards:
             self._maps[name] = mapped
             for oldest in tuple(self._maps)[:-MAX_OPEN_SHARDS]:
                 self._maps.pop(oldest, None)
-        return mapped.bytes
+        return mapped
 
     def file(self, name: str) -> OpenFile:
         """A shard, opened on first use for reads of a few rows, and again if the file has changed since.

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from mhimdist.config.train import Loading
-from mhimdist.data import memory
+from mhimdist.data import gpu_pages, memory
 from mhimdist.data.bags import BagSource, PackedBags
 from mhimdist.data.devices import indexed, read_dtype, stored_dtypes
+from mhimdist.data.gpu_pages import GpuPages, InFiles
 from mhimdist.data.resident import DeviceBags, RamBags
 from mhimdist.data.stored import StoredBags
 from mhimdist.data.sub_bags import SubBags, whole_bags
@@ -272,6 +273,11 @@ class ReadAhead:
             return self._bags.load(rows, dtype)
         if (event := self._copied[number % 2]) is not None:
             event.synchronize()
+        if self._stream is not None and (parts := self._in_pages(rows, dtype)):
+            with torch.cuda.stream(self._stream):
+                features_TD = gpu_pages.fetched(parts, self._device)
+                batch = PackedBags.of_rows(self._bags, np.asarray(rows, np.int64), features_TD)
+                return self._copying(batch, number)
         buffer_TD = self._arena.lease(number, (self._num_instances(rows), self._bags.num_features), dtype)
         batch = self._bags.load(rows, dtype, out=buffer_TD)
         if self._stream is None:
@@ -280,10 +286,29 @@ class ReadAhead:
         if features_TD.data_ptr() != buffer_TD.data_ptr():  # a view of the mapped file; a GPU reads it slowly
             features_TD = buffer_TD.copy_(features_TD)
         with torch.cuda.stream(self._stream):
-            on_device = replace(batch, features_TD=features_TD).to(self._device, self._dtype)
-            event = self._copied[number % 2] = torch.cuda.Event()
-            event.record(self._stream)
+            return self._copying(replace(batch, features_TD=features_TD), number)
+
+    def _copying(self, batch: PackedBags, number: int) -> PackedBags:
+        """The batch of a step on the GPU, which its stream copies and converts."""
+        assert self._stream is not None
+        on_device = batch.to(self._device, self._dtype)
+        event = self._copied[number % 2] = torch.cuda.Event()
+        event.record(self._stream)
         return on_device
+
+    def _in_pages(self, rows: Sequence[int] | np.ndarray, dtype: torch.dtype) -> list[Tensor]:
+        """The bags of a step in pages that the GPU reads; none if a core has to copy or convert one."""
+        bags = self._bags
+        if not isinstance(bags, InFiles) or stored_dtypes(bags, rows, dtype) != {dtype}:
+            return []
+        pages = _pages.get(bags) or _pages.setdefault(bags, GpuPages())
+        found: list[Tensor] = []
+        for row in rows:
+            shape = int(bags.sizes_N[row]), bags.num_features
+            if (part_ND := pages.bag(int(row), bags.place(int(row)), shape, dtype)) is None:
+                return []
+            found.append(part_ND)
+        return found
 
     def _hand_over(self, batch: PackedBags, copied: torch.cuda.Event | None) -> None:
         """Make the consumer's stream wait for the copy, and keep the memory until that stream has used it.
@@ -353,6 +378,8 @@ class _Arena:
         self._leases[number % 2] = weakref.ref(view, freed)
         return torch.from_numpy(view).view(dtype).view(shape)
 
+
+_pages: weakref.WeakKeyDictionary[BagSource, GpuPages] = weakref.WeakKeyDictionary()
 
 _spare: dict[bool, np.ndarray] = {}  # last arena's buffer, by pinned or not; saves the request for new pages
 

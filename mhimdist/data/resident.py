@@ -22,6 +22,7 @@ from torch import Tensor
 from mhimdist.data import memory
 from mhimdist.data.bags import BagSource, PackedBags, bag_id
 from mhimdist.data.devices import indexed, stored_dtypes
+from mhimdist.data.gpu_pages import Place
 from mhimdist.errors import ConfigError
 from mhimdist.files import Lock
 
@@ -60,8 +61,11 @@ class _ResidentBags:
     """Base of both kinds: the data set's table, and each bag's rows in the features of all bags.
 
     Attributes:
-        See `BagSource`.
+        device: where the features are.
+        The others are those of `BagSource`.
     """
+
+    device = torch.device("cpu")
 
     def __init__(self, bags: BagSource) -> None:
         self.keys, self.cases, self.classes = bags.keys, bags.cases, bags.classes
@@ -95,6 +99,9 @@ class _ResidentBags:
         """
         rows_B = np.asarray(rows, np.int64)
         sizes_B = torch.from_numpy(self.sizes_N[rows_B])
+        if not len(rows_B):  # nothing need be held in its dtype
+            nothing_0D = torch.empty((0, self.num_features), dtype=dtype, device=self.device)
+            return PackedBags.of_rows(self, rows_B, nothing_0D)
         features_AD = self._features(dtype)
         parts = [features_AD[self._starts_N1[row] : self._starts_N1[row + 1]] for row in rows_B.tolist()]
         if len(parts) == 1 and features_AD.dtype == dtype:
@@ -102,9 +109,7 @@ class _ResidentBags:
         else:
             shape = int(sizes_B.sum()), self.num_features
             features_TD = (
-                out[: shape[0]]
-                if out is not None
-                else torch.empty(shape, dtype=dtype, device=features_AD.device)
+                out[: shape[0]] if out is not None else torch.empty(shape, dtype=dtype, device=self.device)
             )
             for part_ND, held_ND in zip(features_TD.split(sizes_B.tolist()), parts, strict=True):
                 part_ND.copy_(held_ND)
@@ -146,7 +151,7 @@ class DeviceBags(_ResidentBags):
             ConfigError: they do not fit on the device.
         """
         super().__init__(bags)
-        device = indexed(device)
+        self.device = device = indexed(device)
         needed = self._num_values * self.dtype.itemsize
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory.free_bytes()[0]
         if needed > 0.9 * free:
@@ -182,6 +187,13 @@ class RamBags(_ResidentBags):
         super().__init__(bags)
         self._bags = bags
         self._mapped: dict[torch.dtype, Tensor] = {}
+        self._files: dict[torch.dtype, BinaryIO] = {}
+
+    def place(self, row: int) -> Place:
+        """See `gpu_pages.InFiles`."""
+        self._features(self.dtype)
+        start = int(self._starts_N1[row]) * self.num_features * self.dtype.itemsize
+        return Place(self._files[self.dtype].fileno(), start, version=0)
 
     def _features(self, dtype: torch.dtype) -> Tensor:
         if dtype not in self._mapped:
@@ -205,6 +217,7 @@ class RamBags(_ResidentBags):
             with path.open("rb") as same:  # a map keeps the lock of the file object that it is made from
                 mapped = mmap.mmap(same.fileno(), 0, access=mmap.ACCESS_COPY)
         weakref.finalize(self, _release, path, file)
+        self._files[dtype] = file
         shape = int(self._starts_N1[-1]), self.num_features
         return torch.frombuffer(mapped, dtype=dtype, count=self._num_values).view(shape)
 

@@ -28,6 +28,7 @@ from mhimdist.data.format import (
     extension,
     npy_header,
 )
+from mhimdist.data.gpu_pages import Place
 from mhimdist.data.manifest import (
     ARRIVING_NAME,
     MANIFEST_NAME,
@@ -215,6 +216,14 @@ class BagShards(StoredBags):
     def fetch_ahead(self, rows: Iterable[int]) -> None:
         """See `StoredBags.fetch_ahead`."""
         self._mapped.fetch_ahead(self._shards[row] for row in rows)
+
+    def place(self, row: int) -> Place:
+        """See `gpu_pages.InFiles`."""
+        (row,) = self._checked([row]).tolist()
+        shape = int(self.sizes_N[row]), self.num_features
+        _, start = self._array(row, "features", FEATURE_DTYPES[self._dtypes[row]], shape)
+        name = self._shards[row]
+        return Place(self._mapped.mapped(name).descriptor, start, self._mapped.changes[name])
 
     def payload(self, row: int) -> np.ndarray:
         """See `StoredBags.payload`; it is the file in the shard."""

@@ -42,14 +42,16 @@ def train(gpu: LateGpu, batches: Any, hold: int) -> list[Tensor]:
     return found
 
 
+@pytest.mark.parametrize("reads_pages", [False, True])
 @pytest.mark.parametrize("hold", [1, 3, 40])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "stored", [["float16"], ["float32"], ["bfloat16", "float16", "float32"]], ids="-".join
 )
 def test_late_copies_bring_the_bits_of_the_shards(
-    gpu: LateGpu, stored: list[str], dtype: torch.dtype, hold: int, tmp_path: Path
+    gpu: LateGpu, stored: list[str], dtype: torch.dtype, hold: int, reads_pages: bool, tmp_path: Path
 ) -> None:
+    gpu.reads_pages = reads_pages
     bags = BagShards(normal_shards(tmp_path, *stored))
     steps = [[4 * (number % len(stored)) + row for row in rows] for number, rows in enumerate(4 * STEPS)]
     for _ in range(2):
@@ -59,6 +61,8 @@ def test_late_copies_bring_the_bits_of_the_shards(
         assert len(found) == len(steps)
         for features_TD, rows in zip(found, steps, strict=True):
             assert same_bits(features_TD, bags.load(rows, dtype).features_TD)
+    converts_on_a_core = stored == ["float32"] and dtype != torch.float32
+    assert (gpu.fetched > 0) == (reads_pages and not converts_on_a_core)
 
 
 def test_the_late_gpu_shows_memory_that_is_filled_too_early(gpu: LateGpu, tmp_path: Path) -> None:

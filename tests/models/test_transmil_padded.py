@@ -266,7 +266,8 @@ def test_a_cuda_graph_serves_bags_of_other_sizes():
 
     def work():
         output = network(static, keys_B)
-        gradients = torch.autograd.grad(output.embeddings_BME.square().sum(), parameters)
+        loss = output.embeddings_BME.square().sum() + output.logits_BC.square().sum()
+        gradients = torch.autograd.grad(loss, parameters)
         with torch.no_grad():
             scores_TH = network(static).scores_TH
         return output.logits_BC.detach(), scores_TH, *gradients

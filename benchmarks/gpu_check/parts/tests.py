@@ -14,6 +14,8 @@ from benchmarks.gpu_check.setting import Setting
 
 ROOT = Path(__file__).parents[3]
 _KERNELS = sorted((ROOT / "tests" / "ops").glob("*_against_reference.py"))
+# No others: a plug-in of somebody else's environment may refuse to work with these, and then no test runs.
+_PLUG_INS = ("xdist.plugin", "pytest_timeout", "_hypothesis_pytestplugin")
 _LEFT_S = 5.0  # from the end of the tests to that of the part
 
 
@@ -29,10 +31,16 @@ def check(notes: Notes, setting: Setting) -> None:
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}", "-vv"]
         # A plug-in that is missing leaves an option of pyproject.toml unknown.
         command += ["-W", "ignore::pytest.PytestConfigWarning", "--continue-on-collection-errors"]
+        command += [option for name in _PLUG_INS if importlib.util.find_spec(name) for option in ("-p", name)]
         if importlib.util.find_spec("xdist"):
-            command += ["-n", str(min(4, len(os.sched_getaffinity(0)))), "--dist", "loadgroup"]
+            command += ["-n", str(max(min(8, len(os.sched_getaffinity(0)) // 2), 1)), "--dist", "loadgroup"]
         try:
-            run = subprocess.run([*command, *chosen], cwd=ROOT, timeout=setting.limit_s - _LEFT_S)
+            run = subprocess.run(
+                [*command, *chosen],
+                cwd=ROOT,
+                env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+                timeout=setting.limit_s - _LEFT_S,
+            )
         except subprocess.TimeoutExpired:
             notes.fail(
                 "time", f"not done after {setting.limit_s - _LEFT_S:.0f} s; the log says how far they got"

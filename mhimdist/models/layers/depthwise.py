@@ -1,4 +1,4 @@
-"""Depth-wise convolution of tokens that are stored row by row, without transposing them.
+"""Depth-wise convolution of tokens that are stored row by row; on a CPU without transposing them.
 
 Dimensions: E width of a token, Y and X height and width of the tokens' grid, J and I of the kernel.
 """
@@ -20,6 +20,11 @@ def depthwise(grid_YXE: Tensor, kernel_EJI: Tensor, bias_E: Tensor | None = None
     """
     # The batch dimension comes first: if it is last, torch does not see a 1-wide grid as channels-last.
     images_1EYX, kernels_E1JI = grid_YXE[None].permute(0, 3, 1, 2), kernel_EJI[:, None]
+    if grid_YXE.device.type == "cuda" and (images_1EYX.shape[3] == 1 or images_1EYX.dtype == torch.float32):
+        # There and back on an H200, 512 columns: for 9,076 tokens in sequence and 33 taps, cuDNN takes 3.7 ms
+        # in bfloat16, where it launches a kernel for each column, and 2.7 ms in float32; for 95 x 95 tokens
+        # and 7 x 7 taps in float32 1.4 ms. On transposed tokens, torch's own kernels take .9 ms for each.
+        images_1EYX = images_1EYX.contiguous()
     if grid_YXE.device.type == "cpu":
         convolved_1EYX = _Convolution.apply(images_1EYX, kernels_E1JI, bias_E)
     else:
