@@ -302,7 +302,7 @@ def report() -> str:
     serial = sum(part.serial_us for part in step)
     launches = counted.ours + counted.others
     lines = [
-        "## The kernels on an H100: calculated, nothing has run on a GPU",
+        "## The kernels on an H100: calculated",
         "",
         "`python benchmarks/kernels.py` prints this part. It describes an AB-MIL step with the C16 preset "
         f"on a bag of {N:,} x {D:,} in 16 bits, of which {K:,} instances stay. Floor: the larger of bytes / "

@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from benchmarks.gpu_check.measure import Work, peak_mib, profiled, timed, waits
+from benchmarks.gpu_check.measure import Work, peak_mib, profiled, sync, timed, waits
 from benchmarks.gpu_check.notes import Notes
 from benchmarks.gpu_check.setting import Setting
 from benchmarks.gpu_check.workload import (
@@ -27,6 +27,8 @@ from mhimdist.errors import ConfigError
 from mhimdist.ops.draws import Draws
 
 _LEARNING_RATE = 2e-4
+# Seconds of a round and steps before the first: TransMIL's eight bags take .3 s a step on a slow host.
+_ROUND_S, _WARM_UP = 0.7, 10
 
 
 def check(notes: Notes, setting: Setting) -> None:
@@ -108,9 +110,12 @@ def _measure(
     except ConfigError as error:
         notes.leave_out(name, f"refused: {error}")
         return
-    few = setting.num_steps // (5 if num_bags > 1 or setting.argument == "transmil" else 1)
+    began = time.perf_counter()
+    work()
+    sync(setting)
+    few = int(_ROUND_S / (time.perf_counter() - began))
     row = {"precision": precision, "num_bags": num_bags, "graphs": graphs}
-    row |= timed(setting, work, steps=max(few, 1))
+    row |= timed(setting, work, steps=max(min(few, setting.num_steps), 1), warmup=min(few, _WARM_UP))
     row["bags_per_s"] = round(num_bags * 1e6 / row["us"], 1)
     row["peak_mib"] = peak_mib(setting, work)
     found, stated = waits(setting, work), stated_waits(step.student, num_bags)
