@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from mhimdist.errors import MhimdistError
 
 CASES = pytest.mark.parametrize(
-    "num_cases", [30, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.fuzz])]
+    "num_cases", [500, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.fuzz])]
 )
 """The number of forged files: few in each run of the tests, very many in the slow ones."""
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from optuna.trial import TrialState
@@ -27,6 +28,15 @@ def rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in lines[:-1] if line]
 
 
+def notes(path: Path) -> list[dict]:
+    """What `soak_run` noted, without the lines that a kill or a full disk has torn."""
+    found = []
+    for line in path.read_text().split("\n") if path.exists() else ():
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
 def history(folder: Path) -> list[dict]:
     """A run's epochs without their times.
 
@@ -46,7 +56,7 @@ def bags_of_epochs(folder: Path, expected: set[str]) -> None:
         Broken: a bag is lost, doubled or moved.
     """
     seen: dict[tuple[int, int], list[str]] = {}
-    for row in rows(Path(f"{folder}.steps")):
+    for row in notes(Path(f"{folder}.steps")):
         before = seen.setdefault((row["epoch"], row["step"]), row["keys"])
         if before != row["keys"]:
             raise Broken(f"{folder}: epoch {row['epoch']} step {row['step']}: {before}, then {row['keys']}")
@@ -63,7 +73,7 @@ def is_flat(folder: Path) -> None:
         Broken: they grew.
     """
     by_process: dict[int, list[dict]] = {}
-    for row in rows(Path(f"{folder}.process")):
+    for row in notes(Path(f"{folder}.process")):
         by_process.setdefault(row["pid"], []).append(row)
     for pid, found in by_process.items():
         later = found[3:]

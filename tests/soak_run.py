@@ -3,6 +3,7 @@
 Beside the folder it writes FOLDER.steps, the bags of every step, and FOLDER.process, what each epoch needed.
 """
 
+import errno
 import json
 import os
 import signal
@@ -56,7 +57,7 @@ def main() -> None:
     def logged(packed, *arguments) -> None:
         train_on(packed, *arguments)
         row = {"epoch": len(trainer.history), "step": trainer.run.step, "keys": list(packed.keys)}
-        os.write(steps, (json.dumps(row) + "\n").encode())
+        note(steps, row)
 
     trainer._train_on = logged
     print("started", flush=True)
@@ -68,7 +69,14 @@ def main() -> None:
             "files": process.num_fds(),
             "threads": process.num_threads(),
         }
-        os.write(needs, (json.dumps(row) + "\n").encode())
+        note(needs, row)
+
+
+def note(file: int, row: dict) -> None:
+    """Append a line; one that a full disk has torn is ended by the next, and the run by its error."""
+    line = f"\n{json.dumps(row)}".encode()
+    if os.write(file, line) < len(line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 KINDS = ("steps", "process")

@@ -23,7 +23,7 @@ from data_prep.readers.arrays import RowReader, as_a_whole
 from data_prep.readers.fields import DETAILS, SIDE_ARRAYS
 from data_prep.readers.inflation import refuse_inflation
 from mhimdist.errors import DataError
-from mhimdist.tables.parquet_pages import claims_of
+from mhimdist.tables.parquet_pages import Column, RowGroup, claims_of, row_groups
 
 SLIDE_COLUMNS = ("slide", "slide_id", "slide_name")
 DETAIL_COLUMNS = ("label", "case", *DETAILS)
@@ -48,6 +48,7 @@ class _File:
     path: Path
     content: mmap.mmap
     parquet: pq.ParquetFile
+    groups: list[RowGroup]
     slide: str
     features: str
 
@@ -123,7 +124,8 @@ def _open(path: Path, arrays: Collection[str]) -> _File:
         raise DataError(f"{path}: expected features as lists of numbers, got {kind}")
     with path.open("rb") as opened:
         content = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    return _File(path, content, parquet, _one(path, names, SLIDE_COLUMNS), features)
+    groups = row_groups(content, parquet.metadata, str(path))
+    return _File(path, content, parquet, groups, _one(path, names, SLIDE_COLUMNS), features)
 
 
 def _one(path: Path, names: list[str], wanted: Sequence[str]) -> str:
@@ -154,18 +156,18 @@ def _runs(file: _File, group: int, details: list[str]) -> Iterator[tuple[str, in
 
 def _shapes(file: _File, group: int) -> list[tuple[int, int]]:
     """N and D of each bag in a row group; if a row is an instance, of all rows together."""
-    metadata = file.parquet.metadata.row_group(group)
+    num_rows = file.groups[group].num_rows
     if file.bag_a_row:
-        rows = (0, metadata.num_rows)
+        rows = (0, num_rows)
         return [matrix.shape for matrix in _matrices(file, file.features, (group, *rows))]
     kind = file.parquet.schema_arrow.field(file.features).type
     if pa.types.is_fixed_size_list(kind):
-        return [(metadata.num_rows, kind.list_size)]
-    (column,) = _leaves(metadata, file.features)
-    width, rest = divmod(column.num_values, max(metadata.num_rows, 1))
+        return [(num_rows, kind.list_size)]
+    (column,) = _leaves(file, group, file.features)
+    width, rest = divmod(column.num_values, max(num_rows, 1))
     if rest:
         raise DataError(f"{file.path}: {file.features} has rows of different lengths")
-    return [(metadata.num_rows, width)]
+    return [(num_rows, width)]
 
 
 def _array(
@@ -224,20 +226,20 @@ def _refuse_bomb(file: _File, group: int, name: str) -> None:
     Features are judged by their own size. The other columns may hold equal values throughout, so they are
     judged by the size of the whole row group.
     """
-    metadata = file.parquet.metadata.row_group(group)
-    columns = [metadata.column(index) for index in range(metadata.num_columns)]
-    for column in _leaves(metadata, name):
-        counted = [column] if name == file.features else columns
+    for column in _leaves(file, group, name):
+        counted = [column] if name == file.features else file.groups[group].columns
         claims = claims_of(file.content, column, str(file.path))
         num_bytes = max(claims.num_bytes, claims.num_values * _ITEM_BYTES)
-        stored_bytes = sum(other.total_compressed_size for other in counted)
-        refuse_inflation(str(file.path), column.path_in_schema, num_bytes, stored_bytes)
+        stored_bytes = sum(other.stored_bytes for other in counted)
+        refuse_inflation(str(file.path), column.path, num_bytes, stored_bytes)
 
 
-def _leaves(metadata: Any, name: str) -> list[Any]:
-    """The metadata of a column in a row group."""
-    columns = (metadata.column(index) for index in range(metadata.num_columns))
-    return [column for column in columns if column.path_in_schema.split(".")[0] == name]
+def _leaves(file: _File, group: int, name: str) -> list[Column]:
+    """What the footer says of a column in a row group."""
+    leaves = [column for column in file.groups[group].columns if column.path.split(".")[0] == name]
+    if len(leaves) != 1:
+        raise DataError(f"{file.path} is damaged: row group {group} has {len(leaves)} columns {name!r}")
+    return leaves
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -5,6 +5,7 @@ read whole, as are members of a tar; both are read one more time when shards are
 """
 
 import io
+import mmap
 import re
 import threading
 import zipfile
@@ -70,8 +71,11 @@ def read(path: Path, arrays: object = ()) -> dict[Any, Any]:
         DataError: the file is damaged, or holds anything but a tensor, an array, or a dict of them.
     """
     with path.open("rb") as file:
-        legacy = file.read(len(LEGACY_MAGIC)) == LEGACY_MAGIC
-    return _load(path, str(path), legacy=legacy)
+        if file.read(len(LEGACY_MAGIC)) == LEGACY_MAGIC:
+            # A read from a map ends with the file; one from a file takes memory for whatever a pickle states.
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+                return _load(pages, str(path), legacy=True)
+    return _load(path, str(path), legacy=False)
 
 
 def read_bytes(content: bytes, where: str) -> dict[Any, Any]:
@@ -83,13 +87,13 @@ def read_bytes(content: bytes, where: str) -> dict[Any, Any]:
     return _load(io.BytesIO(content), where, legacy=content.startswith(LEGACY_MAGIC))
 
 
-def _load(file: Path | io.BytesIO, where: str, *, legacy: bool) -> dict[Any, Any]:
+def _load(file: Path | io.BytesIO | mmap.mmap, where: str, *, legacy: bool) -> dict[Any, Any]:
     with damage.named(f"{where}: damaged, or not a file that torch.save wrote", why=False):
-        if not legacy:
+        if not legacy and not isinstance(file, mmap.mmap):
             with zipfile.ZipFile(file) as archive:
                 if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
                     raise DataError(f"{where}: holds compressed records, which torch.save does not write")
-        loaded = _unpickle(file, where, legacy=legacy)
+        loaded = _unpickle(file, where)
     if isinstance(loaded, (Tensor, np.ndarray)):
         return {FEATURES[0]: loaded}
     if not isinstance(loaded, dict):
@@ -97,15 +101,14 @@ def _load(file: Path | io.BytesIO, where: str, *, legacy: bool) -> dict[Any, Any
     return loaded
 
 
-def _unpickle(file: Path | io.BytesIO, where: str, *, legacy: bool) -> Any:
+def _unpickle(file: Path | io.BytesIO | mmap.mmap, where: str) -> Any:
     """The content of the file; tried without arrays first, because arrays need a lock."""
-    mapped = isinstance(file, Path) and not legacy
     for allowed in ([], _ARRAYS):
-        if isinstance(file, io.BytesIO):
+        if not isinstance(file, Path):
             file.seek(0)
         with _allowing(allowed):
             try:
-                return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+                return torch.load(file, map_location="cpu", weights_only=True, mmap=isinstance(file, Path))
             except _RefusedError as error:
                 raise DataError(f"{where}: refused, it holds {error}") from error
             except Exception as error:

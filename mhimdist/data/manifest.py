@@ -31,7 +31,7 @@ from mhimdist import files
 from mhimdist.data import feature_sets, manifest_rules, targets
 from mhimdist.data.standardization import Standardization
 from mhimdist.errors import DataError, ManifestError
-from mhimdist.tables.parquet_pages import claims_of
+from mhimdist.tables.parquet_pages import claims_of, row_groups
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.parquet"
@@ -359,9 +359,8 @@ def _read_table(content: bytes, path: Path | str) -> tuple[DatasetInfo, pa.Table
     if not schema.equals(wanted):
         found = {str(field) for field in schema} ^ {str(field) for field in wanted}
         raise ManifestError(f"{path}: expected other columns; they differ in {sorted(found) or 'order'}")
-    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    columns = [group.column(index) for group in groups for index in range(metadata.num_columns)]
-    claims = [claims_of(content, column, str(path)) for column in columns]
+    groups = row_groups(content, metadata, str(path))
+    claims = [claims_of(content, column, str(path)) for group in groups for column in group.columns]
     num_bytes = sum(max(_NUMBER_BYTES * claim.num_values, claim.num_bytes) for claim in claims)
     if max(num_bytes, _NUMBER_BYTES * metadata.num_rows) > limit:
         raise ManifestError(f"{path} claims {metadata.num_rows} bags in {len(content)} bytes")

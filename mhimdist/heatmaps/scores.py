@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mhimdist import files
 from mhimdist.errors import DataError
-from mhimdist.tables.parquet_pages import claims_of
+from mhimdist.tables.parquet_pages import claims_of, row_groups
 
 FOLDER = "scores"
 METADATA_KEY = b"mhimdist"
@@ -126,11 +126,10 @@ def _table(path: Path) -> pa.Table:
         metadata = file.metadata
         if not metadata.num_rows:
             raise DataError(f"{path} holds no patches; predict again")
-        groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         claims = [
-            claims_of(content, group.column(index), str(path))
-            for group in groups
-            for index in range(metadata.num_columns)
+            claims_of(content, column, str(path))
+            for group in row_groups(content, metadata, str(path))
+            for column in group.columns
         ]
         claimed = sum(max(8 * claim.num_values, claim.num_bytes) for claim in claims)
         if claimed > MAX_BYTES:

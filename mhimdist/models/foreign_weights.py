@@ -5,6 +5,7 @@ get prefixes from whatever held the network: `module.`, `model.`, `student.`, `n
 is recognised by what is left of the names without it.
 """
 
+import mmap
 import re
 import zipfile
 from collections import Counter
@@ -142,8 +143,13 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix.lower() == ".safetensors":
             return load_file(path)
-        _refuse_compressed(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(path):
+            _refuse_compressed(path)
+            return torch.load(path, map_location="cpu", weights_only=True)
+        # torch.save before 1.6. Tensors are as long as in the file, but a read from a file takes memory for
+        # whatever length its pickle states; one from a map ends with the file.
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+            return torch.load(pages, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except (OSError, SafetensorError) as error:
@@ -165,8 +171,6 @@ def _refuse_compressed(path: Path) -> None:
     Raises:
         CheckpointError: a record is compressed, or the records overlap.
     """
-    if not zipfile.is_zipfile(path):
-        return  # torch.save before 1.6, whose tensors are as long as in the file
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mhimdist.errors import DataError
-from mhimdist.tables.parquet_pages import claims_of
+from mhimdist.tables.parquet_pages import claims_of, row_groups
 from mhimdist.tables.text import Line
 
 MAX_INFLATION = 100
@@ -69,10 +69,9 @@ def _refuse_bomb(
     metadata = file.metadata
     limit = max(MAX_INFLATION * len(content), SMALL_BYTES)
     num_bytes = metadata.num_rows * max(len(names), 1) * _CELL_BYTES
-    for index in range(metadata.num_row_groups):
-        group = metadata.row_group(index)
-        for column in (group.column(number) for number in range(group.num_columns)):
-            if column.path_in_schema in names:
+    for group in row_groups(content, metadata, str(path)):
+        for column in group.columns:
+            if column.path in names:
                 claims = claims_of(content, column, str(path))
                 num_bytes += max(claims.num_bytes - claims.num_values * _CELL_BYTES, 0)
     if num_bytes > limit:

@@ -68,3 +68,19 @@ def test_compressed_records_are_refused_within_little_memory(tmp_path: Path) -> 
             recognise(tmp_path / "bomb.pt")
 
     assert status_of(fork(attempt)) == 0
+
+
+@pytest.mark.faults(44)
+def test_a_pickle_that_states_a_long_name_is_refused_within_little_memory(tmp_path: Path) -> None:
+    """As torch.save wrote before 1.6; read from a file, the name of 4 GiB would be allocated."""
+    torch.save({"w": torch.ones(3)}, tmp_path / "w.pt", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "w.pt").read_bytes()
+    assert content.count(b"X\x01\x00\x00\x00w") == 1
+    (tmp_path / "w.pt").write_bytes(content.replace(b"X\x01\x00\x00\x00w", b"X\xff\xff\xff\xffw"))
+
+    def attempt() -> None:
+        limit_addresses(2**27)
+        with pytest.raises(CheckpointError, match="a damaged file"):
+            recognise(tmp_path / "w.pt")
+
+    assert status_of(fork(attempt)) == 0

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mhimdist.errors import DataError
-from mhimdist.tables.parquet_pages import claims_of
+from mhimdist.tables.parquet_pages import claims_of, row_groups
 
 NUM_ROWS = 3000
 
@@ -24,10 +24,20 @@ def table() -> pa.Table:
 def all_claims(path: Path) -> list[tuple[str, int, int, int]]:
     """Per column chunk: its name, values and bytes by the claims, and bytes with headers by the footer."""
     content, metadata = path.read_bytes(), pq.read_metadata(path)
-    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    columns = [group.column(index) for group in groups for index in range(metadata.num_columns)]
-    claims = [(column, claims_of(content, column, "x")) for column in columns]
-    return [(c.path_in_schema, k.num_values, k.num_bytes, c.total_uncompressed_size) for c, k in claims]
+    theirs = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    ours = row_groups(content, metadata, "x")
+    assert [group.num_rows for group in ours] == [group.num_rows for group in theirs]
+    found = []
+    for number, group in enumerate(ours):
+        for index, column in enumerate(group.columns):
+            known = theirs[number].column(index)
+            assert column.path == known.path_in_schema
+            assert column.is_text == (known.physical_type == "BYTE_ARRAY")
+            assert column.stored_bytes == known.total_compressed_size
+            assert column.num_values == known.num_values
+            claims = claims_of(content, column, "x")
+            found.append((column.path, claims.num_values, claims.num_bytes, known.total_uncompressed_size))
+    return found
 
 
 @pytest.mark.parametrize("compression", ["none", "snappy", "gzip", "zstd", "brotli"])
@@ -85,10 +95,29 @@ def test_damaged_headers_are_no_other_error(data: st.DataObject, tmp_path: Path)
     path = tmp_path / "a"
     if not path.exists():
         pq.write_table(table(), path)
-    content, column = bytearray(path.read_bytes()), pq.read_metadata(path).row_group(0).column(1)
+    content, metadata = bytearray(path.read_bytes()), pq.read_metadata(path)
+    column = row_groups(bytes(content), metadata, "x")[0].columns[1]
     for _ in range(data.draw(st.integers(1, 4))):
-        content[column.data_page_offset + data.draw(st.integers(0, 60))] = data.draw(st.integers(0, 255))
+        content[column.first_page + data.draw(st.integers(0, 60))] = data.draw(st.integers(0, 255))
     try:
         assert claims_of(bytes(content), column, "x").num_values == 8 * NUM_ROWS
     except DataError as error:
         assert str(error).startswith("x: damaged: ")  # noqa: PT017
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_footer_is_no_other_error(data: st.DataObject, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    if not path.exists():
+        pq.write_table(table(), path)
+    content, metadata = bytearray(path.read_bytes()), pq.read_metadata(path)
+    length = int.from_bytes(content[-8:-4], "little")
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[-9 - data.draw(st.integers(0, length - 1))] = data.draw(st.integers(0, 255))
+    try:
+        found = row_groups(bytes(content), metadata, "x")
+    except DataError as error:
+        assert str(error) == "x: damaged: its footer cannot be followed"  # noqa: PT017
+    else:
+        assert [len(group.columns) for group in found] == [3]

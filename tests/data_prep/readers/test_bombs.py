@@ -365,3 +365,19 @@ def test_damage_is_never_a_bare_error_of_a_library(write: Callable[[], Path]) ->
             refused.append(str(error))
     assert len(refused) > 20
     assert all(path.parts[0] in message for message in refused)
+
+
+@pytest.mark.faults(44)
+def test_a_pickle_that_states_a_long_name_is_refused_within_little_memory() -> None:
+    """As torch.save wrote before 1.6; read from a file, the name of 4 GiB would be allocated."""
+    torch.save({"features": torch.ones(3, 2)}, "a.pt", _use_new_zipfile_serialization=False)
+    content = Path("a.pt").read_bytes()
+    assert content.count(b"X\x08\x00\x00\x00features") == 1
+    Path("a.pt").write_bytes(content.replace(b"X\x08\x00\x00\x00features", b"X\xff\xff\xff\xfffeatures"))
+
+    def attempt() -> None:
+        limit_addresses(ROOM)
+        with pytest.raises(DataError, match=r"a\.pt: damaged"):
+            read_all()
+
+    assert status_of(fork(attempt)) == 0
