@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
@@ -108,7 +108,8 @@ def _unpickle(file: Path | io.BytesIO | mmap.mmap, where: str) -> Any:
             file.seek(0)
         with _allowing(allowed):
             try:
-                return torch.load(file, map_location="cpu", weights_only=True, mmap=isinstance(file, Path))
+                content = file if isinstance(file, Path) else cast(IO[bytes], file)
+                return torch.load(content, map_location="cpu", weights_only=True, mmap=isinstance(file, Path))
             except _RefusedError as error:
                 raise DataError(f"{where}: refused, it holds {error}") from error
             except Exception as error:

@@ -11,7 +11,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError
@@ -149,7 +149,7 @@ def _read(path: Path) -> Any:
         # torch.save before 1.6. Tensors are as long as in the file, but a read from a file takes memory for
         # whatever length its pickle states; one from a map ends with the file.
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
-            return torch.load(pages, map_location="cpu", weights_only=True)
+            return torch.load(cast(IO[bytes], pages), map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except (OSError, SafetensorError) as error:

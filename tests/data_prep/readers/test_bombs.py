@@ -381,3 +381,22 @@ def test_a_pickle_that_states_a_long_name_is_refused_within_little_memory() -> N
             read_all()
 
     assert status_of(fork(attempt)) == 0
+
+
+@pytest.mark.faults(3)
+def test_no_flipped_bit_of_a_parquet_footer_ends_the_process() -> None:
+    """pyarrow's own view of a column ended it at 6 of these bits, outside of any exception."""
+    lists = {"slide": ["a", "a", "b"], "features": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]}
+    pq.write_table(pa.table(lists), "a.parquet")
+    content = Path("a.parquet").read_bytes()
+    length = int.from_bytes(content[-8:-4], "little")
+
+    def attempt() -> None:
+        for at in range(len(content) - 8 - length, len(content) - 8):
+            Path("a.parquet").write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+            try:
+                read_all()
+            except DataError as error:
+                assert "a.parquet" in str(error)  # noqa: PT017
+
+    assert status_of(fork(attempt)) == 0
