@@ -383,9 +383,9 @@ def test_a_pickle_that_states_a_long_name_is_refused_within_little_memory() -> N
     assert status_of(fork(attempt)) == 0
 
 
-@pytest.mark.faults(3)
+@pytest.mark.faults(9)
 def test_no_flipped_bit_of_a_parquet_footer_ends_the_process() -> None:
-    """pyarrow's own view of a column ended it at 6 of these bits, outside of any exception."""
+    """At 6 of these bits, pyarrow's own view of a column ended it, outside of any exception."""
     lists = {"slide": ["a", "a", "b"], "features": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]}
     pq.write_table(pa.table(lists), "a.parquet")
     content = Path("a.parquet").read_bytes()
