@@ -157,7 +157,13 @@ def test_every_command_has_a_test(page):
     known = (
         *("mhimdist", "python -m data_prep.", "ray job submit --working-dir . -- python -m data_prep.shard "),
         *("python jobs/", "python -m mhimdist.cluster.submit ", "make ", *NEEDS_A_CLUSTER),
-        *("python benchmarks/", "python -m benchmarks.", "pytest tests/", "pip install "),
+        *(
+            "python benchmarks/",
+            "python -m benchmarks.",
+            "pytest tests/",
+            "pip install ",
+            "python3.11 -m venv ",
+        ),
     )
     assert [command for command in _commands(page) if not command.startswith(known)] == []
 

@@ -47,7 +47,7 @@ def test_a_slide_becomes_a_picture_a_table_and_geojson(prediction, tmp_path, cap
     assert names(out) == ["s_1/heatmap.png", "s_1/patches.geojson", "s_1/top_patches.csv"]
     assert size_of(out / "s_1" / "heatmap.png")[0] == 1600
     assert len(json.loads((out / "s_1" / "patches.geojson").read_text())["features"]) == 48
-    assert capsys.readouterr().out == f"[1/1] {out}/s_1\n"
+    assert capsys.readouterr().out == f"[1/1] {out}/s_1\nheat maps: {out}, a folder per slide\n"
 
 
 def test_the_table_lists_the_highest_and_the_lowest(prediction, grid):
