@@ -41,10 +41,6 @@ class CrossValidate(CrossValidation):
 
     DECIDED_BY: ClassVar[tuple[str, ...]] = ("preset", "model", "data")
     FIRST: ClassVar[tuple[str, ...]] = ("preset", *CrossValidation.FIRST)
-    PANELS: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        **CrossValidation.PANELS,
-        "Model": ("preset", "model"),
-    }
 
     preset: Preset = Field("c16", description=_PRESET)
     model: ModelName = Field("abmil", description=_MODEL)
@@ -96,7 +92,6 @@ class Tune(Sweep):
         *("data", "name", "preset", "model", "num_trials", "sampler", "protocol", "folds", "test_share"),
         *("gpus_per_run", "train.epochs"),
     )
-    PANELS: ClassVar[Mapping[str, tuple[str, ...]]] = {**Sweep.PANELS, "Model": ("preset", "model")}
 
     preset: Preset = Field("c16", description=_PRESET)
     model: Literal["abmil", "dsmil", "transmil"] = Field("abmil", description=_MODEL)

@@ -3,8 +3,8 @@
 import jsonschema
 import pytest
 
+from mhimdist.config.fields import file_settings_of
 from mhimdist.config.presets import digits_preset, preset
-from mhimdist.config.setting_list import settings_of
 from mhimdist.config.yaml_nodes import parse, typed
 from mhimdist.errors import ConfigError
 from mhimdist.run_files.begin import PAPER_FOLDS, init, names
@@ -61,7 +61,7 @@ def test_all_that_is_commented_out_is_a_default(tmp_path):
     plain, everything = (read_job("tune", tmp_path / f"{name}.yaml").options for name in ("plain", "taken"))
     assert everything.model_copy(update={"home": plain.home}) == plain
     given = _given(taken)
-    for each in settings_of(KINDS["tune"].options, {"train.model": "transmil"}):
+    for each in file_settings_of(KINDS["tune"].options, {"train.model": "transmil"}):
         place = given
         for part in each.path:
             assert part in place, each.name
