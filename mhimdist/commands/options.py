@@ -10,6 +10,7 @@ from mhimdist.config.presets import PAPER_FOLDS, digits_preset, preset
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.options import Candidate, CrossValidation
 from mhimdist.paper.options import Ablation
+from mhimdist.run_files.kinds import KINDS
 from mhimdist.search.options import Sweep
 
 Preset = Literal["c16", "tcga"]
@@ -67,9 +68,8 @@ class Train(CrossValidate):
         is_split = "folds" in given or "split_file" in given
         return {
             **super().defaults_for(given),
+            **KINDS["train"].defaults,
             "name": "train",
-            "seeds": (2021,),
-            "run_folds": 1,
             "test_share": None if is_split else 0.35,
         }
 
