@@ -79,8 +79,9 @@ def report_of_a_sweep(runs: Runs, picture: Path) -> None:
 
 
 def report_of_a_cross_validation(runs: Runs, picture: Path) -> None:
-    """The headline, the results, and ROC and precision-recall curves."""
-    shoot(runs.cross_validation / "report.html", picture, sections=["Results", "Curves"])
+    """The headline, and the results of all folds."""
+    page = runs.cross_validation / "report.html"
+    shoot(page, picture, sections=["Results"], height=2000, is_trimmed=True)
 
 
 def comparison(runs: Runs, picture: Path) -> None:
