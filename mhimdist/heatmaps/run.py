@@ -172,6 +172,8 @@ def _files(path: Path) -> dict[str, Path]:
     """The files of scores of a prediction, by key."""
     if path.is_file():
         return {path.stem: path}
+    if not path.exists():
+        raise DataError(f"no predictions at {path}: expected the --out of `mhimdist predict --scores`")
     folder = path if path.name == scores.FOLDER else path / scores.FOLDER
     files = {file.stem: file for file in sorted(folder.glob("*.parquet")) if not file.name.startswith(".")}
     if not files:
