@@ -2,9 +2,8 @@
 
 import click
 
-from mhimdist.commands.main import PROG, Commands, Todo, front
+from mhimdist.commands.main import PROG, Commands, front
 from mhimdist.config.help_page import help_page
-from mhimdist.config.parsing import parsed
 
 
 def all_commands() -> list[tuple[str, ...]]:
@@ -37,9 +36,3 @@ def long_help(words: tuple[str, ...]) -> str:
     """The help of a command with all its options."""
     command, ctx = command_of(words)
     return help_page(command, ctx, shows_all=True)
-
-
-def parsed_only(words: list[str]) -> Todo:
-    """What a command line asks for, which is not done."""
-    todo: Todo = parsed(front(), words, prog=PROG)
-    return todo
