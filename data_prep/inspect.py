@@ -47,9 +47,8 @@ def tables(found: Inspection) -> list[Table]:
         have = len(rows) - rows[f"{kind}_offset"].null_count
         about.add_row(kind.replace("_", " "), f"{have:,} of {len(rows):,} bags")
     sizes = np.array([shard.bytes for shard in info.shards])
-    about.add_row(
-        "bytes", f"{decimal(num_bytes)} in {len(sizes)} shards of up to {decimal(int(sizes.max()))}"
-    )
+    largest = f" of up to {decimal(int(sizes.max()))}" if len(sizes) > 1 else ""
+    about.add_row("bytes", f"{decimal(num_bytes)} (shards: {len(sizes)}{largest})")
     if found.values:
         low, high = min(v.lowest for v in found.values), max(v.highest for v in found.values)
         about.add_row("values", f"{low:.4g} to {high:.4g}")
@@ -124,9 +123,11 @@ def _spread(size_N: np.ndarray) -> str:
 
 
 def _counted(counts: Counter) -> str:
-    if len(counts) == 1:
-        return str(next(iter(counts)) or "unknown")
-    return ", ".join(f"{name or 'unknown'} ({count:,})" for name, count in counts.most_common(8))
+    """Values in words; level 0 is one, and only None and an empty name say nothing."""
+    names = [("unknown" if value in (None, "") else value, count) for value, count in counts.most_common(8)]
+    if len(names) == 1:
+        return str(names[0][0])
+    return ", ".join(f"{name} ({count:,})" for name, count in names)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

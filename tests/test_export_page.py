@@ -11,6 +11,7 @@ from job_scripts import run_here
 from data_prep import digits
 from data_prep.readers.stated import Stated
 from data_prep.shard import shard
+from mhimdist.commands.main import call
 from mhimdist.config.presets import preset
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import k_folds
@@ -42,14 +43,16 @@ def workplace(tmp_path_factory):
 
 def test_the_commands_and_blocks_of_the_page_run(workplace, capsys, monkeypatch):
     commands = [line.partition("  #")[0].split() for block in _blocks("bash") for line in block.splitlines()]
-    assert [words[:2] for words in commands] == [["python", "jobs/export.py"]] * 2
+    assert [words[:2] for words in commands] == [["mhimdist", "export"]] * 2
+    monkeypatch.setenv("MHIMDIST_HOME", str(workplace))
     monkeypatch.setattr(sys, "path", list(sys.path))
     with contextlib.chdir(workplace):
-        printed = [run_here("export.py", *words[2:], home=workplace) for words in commands]
-        assert [done.returncode for done in printed] == [0, 0], printed
+        for words in commands:
+            call(words[1:])
+        printed = capsys.readouterr().out.splitlines(keepends=True)
         exec("\n".join(_blocks("python")), {"__name__": "__main__"})
-    assert "fold-1-seed-2021-0f3c.onnx, fold-1-seed-2021-0f3c.safetensors, fold-2" in printed[0].stdout
-    assert printed[1].stdout == "exported: load_model.py, model.safetensors, model_card.md in exported\n"
+    assert "fold-1-seed-2021-0f3c.onnx, fold-1-seed-2021-0f3c.safetensors, fold-2" in "".join(printed[:-1])
+    assert printed[-1] == "exported: load_model.py, model.safetensors, model_card.md in exported\n"
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "['load_model.py', 'model.onnx', 'model.safetensors', 'model_card.md']"
     assert lines[1].endswith("torch.Size([500, 1])")

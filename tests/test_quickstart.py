@@ -7,11 +7,12 @@ import shlex
 from job_scripts import ROOT
 
 from data_prep import digits
+from mhimdist.commands.main import call
 
 PAGE = (ROOT / "docs" / "quickstart.md").read_text()
 (CODE,) = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
 (BLOCK,) = re.findall(r"^```bash\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
-INSTALL, BUILD = BLOCK.splitlines()
+ENVIRONMENT, INSTALL, BUILD = BLOCK.splitlines()
 
 
 def test_the_ten_lines_train_a_model(tmp_path, monkeypatch, capsys):
@@ -20,10 +21,8 @@ def test_the_ten_lines_train_a_model(tmp_path, monkeypatch, capsys):
         digits, "build", lambda name, out, **given: build(name, out, **given | {"scale": 0.01})
     )
     assert len([line for line in CODE.splitlines() if line.strip()]) <= 10
-    _, _, _, *arguments = shlex.split(BUILD)
     with contextlib.chdir(tmp_path):
-        monkeypatch.setattr("sys.argv", ["digits", *arguments])
-        digits.main()
+        call(shlex.split(BUILD)[1:])
         assert (tmp_path / "data" / "digits-c16" / "manifest.parquet").exists()
         capsys.readouterr()
         exec(CODE, {})
@@ -34,6 +33,7 @@ def test_the_ten_lines_train_a_model(tmp_path, monkeypatch, capsys):
 
 
 def test_the_install_command_names_a_file_that_pins_versions():
+    assert ENVIRONMENT.startswith("python3.11 -m venv ")
     words = shlex.split(INSTALL)
     assert words[:2] == ["pip", "install"]
     assert (ROOT / words[words.index("--constraint") + 1]).exists()

@@ -29,9 +29,7 @@ from data_prep.shard_options import ShardOptions
 from mhimdist.commands.main import call, front
 from mhimdist.cross_validation import compare
 from mhimdist.data.manifest import Manifest
-from mhimdist.heatmaps import run as heatmaps_run
 from mhimdist.paper import ablation
-from mhimdist.prediction import run as prediction_run
 from mhimdist.sweep import run as sweep_run
 
 ROOT = Path(__file__).parent.parent
@@ -156,8 +154,8 @@ def test_every_command_has_a_test(page):
     """A command that no test of this file runs or reads must not be on a page."""
     known = (
         *("mhimdist", "python -m data_prep.", "ray job submit --working-dir . -- python -m data_prep.shard "),
-        *("python jobs/", "python -m mhimdist.cluster.submit ", "make ", *NEEDS_A_CLUSTER),
-        *("python benchmarks/", "python -m benchmarks.", "pytest tests/", "pip install "),
+        *("python jobs/", "python -m mhimdist.cluster.submit ", "make ", "python3.11 -m venv "),
+        *("python benchmarks/", "python -m benchmarks.", "pytest tests/", "pip install ", *NEEDS_A_CLUSTER),
     )
     assert [command for command in _commands(page) if not command.startswith(known)] == []
 
@@ -244,13 +242,7 @@ def test_sharding_on_a_cluster_is_a_command_that_is_understood():
     assert str(options.out) == "/shared/shards/c16"
 
 
-COMPARES, REPORTS = "python jobs/compare.py ", "python jobs/report.py "
-"""Jobs that read finished runs; all others train or need what was trained."""
-
-
-@pytest.mark.parametrize(
-    "command", [c for c in _all_commands("python jobs/") if not c.startswith((COMPARES, REPORTS))]
-)
+@pytest.mark.parametrize("command", _all_commands("python jobs/"))
 def test_the_options_of_jobs_are_understood(command, monkeypatch):
     """Each job is run up to the call that would start Ray."""
     started = []
@@ -258,8 +250,6 @@ def test_the_options_of_jobs_are_understood(command, monkeypatch):
         (compare, "run_cross_validation"),
         (sweep_run, "run_sweep"),
         (ablation, "run_ablation"),
-        (heatmaps_run, "heat_maps"),
-        (prediction_run, "run_prediction"),
     ):
         monkeypatch.setattr(module, name, lambda *given, data=None: started.append((given, data)))
     monkeypatch.setattr(digits, "ensure", lambda data, home: data)
@@ -268,19 +258,12 @@ def test_the_options_of_jobs_are_understood(command, monkeypatch):
     runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
     ((given, data),) = started
     job = given[0]
-    if isinstance(job, heatmaps_run.HeatMaps):
-        assert job.predictions
-        return
     if isinstance(job, ablation.Ablation):
         assert ablation.select(*given)  # its rows are in its tables
     if "s3://" in command:
         assert data == "s3://bucket/shards/c16"
         assert str(job.train.loading.shard_cache) == "/local/cache"
         assert job.train.loading.shard_cache_gib == 300
-
-
-ELSEWHERE = ("jobs/predict.py", "jobs/heatmap.py", "jobs/classic.py")
-"""Jobs whose commands another test runs."""
 
 
 def _quick(command: str) -> list[str]:
@@ -300,22 +283,11 @@ def _quick(command: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    "command",  # tests/heatmaps/test_page.py runs those of heat maps, tests/jobs/test_classic_job.py its own
+    "command",  # tests/jobs/test_classic_job.py runs its own
     [
-        c
-        for c in _all_commands("python jobs/")
-        if not any(
-            words in c
-            for words in (
-                "://",
-                "/shared/",
-                "jobs/predict.py",
-                "jobs/heatmap.py",
-                "jobs/classic.py",
-                COMPARES,
-                REPORTS,
-            )
-        )
+        command
+        for command in _all_commands("python jobs/")
+        if not any(words in command for words in ("://", "/shared/", "jobs/classic.py"))
     ],
 )
 def test_the_jobs_run(command, workplace):
@@ -331,37 +303,42 @@ def test_the_jobs_run(command, workplace):
 def test_what_was_trained_predicts(workplace):
     (workplace / "shards").symlink_to(workplace / "data" / "digits-c16")
     _run(_quick("python jobs/train_c16.py"), workplace)
-    for command in _all_commands("python jobs/predict.py"):
+    (workplace / "home" / "runs" / "cross_validation").symlink_to("train_c16")
+    for command in _all_commands("mhimdist predict "):
         assert "slides by " in _run(shlex.split(command), workplace)
 
 
-@pytest.mark.parametrize("command", _all_commands(COMPARES))
+def _do(command: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Do a command of `mhimdist` in this process; returns its words."""
+    words = shlex.split(command)[1:]
+    monkeypatch.setenv("MHIMDIST_HOME", str(home))
+    with contextlib.chdir(home):
+        call(words)
+    return words
+
+
+@pytest.mark.parametrize("command", _all_commands("mhimdist compare "))
 def test_the_comparisons_run(command, tmp_path, monkeypatch, capsys):
     """On folders as finished runs leave them."""
-    for name, shift in (("train_c16", 1.2), ("tune_c16", 1.0)):
+    for name, shift in (("train_c16", 1.2), ("tune_c16", 1.0), ("cross_validation", 1.2), ("tune", 1.0)):
         write_cross_validation(
             tmp_path / "runs" / name, {"MHIM (abmil)": (MASKED, shift), "abmil": (PLAIN, 0.8)}
         )
-    monkeypatch.setenv("MHIMDIST_HOME", str(tmp_path))
-    monkeypatch.setattr(sys, "argv", shlex.split(command)[1:])
-    with contextlib.chdir(tmp_path):
-        runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
+    words = _do(command, tmp_path, monkeypatch)
     assert "On 60 test cases of digits (3 folds x 2 seeds, strict protocol), " in capsys.readouterr().out
-    if "--out" in sys.argv:
-        assert (tmp_path / sys.argv[sys.argv.index("--out") + 1] / "comparison.md").exists()
+    if "--out" in words:
+        assert (tmp_path / words[words.index("--out") + 1] / "comparison.md").exists()
 
 
-@pytest.mark.parametrize("command", _all_commands(REPORTS))
+@pytest.mark.parametrize("command", _all_commands("mhimdist report "))
 def test_the_reports_run(command, tmp_path, monkeypatch, capsys):
     """On folders as finished runs and predictions leave them."""
-    write_whole_run(tmp_path / "runs" / "train_c16")
+    for name in ("train_c16", "cross_validation"):
+        write_whole_run(tmp_path / "runs" / name)
     write_predictions(tmp_path / "predictions")
     lines = [f"s{i:03d},{'tumor' if i % 2 else 'normal'}\n" for i in range(60)]
     (tmp_path / "labels.csv").write_text("slide,label\n" + "".join(lines))
-    monkeypatch.setenv("MHIMDIST_HOME", str(tmp_path))
-    monkeypatch.setattr(sys, "argv", shlex.split(command)[1:])
-    with contextlib.chdir(tmp_path):
-        runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
+    _do(command, tmp_path, monkeypatch)
     written = Path(re.search(r"report: (.*?\.html)", capsys.readouterr().out)[1])
     text = (tmp_path / written).read_text()
     assert "<h2>Results</h2>" in text
@@ -417,8 +394,9 @@ def test_the_readme_leads_to_every_page():
 def test_every_file_that_is_named_exists(page):
     folders = "jobs|benchmarks|tests|cluster|data_prep|mhimdist"
     named = re.findall(rf"(?:^|[` ])((?:{folders})/[\w./-]+)", TEXTS[page], flags=re.MULTILINE)
+    made = {command.partition(" > ")[2] for command in _commands(page)}  # by an earlier command of the page
     for command in _commands(page):
-        named += [word for word in command.split() if word.endswith(".yaml")]
+        named += [word for word in command.split() if word.endswith(".yaml") and word not in made]
         named += [
             f"{m.replace('.', '/')}.py" for m in re.findall(r"-m ((?:benchmarks|mhimdist)\S+)", command)
         ]

@@ -5,22 +5,29 @@ Nothing is downloaded: the environment sees the packages of this one, and mhimdi
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import tarfile
+import time
 import tomllib
 import zipfile
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from own_slides_page import AFTER, SHARDS
+from tool_folders import NUM_SLIDES, write_clam
 
 import mhimdist
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PACKAGES = ("mhimdist", "data_prep")
+
+MAX_JOURNEY_S = 600
+"""What docs/own_slides.md promises; the installation comes on top, 2 minutes from a local disk."""
 
 pytestmark = pytest.mark.slow
 
@@ -68,10 +75,10 @@ def python(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-def run(python: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+def run(python: Path, folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
     """Run a command of the environment in a folder outside of the checkout."""
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "RAY_ADDRESS")}
-    env |= {"MHIMDIST_HOME": str(folder), "PATH": f"{python.parent}:{env['PATH']}"}
+    env |= {"MHIMDIST_HOME": str(folder), "PATH": f"{python.parent}:{env['PATH']}", **variables}
     return subprocess.run([*arguments], cwd=folder, env=env, capture_output=True, text=True)
 
 
@@ -129,6 +136,22 @@ def test_data_training_and_a_report_work_from_the_wheel(python: Path, tmp_path: 
     trained = run(python, tmp_path, str(python), "-W", "ignore", "-c", code)
     assert trained.returncode == 0, trained.stderr
     assert "<html" in (tmp_path / trained.stdout.split()[-1]).read_text()  # the templates are there
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(1200)
+def test_the_page_alone_leads_from_clam_to_a_report(python: Path, tmp_path: Path):
+    """Every command of docs/own_slides.md, outside of the checkout; the home folder is the page's."""
+    write_clam(tmp_path)
+    started = time.monotonic()
+    for command in [SHARDS[0], *AFTER]:
+        done = run(python, tmp_path, *shlex.split(command), HOME=str(tmp_path), MHIMDIST_HOME="")
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+    assert time.monotonic() - started < MAX_JOURNEY_S
+    mine = tmp_path / "mhimdist" / "runs" / "mine"
+    assert "AUC" in (mine / "table.md").read_text()
+    assert (mine / "report.html").exists()
+    assert len(list(tmp_path.glob("predictions/heatmaps/*/heatmap.png"))) == NUM_SLIDES
 
 
 def test_the_doctor_knows_the_tested_versions(python: Path, tmp_path: Path):

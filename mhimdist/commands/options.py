@@ -10,6 +10,7 @@ from mhimdist.config.presets import PAPER_FOLDS, digits_preset, preset
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.options import Candidate, CrossValidation
 from mhimdist.paper.options import Ablation
+from mhimdist.run_files.kinds import KINDS
 from mhimdist.search.options import Sweep
 
 Preset = Literal["c16", "tcga"]
@@ -41,10 +42,6 @@ class CrossValidate(CrossValidation):
 
     DECIDED_BY: ClassVar[tuple[str, ...]] = ("preset", "model", "data")
     FIRST: ClassVar[tuple[str, ...]] = ("preset", *CrossValidation.FIRST)
-    PANELS: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        **CrossValidation.PANELS,
-        "Model": ("preset", "model"),
-    }
 
     preset: Preset = Field("c16", description=_PRESET)
     model: ModelName = Field("abmil", description=_MODEL)
@@ -71,9 +68,8 @@ class Train(CrossValidate):
         is_split = "folds" in given or "split_file" in given
         return {
             **super().defaults_for(given),
+            **KINDS["train"].defaults,
             "name": "train",
-            "seeds": (2021,),
-            "run_folds": 1,
             "test_share": None if is_split else 0.35,
         }
 
@@ -96,7 +92,6 @@ class Tune(Sweep):
         *("data", "name", "preset", "model", "num_trials", "sampler", "protocol", "folds", "test_share"),
         *("gpus_per_run", "train.epochs"),
     )
-    PANELS: ClassVar[Mapping[str, tuple[str, ...]]] = {**Sweep.PANELS, "Model": ("preset", "model")}
 
     preset: Preset = Field("c16", description=_PRESET)
     model: Literal["abmil", "dsmil", "transmil"] = Field("abmil", description=_MODEL)

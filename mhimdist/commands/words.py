@@ -43,7 +43,7 @@ def read_words(
 
 def _tree(overrides: Sequence[str], settings: Sequence[Setting]) -> dict[str, Any]:
     """Nested settings from `a.b=c`."""
-    known = {setting.dotted: setting for setting in settings}
+    known = {setting.name: setting for setting in settings}
     tree: dict[str, Any] = {}
     for word in overrides:
         path, _, text = word.partition("=")

@@ -4,6 +4,7 @@ What differs from its default is live, and so is what people change first. The r
 it: remove the `#`, and the line counts.
 """
 
+import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from mhimdist.config.option_groups import GROUPS, HIDDEN
+from mhimdist.config.fields import Setting, chosen_by_default, file_fields, file_settings_of, variants_of
+from mhimdist.config.option_groups import GROUPS
 from mhimdist.config.options import Options
-from mhimdist.config.setting_list import Setting, chosen_by_default, groups_of, settings_of, wrapped
 
 WIDTH = 100
+_WHOLE_WORDS: Any = {"break_long_words": False, "break_on_hyphens": False}
 _END = "(a group ends)"
 """Stands where a blank line separates a group from what follows."""
 
@@ -32,7 +34,7 @@ class Commented:
         self.options, self.first = options, first
         chosen = {".".join(path): name for path, name in _choices(options)}
         self._choosing = {f"{path}.name" for path in chosen}
-        self._settings = {each.name: each for each in settings_of(type(options), chosen, hidden=HIDDEN)}
+        self._settings = {each.name: each for each in file_settings_of(type(options), chosen)}
         self._told: set[tuple[str, str]] = set()
 
     def lines(self, sections: Mapping[str, Sequence[str]] | None = None) -> list[str]:
@@ -41,7 +43,7 @@ class Commented:
         Args:
             sections: lines of parts that are no options, by the heading that they follow.
         """
-        fields = type(self.options).model_fields
+        fields = file_fields(type(self.options))
         lines: list[str] = []
         for title, names in GROUPS.items():
             if here := [name for name in names if name in fields]:
@@ -61,7 +63,7 @@ class Commented:
     def _group(self, value: BaseModel, field: Any, path: tuple[str, ...], depth: int) -> list[str]:
         indent = "  " * depth
         lines = ["", *self._comment(_sentence(field.description or ""), depth), f"{indent}{path[-1]}:"]
-        if len(names := groups_of(field)) > 1:
+        if len(names := variants_of(field)) > 1:
             lines += self._comment(
                 f"One of {', '.join(names)}. Each has its own settings, see docs/settings.md.", depth + 1
             )
@@ -75,8 +77,8 @@ class Commented:
 
     def _one(self, setting: Setting, value: Any, depth: int) -> list[str]:
         indent, key = "  " * depth, setting.path[-1]
-        told = (setting.field.description or "", key)
-        is_default = value == default_of(setting)
+        told = (setting.description, key)
+        is_default = value == setting.default
         lines = []
         if told not in self._told:
             lines = self._comment(explained(setting, names_default=not is_default), depth)
@@ -93,7 +95,7 @@ class Commented:
 
 def comment(text: str, indent: str = "") -> list[str]:
     """A text as lines of a comment."""
-    return [f"{indent}# {line}" for line in wrapped(text, WIDTH - 2 - len(indent))]
+    return [f"{indent}# {line}" for line in textwrap.wrap(text, WIDTH - 2 - len(indent), **_WHOLE_WORDS)]
 
 
 def explained(setting: Setting, *, names_default: bool) -> str:
@@ -105,14 +107,8 @@ def explained(setting: Setting, *, names_default: bool) -> str:
     """
     facts = [setting.allowed, setting.unit]
     if setting.default_text or names_default:
-        facts.append(f"default {setting.default_text or written(default_of(setting))}")
+        facts.append(f"default {setting.default_text or written(setting.default)}")
     return f"{_sentence(setting.meaning)} [{'; '.join(filter(None, facts))}]"
-
-
-def default_of(setting: Setting) -> Any:
-    """The value that a setting has if nobody sets it."""
-    factory = setting.field.default_factory
-    return factory() if factory is not None else setting.default  # type: ignore[call-arg]
 
 
 def written(value: Any) -> str:

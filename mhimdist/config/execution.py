@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mhimdist import files
 from mhimdist.config.fields import Metavar
+from mhimdist.config.option_groups import GROUPS
 from mhimdist.config.options import Options
 from mhimdist.config.train import TrainConfig
 from mhimdist.errors import ConfigError, RunLockedError
@@ -34,13 +35,7 @@ class Saving:
 class Execution(Options):
     """Where runs read and write, and which share of a cluster each of them takes."""
 
-    PANELS: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "Data and results": ("data", "features", "bag_of", "home", "name"),
-        "Resources": ("cpus_per_run", "gpus_per_run", "workers", "min_workers", "insecure"),
-        "Failures and checkpoints": (
-            *("max_failures", "worker_timeout_s", "save_every_s", "keep_last", "keep_best"),
-        ),
-    }
+    PANELS: ClassVar[Mapping[str, tuple[str, ...]]] = GROUPS
 
     home: Path = Field(
         default_factory=home,

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mhimdist.config.option_groups import HIDDEN
+from mhimdist.config.fields import file_fields
 from mhimdist.config.options import Options
 from mhimdist.config.schedules import Schedule
-from mhimdist.config.setting_list import in_file_words
+from mhimdist.config.setting_words import in_file_words
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 NONE = {"const": "none"}
@@ -24,7 +24,8 @@ def schema_of(
     """
     made = options.model_json_schema()
     definitions = made.pop("$defs", {})
-    properties = {key: value for key, value in made["properties"].items() if key not in HIDDEN}
+    fields = file_fields(options)
+    properties = {key: value for key, value in made["properties"].items() if key in fields}
     made["properties"] = {
         "kind": {"const": kind, "description": "what the file is for: the command that runs it"},
         **properties,

@@ -35,7 +35,7 @@ def help_page(command: "OptionsCommand", ctx: click.Context, *, shows_all: bool)
     columns = min(MAX_WIDTH, width())
     settings = [setting for setting in command.settings if not setting.mark(Inline)]
     first = first_of(command.options)
-    shown = [each for each in settings if shows_all or not first or each.dotted in first or _is_needed(each)]
+    shown = [each for each in settings if shows_all or not first or each.name in first or _is_needed(each)]
     parts = [command.get_usage(ctx), *_wrapped(command.about, columns)]
     for title, all_of_panel in panels(command.options, settings):
         if not (panel := [each for each in all_of_panel if each in shown]):
@@ -94,13 +94,13 @@ def panels(model: type[BaseModel], settings: Sequence[Setting]) -> Iterator[tupl
     named: Mapping[str, tuple[str, ...]] = getattr(model, "PANELS", {})
     title_of = {name: title for title, names in named.items() for name in names}
     found: dict[str, list[Setting]] = {title: [] for title in named}
-    descriptions = {each.dotted: each.description.partition(";")[0] for each in settings_of(model)}
+    descriptions = {each.name: each.description.partition(";")[0] for each in settings_of(model)}
     for setting in settings:
         if setting.mark(Positional):
             title = "Arguments"
             found = {title: found.get(title, []), **found}
-        elif setting.dotted in title_of:
-            title = title_of[setting.dotted]
+        elif setting.name in title_of and not setting.is_group:
+            title = title_of[setting.name]
         elif len(setting.named) == 1 and not setting.is_group:
             title = REST
         else:
@@ -111,7 +111,7 @@ def panels(model: type[BaseModel], settings: Sequence[Setting]) -> Iterator[tupl
         found.setdefault(title, []).append(setting)
     for title, panel in found.items():
         order = named.get(title, ())
-        yield title, sorted(panel, key=lambda each: order.index(each.dotted) if each.dotted in order else 0)
+        yield title, sorted(panel, key=lambda each: order.index(each.name) if each.name in order else 0)
 
 
 def _is_needed(setting: Setting) -> bool:

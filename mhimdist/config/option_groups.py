@@ -1,7 +1,14 @@
-"""The headings under which a file and the page of settings show options; each option is under one of them."""
+"""The headings of the options of all that trains, in a file, on the page of settings and in help.
 
-GROUPS: dict[str, tuple[str, ...]] = {
+Each option is under one heading, and no class has them all.
+"""
+
+from collections.abc import Mapping
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
     "Name and data": ("name", "data", "features", "bag_of", "home"),
+    "Model": ("preset", "model"),
+    "Tables": ("tables", "rows", "quick", "epochs", "transmil_epochs", "transmil_folds"),
     "Folds and protocol": (
         *("protocol", "folds", "run_folds", "outer_folds", "inner_folds", "seeds", "split_file"),
         *("test_share", "validation_share", "paper_validation_share", "split_seed"),
@@ -23,6 +30,3 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Records": ("storage", "track"),
 }
-
-HIDDEN = ("model",)
-"""Options of commands that a file does not set, because it states what they choose."""

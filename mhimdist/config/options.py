@@ -17,7 +17,8 @@ class Options(BaseModel):
 
     Attributes:
         FIRST: the options that people use first, by dotted names, which `--help` shows; empty: all.
-        PANELS: the options of the class itself in groups, by the titles of these in `--help`.
+        PANELS: the options of the class itself in groups, by the titles of these in `--help`; a name that the
+            class does not have is passed over.
         DECIDED_BY: options that decide the defaults of others.
         TAKES_REST: whether all words after the first that is no option belong to another command.
     """

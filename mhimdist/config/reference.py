@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from mhimdist.config.commented import default_of, written
-from mhimdist.config.option_groups import GROUPS, HIDDEN
+from mhimdist.config.commented import written
+from mhimdist.config.fields import Setting, file_settings_of
+from mhimdist.config.option_groups import GROUPS
 from mhimdist.config.options import Options
-from mhimdist.config.setting_list import Setting, settings_of
 
 _INTRODUCTION = """\
 # Settings
@@ -36,13 +36,13 @@ class Part(NamedTuple):
 def reference(parts: Sequence[Part]) -> str:
     """The page in Markdown."""
     lines = [_INTRODUCTION, "## Training", ""]
-    every = list(settings_of(parts[0].options, hidden=HIDDEN))
+    every = file_settings_of(parts[0].options)
     training = [each for each in every if each.path[0] == "train"]
     for title, settings in _by_group(training).items():
         lines += [f"### {title}", "", *_table(settings), ""]
     for part in parts:
         lines += [f"## {part.title}", "", f"Options of {part.commands}.", ""]
-        found = {each.name: each for each in settings_of(part.options, hidden=HIDDEN)}
+        found = {each.name: each for each in file_settings_of(part.options)}
         for title, names in GROUPS.items():
             here = [found[name] for name in names if name in found]
             if here:
@@ -56,7 +56,7 @@ def _by_group(settings: Iterable[Setting]) -> dict[str, list[Setting]]:
     for each in settings:
         group = each.path[1] if len(each.path) > 2 else ""
         title = "train" if not group else f"train.{group}"
-        title += f": {each.choice.partition(' ')[2]}" if each.choice else ""
+        title += f": {' or '.join(each.variants)}" if each.variants else ""
         found.setdefault(title, []).append(each)
     return found
 
@@ -72,10 +72,10 @@ def _table(settings: Iterable[Setting]) -> list[str]:
 def _row(setting: Setting) -> tuple[str, ...]:
     if setting.default_text:
         default = setting.default_text
-    elif setting.field.is_required():
+    elif setting.is_required:
         default = "must be given"
     else:
-        default = f"`{written(default_of(setting))}`"
+        default = f"`{written(setting.default)}`"
     return tuple(
         each.replace("|", "\\|")
         for each in (f"`{setting.name}`", setting.meaning, setting.allowed, setting.unit, default)

@@ -4,14 +4,13 @@ What differs from its default says so. Secrets are never in it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from pydantic import BaseModel
 
-from mhimdist.config.commented import comment, default_of, heading, written
-from mhimdist.config.option_groups import GROUPS, HIDDEN
+from mhimdist.config.commented import comment, heading, written
+from mhimdist.config.fields import Setting, file_fields, file_settings_of
+from mhimdist.config.option_groups import GROUPS
 from mhimdist.config.options import Options
-from mhimdist.config.setting_list import Setting, settings_of
 
 REPEAT_FILE = "repeat.yaml"
 
@@ -47,10 +46,11 @@ def repeated(
         "",
         f"kind: {kind}",
     ]
-    settings = {each.name: each for each in settings_of(type(options), _Chosen(options), hidden=HIDDEN)}
+    settings = {each.name: each for each in file_settings_of(type(options), _Chosen(options))}
+    fields = file_fields(type(options))
     writer = _Writer(settings, shown or {})
     for title, names in GROUPS.items():
-        here = [name for name in names if name in type(options).model_fields]
+        here = [name for name in names if name in fields]
         if here:
             lines += [*heading(title), *(line for name in here for line in writer.lines(options, (name,), 0))]
         lines += (sections or {}).get(title, ())
@@ -98,10 +98,6 @@ class _Writer:
         if self._shown.get(setting.name, value) != value:
             value = self._shown[setting.name]
             yield f"# {path[-1]} without what may be secret in it: complete it"
-        default = default_of(setting)
-        note = "" if value == default else f"  # default {_default(setting, default)}"
+        default = setting.default_text or written(setting.default)
+        note = "" if value == setting.default else f"  # default {default}"
         yield f"{indent}{path[-1]}: {written(value)}{note}"
-
-
-def _default(setting: Setting, default: Any) -> str:
-    return setting.default_text or written(default)

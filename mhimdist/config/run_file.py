@@ -11,18 +11,19 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from mhimdist.config.fields import (
+    choices_of,
+    chosen_by_default,
+    file_fields,
+    file_settings_of,
+    members_of,
+    variants_of,
+)
 from mhimdist.config.file_overrides import apply, in_order
 from mhimdist.config.nearest import did_you_mean
 from mhimdist.config.options import Options
 from mhimdist.config.schedules import Schedule
-from mhimdist.config.setting_list import (
-    allowed,
-    choices_of,
-    chosen_by_default,
-    groups_of,
-    members_of,
-    settings_of,
-)
+from mhimdist.config.setting_words import allowed
 from mhimdist.config.train import ConfigWarning, TrainConfig
 from mhimdist.config.yaml_nodes import MOST_BYTES, Group, Items, Node, Scalar, parse, place, typed
 from mhimdist.errors import ConfigError
@@ -62,7 +63,6 @@ def read(
     options: type[Options] = Options,
     *,
     sections: Mapping[str, Section] | None = None,
-    hidden: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Read the settings that a file and overrides give.
 
@@ -71,7 +71,6 @@ def read(
         overrides: texts such as `train.epochs=50` or `seeds=1,2,3`; they win over the file.
         options: the class that says which settings there are.
         sections: other parts of the file by their key, and what checks each.
-        hidden: fields of the class that a file does not set.
 
     Returns:
         The given settings, nested as in the file, with values of the types that the class has; and the
@@ -86,7 +85,7 @@ def read(
             content = file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    return read_text(content, overrides, options, name=name, sections=sections, hidden=hidden)
+    return read_text(content, overrides, options, name=name, sections=sections)
 
 
 def read_text(
@@ -96,13 +95,12 @@ def read_text(
     *,
     name: str,
     sections: Mapping[str, Section] | None = None,
-    hidden: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Read the settings that a text gives, see `read`.
 
     Args:
         content: the text in UTF-8.
-        overrides, options, sections, hidden: as in `read`.
+        overrides, options, sections: as in `read`.
         name: of the file, for messages.
 
     Raises:
@@ -115,7 +113,7 @@ def read_text(
         raise ConfigError(f"{name}, {root.where}: expected settings, such as `name: first`, got {said(root)}")
     for changed in in_order(overrides):
         root = apply(root, changed)
-    return _Check(name, root, options, sections or {}, hidden).settings()
+    return _Check(name, root, options, sections or {}).settings()
 
 
 class _Check:
@@ -127,10 +125,9 @@ class _Check:
         root: Group,
         options: type[Options],
         sections: Mapping[str, Section],
-        hidden: tuple[str, ...],
     ) -> None:
         self._name, self._root, self._options = name, root, options
-        self._sections, self._hidden = sections, hidden
+        self._sections = sections
         self._problems: dict[Path_, list[str]] = {}
         self._got: dict[Path_, Any] = {}
 
@@ -163,14 +160,14 @@ class _Check:
         return values
 
     def _group(self, node: Group, cls: type[BaseModel], path: Path_) -> dict[str, Any]:
-        hidden = self._hidden if not path else ()
+        known = file_fields(cls)
         tree: dict[str, Any] = {}
         for key, each in node.items.items():
-            if key not in cls.model_fields or key in hidden:
+            if key not in known:
                 self._problem((*path, key), self._unknown(key, cls, path))
                 continue
             field = cls.model_fields[key]
-            groups = groups_of(field)
+            groups = variants_of(field)
             if not groups:
                 tree[key] = self._value(each, field.annotation, (*path, key), cls)
             elif isinstance(each, Scalar) and each.is_null:
@@ -197,12 +194,9 @@ class _Check:
         return {field.discriminator: name} | self._group(node, groups[name], path)
 
     def _unknown(self, key: str, cls: type[BaseModel], path: Path_) -> str:
-        valid = [
-            *(name for name in cls.model_fields if path or name not in self._hidden),
-            *(() if path else self._sections),
-        ]
+        valid = [*file_fields(cls), *(() if path else self._sections)]
         leaf = key.rpartition(".")[2].replace("-", "_")
-        every = [] if path else [each.name for each in settings_of(self._options, hidden=self._hidden)]
+        every = [] if path else [each.name for each in file_settings_of(self._options)]
         deeper = [name for name in every if name == key or name.endswith(f".{leaf}")]
         if deeper:
             return f"unknown key here (did you mean {deeper[0]}, each part on its own level?)"
@@ -230,7 +224,7 @@ class _Check:
         self._problem(path, f"expected {wanted}, got {said(node)}")
         return None
 
-    def _scalar(self, node: Scalar, annotation: Any, members: list[Any], path: Path_) -> Any:
+    def _scalar(self, node: Scalar, annotation: Any, members: Sequence[Any], path: Path_) -> Any:
         choices = choices_of(annotation)
         text, is_number = node.text, any(each in members for each in (int, float))
         if Any in members:

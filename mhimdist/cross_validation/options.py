@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from mhimdist.config.execution import Execution
-from mhimdist.config.fields import Metavar
+from mhimdist.config.fields import Metavar, NotInFile
 from mhimdist.config.presets import departures
 from mhimdist.config.protocols import Protocol
 from mhimdist.config.train import TrainConfig
@@ -39,14 +39,6 @@ class Candidate:
 
 class Experiment(Execution):
     """How configurations are cross-validated, and on what."""
-
-    PANELS: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        **Execution.PANELS,
-        "Folds and judgement": (
-            *("protocol", "folds", "run_folds", "seeds", "split_file", "test_share", "validation_share"),
-            *("inner_folds", "paper_validation_share"),
-        ),
-    }
 
     protocol: Literal["strict", "paper", "refit", "both", "all"] = Field(
         "strict",
@@ -188,9 +180,8 @@ class CrossValidation(Experiment):
         *("data", "name", "model", "folds", "seeds", "protocol", "split_file", "gpus_per_run"),
         *("train.epochs", "train.bags_per_step", "train.masking.high.start"),
     )
-    PANELS: ClassVar[Mapping[str, tuple[str, ...]]] = {**Experiment.PANELS, "Model": ("model",)}
 
-    model: Annotated[str, Metavar("NAME")] = Field(
+    model: Annotated[str, Metavar("NAME"), NotInFile()] = Field(
         "abmil", description="bag model; --train starts from its preset"
     )
     train: TrainConfig = Field(TrainConfig(), description="the configuration")

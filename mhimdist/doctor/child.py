@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from contextlib import suppress
 from typing import Any
 
+from mhimdist.doctor.findings import Finding
+from mhimdist.doctor.options import Doctor
 from mhimdist.errors import MhimdistError
 
 
@@ -59,6 +61,23 @@ def ask(
             return answer
     said = (err.strip().splitlines() or ["no message"])[-1]
     raise NoAnswerError(f"{_ended(process.returncode)}: {said[:300]}")
+
+
+def asked(
+    job: Doctor, question: str, *arguments: str, silent: Finding, env: Mapping[str, str] | None = None
+) -> Generator[Finding, None, dict[str, Any] | None]:
+    """The answer to a question, for checks; if there is none, None, and a finding that says why.
+
+    Args:
+        job: how long to wait.
+        question, arguments, env: as in `ask`.
+        silent: the finding that there is no answer; the reason is added to what was found.
+    """
+    try:
+        return ask(question, *arguments, timeout_s=job.timeout_s, env=env)
+    except NoAnswerError as error:
+        yield silent.model_copy(update={"found": f"{silent.found}: {error}"})
+        return None
 
 
 def _ended(status: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from mhimdist.cluster import mps
 from mhimdist.doctor import packages
-from mhimdist.doctor.child import NoAnswerError, ask
+from mhimdist.doctor.child import NoAnswerError, ask, asked
 from mhimdist.doctor.findings import Area, Finding, size
 from mhimdist.doctor.options import Doctor
 
@@ -21,14 +21,10 @@ _INSTALL_TORCH = "python -m pip install torch --index-url https://download.pytor
 
 def torch_and_driver(job: Doctor) -> Iterator[Finding]:
     """The build of torch, the driver, and each GPU."""
-    try:
-        torch = ask("torch_build", timeout_s=job.timeout_s)
-    except NoAnswerError as error:
-        yield AREA.mend(
-            "torch",
-            f"torch cannot be imported: {error}",
-            "install it again: `python -m pip install --force-reinstall torch`",
-        )
+    again = "install it again: `python -m pip install --force-reinstall torch`"
+    broken = AREA.mend("torch", "torch cannot be imported", again)
+    torch = yield from asked(job, "torch_build", silent=broken)
+    if torch is None:
         return
     named = packages.installed("torch")
     if named is not None and torch["version"].partition("+")[0] != named.partition("+")[0]:
@@ -171,14 +167,13 @@ def dali(job: Doctor) -> Iterator[Finding]:
             f"keep one: `python -m pip uninstall {' '.join(builds[:-1])}`",
         )
         return
-    try:
-        answer = ask("dali", timeout_s=job.timeout_s)
-    except NoAnswerError as error:
-        yield AREA.warning(
-            "DALI",
-            f"{found} cannot be imported, so loading.reader=dali fails: {error}",
-            f"install it again: `python -m pip install --force-reinstall {builds[0]}`, or keep mmap",
-        )
+    broken = AREA.warning(
+        "DALI",
+        f"{found} cannot be imported, so loading.reader=dali fails",
+        f"install it again: `python -m pip install --force-reinstall {builds[0]}`, or keep mmap",
+    )
+    answer = yield from asked(job, "dali", silent=broken)
+    if answer is None:
         return
     build = builds[0].removeprefix("nvidia-dali-cuda")
     if (cuda := answer["torch_cuda"]) and not build.startswith(cuda.split(".")[0]):

@@ -12,7 +12,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
 
 from mhimdist.config import extensions
-from mhimdist.doctor.child import NoAnswerError, ask
+from mhimdist.doctor.child import asked
 from mhimdist.doctor.findings import Area, Finding, one_of
 from mhimdist.doctor.options import Doctor
 
@@ -149,14 +149,13 @@ def added(job: Doctor) -> Iterator[Finding]:
     groups = (extensions.MODELS, extensions.READERS, extensions.TRACKERS)
     if not any(extensions.names(group) for group in groups):
         return
-    try:
-        answer = ask("added", timeout_s=job.timeout_s)
-    except NoAnswerError as error:
-        yield AREA.mend(
-            "extensions",
-            f"a package that adds to mhimdist ends the process that imports it: {error}",
-            "uninstall it: `python -m pip uninstall PACKAGE`; `pip list` names those installed",
-        )
+    deadly = AREA.mend(
+        "extensions",
+        "a package that adds to mhimdist ends the process that imports it",
+        "uninstall it: `python -m pip uninstall PACKAGE`; `pip list` names those installed",
+    )
+    answer = yield from asked(job, "added", silent=deadly)
+    if answer is None:
         return
     for number, reason in enumerate(answer.pop("refused"), 1):
         yield AREA.warning(

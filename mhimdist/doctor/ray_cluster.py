@@ -9,7 +9,7 @@ from typing import Any
 
 from mhimdist.cluster.nodes import Node, Share
 from mhimdist.doctor import machine, packages
-from mhimdist.doctor.child import NoAnswerError, ask
+from mhimdist.doctor.child import asked
 from mhimdist.doctor.findings import Area, Finding, size
 from mhimdist.doctor.options import Doctor
 
@@ -22,17 +22,16 @@ ANSWER_TIMEOUT_S = 5.0
 def access(job: Doctor) -> Iterator[Finding]:
     """Whether Ray loads, and asks for its token with this environment."""
     version = packages.installed("ray") or "not installed"
-    try:
-        refused = ask("ray_access", timeout_s=job.timeout_s).get("refused")
-    except NoAnswerError as error:
-        yield AREA.mend(
-            "version",
-            f"Ray {version} cannot be imported: {error}",
-            "install it again: `python -m pip install --force-reinstall 'ray[default,train,tune]'`",
-        )
+    broken = AREA.mend(
+        "version",
+        f"Ray {version} cannot be imported",
+        "install it again: `python -m pip install --force-reinstall 'ray[default,train,tune]'`",
+    )
+    answer = yield from asked(job, "ray_access", silent=broken)
+    if answer is None:
         return
     yield AREA.fine("version", version)
-    mode = os.environ.get("RAY_AUTH_MODE")
+    mode, refused = os.environ.get("RAY_AUTH_MODE"), answer.get("refused")
     if refused is None:
         how = "as if it were 'token'" if mode is None else f"is {mode!r}"
         yield AREA.fine("authentication", f"RAY_AUTH_MODE {'is not set, ' if mode is None else ''}{how}")
@@ -114,17 +113,14 @@ def cluster(job: Doctor) -> Iterator[Finding]:
             "machine alone: `unset RAY_ADDRESS`",
         )
         return
-    how = {"RAY_ADDRESS": job.address}
-    try:
-        answer = ask("nodes", "yes" if job.insecure else "no", timeout_s=job.timeout_s, env=how)
-    except NoAnswerError as error:
-        answer = {"refused": f"{job.address} takes connections, but joining it failed: {error}"}
+    how = f"see whether it has your token and version of Ray: `ray status --address {job.address}`"
+    failed = AREA.mend("head", f"{job.address} takes connections, but joining it failed", how)
+    insecure = "yes" if job.insecure else "no"
+    answer = yield from asked(job, "nodes", insecure, silent=failed, env={"RAY_ADDRESS": job.address})
+    if answer is None:
+        return
     if (refused := answer.get("refused")) is not None:
-        yield AREA.mend(
-            "head",
-            refused,
-            f"see whether it has your token and version of Ray: `ray status --address {job.address}`",
-        )
+        yield AREA.mend("head", refused, how)
         return
     nodes = [Node(**each) for each in answer["nodes"]]
     yield AREA.fine("head", f"{job.address} answers; {_told(nodes)}")

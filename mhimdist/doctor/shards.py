@@ -104,7 +104,7 @@ def added_readers() -> Any:
 
 
 def _told(manifest: Any, num_bytes: int) -> str:
-    return f"{len(manifest.rows)} bags in {len(manifest.info.shards)} shards, {size(num_bytes)}"
+    return f"{len(manifest.rows)} bags, {size(num_bytes)} (shards: {len(manifest.info.shards)})"
 
 
 def cache_finding(num_bytes: int) -> Finding:

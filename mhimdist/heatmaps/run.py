@@ -42,7 +42,8 @@ def heat_maps(job: HeatMaps) -> Path:
     """Draw maps of attention and of patches' probabilities.
 
     `heatmap.png`, `patches.geojson` for QuPath, `top_patches.csv`, with slides `top_patches.png`, and with a
-    run `masks.png` go to a folder per slide, named as in `scores/`. Each slide prints a line.
+    run `masks.png` go to a folder per slide, named as in `scores/`. Each slide prints a line, and so
+    does the end.
 
     Args:
         job: what to draw; its fields are the options of `jobs/heatmap.py`.
@@ -79,6 +80,7 @@ def heat_maps(job: HeatMaps) -> Path:
                 say(f"[{number:{len(str(len(keys)))}}/{len(keys)}] {said}{left}")
     if failed:
         raise DataError(_failures(failed, len(keys), out))
+    say(f"heat maps: {out}, a folder per slide")
     return out
 
 
@@ -170,6 +172,8 @@ def _files(path: Path) -> dict[str, Path]:
     """The files of scores of a prediction, by key."""
     if path.is_file():
         return {path.stem: path}
+    if not path.exists():
+        raise DataError(f"no predictions at {path}: expected the --out of `mhimdist predict --scores`")
     folder = path if path.name == scores.FOLDER else path / scores.FOLDER
     files = {file.stem: file for file in sorted(folder.glob("*.parquet")) if not file.name.startswith(".")}
     if not files:

@@ -27,10 +27,6 @@ class Ablation(Experiment):
     FIRST: ClassVar[tuple[str, ...]] = (
         *("data", "name", "tables", "rows", "quick", "preset", "protocol", "folds", "seeds", "epochs"),
     )
-    PANELS: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        **Experiment.PANELS,
-        "Tables": ("tables", "rows", "quick", "preset", "epochs", "transmil_epochs", "transmil_folds"),
-    }
 
     tables: tuple[int, ...] = Field(
         (1, 2, 3, 4, 5), min_length=1, description="tables of the paper; more than one as 1,3"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from mhimdist.config.nearest import did_you_mean
 from mhimdist.config.options import Options
@@ -10,6 +10,7 @@ from mhimdist.cross_validation.options import CrossValidation
 from mhimdist.errors import ConfigError
 from mhimdist.search.options import Sweep
 
+KindName = Literal["train", "cross-validate", "tune"]
 SCHEMA_FILE = "mhimdist.schema.json"
 SPACE = "space"
 _TRAIN_FIRST = ("train.epochs", "train.optimizer.learning_rate", "train.bags_per_step")
@@ -23,7 +24,7 @@ class Kind:
         options: the class of its settings.
         noun: what it describes.
         first: the settings that people change first, by dotted path; they are live in a new file.
-        defaults: defaults that differ from those of the class.
+        defaults: defaults that differ from those of the class; the command has them, too.
         has_space: whether it states a search space.
     """
 

@@ -1,13 +1,12 @@
 """The options of `mhimdist config`, which begins and describes files of settings."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from mhimdist.config.fields import Positional
 from mhimdist.config.options import Options
-
-KindName = Literal["train", "cross-validate", "tune"]
+from mhimdist.run_files.kinds import KindName
 
 
 class Init(Options):

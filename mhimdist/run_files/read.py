@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mhimdist.config.option_groups import HIDDEN
 from mhimdist.config.run_file import SettingError, read
 from mhimdist.errors import ConfigError
 from mhimdist.run_files.kinds import SPACE, kind_of
@@ -64,7 +63,7 @@ def read_settings(kind: str, path: Path | str, overrides: Sequence[str] = ()) ->
             raise SettingError((), f"this file is for mhimdist {given}, and not for mhimdist {kind}")
 
     sections: dict[str, Any] = {"kind": is_ours} | ({SPACE: WrittenSpace} if made.has_space else {})
-    settings = read(path, overrides, made.options, sections=sections, hidden=HIDDEN)
+    settings = read(path, overrides, made.options, sections=sections)
     settings.pop("kind", None)
     settings = {**made.defaults, **settings}
     if "model" in made.options.model_fields:  # the command line's way to choose a preset

@@ -1,7 +1,6 @@
 """The settings of a sweep: search, folds, pruning, resources, final runs."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -38,23 +37,6 @@ COSTS: dict[str, CostField] = {
 }
 
 
-_PANELS: Mapping[str, tuple[str, ...]] = {
-    "Search": (
-        *("num_trials", "sampler", "seed", "num_startup", "grid_points", "warm_presets", "warm_from"),
-        *("objective", "against"),
-    ),
-    "Folds and judgement": (
-        *("protocol", "outer_folds", "test_share", "folds", "validation_share", "split_file"),
-        *("split_seed", "seeds", "final_seeds", "final_top"),
-    ),
-    "Pruning": ("scheduler", "grace_epochs", "reduction_factor", "between_folds"),
-    "Trials": (
-        *("at_once", "parallel_folds", "max_failures_in_a_row", "trial_timeout_s", "retry_failed"),
-        *("storage", "track", "fresh"),
-    ),
-}
-
-
 class Sweep(Execution):
     """A search for a better configuration.
 
@@ -67,7 +49,6 @@ class Sweep(Execution):
         *("data", "name", "num_trials", "sampler", "protocol", "folds", "test_share"),
         *("gpus_per_run", "train.epochs", "train.model.name", "train.bags_per_step"),
     )
-    PANELS: ClassVar[Mapping[str, tuple[str, ...]]] = {**Execution.PANELS, **_PANELS}
 
     name: str = Field("sweep", description="name of the sweep's folder under runs/", pattern=r"^[\w.-]+$")
     num_trials: int = Field(24, ge=1, description="configurations to try; the first is the base")

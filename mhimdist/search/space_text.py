@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mhimdist.config.commented import comment, heading, word, written
-from mhimdist.config.setting_list import in_file_words, settings_of
+from mhimdist.config.fields import file_settings_of
+from mhimdist.config.setting_words import in_file_words
 from mhimdist.config.train import TrainConfig
 from mhimdist.config.yaml_nodes import Scalar
 from mhimdist.search.written_space import KEEP, VERBS, Entry
@@ -121,7 +122,7 @@ def space_schema() -> dict[str, Any]:
             del each["anyOf"]
     entry["oneOf"] = [{"required": [verb]} for verb in VERBS]
     settings: dict[str, Any] = {}
-    for each in settings_of(TrainConfig):
+    for each in file_settings_of(TrainConfig):
         group = ".".join(each.path[:-1])
         if each.path[-1] == "num_stages":
             settings[group] = {"description": "a schedule", "$ref": "#/$defs/Entry"}

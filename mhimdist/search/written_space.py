@@ -19,9 +19,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from mhimdist.config.fields import choices_of, file_settings_of, members_of
 from mhimdist.config.nearest import did_you_mean
 from mhimdist.config.run_file import Path_, SettingError
-from mhimdist.config.setting_list import choices_of, members_of, settings_of
 from mhimdist.config.train import TrainConfig
 from mhimdist.foreign_text import one_line
 from mhimdist.search.space import SCHEDULE_KINDS, Space
@@ -238,7 +238,7 @@ def _unknown(path: str, valid: Iterable[str], what: str = "no setting") -> str:
 def _annotations() -> dict[str, list[Any]]:
     """What each setting can be, by its dotted path; models may have different settings of one name."""
     found: dict[str, list[Any]] = {}
-    for each in settings_of(TrainConfig):
+    for each in file_settings_of(TrainConfig):
         annotation = Annotated[each.field.annotation, each.field]  # type: ignore[name-defined]
         found.setdefault(each.name, []).append(annotation)
     return found

@@ -24,8 +24,10 @@ def test_pages_show_commands():
 
 
 @pytest.mark.parametrize("line", sorted(LINES))
-def test_it_is_understood(line, capsys):
-    words = shlex.split(line)[1:]
+def test_it_is_understood(line, capsys, tmp_path, monkeypatch):
+    words = shlex.split(line.partition(" > ")[0])[1:]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweep.yaml").write_text("kind: tune\nspace: {loss.alpha: {uniform: [0, 0.7]}}\n")
     if not words or words[-1].startswith("--help"):
         with pytest.raises(SystemExit) as ended:
             parsed(front(), words, prog="mhimdist")

@@ -15,6 +15,7 @@ from mhimdist.commands.main import PROG, call, front
 from mhimdist.commands.table import SUBMITTED, TABLE, Entry
 from mhimdist.config.command_line import OptionsCommand
 from mhimdist.config.help_page import first_of, panels
+from mhimdist.config.option_groups import GROUPS
 
 HEAVY = ("torch", "ray", "optuna", "pandas", "sklearn", "scipy", "plotly", "matplotlib", "triton", "nvidia")
 ALL = all_commands()
@@ -82,7 +83,7 @@ def test_help_shows_few_options_first_and_all_on_request(words):
     command, ctx = command_of(words)
     assert isinstance(command, OptionsCommand)
     short, long = command.get_help(ctx), long_help(words)
-    named = {setting.dotted for setting in command.settings}
+    named = {setting.name for setting in command.settings}
     assert set(first_of(command.options)) <= named
     options = [setting for setting in command.settings if not setting.is_group]
     shown = [setting for setting in options if f"\n  {setting.option}" in short]
@@ -91,14 +92,22 @@ def test_help_shows_few_options_first_and_all_on_request(words):
         assert first_of(command.options)
         assert "--help-all" in short
     for setting in options:
-        assert setting.option in long or setting.field.metadata, setting.dotted
-        assert setting.description, setting.dotted
+        assert setting.option in long or setting.field.metadata, setting.name
+        assert setting.description, setting.name
     for text in (short, long):
         assert max(len(line) for line in text.splitlines() if "|" not in line) <= 110
     panelled = [name for names in getattr(command.options, "PANELS", {}).values() for name in names]
     assert len(panelled) == len(set(panelled))
-    assert set(panelled) <= named
+    assert set(panelled) <= named or command.options.PANELS is GROUPS  # see the next test
     assert sum(len(panel) for _, panel in panels(command.options, command.settings)) == len(command.settings)
+
+
+def test_the_headings_of_commands_that_train_are_of_options_that_they_have():
+    options = [command.options for words in ALL if (command := command_of(words)[0])]
+    training = [each for each in options if getattr(each, "PANELS", {}) is GROUPS]
+    assert len(training) == 4
+    known = {name for each in training for name in each.model_fields if name != "space"}
+    assert {name for names in GROUPS.values() for name in names} == known
 
 
 @pytest.mark.parametrize(

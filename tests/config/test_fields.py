@@ -23,7 +23,7 @@ class Outer(BaseModel):
 
 
 def test_a_list_says_names_kinds_defaults_and_ranges():
-    by_name = {setting.dotted: setting for setting in settings_of(Outer, {"kind": "b"})}
+    by_name = {setting.name: setting for setting in settings_of(Outer, {"kind": "b"})}
     assert list(by_name) == ["place", "inner", "inner.size", "kind", "json"]
     assert by_name["place"].is_required
     assert by_name["place"].is_path
@@ -36,7 +36,7 @@ def test_a_list_says_names_kinds_defaults_and_ranges():
 
 def test_variants_are_shown_once_with_the_defaults_of_the_one_that_is_chosen():
     base = TrainConfig().override({"model.name": "transmil", "model.hidden_dim": 64})
-    by_name = {setting.dotted: setting for setting in settings_of(Sweep, {"train": base})}
+    by_name = {setting.name: setting for setting in settings_of(Sweep, {"train": base})}
     width = by_name["train.model.hidden_dim"]
     assert (width.default, width.variants) == (64, ())
     assert by_name["train.model.num_landmarks"].variants == ("transmil",)

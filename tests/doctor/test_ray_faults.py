@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from planted import dead_address, only, token_of
 
-from mhimdist.doctor import probes, ray_cluster
+from mhimdist.doctor import child, probes, ray_cluster
 from mhimdist.doctor.options import Doctor
 from mhimdist.errors import ClusterError
 
@@ -81,7 +81,7 @@ def test_a_misspelt_mode_of_authentication(
 ):
     """What Ray makes of a value is asked in a process; here the answer is Ray's own, given in this one."""
     monkeypatch.setenv("RAY_AUTH_MODE", mode)
-    monkeypatch.setattr(ray_cluster, "ask", asked_here)
+    monkeypatch.setattr(child, "ask", asked_here)
     version, found = ray_cluster.access(job)
     assert (version.status, found.subject, found.status) == ("fine", "authentication", status)
     assert (found.mend is not None and "export RAY_AUTH_MODE=token" in found.mend) == (status == "mend")
@@ -89,7 +89,7 @@ def test_a_misspelt_mode_of_authentication(
     assert accepted.status == ("warning" if status == "mend" else "fine")
 
 
-def asked_here(question: str, *arguments: str, timeout_s: float) -> dict:
+def asked_here(question: str, *arguments: str, timeout_s: float, env: None) -> dict:
     try:
         return probes.QUESTIONS[question](*arguments)
     except ClusterError as error:

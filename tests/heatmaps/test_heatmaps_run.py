@@ -47,7 +47,7 @@ def test_a_slide_becomes_a_picture_a_table_and_geojson(prediction, tmp_path, cap
     assert names(out) == ["s_1/heatmap.png", "s_1/patches.geojson", "s_1/top_patches.csv"]
     assert size_of(out / "s_1" / "heatmap.png")[0] == 1600
     assert len(json.loads((out / "s_1" / "patches.geojson").read_text())["features"]) == 48
-    assert capsys.readouterr().out == f"[1/1] {out}/s_1\n"
+    assert capsys.readouterr().out == f"[1/1] {out}/s_1\nheat maps: {out}, a folder per slide\n"
 
 
 def test_the_table_lists_the_highest_and_the_lowest(prediction, grid):
@@ -158,6 +158,8 @@ def test_what_is_asked_for_must_be_there(prediction, tmp_path):
     one = prediction("s")
     with pytest.raises(DataError, match="has no scores of slide 'S'; it has 1 other"):
         mh.heat_maps(mh.HeatMaps(predictions=[one], only=["S"]))
+    with pytest.raises(DataError, match=r"no predictions at .*/nowhere: expected the --out of"):
+        mh.heat_maps(mh.HeatMaps(predictions=[tmp_path / "nowhere"]))
     with pytest.raises(DataError, match=r"holds no scores/\*\.parquet: predict with --scores"):
         mh.heat_maps(mh.HeatMaps(predictions=[tmp_path]))
     with pytest.raises(DataError, match="is given more than once"):

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from job_scripts import ROOT, run_here
+from job_scripts import ROOT
 from score_files import write_scores, write_slide
 
 import mhimdist as mh
 from data_prep import digits
+from mhimdist.commands.main import call
 
 PAGE = ROOT / "docs" / "heatmaps.md"
 
@@ -48,17 +49,18 @@ def workplace(tmp_path_factory):
     return folder, bags.keys[0]
 
 
-def test_every_command_makes_what_the_page_promises(workplace):
+def test_every_command_makes_what_the_page_promises(workplace, monkeypatch, capsys):
+    monkeypatch.setenv("MHIMDIST_HOME", str(workplace[0]))
     folder, slide = workplace
     blocks = re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
     commands = [line.split() for block in blocks for line in block.splitlines()]
     assert len(commands) == 3
     made = set()
-    for python, script, *arguments in commands:
-        assert (python, script) == ("python", "jobs/heatmap.py")
+    for command, *arguments in commands:
+        assert (command, arguments[0]) == ("mhimdist", "heatmap")
         with contextlib.chdir(folder):
-            done = run_here("heatmap.py", *arguments, home=folder)
-        assert (done.returncode, done.stderr) == (0, ""), arguments
+            call(arguments)
+        assert capsys.readouterr().err == "", arguments
         out = folder / (arguments[-1] if "--out" in arguments else "predictions/mhim/heatmaps")
         names = {path.name for path in (out / slide).iterdir()}
         assert "heatmap.png" in names

@@ -1,15 +1,19 @@
 """New files: as written they give the authors' settings, pass the schema, and hold every setting."""
 
+from typing import get_args
+
 import jsonschema
 import pytest
 
+from mhimdist.commands.options import Train
+from mhimdist.commands.table import TABLE
+from mhimdist.config.fields import file_settings_of
 from mhimdist.config.presets import digits_preset, preset
-from mhimdist.config.setting_list import settings_of
 from mhimdist.config.yaml_nodes import parse, typed
 from mhimdist.errors import ConfigError
 from mhimdist.run_files.begin import PAPER_FOLDS, init, names
 from mhimdist.run_files.describe import schema
-from mhimdist.run_files.kinds import KINDS
+from mhimdist.run_files.kinds import KINDS, KindName
 from mhimdist.run_files.read import read_job
 from mhimdist.search.proposals import examine
 
@@ -61,7 +65,7 @@ def test_all_that_is_commented_out_is_a_default(tmp_path):
     plain, everything = (read_job("tune", tmp_path / f"{name}.yaml").options for name in ("plain", "taken"))
     assert everything.model_copy(update={"home": plain.home}) == plain
     given = _given(taken)
-    for each in settings_of(KINDS["tune"].options, {"train.model": "transmil"}):
+    for each in file_settings_of(KINDS["tune"].options, {"train.model": "transmil"}):
         place = given
         for part in each.path:
             assert part in place, each.name
@@ -69,6 +73,13 @@ def test_all_that_is_commented_out_is_a_default(tmp_path):
     assert not [
         line for line in taken.splitlines() if line.lstrip().startswith("#") and "# " not in line + " "
     ]
+
+
+def test_each_kind_is_a_command_with_the_same_defaults():
+    assert list(KINDS) == list(get_args(KindName))
+    assert [name for name, entry in TABLE["Train"].items() if entry.kind] == list(KINDS)
+    given = Train.defaults_for({})
+    assert {name: given[name] for name in KINDS["train"].defaults} == {"seeds": (2021,), "run_folds": 1}
 
 
 def test_ten_settings_are_live_besides_those_of_the_authors():

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mhimdist.config.option_groups import GROUPS, HIDDEN
-from mhimdist.config.setting_list import settings_of
+from mhimdist.config.fields import file_fields, file_settings_of
+from mhimdist.config.option_groups import GROUPS
 from mhimdist.cross_validation.options import CrossValidation
 from mhimdist.run_files.describe import settings_page
 from mhimdist.search.options import Sweep
@@ -13,7 +13,7 @@ from mhimdist.search.options import Sweep
 PAGE = Path(__file__).parent.parent.parent / "docs" / "settings.md"
 OPTIONS = {
     each.path[-1].replace("_", "-")
-    for each in (*settings_of(CrossValidation), *settings_of(Sweep))
+    for each in (*file_settings_of(CrossValidation), *file_settings_of(Sweep))
     if "_" in each.path[-1]
 }
 """Names as on a command line, which a file does not have."""
@@ -26,7 +26,7 @@ def test_the_page_is_current():
 @pytest.mark.parametrize("options", [CrossValidation, Sweep])
 def test_every_setting_is_on_the_page_with_a_meaning(options):
     text = PAGE.read_text()
-    for each in settings_of(options, hidden=HIDDEN):
+    for each in file_settings_of(options):
         assert f"| `{each.name}` |" in text
         assert each.meaning, each.name
         assert each.allowed != "any value", each.name
@@ -37,4 +37,4 @@ def test_every_setting_is_on_the_page_with_a_meaning(options):
 def test_every_option_is_under_one_heading(options):
     under = [name for names in GROUPS.values() for name in names]
     assert len(set(under)) == len(under)
-    assert set(options.model_fields) - set(HIDDEN) <= set(under)
+    assert set(file_fields(options)) <= set(under)
