@@ -1,8 +1,8 @@
 """What must happen to a GB of sources on its way into shards: seconds of one core for each stage, alone.
 
-The stages run on one file's real bytes, in pieces of the size that sharding takes, with the calls that it
-makes. Their sum is a floor of sharding's processor time, because each stage reads bytes that the one before
-it made.
+The stages make the calls that sharding makes, on real bytes, in pieces of the size that it takes. A piece
+lies in the cache, as if the stage before had just made it, so their sum is a floor of sharding's processor
+time.
 """
 
 import hashlib
@@ -19,10 +19,9 @@ from isal import isal_zlib
 from data_prep.readers.folders import find_features
 from data_prep.readers.sources import read_features
 from data_prep.writing.writer import CHUNK_BYTES
+from mhimdist.data.torch_threads import one_torch_thread
 
 ROUNDS = 7
-MOST_BYTES = 128 << 20
-"""Of the features in memory."""
 
 
 def stages(folder: Path) -> dict[str, float]:
@@ -34,38 +33,38 @@ def stages(folder: Path) -> dict[str, float]:
     source = sorted(find_features(folder).items())[0][1]
     read = read_features(source)
     row_bytes = read.num_features * read.dtype.itemsize
-    num_rows = min(read.num_instances, MOST_BYTES // row_bytes)
-    share = num_rows / read.num_instances
-    gb = source.path.stat().st_size * share / 1e9
     piece_bytes = CHUNK_BYTES * read.dtype.itemsize // 2
-    pieces = list(read.features_ND[:num_rows].clone().split(max(1, piece_bytes // row_bytes)))
-    halves = [torch.empty(piece.shape, dtype=torch.float16) for piece in pieces[:1]]
-    stored = [piece.half().view(torch.uint8).numpy().data for piece in pieces]
-
-    def convert() -> None:
-        for piece in pieces:
-            halves[0][: len(piece)].copy_(piece)
+    piece = read.features_ND[: max(1, piece_bytes // row_bytes)].clone()
+    half = torch.empty(piece.shape, dtype=torch.float16)
+    stored = piece.half().view(torch.uint8).numpy().data
+    per_piece = {
+        "extremes": lambda: torch.aminmax(piece),
+        "conversion": lambda: half.copy_(piece),
+        "crc32": lambda: isal_zlib.crc32(stored),
+        "sha256": lambda: hashlib.sha256(stored),
+    }
+    if read.dtype == torch.float16:
+        del per_piece["conversion"]  # they are stored as they are
+    num_pieces = -(-read.num_instances // len(piece))
+    gb = source.path.stat().st_size / 1e9
 
     def read_all() -> None:
-        for piece in read_features(source).blocks(piece_bytes):
-            piece.view(torch.uint8)[:, ::4096].sum()  # a mapped file is read when it is touched
+        for block in read_features(source).blocks(piece_bytes):
+            block.view(torch.uint8)[:, ::4096].sum()  # a mapped file is read when it is touched
 
     with tempfile.TemporaryFile(dir=folder.parent, buffering=0) as out:
 
         def write() -> None:
             os.ftruncate(out.fileno(), 0)
             out.seek(0)
-            for piece in stored:
-                out.write(piece)
+            for _ in range(num_pieces):
+                out.write(stored)
 
-        found = {
-            "reading": _core_s(read_all) * share,
-            "extremes": _core_s(lambda: [torch.aminmax(piece) for piece in pieces]),
-            "conversion": 0.0 if read.dtype == torch.float16 else _core_s(convert),
-            "crc32": _core_s(lambda: [isal_zlib.crc32(piece) for piece in stored]),
-            "sha256": _core_s(lambda: [hashlib.sha256(piece) for piece in stored]),
-            "writing": _core_s(write),
-        }
+        with one_torch_thread():
+            found = {"reading": _core_s(read_all)}
+            for name, work in per_piece.items():
+                found[name] = _core_s(lambda work=work: [work() for _ in range(num_pieces)])  # type: ignore[misc]
+            found["writing"] = _core_s(write)
     per_gb = {name: round(taken / gb, 3) for name, taken in found.items()}
     return per_gb | {"all": round(sum(per_gb.values()), 3)}
 

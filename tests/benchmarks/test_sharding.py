@@ -22,9 +22,8 @@ def test_sharding_against_cp(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     for kind in kinds:
         rates, stages = result["runs"][f"cp{kind}"], result["runs"][f"cp{kind}"]["stages"]
         assert result[f"processor_ratio_cp{kind}"] == round(rates["processor_ratio"], 3) > 0
-        assert [name for name, taken in stages.items() if not taken] == (
-            ["conversion"] if kind == "_float16" else []
-        )
+        assert ("conversion" in stages) == (kind != "_float16")
+        assert all(taken > 0 for taken in stages.values())
         *each, together = stages.values()
         assert together == pytest.approx(sum(each))
     for suffix in suffixes:

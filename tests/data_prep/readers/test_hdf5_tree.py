@@ -81,6 +81,7 @@ def test_an_array_without_chunks_has_no_tree(tmp_path: Path) -> None:
         hdf5.read(tmp_path / "bag.h5", ("features",))
 
 
+@pytest.mark.faults(52)
 @pytest.mark.parametrize("userblock", [0, 512])
 @pytest.mark.parametrize("to", ["root", "one leaf"])
 def test_a_tree_that_leads_back_or_to_one_leaf_ends(to: str, userblock: int, tmp_path: Path) -> None:
