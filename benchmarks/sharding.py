@@ -10,16 +10,19 @@ Each round runs cp, shard, cp, shard; a ratio is the median of the paired ones.
 three ways: neither forces (`ratio_cp` and so on; `os.fsync` does nothing meanwhile), both do (`_synced`), and
 each as it is run (`_as_run`), where the disk decides.
 
-On float16 sources every byte is hashed and written. Seconds of one core per GB (with SHA instructions):
-sha256 of the shard .50, writing .25, crc32 of the members .04, search for NaN .10, reading .05. `cp` takes
-.28, on one core, so two cores cannot reach more than half of its rate. Hashing in other threads than the
-writing ones would not help, because each core already has its own shard to hash. Neither would
-`copy_file_range`, because each byte has to pass through the processor for its hash.
+Other work on the cores halves what sharding gets, which uses all of them, and leaves `cp` its one. So the
+processor time of both sides is measured, too: `processor_ratio_cp` is what idle cores would give, seconds of
+a core for a GB by `cp` over those by sharding, times the cores. `stages` are the floors: the seconds of one
+core for each thing that must happen to a GB of sources, each measured alone on this machine.
+
+Hashing in other threads than the writing ones would not help, because each core already has its own shard to
+hash. Neither would `copy_file_range`, because each byte has to pass through the processor for its hash.
 """
 
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -30,6 +33,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import h5py
@@ -37,6 +41,7 @@ import numpy as np
 import torch
 
 from benchmarks.processor import cpu_name
+from benchmarks.sharding_stages import stages
 from data_prep.embedded.slides import c16_facts
 from data_prep.readers.sources import Source, read_features
 from data_prep.shard import shard
@@ -94,14 +99,19 @@ def write_sources(folder: Path, num_bytes: int, kind: str) -> int:
     return written
 
 
-def seconds(run: Callable[[Path], None], folder: Path) -> float:
-    """Seconds that it takes to fill a new folder, which is removed again."""
+def seconds(run: Callable[[Path], None], folder: Path) -> np.ndarray:
+    """Seconds that it takes to fill a new folder, which is removed again: on the clock, and of processors."""
     out = folder / "out"
-    started = time.perf_counter()
+    started = np.array([time.perf_counter(), _processor_s()])
     run(out)
-    elapsed = time.perf_counter() - started
+    elapsed = np.array([time.perf_counter(), _processor_s()]) - started
     shutil.rmtree(out)
     return elapsed
+
+
+def _processor_s() -> float:
+    both = (resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(used.ru_utime + used.ru_stime for used in both)
 
 
 def sync_folder(folder: Path) -> None:
@@ -112,8 +122,8 @@ def sync_folder(folder: Path) -> None:
                 os.fsync(file.fileno())
 
 
-def compare(folder: Path, *, rounds: int, way: str, shard_bytes: int) -> dict[str, float]:
-    """GB per second of cp and of sharding, and the median of their paired ratios.
+def compare(folder: Path, *, rounds: int, way: str, shard_bytes: int) -> dict[str, Any]:
+    """GB per second of cp and of sharding, seconds of a core per GB, and medians of their paired ratios.
 
     Args:
         folder: with sources and labels.
@@ -139,11 +149,15 @@ def compare(folder: Path, *, rounds: int, way: str, shard_bytes: int) -> dict[st
     for _ in range(2 * rounds):
         copies.append(num_bytes / seconds(copy, folder))
         conversions.append(num_bytes / seconds(convert, folder))
-    ratios = [ours / theirs for ours, theirs in zip(conversions, copies, strict=True)]
+    copy_2, convert_2 = (1e9 / np.median(each, axis=0) for each in (copies, conversions))
+    ratios = np.array([ours / theirs for ours, theirs in zip(conversions, copies, strict=True)])
     return {
-        "cp_gb_per_s": statistics.median(copies) / 1e9,
-        "shard_gb_per_s": statistics.median(conversions) / 1e9,
-        "ratio": statistics.median(ratios),
+        "cp_gb_per_s": 1 / float(copy_2[0]),
+        "shard_gb_per_s": 1 / float(convert_2[0]),
+        "ratio": float(np.median(ratios[:, 0])),
+        "cp_core_s_per_gb": float(copy_2[1]),
+        "shard_core_s_per_gb": float(convert_2[1]),
+        "processor_ratio": float(np.median(ratios[:, 1])) * num_cores(),
     }
 
 
@@ -170,7 +184,7 @@ def against_slicing(folder: Path, rounds: int) -> float:
     return statistics.median(ratios)
 
 
-def measure(folder: Path | None, num_bytes: int, rounds: int) -> dict[str, dict[str, float]]:
+def measure(folder: Path | None, num_bytes: int, rounds: int) -> dict[str, dict[str, Any]]:
     """`compare` every kind of source in every way.
 
     Args:
@@ -178,12 +192,13 @@ def measure(folder: Path | None, num_bytes: int, rounds: int) -> dict[str, dict[
         num_bytes: of each kind of source.
         rounds: as in `compare`.
     """
-    results: dict[str, dict[str, float]] = {}
+    results: dict[str, dict[str, Any]] = {}
     for kind in SOURCES:
         with tempfile.TemporaryDirectory(dir=folder, prefix="sharding-") as name:
             written = write_sources(Path(name), num_bytes, kind)
             for way in WAYS:
                 results[kind + way] = compare(Path(name), rounds=rounds, way=way, shard_bytes=written // 16)
+            results[kind]["stages"] = stages(Path(name) / "features")
             if kind.startswith("_h5"):
                 results[kind]["ratio_slicing"] = against_slicing(Path(name), rounds)
     return results
@@ -205,6 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = measure(options.folder, int(options.gb * 1e9), options.rounds)
     if options.json:
         flat = {f"ratio_cp{label}": round(result["ratio"], 3) for label, result in results.items()}
+        flat |= {f"processor_ratio_cp{kind}": round(results[kind]["processor_ratio"], 3) for kind in SOURCES}
         runs = {f"cp{label}": result for label, result in results.items()}
         flat |= {
             f"ratio_slicing{label}": round(result["ratio_slicing"], 2)
@@ -214,12 +230,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         machine = {"cpu": cpu_name(), "cores": num_cores(), "load": round(load, 1)}
         print(json.dumps(flat | machine | {"runs": runs}))
         return
-    print(f"{'sources':30}{'forced to disk':>16}{'cp -r':>12}{'shard':>12}{'ratio':>8}")
+    print(f"{'sources':30}{'forced to disk':>16}{'cp -r':>12}{'shard':>12}{'ratio':>8}{'idle':>8}")
     for kind, sources in SOURCES.items():
         for way, who in WAYS.items():
             result = results[kind + way]
             rates = f"{result['cp_gb_per_s']:>7.2f} GB/s{result['shard_gb_per_s']:>7.2f} GB/s"
-            print(f"{sources:30}{who:>16}{rates}{result['ratio']:>8.2f}")
+            print(f"{sources:30}{who:>16}{rates}{result['ratio']:>8.2f}{result['processor_ratio']:>8.2f}")
+    print("\nSeconds of one core per GB of sources, at least:")
+    for kind, sources in SOURCES.items():
+        each = ", ".join(f"{name} {taken:.2f}" for name, taken in results[kind]["stages"].items())
+        print(f"{sources}: {each}; cp -r {results[kind]['cp_core_s_per_gb']:.2f}")
 
 
 if __name__ == "__main__":

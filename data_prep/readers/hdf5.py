@@ -104,10 +104,10 @@ def _rows(path: Path, name: str, dataset: h5py.Dataset) -> np.ndarray | RowReade
         raise DataError(f"{path}: {name} of type {dataset.dtype} cannot be used")
     if dataset.shape is None or not dataset.shape or not dataset.size:
         return np.empty(dataset.shape or (), dataset.dtype)
-    num_bytes, stored_bytes = dataset.nbytes, dataset.id.get_storage_size()
-    refuse_inflation(str(path), name, num_bytes, stored_bytes)
     if dataset.chunks is not None:
         return Chunks(path, name, dataset).rows()
+    num_bytes, stored_bytes = dataset.nbytes, dataset.id.get_storage_size()
+    refuse_inflation(str(path), name, num_bytes, stored_bytes)
     if stored_bytes < num_bytes:  # missing bytes read as zeros
         raise DataError(f"{path}: {name} has {num_bytes} bytes, but only {stored_bytes} were written")
     if (offset := dataset.id.get_offset()) is None:  # small enough to be in the file's header

@@ -1,9 +1,9 @@
 """Arrays in HDF5 that are stored in chunks, read past the HDF5 library.
 
 CLAM writes features in chunks of one row, and the library takes its time for each of them. So the places of
-the chunks are read once, and their bytes by `pread`: a run of neighbours by one call. Compressed chunks are
-inflated here in any case, within a limit, because the library inflates a chunk to any size. What is rare
-is left to the library: other filters, types that it converts, user blocks.
+the chunks are read once (`hdf5_tree.py`), and their bytes by `pread`: a run of neighbours by one call.
+Compressed chunks are inflated here in any case, within a limit, because the library inflates a chunk to any
+size. What is rare is left to the library: other filters, types that it converts, user blocks.
 
 Nothing here starts threads: sharding gives every core a shard of its own already.
 
@@ -12,6 +12,7 @@ Dimensions: C chunks of an array, R its axes, K chunks that are read together.
 
 import math
 import os
+from array import array
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ import numpy as np
 from isal import isal_zlib
 from isal.isal_zlib import IsalError
 
-from data_prep.readers import damage
+from data_prep.readers import damage, hdf5_tree
 from data_prep.readers.arrays import RowReader, by_rows, has_batch_axis
 from data_prep.readers.inflation import refuse_bomb, refuse_inflation
 from mhimdist.errors import DataError
@@ -52,7 +53,18 @@ class Chunks:
         self._axis = 1 if has_batch_axis(dataset.shape) else 0  # of the rows
         self._chunk_rows = dataset.chunks[self._axis]
         self._chunk_bytes = math.prod(dataset.chunks) * dataset.dtype.itemsize
-        stored_bytes = dataset.id.get_storage_size()
+        expected = math.prod(
+            -(-size // edge) for size, edge in zip(dataset.shape, dataset.chunks, strict=True)
+        )
+        # Before all else, because the library dies of some trees.
+        self._in_tree = hdf5_tree.places(dataset, f"{path}: {name}", expected)
+        if self._in_tree is None:
+            stored_bytes = dataset.id.get_storage_size()
+        else:
+            # Chunks that share bytes store no more than the file has.
+            num_bytes = os.fstat(self._file).st_size
+            stored_bytes = min(int(self._in_tree["size"].sum(dtype=np.int64)), num_bytes)
+        refuse_inflation(str(path), name, dataset.nbytes, stored_bytes)
         refuse_inflation(str(path), f"a chunk of {name}", self._chunk_bytes, stored_bytes)
         settings = dataset.id.get_create_plist()
         filters = [settings.get_filter(index) for index in range(settings.get_nfilters())]
@@ -65,11 +77,11 @@ class Chunks:
         self._codes = [code for code, *_ in filters]
         if sum(code in (_DEFLATE, _LZF) for code in self._codes) > 1:
             raise DataError(f"{path}: refused, {name} is compressed twice")
-        expected = math.prod(
-            -(-size // edge) for size, edge in zip(dataset.shape, dataset.chunks, strict=True)
-        )
         # Missing chunks read as zeros. Without filters all chunks have one length, and need no counting.
-        got = dataset.id.get_num_chunks() if self._codes else stored_bytes // self._chunk_bytes
+        if self._in_tree is not None:
+            got = len(self._in_tree)
+        else:
+            got = dataset.id.get_num_chunks() if self._codes else stored_bytes // self._chunk_bytes
         if got != expected:
             raise DataError(f"{path}: {name} has {expected} chunks, but only {got} were written")
 
@@ -96,13 +108,10 @@ class Chunks:
     @cached_property
     def _places(self) -> "_Places":
         """Where the chunks are; they are those of the whole array."""
-        found: list[Any] = []
         with damage.named(f"{self._path}: {self._name} is damaged"):
-            self._dataset.id.chunk_iter(found.append)
-        offsets, masks, starts, sizes = zip(*found, strict=True)
+            places = self._found()
         chunks_R, shape_R = self._dataset.chunks, self._dataset.shape
         order = [self._axis, *(axis for axis in range(len(shape_R)) if axis != self._axis)]
-        places = _Places(*(np.array(each, np.int64) for each in (offsets, masks, starts, sizes)))
         edges_R = np.array([-(-size // edge) for size, edge in zip(shape_R, chunks_R, strict=True)])
         numbers_CR, rest_CR = np.divmod(places.offsets_CR, chunks_R)
         if rest_CR.any() or (numbers_CR < 0).any() or (numbers_CR >= edges_R).any():
@@ -126,6 +135,22 @@ class Chunks:
         if wrong_C.any():
             raise DataError(f"{self._path}: damaged: chunks of {self._name} have the wrong size")
         return places
+
+    def _found(self) -> "_Places":
+        """What the file says about the chunks, in any order and not yet checked."""
+        num_axes = len(self._dataset.shape)
+        if (found := self._in_tree) is not None:
+            offsets_CR = found["offsets"][:, :-1]  # the last one is of bytes in an element
+            each = offsets_CR, found["mask"], found["start"], found["size"]
+            return _Places(*(part.astype(np.int64) for part in each))
+        numbers = array("q")  # no objects, because the collector of a large process looks at each of them
+
+        def note(chunk: Any) -> None:
+            numbers.extend((*chunk.chunk_offset, chunk.filter_mask, chunk.byte_offset, chunk.size))
+
+        self._dataset.id.chunk_iter(note)
+        table = np.frombuffer(numbers, np.int64).reshape(-1, num_axes + 3)
+        return _Places(table[:, :num_axes], *table[:, num_axes:].T)
 
     def _refuse_bombs(self, start: int, end: int) -> None:
         if _DEFLATE not in self._codes:  # lzf makes at most 88 bytes of one, the others none
@@ -178,16 +203,7 @@ class Chunks:
         """The chunks as they were before they were filtered, one after the other, uint8 K x their bytes."""
         out_KB = np.empty((len(places.starts_C), self._chunk_bytes), np.uint8)
         if _DEFLATE in self._codes:
-            skipped = 1 << self._codes.index(_DEFLATE)
-            each = zip(
-                places.masks_C.tolist(), places.starts_C.tolist(), places.sizes_C.tolist(), strict=True
-            )
-            for number, (mask, start, size) in enumerate(each):
-                stored = os.pread(self._file, size, start)
-                if len(stored) < size:
-                    raise self._cut(start, size)
-                plain = stored if mask & skipped else self._inflated(stored, places.offsets_CR[number])
-                out_KB[number] = np.frombuffer(plain, np.uint8)
+            self._inflate(places, out_KB.reshape(-1).data)
         elif len(out_KB):
             heads = np.flatnonzero(
                 np.diff(places.starts_C, prepend=-1 - self._chunk_bytes) != self._chunk_bytes
@@ -205,21 +221,47 @@ class Chunks:
             out_KB[shuffled_K] = planes.transpose(0, 2, 1).reshape(-1, self._chunk_bytes)
         return out_KB
 
-    def _inflated(self, stored: bytes, offsets_R: np.ndarray) -> bytes:
-        """A chunk, inflated to the bytes that it must have and no more."""
-        where = f"{self._path}: the chunk of {self._name} at {tuple(offsets_R.tolist())}"
-        inflating = isal_zlib.decompressobj()
-        try:
-            plain = inflating.decompress(stored, self._chunk_bytes + 1)
-        except IsalError as error:  # type: ignore[misc]  # isal's stub calls the class an instance
-            raise DataError(f"{where}: damaged: {error}") from error
-        if len(plain) > self._chunk_bytes:
-            raise DataError(f"{where}: becomes more than the {self._chunk_bytes} bytes expected")
-        if len(plain) < self._chunk_bytes or not inflating.eof:
-            raise DataError(
-                f"{where}: damaged: expected {self._chunk_bytes} bytes and the end, got {len(plain)} bytes"
-            )
-        return plain
+    def _inflate(self, places: "_Places", out: memoryview) -> None:
+        """Write the chunks one after the other, each inflated to the bytes that it must have and no more."""
+        skipped, num_bytes = 1 << self._codes.index(_DEFLATE), self._chunk_bytes
+        ends_K = places.starts_C + places.sizes_C
+        gaps_K = places.starts_C[1:] - ends_K[:-1]  # a node of the tree lies between some chunks
+        heads = [0, *(np.flatnonzero((gaps_K < 0) | (gaps_K > num_bytes)) + 1).tolist()]
+        at = 0
+        for low, high in zip(heads, [*heads[1:], len(ends_K)], strict=True):
+            base = int(places.starts_C[low]) if low < high else 0
+            read = memoryview(self._stored(base, int(ends_K[high - 1]) - base if low < high else 0))
+            firsts, lasts = (places.starts_C[low:high] - base).tolist(), (ends_K[low:high] - base).tolist()
+            masks = places.masks_C[low:high].tolist()
+            for first, last, mask in zip(firsts, lasts, masks, strict=True):
+                if mask & skipped:
+                    plain: bytes | memoryview = read[first:last]
+                else:
+                    inflating = isal_zlib.decompressobj()
+                    try:
+                        plain = inflating.decompress(read[first:last], num_bytes + 1)
+                    except IsalError as error:  # type: ignore[misc]  # isal's stub calls the class an instance
+                        where = self._where(places, at // num_bytes)
+                        raise DataError(f"{where}: damaged: {error}") from error
+                    if len(plain) != num_bytes or not inflating.eof:
+                        raise self._other_length(places, at // num_bytes, len(plain))
+                out[at : at + num_bytes] = plain
+                at += num_bytes
+
+    def _where(self, places: "_Places", number: int) -> str:
+        at = tuple(places.offsets_CR[number].tolist())
+        return f"{self._path}: the chunk of {self._name} at {at}"
+
+    def _other_length(self, places: "_Places", number: int, got: int) -> DataError:
+        where = self._where(places, number)
+        if got > self._chunk_bytes:
+            return DataError(f"{where}: becomes more than the {self._chunk_bytes} bytes expected")
+        return DataError(f"{where}: damaged: expected {self._chunk_bytes} bytes and the end, got {got} bytes")
+
+    def _stored(self, start: int, num_bytes: int) -> bytearray:
+        stored = bytearray(num_bytes)
+        self._fill(memoryview(stored), start)
+        return stored
 
     def _fill(self, memory: memoryview, start: int) -> None:
         done = 0

@@ -3,7 +3,6 @@
 Dimensions: T instances of a batch, D features.
 """
 
-import mmap
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mhimdist.config.train import Loading
-from mhimdist.data import gpu_pages, memory
+from mhimdist.data import fresh_pages, gpu_pages, memory
 from mhimdist.data.bags import BagSource, PackedBags
 from mhimdist.data.devices import indexed, read_dtype, stored_dtypes
 from mhimdist.data.gpu_pages import GpuPages, InFiles
@@ -368,6 +367,8 @@ class _Arena:
             return torch.empty(shape, dtype=dtype)
         start = 0 if number % 2 == 0 else (len(self._buffer) - num_bytes) // _ALIGNMENT * _ALIGNMENT
         view = self._buffer[start : start + num_bytes]
+        if not self._pinned:
+            fresh_pages.populate(view)
 
         def freed(_: object) -> None:
             with self.changed:
@@ -392,7 +393,4 @@ def _buffer(num_bytes: int, *, pinned: bool, what: str) -> np.ndarray:
     memory.require(num_bytes, what)
     if pinned:
         return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True).numpy()
-    pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(pages, np.uint8)
+    return fresh_pages.new(num_bytes)
