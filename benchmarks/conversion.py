@@ -2,9 +2,9 @@
 
 `mhimdist/data/devices.py` chooses by these times. torch computes on one thread; each time is the quickest of
 several, into memory that is in use already. The readers convert float16 for a CPU by torch's `copy_` into
-reused memory, and `--ways` races that against the other converters at hand: torch's `.to` and numpy's `astype`
-into new memory, and numpy into reused memory. A block that stays in a core's cache shows the width of the
-instructions: one value at a time cannot exceed about one value per nanosecond.
+reused memory, and `--ways` races that against the other converters at hand: torch's `.to` and numpy's
+`astype` into new memory, and numpy into reused memory. A block that stays in a core's cache shows the width
+of the instructions: one value at a time cannot exceed about one value per nanosecond.
 
     python -m benchmarks.conversion [--rows 9000] [--features 1024] [--repeats 12] [--ways] [--json]
 """

@@ -2,8 +2,8 @@
 
 The trials are proposed, recorded, judged and ended by the sweep's own `Driver`, study and folder; only Ray
 and the training are missing. Workers report as fast as the driver answers, so `reports_per_s` is what it can
-bear, and `propose_ms` and `report_ms` show whether its work grows with the number of trials. These are times of
-the clock on the wall, which other work on the machine stretches; those of `processor` are of this process
+bear, and `propose_ms` and `report_ms` show whether its work grows with the number of trials. These are times
+of the clock on the wall, which other work on the machine stretches; those of `processor` are of this process
 alone, and leave out what the disk takes. The peer is a plain loop over Optuna's `ask`, `report`,
 `should_prune` and `tell` with as many trials at once.
 
@@ -177,7 +177,9 @@ def ours(num_trials: int, num_workers: int, home: Path) -> Times:
             begun += 1
             if begun * SPANS // num_trials > (begun - 1) * SPANS // num_trials:
                 times.mib.append(psutil.Process().memory_info().rss / 2**20)
-                print(times.of_span((begun - 1) * SPANS // num_trials, num_trials), file=sys.stderr, flush=True)
+                print(
+                    times.of_span((begun - 1) * SPANS // num_trials, num_trials), file=sys.stderr, flush=True
+                )
 
     for _ in range(num_workers):
         begin(0.0)

@@ -393,7 +393,9 @@ def main() -> None:
     elif options.one_core:
         for kind, clocks in result["with_a_step"]["one core"].items():
             for clock, rates in clocks.items():
-                print(f"{kind} epoch, time on the {clock}:", *(f"  {n} {v}" for n, v in rates.items()), sep="\n")
+                print(
+                    f"{kind} epoch, time on the {clock}:", *(f"  {n} {v}" for n, v in rates.items()), sep="\n"
+                )
     else:
         print_table(result)
 

@@ -148,9 +148,7 @@ class PackTrainer:
 
     def _step(self, rows_B: np.ndarray, rng: np.random.Generator) -> None:
         sizes = self.bags.sizes_N[rows_B].tolist()
-        chosen = [
-            np.sort(rng.choice(size, self.packing.sample_size(size), replace=False)) for size in sizes
-        ]
+        chosen = [np.sort(rng.choice(size, self.packing.sample_size(size), replace=False)) for size in sizes]
         samples_TD = self.bags.scattered(rows_B, chosen, torch.float32)
         packs = Packs.of(samples_TD.split([len(each) for each in chosen]), self.packing.length)
         logits_BC = self.network.head(embeddings(self.network, packs))

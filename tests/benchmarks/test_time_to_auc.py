@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import time_to_auc
-from benchmarks.time_to_auc import ONE, PACKS, SETTINGS
+from benchmarks import auc_runs, auc_table, time_to_auc
+from benchmarks.auc_runs import ONE, PACKS, SETTINGS
 
 
 def _measured(setting: str, aucs: Sequence[float], *, seed: int = 0, stage_s: float = 0.0) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def _measured(setting: str, aucs: Sequence[float], *, seed: int = 0, stage_s: fl
 def test_the_target_is_a_share_of_the_best_of_one_bag_a_step() -> None:
     one = _measured(ONE, [0.6, 0.895, 0.9])
     slow = _measured("samples", [0.5, 0.88, 0.892, 0.92])
-    (row, other) = time_to_auc.summary([one, slow])
+    (row, other) = auc_table.summary([one, slow])
     assert (row["setting"], row["epochs"], row["processor_s"], row["wall_s"]) == (ONE, 2, 4.0, 10.0)
     assert row["ratio"] == 1
     assert (other["epochs"], other["processor_s"], other["ratio"], other["best_auc"]) == (3, 6.0, 1.5, 0.92)
@@ -40,25 +40,25 @@ def test_a_row_is_of_the_seeds_that_reached_their_own_targets() -> None:
         _measured(PACKS, [0.5, 0.6, 0.95], seed=1),
         _measured(PACKS, [0.5, 0.6], seed=2),
     ]
-    _, row = time_to_auc.summary(runs)
+    _, row = auc_table.summary(runs)
     assert (row["reached"], row["seeds"]) == (2, 3)
     assert row["processor_s_of_each"] == [2.0, 6.0]
     assert (row["processor_s"], row["ratio"]) == (4.0, 1.0)
 
 
 def test_a_setting_that_never_reaches_the_target_has_no_seconds() -> None:
-    rows = time_to_auc.summary([_measured(ONE, [0.9]), _measured("samples", [0.8, 0.85])])
+    rows = auc_table.summary([_measured(ONE, [0.9]), _measured("samples", [0.8, 0.85])])
     assert rows[1]["processor_s"] is rows[1]["ratio"] is rows[1]["epochs"] is None
-    assert "| samples | 0.850 | 0 of 1 | not reached | not reached |" in "\n".join(time_to_auc.table(rows))
+    assert "| samples | 0.850 | 0 of 1 | not reached | not reached |" in "\n".join(auc_table.table(rows))
 
 
 def test_masked_training_is_charged_with_its_first_stage() -> None:
-    (row,) = time_to_auc.summary([_measured(ONE, [0.9], stage_s=30.0)])
+    (row,) = auc_table.summary([_measured(ONE, [0.9], stage_s=30.0)])
     assert (row["processor_s"], row["wall_s"]) == (32.0, 35.0)
 
 
 def test_rows_without_one_bag_a_step_have_no_target() -> None:
-    assert time_to_auc.summary([_measured("samples", [0.9])]) == []
+    assert auc_table.summary([_measured("samples", [0.9])]) == []
 
 
 def _main(folder: Path, *arguments: str) -> None:
@@ -71,7 +71,7 @@ def test_a_killed_benchmark_continues_with_the_next_run(
 ) -> None:
     trained, train = [], time_to_auc.trained
 
-    def dies_in_the_third(run: time_to_auc.Run, *arguments: Any) -> Any:
+    def dies_in_the_third(run: auc_runs.Run, *arguments: Any) -> Any:
         trained.append((run.network, run.setting))
         if len(trained) == 3:
             raise KeyboardInterrupt
@@ -105,8 +105,8 @@ def test_a_killed_benchmark_continues_with_the_next_run(
 
 
 def test_every_setting_changes_what_its_name_says() -> None:
-    data = time_to_auc.DATA["planted"]
-    runs = time_to_auc.runs({"planted": data}, ["abmil", "mhim"], SETTINGS, 1)
+    data = auc_runs.DATA["planted"]
+    runs = auc_runs.runs({"planted": data}, ["abmil", "mhim"], SETTINGS, 1)
     assert len(runs) == 2 * len(SETTINGS) - 1  # no masks on packs
     by_setting = {run.setting: run.config for run in runs if run.network == "abmil"}
     assert by_setting[ONE].bags_per_step == 1
