@@ -79,8 +79,13 @@ class Times:
             "mib": [round(each) for each in self.mib],
         }
 
-    def of_span(self, span: int, num_trials: int) -> str:
-        """One line on a span that has ended."""
+    def note_span(self, begun: int, num_trials: int) -> None:
+        """If a span has ended with this many trials begun, note the memory, and print a line on the span."""
+        if begun * SPANS // num_trials > (begun - 1) * SPANS // num_trials:
+            self.mib.append(psutil.Process().memory_info().rss / 2**20)
+            print(self._of_span((begun - 1) * SPANS // num_trials, num_trials), file=sys.stderr, flush=True)
+
+    def _of_span(self, span: int, num_trials: int) -> str:
         found = self.summary(num_trials)
         words = f"{(span + 1) * num_trials // SPANS} of {num_trials} trials have begun"
         for clock, each in (("wall", found), ("processor", found["processor"])):
@@ -175,11 +180,7 @@ def ours(num_trials: int, num_workers: int, home: Path) -> Times:
             workers[str(begun)] = Worker(begun, at)
             heapq.heappush(queue, (at, str(begun)))
             begun += 1
-            if begun * SPANS // num_trials > (begun - 1) * SPANS // num_trials:
-                times.mib.append(psutil.Process().memory_info().rss / 2**20)
-                print(
-                    times.of_span((begun - 1) * SPANS // num_trials, num_trials), file=sys.stderr, flush=True
-                )
+            times.note_span(begun, num_trials)
 
     for _ in range(num_workers):
         begin(0.0)
