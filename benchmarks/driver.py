@@ -2,8 +2,10 @@
 
 The trials are proposed, recorded, judged and ended by the sweep's own `Driver`, study and folder; only Ray
 and the training are missing. Workers report as fast as the driver answers, so `reports_per_s` is what it can
-bear, and `propose_ms` and `report_ms` show whether its work grows with the number of trials. The peer is a
-plain loop over Optuna's `ask`, `report`, `should_prune` and `tell` with as many trials at once.
+bear, and `propose_ms` and `report_ms` show whether its work grows with the number of trials. These are times
+of the clock on the wall, which other work on the machine stretches; those of `processor` are of this process
+alone, and leave out what the disk takes. The peer is a plain loop over Optuna's `ask`, `report`,
+`should_prune` and `tell` with as many trials at once.
 
     python benchmarks/driver.py --trials 10000 --workers 1000 --json
 """
@@ -12,12 +14,14 @@ import argparse
 import heapq
 import io
 import json
+import os
 import random
 import statistics
 import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +31,7 @@ import psutil
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.processor import cpu_name
 from jobs.tune_c16 import BASE, space
 from mhimdist.cluster.nodes import Share
 from mhimdist.search import first_trials, proposals, samplers
@@ -50,36 +55,77 @@ class Times:
     """What was measured.
 
     Attributes:
-        propose_s, report_s: seconds of each call, with the number of trials that had begun.
+        propose_s, report_s: the number of trials that had begun at each call, and its seconds on the wall and
+            of the processor.
         mib: memory of the process at the end of each span.
         begun: when the sweep began.
     """
 
-    propose_s: list[tuple[int, float]] = field(default_factory=list)
-    report_s: list[tuple[int, float]] = field(default_factory=list)
+    propose_s: list[tuple[int, float, float]] = field(default_factory=list)
+    report_s: list[tuple[int, float, float]] = field(default_factory=list)
     mib: list[float] = field(default_factory=list)
     begun: float = field(default_factory=time.perf_counter)
 
     def summary(self, num_trials: int) -> dict[str, object]:
         """Milliseconds of the median call per span, and what the whole sweep bore."""
         seconds = time.perf_counter() - self.begun
+        wall, processor = (self._by_clock(clock, num_trials) for clock in (1, 2))
         return {
             "trials": num_trials,
             "reports": len(self.report_s),
             "seconds": round(seconds, 1),
-            "reports_per_s": round(len(self.report_s) / sum(each for _, each in self.report_s), 1),
-            "reports_per_s_with_proposals": round(len(self.report_s) / seconds, 1),
-            "propose_ms": _per_span(self.propose_s, num_trials),
-            "report_ms": _per_span(self.report_s, num_trials),
+            **wall,
+            "processor": processor,
             "mib": [round(each) for each in self.mib],
         }
 
+    def note_span(self, begun: int, num_trials: int) -> None:
+        """If a span has ended with this many trials begun, note the memory, and print a line on the span."""
+        if begun * SPANS // num_trials > (begun - 1) * SPANS // num_trials:
+            self.mib.append(psutil.Process().memory_info().rss / 2**20)
+            print(self._of_span((begun - 1) * SPANS // num_trials, num_trials), file=sys.stderr, flush=True)
 
-def _per_span(calls: list[tuple[int, float]], num_trials: int) -> list[float | None]:
+    def _of_span(self, span: int, num_trials: int) -> str:
+        found = self.summary(num_trials)
+        words = f"{(span + 1) * num_trials // SPANS} of {num_trials} trials have begun"
+        for clock, each in (("wall", found), ("processor", found["processor"])):
+            assert isinstance(each, dict)
+            words += f"; {clock}: propose {each['propose_ms'][span]}, report {each['report_ms'][span]} ms"
+            words += f" (mean {each['report_mean_ms'][span]}), {each['reports_per_s']} reports/s"
+        return f"{words}; {self.mib[-1]:.0f} MiB"
+
+    def _by_clock(self, clock: int, num_trials: int) -> dict[str, object]:
+        reports_s, proposals_s = (
+            sum(call[clock] for call in calls) for calls in (self.report_s, self.propose_s)
+        )
+        return {
+            "reports_per_s": round(len(self.report_s) / reports_s, 1) if reports_s else None,
+            "reports_per_s_with_proposals": round(len(self.report_s) / (reports_s + proposals_s), 1),
+            "propose_ms": _per_span(self.propose_s, clock, num_trials),
+            "report_ms": _per_span(self.report_s, clock, num_trials),
+            "report_mean_ms": _per_span(self.report_s, clock, num_trials, statistics.fmean),
+        }
+
+
+def _per_span(
+    calls: list[tuple[int, float, float]],
+    clock: int,
+    num_trials: int,
+    middle: Callable[[list[float]], float] = statistics.median,
+) -> list[float | None]:
     spans: list[list[float]] = [[] for _ in range(SPANS)]
-    for begun, seconds in calls:
-        spans[min(SPANS - 1, begun * SPANS // num_trials)].append(seconds)
-    return [round(1000 * statistics.median(each), 2) if each else None for each in spans]
+    for call in calls:
+        spans[min(SPANS - 1, call[0] * SPANS // num_trials)].append(call[clock])
+    return [round(1000 * middle(each), 2) if each else None for each in spans]
+
+
+def _now() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def _since(called: tuple[float, float]) -> tuple[float, float]:
+    wall, processor = _now()
+    return wall - called[0], processor - called[1]
 
 
 class Worker:
@@ -127,15 +173,14 @@ def ours(num_trials: int, num_workers: int, home: Path) -> Times:
 
     def begin(at: float) -> None:
         nonlocal begun
-        called = time.perf_counter()
+        called = _now()
         given = driver.suggest(str(begun))
         if isinstance(given, dict):
-            times.propose_s.append((begun, time.perf_counter() - called))
+            times.propose_s.append((begun, *_since(called)))
             workers[str(begun)] = Worker(begun, at)
             heapq.heappush(queue, (at, str(begun)))
             begun += 1
-            if begun * SPANS % num_trials == 0:
-                times.mib.append(psutil.Process().memory_info().rss / 2**20)
+            times.note_span(begun, num_trials)
 
     for _ in range(num_workers):
         begin(0.0)
@@ -152,13 +197,13 @@ def ours(num_trials: int, num_workers: int, home: Path) -> Times:
             "is_finished": is_last,
             "hostname": "node",
         }
-        called = time.perf_counter()
+        called = _now()
         if is_last:
             driver.ended(name, result, error=False)
             reason = "ended"
         elif reason := driver.decide(name, result):
             driver.ended(name, result, error=False)
-        times.report_s.append((begun, time.perf_counter() - called))
+        times.report_s.append((begun, *_since(called)))
         if reason:
             del workers[name]
             begin(worker.at)
@@ -180,10 +225,10 @@ def peer(num_trials: int, num_workers: int, home: Path) -> Times:
 
     def begin(at: float) -> None:
         nonlocal begun
-        called = time.perf_counter()
+        called = _now()
         trial = study.ask()
         space(Space(trial))
-        times.propose_s.append((begun, time.perf_counter() - called))
+        times.propose_s.append((begun, *_since(called)))
         workers[begun] = (trial, Worker(begun, at))
         heapq.heappush(queue, (at, begun))
         begun += 1
@@ -194,14 +239,14 @@ def peer(num_trials: int, num_workers: int, home: Path) -> Times:
         _, number = heapq.heappop(queue)
         trial, worker = workers[number]
         value = worker.epoch()
-        called = time.perf_counter()
+        called = _now()
         trial.report(value, worker.step)
         ends = worker.step == BASE.epochs
         if ends:
             study.tell(trial, value)
         elif ends := trial.should_prune():
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        times.report_s.append((begun, time.perf_counter() - called))
+        times.report_s.append((begun, *_since(called)))
         if not ends:
             heapq.heappush(queue, (worker.at, number))
         elif begun < num_trials:
@@ -225,7 +270,7 @@ def main() -> None:
             workers = min(options.workers, options.peer_trials // 2)
             found["peer"] = peer(options.peer_trials, workers, home).summary(options.peer_trials)
     if options.json:
-        print(json.dumps(found))
+        print(json.dumps({"cpu": cpu_name(), "load": round(os.getloadavg()[0], 1)} | found))
         return
     for name, each in found.items():
         print(name, *(f"{key} {value}" for key, value in each.items()), sep="\n  ")

@@ -5,7 +5,7 @@ consumer touches every page it gets. torch computes on one thread. A ratio is th
 round takes the mean of our turns before and after the peer's. Peak anonymous memory (RssAnon, above that of
 the imports) is measured with each loader in its own process.
 
-    python -m benchmarks.loading [--bags 32] [--rounds 5] [--json]
+    python -m benchmarks.loading [--bags 32] [--rounds 5] [--one-core] [--json]
 """
 
 import argparse
@@ -176,6 +176,18 @@ def peak_of(work: Callable[[], object]) -> int:
     return peak - before
 
 
+def one_core(folder: Path, rounds: int) -> dict[str, object]:
+    """The part of `measure` that says what a trial on one core gets."""
+    found = with_a_step(folder, rounds, 1, 1)
+    return {
+        "one_core": found["later"]["processor"],
+        "with_a_step": {"one core": found},
+        "cpu": cpu_name(),
+        "load": round(os.getloadavg()[0], 1),
+        "rounds": rounds,
+    }
+
+
 def measure(folder: Path, rounds: int) -> dict[str, object]:
     """Rates of all loaders in turns, our ratios to the peers, and peaks of memory."""
     epochs = loaders(folder)
@@ -289,8 +301,8 @@ def with_a_step(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Bags per second that each reader and a step get together, bound to so many cores.
 
-    The step is the first layer's product. The readers run in turn, in an order that
-    reverses every round.
+    The step is the first layer's product: a longer one would hide the readers. They run in turn, in an order
+    that reverses every round.
 
     Args:
         folder: of the bags.
@@ -300,8 +312,10 @@ def with_a_step(
 
     Returns:
         By kind of epoch (`later`; `first`, which checks every byte; `cold`, a first one that reads the disk)
-        and by clock (`wall`, `processor`): the median rate of each reader, and `ratio_read_ahead`, the median
-        over the rounds of reading ahead against reading in turn.
+        and by clock (`wall`, `processor`): the median rate of each reader; `step_ms: ` and the reader, the
+        milliseconds that the step alone took beside it (of the step's own thread by the processor's clock);
+        and `ratio_read_ahead`, the median over the rounds of reading ahead against reading in turn, with its
+        quartiles `ratio_read_ahead_low` and `_high`.
     """
     cores = os.sched_getaffinity(0)
     weights_DH = torch.randn(NUM_FEATURES, 512, generator=torch.Generator().manual_seed(0))
@@ -314,11 +328,14 @@ def with_a_step(
             read_ahead_module._spare.clear()
         epoch = (opened if kind == "later" else loaders(folder))[name]()
         started = np.array([time.perf_counter(), time.process_time()])
-        num_bags = 0
+        steps_s, num_bags = np.zeros(2), 0
         for features_ND in epoch:
+            began = np.array([time.perf_counter(), time.thread_time()])
             float(torch.relu(features_ND @ weights_DH).sum())
+            steps_s += np.array([time.perf_counter(), time.thread_time()]) - began
             num_bags += 1
-        return num_bags / (np.array([time.perf_counter(), time.process_time()]) - started)
+        taken_s = np.array([time.perf_counter(), time.process_time()]) - started
+        return np.stack([num_bags / taken_s, 1e3 * steps_s / num_bags])
 
     threads = torch.get_num_threads()
     torch.set_num_threads(num_threads)
@@ -339,11 +356,14 @@ def _in_turns(rates: Callable[[str, str], np.ndarray], kind: str, rounds: int) -
     for number in range(rounds):
         for name in names if number % 2 else reversed(names):
             measured[name].append(rates(name, kind))
-    ratios = [ours / theirs for ours, theirs in zip(measured[OURS], measured[IN_TURN], strict=True)]
+    pairs = zip(measured[OURS], measured[IN_TURN], strict=True)
+    low, middle, high = np.quantile([(ours / theirs)[0] for ours, theirs in pairs], (0.25, 0.5, 0.75), axis=0)
     medians = {name: np.median(each, axis=0) for name, each in measured.items()}
-    medians["ratio_read_ahead"] = np.median(ratios, axis=0)
+    found = {name: both[0] for name, both in medians.items()}
+    found |= {f"step_ms: {name}": both[1] for name, both in medians.items()}
+    found |= {"ratio_read_ahead": middle, "ratio_read_ahead_low": low, "ratio_read_ahead_high": high}
     return {
-        clock: {name: round(float(both[at]), 2) for name, both in medians.items()}
+        clock: {name: round(float(both[at]), 3) for name, both in found.items()}
         for at, clock in enumerate(("wall", "processor"))
     }
 
@@ -373,6 +393,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5, help="epochs of each loader (default: 5)")
     parser.add_argument("--folder", type=Path, help="where files are made or found (default: temporary)")
+    parser.add_argument("--one-core", action="store_true", help="only the readers with a step on one core")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -384,9 +405,15 @@ def main() -> None:
         folder = options.folder or Path(temporary)
         if not (folder / "shards").exists():
             build(folder, options.bags)
-        result = measure(folder, options.rounds)
+        result = one_core(folder, options.rounds) if options.one_core else measure(folder, options.rounds)
     if options.json:
         print(json.dumps(result))
+    elif options.one_core:
+        for kind, clocks in result["with_a_step"]["one core"].items():
+            for clock, rates in clocks.items():
+                print(
+                    f"{kind} epoch, time on the {clock}:", *(f"  {n} {v}" for n, v in rates.items()), sep="\n"
+                )
     else:
         print_table(result)
 

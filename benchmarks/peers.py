@@ -49,14 +49,14 @@ class Laps:
 class NaiveAttentionMIL(nn.Module):
     """AB-MIL without a gate."""
 
-    def __init__(self, num_features: int, num_classes: int) -> None:
+    def __init__(self, num_features: int, num_classes: int, width: int = 512) -> None:
         super().__init__()
-        self.projection = nn.Sequential(nn.Linear(num_features, 512), nn.ReLU())
+        self.projection = nn.Sequential(nn.Linear(num_features, width), nn.ReLU())
         self.dropout = nn.Dropout(0.25)
         self.attention = nn.Sequential(
-            nn.Linear(512, 128, bias=False), nn.ReLU(), nn.Linear(128, 1, bias=False)
+            nn.Linear(width, 128, bias=False), nn.ReLU(), nn.Linear(128, 1, bias=False)
         )
-        self.head = nn.Linear(512, num_classes)
+        self.head = nn.Linear(width, num_classes)
 
     def encode(self, hidden_NE: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Bag embeddings, scores H x N for masking, and the logits, each of which has a cross-entropy."""

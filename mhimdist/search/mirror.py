@@ -37,6 +37,8 @@ class Mirror(BaseStorage):
         self._study_id: int | None = None
         self._trials: list[FrozenTrial] = []
         self._places: dict[int, int] = {}
+        self._unsettled: set[int] = set()  # numbers of trials that another program may be changing
+        self._distributions: dict[BaseDistribution, BaseDistribution] = {}
         self._next_look = float("-inf")
 
     def look(self, is_ours: Callable[[FrozenTrial], bool]) -> None:
@@ -47,8 +49,12 @@ class Mirror(BaseStorage):
         """
         if time.monotonic() >= self._next_look or self._num_in_database() != len(self._trials):
             self._look_at_all()
-        for trial in self._trials:
-            if not (trial.state.is_finished() or is_ours(trial)):
+        # Not a pass over all trials: it would cost a proposal 2 ms at 10,000.
+        for number in sorted(self._unsettled):
+            trial = self._trials[number]
+            if trial.state.is_finished() or is_ours(trial):
+                self._unsettled.remove(number)
+            else:
                 self._put(self._database.get_trial(trial._trial_id))
 
     def _num_in_database(self) -> int:
@@ -60,7 +66,10 @@ class Mirror(BaseStorage):
         assert self._study_id is not None, "its trials have been read"
         begun = time.monotonic()
         self._trials = self._database.get_all_trials(self._study_id, deepcopy=False)
+        for trial in self._trials:
+            self._share_distributions(trial)
         self._places = {trial._trial_id: trial.number for trial in self._trials}
+        self._unsettled = {trial.number for trial in self._trials if not trial.state.is_finished()}
         now = time.monotonic()
         self._next_look = now + (now - begun) / SHARE_OF_TIME
 
@@ -89,6 +98,7 @@ class Mirror(BaseStorage):
         trial_id = self._database.create_new_trial(study_id, template_trial)
         trial = self._database.get_trial(trial_id)
         if trial.number == len(self._trials):
+            self._share_distributions(trial)
             self._places[trial_id] = trial.number
             self._trials.append(trial)
         else:  # another program has added one
@@ -99,7 +109,9 @@ class Mirror(BaseStorage):
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
         is_set = self._database.set_trial_state_values(trial_id, state, values)
-        self._put(self._database.get_trial(trial_id))
+        trial = self._database.get_trial(trial_id)
+        self._share_distributions(trial)
+        self._put(trial)
         return is_set
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
@@ -119,6 +131,16 @@ class Mirror(BaseStorage):
         changed = copy.copy(self.get_trial(trial_id))
         changed.system_attrs = changed.system_attrs | {key: _as_stored(value)}
         self._put(changed)
+
+    def _share_distributions(self, trial: FrozenTrial) -> None:
+        """Have a trial from the database hold the one copy of each distribution, not copies of its own.
+
+        They would be a third of what a trial takes: 30 MB of 10,000 trials.
+        """
+        shared = {
+            name: self._distributions.setdefault(each, each) for name, each in trial.distributions.items()
+        }
+        trial.distributions = shared
 
     def _put(self, trial: FrozenTrial) -> None:
         place = self._places.get(trial._trial_id)

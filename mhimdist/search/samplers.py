@@ -5,10 +5,12 @@ trial has its own sampler, seeded by seed and number, so a killed sweep resumes 
 """
 
 import hashlib
+import heapq
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import optuna
@@ -46,22 +48,19 @@ def shown(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -
         trials: all trials of the study, by number.
         directions: of the study's objectives.
     """
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    num_hidden = sum(trial.state.is_finished() for trial in trials) - MAX_SHOWN
+    going = TrialState.RUNNING, TrialState.WAITING
+    ended = [number for number, trial in enumerate(trials) if trial.state not in going]
+    num_hidden = len(ended) - MAX_SHOWN
     if num_hidden <= 0:
         return list(trials)
+    complete = [number for number in ended if trials[number].state == TrialState.COMPLETE]
     kept: set[int] = set()
     for place, direction in enumerate(directions):
-        sign = -1 if direction == StudyDirection.MAXIMIZE else 1
-        best = sorted(complete, key=lambda trial: sign * trial.values[place])
-        kept.update(trial.number for trial in best[: MAX_BEST // len(directions)])
-    found = []
-    for trial in trials:
-        is_old = trial.state.is_finished() and trial.number not in kept and num_hidden > 0
-        num_hidden -= is_old
-        if not is_old:
-            found.append(trial)
-    return found
+        choose = heapq.nlargest if direction == StudyDirection.MAXIMIZE else heapq.nsmallest
+        values = {number: trials[number].values[place] for number in complete}
+        kept.update(choose(MAX_BEST // len(directions), complete, key=values.__getitem__))
+    hidden = set(islice((number for number in ended if number not in kept), num_hidden))
+    return [trial for number, trial in enumerate(trials) if number not in hidden]
 
 
 def check(sampler: SamplerName, facts: Facts) -> None:

@@ -25,3 +25,21 @@ def test_every_conversion_is_timed(capsys: pytest.CaptureFixture, monkeypatch: p
                 assert result["ms"][" to ".join(names)] >= 0
     assert result["ms"]["float16 to float32 by numpy"] >= 0
     assert len(result["ms"]) == len(conversion.DTYPES) ** 2 + 1
+
+
+def test_the_readers_way_is_raced_against_the_others(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = torch.get_num_threads()
+    arguments = "--ways", "--json", "--rows", "200", "--repeats", "3"
+    monkeypatch.setattr(sys, "argv", ["conversion", *arguments])
+    conversion.main()
+    torch.set_num_threads(threads)
+    result = json.loads(capsys.readouterr().out)
+    names = {f"{who}, {what} memory" for who in ("torch", "numpy") for what in ("reused", "new")}
+    assert set(result["bag"]) == set(result["in_cache"]) == names
+    for each in (*result["bag"].values(), *result["in_cache"].values()):
+        assert each["median_ms"] >= each["quickest_ms"] > 0
+    assert result["cpu"]
+    # More than a value per cycle: torch converts several at once. NumPy converts one by one.
+    assert result["in_cache"]["torch, reused memory"]["values_per_ns"] > 2

@@ -50,8 +50,11 @@ def test_loading_against_its_peers(
     assert set(result["first_epoch"]) == {"warm", "cold"}
     assert all(ratio > 0 for each in result["first_epoch"].values() for ratio in each.values())
     assert result["first_epoch_ratio_torch_load"] == result["first_epoch"]["warm"]["ratio_torch_load"]
-    both = {loading.OURS, loading.IN_TURN, "ratio_read_ahead"}
-    assert set(result["one_core"]) == {*both, "DALI", "cache=ram"}
+    readers = {loading.OURS, loading.IN_TURN}
+    ratios_of_both = {f"ratio_read_ahead{end}" for end in ("", "_low", "_high")}
+    both = readers | {f"step_ms: {name}" for name in readers} | ratios_of_both
+    more = {"DALI", "cache=ram"}
+    assert set(result["one_core"]) == both | more | {f"step_ms: {name}" for name in more}
     assert result["one_core"] == result["with_a_step"]["one core"]["later"]["processor"]
     assert set(result["with_a_step"]) == {"one core", "all cores, one thread", "all cores"}
     for kinds in result["with_a_step"].values():

@@ -95,3 +95,41 @@ def test_reports_ask_the_database_for_no_trial(opened, monkeypatch):
     for trial_id in ids:
         seen.set_trial_intermediate_value(trial_id, 1, 0.5)
         study.pruner.prune(study, seen.get_trial(trial_id))
+
+
+def test_trials_share_the_distributions_that_are_equal(opened):
+    url, study, seen = opened
+    for value in (0.1, 0.2, 0.3):
+        seen.create_new_trial(study._study_id, _template(value))
+    study.tell(0, 0.5)
+    study.tell(1, state=TrialState.PRUNED)
+    held = study.get_trials(deepcopy=False)
+    assert len({id(trial.distributions["x"]) for trial in held}) == 1
+    _, again = storage.create(url, NAME, None, [StudyDirection.MAXIMIZE])[0:2]
+    reopened = again.get_all_trials(study._study_id, deepcopy=False)
+    assert len({id(trial.distributions["x"]) for trial in reopened}) == 1
+    assert repr(reopened) == repr(held) == repr(storage.read(url, NAME))
+
+
+def test_a_look_asks_about_no_trial_that_has_ended_or_is_ours(opened, monkeypatch):
+    url, study, seen = opened
+    for value in (0.1, 0.2):
+        seen.create_new_trial(study._study_id, _template(value))
+    study.tell(0, 0.5)
+    other = optuna.load_study(study_name=NAME, storage=url)
+    theirs = other.ask()
+    asked, get = [], seen._database.get_trial
+
+    def counted(trial_id: int) -> optuna.trial.FrozenTrial:
+        asked.append(trial_id)
+        return get(trial_id)
+
+    monkeypatch.setattr(seen._database, "get_trial", counted)
+    seen.look(_is_ours)
+    assert asked == [theirs._trial_id]
+    monkeypatch.setattr(seen, "_next_look", float("inf"))
+    other.tell(theirs, 0.5)
+    seen.look(_is_ours)
+    assert seen.numbered(2).state == TrialState.COMPLETE
+    seen.look(_is_ours)
+    assert asked == [theirs._trial_id] * 2
