@@ -32,10 +32,14 @@ NODE_TYPES_VARIABLE = "MHIMDIST_NODE_TYPES"
 _NODE_TYPE_LABEL = "ray.io/node-group"
 _HEAD_RESOURCE = "node:__internal_head__"
 
+_STARTS, _END_S = 3, 10.0
+
 _ANSWER_TIMEOUT_S = 10.0  # ray.init itself waits for two minutes
 
 # A worker maps the object store, which takes this share of the memory, and torch beside it.
 _OBJECT_STORE_SHARE, _WORKER_BYTES = 0.3, 8 * 2**30
+
+_log = logging.getLogger(__name__)
 
 _accepts_open = False  # whether the user of this process has said --insecure
 
@@ -84,25 +88,45 @@ def connect(*, dashboard: bool = False) -> None:
         _join(os.environ.get("RAY_ADDRESS", ""), quiet)
         return
     require_address_space()
-    with loopback_only(), started_with_our_signals(), _explaining_a_slow_start():
-        ray.init(
-            address="local",
-            include_dashboard=dashboard,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=_temp_dir(),
-            **quiet,
-        )
+    for number in range(1, _STARTS + 1):
+        try:
+            with loopback_only(), started_with_our_signals(), _explaining_a_slow_start():
+                ray.init(
+                    address="local",
+                    include_dashboard=dashboard,
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=_temp_dir(),
+                    **quiet,
+                )
+            return
+        except _SlowStartError:
+            if number == _STARTS:
+                raise
+            _log.warning("Ray did not start within its 30 s: this machine is busy; trying again")
+
+
+class _SlowStartError(ClusterError):
+    """Ray's processes took longer than Ray waits for them."""
 
 
 @contextmanager
 def _explaining_a_slow_start() -> Iterator[None]:
-    """Ray gives its processes 30 seconds to start, fixed in its code, and then raises a plain `Exception`."""
+    """Ray gives its processes 30 seconds to start, fixed in its code, and then raises a plain `Exception`.
+
+    The processes that it has started are ended: Ray would leave them until this process ends.
+    """
+    before = set(psutil.Process().children(recursive=True))
     try:
         yield
     except Exception as error:
         if type(error) is not Exception:
             raise
-        raise ClusterError(
+        started = set(psutil.Process().children(recursive=True)) - before
+        for process in started:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(started, timeout=_END_S)
+        raise _SlowStartError(
             f"Ray did not start ({str(error).splitlines()[0]}): this machine may be too busy; run the same "
             "command again when it is calmer"
         ) from error

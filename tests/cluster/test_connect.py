@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mhimdist.cluster import connect
@@ -142,14 +143,81 @@ ray.shutdown()
     assert (done.returncode, done.stdout.strip()) == (0, "42"), done.stderr
 
 
-def test_a_ray_that_does_not_start_in_time_is_our_error(monkeypatch):
-    def init(**named):
-        raise Exception("The current node timed out during startup. This could happen because ...")
-
+@pytest.fixture
+def starts(monkeypatch):
+    """Ray's starts, each with a process of its own; the first ones, as many as are asked for, time out."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setattr(connect, "keep_token_private", lambda **named: None)
     monkeypatch.setattr(connect.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(connect.ray, "init", init)
+    started = []
+
+    def fail(times):
+        def init(**named):
+            started.append(subprocess.Popen(["sleep", "600"]))
+            if len(started) <= times:
+                raise Exception("The current node timed out during startup. This could happen because ...")
+
+        monkeypatch.setattr(connect.ray, "init", init)
+        return started
+
+    yield fail
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_a_ray_that_does_not_start_in_time_is_started_again(starts, caplog):
+    started = starts(times=2)
+    connect.connect()
+    assert [psutil.pid_exists(process.pid) for process in started] == [False, False, True]
+    assert [record.getMessage() for record in caplog.records] == [
+        "Ray did not start within its 30 s: this machine is busy; trying again"
+    ] * 2
+
+
+def test_a_ray_that_never_starts_in_time_is_our_error(starts):
+    started = starts(times=9)
     with pytest.raises(ClusterError, match=r"Ray did not start \(The current node timed out .*too busy"):
         connect.connect()
+    assert [psutil.pid_exists(process.pid) for process in started] == [False] * 3
+
+
+SLOW_TWICE = """
+import os
+import psutil
+import ray
+from ray._private import node, services
+from mhimdist.cluster.connect import connect
+
+init, get_node, code = ray.init, services.get_node, node.Node.__init__.__code__
+assert code.co_consts.count(30) == 1
+impatient, starts = code.replace(co_consts=tuple(-1 if c == 30 else c for c in code.co_consts)), []
+
+def started(**named):
+    starts.append(0)
+    node.Node.__init__.__code__ = impatient if len(starts) < 3 else code
+    return init(**named)
+
+def late(*arguments):
+    if len(starts) < 3:
+        raise RuntimeError("not yet")
+    return get_node(*arguments)
+
+ray.init, services.get_node = started, late
+connect()
+assert len(starts) == 3
+names = [process.name() for process in psutil.Process().children(recursive=True)]
+assert names.count("gcs_server") == names.count("raylet") == 1, names
+assert ray.get(ray.remote(lambda: os.getpid()).remote()) != os.getpid()
+ray.shutdown()
+assert not psutil.Process().children(recursive=True)
+print("all went well")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_ray_itself_starts_again_and_leaves_nothing():
+    done = _run(SLOW_TWICE)
+    assert done.stdout.endswith("all went well\n"), done.stderr
