@@ -16,6 +16,10 @@ from mhimdist.errors import ClusterError
 MAX_TEMP_ROOT_BYTES = 30
 """Longest temporary folder that Ray can use, in bytes: its Unix sockets add some 65, and 107 are allowed."""
 
+ONE_NODE_SETTINGS = {"health_check_failure_threshold": 100}
+"""Ray's settings for a cluster of one node. Ray calls a node dead that leaves 5 checks unanswered, within
+about a minute. The only node of a busy machine may be that slow, and its end is the end of everything."""
+
 _TERMINATE_GRACE_S = 8.0  # from SIGTERM to SIGKILL; normally all processes are gone after 3 s
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
 

@@ -21,7 +21,7 @@ from mhimdist.cluster.authentication import (
     require_closed,
     require_token_mode,
 )
-from mhimdist.cluster.children import MAX_TEMP_ROOT_BYTES
+from mhimdist.cluster.children import MAX_TEMP_ROOT_BYTES, ONE_NODE_SETTINGS
 from mhimdist.cluster.nodes import Node, Share, addable_nodes
 from mhimdist.cluster.ray_signals import started_with_our_signals
 from mhimdist.errors import ClusterError
@@ -96,6 +96,7 @@ def connect(*, dashboard: bool = False) -> None:
                     include_dashboard=dashboard,
                     _node_ip_address="127.0.0.1",
                     _temp_dir=_temp_dir(),
+                    _system_config=ONE_NODE_SETTINGS,
                     **quiet,
                 )
             return

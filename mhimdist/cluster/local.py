@@ -22,6 +22,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from mhimdist.cluster.children import (
+    ONE_NODE_SETTINGS,
     adopt_orphans,
     end_all_children,
     end_with_parent,
@@ -162,6 +163,7 @@ def _environment(token_file: Path) -> dict[str, str]:
         "RAY_TMPDIR",
     }
     env = {name: value for name, value in os.environ.items() if name not in foreign}
+    env |= {f"RAY_{name}": str(value) for name, value in ONE_NODE_SETTINGS.items()}
     env |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file),

@@ -221,3 +221,30 @@ print("all went well")
 def test_ray_itself_starts_again_and_leaves_nothing():
     done = _run(SLOW_TWICE)
     assert done.stdout.endswith("all went well\n"), done.stderr
+
+
+SILENT_FOR_LONG = """
+import time
+import psutil
+import ray
+from mhimdist.cluster.connect import connect
+
+connect()
+actor = ray.remote(type("Actor", (), {"number": lambda self: 7})).remote()
+assert ray.get(actor.number.remote()) == 7
+(raylet,) = (each for each in psutil.Process().children(recursive=True) if each.name() == "raylet")
+raylet.suspend()
+time.sleep(100)
+raylet.resume()
+assert ray.get(actor.number.remote()) == 7
+assert [node["Alive"] for node in ray.nodes()] == [True]
+print("all went well")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_only_node_is_not_called_dead_when_it_is_slow():
+    """By Ray's own settings it is, before 100 s have passed, and its process then aborts."""
+    done = _run(SILENT_FOR_LONG)
+    assert done.stdout.endswith("all went well\n"), done.stderr
