@@ -155,7 +155,8 @@ def _workers(process: subprocess.Popen) -> list[psutil.Process]:
         for child in psutil.Process(process.pid).children(recursive=True):
             with suppress(psutil.Error):
                 title = " ".join(child.cmdline())
-                if title.startswith("ray::") and "IDLE" not in title:
+                # With one of Ray's own agents, the node would end.
+                if title.startswith("ray::") and not any(each in title for each in ("IDLE", "Agent")):
                     found.append(child)
     return found
 

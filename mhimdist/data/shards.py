@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -127,21 +127,7 @@ class BagShards(StoredBags):
 
     def __reduce__(self) -> tuple[Callable[[], "BagShards"], tuple[()]]:
         how = self._location, self.features, self.verify, self._mapped.cache, self.digest
-        return partial(self._again, *how), ()
-
-    @classmethod
-    def _again(
-        cls,
-        location: Location,
-        features: str | None,
-        verify: Literal["first_read", "never"],
-        cache: ShardCache | None,
-        digest: str,
-    ) -> Self:
-        """Open a data set in another process, which got its place from this one."""
-        bags = cls(location, features=features, verify=verify, shard_cache=cache)
-        bags.require_digest(digest)
-        return bags
+        return partial(_again, *how), ()
 
     def rows_of(self, keys: Sequence[str]) -> np.ndarray:
         """See `StoredBags.rows_of`."""
@@ -305,6 +291,19 @@ class BagShards(StoredBags):
                 raise CorruptShard(f"{where}: expected crc32 {crc32:08x}, got {got:08x}")
             self._verified.add(checked)
         return mapped, offset + NPY_HEADER_BYTES
+
+
+def _again(
+    location: Location,
+    features: str | None,
+    verify: Literal["first_read", "never"],
+    cache: ShardCache | None,
+    digest: str,
+) -> BagShards:
+    """Open a data set in another process, which got its place from this one."""
+    bags = BagShards(location, features=features, verify=verify, shard_cache=cache)
+    bags.require_digest(digest)
+    return bags
 
 
 def _json_object(content: bytes, crc32: int, where: str) -> dict[str, Any]:
