@@ -127,7 +127,7 @@ class BagShards(StoredBags):
 
     def __reduce__(self) -> tuple[Callable[[], "BagShards"], tuple[()]]:
         how = self._location, self.features, self.verify, self._mapped.cache, self.digest
-        return partial(_again, *how), ()
+        return partial(_again, type(self), *how), ()
 
     def rows_of(self, keys: Sequence[str]) -> np.ndarray:
         """See `StoredBags.rows_of`."""
@@ -294,6 +294,7 @@ class BagShards(StoredBags):
 
 
 def _again(
+    kind: type[BagShards],
     location: Location,
     features: str | None,
     verify: Literal["first_read", "never"],
@@ -301,7 +302,7 @@ def _again(
     digest: str,
 ) -> BagShards:
     """Open a data set in another process, which got its place from this one."""
-    bags = BagShards(location, features=features, verify=verify, shard_cache=cache)
+    bags = kind(location, features=features, verify=verify, shard_cache=cache)
     bags.require_digest(digest)
     return bags
 
