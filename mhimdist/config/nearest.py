@@ -11,7 +11,13 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
         given: the name that is not known.
         known: the names that are.
     """
-    names = list(dict.fromkeys(known))
-    ends = [name for name in names if name.lstrip("-").rpartition(".")[2] == given.lstrip("-")]
-    near = ends[:1] or difflib.get_close_matches(given, names, n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    known_as = {_spelt(name): name for name in known}
+    wanted = _spelt(given)
+    ends = [name for name in known_as if name.lstrip("_").rpartition(".")[2] == wanted.lstrip("_")]
+    near = ends[:1] or difflib.get_close_matches(wanted, known_as, n=1)
+    return f" (did you mean {known_as[near[0]]}?)" if near else ""
+
+
+def _spelt(name: str) -> str:
+    """A name as Python and files spell it; options have hyphens in the places of underscores."""
+    return name.replace("-", "_")

@@ -186,7 +186,7 @@ class _Check:
         tag = node.items.get(field.discriminator)
         name = tag.text if isinstance(tag, Scalar) else chosen_by_default(field)
         if name not in groups:
-            close = did_you_mean(name.replace("-", "_"), groups)
+            close = did_you_mean(name, groups)
             self._problem(
                 (*path, field.discriminator), f"no {path[-1]} {name!r}{close}; valid: {', '.join(groups)}"
             )
@@ -200,7 +200,7 @@ class _Check:
         deeper = [name for name in every if name == key or name.endswith(f".{leaf}")]
         if deeper:
             return f"unknown key here (did you mean {deeper[0]}, each part on its own level?)"
-        close = did_you_mean(key.replace("-", "_"), valid)
+        close = did_you_mean(key, valid)
         listed = "" if close and len(valid) > _MOST_LISTED else f"; valid here: {', '.join(sorted(valid))}"
         return f"unknown key{close}{listed}"
 

@@ -147,7 +147,7 @@ def _entry(value: Any, path: Path_) -> Entry:
         )
     for key in value:
         if key not in Entry.model_fields:
-            hint = did_you_mean(key.replace("-", "_"), Entry.model_fields)
+            hint = did_you_mean(key, Entry.model_fields)
             raise SettingError(
                 (*path, key), f"unknown key{hint}; valid here: {', '.join(Entry.model_fields)}"
             )
@@ -192,7 +192,7 @@ def _checked_schedule(path: str, entry: Entry, here: Path_) -> Entry:
     if entry.verb in ("uniform", "integer", "choice"):
         raise SettingError(here, f"{path} is a schedule: search it by schedule, or search {path}.start")
     if kind := next((each for each in entry.kinds or () if each not in SCHEDULE_KINDS), None):
-        close = did_you_mean(kind.replace("-", "_"), SCHEDULE_KINDS)
+        close = did_you_mean(kind, SCHEDULE_KINDS)
         raise SettingError(
             (*here, "kinds"), f"expected kinds among {', '.join(SCHEDULE_KINDS)}, got {kind}{close}"
         )
@@ -231,7 +231,7 @@ def _value(path: str, value: Any, here: Path_, *, is_key: bool = False) -> Any:
 
 
 def _unknown(path: str, valid: Iterable[str], what: str = "no setting") -> str:
-    return f"{what} of the configuration{did_you_mean(path.replace('-', '_'), valid)}"
+    return f"{what} of the configuration{did_you_mean(path, valid)}"
 
 
 @cache
