@@ -202,9 +202,11 @@ class Chunks:
     def _bytes_of(self, places: "_Places") -> np.ndarray:
         """The chunks as they were before they were filtered, one after the other, uint8 K x their bytes."""
         out_KB = np.empty((len(places.starts_C), self._chunk_bytes), np.uint8)
+        if not len(out_KB):
+            return out_KB
         if _DEFLATE in self._codes:
             self._inflate(places, out_KB.reshape(-1).data)
-        elif len(out_KB):
+        else:
             heads = np.flatnonzero(
                 np.diff(places.starts_C, prepend=-1 - self._chunk_bytes) != self._chunk_bytes
             )
@@ -229,8 +231,8 @@ class Chunks:
         heads = [0, *(np.flatnonzero((gaps_K < 0) | (gaps_K > num_bytes)) + 1).tolist()]
         at = 0
         for low, high in zip(heads, [*heads[1:], len(ends_K)], strict=True):
-            base = int(places.starts_C[low]) if low < high else 0
-            read = memoryview(self._stored(base, int(ends_K[high - 1]) - base if low < high else 0))
+            base = int(places.starts_C[low])
+            read = memoryview(self._stored(base, int(ends_K[high - 1]) - base))
             firsts, lasts = (places.starts_C[low:high] - base).tolist(), (ends_K[low:high] - base).tolist()
             masks = places.masks_C[low:high].tolist()
             for first, last, mask in zip(firsts, lasts, masks, strict=True):

@@ -123,7 +123,7 @@ def _leaves(file: _File, root: int, entry: np.dtype, num_chunks: int) -> np.ndar
         for address in nodes:
             head = file.read(_NODE_HEADER_BYTES, address)
             here, count = head[5], int.from_bytes(head[6:8], "little")
-            if head[:5] != b"TREE\x01" or here != (here if level is None else level):
+            if head[:5] != b"TREE\x01" or level not in (None, here):
                 raise file.damaged(f"a node of its chunks' tree at {address}")
             num_entries, level = num_entries + count, here
             if num_entries > most:
