@@ -2,6 +2,7 @@
 
 import errno
 import json
+import mmap
 import os
 import stat
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self, cast
 
 from filelock import FileLock, Timeout
 
@@ -36,6 +37,20 @@ def open_file(path: Path) -> BufferedReader:
         return descriptor
 
     return open(path, "rb", opener=regular)
+
+
+@contextmanager
+def mapped(path: Path) -> Iterator[IO[bytes]]:
+    """A file's content as a file whose reads end where the content does.
+
+    A read from an opened file takes memory for whatever is asked for, and a forged pickle asks for anything.
+
+    Raises:
+        OSError: as in `open_file`.
+        ValueError: the file is empty.
+    """
+    with open_file(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+        yield cast(IO[bytes], pages)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,14 +5,13 @@ read whole, as are members of a tar; both are read one more time when shards are
 """
 
 import io
-import mmap
 import re
 import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from data_prep.readers import damage
 from data_prep.readers.fields import FEATURES
+from mhimdist import files
 from mhimdist.errors import DataError
 
 # torch.save before 1.6 began a file with this pickled number. It wrote all other files as zips.
@@ -71,11 +71,11 @@ def read(path: Path, arrays: object = ()) -> dict[Any, Any]:
         DataError: the file is damaged, or holds anything but a tensor, an array, or a dict of them.
     """
     with path.open("rb") as file:
-        if file.read(len(LEGACY_MAGIC)) == LEGACY_MAGIC:
-            # A read from a map ends with the file; one from a file takes memory for whatever a pickle states.
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
-                return _load(pages, str(path), legacy=True)
-    return _load(path, str(path), legacy=False)
+        legacy = file.read(len(LEGACY_MAGIC)) == LEGACY_MAGIC
+    if not legacy:
+        return _load(path, str(path), legacy=False)
+    with files.mapped(path) as content:
+        return _load(content, str(path), legacy=True)
 
 
 def read_bytes(content: bytes, where: str) -> dict[Any, Any]:
@@ -87,9 +87,9 @@ def read_bytes(content: bytes, where: str) -> dict[Any, Any]:
     return _load(io.BytesIO(content), where, legacy=content.startswith(LEGACY_MAGIC))
 
 
-def _load(file: Path | io.BytesIO | mmap.mmap, where: str, *, legacy: bool) -> dict[Any, Any]:
+def _load(file: Path | IO[bytes], where: str, *, legacy: bool) -> dict[Any, Any]:
     with damage.named(f"{where}: damaged, or not a file that torch.save wrote", why=False):
-        if not legacy and not isinstance(file, mmap.mmap):
+        if not legacy:
             with zipfile.ZipFile(file) as archive:
                 if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
                     raise DataError(f"{where}: holds compressed records, which torch.save does not write")
@@ -101,15 +101,14 @@ def _load(file: Path | io.BytesIO | mmap.mmap, where: str, *, legacy: bool) -> d
     return loaded
 
 
-def _unpickle(file: Path | io.BytesIO | mmap.mmap, where: str) -> Any:
+def _unpickle(file: Path | IO[bytes], where: str) -> Any:
     """The content of the file; tried without arrays first, because arrays need a lock."""
     for allowed in ([], _ARRAYS):
         if not isinstance(file, Path):
             file.seek(0)
         with _allowing(allowed):
             try:
-                content = file if isinstance(file, Path) else cast(IO[bytes], file)
-                return torch.load(content, map_location="cpu", weights_only=True, mmap=isinstance(file, Path))
+                return torch.load(file, map_location="cpu", weights_only=True, mmap=isinstance(file, Path))
             except _RefusedError as error:
                 raise DataError(f"{where}: refused, it holds {error}") from error
             except Exception as error:

@@ -5,19 +5,19 @@ get prefixes from whatever held the network: `module.`, `model.`, `student.`, `n
 is recognised by what is left of the names without it.
 """
 
-import mmap
 import re
 import zipfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mhimdist import files
 from mhimdist.errors import CheckpointError
 
 Role = Literal["model", "teacher"]
@@ -146,10 +146,8 @@ def _read(path: Path) -> Any:
         if zipfile.is_zipfile(path):
             _refuse_compressed(path)
             return torch.load(path, map_location="cpu", weights_only=True)
-        # torch.save before 1.6. Tensors are as long as in the file, but a read from a file takes memory for
-        # whatever length its pickle states; one from a map ends with the file.
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
-            return torch.load(cast(IO[bytes], pages), map_location="cpu", weights_only=True)
+        with files.mapped(path) as content:  # torch.save before 1.6, a pickle
+            return torch.load(content, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except (OSError, SafetensorError) as error:
