@@ -132,16 +132,18 @@ def _soak(found: dict) -> list[str]:
         kind, _, part = name.partition(" in ")
         faults[_spoken(kind)][part or "training"] = count
     finished = " and ".join(f"{count} {name}" for name, count in found["finished"].items())
-    needs = ", ".join(f"{name} {count}" for name, count in found["needs"].items())
+    needs = found["needs"]
     return [
         "## The last long run under random faults",
         "",
-        f"`make soak SOAK='--minutes {found['asked']:g} --seed {found['seed']}'` at commit "
-        f"`{found['commit'][:12]}` took {found['minutes']} minutes with what it was compared with. "
-        f"{_sentence(found['broken'])}",
+        f"`make soak` injected faults for {found['asked']:g} minutes, with seed {found['seed']}, at commit "
+        f"`{found['commit'][:12]}`. {_sentence(found['broken'])}",
         "",
-        f"Disturbed until they ended, and then bit for bit those of an undisturbed run: {finished}. "
-        f"Starts: {sum(found['start'].values())}. What it held: {needs}.",
+        f"{finished.capitalize()} were disturbed until they ended, in {sum(found['start'].values())} starts. "
+        "Each left, bit for bit, what an undisturbed run leaves. "
+        f"At most {needs['most processes']} processes ran at once, and one held at most "
+        f"{needs['most open files of one']} files open. "
+        f"All {needs['files in /dev/shm']} files in /dev/shm were removed.",
         "",
         "| fault | in training | in a sweep |",
         "| --- | ---: | ---: |",

@@ -25,7 +25,7 @@ EXIT_CODES = """\
 Exit codes:
    0  done
    1  an error that one line on stderr explains
-   2  the command line cannot be read: an unknown command or option, a missing value
+   2  the command line cannot be read: an unknown command or option, an option without its value
   75  saved after SIGTERM, which batch systems send: the same command resumes
  130  ended by Ctrl-C; what runs had saved stays, and the same command resumes
 """
