@@ -11,6 +11,8 @@ from memory_bags import MemoryBags, gaussian_bags
 
 from mhimdist import process
 
+RAY_GROUPS = ("ray", "ray of sweeps")
+
 torch.set_num_threads(1)  # a small step is faster on one thread, and the test machine has few cores
 
 
@@ -35,10 +37,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """If processes share the tests, keep all tests with Ray together, and those of each module.
+    """If processes share the tests, keep those with Ray in two groups, and those of each module together.
 
-    Two Rays at once would contend for cores that each counts as its own, and a module's tests share their
-    set-up. The tests with Ray take longest, so they go first.
+    Each Ray counts all cores as its own, so more of them at once would starve each other. A single one leaves
+    most of the machine idle, because its tests mostly wait. They take longest, so they go first; a module's
+    tests share their set-up.
     """
     for item in items:
         if rows := rows_of(item):
@@ -48,7 +51,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     groups = {item: _group(item) for item in items}
     for item, group in groups.items():
         item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: groups[item] != "ray")
+    items.sort(key=lambda item: groups[item] not in RAY_GROUPS)
 
 
 @pytest.hookimpl(trylast=True)
@@ -62,10 +65,11 @@ def _group(item: pytest.Item) -> str:
     marker = item.get_closest_marker("ray")
     if marker is not None and marker.args:
         return marker.args[0]
-    if marker is not None or "cluster" in getattr(item, "fixturenames", ()):
-        return "ray"
     module = item.getparent(pytest.Module)
-    return module.name if module is not None else item.name
+    name = module.name if module is not None else item.name
+    if marker is not None or "cluster" in getattr(item, "fixturenames", ()):
+        return RAY_GROUPS["sweep" in item.path.parts]
+    return name
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,7 +14,7 @@ from mhimdist.config.presets import preset
 from mhimdist.search import storage
 from mhimdist.search.options import Sweep
 from mhimdist.search.space import Space
-from mhimdist.sweep import watch
+from mhimdist.sweep import silence
 from mhimdist.sweep.run import run_sweep
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -52,9 +52,8 @@ def _trial() -> psutil.Process | None:
 def test_a_trial_that_is_stopped_is_named_and_the_sweep_ends_once_it_goes_on(
     cluster, tmp_path, monkeypatch, capfd
 ):
-    monkeypatch.setattr(watch, "SILENT_S", 5.0)
-    monkeypatch.setattr(watch, "SILENT_EPOCHS", 1)
-    monkeypatch.setattr(watch, "FIRST_SILENT_S", 15.0)
+    monkeypatch.setattr(silence, "NAMED_S", 5.0)
+    monkeypatch.setattr(silence, "NAMED_EPOCHS", 1)
     data = digits.build("digits-c16", tmp_path / "digits-c16", scale=0.01)
     sweep = Sweep(
         home=tmp_path,
