@@ -6,8 +6,8 @@ BIN := .venv/bin
 # Where the demo's data/, runs/ and cache/ appear.
 MHIMDIST_HOME ?= $(CURDIR)
 
-# How many processes share the tests (two with Ray mostly wait), and options of pytest: `make test JOBS=4 PYTEST=--durations=20`.
-JOBS ?= 3
+# How many processes share the tests, and further options of pytest: `make test JOBS=4 PYTEST=--durations=20`.
+JOBS ?= 2
 PYTEST ?=
 # Options of the check on a GPU: `make gpu-check GPU_CHECK='--budget 900'`.
 GPU_CHECK ?=
@@ -38,7 +38,7 @@ demo: venv  ## run a sweep on real handwritten digits with a local Ray cluster; 
 	@cat "$$MHIMDIST_HOME/runs/demo/result.json"
 
 test: export OMP_NUM_THREADS := 1
-test: venv  ## run the tests except the slow ones, in three processes
+test: venv  ## run the tests except the slow ones, in two processes
 	@$(BIN)/python -m pytest $(SHARED)
 
 test-all: venv test-isa  ## run all tests; those for a GPU are skipped if there is none

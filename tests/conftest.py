@@ -11,8 +11,6 @@ from memory_bags import MemoryBags, gaussian_bags
 
 from mhimdist import process
 
-RAY_GROUPS = ("ray", "ray of sweeps")
-
 torch.set_num_threads(1)  # a small step is faster on one thread, and the test machine has few cores
 
 
@@ -37,11 +35,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """If processes share the tests, keep those with Ray in two groups, and those of each module together.
+    """If processes share the tests, keep all tests with Ray together, and those of each module.
 
-    Each Ray counts all cores as its own, so more of them at once would starve each other. A single one leaves
-    most of the machine idle, because its tests mostly wait. They take longest, so they go first; a module's
-    tests share their set-up.
+    Two Rays at once would contend for cores that each counts as its own, and a module's tests share their
+    set-up. The tests with Ray take longest, so they go first.
     """
     for item in items:
         if rows := rows_of(item):
@@ -51,7 +48,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     groups = {item: _group(item) for item in items}
     for item, group in groups.items():
         item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: groups[item] not in RAY_GROUPS)
+    items.sort(key=lambda item: groups[item] != "ray")
 
 
 @pytest.hookimpl(trylast=True)
@@ -65,11 +62,10 @@ def _group(item: pytest.Item) -> str:
     marker = item.get_closest_marker("ray")
     if marker is not None and marker.args:
         return marker.args[0]
-    module = item.getparent(pytest.Module)
-    name = module.name if module is not None else item.name
     if marker is not None or "cluster" in getattr(item, "fixturenames", ()):
-        return RAY_GROUPS["sweep" in item.path.parts]
-    return name
+        return "ray"
+    module = item.getparent(pytest.Module)
+    return module.name if module is not None else item.name
 
 
 @pytest.fixture(scope="session", autouse=True)

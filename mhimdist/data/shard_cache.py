@@ -119,7 +119,8 @@ class ShardCache:
                     if attempt == ATTEMPTS:
                         raise
                     time.sleep(_RETRY_S * attempt)
-            part.replace(self.path(shard))
+            with self._counted():  # a file that changes its name once it is listed would not be counted
+                part.replace(self.path(shard))
         except FileNotFoundError as error:
             raise RemoteDataError(f"{error}: no such file") from None
         except OSError as error:
@@ -131,7 +132,7 @@ class ShardCache:
         """Make room and allocate it at once, so that other processes count it when they make room."""
         limit_bytes = self.limit_bytes
         while True:
-            with Lock(self.folder / ".lock"):
+            with self._counted():
                 part.unlink(missing_ok=True)
                 used = self._evict(limit_bytes - num_bytes)
                 if used + num_bytes <= limit_bytes:
@@ -177,6 +178,10 @@ class ShardCache:
                     # Partial files of killed processes are removed first.
                     files.append((path.suffix == ".tar", stat.st_mtime_ns, path, stat.st_size))
         return files
+
+    def _counted(self) -> Lock:
+        """The lock under which files are counted, and appear."""
+        return Lock(self.folder / ".lock")
 
     def _lock_of(self, path: Path) -> Lock:
         return Lock(path.with_suffix(".lock"))
