@@ -143,8 +143,11 @@ def map_npy(path: Path, start: int = 0, num_bytes: int | None = None) -> np.ndar
     got = path.stat().st_size - start if num_bytes is None else num_bytes
     if expected != got:
         raise DataError(f"{path}: its header says {shape} {dtype}, {expected} bytes, but it has {got}")
-    if not math.prod(shape):
-        return np.empty(shape, dtype.newbyteorder("="))  # there is nothing to map
+    if not math.prod(shape):  # there is nothing to map
+        try:
+            return np.empty(shape, dtype.newbyteorder("="))
+        except ValueError as error:  # a length of 0 beside others that no memory holds
+            raise DataError(f"{path}: its header says {shape} {dtype}: {error}") from None
     # "c", a private writable map, because torch warns about arrays that it cannot write to.
     return native(np.memmap(path, dtype, "c", start + header_bytes, shape, order))
 

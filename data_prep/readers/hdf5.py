@@ -5,9 +5,10 @@ Arrays in chunks are read by `hdf5_chunks.py`.
 Dimensions: D features.
 """
 
+import functools
 import itertools
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from data_prep.readers import damage
 from data_prep.readers.arrays import RowReader, native
 from data_prep.readers.fields import SIDE_ARRAYS
 from data_prep.readers.hdf5_chunks import Chunks
+from data_prep.readers.hdf5_heaps import refuse_endless
 from data_prep.readers.inflation import refuse_inflation
 from mhimdist.errors import DataError
 
@@ -41,22 +43,24 @@ def read(path: Path, arrays: Collection[str]) -> dict[Any, Any]:
         file = h5py.File(path, "r", locking=False)
         found: dict[Any, Any] = dict.fromkeys(file)
         attributes: dict[str, Any] = {}
+        check_texts = functools.cache(lambda: refuse_endless(path, file))
         for name in arrays:
             # Links and external storage could lead to any file of the machine.
             dataset = _at(path, file, name)
             if isinstance(dataset, h5py.Dataset):
                 found[name] = _rows(path, name, dataset)
-                attributes |= _attributes(path, dataset)
+                attributes |= _attributes(path, dataset, check_texts)
         wanted = [name for name in arrays if name not in SIDE_ARRAYS]
         if wanted and all(found.get(name) is None for name in wanted):
             found = {name: found.get(name) for name in _names_of_arrays(file)}
-        return attributes | _attributes(path, file) | found
+        return attributes | _attributes(path, file, check_texts) | found
 
 
-def _attributes(path: Path, holder: Any) -> dict[str, Any]:
+def _attributes(path: Path, holder: Any, check_texts: Callable[[], None]) -> dict[str, Any]:
     """The attributes with one value; others say nothing that is used here.
 
     Text is stored once and named by any number of values, so lists and many attributes could be a bomb.
+    `check_texts` is called before the first one that may be stored elsewhere in the file.
 
     Raises:
         DataError: their text is too long together.
@@ -64,8 +68,11 @@ def _attributes(path: Path, holder: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     num_bytes = 0
     for name in itertools.islice(holder.attrs, _MOST_NAMES):
-        if math.prod(holder.attrs.get_id(name).shape or ()) != 1:
+        attribute = holder.attrs.get_id(name)
+        if math.prod(attribute.shape or ()) != 1:
             continue
+        if attribute.dtype.kind not in "fiubS":
+            check_texts()
         value = found[name] = holder.attrs[name]
         num_bytes += len(value) if isinstance(value, str | bytes) else np.asarray(value).nbytes
         if num_bytes > _MOST_TEXT_BYTES:

@@ -4,6 +4,7 @@ import io
 import re
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def _refuse_bomb(path: Path, content: bytes, error: type[DataError]) -> None:
                             f"{path}: refused, {member.filename} reaches to row {num_rows} and column "
                             f"{num_columns}, more than {MAX_CELLS} cells"
                         )
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as problem:
+    except (zipfile.BadZipFile, zlib.error, ValueError, RuntimeError, EOFError, OSError) as problem:
         raise error(f"{path} cannot be read as a spreadsheet: {problem}") from None
 
 

@@ -1,0 +1,65 @@
+"""The heaps of an HDF5 file that hold its texts; the library reads a damaged one without end.
+
+See "Global Heap" in the HDF5 File Format Specification.
+"""
+
+from io import BufferedReader
+from pathlib import Path
+
+import h5py
+
+from mhimdist import files
+from mhimdist.errors import DataError
+
+_SIGNATURE, _VERSION = b"GCOL", 1
+_HEADER_BYTES = 16
+"""Of a heap, and of each of its objects, whether lengths take 4 or 8 bytes."""
+
+_BLOCK_BYTES = 2**22
+_LEAST_BYTES = 4096
+
+
+def refuse_endless(path: Path, file: h5py.File) -> None:
+    """Refuse a file with a heap in which an object of no length is followed by itself.
+
+    HDF5 2.0 follows it for ever, in C, where no signal ends it. Any bytes that look like a heap are checked,
+    because a damaged file may name any place; it takes one pass over the file.
+
+    Args:
+        path: the file.
+        file: the same file, open.
+
+    Raises:
+        DataError: there is such a heap.
+    """
+    _, length_bytes = file.id.get_create_plist().get_sizes()
+    with files.open_file(path) as content:
+        place, kept = 0, b""
+        while block := content.read(_BLOCK_BYTES):
+            found, start = kept + block, place - len(kept)
+            at = found.find(_SIGNATURE)
+            while at >= 0:
+                if _is_endless(content, start + at, length_bytes):
+                    raise DataError(f"{path}: damaged, its heap of texts at byte {start + at} has no end")
+                at = found.find(_SIGNATURE, at + 1)
+            place += len(block)
+            content.seek(place)
+            kept = found[1 - len(_SIGNATURE) :]
+
+
+def _is_endless(content: BufferedReader, start: int, length_bytes: int) -> bool:
+    content.seek(start)
+    header = content.read(_HEADER_BYTES)
+    num_bytes = int.from_bytes(header[8 : 8 + length_bytes], "little")
+    if len(header) < _HEADER_BYTES or header[4] != _VERSION or num_bytes < _LEAST_BYTES:
+        return False
+    heap = content.read(min(num_bytes, _BLOCK_BYTES) - _HEADER_BYTES)
+    at = 0
+    while at + _HEADER_BYTES <= len(heap):
+        index = int.from_bytes(heap[at : at + 2], "little")
+        size = int.from_bytes(heap[at + 8 : at + 8 + length_bytes], "little")
+        needed = size if index == 0 else _HEADER_BYTES + (size + 7) // 8 * 8
+        if needed == 0:
+            return True
+        at += needed
+    return False

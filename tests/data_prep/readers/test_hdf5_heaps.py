@@ -1,0 +1,63 @@
+"""Heaps of texts in HDF5 files: damaged ones in which the library would read for ever."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from data_prep.readers import hdf5, hdf5_heaps
+from mhimdist.errors import DataError
+
+FEATURES = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+
+def written(path: Path, features: np.ndarray = FEATURES, **attributes: object) -> bytearray:
+    with h5py.File(path, "w") as file:
+        file["features"] = features
+        file["features"].attrs.update(attributes)
+    return bytearray(path.read_bytes())
+
+
+def endless(content: bytearray) -> bytearray:
+    """The content with a heap whose free space, the object after the text, has no length."""
+    heap = content.index(b"GCOL")
+    free = heap + 32 + (int.from_bytes(content[heap + 24 : heap + 32], "little") + 7) // 8 * 8
+    assert content[free : free + 2] == b"\0\0"
+    content[free + 8 : free + 16] = bytes(8)
+    return content
+
+
+@pytest.mark.faults(1, 52)
+@pytest.mark.parametrize("block_bytes", [2**22, 4096, 7])
+def test_a_heap_without_end_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
+) -> None:
+    monkeypatch.setattr(hdf5_heaps, "_BLOCK_BYTES", block_bytes)
+    path = tmp_path / "a.h5"
+    path.write_bytes(endless(written(path, encoder="uni")))
+    if block_bytes < 4096:  # a block as small as that holds no heap, but its signature is found across blocks
+        monkeypatch.setattr(hdf5_heaps, "_is_endless", lambda *_: True)
+    with pytest.raises(DataError, match=r"a\.h5: damaged, its heap of texts at byte \d+ has no end"):
+        hdf5.read(path, ["features"])
+
+
+def test_texts_are_read_and_a_file_without_texts_is_not_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.h5"
+    written(path, encoder="uni", patch_size=256)
+    assert hdf5.read(path, ["features"])["encoder"] == "uni"
+    monkeypatch.setattr(hdf5, "refuse_endless", lambda *_: pytest.fail("it holds no text"))
+    written(path, patch_size=256, name=np.bytes_(b"fixed"))
+    assert hdf5.read(path, ["features"])["patch_size"] == 256
+
+
+def test_features_that_look_like_a_heap_are_features(tmp_path: Path) -> None:
+    lookalike = (
+        b"GCOL\1\0\0\0" + (4096).to_bytes(8, "little") + b"\1\0\1\0\0\0\0\0" + (5).to_bytes(8, "little")
+    )
+    features = np.frombuffer(lookalike + bytes(range(1, 129)) * 40, np.uint8).reshape(1, -1)
+    path = tmp_path / "a.h5"
+    written(path, features, encoder="uni")
+    assert hdf5.read(path, ["features"])["encoder"] == "uni"
