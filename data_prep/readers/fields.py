@@ -21,6 +21,9 @@ DETAILS: dict[str, tuple[type, tuple[str, ...]]] = {
 name, the edge of a patch in pixels, the level of the slide's pyramid, the magnification, and the unit of the
 coordinates ("um" in STAMP's files, otherwise pixels of level 0)."""
 
+NAMES_OF_DETAILS = frozenset(name for _, names in DETAILS.values() for name in names)
+"""The names of all `DETAILS` in files."""
+
 
 def describe(found: Mapping[Any, Any]) -> dict[str, Any]:
     """The `DETAILS` that attributes, or entries next to arrays, hold under any of their names."""

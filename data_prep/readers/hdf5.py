@@ -17,7 +17,7 @@ import numpy as np
 
 from data_prep.readers import damage
 from data_prep.readers.arrays import RowReader, native
-from data_prep.readers.fields import SIDE_ARRAYS
+from data_prep.readers.fields import NAMES_OF_DETAILS, SIDE_ARRAYS
 from data_prep.readers.hdf5_chunks import Chunks
 from data_prep.readers.hdf5_heaps import refuse_endless
 from data_prep.readers.inflation import refuse_inflation
@@ -59,8 +59,8 @@ def read(path: Path, arrays: Collection[str]) -> dict[Any, Any]:
 def _attributes(path: Path, holder: Any, check_texts: Callable[[], None]) -> dict[str, Any]:
     """The attributes with one value; others say nothing that is used here.
 
-    Text is stored once and named by any number of values, so lists and many attributes could be a bomb.
-    `check_texts` is called before the first one that may be stored elsewhere in the file.
+    Text is stored once and named by any number of values, so lists and many attributes could be a bomb. Only
+    that of `DETAILS` is read, and `check_texts` is called before it.
 
     Raises:
         DataError: their text is too long together.
@@ -71,7 +71,9 @@ def _attributes(path: Path, holder: Any, check_texts: Callable[[], None]) -> dic
         attribute = holder.attrs.get_id(name)
         if math.prod(attribute.shape or ()) != 1:
             continue
-        if attribute.dtype.kind not in "fiubS":
+        if attribute.dtype.kind not in "fiubS":  # stored elsewhere in the file, such as text
+            if name not in NAMES_OF_DETAILS:
+                continue
             check_texts()
         value = found[name] = holder.attrs[name]
         num_bytes += len(value) if isinstance(value, str | bytes) else np.asarray(value).nbytes

@@ -42,15 +42,16 @@ def test_a_heap_without_end_is_named(
         hdf5.read(path, ["features"])
 
 
-def test_texts_are_read_and_a_file_without_texts_is_not_searched(
+def test_a_used_text_is_read_and_a_file_without_one_is_not_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.h5"
     written(path, encoder="uni", patch_size=256)
     assert hdf5.read(path, ["features"])["encoder"] == "uni"
     monkeypatch.setattr(hdf5, "refuse_endless", lambda *_: pytest.fail("it holds no text"))
-    written(path, patch_size=256, name=np.bytes_(b"fixed"))
-    assert hdf5.read(path, ["features"])["patch_size"] == 256
+    written(path, patch_size=256, extractor=np.bytes_(b"uni"), name="slide", savetodir="there")
+    found = hdf5.read(path, ["features"])
+    assert (found["patch_size"], found["extractor"], "name" in found) == (256, b"uni", False)
 
 
 def test_features_that_look_like_a_heap_are_features(tmp_path: Path) -> None:

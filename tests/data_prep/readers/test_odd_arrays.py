@@ -105,7 +105,7 @@ def of_many_attributes() -> None:
     with h5py.File("a.h5", "w") as file:
         file["features"] = FEATURES
         for number in range(900):
-            file.attrs[f"name{number}"] = "a" * 60_000
+            file.attrs[f"name{number}"] = np.bytes_(b"a" * 60_000)
 
 
 @pytest.mark.faults(44)
