@@ -105,9 +105,8 @@ def fuzz(
 
     def child() -> None:
         sys.addaudithook(_end_if_something_runs)
-        signal.signal(
-            signal.SIGALRM, signal.SIG_DFL
-        )  # pytest-timeout's handler waits for the code that hangs
+        # pytest-timeout's handler would wait for the code that hangs.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         limit_addresses(ROOM_BYTES)
         os.chdir(folder / "read")
         counts = {"read": 0, "refused": 0}

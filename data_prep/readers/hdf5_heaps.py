@@ -48,17 +48,20 @@ def refuse_endless(path: Path, file: h5py.File) -> None:
 
 
 def _is_endless(content: BufferedReader, start: int, length_bytes: int) -> bool:
-    content.seek(start)
-    header = content.read(_HEADER_BYTES)
-    num_bytes = int.from_bytes(header[8 : 8 + length_bytes], "little")
-    if len(header) < _HEADER_BYTES or header[4] != _VERSION or num_bytes < _LEAST_BYTES:
+    def head(at: int) -> tuple[bytes, int]:
+        content.seek(at)
+        found = content.read(_HEADER_BYTES)
+        return found, int.from_bytes(found[8 : 8 + length_bytes], "little")
+
+    found, num_bytes = head(start)
+    if len(found) < _HEADER_BYTES or found[4] != _VERSION or num_bytes < _LEAST_BYTES:
         return False
-    heap = content.read(min(num_bytes, _BLOCK_BYTES) - _HEADER_BYTES)
-    at = 0
-    while at + _HEADER_BYTES <= len(heap):
-        index = int.from_bytes(heap[at : at + 2], "little")
-        size = int.from_bytes(heap[at + 8 : at + 8 + length_bytes], "little")
-        needed = size if index == 0 else _HEADER_BYTES + (size + 7) // 8 * 8
+    at, end = start + _HEADER_BYTES, start + num_bytes
+    while at + _HEADER_BYTES <= end:
+        found, size = head(at)
+        if len(found) < _HEADER_BYTES:
+            return False
+        needed = size if found[:2] == b"\0\0" else _HEADER_BYTES + (size + 7) // 8 * 8
         if needed == 0:
             return True
         at += needed
