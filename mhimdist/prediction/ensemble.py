@@ -168,7 +168,8 @@ class Ensemble:
                     while left and len(running) < 2 * self.threads:
                         running.add(pool.submit(predict, left.popleft()))
                     done, running = wait(running, return_when=FIRST_COMPLETED)
-                    for future in done:
+                    # What was computed is handed on before an error ends all.
+                    for future in sorted(done, key=lambda each: each.exception() is not None):
                         yield future.result()
             finally:
                 pool.shutdown(cancel_futures=True)

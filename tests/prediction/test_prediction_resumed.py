@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import wait
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from job_scripts import ROOT
@@ -16,6 +18,7 @@ import mhimdist as mh
 from mhimdist import files
 from mhimdist.data.shards import BagShards
 from mhimdist.errors import CheckpointError, DataError, RunLockedError
+from mhimdist.prediction import ensemble
 from mhimdist.prediction.records import RECORD_FILE
 
 SLOW = """
@@ -129,9 +132,9 @@ def test_two_commands_do_not_share_a_folder(trained, shards, tmp_path):
         mh.predict(trained, shards.folder, tmp_path)
 
 
-def test_a_bad_slide_keeps_what_was_predicted_before(trained, shards, tmp_path):
-    import numpy as np
-
+def test_a_bad_slide_keeps_what_was_predicted_before(trained, shards, tmp_path, monkeypatch):
+    # Four slides are computed at a time and end at the same moment, the bad one among them.
+    monkeypatch.setattr(ensemble, "wait", lambda running, **_: wait(running))
     folder = tmp_path / "features"
     folder.mkdir()
     for row in range(4):
@@ -140,8 +143,8 @@ def test_a_bad_slide_keeps_what_was_predicted_before(trained, shards, tmp_path):
             features_ND[3, 1] = np.nan
         np.save(folder / f"s{row}.npy", features_ND)
     with pytest.raises(DataError, match=r"s2\.npy: slide 's2': 1 features of its instances 0 to \d+ are NaN"):
-        mh.predict(trained, folder, tmp_path / "out", threads=1)
-    assert _recorded(tmp_path / "out") == 2
+        mh.predict(trained, folder, tmp_path / "out", threads=4)
+    assert _recorded(tmp_path / "out") == 3
     out = mh.predict(trained, folder, tmp_path / "out", skip_bad=True)
     assert pq.read_table(out / "predictions.parquet")["slide"].to_pylist() == ["s0", "s1", "s3"]
     document = json.loads((out / "prediction.json").read_text())
