@@ -1,5 +1,6 @@
 """Heaps of texts in HDF5 files: damaged ones in which the library would read for ever."""
 
+import time
 from pathlib import Path
 
 import h5py
@@ -60,3 +61,15 @@ def test_features_that_look_like_a_heap_are_features(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     written(path, features, encoder="uni")
     assert hdf5.read(path, ["features"])["encoder"] == "uni"
+
+
+def test_heaps_that_overlap_over_and_over_are_named_at_once(tmp_path: Path) -> None:
+    # Each heap's only object hides the next heap's head, and then comes that heap's object, and so on.
+    heap = b"GCOL\1\0\0\0" + (2**40).to_bytes(8, "little") + b"\1\0\1\0\0\0\0\0" + (16).to_bytes(8, "little")
+    features = np.frombuffer(heap * 20_000, np.uint8).reshape(20_000, -1)
+    path = tmp_path / "a.h5"
+    written(path, features, encoder="uni")
+    begun = time.process_time()
+    with pytest.raises(DataError, match=r"a\.h5: damaged, its heaps of texts overlap at byte \d+"):
+        hdf5.read(path, ["features"])
+    assert time.process_time() - begun < 5
