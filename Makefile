@@ -11,8 +11,14 @@ JOBS ?= 2
 PYTEST ?=
 # Options of the check on a GPU: `make gpu-check GPU_CHECK='--budget 900'`.
 GPU_CHECK ?=
+# Where `make sbom` writes.
+SBOM ?= sbom.json
 # Options of the soak: `make soak SOAK='--minutes 60 --seed 1'`.
 SOAK ?= --minutes 60
+
+# Where it is set, as in many images, each of the hundreds of processes of the tests would compile all modules.
+unexport PYTHONDONTWRITEBYTECODE
+
 SHARED := -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(PYTEST)
 
 .PHONY: help venv demo test test-all test-isa test-faults soak fuzz site sbom dist test-wheel gpu-check lint clean
@@ -64,7 +70,11 @@ site: venv  ## make the documentation's site in build/site, offline; warnings ar
 	@echo "site: build/site/index.html"
 
 sbom: venv  ## list what is installed in sbom.json (CycloneDX)
-	@$(BIN)/python -m cyclonedx_py environment --output-reproducible --of JSON -o sbom.json $(BIN)/python
+	@# An environment of its own: with what it brings, every process of Ray would start a second later.
+	@$(PYTHON) -m venv build/sbom
+	@build/sbom/bin/python -m pip --disable-pip-version-check install -qq --root-user-action=ignore \
+		--constraint constraints.txt cyclonedx-bom
+	@build/sbom/bin/python -m cyclonedx_py environment --output-reproducible --of JSON -o $(SBOM) $(BIN)/python
 
 dist: venv  ## build the wheel and the sdist in dist/, without a network
 	@$(BIN)/python -m build --no-isolation

@@ -2,25 +2,18 @@
 
 import json
 import subprocess
-import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
 def test_the_list_of_packages_names_versions(tmp_path):
-    command = [
-        "-m",
-        "cyclonedx_py",
-        "environment",
-        "--output-reproducible",
-        "--of",
-        "JSON",
-        "-o",
-        "sbom.json",
-    ]
-    subprocess.run([sys.executable, *command, sys.executable], cwd=tmp_path, check=True, capture_output=True)
+    command = ["make", "--no-print-directory", "sbom", f"SBOM={tmp_path / 'sbom.json'}"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     found = json.loads((tmp_path / "sbom.json").read_text())
     assert found["bomFormat"] == "CycloneDX"
     versions = {each["name"].lower(): each["version"] for each in found["components"]}

@@ -24,6 +24,9 @@ TESTED = (Path(__file__).parent / "constraints.txt", Path(__file__).parents[2] /
 
 _TRITON_TRIED = ("3.6", "3.7")
 
+_SLOWING = "rfc3987-syntax"
+"""Comes with Jupyter, by `jsonschema[format-nongpl]`; it parses a grammar when it is imported."""
+
 
 def python(job: Doctor) -> Iterator[Finding]:
     """The interpreter."""
@@ -142,6 +145,18 @@ def triton(job: Doctor) -> Iterator[Finding]:
         )
     else:
         yield AREA.fine("torch and Triton", f"{pair}; this torch asks for none")
+
+
+def slowing(job: Doctor) -> Iterator[Finding]:
+    """A package that every process of Ray imports by way of jsonschema, and has no use for."""
+    if installed(_SLOWING) is None:
+        yield AREA.fine("start of Ray", f"no {_SLOWING}, which would slow it down")
+    else:
+        yield AREA.warning(
+            "start of Ray",
+            f"every process of Ray starts about 1 s later, because jsonschema imports {_SLOWING} there",
+            f"uninstall it unless you check addresses (IRIs) with it: `python -m pip uninstall {_SLOWING}`",
+        )
 
 
 def added(job: Doctor) -> Iterator[Finding]:

@@ -22,6 +22,7 @@ CHECKS: tuple[Check, ...] = (
     Check(packages.AREA, "packages", packages.required),
     Check(packages.AREA, "torch and Triton", packages.triton),
     Check(packages.AREA, "extras", packages.extras),
+    Check(packages.AREA, "start of Ray", packages.slowing),
     Check(packages.AREA, "extensions", packages.added),
     Check(gpus.AREA, "torch and driver", gpus.torch_and_driver),
     Check(gpus.AREA, "DALI", gpus.dali),

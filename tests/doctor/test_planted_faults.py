@@ -194,6 +194,17 @@ def test_a_package_of_another_release(job: Doctor, tmp_path: Path, monkeypatch: 
     assert "--constraint" in tested.mend
 
 
+def test_a_package_that_slows_down_the_start_of_ray(
+    job: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert only(packages.slowing(job)).status == "fine", "it would slow down these tests"
+    fake_distribution(tmp_path / "a", "rfc3987_syntax", "1.1.0")
+    monkeypatch.syspath_prepend(tmp_path / "a")
+    found = only(packages.slowing(job))
+    assert found.status == "warning"
+    assert "python -m pip uninstall rfc3987-syntax" in found.mend
+
+
 def in_own_mounts(script: str, job: Doctor, code: str) -> list[Finding]:
     """What a check finds in a process with mounts of its own, which only it sees."""
     if shutil.which("unshare") is None:
