@@ -201,7 +201,7 @@ def count_launches(config: TrainConfig = CONFIG) -> Counted:
         eager = TrainingStep(config, student, teacher)
         graphed = GraphedStep(config, student, teacher, recorder=lambda: graph)
         # As many launches as with a rate on the device, which torch cannot read without data.
-        graphed.optimizer.param_groups[0]["lr"] = config.optimizer.learning_rate
+        graphed.optimizer.learning_rate = config.optimizer.learning_rate
         for step in (eager, graphed):
             with patch.object(step, "_read_later", lambda found_2, where: None):
                 step(bags, Draws(0, 0), progress=0.0, num_bags=1)  # records, or makes Adam's states

@@ -158,3 +158,17 @@ def test_the_training_knows_no_ray_and_no_optuna():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_process_that_trains_starts_without_pytorchs_compiler(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from memory_bags import gaussian_bags;"
+        "import mhimdist as mh; from mhimdist.training.first_stage import open_trainer;"
+        "config = mh.preset('c16', 'abmil').override({'epochs': 1, 'device': 'cpu'});"
+        "bags = gaussian_bags();"
+        "trainer = open_trainer(config, bags, bags.holdout(), Path(sys.argv[1]) / 'run', Path(sys.argv[1]));"
+        "assert len(list(trainer.epochs())) == 1;"
+        "slow = {'torch._dynamo', 'torch._inductor', 'sympy', 'triton'} & set(sys.modules);"
+        "assert not slow, slow"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path], cwd=Path(__file__).parent, check=True)

@@ -5,10 +5,11 @@ then one operation, whatever their number. The parameters themselves keep their 
 the buffer, so checkpoints and everything else that looks at a network see no difference.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from mhimdist.config import train as config
 
@@ -114,30 +115,58 @@ class Gradients:
             parameter.grad = view
 
 
-class NamedAdam(torch.optim.Adam):
+class NamedAdam:
     """Adam in one pass over parameters, gradients and moments; the parameters' names key its state.
 
+    It is the function behind `torch.optim.Adam`. That class imports PyTorch's compiler, for which every
+    process that trains would take a second longer to start.
+
     Attributes:
+        learning_rate: of the next steps; a tensor without dimensions if graphs that are recorded read it.
         found_inf: a tensor on the device, not 0 if the next step may change neither weights nor moments.
+        epsilon: what is added to the root of the second moment.
+        state: of each parameter, by its name; empty before the first step.
     """
 
+    learning_rate: float | Tensor
     found_inf: Tensor | None
+    epsilon = 1e-8
 
     def __init__(self, network: nn.Module, settings: config.Optimizer) -> None:
         """Take all parameters of a network, to train at the rate and weight decay of the settings."""
-        super().__init__(
-            network.named_parameters(),
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
+        self.learning_rate, self.found_inf = settings.learning_rate, None
+        self._weight_decay = settings.weight_decay
+        self._parameters: dict[str, Tensor] = dict(network.named_parameters())
+        self.state: dict[str, dict[str, Tensor]] = {}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Change the parameters by their gradients."""
+        if not self.state:
+            self.state = {name: _first_state(parameter) for name, parameter in self._parameters.items()}
+        parameters, states = self._parameters.values(), self.state.values()
+        adam(
+            list(parameters),
+            [parameter.grad for parameter in parameters],  # type: ignore[misc]  # none is missing
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
             fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self.learning_rate,
+            weight_decay=self._weight_decay,
+            eps=self.epsilon,
+            maximize=False,
+            found_inf=self.found_inf,
         )
 
     def named_state(self) -> dict[str, Tensor]:
         """The state of each parameter under "KIND.NAME": the kind of value, then the parameter's name."""
         return {
-            f"{kind}.{name}": value
-            for name, parameter in self._named_parameters()
-            for kind, value in self.state[parameter].items()
+            f"{kind}.{name}": value for name, state in self.state.items() for kind, value in state.items()
         }
 
     def load_named_state(self, saved: Mapping[str, Tensor]) -> None:
@@ -147,9 +176,17 @@ class NamedAdam(torch.optim.Adam):
             KeyError: a parameter lacks a kind of value that others have.
         """
         kinds = dict.fromkeys(key.split(".", 1)[0] for key in saved)
-        for name, parameter in self._named_parameters():
-            self.state[parameter] = {kind: saved[f"{kind}.{name}"].to(parameter.device) for kind in kinds}
+        self.state = {
+            name: {kind: saved[f"{kind}.{name}"].to(parameter.device) for kind in kinds}
+            for name, parameter in self._parameters.items()
+            if kinds
+        }
 
-    def _named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        for group in self.param_groups:
-            yield from zip(group["param_names"], group["params"], strict=True)
+
+def _first_state(parameter: Tensor) -> dict[str, Tensor]:
+    """Of a parameter that was never trained: how often it was, and its moments."""
+    return {
+        "step": torch.zeros((), device=parameter.device),
+        "exp_avg": torch.zeros_like(parameter),
+        "exp_avg_sq": torch.zeros_like(parameter),
+    }

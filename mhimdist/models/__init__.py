@@ -61,7 +61,7 @@ def build(
                 model = PoolingMIL(settings, num_features, num_outputs)
             case _:
                 model = extension.network_of(settings, num_features, num_outputs)
-    model.to_empty(device="cpu")
+    _allocate(model)
     if isinstance(settings, ModelExtension):
         extension.mark_unset(model)
     model.initialize(torch.Generator().manual_seed(weight_seed(seed)))
@@ -71,6 +71,16 @@ def build(
     if isinstance(settings, ModelExtension):
         extension.check(model, settings, num_features, num_outputs)
     return model
+
+
+def _allocate(model: BagModel) -> None:
+    """Give a network's tensors memory on the CPU; for that, `to_empty` would import sympy: .4 s."""
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            values = torch.empty(parameter.shape, dtype=parameter.dtype)
+            setattr(module, name, nn.Parameter(values, requires_grad=parameter.requires_grad))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
 
 
 def check_model(settings: model_settings.ModelSettings, task: Task) -> None:

@@ -151,8 +151,7 @@ class GraphedStep(TrainingStep):
         self._features_TD = torch.empty(0, 0, device=device)
         self._numbers = StepNumbers.of(config.masking, Draws(0, 0), 0.0).to(device)
         self._learning_rate = config.optimizer.learning_rate
-        for group in self.optimizer.param_groups:
-            group["lr"], group["capturable"] = self._numbers.learning_rate, True
+        self.optimizer.learning_rate = self._numbers.learning_rate
 
     def release(self) -> None:
         """Drop all graphs; NCCL's process group cannot end before the graphs that hold its work.

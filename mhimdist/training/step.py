@@ -128,8 +128,7 @@ class TrainingStep:
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the learning rate of all steps from now on."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.optimizer.learning_rate = rate
 
     def _teacher_share(self, progress: float, num_bags: int) -> float:
         """How far the teacher moves after the step, in [0, 1]; stores its momentum."""

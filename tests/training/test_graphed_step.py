@@ -76,8 +76,7 @@ def _step(kind, config, device, **more):
     step.verdicts = []
     if teacher is None and config.model.name != "abmil":
         # The softmax takes away the scores' bias, so rounding decides its gradient; Adam must not scale that.
-        for group in step.optimizer.param_groups:
-            group["eps"] = 1e-3
+        step.optimizer.epsilon = 1e-3
     if device == "cpu":
         step._read_later = lambda found_2, place: step.verdicts.append((found_2.clone(), place))
     return step
@@ -102,9 +101,7 @@ def _train(step, bags, number, total):
 
 def _state(step):
     """Everything that training changes: weights of both networks, Adam's moments and counts."""
-    moments = [
-        value for p in step.student.parameters() for _, value in sorted(step.optimizer.state[p].items())
-    ]
+    moments = step.optimizer.named_state().values()
     teacher = step.teacher.network.parameters() if step.teacher else ()
     return [value.detach().clone() for value in (*step.student.parameters(), *teacher, *moments)]
 

@@ -28,8 +28,8 @@ def _step(kind, model: str, task: str, device: str, **more) -> TrainingStep:
         Memory(meaning, bags, rows, student.head.weight.device) if meaning.compares_with == "memory" else None
     )
     step = kind(settings, student, teacher, memory=memory, **more)
-    for group in step.optimizer.param_groups:
-        group["eps"] = 1e-3  # rounding decides the gradient of the scores' bias; Adam must not scale that
+    # Rounding decides the gradient of the scores' bias; Adam must not scale that.
+    step.optimizer.epsilon = 1e-3
     if device == "cpu":
         step._read_later = lambda verdict_2, place: None
     return step

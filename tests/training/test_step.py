@@ -106,14 +106,14 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_names_the_bag(precision):
     step = _step(_config("abmil", precision=precision))
     step(_bags(dtype=step.dtype), Draws(0, 0), progress=0.0, num_bags=3)
     before = [_weights(step.student), _weights(step.teacher.network)]
-    moments = copy.deepcopy(step.optimizer.state_dict())["state"]
+    moments = copy.deepcopy(step.optimizer.state)
     bags = _bags(dtype=step.dtype)
     bags.features_TD[5] = torch.nan
     with pytest.raises(NonFiniteError, match=r"the loss became nan in epoch 3 at bag\(s\) 0, 1, 2;"):
         step(bags, Draws(0, 3), progress=0.0, num_bags=3)
     assert torch.equal(before[0], _weights(step.student))
     assert torch.equal(before[1], _weights(step.teacher.network))
-    for place, state in step.optimizer.state_dict()["state"].items():
+    for place, state in step.optimizer.state.items():
         assert all(torch.equal(value, moments[place][name]) for name, value in state.items())
 
 
@@ -122,13 +122,13 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_names_the_bag(clip_no
     step, bags = _step(_config("abmil", **{"optimizer.clip_norm": clip_norm})), _bags()
     step(bags, Draws(0, 0), progress=0.0, num_bags=3)
     before = [_weights(step.student), _weights(step.teacher.network)]
-    moments = copy.deepcopy(step.optimizer.state_dict())["state"]
+    moments = copy.deepcopy(step.optimizer.state)
     step.student.head.weight.register_hook(lambda grad: torch.full_like(grad, torch.inf))
     with pytest.raises(NonFiniteError, match=r"a gradient is not finite in epoch 3 at bag\(s\) 0, 1, 2;"):
         step(bags, Draws(0, 3), progress=0.0, num_bags=3)
     assert torch.equal(before[0], _weights(step.student))
     assert torch.equal(before[1], _weights(step.teacher.network))
-    for place, state in step.optimizer.state_dict()["state"].items():
+    for place, state in step.optimizer.state.items():
         assert all(torch.equal(value, moments[place][name]) for name, value in state.items())
 
 
@@ -138,7 +138,7 @@ def test_a_verdict_on_the_device_keeps_student_and_teacher_as_they_are():
     step(bags, Draws(0, 0), progress=0.0, num_bags=3)
     before = [_weights(step.student), _weights(step.teacher.network)]
     for is_bad in (1.0, 0.0):
-        step.optimizer.zero_grad()
+        step.student.zero_grad()
         step.method.loss(bags, Draws(0, 1), 0.0).total_B.sum().backward()
         step.optimizer.found_inf = torch.tensor(is_bad)
         step.optimizer.step()

@@ -144,8 +144,7 @@ def _train(config, device, sizes, num_steps=2):
     """The losses of some steps, all gradients of the last one, and the weights of student and teacher."""
     step, losses = TrainingStep(config, *_networks(config, device)), []
     step.set_learning_rate(0.01)
-    for group in step.optimizer.param_groups:
-        group["eps"] = 1e-3  # otherwise rounding decides where a gradient is 0
+    step.optimizer.epsilon = 1e-3  # otherwise rounding decides where a gradient is 0
     if device == "cpu":
         step._read_later = lambda found_2, place: None
     for number in range(num_steps):
