@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 SHARED := -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(PYTEST)
 
-.PHONY: help venv demo test test-all test-isa test-faults soak fuzz site sbom dist test-wheel gpu-check lint clean
+.PHONY: help venv demo test test-long test-all test-isa test-faults soak fuzz site sbom dist test-wheel gpu-check lint clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -44,8 +44,12 @@ demo: venv  ## run a sweep on real handwritten digits with a local Ray cluster; 
 	@cat "$$MHIMDIST_HOME/runs/demo/result.json"
 
 test: export OMP_NUM_THREADS := 1
-test: venv  ## run the tests except the slow ones, in two processes
+test: venv  ## run the tests except the long and the slow ones, in two processes
 	@$(BIN)/python -m pytest $(SHARED)
+
+test-long: export OMP_NUM_THREADS := 1
+test-long: venv  ## run the long tests, which `make test` leaves out
+	@$(BIN)/python -m pytest -m 'long and not slow and not gpu' $(SHARED)
 
 test-all: venv test-isa  ## run all tests; those for a GPU are skipped if there is none
 	@$(BIN)/python -m pytest -m '' $(PYTEST)

@@ -18,6 +18,8 @@ from mhimdist.data.splits import k_folds
 from mhimdist.training.fold import run_fold
 from mhimdist.training.folds import Fold, fold_folder
 
+pytestmark = pytest.mark.long
+
 TEXT = (Path(__file__).parent.parent / "docs" / "export.md").read_text()
 CONFIG = preset("c16", "abmil").override({"model.hidden_dim": 16, "epochs": 1})
 

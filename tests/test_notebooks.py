@@ -41,6 +41,7 @@ def test_every_notebook_stands_in_the_contents():
     assert set(NOTEBOOKS) == set(re.findall(r"^notebooks/(\w+)$", contents, flags=re.MULTILINE))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(TIMEOUT_S)
 def test_a_model_of_ones_own_learns(tmp_path, monkeypatch):
     printed = run("own_model", tmp_path, monkeypatch)

@@ -86,6 +86,7 @@ def _wait_until_gone(pid: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_a_part_that_hangs_is_killed_with_all_that_it_started(fakes, tmp_path):
     passed, result = _drive(tmp_path, _fake("hangs", limit_s=10), _fake("passes", argument="given"))
     assert not passed

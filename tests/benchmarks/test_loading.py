@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks import loading
 
+pytestmark = pytest.mark.long
+
 
 # webdataset leaves the tar open.
 @pytest.mark.filterwarnings(r"ignore:Exception ignored in.*\.tar:pytest.PytestUnraisableExceptionWarning")

@@ -12,6 +12,8 @@ import pytest
 
 from mhimdist.cluster import authentication
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 
 

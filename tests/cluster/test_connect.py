@@ -53,6 +53,7 @@ def unused_port():
         return closed.getsockname()[1]
 
 
+@pytest.mark.long
 def test_a_stale_address_is_named_within_seconds(unused_port):
     started = time.monotonic()
     done = _run(CONNECT, RAY_ADDRESS=f"127.0.0.1:{unused_port}")

@@ -82,6 +82,7 @@ def is_loopback(address: str) -> bool:
     return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
 
 
+@pytest.mark.long
 def test_a_submitted_job_runs_on_the_cluster(cluster: LocalCluster, tmp_path: Path):
     (tmp_path / "job.py").write_text(
         "import ray, sys\n"
@@ -151,6 +152,7 @@ def test_output_and_status_pass_through_and_a_failure_leaves_nothing():
     assert_nothing_left(set(), Path(token_file).parent)
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_the_job_too(tmp_path: Path):
     (tmp_path / "job.py").write_text(
         "import os, ray, time\n"
@@ -172,6 +174,7 @@ def test_ctrl_c_ends_the_job_too(tmp_path: Path):
     assert_nothing_left(processes, Path(token_file).parent)
 
 
+@pytest.mark.long
 def test_sigterm_takes_everything_down():
     with start(WAIT) as process:
         assert process.stdout is not None

@@ -13,6 +13,7 @@ from mhimdist.cluster.slurm import script
 from mhimdist.cluster.slurm_options import SlurmScript
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.slurm,
     pytest.mark.skipif(bool(missing()), reason=f"Slurm is not installed: no {', '.join(missing())}"),
 ]
@@ -23,6 +24,7 @@ serve)
   touch "$4/served-$SLURM_PROCID"
   while true; do sleep 0.1; done ;;
 drive)
+  for node in 0 1; do until [ -e "$4/served-$node" ]; do sleep 0.1; done; done
   shift 5
   exec "$@" ;;
 esac

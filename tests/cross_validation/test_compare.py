@@ -141,6 +141,7 @@ def test_identical_configurations_run_once_and_failures_are_named(job, data, cap
         compare_module.raise_failures(comparison, experiment.folder)
 
 
+@pytest.mark.long
 @pytest.mark.faults(33)
 def test_a_process_that_dies_is_a_failure_of_its_fold_alone(job, data, monkeypatch):
     experiment = Experiment(home=job.home, name="dying", folds=2, seeds=(1,))
@@ -162,6 +163,7 @@ def test_a_process_that_dies_is_a_failure_of_its_fold_alone(job, data, monkeypat
     assert row.failures["plain, strict, seed 1, fold 1"].startswith("its process was lost")
 
 
+@pytest.mark.long
 def test_a_stop_file_by_hand_saves_the_runs_and_the_same_call_resumes_them(job, data):
     experiment = Experiment(home=job.home, name="by_hand", folds=2, seeds=(1,))
     candidate = Candidate("plain", BASE.first_stage().override({"epochs": 400}))

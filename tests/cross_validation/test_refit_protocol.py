@@ -17,7 +17,7 @@ from mhimdist.errors import ComparisonError, CrossValidationError, SplitError
 from mhimdist.prediction.members import find_members
 from mhimdist.training.result import PAPER_WARNING, REFIT_NOTE, STRICT_NOTE
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("cluster")]
 
 
 @pytest.fixture(scope="module")

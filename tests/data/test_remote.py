@@ -166,6 +166,7 @@ def _reader(url: str, cache: Path, limit_bytes: int) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path})
 
 
+@pytest.mark.long
 def test_processes_of_a_node_share_the_cache(web: str, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Server, "delay_s", 0.05)
     readers = [_reader(web, shards.parent / "cache", 10**9) for _ in range(2)]
@@ -349,6 +350,7 @@ def test_a_shard_of_another_length_is_caught_before_or_on_arrival(
         BagShards(bucket)
 
 
+@pytest.mark.long
 def test_a_killed_process_leaves_nothing_that_looks_whole(
     web: str, shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,7 @@ def _read(shared: Path, shards: Path, connection) -> None:
     connection.recv()
 
 
+@pytest.mark.long
 def test_processes_share_one_copy_and_the_last_one_removes_it(shards: Path, shared_memory: Path) -> None:
     expected = float(BagShards(shards).load([0, 1, 2]).features_TD.sum())
     pipes = [SPAWN.Pipe() for _ in range(2)]

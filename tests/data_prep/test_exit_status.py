@@ -29,6 +29,7 @@ def _check(tmp_path, times):
     assert list(_statuses(tmp_path / "features", times)) == [(1, 1, True)] * times
 
 
+@pytest.mark.long
 def test_a_command_that_failed_over_a_parquet_table_ends_with_status_1(tmp_path):
     _check(tmp_path, 2)
 

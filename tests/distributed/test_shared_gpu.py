@@ -83,6 +83,7 @@ def test_a_share_without_room_for_a_context_is_refused_before_anything_trains(sh
     assert cuda.fractions == []
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_ray_says_which_share_a_task_and_an_actor_in_a_placement_group_have():
     ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)

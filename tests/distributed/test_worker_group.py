@@ -23,7 +23,7 @@ from mhimdist.training import checkpoint
 from mhimdist.training.first_stage import open_trainer
 from mhimdist.training.folds import Fold
 
-pytestmark = [pytest.mark.ray, pytest.mark.numeric]
+pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.numeric]
 CONFIG = load_config(
     {
         "model": {"name": "abmil", "hidden_dim": 16, "attention_dim": 8},

@@ -190,6 +190,7 @@ def test_the_command_ends_with_status_1_and_the_list(prediction, tmp_path):
     )
 
 
+@pytest.mark.long
 def test_several_processes_draw_what_one_draws(prediction, tmp_path, capsys):
     for slide in ("a", "b", "c"):
         folder = prediction(slide)

@@ -15,6 +15,8 @@ import mhimdist as mh
 from data_prep import digits
 from mhimdist.commands.main import call
 
+pytestmark = pytest.mark.long
+
 PAGE = ROOT / "docs" / "heatmaps.md"
 
 

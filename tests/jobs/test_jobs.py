@@ -27,6 +27,7 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp("home")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "entrypoint"),
     [

@@ -29,6 +29,7 @@ def _compare(environment: dict[str, str]) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+@pytest.mark.long
 def test_kernels_under_the_interpreter_agree_with_the_specification():
     _compare({"TRITON_INTERPRET": "1"})
 
@@ -122,6 +123,7 @@ def test_the_key_of_a_compilation_knows_what_triton_specialises_on():
     assert len(set(keys(unnamed, "num_rows", (1, 2, 3, 16, 32)))) == 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "architecture", [pytest.param(80, marks=pytest.mark.slow), 90, pytest.param(100, marks=pytest.mark.slow)]
 )

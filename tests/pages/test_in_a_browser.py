@@ -9,7 +9,7 @@ from page_folders import HOSTILE, write_paper_tables, write_predictions, write_w
 
 import mhimdist as mh
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NEEDED)
+pytestmark = [pytest.mark.long, pytest.mark.skipif(CHROMIUM is None, reason=NEEDED)]
 
 
 @pytest.fixture

@@ -151,6 +151,7 @@ def test_the_number_of_threads_changes_no_bit(trained, shards, tmp_path):
     assert _rows(one) == _rows(four)
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 def test_ray_tasks_give_the_same_bits(trained, shards, tmp_path):

@@ -53,6 +53,7 @@ def loaded(monkeypatch):
     return rows
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75)])
 def test_a_stopped_prediction_computes_only_what_is_left(number, status, trained, shards, tmp_path, loaded):
     out = tmp_path / "out"

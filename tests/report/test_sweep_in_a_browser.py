@@ -9,6 +9,8 @@ from browser import CHROMIUM, NEEDED, look
 from mhimdist.report.summary import SweepSummary
 from mhimdist.report.sweep_page import write_sweep_report
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.skipif(CHROMIUM is None, reason=NEEDED)
 def test_the_page_draws_everything_and_asks_for_nothing(

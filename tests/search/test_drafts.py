@@ -73,6 +73,7 @@ def _end(opened: SweepStudy, number: int) -> None:
         opened.fail(number, "by hand")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("space", "options"),
     [
@@ -114,6 +115,7 @@ def test_proposals_equal_those_in_a_whole_copy_of_the_study(tmp_path, space, opt
     assert states == set(TrialState)
 
 
+@pytest.mark.long
 def test_what_another_process_has_done_counts_in_the_next_proposal(tmp_path):
     opened = _sweep_study(tmp_path, conditional)
     for _ in range(12):

@@ -54,6 +54,7 @@ def test_the_first_proposal_is_the_base_and_each_is_in_the_database_before_it_ru
     assert second.config.loss.alpha == opened.trials[1].params["loss.alpha"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes", "random"])
 def test_a_study_that_is_opened_again_proposes_what_it_would_have(tmp_path, sampler):
     whole = _study(tmp_path / "whole", sampler=sampler)

@@ -94,6 +94,7 @@ def test_what_is_no_study_is_named(tmp_path, content):
     assert (tmp_path / "study.db").read_bytes() == content
 
 
+@pytest.mark.long
 @pytest.mark.faults(35)
 def test_an_overwritten_study_ends_with_no_other_error_than_ours(tmp_path):
     _fill(_study(tmp_path), 5)

@@ -27,7 +27,7 @@ from mhimdist.search.space import Space
 from mhimdist.sweep.run import run_sweep
 from mhimdist.sweep.trackers import trackers
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.long, pytest.mark.ray]
 BASE = preset("c16", "abmil").override(
     {
         "model.hidden_dim": 16,

@@ -13,7 +13,7 @@ from local_cluster import LocalCluster
 
 from data_prep import digits
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.long, pytest.mark.ray]
 
 ROOT = Path(__file__).parents[2]
 MOMENTS = 20

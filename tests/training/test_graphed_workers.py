@@ -19,6 +19,8 @@ from mhimdist.training.graphed_step import GraphedStep
 from mhimdist.training.step import TrainingStep
 from mhimdist.training.workers import DistributedWorkers
 
+pytestmark = pytest.mark.long
+
 pytest.importorskip("triton", reason="the kernels' operators need triton, from the extra dev")
 
 STEPS = [  # the sizes of each worker's bags

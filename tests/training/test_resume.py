@@ -91,6 +91,7 @@ def _kill_and_start_again(tmp_path: Path, world_size: int, delay_s: float, victi
     assert _finish(_start(folder, world_size)) == [0] * world_size
 
 
+@pytest.mark.long
 @pytest.mark.faults(18)
 @pytest.mark.parametrize("world_size", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_killed_run_ends_bit_identically(tmp_path, undisturbed, world_size):

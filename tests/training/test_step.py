@@ -70,6 +70,7 @@ def test_flat_optimiser_and_average_are_those_of_single_parameters(model):
     assert step.momentum == pytest.approx(0.9**3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["abmil", "dsmil", "transmil"])
 def test_bf16_follows_float32(model):
     """Gradients against the true ones in float64; masters, gradients and moments stay float32."""

@@ -18,7 +18,7 @@ from mhimdist.ops.draws import Draws
 from mhimdist.training.trainer import Trainer
 from mhimdist.training.workers import DistributedWorkers, Workers
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.long, pytest.mark.numeric]
 
 
 def _config(**changes) -> TrainConfig:

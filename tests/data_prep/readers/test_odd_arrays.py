@@ -108,6 +108,7 @@ def of_many_attributes() -> None:
             file.attrs[f"name{number}"] = np.bytes_(b"a" * 60_000)
 
 
+@pytest.mark.long
 @pytest.mark.faults(44)
 @pytest.mark.parametrize(
     ("write", "message"), [(of_one_list, None), (of_many_attributes, "refused, its attributes have more")]

@@ -60,6 +60,7 @@ def test_slides_are_added_and_nothing_is_rewritten(folder: Path) -> None:
     assert np.allclose(stored, np.load(features / "plain.npy"), rtol=2**-8)
 
 
+@pytest.mark.long
 @TOUCHES
 def test_an_append_that_was_killed_at_any_touch_of_a_file(every: int, folder: Path) -> None:
     table = (folder / "labels.csv").read_text()

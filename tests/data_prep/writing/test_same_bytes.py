@@ -107,6 +107,7 @@ def test_shards_with_other_settings_are_not_taken_over(
     assert files_of(shard_folder(folder, name="x")) == expected
 
 
+@pytest.mark.long
 @TOUCHES
 def test_killed_at_any_touch_of_a_file(every: int, folder: Path, expected: dict[str, bytes]) -> None:
     place = folder / ".shards.sharding"
@@ -186,6 +187,7 @@ def test_a_failure_in_one_thread_stops_the_others(folder: Path, monkeypatch: pyt
     assert not list((folder).rglob("*.part"))
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_the_workers_of_ray_give_the_same_bytes(
     folder: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch

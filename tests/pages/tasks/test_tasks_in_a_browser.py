@@ -9,6 +9,8 @@ from outcome_bags import GRADES, followed, graded, labelled, valued
 from mhimdist.pages.tasks import SECTIONS
 from mhimdist.report import page
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.skipif(CHROMIUM is None, reason=NEEDED)
 def test_every_tasks_figures_are_drawn(tmp_path: Path) -> None:
