@@ -2,15 +2,18 @@
 
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import tempfile
 import time
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
+from mhimdist import files
 from mhimdist.errors import ClusterError
 
 MAX_TEMP_ROOT_BYTES = 30
@@ -20,14 +23,42 @@ ONE_NODE_SETTINGS = {"health_check_failure_threshold": 100}
 """Ray's settings for a cluster of one node. Ray calls a node dead that leaves 5 checks unanswered, within
 about a minute. The only node of a busy machine may be that slow, and its end is the end of everything."""
 
+_OWNER = "owner"
+"""In a private folder, the file that its owner holds locked."""
+
 _TERMINATE_GRACE_S = 8.0  # from SIGTERM to SIGKILL; normally all processes are gone after 3 s
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
 
 
-def private_folder() -> Path:
-    """A folder that only this user may enter, for the token and for all of Ray's files."""
-    root = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="mhim-", dir=root if len(root) <= MAX_TEMP_ROOT_BYTES else "/tmp"))
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder that only this user may enter, for the token and for all of Ray's files; removed at the end.
+
+    Nothing removes the folder of a process that is killed, until this user next asks for one on this machine.
+    """
+    root = Path(tempfile.gettempdir())
+    if len(os.fsencode(root)) > MAX_TEMP_ROOT_BYTES:
+        root = Path("/tmp")
+    _remove_left(root)
+    made = Path(tempfile.mkdtemp(prefix="mhim.", dir=root))
+    owner = files.Lock(made / _OWNER)
+    owner.acquire()
+    folder = made.rename(root / made.name.replace(".", "-", 1))  # seen by others only now that it is locked
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        owner.release()
+
+
+def _remove_left(root: Path) -> None:
+    """Remove this user's folders whose owners have ended without removing them."""
+    for folder in root.glob("mhim-*"):
+        with suppress(OSError):
+            lock = files.Lock(folder / _OWNER)
+            if folder.lstat().st_uid == os.geteuid() and lock.path.exists() and lock.acquire(0):
+                shutil.rmtree(folder, ignore_errors=True)
+                lock.release()
 
 
 def free_ports(count: int, address: str = "127.0.0.1") -> list[int]:

@@ -62,8 +62,7 @@ def run_with_cluster(
         signal.signal(number, _stop)
     adopt_orphans()
     with ExitStack() as cleanup:
-        folder = private_folder()
-        cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = cleanup.enter_context(private_folder())
         cleanup.callback(end_all_children)
         cleanup.callback(_ignore_stop_signals)
         head, env = _start_head(folder, num_cpus, start_timeout_s)

@@ -169,8 +169,7 @@ def serve(folder: Path, interface: str = "") -> None:
     adopt_orphans()
     rank = int(os.environ["SLURM_PROCID"])
     with ExitStack() as cleanup:
-        own = private_folder()
-        cleanup.callback(shutil.rmtree, own, ignore_errors=True)
+        own = cleanup.enter_context(private_folder())
         cleanup.callback(end_all_children)
         cleanup.callback(_ignore_signals)
         try:
