@@ -95,6 +95,7 @@ def test_a_submitted_job_runs_on_the_cluster(cluster: LocalCluster, tmp_path: Pa
     assert "answer 42 1.0" in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.faults(36)
 def test_everything_listens_on_loopback_only(cluster: LocalCluster):
     ports = listening(tree(psutil.Process()) - {psutil.Process()})
@@ -102,6 +103,7 @@ def test_everything_listens_on_loopback_only(cluster: LocalCluster):
     assert not [where for where in ports if not is_loopback(where[0])]
 
 
+@pytest.mark.long
 @pytest.mark.faults(36)
 @pytest.mark.parametrize("token", [None, "0" * 64], ids=["no token", "another token"])
 def test_strangers_cannot_submit_jobs(cluster: LocalCluster, token: str | None):
@@ -118,6 +120,7 @@ def test_strangers_cannot_submit_jobs(cluster: LocalCluster, token: str | None):
     assert refused.value.code in (401, 403)
 
 
+@pytest.mark.long
 @pytest.mark.faults(36)
 def test_only_the_user_can_read_the_token(cluster: LocalCluster):
     token_file = Path(cluster.env["RAY_AUTH_TOKEN_PATH"])
@@ -187,6 +190,7 @@ def test_sigterm_takes_everything_down():
     assert_nothing_left(processes, folder)
 
 
+@pytest.mark.long
 def test_a_start_that_takes_too_long_says_so(monkeypatch: pytest.MonkeyPatch):
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # not tmp_path, too long for Ray's sockets
         monkeypatch.setenv("TMPDIR", folder)

@@ -14,6 +14,7 @@ from exported import SETTINGS
 from mhimdist.errors import ConfigError, ExportMismatchError
 from mhimdist.export import load_model, onnx_file
 
+MARKS = {"transmil": pytest.mark.long, "transmil-1": pytest.mark.slow}
 SIZES = (1, 2, 3, 36, 37, 50, 64, 3000)
 APPLY = """
 import json
@@ -51,7 +52,7 @@ def made(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name == "transmil-1" else name for name in SETTINGS],
+    [pytest.param(name, marks=MARKS.get(name, ())) for name in SETTINGS],
 )
 def test_every_model_exports_with_bags_of_any_size(name, made):
     session = onnxruntime.InferenceSession(made(name), providers=["CPUExecutionProvider"])

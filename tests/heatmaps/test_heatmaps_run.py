@@ -139,6 +139,7 @@ def test_the_folder_is_named_by_what_the_file_says(prediction, tmp_path):
     assert [path.name for path in out.iterdir()] == ["%2E%2E%2F%2E%2E%2Fx"]
 
 
+@pytest.mark.long
 def test_predictions_stand_side_by_side(prediction):
     one, two = prediction("s"), prediction("s", folder="two")
     out = mh.heat_maps(mh.HeatMaps(predictions=[one, two]))
@@ -207,6 +208,7 @@ def test_several_processes_draw_what_one_draws(prediction, tmp_path, capsys):
     assert len(drawn[1]) == 9
 
 
+@pytest.mark.long
 def test_one_map_holds_attention_and_probability(prediction, tmp_path):
     folder, shown = prediction("s"), {}
     for in_one in (False, True):

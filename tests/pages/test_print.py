@@ -10,6 +10,7 @@ from mhimdist.pages.print import write_figures
 from mhimdist.pages.subject import read_subject
 
 
+@pytest.mark.long
 def test_the_figures_are_vectors_and_equal_each_time(whole_run: Path, tmp_path: Path) -> None:
     subject = read_subject(whole_run)
     first, second = write_figures(subject, tmp_path / "a"), write_figures(subject, tmp_path / "b")
@@ -23,6 +24,7 @@ def test_the_figures_are_vectors_and_equal_each_time(whole_run: Path, tmp_path: 
         assert content == other.read_bytes()
 
 
+@pytest.mark.long
 def test_each_protocol_has_its_figures(tmp_path: Path) -> None:
     run = write_whole_run(tmp_path / "cv")
     paper = write_cross_validation(tmp_path / "paper", {"AB-MIL": (PLAIN, 0.5)}, protocol="paper")
