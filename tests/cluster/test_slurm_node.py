@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -121,7 +122,10 @@ def test_a_raylet_is_told_the_port_of_its_agent(tmp_path):
     node = "ab" * 28
     line = [f"--session_dir={tmp_path}", f"--node_id={node}"]
     with subprocess.Popen([sys.executable, "-c", "input()", *line], stdin=subprocess.PIPE) as process:
-        assert slurm_node._tell(psutil.Process(process.pid), 4711)
+        deadline = time.monotonic() + 60
+        while not slurm_node._tell(psutil.Process(process.pid), 4711):  # its arguments appear a moment later
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         process.communicate(b"\n")
     (file,) = Path(tmp_path).iterdir()
     assert file.name == f"dashboard_agent_listen_port_{node}"

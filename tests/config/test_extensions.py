@@ -26,6 +26,8 @@ from mhimdist.search.options import Sweep
 from mhimdist.search.tracker import TRACKERS, tracker_fault
 from mhimdist.sweep.trackers import TrackerCallback, trackers
 
+pytestmark = pytest.mark.long
+
 TESTS = Path(__file__).parents[1]
 
 

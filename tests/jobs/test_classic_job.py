@@ -14,6 +14,8 @@ from mhimdist.cross_validation import compare as compare_module
 from mhimdist.data.opening import open_bags
 from mhimdist.training.fold import run_fold
 
+pytestmark = pytest.mark.long
+
 SIZES = (1, 2, 1, 5, 1, 3, 40, 1, 2, 1, 1, 2, 7, 1, 1, 2)
 
 

@@ -23,6 +23,8 @@ from mhimdist.sweep.task import Task
 from mhimdist.training.fold import run_fold
 from mhimdist.training.result import NESTED_NOTE
 
+pytestmark = pytest.mark.long
+
 
 def space(s: Space) -> None:
     s.uniform("masking.high.start", 0.005, 0.2, log=True)

@@ -19,6 +19,8 @@ from mhimdist.sweep.nested import run_nested
 from mhimdist.sweep.task import Task
 from mhimdist.training.fold import run_fold
 
+pytestmark = pytest.mark.long
+
 SETS = ("uni", "virchow2")
 PLAIN = BASE.first_stage()  # so that each set has one run per outer fold
 

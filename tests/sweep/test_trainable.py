@@ -22,6 +22,8 @@ from mhimdist.training import fold
 from mhimdist.training.fold import FoldRun
 from mhimdist.training.trainer import Trainer
 
+pytestmark = pytest.mark.long
+
 CONFIG = load_config(
     {
         "model": {"name": "abmil", "hidden_dim": 8, "attention_dim": 4},

@@ -23,6 +23,8 @@ from mhimdist.training.refit import InnerRun, choose, read_inner
 from mhimdist.training.student import load_student, load_teacher
 from mhimdist.training.trainer import Trainer
 
+pytestmark = pytest.mark.long
+
 CONFIG = load_config(
     {
         "model": {"name": "abmil", "hidden_dim": 16, "attention_dim": 8},
