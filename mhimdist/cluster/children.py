@@ -30,15 +30,18 @@ _TERMINATE_GRACE_S = 8.0  # from SIGTERM to SIGKILL; normally all processes are 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
 
 
+def short_enough(root: str) -> Path:
+    """A temporary folder, or `/tmp` if its path is too long for Ray's sockets, as a batch system's may be."""
+    return Path(root if len(os.fsencode(root)) <= MAX_TEMP_ROOT_BYTES else "/tmp")
+
+
 @contextmanager
 def private_folder() -> Iterator[Path]:
     """A folder that only this user may enter, for the token and for all of Ray's files; removed at the end.
 
     Nothing removes the folder of a process that is killed, until this user next asks for one on this machine.
     """
-    root = Path(tempfile.gettempdir())
-    if len(os.fsencode(root)) > MAX_TEMP_ROOT_BYTES:
-        root = Path("/tmp")
+    root = short_enough(tempfile.gettempdir())
     _remove_left(root)
     made = Path(tempfile.mkdtemp(prefix="mhim.", dir=root))
     owner = files.Lock(made / _OWNER)

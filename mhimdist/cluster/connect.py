@@ -21,7 +21,7 @@ from mhimdist.cluster.authentication import (
     require_closed,
     require_token_mode,
 )
-from mhimdist.cluster.children import MAX_TEMP_ROOT_BYTES, ONE_NODE_SETTINGS
+from mhimdist.cluster.children import ONE_NODE_SETTINGS, short_enough
 from mhimdist.cluster.nodes import Node, Share, addable_nodes
 from mhimdist.cluster.ray_signals import started_with_our_signals
 from mhimdist.errors import ClusterError
@@ -202,12 +202,8 @@ def require_address_space() -> None:
 
 
 def _temp_dir() -> str:
-    """The folder for Ray's files, in one that only this user can enter: Ray opens its own to everybody.
-
-    Batch systems set a TMPDIR that is longer than the path of a Unix socket may be.
-    """
-    chosen = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-    root = Path(chosen if len(os.fsencode(chosen)) <= MAX_TEMP_ROOT_BYTES else "/tmp")
+    """The folder for Ray's files, in one that only this user can enter: Ray opens its own to everybody."""
+    root = short_enough(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     private = root / f"mhim-{os.geteuid()}"
     with suppress(FileExistsError):
         private.mkdir(mode=0o700, parents=True)

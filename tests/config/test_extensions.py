@@ -88,7 +88,6 @@ def test_a_model_trains_under_mhim_and_appears_everywhere(whole):
     assert "got squared of the package my-mil 1.0, which an export cannot hold" in got["export"]
 
 
-@pytest.mark.long
 def test_a_model_that_was_killed_resumes_bit_for_bit(whole):
     site, folder, got = whole
     assert got["killed with"] == 9

@@ -184,7 +184,6 @@ def test_inner_runs_are_the_first_stages_of_masked_ones_and_train_once(bags, tmp
     assert next(number for validation, number in trained if not validation) == result.num_epochs
 
 
-@pytest.mark.long
 def test_a_refit_that_was_cut_off_resumes_and_ends_the_same(bags, tmp_path):
     config = CONFIG.override({"teacher": {"kind": "momentum", "momentum": {"start": 0.9}}})
     whole = _run(_folds(bags, tmp_path / "whole", config), bags, tmp_path / "cache")
