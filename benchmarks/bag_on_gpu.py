@@ -3,7 +3,7 @@
 import torch
 
 from benchmarks.ahead_of_time import Launch, noted
-from mhimdist.ops import _dropout, _numbers, _pool, _reduce, _select, _square
+from mhimdist.ops import _dropout, _numbers, _pool, _reduce, _select, _sequence, _square
 
 INSTANCES, FEATURES, WIDTH = 9075, 1024, 512
 
@@ -79,6 +79,15 @@ def reducing(*, num_bags: int = 1, columns: int = WIDTH, rows: int = INSTANCES, 
     with noted() as launches:
         reduced = _reduce.segment_reduce(values_TE, offsets_B1, is_max)
         _reduce.segment_reduce_backward(values_TE, offsets_B1, *reduced, reduced[0], is_max)
+    return launches
+
+
+def along_the_sequence(*, rows: int = INSTANCES) -> list[Launch]:
+    """Launches of `sequence_convolution` on bf16 values with 33 taps, and of its gradients."""
+    values_TE, kernel_JE = (torch.empty(count, WIDTH, dtype=torch.bfloat16) for count in (rows, 33))
+    with noted() as launches:
+        _sequence.sequence_convolution(values_TE, kernel_JE)
+        _sequence.sequence_convolution_kernel_backward(values_TE, values_TE, 33)
     return launches
 
 

@@ -131,6 +131,7 @@ LAUNCHES_OF = {
     "mhimdist::select_and_gather": 3,
     "mhimdist::segment_softmax_pool": 2,
     "mhimdist::segment_reduce": 2,
+    "mhimdist::sequence_convolution_kernel_backward": 2,
     "mhimdist::square_convolution_kernel_backward": 2,
 }
 
@@ -269,7 +270,9 @@ def _labelled() -> list[tuple[str, Launch]]:
     labelled += [(f"`{launch.name}`", launch) for launch in bag_on_gpu.ranking()]
     for kind in ("mean", "max"):
         labelled += [(f"`{each.name}`, {kind}", each) for each in bag_on_gpu.reducing(is_max=kind == "max")]
-    labels = ("`_convolve`", "`_convolve`, backward", "`_kernel_gradient`")
+    labels = ("`_convolve`, sequence", "`_kernel_gradient`, sequence")
+    labelled += zip(labels, bag_on_gpu.along_the_sequence(), strict=True)
+    labels = ("`_convolve`, square", "`_convolve`, square, backward", "`_kernel_gradient`, square")
     labelled += zip(labels, bag_on_gpu.square(), strict=True)
     return labelled
 

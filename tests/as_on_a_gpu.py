@@ -197,6 +197,16 @@ def _reduce_backward(
     return grad_values_TE
 
 
+def _sequence_convolution(values_TE: Tensor, kernel_JE: Tensor) -> Tensor:
+    return reference.sequence_convolution(values_TE, kernel_JE.T).to(values_TE.dtype).contiguous()
+
+
+def _sequence_convolution_kernel_backward(grad_TE: Tensor, values_TE: Tensor, num_taps: int) -> Tensor:
+    wide = torch.promote_types(values_TE.dtype, torch.float32)
+    padded_SE = functional.pad(values_TE.to(wide), (0, 0, num_taps // 2, num_taps // 2))
+    return torch.einsum("te,tej->je", grad_TE.to(wide), padded_SE.unfold(0, num_taps, 1))
+
+
 def _square_convolution(tokens_TE: Tensor, kernel_JE: Tensor, bias_E: Tensor, offsets_2: Tensor) -> Tensor:
     size, kernel_EJI = int(offsets_2[1]), kernel_JE.T.unflatten(1, (7, 7))
     encoded_NE = reference.square_convolution(tokens_TE[:size], kernel_EJI, bias_E).to(tokens_TE.dtype)
@@ -241,7 +251,7 @@ def kernels_as_specified() -> dict[Any, Callable[..., Any]]:
     Like the kernels, these treat the rows after the last bag as padding.
     """
     from mhimdist.ops import _dropout as dropout
-    from mhimdist.ops import _numbers, _pool, _select, _square
+    from mhimdist.ops import _numbers, _pool, _select, _sequence, _square
     from mhimdist.ops import _reduce as reduce
 
     return {
@@ -254,6 +264,8 @@ def kernels_as_specified() -> dict[Any, Callable[..., Any]]:
         dropout.relu_dropout_backward: _relu_dropout_backward,
         reduce.segment_reduce: _reduce,
         reduce.segment_reduce_backward: _reduce_backward,
+        _sequence.sequence_convolution: _sequence_convolution,
+        _sequence.sequence_convolution_kernel_backward: _sequence_convolution_kernel_backward,
         _square.square_convolution: _square_convolution,
         _square.square_convolution_backward: _square_convolution_backward,
         _square.square_convolution_kernel_backward: _square_convolution_kernel_backward,

@@ -16,6 +16,7 @@ from mhimdist.ops.pooling import (
     segment_top_k,
 )
 from mhimdist.ops.selection import select, select_and_gather
+from mhimdist.ops.sequence import sequence_convolution
 from mhimdist.ops.square import square_convolution
 
 __all__ = [
@@ -38,5 +39,6 @@ __all__ = [
     "segment_top_k",
     "select",
     "select_and_gather",
+    "sequence_convolution",
     "square_convolution",
 ]

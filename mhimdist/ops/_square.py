@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mhimdist.ops._triton import on_its_device, require_float
+from mhimdist.ops._triton import on_its_device, require_float, with_rows_in_line
 
 SIDE, TAPS = 7, 49
 # Most parts of the rows whose kernel gradients are summed separately, and the fewest rows of a part.
@@ -167,7 +167,7 @@ def _kernel_gradient(
 def _launch(
     values_TE: Tensor, kernel_JE: Tensor, bias_E: Tensor, offsets_2: Tensor, *, backward: bool
 ) -> Tensor:
-    values_TE = values_TE if values_TE.stride(1) == 1 else values_TE.contiguous()
+    values_TE = with_rows_in_line(values_TE)
     num_rows, width = values_TE.shape
     out_TE = values_TE.new_empty((num_rows, width))
     rows, across = 32, min(triton.next_power_of_2(width), 64)
@@ -207,9 +207,7 @@ def square_convolution_backward(grad_TE: Tensor, kernel_JE: Tensor, offsets_2: T
 @on_its_device
 def square_convolution_kernel_backward(grad_TE: Tensor, tokens_TE: Tensor, offsets_2: Tensor) -> Tensor:
     """The gradients of the kernel and of the bias, J1 x E in float32."""
-    grad_TE, tokens_TE = (
-        rows_TE if rows_TE.stride(1) == 1 else rows_TE.contiguous() for rows_TE in (grad_TE, tokens_TE)
-    )
+    grad_TE, tokens_TE = with_rows_in_line(grad_TE), with_rows_in_line(tokens_TE)
     num_rows, width = tokens_TE.shape
     num_parts = max(min(triton.cdiv(num_rows, _ROWS_A_PART), _MOST_PARTS), 1)
     sums_PJ1E = tokens_TE.new_empty((num_parts, TAPS + 1, width), dtype=torch.float32)

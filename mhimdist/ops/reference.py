@@ -199,6 +199,20 @@ def segment_max(values_TE: Tensor, offsets_B1: Tensor) -> Tensor:
     return torch.stack([values_TE[start:stop].amax(0) for start, stop in pairwise(offsets_B1.tolist())])
 
 
+def sequence_convolution(values_TE: Tensor, kernel_EJ: Tensor) -> Tensor:
+    """The depth-wise convolution of the rows, zero before the first and after the last, in at least float32.
+
+    Args:
+        values_TE: the rows.
+        kernel_EJ: an odd number of taps per column.
+    """
+    wide = torch.promote_types(values_TE.dtype, torch.float32)
+    width, num_taps = kernel_EJ.shape
+    return torch.nn.functional.conv1d(
+        values_TE.T.to(wide), kernel_EJ[:, None].to(wide), padding=num_taps // 2, groups=width
+    ).T
+
+
 def square_convolution(tokens_NE: Tensor, kernel_EJI: Tensor, bias_E: Tensor) -> Tensor:
     """The instances plus their depth-wise convolution in a square, N x E, in at least float32.
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mhimdist import ops
-from mhimdist.ops import _dropout, _numbers, _pool, _reduce, _select, _square, reference
+from mhimdist.ops import _dropout, _numbers, _pool, _reduce, _select, _sequence, _square, reference
 from mhimdist.ops.draws import Draws, mix
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -398,6 +398,8 @@ def _operators():
             (values_TE, offsets_B1, *found, torch.ones_like(found[0]), is_max)
             for is_max, found in reduced.items()
         ),
+        _sequence.sequence_convolution: ((with_grad[1], _random(3, 5).to(DEVICE)),),
+        _sequence.sequence_convolution_kernel_backward: ((values_TE, values_TE, 3),),
         _square.square_convolution: (
             (with_grad[1], _random(49, 5).to(DEVICE), values_TE[0], offsets_B1[:2]),
         ),
@@ -407,7 +409,7 @@ def _operators():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("number", range(12))
+@pytest.mark.parametrize("number", range(14))
 def test_operators_are_registered_as_torch_wants_them(number):
     operator, inputs = list(_operators().items())[number]
     for arguments in inputs:

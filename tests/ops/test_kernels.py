@@ -87,6 +87,7 @@ def test_bags_of_other_sizes_compile_nothing_anew():
             "ranking": bag_on_gpu.ranking(**sizes),
             "mean": bag_on_gpu.reducing(**sizes, is_max=False),
             "max of two columns": bag_on_gpu.reducing(**sizes, columns=2, is_max=True),
+            "sequence": bag_on_gpu.along_the_sequence(rows=rows),
             # Its first launch convolves, the second one back.
             **{f"square {place}": [launch] for place, launch in enumerate(bag_on_gpu.square(rows=rows))},
         }
@@ -146,6 +147,7 @@ def test_nothing_spills(architecture, tmp_path, monkeypatch, record_property):
         *bag_on_gpu.reducing(is_max=False),
         *bag_on_gpu.reducing(is_max=True),
         *bag_on_gpu.reducing(columns=2, is_max=True),
+        *bag_on_gpu.along_the_sequence(),
         *bag_on_gpu.square(),
     ]
     for launch in launches:
@@ -216,10 +218,11 @@ def test_every_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch):
         work()
     bag_on_gpu.dropout()
     bag_on_gpu.reducing(is_max=True)
+    bag_on_gpu.along_the_sequence()
     bag_on_gpu.square()
     names = ["_find_limits", "_mask", "_gather", "_number", "_pool_parts", "_join_parts", "_pool_backward"]
     names += ["_top_k", "_drop", "_relu_backward", "_reduce_parts", "_join_reduced", "_reduce_backward"]
-    names += ["_convolve", "_convolve", "_kernel_gradient"]
+    names += ["_convolve", "_kernel_gradient", "_convolve", "_convolve", "_kernel_gradient"]
     assert launches == [(name, 1) for name in names]
     assert guarded == []
 
