@@ -151,6 +151,7 @@ def test_recorded_steps_train_as_plain_ones(device, model, changes):
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # what torch.compile imports
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # what it looks at
+@pytest.mark.filterwarnings("ignore:(?s).*Online softmax is disabled")
 def test_compiled_losses_can_be_recorded():
     config = _config("abmil", compile=True)
     plain, (graphed, _) = _step(TrainingStep, _config("abmil"), "cuda"), _graphed(config, "cuda")
