@@ -102,12 +102,18 @@ class Run:
         return f"{self.data}--{self.network}--{words}--seed-{self.seed}--{digest}"
 
 
-def runs(data: Mapping[str, Data], networks: Sequence[str], settings: Sequence[str], seeds: int) -> list[Run]:
+def runs(
+    data: Mapping[str, Data],
+    networks: Sequence[str],
+    settings: Sequence[str],
+    seeds: int,
+    device: str = "cpu",
+) -> list[Run]:
     """All runs in the order in which they take turns: a first stage comes before what it teaches."""
     found = []
     for seed in range(seeds):
         for name, spec in data.items():
-            base = digits_preset("c16", "abmil").override({"device": "cpu", "precision": "float32"})
+            base = digits_preset("c16", "abmil").override({"device": device, "precision": "float32"})
             base = base.override({"epochs": spec.epochs, "seed": seed})
             for setting in settings:
                 config = base.override(changes(setting, spec))

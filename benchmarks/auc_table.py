@@ -46,13 +46,13 @@ def summary(measured: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _row(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, Any]:
     """The figures of a setting from its runs, each with that of one bag per step."""
-    times, ratios = [], []
+    clock, times, ratios = pairs[0][0]["clock"], [], []
     for mine, one in pairs:
         target = REACHED * best_auc(one)
         own, theirs = reached(mine, target), reached(one, target)
         if own is not None and theirs is not None:
             times.append(own)
-            ratios.append(own["processor_s"] / theirs["processor_s"])
+            ratios.append(own[clock] / theirs[clock])
 
     def median(name: str) -> float | None:
         return round(statistics.median(each[name] for each in times), 2) if times else None
@@ -60,37 +60,41 @@ def _row(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[s
     return {
         "seeds": len(pairs),
         "reached": len(times),
+        "clock": clock,
         "best_auc": round(statistics.mean(best_auc(mine) for mine, _ in pairs), 4),
         "epochs": median("epochs"),
         "processor_s": median("processor_s"),
-        "processor_s_of_each": sorted(round(each["processor_s"], 2) for each in times),
+        "seconds_of_each": sorted(round(each[clock], 2) for each in times),
         "wall_s": median("wall_s"),
         "ratio": round(statistics.median(ratios), 2) if ratios else None,
-        "processor_s_an_epoch": round(
-            statistics.median(mine["curve"][-1]["processor_s"] / len(mine["curve"]) for mine, _ in pairs), 3
+        "seconds_an_epoch": round(
+            statistics.median(mine["curve"][-1][clock] / len(mine["curve"]) for mine, _ in pairs), 3
         ),
     }
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The rows in Markdown, a table per data set and network."""
+    """The rows in Markdown, a table per data set and network: first the seconds that the ratios are of."""
     seen = None
     for row in rows:
+        clocks = ("processor_s", "wall_s") if row["clock"] == "processor_s" else ("wall_s", "processor_s")
         if seen != (seen := (row["data"], row["network"])):
+            first, second = (clock.removesuffix("_s") for clock in clocks)
             yield f"\n{row['data']}, {NETWORKS[row['network']]}:\n"
             yield (
-                "| setting | best AUC | at the target | epochs | processor, s (each seed) | wall, s | "
-                "to one bag a step | processor, s an epoch |"
+                f"| setting | best AUC | at the target | epochs | {first}, s (each seed) | {second}, s | "
+                f"to one bag a step | {first}, s an epoch |"
             )
             yield "|---|---:|---:|---:|---:|---:|---:|---:|"
-        each = ", ".join(f"{value:.1f}" for value in row["processor_s_of_each"])
+        each = ", ".join(f"{value:.1f}" for value in row["seconds_of_each"])
         cells = [
             row["setting"],
             f"{row['best_auc']:.3f}",
             f"{row['reached']} of {row['seeds']}",
-            *(_cell(row[name], form) for name, form in (("epochs", "g"), ("processor_s", ".1f"))),
-            *(_cell(row[name], form) for name, form in (("wall_s", ".1f"), ("ratio", ".2f"))),
-            f"{row['processor_s_an_epoch']:.2f}",
+            _cell(row["epochs"], "g"),
+            *(_cell(row[clock], ".1f") for clock in clocks),
+            _cell(row["ratio"], ".2f"),
+            f"{row['seconds_an_epoch']:.2f}",
         ]
         if each:
             cells[4] += f" ({each})"

@@ -81,7 +81,7 @@ class Packs:
         """Pack the samples, each K x D, into packs of a length."""
         packs = first_fit([len(sample) for sample in samples], length)
         features_PLD = samples[0].new_zeros((len(packs), length, samples[0].shape[1]), dtype=torch.float32)
-        slides_PL = torch.full((len(packs), length), -1)
+        slides_PL = torch.full((len(packs), length), -1, device=features_PLD.device)
         for place, members in enumerate(packs):
             start = 0
             for slide, position in enumerate(members):
@@ -96,7 +96,7 @@ def embeddings(network: NaiveAttentionMIL, packs: Packs) -> Tensor:
     """The embedding of each slide, B x E, pack after pack: attention within a slide alone."""
     hidden_PLE = network.dropout(network.projection(packs.features_PLD))
     scores_PL = network.attention(hidden_PLE)[..., 0]
-    numbers_S = torch.arange(int(packs.slides_PL.max()) + 1)
+    numbers_S = torch.arange(int(packs.slides_PL.max()) + 1, device=packs.slides_PL.device)
     is_own_PSL = packs.slides_PL[:, None] == numbers_S[:, None]
     is_slide_PS = is_own_PSL.any(-1)
     # A slot without a slide gets equal weights, not NaN, and is left out after the product.
@@ -116,14 +116,16 @@ class PackTrainer:
 
         Args:
             config: its width, optimiser, epochs, seed and slides per step are taken.
-            start: AB-MIL without a gate, whose weights are copied.
+            start: AB-MIL without a gate, whose weights are copied and whose device trains.
             bags: the data set.
             packing: how the slides of a step become packs.
         """
         if not isinstance(config.model, AttentionMIL) or config.model.gated:
             raise ValueError(f"packs train AB-MIL without a gate, not {config.model}")
         self.config, self.bags, self.packing = config, bags, packing
-        self.network = NaiveAttentionMIL(bags.num_features, len(bags.classes), config.model.hidden_dim)
+        self._device = next(start.parameters()).device
+        network = NaiveAttentionMIL(bags.num_features, len(bags.classes), config.model.hidden_dim)
+        self.network = network.to(self._device)
         with torch.no_grad():
             for own, given in zip(_layers(self.network), layers_of(start), strict=True):
                 own.weight.copy_(given.weight)
@@ -149,10 +151,10 @@ class PackTrainer:
     def _step(self, rows_B: np.ndarray, rng: np.random.Generator) -> None:
         sizes = self.bags.sizes_N[rows_B].tolist()
         chosen = [np.sort(rng.choice(size, self.packing.sample_size(size), replace=False)) for size in sizes]
-        samples_TD = self.bags.scattered(rows_B, chosen, torch.float32)
+        samples_TD = self.bags.scattered(rows_B, chosen, torch.float32).to(self._device)
         packs = Packs.of(samples_TD.split([len(each) for each in chosen]), self.packing.length)
         logits_BC = self.network.head(embeddings(self.network, packs))
-        labels_B = torch.from_numpy(self.bags.labels_N[rows_B])[packs.order]
+        labels_B = torch.from_numpy(self.bags.labels_N[rows_B])[packs.order].to(self._device)
         loss = functional.cross_entropy(logits_BC, labels_B)
         self._adam.zero_grad()
         loss.backward()

@@ -16,6 +16,7 @@ def _measured(setting: str, aucs: Sequence[float], *, seed: int = 0, stage_s: fl
         "network": "mhim" if stage_s else "abmil",
         "setting": setting,
         "seed": seed,
+        "clock": "processor_s",
         "first_stage": {"processor_s": stage_s, "wall_s": stage_s},
         "curve": [
             {"auc": auc, "processor_s": 2.0 * number, "wall_s": 5.0 * number}
@@ -42,7 +43,7 @@ def test_a_row_is_of_the_seeds_that_reached_their_own_targets() -> None:
     ]
     _, row = auc_table.summary(runs)
     assert (row["reached"], row["seeds"]) == (2, 3)
-    assert row["processor_s_of_each"] == [2.0, 6.0]
+    assert row["seconds_of_each"] == [2.0, 6.0]
     assert (row["processor_s"], row["ratio"]) == (4.0, 1.0)
 
 
@@ -55,6 +56,15 @@ def test_a_setting_that_never_reaches_the_target_has_no_seconds() -> None:
 def test_masked_training_is_charged_with_its_first_stage() -> None:
     (row,) = auc_table.summary([_measured(ONE, [0.9], stage_s=30.0)])
     assert (row["processor_s"], row["wall_s"]) == (32.0, 35.0)
+
+
+def test_with_a_gpu_the_seconds_on_the_wall_come_first() -> None:
+    runs = [_measured(ONE, [0.9]), _measured("samples", [0.5, 0.9])]
+    rows = auc_table.summary([{**run, "clock": "wall_s"} for run in runs])
+    assert (rows[1]["seconds_of_each"], rows[1]["ratio"], rows[1]["seconds_an_epoch"]) == ([10.0], 2.0, 5.0)
+    _, head, _, _, row = list(auc_table.table(rows))
+    assert "epochs | wall, s (each seed) | processor, s | to one bag a step | wall, s an epoch" in head
+    assert row == "| samples | 0.900 | 1 of 1 | 2 | 10.0 (10.0) | 4.0 | 2.00 | 5.00 |"
 
 
 def test_rows_without_one_bag_a_step_have_no_target() -> None:
