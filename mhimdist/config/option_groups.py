@@ -8,7 +8,7 @@ from collections.abc import Mapping
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Name and data": ("name", "data", "features", "bag_of", "home"),
     "Model": ("preset", "model"),
-    "Tables": ("tables", "rows", "quick", "epochs", "transmil_epochs", "transmil_folds"),
+    "Tables": ("tables", "rows", "without", "quick", "epochs", "transmil_epochs", "transmil_folds"),
     "Folds and protocol": (
         *("protocol", "folds", "run_folds", "outer_folds", "inner_folds", "seeds", "split_file"),
         *("test_share", "validation_share", "paper_validation_share", "split_seed"),

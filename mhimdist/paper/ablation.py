@@ -71,7 +71,10 @@ def select(job: Ablation, base: Base) -> list[Cell]:
         Cell(table, row, column, _candidate(job, config))
         for table in job.tables
         for row, column, config in ROWS[table](base)
+        if config.model.name not in job.without
     ]
+    if not known:
+        raise ConfigError(f"without: nothing is left of these tables without {', '.join(job.without)}")
     wanted = {row.casefold() for row in job.rows}
     if unknown := wanted - {cell.row.casefold() for cell in known}:
         rows = ", ".join(dict.fromkeys(cell.row for cell in known))

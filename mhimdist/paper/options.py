@@ -8,6 +8,7 @@ from pydantic import Field, PlainSerializer, WrapValidator, field_validator, mod
 from mhimdist.config.options import leaves
 from mhimdist.config.train import TrainConfig
 from mhimdist.cross_validation.options import Experiment
+from mhimdist.paper.rows import SYSTEMS
 
 TABLES = (1, 2, 3, 4, 5)
 """The tables of the paper that can be filled."""
@@ -25,7 +26,8 @@ class Ablation(Experiment):
     """Fill the paper's tables."""
 
     FIRST: ClassVar[tuple[str, ...]] = (
-        *("data", "name", "tables", "rows", "quick", "preset", "protocol", "folds", "seeds", "epochs"),
+        *("data", "name", "tables", "rows", "without", "quick"),
+        *("preset", "protocol", "folds", "seeds", "epochs"),
     )
 
     tables: tuple[int, ...] = Field(
@@ -33,6 +35,11 @@ class Ablation(Experiment):
     )
     rows: tuple[str, ...] = Field(
         (), description="run only these rows, by their names in the tables; none: all"
+    )
+    without: tuple[str, ...] = Field(
+        (),
+        description=f"leave out the rows and columns of these networks ({', '.join(SYSTEMS.values())}); "
+        "TransMIL's cost most",
     )
     quick: bool = Field(False, description="use the job's smaller numbers of seeds, folds and epochs")
     preset: Literal["c16", "tcga"] = Field(
@@ -58,6 +65,13 @@ class Ablation(Experiment):
                 f"expected tables of the paper, 1 to 5, got {', '.join(map(str, sorted(unknown)))}"
             )
         return tables
+
+    @field_validator("without")
+    @classmethod
+    def _are_of_the_tables(cls, without: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := set(without) - set(SYSTEMS.values()):
+            raise ValueError(f"expected networks of the tables, got {', '.join(sorted(unknown))}")
+        return without
 
     @model_validator(mode="after")
     def _tables_vary_the_rest(self) -> Self:

@@ -53,8 +53,9 @@ def grid(
             lines = [[_percent(found[name, ""], "auc"), *_cost_texts(costs.get(name))] for name in names]
             caption += _cost_caption(costs)
         case _:
-            header = [{3: "Module", 4: "Strategy", 5: "Teacher"}[number], *COLUMNS]
-            lines = [[_percent(found[name, column], "auc") for column in COLUMNS] for name in names]
+            columns = [column for column in COLUMNS if any(cell.column == column for cell in mine)]
+            header = [{3: "Module", 4: "Strategy", 5: "Teacher"}[number], *columns]
+            lines = [[_percent(found[name, column], "auc") for column in columns] for name in names]
             caption = f"{warning}AUC. {_used(mine, row_of)}"
             if number == 4:
                 caption += _borrowed(mine)

@@ -11,7 +11,7 @@ from mhimdist.errors import ConfigError, CrossValidationError
 from mhimdist.paper import ablation
 from mhimdist.paper import rows as rows_module
 from mhimdist.paper.ablation import Ablation, run_ablation, select
-from mhimdist.paper.tables import common, grid
+from mhimdist.paper.tables import common, grid, grids
 from mhimdist.report.comparison import Comparison, Row
 from mhimdist.training.cost import Cost
 from mhimdist.training.result import Result
@@ -86,6 +86,21 @@ def test_a_subset_of_tables_and_rows():
         _cells(tables=(1,), rows=("HAM",))
     with pytest.raises(ConfigError, match="expected tables of the paper, 1 to 5, got 6"):
         Ablation.from_command_line(["--tables", "1,6"])
+
+
+def test_networks_can_be_left_out_with_their_columns():
+    cells = select(Ablation(tables=(1, 3), without=("transmil", "dtfd")), _base)
+    names = {cell.candidate.config.model.name for cell in cells}
+    assert names == {"max_pooling", "mean_pooling", "abmil", "dsmil", "clam_sb", "clam_mb"}
+    first, third = grids(cells, _comparison(cells), {})
+    assert [row[0] for row in first.rows][-3:] == ["CLAM-MB", "MHIM-MIL (AB-MIL)", "MHIM-MIL (DSMIL)"]
+    assert "TransMIL" not in first.caption
+    assert third.header == ["Module", "AB."]
+    assert {len(row) for row in third.rows} == {2}
+    with pytest.raises(ConfigError, match="nothing is left of these tables without abmil, transmil"):
+        select(Ablation(tables=(3,), without=("abmil", "transmil")), _base)
+    with pytest.raises(ConfigError, match=r"without.*expected networks of the tables, got abml"):
+        Ablation.from_command_line(["--without", "abml"])
 
 
 def test_epochs_and_folds_of_transmil_are_its_own():
