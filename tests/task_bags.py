@@ -27,6 +27,8 @@ TASKS = {
     "cox of a step": ("survival", {"name": "survival", "survival_loss": "cox", "risk_set": "step"}),
 }
 """What a data set states, and what the settings add."""
+EVERY = {"classification": ("classification", {}), **TASKS}
+"""The tasks of `TASKS`, and the one that most tests elsewhere are about."""
 MODELS = {
     "abmil": {"hidden_dim": 16, "attention_dim": 8},
     "dsmil": {"hidden_dim": 16, "query_dim": 8},
@@ -35,6 +37,7 @@ MODELS = {
     "mean_pooling": {"hidden_dim": 16},
     "max_pooling": {"hidden_dim": 16},
     "clam_sb": {"hidden_dim": 16, "attention_dim": 8, "num_clustered": 2},
+    "clam_mb": {"hidden_dim": 16, "attention_dim": 8, "num_clustered": 2},
 }
 MASKED = ("abmil", "dsmil", "transmil")
 
@@ -105,7 +108,7 @@ def paired(task: str, num_bags: int = 40) -> TaskBags:
 
 
 def config(model: str = "abmil", task: str = "corn", **changes: object) -> TrainConfig:
-    """MHIM on a small model for a task of `TASKS`; without masking where the model has no scores."""
+    """MHIM on a small model for a task of `EVERY`; without masking where the model has no scores."""
     settings = {
         "model": {"name": model, **MODELS[model]},
         "masking": {"high": 0.1, "random": 0.2},
@@ -117,6 +120,6 @@ def config(model: str = "abmil", task: str = "corn", **changes: object) -> Train
     }
     if model not in MASKED:
         settings |= {"masking": {"random": 0.2}, "teacher": {"kind": "none"}, "loss": {"alpha": 0}}
-    if TASKS[task][1]:
-        settings["task"] = TASKS[task][1]
+    if EVERY[task][1]:
+        settings["task"] = EVERY[task][1]
     return load_config(settings).override(changes)

@@ -134,7 +134,7 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
     if any(candidate.config.teacher.has_outside_weights for candidate in candidates):
         terminal.console().print(f"WARNING: {OUTSIDE_WEIGHTS}", style="bold", highlight=False)
     left_out = describe_left_out(bags, itertools.chain(*splits.values()))
-    for text in filter(None, (describe_missing(lacking), left_out)):
+    for text in filter(None, (describe_missing(lacking, bags.task.name), left_out)):
         terminal.console().print(f"WARNING: {text}", style="bold", highlight=False, markup=False)
     if missing := planned.missing():
         with experiment.driving(), stoppable(experiment) as stopping:
@@ -196,7 +196,8 @@ def _rows(
         known = note_on(by_name[name].config, bags)
         seeds = {result.seed for result in results}
         lacking = {_run_text(each.fold, each.seed, seeds): each.missing_classes for each in results}
-        note = "; ".join(filter(None, (known, by_name[name].note, describe_missing(lacking))))
+        task = results[0].meaning.name if results else bags.task.name
+        note = "; ".join(filter(None, (known, by_name[name].note, describe_missing(lacking, task))))
         rows.append(Row(name, protocol, results, len(digests), planned.failures(outcomes, digests), note))
     return rows
 

@@ -148,6 +148,7 @@ class Experiment(Execution):
                 num_folds=self.inner_folds,
                 seed=seed,
                 classes=bags.classes,
+                strata=not bags.task.of_classes,
             )
         except SplitError as error:
             raise SplitError(f"inner folds of the training fold (--inner-folds): {error}") from None

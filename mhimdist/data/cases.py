@@ -19,6 +19,7 @@ from mhimdist.data.bags import PackedBags, bag_id
 from mhimdist.data.format import FEATURE_DTYPES, escape_key, npy_header, stored_order
 from mhimdist.data.split_files import Bags, NamedBags
 from mhimdist.data.stored import StoredBags
+from mhimdist.data.strata import strata
 from mhimdist.errors import DataError, LabelError, SplitError
 
 MAX_NAMED = 3
@@ -59,12 +60,15 @@ class CaseBags(StoredBags):
         self._rows = [np.array(rows_of_case[case], np.int64) for case in self.cases]
         first_N = np.array([rows[0] for rows in self._rows], np.int64)
         # What belongs to a bag: a case has it from its slides, which agree.
-        self.labels_N = slides.labels_N[first_N]
         self.targets_NK = np.stack([targets_of[case] for case in self.cases])
         self.sizes_N = np.array([slides.sizes_N[rows].sum() for rows in self._rows], np.int64)
         self.ids_N = np.array([bag_id(key) for key in self.keys], np.int64)
         # What belongs to the data set.
-        self.name, self.classes, self.task = slides.name, slides.classes, slides.task
+        self.name, self.task = slides.name, slides.task
+        if self.task.of_classes:
+            self.classes, self.labels_N = slides.classes, slides.labels_N[first_N]
+        else:  # a stratum depends on all bags, and these are other ones
+            self.classes, self.labels_N = strata(self.task, self.targets_NK, self.cases)
         self.num_features = slides.num_features
         self.synthetic, self.description, self.folder = slides.synthetic, slides.description, slides.folder
         self.dtype, self.stored_dtypes = slides.dtype, slides.stored_dtypes

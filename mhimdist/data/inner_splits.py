@@ -16,6 +16,7 @@ def inner_folds(
     num_folds: int,
     seed: int,
     classes: Sequence[str] | None = None,
+    strata: bool = False,
 ) -> list[Split]:
     """Folds by case of the bags of a split that do not test: each of these bags validates exactly once.
 
@@ -29,7 +30,7 @@ def inner_folds(
         split: the outer split.
         num_folds: number of inner folds, at least 2.
         seed: seed of the draw.
-        classes: names of all classes, as in `Split.check`.
+        classes, strata: names of all classes, and whether they are strata, as in `Split.check`.
 
     Raises:
         SplitError: there are too few cases, or a class is too rare, for such folds.
@@ -45,8 +46,9 @@ def inner_folds(
         selects_on_test=True,  # the held-out fold, which is not a test set
         seed=seed,
         classes=classes,
+        strata=strata,
     )
     splits = [Split(fold.train, fold.validation, split.test) for fold in inner]
     for each in splits:
-        each.check(keys, cases, labels_N, classes)
+        each.check(keys, cases, labels_N, classes, strata=strata)
     return splits

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
 
 from mhimdist import files
+from mhimdist.data.case_draws import most_alike, rows_of_folds, take
 from mhimdist.data.split_files import Bags, NamedBags, folds_in
 from mhimdist.data.stored import StoredBags
 from mhimdist.errors import SplitError
@@ -59,19 +59,22 @@ class Split:
         labels_N: np.ndarray,
         classes: Sequence[str] | None = None,
         *,
+        strata: bool = False,
         validates: bool = True,
     ) -> None:
         """Check that the split fits the data set and that no case is in two of its sets.
 
         Only a split with `selects_on_test` may validate on its test bags, and then on all of them. Every
         class must be in the train set. The other two sets need two classes, which an AUC takes; see
-        `missing_classes` for those that they lack.
+        `missing_classes` for those that they lack. Strata of targets may be in any set, or in none: what
+        such bags must have is for `Task.check` to say.
 
         Args:
             keys: key of every bag of the data set.
             cases: case of every bag.
             labels_N: class index of every bag.
             classes: names of all classes; None: the classes that the data have, named by their numbers.
+            strata: whether the labels are strata of targets, not classes.
             validates: whether a run on the split validates; otherwise its validation set must be empty.
 
         Raises:
@@ -81,6 +84,8 @@ class Split:
         names = _names(labels_N, classes)
         label_of = dict(zip(keys, labels_N, strict=True))
         self.check_sets(keys, cases, validates=validates)
+        if strata:
+            return
         for name, members in self._own_sets(validates).items():
             present = {int(label_of[key]) for key in members}
             if len(present) < 2:
@@ -224,6 +229,7 @@ def splits_of(
         "selects_on_test": selects_on_test,
         "seed": seed,
         "classes": bags.classes,
+        "strata": not bags.task.of_classes,
     }
     if split_file is not None:
         return from_file(split_file, bags.keys, bags.slides, cases, labels_N, names=bags.names, **drawn)
@@ -242,6 +248,7 @@ def holdout(
     selects_on_test: bool = False,
     seed: int,
     classes: Sequence[str] | None = None,
+    strata: bool = False,
 ) -> Split:
     """One split by case, with class proportions as close to those of all bags as cases allow.
 
@@ -253,7 +260,7 @@ def holdout(
         validation_share: share of the cases to select on, in (0, 1); with `selects_on_test` also 0.
         selects_on_test: the authors' protocol, as in `k_folds`.
         seed: seed of the draws.
-        classes: names of all classes, as in `Split.check`.
+        classes, strata: names of all classes, and whether they are strata, as in `Split.check`.
 
     Raises:
         SplitError: there are too few cases, or a class is too rare, for such a split.
@@ -274,12 +281,12 @@ def holdout(
             f"{num_cases} cases cannot make {num_test} to test, {num_validation} to validate and any to train"
         )
     rows_N, cases_N = np.arange(len(keys)), np.asarray(cases)
-    rest, test = _most_alike(rows_N, labels_N, cases_N, num_test, seed)
+    rest, test = most_alike(rows_N, labels_N, cases_N, num_test, seed)
     train, validation = rest, rest[:0]
     if num_validation:
-        train, validation = _most_alike(rest, labels_N, cases_N, num_validation, seed + 1)
+        train, validation = most_alike(rest, labels_N, cases_N, num_validation, seed + 1)
     split = _split(keys, train, test if selects_on_test else validation, test, selects_on_test)
-    split.check(keys, cases, labels_N, classes)
+    split.check(keys, cases, labels_N, classes, strata=strata)
     return split
 
 
@@ -293,6 +300,7 @@ def k_folds(
     selects_on_test: bool = False,
     seed: int,
     classes: Sequence[str] | None = None,
+    strata: bool = False,
 ) -> list[Split]:
     """Splits by case whose test sets are the folds of the data, so that every bag is tested exactly once.
 
@@ -307,7 +315,7 @@ def k_folds(
         selects_on_test: the authors' protocol: the test bags select. The validation share is still taken out
             of the training fold, but not used; 0 leaves the training fold whole.
         seed: seed of the draws.
-        classes: names of all classes, as in `Split.check`.
+        classes, strata: names of all classes, and whether they are strata, as in `Split.check`.
 
     Raises:
         SplitError: there are too few cases, or a class is too rare, for such folds.
@@ -320,26 +328,18 @@ def k_folds(
         >>> [(len(fold.train), len(fold.validation), len(fold.test)) for fold in folds]
         [(6, 2, 4), (6, 2, 4), (6, 2, 4)]
     """
-    rows_N, cases_N = np.arange(len(keys)), np.asarray(cases)
-    for label, name in _names(labels_N, classes).items():
-        if (found := len(set(cases_N[labels_N == label]))) < num_folds:
-            raise SplitError(
-                f"class {name} has {found} case{'' if found == 1 else 's'}, too few for {num_folds} folds, "
-                "each of which tests on one or more of them; give fewer folds, or write the shards with "
-                "the class joined to another one (--class-map)"
-            )
-    folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed % 2**32)
+    cases_N, names = np.asarray(cases), None if strata else _names(labels_N, classes)
     splits = []
-    for number, (rest, test) in enumerate(folds.split(rows_N, labels_N, cases_N)):
+    for number, (rest, test) in enumerate(rows_of_folds(cases_N, labels_N, num_folds, seed, names)):
         if selects_on_test and not validation_share:
             train, validation = rest, rest[:0]
         else:
-            train, validation = _take(rest, labels_N, cases_N, validation_share, seed + 1 + number)
+            train, validation = take(rest, labels_N, cases_N, validation_share, seed + 1 + number)
         if selects_on_test:
             validation = test
         split = _split(keys, train, validation, test, selects_on_test)
         try:
-            split.check(keys, cases, labels_N, classes)
+            split.check(keys, cases, labels_N, classes, strata=strata)
         except SplitError as error:
             raise SplitError(f"fold {number + 1} of {num_folds}: {error}") from None
         splits.append(split)
@@ -357,6 +357,7 @@ def from_file(
     selects_on_test: bool = False,
     seed: int,
     classes: Sequence[str] | None = None,
+    strata: bool = False,
     names: NamedBags | None = None,
 ) -> list[Split]:
     """The splits in a file, such as an official one: a single split, or one per fold.
@@ -371,7 +372,7 @@ def from_file(
         slides: slide of every bag.
         cases: case of every bag.
         labels_N: class index of every bag.
-        validation_share, selects_on_test, seed, classes: as in `k_folds`.
+        validation_share, selects_on_test, seed, classes, strata: as in `k_folds`.
         names: finds the bags that the file names; None finds them by slide, key or case.
 
     Raises:
@@ -387,11 +388,11 @@ def from_file(
             _refuse_no_test(rows, selects_on_test=selects_on_test)
             train, validation = rows["train"], rows["validation"]
             if not len(validation) and (validation_share or not selects_on_test):
-                train, validation = _take(train, labels_N, np.asarray(cases), validation_share, seed + number)
+                train, validation = take(train, labels_N, np.asarray(cases), validation_share, seed + number)
             if selects_on_test:
                 validation = rows["test"]
             split = _split(keys, train, validation, rows["test"], selects_on_test)
-            split.check(keys, cases, labels_N, classes)
+            split.check(keys, cases, labels_N, classes, strata=strata)
         except SplitError as error:
             raise SplitError(f"{where}: {error}") from None
         splits.append(split)
@@ -415,35 +416,3 @@ def _split(
 ) -> Split:
     first, second, third = (tuple(keys[row] for row in rows) for rows in (train, validation, test))
     return Split(first, second, third, selects_on_test)
-
-
-def _take(
-    rows: np.ndarray, labels_N: np.ndarray, cases_N: np.ndarray, share: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Take a share of the cases, at least one, out of a set of rows."""
-    num_cases = len(set(cases_N[rows]))
-    num_taken = max(1, round(share * num_cases))
-    if num_taken >= num_cases:
-        raise SplitError(f"{num_cases} cases cannot make {num_taken} to validate and any to train")
-    return _most_alike(rows, labels_N, cases_N, num_taken, seed)
-
-
-def _most_alike(
-    rows: np.ndarray, labels_N: np.ndarray, cases_N: np.ndarray, num_cases: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The draw of `num_cases` cases, among 100, whose class shares are closest to those of all rows.
-
-    A draw that leaves a class to the rows that are kept comes before one that does not, and then one that
-    also takes a case of every class.
-    """
-    classes = np.unique(labels_N)
-    target = np.array([(labels_N[rows] == c).mean() for c in classes])
-    draws = GroupShuffleSplit(100, test_size=num_cases, random_state=seed % 2**32)
-    nearest, best = (len(classes), len(classes), np.inf), None
-    for kept, drawn in draws.split(rows, groups=cases_N[rows]):
-        shares = np.array([(labels_N[rows[drawn]] == c).mean() for c in classes])
-        lacking = (len(classes) - len(np.unique(labels_N[rows[side]])) for side in (kept, drawn))
-        if (place := (*lacking, np.abs(shares - target).sum())) < nearest:
-            nearest, best = place, (rows[kept], rows[drawn])
-    assert best is not None, "both sides of a draw have rows, so each draw is nearer than none"
-    return best

@@ -10,13 +10,14 @@ from mhimdist.pages.by_case import by_case_table
 from mhimdist.pages.subject import Configuration, Subject
 from mhimdist.report import blocks, formats, score_plots
 from mhimdist.report.blocks import Cell, Section
-from mhimdist.report.comparison import HEADINGS, interval_text, spread_text
+from mhimdist.report.comparison import interval_text, spread_text
 from mhimdist.statistics import curves
 from mhimdist.statistics.intervals import class_intervals
 from mhimdist.statistics.metrics import auc_interval
+from mhimdist.tasks import classification
 
 SHOWN = ("auc", "accuracy", "f1", "precision", "recall", "specificity")
-_HEADINGS = {**HEADINGS, "recall": "sensitivity (recall)", "specificity": "specificity"}
+_HEADINGS = {**classification(2).headings, "recall": "sensitivity (recall)", "specificity": "specificity"}
 _BY_CASE = {name: _HEADINGS[name] for name in ("auc", "accuracy", "f1")}
 MOST_NAMED = 200
 """Most slides that are listed as misclassified."""

@@ -16,6 +16,9 @@ from mhimdist.report.comparison import (
 from mhimdist.report.text_table import Grid
 from mhimdist.training.cost import Cost
 
+PAPER_MEASURES = {"accuracy": "Accuracy", "auc": "AUC", "f1": "F1-score"}
+"""The measures of the paper's Table 1, and its headings."""
+
 
 def grid(
     number: int,
@@ -24,7 +27,7 @@ def grid(
     comparison: Comparison,
     costs: Mapping[str, Cost | str],
 ) -> Grid:
-    """A table in the paper's layout, in per cent.
+    """A table in the paper's layout: in per cent, or with the measures of another task than the paper's.
 
     Args:
         number: the table's number in the paper, 1 to 5.
@@ -39,24 +42,29 @@ def grid(
     found = {(cell.row, cell.column): row_of[cell.candidate.name] for cell in mine}
     warning = f"{PAPER_WARNING} " if protocol == "paper" else ""
     caption = f"{warning}{_used(mine, row_of)}"
+    task = comparison.task
+    score, title = task.selection, task.title
     match number:
         case 1:
-            header = ["Method", "Accuracy", "AUC", "F1-score"]
-            lines = [[_percent(found[name, ""], m) for m in ("accuracy", "auc", "f1")] for name in names]
+            measures = PAPER_MEASURES if _is_papers(comparison) else task.shown
+            header = ["Method", *measures.values()]
+            lines = [[_value(found[name, ""], m, comparison) for m in measures] for name in names]
             if "TransMIL" in names:
                 caption += (
                     " TransMIL is the network that MHIM starts from, with its class token drawn from "
                     "N(0, 1); the authors' TransMIL baseline starts it with a deviation of 1e-6."
                 )
         case 2:
-            header = ["Model", "AUC", "Para.", "Time", "Mem."]
-            lines = [[_percent(found[name, ""], "auc"), *_cost_texts(costs.get(name))] for name in names]
+            header = ["Model", title, "Para.", "Time", "Mem."]
+            lines = [
+                [_value(found[name, ""], score, comparison), *_cost_texts(costs.get(name))] for name in names
+            ]
             caption += _cost_caption(costs)
         case _:
             columns = [column for column in COLUMNS if any(cell.column == column for cell in mine)]
             header = [{3: "Module", 4: "Strategy", 5: "Teacher"}[number], *columns]
-            lines = [[_percent(found[name, column], "auc") for column in columns] for name in names]
-            caption = f"{warning}AUC. {_used(mine, row_of)}"
+            lines = [[_value(found[name, column], score, comparison) for column in columns] for name in names]
+            caption = f"{warning}{title[0].upper()}{title[1:]}. {_used(mine, row_of)}"
             if number == 4:
                 caption += _borrowed(mine)
     if any(
@@ -75,7 +83,8 @@ def grid(
 def common(comparison: Comparison, cells: Sequence[Cell]) -> str:
     """The caption of all tables together."""
     notes = [comparison.note(protocol) for protocol in comparison.protocols if protocol != "paper"]
-    return " ".join(["All tables are in per cent.", comparison.setting, *notes]) + _sizes(cells)
+    unit = ["All tables are in per cent."] if _is_papers(comparison) else []
+    return " ".join([*unit, comparison.setting, *notes]) + _sizes(cells)
 
 
 def _sizes(cells: Sequence[Cell]) -> str:
@@ -89,8 +98,13 @@ def _sizes(cells: Sequence[Cell]) -> str:
     return "".join([*texts, *(f" {', '.join(networks[text])}: {text}." for text in others if text)])
 
 
-def _percent(row: Row, metric: str) -> str:
-    text = spread_text(row.spread(metric), 100)
+def _is_papers(comparison: Comparison) -> bool:
+    """Whether the bags have classes, as the paper's."""
+    return comparison.task.name == "classification"
+
+
+def _value(row: Row, metric: str, comparison: Comparison) -> str:
+    text = spread_text(row.spread(metric), 100 if _is_papers(comparison) else 1)
     missing = row.num_planned - len(row.results)
     return f"{text} (-{missing})" if missing else text
 

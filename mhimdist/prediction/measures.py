@@ -9,7 +9,6 @@ import numpy as np
 
 from mhimdist.prediction.sources import UNKNOWN
 from mhimdist.prediction.verdicts import Verdicts
-from mhimdist.report.comparison import SHOWN
 from mhimdist.tasks import Judged, Task, restored
 from mhimdist.tasks.interface import Fitted
 
@@ -42,7 +41,7 @@ def measure(
         verdicts.labels_N[known_N], verdicts.targets_NK[known_N], verdicts.probabilities_NC[known_N], cases
     )
     fitted = {"threshold": threshold} if fitted is None else fitted
-    shown = list(task.headings)[:SHOWN]
+    shown = list(task.shown)
     values = task.metrics(judged, fitted)
     intervals = task.intervals(judged, fitted, num_resamples=NUM_RESAMPLES)
     return {

@@ -22,10 +22,6 @@ from mhimdist.training.result import NOTES, Result
 from mhimdist.training.result import PAPER_WARNING as PAPER_WARNING
 from mhimdist.training.result import STRICT_NOTE as STRICT_NOTE
 
-HEADINGS = classification(2).headings
-SHOWN = 3
-"""Most metrics of a task that a table for people shows."""
-
 
 @dataclass(frozen=True)
 class Row:
@@ -184,11 +180,6 @@ class Comparison:
         return next((row.task for row in self.rows if row.results), classification(2))
 
     @property
-    def _shown(self) -> dict[str, str]:
-        """The metrics of the tables for people, and their headings."""
-        return dict(list(self.task.headings.items())[:SHOWN])
-
-    @property
     def failures(self) -> dict[str, str]:
         """The reason of every failed run, by the run's name."""
         return {name: reason for row in self.rows for name, reason in row.failures.items()}
@@ -234,7 +225,7 @@ class Comparison:
         """A table of two metrics of each configuration, such as AUC and accuracy, under each protocol."""
         names = list(dict.fromkeys(row.name for row in self.rows))
         row_of = {(row.name, row.protocol): row for row in self.rows}
-        shown = dict(list(self._shown.items())[:2])
+        shown = dict(list(self.task.shown.items())[:2])
         pairs = [(metric, protocol) for metric in shown for protocol in self.protocols]
 
         def text(name: str, protocol: Protocol, metric: str) -> str:
@@ -254,7 +245,7 @@ class Comparison:
 
     def _grid(self, protocol: Protocol) -> Grid:
         rows = self.of(protocol)
-        shown, title = self._shown, self.task.title
+        shown, title = self.task.shown, self.task.title
         header = ["configuration", *shown.values(), f"{title} 95 %"]
         caption = f"{self.caption(protocol)} {title} 95 %: bootstrap interval of the mean {title}, by case"
         if self.task.pools:
@@ -292,7 +283,7 @@ class Comparison:
         """The gain of the paper's protocol over a strict row's mean metrics; None if either is missing."""
         strict = next((each for each in self.of("strict") if each.name == row.name), None)
         added: dict[str, float | None] = {}
-        for metric in self._shown:
+        for metric in self.task.shown:
             first, second = strict.spread(metric) if strict else None, row.spread(metric)
             added[metric] = second[0] - first[0] if row.protocol == "paper" and first and second else None
         return added
@@ -303,8 +294,8 @@ class Comparison:
         pairs = [(row.name, self.inflation_of(row)) for row in self.of("paper") if row.name in strict]
         return Grid(
             title=f"{self.name}: inflation, paper minus strict",
-            header=["configuration", *self._shown.values()],
-            rows=[[name, *(_signed(added[metric]) for metric in self._shown)] for name, added in pairs],
+            header=["configuration", *self.task.shown.values()],
+            rows=[[name, *(_signed(added[metric]) for metric in self.task.shown)] for name, added in pairs],
             caption=self.inflation_note,
         )
 
@@ -415,5 +406,7 @@ def spread_text(spread: tuple[float, float | None] | None, scale: int = 1) -> st
 
 
 def interval_text(interval: tuple[float, float] | None) -> str:
-    """`0.93-0.98`."""
-    return formats.NONE if interval is None else f"{interval[0]:.3f}-{interval[1]:.3f}"
+    """`0.93-0.98`; `-0.1 to 0.2` where a metric can be below zero."""
+    if interval is None:
+        return formats.NONE
+    return f"{interval[0]:.3f}{' to ' if interval[0] < 0 else '-'}{interval[1]:.3f}"

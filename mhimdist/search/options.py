@@ -275,4 +275,5 @@ class Sweep(Execution):
             num_folds=self.folds,
             seed=self.split_seed,
             classes=bags.classes,
+            strata=not bags.task.of_classes,
         )

@@ -3,7 +3,7 @@
 Dimensions: see `tasks.interface`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -42,20 +42,29 @@ def _truth(task: Task, slides: Judged) -> np.ndarray | None:
     return targets.united(slides.targets_NK)
 
 
-def case_metrics(task: Task, validation: Judged, test: Judged) -> dict[str, Mapping[str, float | None]]:
+def case_metrics(
+    task: Task, validation: Sequence[Judged], test: Judged
+) -> dict[str, Mapping[str, float | None]]:
     """Metrics of the test cases by each rule, with what the task fits on the validation cases by that rule.
 
-    Empty if every test case has one slide: they are those of the slides. Empty, too, if the validation or
-    the test cases with one label cannot be judged, such as those of a single class.
+    Args:
+        task: the task.
+        validation: the slides that select, by each network that predicts of them, as in `Task.fit_by_all`.
+        test: the slides to judge.
+
+    Returns:
+        Empty if every test case has one slide: they are those of the slides. Empty, too, if the validation or
+        the test cases with one label cannot be judged, such as those of a single class.
     """
     if len(set(test.cases)) == len(test.cases):
         return {}
     found: dict[str, Mapping[str, float | None]] = {}
     for how in CASE_RULES:
-        selecting, tested = by_case(task, validation, how), by_case(task, test, how)
-        if not (_is_judged(task, selecting) and _is_judged(task, tested)):
+        parts = [Judged.pooled(validation)] if task.pools else validation
+        selecting, tested = [by_case(task, part, how) for part in parts], by_case(task, test, how)
+        if not all(_is_judged(task, each) for each in (*selecting, tested)):
             return {}
-        metrics: Metrics = task.metrics(tested, task.fit(selecting))
+        metrics: Metrics = task.metrics(tested, task.fit_by_all(selecting))
         found[how] = metrics | {"cases": float(len(tested))}
     return found
 

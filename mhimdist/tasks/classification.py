@@ -32,6 +32,7 @@ class Classification(Task):
         "precision": "precision",
         "recall": "recall",
     }
+    num_shown = 3
     fits_by = "Youden's J"
     has_classes = True
 

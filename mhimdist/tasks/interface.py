@@ -145,7 +145,8 @@ class Task(ABC):
     Attributes:
         name: the task's name.
         selection: the metric that selects epochs and configurations; higher is better.
-        headings: the metrics that tables show, the selecting one first, and their headings.
+        headings: the metrics that are reported, the selecting one first, and their headings.
+        num_shown: how many of them tables for people show, the first ones; None for all.
         pools: whether predictions of different networks can be ranked together, as for a score out of fold.
         fits_by: how `fit` chooses, in words.
         has_classes: whether a label is one of `classes`, so that models may learn what a class looks like.
@@ -158,6 +159,7 @@ class Task(ABC):
     name: ClassVar[str]
     selection: ClassVar[str]
     headings: ClassVar[Mapping[str, str]]
+    num_shown: ClassVar[int | None] = None
     pools: ClassVar[bool] = True
     fits_by: ClassVar[str] = "what the task fits"
     has_classes: ClassVar[bool] = False
@@ -261,6 +263,16 @@ class Task(ABC):
         """What must be chosen by the bags that select before others are judged, in JSON types."""
         return {}
 
+    def fit_by_all(self, parts: Sequence[Judged]) -> dict[str, Any]:
+        """What `fit` chooses by the bags of several networks, none of which has trained on its own.
+
+        The bags are pooled, unless the predictions of different networks cannot be ranked together: then each
+        network fits, and the numbers are averaged.
+        """
+        if self.pools or len(parts) == 1:
+            return self.fit(Judged.pooled(parts))
+        return self.fitted_of([self.fit(part) for part in parts])
+
     @abstractmethod
     def weighed(self, judged: Judged, fitted: Fitted) -> Weighed:
         """The metrics of bags, at least those of `headings`, as functions of the bags' weights.
@@ -362,6 +374,11 @@ class Task(ABC):
     def title(self) -> str:
         """The selecting metric in words that fit an axis, such as "AUC"."""
         return self.headings[self.selection]
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """The metrics of tables for people, and their headings."""
+        return dict(list(self.headings.items())[: self.num_shown])
 
     def record(self) -> dict[str, Any]:
         """What a file must hold to make the task again with `tasks.restored`; empty for classification."""

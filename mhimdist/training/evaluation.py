@@ -218,14 +218,10 @@ def fit(parts: Sequence[Predictions]) -> dict[str, Any]:
     """What the task fits on bags that select.
 
     Args:
-        parts: what each network predicts of bags that it was not trained on; usually one. Several are pooled,
-            unless the task says that this mixes what cannot be ranked together: then each network fits, and
-            the numbers are averaged.
+        parts: what each network predicts of bags that it was not trained on, as in `Task.fit_by_all`; usually
+            one.
     """
-    task = parts[0].task
-    if task.pools or len(parts) == 1:
-        return task.fit(Predictions.pooled(parts).judged)
-    return task.fitted_of([task.fit(part.judged) for part in parts])
+    return parts[0].task.fit_by_all([part.judged for part in parts])
 
 
 def judge(parts: Sequence[Predictions], test: Predictions | None) -> dict[str, Metrics]:

@@ -60,7 +60,7 @@ def result_of(
         labels=test.labels_N.tolist() if test else (),
         note=note_on(config, bags),
         by_case=(
-            case_metrics(task, validation.by_cases_of(bags), test.by_cases_of(bags))
+            case_metrics(task, [part.by_cases_of(bags) for part in parts], test.by_cases_of(bags))
             if test is not None
             else {}
         ),

@@ -224,7 +224,7 @@ def _training(members: Sequence[Trained]) -> str:
     for member in members:
         for name, classes in (member.result.missing_classes if member.result else {}).items():
             listing = ", ".join(map(escaped, classes))
-            notes.append(f"{escaped(member.name)}: no {name} bag is of {listing}; means leave them out.")
+            notes.append(f"{escaped(member.name)}: no {name} bag is of {listing}; its figures omit them.")
     config = json.dumps(first.state["config"], indent=1)
     fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", config)), default=0))
     return "\n\n".join([*notes, f"{fence}json\n{config}\n{fence}"])

@@ -118,7 +118,7 @@ def outside_network(config: TrainConfig, bags: BagSource) -> BagModel:
 
 
 def notes_on_classes(bags: BagSource, splits: Sequence[Split]) -> list[str]:
-    """A line if validation or test of a fold lack a class: the metrics there are means over the others.
+    """A line if validation or test of a fold lack a class, of which the metrics there say nothing.
 
     Args:
         bags: the data set.
@@ -132,7 +132,7 @@ def notes_on_classes(bags: BagSource, splits: Sequence[Split]) -> list[str]:
         )
         for number, split in enumerate(splits, 1)
     }
-    text = describe_missing(lacking)
+    text = describe_missing(lacking, bags.task.name)
     return [text] if text else []
 
 
@@ -150,11 +150,12 @@ def describe_left_out(bags: BagSource, splits: Iterable[Split]) -> str:
     return f"the split names {len(bags.keys) - len(left)} of {len(bags.keys)} bags; left out: {named}"
 
 
-def describe_missing(lacking: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
+def describe_missing(lacking: Mapping[str, Mapping[str, Sequence[str]]], task: str) -> str:
     """The classes that some sets lack, and what that means for their metrics; empty if no set lacks any.
 
     Args:
         lacking: by the fold's name, or by "" if there is only one, what `Split.missing_classes` returned.
+        task: the task that judges the bags. Metrics of grades are no means over classes.
     """
     places: dict[str, list[str]] = {}
     for fold, sets in lacking.items():
@@ -167,6 +168,8 @@ def describe_missing(lacking: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
         + (f" and {len(where) - MAX_NAMED} more" if len(where) > MAX_NAMED else "")
         for classes, where in places.items()
     )
+    if task != "classification":
+        return f"{listed}: the figures there do not say how such a case is judged"
     return f"{listed}: AUC, F1, precision and recall there are means over the classes that are present"
 
 

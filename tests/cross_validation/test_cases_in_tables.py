@@ -71,7 +71,7 @@ def test_figures_by_slide_and_by_case_stand_side_by_side(cross_validate) -> None
         selecting = Judged(
             scores.labels_N, np.zeros((len(scores.cases), 0)), scores.probabilities_NC, scores.cases
         )
-        assert result.by_case == case_metrics(result.meaning, selecting, result.judged)
+        assert result.by_case == case_metrics(result.meaning, [selecting], result.judged)
         for how in ("mean", "max"):
             cases = by_case(result.meaning, result.judged, how)
             assert len(cases) == len(set(result.cases)) == result.by_case[how]["cases"]

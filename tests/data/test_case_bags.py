@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from case_shards import SLIDES_OF_CASE, case_shards
+from task_bags import TaskBags, task_bags
+from task_shards import shards_of
 
 from mhimdist.config.train import Loading
 from mhimdist.data.bags import PackedBags
@@ -151,3 +153,25 @@ def test_several_bags_as_one(both: tuple[CaseBags, BagShards]) -> None:
     row = max(range(len(cases)), key=lambda row: len(cases.members[row]))
     rows = [slides.slides.index(slide) for slide in cases.members[row]]
     assert_same(as_one(slides.load(rows), united.keys[row]), united.load([row]))
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression", "survival"])
+def test_strata_and_folds_are_those_of_united_slides(tmp_path: Path, task: str) -> None:
+    cases = task_bags(task, num_bags=60)
+    # The higher the row, the more slides: quantiles over slides are not those over cases.
+    of_case_S = np.repeat(np.arange(60), 1 + np.arange(60) // 12)
+    slides = TaskBags(
+        [cases.features[row] for row in of_case_S],
+        cases.labels_N[of_case_S].tolist(),
+        [cases.cases[row] for row in of_case_S],
+        cases.task,
+        cases.targets_NK[of_case_S],
+    )
+    cases.keys = cases.slides = cases.cases
+    one, two = CaseBags(shards_of(slides, tmp_path / "slides")), shards_of(cases, tmp_path / "cases")
+    assert (one.keys, one.classes) == (two.keys, two.classes)
+    assert len(one.classes) >= 2
+    assert np.array_equal(one.labels_N, two.labels_N)
+    assert np.array_equal(one.targets_NK, two.targets_NK, equal_nan=True)
+    first, second = (splits_of(bags, validation_share=0.2, seed=0, num_folds=3) for bags in (one, two))
+    assert first == second

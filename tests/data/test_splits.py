@@ -1,9 +1,11 @@
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
+from mhimdist.data.inner_splits import inner_folds
 from mhimdist.data.splits import Split, from_file, holdout, k_folds
 from mhimdist.errors import SplitError
 
@@ -134,10 +136,10 @@ def test_impossible_folds_are_refused():
         _k_folds(validation_share=0.99)
 
 
-def _from_file(path, **options):
+def _from_file(path, labels=LABELS, **options):
     slides = [f"slide.{key}" for key in KEYS]
     defaults = {"validation_share": 0.2, "seed": 0}
-    return from_file(path, KEYS, slides, CASES, LABELS, **(defaults | options))
+    return from_file(path, KEYS, slides, CASES, labels, **(defaults | options))
 
 
 def _csv(path, rows):
@@ -199,3 +201,31 @@ def test_a_holdout_that_selects_on_test_validates_there_and_keeps_the_share_from
     paper = holdout(KEYS, CASES, LABELS, validation_share=share, selects_on_test=True, **how)
     assert paper.validation == paper.test == strict.test
     assert sorted(paper.train) == sorted(strict.train + (strict.validation if not share else ()))
+
+
+def test_strata_shape_the_folds_and_are_not_asked_of_every_set(tmp_path):
+    strata = np.array([0] * 39 + [1] * 18 + [2] * 3)  # the third has a single case
+    rare = {"labels": strata, "classes": ("event, early", "event, late", "censored")}
+    with pytest.raises(SplitError, match="class censored has 1 case, too few for 3 folds"):
+        _k_folds(**rare)
+    folds = _k_folds(**rare, strata=True)
+    assert sorted(key for fold in folds for key in fold.test) == sorted(KEYS)
+    for fold in folds:  # 13 and 6 cases over 3 folds
+        rows = [KEYS.index(key) for key in fold.test]
+        assert 12 <= (strata[rows] == 0).sum() <= 15
+        assert (strata[rows] == 1).sum() == 6
+    inner = inner_folds(KEYS, CASES, strata, folds[0], num_folds=3, seed=0, strata=True)
+    assert len(inner) == 3
+    many = _k_folds(labels=np.arange(60) // 3, num_folds=10, strata=True)  # no stratum is in all folds
+    assert sorted(key for fold in many for key in fold.test) == sorted(KEYS)
+    with pytest.raises(SplitError, match="20 cases are too few for 21 folds; give fewer folds"):
+        _k_folds(labels=strata, num_folds=21, strata=True)
+
+    sets = ["train" if i < 42 else "validation" if i < 51 else "test" for i in range(60)]
+    path = _csv(tmp_path / "official.csv", [f"slide.{key},{sets[i]},1" for i, key in enumerate(KEYS)])
+    read = partial(_from_file, path, labels=strata, classes=rare["classes"])
+    with pytest.raises(SplitError, match="the train set has no case of censored"):
+        read()
+    (split,) = read(strata=True)
+    assert split.train == KEYS[:42]
+    assert split.test == KEYS[51:]

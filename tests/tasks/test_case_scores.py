@@ -40,11 +40,11 @@ def test_more_classes_and_more_networks() -> None:
 def test_a_case_of_two_labels_is_left_out() -> None:
     torn = Judged(np.array([0, 1, 1, 1, 1]), NO_TARGETS, PROBABILITIES, CASES)
     assert by_case(TASK, torn, "mean").cases == ["q", "r"]
-    assert case_metrics(TASK, SLIDES, torn) == {}  # all others are of one class
+    assert case_metrics(TASK, [SLIDES], torn) == {}  # all others are of one class
 
 
 def test_metrics_at_the_threshold_of_the_validation_cases() -> None:
-    found = case_metrics(TASK, SLIDES, SLIDES)
+    found = case_metrics(TASK, [SLIDES], SLIDES)
     assert {how: (each["auc"], each["cases"]) for how, each in found.items()} == {
         "mean": (1.0, 3.0),
         "max": (0.5, 3.0),
@@ -52,7 +52,7 @@ def test_metrics_at_the_threshold_of_the_validation_cases() -> None:
     assert found["mean"]["threshold"] == pytest.approx(0.4)
     assert found["mean"]["accuracy"] == 1
     alone = Judged(LABELS, NO_TARGETS, PROBABILITIES, list("abcde"))
-    assert case_metrics(TASK, SLIDES, alone) == {}
+    assert case_metrics(TASK, [SLIDES], alone) == {}
 
 
 def test_numbers_of_cases() -> None:
@@ -64,10 +64,10 @@ def test_numbers_of_cases() -> None:
     assert found.targets_NK.tolist() == [[1.0], [4.0]]
     assert found.predictions_NP.tolist() == [[2.0], [3.0]]
     whole = Judged(LABELS, np.array([[1.0], [1], [4], [2], [2]]), said_N1, CASES)
-    of_cases = case_metrics(task, whole, whole)
+    of_cases = case_metrics(task, [whole], whole)
     assert of_cases["mean"]["mae"] == pytest.approx((0 + 1 + 7) / 3)
     assert of_cases["max"]["mae"] == pytest.approx((1 + 1 + 7) / 3)
-    assert case_metrics(task, whole, slides.at([0, 1])) == {}  # of one case, no R2 is defined
+    assert case_metrics(task, [whole], slides.at([0, 1])) == {}  # of one case, no R2 is defined
 
 
 def test_a_label_that_one_slide_knows_is_known_of_its_case() -> None:
@@ -86,7 +86,14 @@ def test_the_slide_of_the_highest_risk_is_the_risk_of_the_case() -> None:
     task = Survival(info, [], settings.SurvivalTask(survival_loss="cox"), learnt)
     slides = Judged(LABELS, times_N2, np.array([[0.0], [0.4], [-1.0], [0.2], [0.3]]), CASES)
     assert by_case(task, slides, "max").predictions_NP[:, 0].tolist() == [0.4, -1.0, 0.3]
-    found = case_metrics(task, slides, slides)
+    found = case_metrics(task, [slides], slides)
     # Of the three pairs only r before p can be wrong: by the largest risk, 0.3 against 0.4.
     selecting = {how: each[task.selection] for how, each in found.items()}
     assert selecting == pytest.approx({"mean": 1.0, "max": 2 / 3})
+    # Risks of two networks are not on one scale: each fits, as for slides.
+    shifted = Judged(slides.labels_N, slides.targets_NK, slides.predictions_NP + 5, slides.cases)
+    both = case_metrics(task, [slides, shifted], slides)
+    for how, each in both.items():
+        fits = [task.fit(by_case(task, part, how)) for part in (slides, shifted)]
+        assert each.items() >= task.metrics(by_case(task, slides, how), task.fitted_of(fits)).items()
+        assert each["ibs"] != case_metrics(task, [Judged.pooled([slides, shifted])], slides)[how]["ibs"]

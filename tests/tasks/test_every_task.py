@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from task_bags import MODELS, TASKS, config, task_bags
+from task_bags import EVERY, MODELS, TASKS, config, task_bags
 
 from mhimdist.config.execution import Saving
 from mhimdist.errors import PreemptedError
@@ -18,11 +18,12 @@ from mhimdist.training.folds import Fold
 from mhimdist.training.student import load_student
 from mhimdist.training.trainer import Trainer
 
-_QUICK = ("abmil", "dsmil", "mean_pooling", "clam_sb")
+_CLAM = {"clam_sb": ("classification", "ordinal"), "clam_mb": ("classification",)}
+_LONG = ("transmil", "dtfd", "max_pooling")
 DEFINED = [
-    pytest.param(m, t, marks=() if m in _QUICK or t in ("nll", "cox") else pytest.mark.slow)
-    for m, t in product(MODELS, TASKS)
-    if m != "clam_sb" or TASKS[t][0] == "ordinal"
+    pytest.param(m, t, marks=pytest.mark.long if m in _LONG and t not in ("nll", "cox") else ())
+    for m, t in product(MODELS, EVERY)
+    if m not in _CLAM or EVERY[t][0] in _CLAM[m]
 ]
 
 
@@ -41,7 +42,7 @@ def _state(trainer: Trainer) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("model", "task"), DEFINED, ids=lambda value: str(value).replace(" ", "-"))
 def test_a_task_trains_and_resumes_to_the_bit(tmp_path: Path, monkeypatch, model: str, task: str):
     monkeypatch.setattr("mhimdist.training.trainer.AGREE_EVERY_STEPS", 1)
-    bags, settings = task_bags(TASKS[task][0]), config(model, task)
+    bags, settings = task_bags(EVERY[task][0]), config(model, task)
     split = bags.holdout()
     whole = Trainer(settings, bags, split)
     first = _state(whole)
@@ -49,7 +50,9 @@ def test_a_task_trains_and_resumes_to_the_bit(tmp_path: Path, monkeypatch, model
     assert all(math.isfinite(record.loss) for record in records)
     assert all(math.isfinite(record.student_validation_score) for record in records)
     last = _state(whole)
-    assert all(not torch.equal(last[name], first[name]) for name in last if name.startswith("student/"))
+    still = {name for name in last if name.startswith("student/") and torch.equal(last[name], first[name])}
+    # Among the bags of a step, Cox's loss knows no constant.
+    assert still <= ({"student/head.bias"} if task == "cox of a step" else set())
 
     stops = _stops(after=2)
     stopped = Trainer(settings, bags, split, tmp_path, saving=Saving(every_s=0), stop=lambda: next(stops))

@@ -77,7 +77,7 @@ def test_results_by_case_are_what_the_task_says(tmp_path: Path, key: str) -> Non
         order = [result.cases[2 * i] == result.cases[2 * i + 1] for i in range(len(pairs))]
         assert all(order)
         np.testing.assert_array_equal(by_case(task, result.judged, how).predictions_NP, expected)
-    assert case_metrics(task, result.judged, result.judged).keys() == {"mean", "max"}
+    assert case_metrics(task, [result.judged], result.judged).keys() == {"mean", "max"}
 
 
 @pytest.mark.parametrize("task", ["regression", "survival", "multilabel"])

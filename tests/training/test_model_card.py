@@ -130,7 +130,7 @@ def test_the_papers_protocol_synthetic_bags_and_notes_are_warned_of():
     assert "- synthetic: yes: generated, not computed from slides" in text
     assert "**Its data are synthetic: it says nothing about tissue.**" in text
     assert "Note: outside weights." in text
-    assert r"no test bag is of rare\|; means leave them out." in text
+    assert r"no test bag is of rare\|; its figures omit them." in text
 
 
 def test_a_network_that_was_not_tested_or_not_judged_says_so():
