@@ -13,9 +13,10 @@ from markupsafe import Markup
 from mhimdist.errors import ReportError, UndefinedError
 from mhimdist.pages.by_case import by_case_table
 from mhimdist.pages.subject import Subject
-from mhimdist.pages.tasks.networks import network_of, task_figures, task_sections
+from mhimdist.pages.tasks import JudgedNetwork, page_of
 from mhimdist.report import blocks, formats
 from mhimdist.report.blocks import Cell, Section
+from mhimdist.report.score_plots import COLOURS
 from mhimdist.tasks import Task
 
 
@@ -30,7 +31,7 @@ def sections_of_task(subject: Subject, task: Task, *, risk_groups: int = 2) -> l
     Raises:
         ReportError: more than two groups are asked for, and the validation bags' risks are not recorded.
     """
-    found = task_sections(task, _configurations(subject, task, risk_groups))
+    found = page_of(task).sections(task, _configurations(subject, task, risk_groups))
     cases = by_case_table(subject, task.headings)
     folds = blocks.section("folds", "Every fold", _folds_table(subject, task))
     results = replace(found[0], body=Markup("\n").join(filter(None, [found[0].body, cases])))
@@ -48,7 +49,10 @@ def figures_of_task(subject: Subject, task: Task, folder: Path, *, risk_groups: 
         ReportError: see `sections_of_task`.
         DiskFullError: a file does not fit on the disk.
     """
-    return task_figures(task, _configurations(subject, task, risk_groups), folder)
+    from mhimdist.pages.tasks.print import write_drawings  # matplotlib is slow to import
+
+    shown = dict(list(_configurations(subject, task, risk_groups).items())[: len(COLOURS)])
+    return write_drawings(page_of(task).drawings(task, shown), folder)
 
 
 def _configurations(subject: Subject, task: Task, risk_groups: int) -> Mapping[str, Sequence[Any]]:
@@ -60,14 +64,16 @@ def _configurations(subject: Subject, task: Task, risk_groups: int) -> Mapping[s
         for network in each.networks:
             fold = folds.get(network.folder) if network.folder is not None else None
             try:
-                made = network_of(
-                    network.task or task,
-                    network.judged,
-                    network.fitted,
-                    keys=network.keys,
-                    seed=network.seed,
-                    validation=None if fold is None else fold.judged_validation,
-                    num_groups=risk_groups,
+                made = page_of(task).network(
+                    JudgedNetwork(
+                        task=network.task or task,
+                        judged=network.judged,
+                        fitted=network.fitted,
+                        keys=network.keys,
+                        seed=network.seed,
+                        validation=None if fold is None else fold.judged_validation,
+                        num_groups=risk_groups,
+                    )
                 )
             except UndefinedError as error:
                 raise ReportError(f"{network.folder or subject.path}: risk_groups: {error}") from None

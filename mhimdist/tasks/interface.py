@@ -1,6 +1,7 @@
 """The interface of all tasks: what a network puts out for a bag, what it is trained by, how it is judged.
 
-Models, masking, teacher, sweep and reports work through `Task` and know no task by name.
+Models, masking, teacher, sweep and reports work through `Task` and know no task by name. Only the paper's tables
+and a few pages are those of classes.
 
 Dimensions: B bags of a batch, N bags of a set, M networks, O outputs of a network, P predictions of a bag,
 K targets of a bag, C classes, V values that a task learns besides the network, S slides of a case.
@@ -149,6 +150,7 @@ class Task(ABC):
         num_shown: how many of them tables for people show, the first ones; None for all.
         pools: whether predictions of different networks can be ranked together, as for a score out of fold.
         fits_by: how `fit` chooses, in words.
+        page: the class of the task's sections in reports, as "module:Class"; see `pages.tasks.TaskPage`.
         has_classes: whether a label is one of `classes`, so that models may learn what a class looks like.
         info: the task as the data set states it.
         classes: class names, or names of the strata.
@@ -162,6 +164,7 @@ class Task(ABC):
     num_shown: ClassVar[int | None] = None
     pools: ClassVar[bool] = True
     fits_by: ClassVar[str] = "what the task fits"
+    page: ClassVar[str] = "mhimdist.pages.tasks:TaskPage"
     has_classes: ClassVar[bool] = False
 
     def __init__(
@@ -264,11 +267,7 @@ class Task(ABC):
         return {}
 
     def fit_by_all(self, parts: Sequence[Judged]) -> dict[str, Any]:
-        """What `fit` chooses by the bags of several networks, none of which has trained on its own.
-
-        The bags are pooled, unless the predictions of different networks cannot be ranked together: then each
-        network fits, and the numbers are averaged.
-        """
+        """What `fit` chooses by bags of several networks: by all, or each one's mean if not `pools`."""
         if self.pools or len(parts) == 1:
             return self.fit(Judged.pooled(parts))
         return self.fitted_of([self.fit(part) for part in parts])

@@ -22,6 +22,7 @@ class Multilabel(Task):
     name = "multilabel"
     selection = "auc"
     fits_by = "Youden's J"
+    page = "mhimdist.pages.tasks.built_in:MultilabelPage"
     headings: ClassVar[Mapping[str, str]] = {"auc": "macro AUC", "ap": "macro AP", "f1": "macro F1"}
 
     @property

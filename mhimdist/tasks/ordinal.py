@@ -27,6 +27,7 @@ class Ordinal(Task):
 
     name = "ordinal"
     selection = "kappa"
+    page = "mhimdist.pages.tasks.built_in:OrdinalPage"
     headings: ClassVar[Mapping[str, str]] = {"kappa": "kappa", "accuracy": "accuracy", "mae": "MAE (grades)"}
     has_classes = True
     settings: OrdinalTask

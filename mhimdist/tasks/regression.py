@@ -25,6 +25,7 @@ class Regression(Task):
 
     name = "regression"
     selection = "r2"
+    page = "mhimdist.pages.tasks.built_in:RegressionPage"
     headings: ClassVar[Mapping[str, str]] = {"r2": "R2", "pearson": "Pearson r", "mae": "MAE"}
     settings: RegressionTask
 

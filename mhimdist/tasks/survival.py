@@ -27,6 +27,7 @@ class Survival(Task):
     selection = "harrell_c"
     pools = False  # each network counts risk from a place of its own
     fits_by = "the median risk"
+    page = "mhimdist.pages.tasks.built_in:SurvivalPage"
     headings: ClassVar[Mapping[str, str]] = {
         "harrell_c": "C-index",
         "uno_c": "Uno's C",

@@ -48,7 +48,7 @@ def _config(model: str):
     )
 
 
-@pytest.mark.parametrize("model", ["abmil", pytest.param("dsmil", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("model", ["abmil", "dsmil"])
 def test_the_task_of_the_page_trains_and_is_judged(bags: TaskBags, tmp_path: Path, model: str):
     fold = Fold("fold 1", _config(model), bags.holdout(), 1, tmp_path / "fold-1-seed-1", is_tested=True)
     run_fold(fold, bags, tmp_path / "cache", 1)
@@ -65,6 +65,8 @@ def test_the_task_of_the_page_trains_and_is_judged(bags: TaskBags, tmp_path: Pat
     told = formats.auc(result.test["spearman"])
     assert page.rows["results-measures"][0][1:] == ["Spearman's r", "MAE (cells)"]
     assert page.rows["results-measures"][1][1].startswith(told)
+    cells = bags.targets_NK[bags.rows_of(fold.split.test)].sum(), np.sum(result.predictions)
+    assert page.rows["cells"][1][1:] == [f"{number:,.0f}" for number in cells]
     (sentence,) = mh.compare(fold.folder, fold.folder, num_resamples=100).sentences
     assert f"reached Spearman's r {told.removeprefix('0')}" in sentence
     with pytest.raises(

@@ -1,6 +1,6 @@
 """The figures of a task's sections as vector PDF, one file each, in the size of a paper's column."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,32 +11,22 @@ from matplotlib.axes import Axes
 from mhimdist.pages.print import draw_bands, one_line, save
 from mhimdist.pages.tasks import multilabel, ordinal, regression, survival
 from mhimdist.pages.tasks.bags import Followed, Graded, Labelled, Valued
+from mhimdist.pages.tasks.interface import Drawing
 from mhimdist.pages.tasks.measures import by_seed
 from mhimdist.report import outcome_plots
 from mhimdist.report.score_plots import COLOURS
 from mhimdist.statistics import curves
 from mhimdist.statistics.survival_curves import numbers_at_risk
 
-Drawing = tuple[str, Callable[[Axes], None]]
 _GREY: Any = {"color": "0.6", "linewidth": 0.8}
 
 
-def write_task_figures(
-    task: str,
-    configurations: Mapping[str, Sequence[Any]],
-    folder: Path,
-    *,
-    classes: Sequence[str] = (),
-    unit: str = "",
-) -> list[Path]:
-    """Write the figures of a task to a folder.
+def write_drawings(drawings: Iterable[Drawing], folder: Path) -> list[Path]:
+    """Write figures to a folder.
 
     Args:
-        task: the task's name, as in `SECTIONS`.
-        configurations: the networks of each configuration, as its sections take them.
+        drawings: the figures, as `TaskPage.drawings` makes them.
         folder: receives the files, such as `survival-mhim.pdf`.
-        classes: of ordinal, the names of the grades.
-        unit: of survival and regression, the unit of times or values.
 
     Returns:
         The files.
@@ -45,15 +35,8 @@ def write_task_figures(
         DiskFullError: a file does not fit on the disk.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shown = dict(list(configurations.items())[: len(COLOURS)])
-    found: Iterator[Drawing] = {
-        "multilabel": lambda: _multilabel(shown),
-        "ordinal": lambda: _ordinal(shown, classes),
-        "regression": lambda: _regression(shown, unit),
-        "survival": lambda: _survival(shown, unit),
-    }[task]()
     written: list[Path] = []
-    for name, draw in found:
+    for name, draw in drawings:
         path = folder / f"{name}.pdf"
         number = 2
         while path in written:  # names that differ only in signs that a file's name does not have
@@ -64,7 +47,8 @@ def write_task_figures(
     return written
 
 
-def _survival(shown: Mapping[str, Sequence[Followed]], unit: str) -> Iterator[Drawing]:
+def survival_drawings(shown: Mapping[str, Sequence[Followed]], unit: str) -> Iterator[Drawing]:
+    """The figures of follow-up: curves of the risk groups of each configuration, measures over time."""
     for name, networks in shown.items():
         of_first = [networks[place] for place in by_seed(networks)[0]]
         if all(len(each.cuts) for each in of_first):
@@ -136,7 +120,8 @@ def _draw_over_time(
     axes.set(xlabel=f"time ({unit})" if unit else "time", ylabel=y_title)
 
 
-def _regression(shown: Mapping[str, Sequence[Valued]], unit: str) -> Iterator[Drawing]:
+def regression_drawings(shown: Mapping[str, Sequence[Valued]], unit: str) -> Iterator[Drawing]:
+    """The figures of values: predicted and true ones of each configuration and target."""
     for name, networks in shown.items():
         for k, column in enumerate(networks[0].columns[: regression.MOST_COLUMNS]):
             truth_N, predicted_N, _ = regression.pairs(networks, k)
@@ -158,7 +143,8 @@ def _draw_scatter(axes: Axes, *, truth_N: np.ndarray, predicted_N: np.ndarray, t
     axes.set(xlabel=f"predicted {what}", ylabel=f"true {what}")
 
 
-def _ordinal(shown: Mapping[str, Sequence[Graded]], classes: Sequence[str]) -> Iterator[Drawing]:
+def ordinal_drawings(shown: Mapping[str, Sequence[Graded]], classes: Sequence[str]) -> Iterator[Drawing]:
+    """The figures of grades: the confusion of each configuration."""
     for name, networks in shown.items():
         counts_CC = ordinal.counts(networks, len(classes))
         kappas = [value for each in networks if (value := each.weighed.once()["kappa"]) is not None]
@@ -187,7 +173,8 @@ def _draw_confusion(axes: Axes, *, counts_CC: np.ndarray, classes: Sequence[str]
     axes.set(xlabel="called", ylabel="true")
 
 
-def _multilabel(shown: Mapping[str, Sequence[Labelled]]) -> Iterator[Drawing]:
+def multilabel_drawings(shown: Mapping[str, Sequence[Labelled]]) -> Iterator[Drawing]:
+    """The figures of labels: two kinds of curves of each configuration."""
     for name, networks in shown.items():
         for kind, place, band, area, (x_title, y_title) in (
             ("roc", 0, curves.roc_band, "AUC", ("1 − specificity", "sensitivity")),

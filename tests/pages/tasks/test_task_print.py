@@ -5,20 +5,26 @@ import numpy as np
 import pytest
 from outcome_bags import GRADES, followed, graded, labelled, valued
 
-from mhimdist.pages.tasks.print import write_task_figures
+from mhimdist.pages.tasks.print import (
+    multilabel_drawings,
+    ordinal_drawings,
+    regression_drawings,
+    survival_drawings,
+    write_drawings,
+)
 
 
 @pytest.mark.parametrize(
-    ("task", "make", "options", "names"),
+    ("drawings", "make", "option", "names"),
     [
-        ("ordinal", graded, {"classes": GRADES}, ["confusion-mhim-a"]),
-        ("regression", valued, {"unit": "points"}, ["values-mhim-a-hrd-score"]),
-        ("multilabel", labelled, {}, ["roc-mhim-a", "precision-recall-mhim-a"]),
-        ("survival", followed, {"unit": "$t$"}, ["survival-mhim-a", "auc-over-time", "brier-over-time"]),
+        (ordinal_drawings, graded, (GRADES,), ["confusion-mhim-a"]),
+        (regression_drawings, valued, ("points",), ["values-mhim-a-hrd-score"]),
+        (multilabel_drawings, labelled, (), ["roc-mhim-a", "precision-recall-mhim-a"]),
+        (survival_drawings, followed, ("$t$",), ["survival-mhim-a", "auc-over-time", "brier-over-time"]),
     ],
 )
-def test_figures_are_vectors_in_the_width_of_a_column(task, make, options, names, tmp_path: Path):
-    written = write_task_figures(task, {"MHIM (a)": [make(fold) for fold in (0, 1)]}, tmp_path, **options)
+def test_figures_are_vectors_in_the_width_of_a_column(drawings, make, option, names, tmp_path: Path):
+    written = write_drawings(drawings({"MHIM (a)": [make(fold) for fold in (0, 1)]}, *option), tmp_path)
     assert [path.stem for path in written] == names
     for path in written:
         content = path.read_bytes()
@@ -28,20 +34,22 @@ def test_figures_are_vectors_in_the_width_of_a_column(task, make, options, names
 
 
 def test_equal_bags_make_equal_files(tmp_path: Path):
-    first, second = (write_task_figures("survival", {"x": [followed()]}, tmp_path / f) for f in ("a", "b"))
+    first, second = (
+        write_drawings(survival_drawings({"x": [followed()]}, ""), tmp_path / each) for each in ("a", "b")
+    )
     assert [one.read_bytes() for one in first] == [other.read_bytes() for other in second]
 
 
 def test_names_that_make_one_file_name_get_two_files(tmp_path: Path):
     configurations = {"MHIM (a)": [graded(0)], "MHIM-A": [graded(1)], "µ": [graded(2)]}
-    found = write_task_figures("ordinal", configurations, tmp_path, classes=GRADES)
+    found = write_drawings(ordinal_drawings(configurations, GRADES), tmp_path)
     assert [path.stem for path in found] == ["confusion-mhim-a", "confusion-mhim-a-2", "confusion-unnamed"]
 
 
 def test_what_has_nothing_to_draw_is_not_written(tmp_path: Path):
     network = labelled()
     network.targets_NK[:] = np.nan
-    assert write_task_figures("multilabel", {"x": [network]}, tmp_path) == []
+    assert write_drawings(multilabel_drawings({"x": [network]}), tmp_path) == []
     bare = followed()
     bare = type(bare)(**{**bare.__dict__, "cuts": np.empty(0), "survival_NT": None, "grid_T": np.empty(0)})
-    assert write_task_figures("survival", {"x": [bare]}, tmp_path) == []
+    assert write_drawings(survival_drawings({"x": [bare]}, ""), tmp_path) == []

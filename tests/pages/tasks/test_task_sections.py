@@ -6,7 +6,11 @@ from outcome_bags import GRADES, LABELS, followed, graded, labelled, valued
 from sklearn import metrics as sk
 
 from mhimdist.errors import UndefinedError
-from mhimdist.pages.tasks import SECTIONS, regression, survival
+from mhimdist.pages.tasks import regression, survival
+from mhimdist.pages.tasks.multilabel import multilabel_sections
+from mhimdist.pages.tasks.ordinal import ordinal_sections
+from mhimdist.pages.tasks.regression import regression_sections
+from mhimdist.pages.tasks.survival import survival_sections
 from mhimdist.report import page
 from mhimdist.report.blocks import Section
 from mhimdist.statistics.survival_curves import kaplan_meier
@@ -35,7 +39,7 @@ def traces(found: Page, figure: int) -> dict[str, dict[str, object]]:
 
 def test_grades_have_a_table_a_confusion_and_their_calibration():
     networks = [graded(fold, seed) for fold in (0, 1) for seed in (1, 2)]
-    found = page_of(SECTIONS["ordinal"]({"MHIM": networks}, GRADES))
+    found = page_of(ordinal_sections({"MHIM": networks}, GRADES))
     kappas = [sk.cohen_kappa_score(n.labels_N, n.predicted_N, weights="quadratic") for n in networks]
     seeds = [np.mean(kappas[::2]), np.mean(kappas[1::2])]
     head, row = found.rows["results-measures"]
@@ -58,7 +62,7 @@ def test_one_grade_and_no_probabilities_are_said():
     network = graded()
     network.labels_N[:] = network.predicted_N[:] = 2
     bare = type(network)(**{**network.__dict__, "probabilities_NC": None})
-    found = page_of(SECTIONS["ordinal"]({"x": [bare]}, GRADES))
+    found = page_of(ordinal_sections({"x": [bare]}, GRADES))
     assert "Kappa is undefined" in found.text
     assert found.rows["results-measures"][1][1] == "-"
     assert not found.figures
@@ -66,7 +70,7 @@ def test_one_grade_and_no_probabilities_are_said():
 
 def test_values_have_a_scatter_with_the_identity_and_residuals():
     networks = [valued(fold) for fold in (0, 1)]
-    found = page_of(SECTIONS["regression"]({"MHIM": networks}, unit="points"))
+    found = page_of(regression_sections({"MHIM": networks}, unit="points"))
     scatter, residuals = found.figures
     lines = traces(found, 0)
     assert lines["identity"]["x"] == lines["identity"]["y"]
@@ -83,7 +87,7 @@ def test_values_have_a_scatter_with_the_identity_and_residuals():
 def test_several_targets_have_their_own_rows_and_missing_ones_are_named():
     network = valued(columns=("HRD", "TMB"))
     network.targets_NK[:, 1] = np.nan
-    found = page_of(SECTIONS["regression"]({"x": [network]}))
+    found = page_of(regression_sections({"x": [network]}))
     assert found.rows["results-targets"][0][1] == "HRD: Pearson's r"
     assert found.rows["results-targets"][1][3] == "-"
     assert "TMB: no test slide has a value" in found.text
@@ -93,7 +97,7 @@ def test_several_targets_have_their_own_rows_and_missing_ones_are_named():
 
 def test_labels_have_curves_and_their_missing_cells_are_counted():
     network = labelled()
-    found = page_of(SECTIONS["multilabel"]({"MHIM": [network]}))
+    found = page_of(multilabel_sections({"MHIM": [network]}))
     for k, row in enumerate(found.rows["labels-0"][1:]):
         cells = network.targets_NK[:, k]
         known = ~np.isnan(cells)
@@ -114,20 +118,20 @@ def test_labels_have_curves_and_their_missing_cells_are_counted():
 def test_a_label_of_one_kind_is_named():
     networks = [labelled(fold) for fold in (0, 1)]
     networks[0].targets_NK[:, 1] = 1
-    found = page_of(SECTIONS["multilabel"]({"x": networks}))
+    found = page_of(multilabel_sections({"x": networks}))
     assert "At least one network tested both kinds of 2 of the 3 labels only" in found.text
     assert "in 1 of 2 networks" in found.rows["labels-0"][2][4]
     networks[1].targets_NK[:, 1] = 1
-    found = page_of(SECTIONS["multilabel"]({"x": networks}))
+    found = page_of(multilabel_sections({"x": networks}))
     assert found.rows["labels-0"][2][4] == "-\none kind only"
     nothing = labelled()
     nothing.targets_NK[:] = np.nan
-    assert "there is no curve" in page_of(SECTIONS["multilabel"]({"x": [nothing]})).text
+    assert "there is no curve" in page_of(multilabel_sections({"x": [nothing]})).text
 
 
 def test_survival_has_curves_of_its_groups_with_numbers_at_risk():
     networks = [followed(fold) for fold in (0, 1)]
-    found = page_of(SECTIONS["survival"]({"MHIM": networks}, unit="months"))
+    found = page_of(survival_sections({"MHIM": networks}, unit="months"))
     assert len(found.figures) == 4
     groups = survival.grouped(networks)
     assert sum(len(times) for times in groups.times.values()) == 80, "two slides a case count once"
@@ -152,7 +156,7 @@ def test_survival_has_curves_of_its_groups_with_numbers_at_risk():
 
 def test_every_seed_has_its_groups():
     networks = [followed(0, seed) for seed in (1, 2)]
-    found = page_of(SECTIONS["survival"]({"x": networks}))
+    found = page_of(survival_sections({"x": networks}))
     assert [row[0] for row in found.rows["groups-0"][1:]] == [
         *("low risk, seed 1", "high risk, seed 1", "low risk, seed 2", "high risk, seed 2")
     ]
@@ -162,12 +166,12 @@ def test_every_seed_has_its_groups():
 def test_what_is_not_known_of_survival_is_left_out_and_said():
     network = followed(with_training=False)
     bare = type(network)(**{**network.__dict__, "survival_NT": None, "cuts": np.empty(0)})
-    found = page_of(SECTIONS["survival"]({"x": [bare]}))
+    found = page_of(survival_sections({"x": [bare]}))
     assert "Censoring is estimated on the test cases" in found.text
     assert len(found.figures) == 1, "the AUC over time needs neither"
     assert found.rows["results-measures"][1][4] == "-"
     one_group = type(network)(**{**network.__dict__, "cuts": np.array([99.0])})
-    found = page_of(SECTIONS["survival"]({"x": [one_group]}))
+    found = page_of(survival_sections({"x": [one_group]}))
     assert "No log-rank test: expected two groups" in found.text
     assert found.rows["groups-0"][1][4] == "-"
     with pytest.raises(UndefinedError, match=r"as many cut points for every network, got \[1, 2\]"):
@@ -191,9 +195,9 @@ def test_names_of_others_are_only_text():
     grades = (HOSTILE, *GRADES[1:])
     values = valued(columns=(HOSTILE,))
     pages = [
-        page_of(SECTIONS["ordinal"]({HOSTILE: [graded()]}, grades)),
-        page_of(SECTIONS["regression"]({HOSTILE: [values]}, unit=HOSTILE)),
-        page_of(SECTIONS["survival"]({HOSTILE: [followed(num=40)]}, unit=HOSTILE)),
+        page_of(ordinal_sections({HOSTILE: [graded()]}, grades)),
+        page_of(regression_sections({HOSTILE: [values]}, unit=HOSTILE)),
+        page_of(survival_sections({HOSTILE: [followed(num=40)]}, unit=HOSTILE)),
     ]
     for found in pages:
         assert HOSTILE in found.text
@@ -209,9 +213,9 @@ def test_a_case_whose_slides_differ_in_follow_up_is_left_out_of_the_curves_and_n
     assert (groups.num_torn, survival.grouped([network]).num_torn) == (2, 0)
     cases = [int(curve.at_risk_U[0]) for curve in groups.curves.values()]
     assert sum(cases) == len(set(torn.cases)) - 2
-    found = page_of(SECTIONS["survival"]({"MHIM": [torn]}, unit="months"))
+    found = page_of(survival_sections({"MHIM": [torn]}, unit="months"))
     assert "Left out: 2 cases whose slides differ in time or event." in found.text
     torn.times_N[:] += np.arange(len(torn.times_N)) % 2
     torn.times_N[1] += 1
     assert survival.calibration_points([torn])[1] == []
-    assert "MHIM: no risk groups" in page_of(SECTIONS["survival"]({"MHIM": [torn]}, unit="months")).text
+    assert "MHIM: no risk groups" in page_of(survival_sections({"MHIM": [torn]}, unit="months")).text

@@ -6,7 +6,10 @@ import pytest
 from browser import CHROMIUM, NEEDED, look
 from outcome_bags import GRADES, followed, graded, labelled, valued
 
-from mhimdist.pages.tasks import SECTIONS
+from mhimdist.pages.tasks.multilabel import multilabel_sections
+from mhimdist.pages.tasks.ordinal import ordinal_sections
+from mhimdist.pages.tasks.regression import regression_sections
+from mhimdist.pages.tasks.survival import survival_sections
 from mhimdist.report import page
 
 pytestmark = pytest.mark.long
@@ -16,10 +19,10 @@ pytestmark = pytest.mark.long
 def test_every_tasks_figures_are_drawn(tmp_path: Path) -> None:
     name = "MHIM (abmil), a long name of a configuration"
     sections = [
-        *SECTIONS["ordinal"]({name: [graded()]}, GRADES),
-        *SECTIONS["regression"]({name: [valued()]}, unit="points"),
-        *SECTIONS["multilabel"]({name: [labelled()]}),
-        *SECTIONS["survival"]({name: [followed(num_groups=3)]}, unit="months"),
+        *ordinal_sections({name: [graded()]}, GRADES),
+        *regression_sections({name: [valued()]}, unit="points"),
+        *multilabel_sections({name: [labelled()]}),
+        *survival_sections({name: [followed(num_groups=3)]}, unit="months"),
     ]
     html = page.render(
         "report.html", title="tasks", kind="run", lead="all", banners=[], headline=[], sections=sections
