@@ -66,7 +66,7 @@ NEEDS_A_CLUSTER = (
 OPTIONS_OF_OTHERS = re.findall(  # of Ray, Slurm, Docker, CLAM, TRIDENT, DSMIL and pip
     r"--\S+",
     "--generate --working-dir --batch --signal --from-literal --tag --rm --shm-size --volume "
-    "--feat_dir --job_dir --dataset --constraint --requirement",
+    "--feat_dir --job_dir --dataset --constraint --requirement --no-deps",
 )
 SHARDS = ("python -m data_prep.", *(f"mhimdist {name} " for name in ("shard", "verify", "inspect")))
 

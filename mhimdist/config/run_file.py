@@ -24,7 +24,7 @@ from mhimdist.config.nearest import did_you_mean
 from mhimdist.config.options import Options
 from mhimdist.config.schedules import Schedule
 from mhimdist.config.setting_words import allowed
-from mhimdist.config.train import ConfigWarning, TrainConfig
+from mhimdist.config.train import ConfigWarning, TrainConfig, owners
 from mhimdist.config.yaml_nodes import MOST_BYTES, Group, Items, Node, Scalar, parse, place, typed
 from mhimdist.errors import ConfigError
 from mhimdist.foreign_text import one_line
@@ -200,6 +200,9 @@ class _Check:
         deeper = [name for name in every if name == key or name.endswith(f".{leaf}")]
         if deeper:
             return f"unknown key here (did you mean {deeper[0]}, each part on its own level?)"
+        below = list(map(str, path[1:])) if path[:1] == ("train",) else []
+        if elsewhere := owners(below, key):
+            return f"unknown key (it belongs to {elsewhere})"
         close = did_you_mean(key, valid)
         listed = "" if close and len(valid) > _MOST_LISTED else f"; valid here: {', '.join(sorted(valid))}"
         return f"unknown key{close}{listed}"

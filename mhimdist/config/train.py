@@ -372,7 +372,9 @@ def explain(item: Any) -> str:
         parents, unknown = path, str(item["loc"][-1])
         where = ".".join([*parents, unknown])
         valid = _valid_keys(parents, [part for part in item["loc"][:-1] if part in all_tags])
-        return f"{where}: unknown key{did_you_mean(unknown, valid)}; valid here: {', '.join(valid)}"
+        elsewhere = owners(parents, unknown)
+        hint = f" (it belongs to {elsewhere})" if elsewhere else did_you_mean(unknown, valid)
+        return f"{where}: unknown key{hint}; valid here: {', '.join(valid)}"
     if item["type"] == "union_tag_invalid":
         tag, tags = item["ctx"]["tag"], _TAGS[path[-1]]
         if path[-1] == "model" and tag in EXTENSIONS.refused:
@@ -390,6 +392,19 @@ def explain(item: Any) -> str:
 def _quoted(message: str) -> list[str]:
     """The words in quotes: of one of pydantic's errors about choices, the choices."""
     return re.findall(r"'([^']*)'", message)
+
+
+def owners(parents: Sequence[str], key: str) -> str:
+    """Which choices of a group, such as `task.name survival`, have a setting; empty if none has.
+
+    Args:
+        parents: the path to the group, such as `["task"]`.
+        key: the setting.
+    """
+    if not parents or parents[-1] not in _TAGS:
+        return ""
+    names = [tag for tag in _TAGS[parents[-1]] if key in _valid_keys(parents, [tag])]
+    return f"{'.'.join(parents)}.name {' or '.join(names)}" if names else ""
 
 
 def _valid_keys(parents: Sequence[str], tags: Sequence[Any]) -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mhimdist.config.execution import Execution
 from mhimdist.config.fields import Metavar, NotInFile
@@ -44,7 +44,8 @@ class Experiment(Execution):
         "strict",
         description="strict: validation cases of the training fold select; paper: the test fold selects, as "
         "in the authors' code; refit: inner folds of the training fold select, and the network trains again "
-        "on all of it; both: strict and paper, with their difference; all: the three side by side",
+        "on all of it; both: strict and paper, with their difference; all: the three side by side. nested, "
+        "with a sweep inside each fold, is a protocol of tune",
     )
     folds: int = Field(3, ge=2, description="number of folds that the cases are split into")
     run_folds: int | None = Field(
@@ -76,6 +77,16 @@ class Experiment(Execution):
         description="share of the training fold's cases that does not train under paper, where the test fold "
         "selects",
     )
+
+    @field_validator("protocol", mode="before")
+    @classmethod
+    def _searches_nothing(cls, protocol: object) -> object:
+        if protocol == "nested":
+            raise ValueError(
+                "under nested a sweep runs inside each fold, and a cross-validation searches nothing; use "
+                "`mhimdist tune --protocol nested`"
+            )
+        return protocol
 
     @model_validator(mode="after")
     def _no_seed_twice(self) -> Self:

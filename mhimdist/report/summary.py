@@ -76,6 +76,7 @@ class FinalRun:
         best_epoch: the `epoch` of the history's row whose weights were tested.
         validation: the metrics of the task on the validation cases, such as `auc` and `threshold`.
         test: the same on the test cases; an undefined metric is None.
+        by_case: the same of the test cases by each rule, see `Result.by_case`; empty if each has one bag.
         history: as in `Trial`.
     """
 
@@ -85,6 +86,7 @@ class FinalRun:
     test: Metrics
     history: History = ()
     fold: int | None = None
+    by_case: Mapping[str, Metrics] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,12 @@ class SweepSummary:
     def in_state(self, state: State) -> list[Trial]:
         """The trials in one state, in the given order."""
         return [trial for trial in self.trials if trial.state == state]
+
+    @property
+    def case_rules(self) -> list[str]:
+        """The rules by which the final runs' slides make cases; empty if every case has one slide."""
+        finals = [self.final_runs, *self.baselines.values()]
+        return list(dict.fromkeys(rule for runs in finals for run in runs for rule in run.by_case))
 
     @property
     def has_threshold(self) -> bool:

@@ -11,7 +11,6 @@ from mhimdist.report.formats import last_line
 from mhimdist.report.page import figure_html
 from mhimdist.report.summary import (
     FinalRun,
-    Metrics,
     Spread,
     SweepSummary,
     Trial,
@@ -19,7 +18,7 @@ from mhimdist.report.summary import (
     short_names,
     value_of,
 )
-from mhimdist.report.sweep_tables import inner_note
+from mhimdist.report.sweep_tables import case_texts, inner_note, median_text
 
 MAX_REASON_CHARACTERS = 4000  # the end of a traceback says most
 
@@ -160,7 +159,10 @@ def final_rows(runs: Sequence[FinalRun], summary: SweepSummary) -> list[FinalRow
             seed=str(run.seed) if run.fold is None else f"{run.seed}, fold {run.fold}",
             best_epoch=str(run.best_epoch),
             validation_score=formats.auc(run.validation.get(score)),
-            test=[formats.auc(run.test.get(metric)) for metric in metrics],
+            test=[
+                *(formats.auc(run.test.get(metric)) for metric in metrics),
+                *case_texts([run], summary),
+            ],
             threshold=formats.auc(run.test.get("threshold")),
         )
         for run in runs
@@ -170,17 +172,14 @@ def final_rows(runs: Sequence[FinalRun], summary: SweepSummary) -> list[FinalRow
             seed="median",
             best_epoch="",
             validation_score=median_text([run.validation for run in runs], score),
-            test=[median_text([run.test for run in runs], metric) for metric in metrics],
+            test=[
+                *(median_text([run.test for run in runs], metric) for metric in metrics),
+                *case_texts(runs, summary),
+            ],
             threshold="",
         )
         rows.append(median_row)
     return rows
-
-
-def median_text(rows: Sequence[Metrics], metric: str) -> str:
-    """The median of a metric over the runs that define it."""
-    spread = Spread.of(rows, metric)
-    return formats.auc(spread.median if spread else None)
 
 
 def split_texts(sizes: Mapping[str, Mapping[str, int]]) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """A sweep's results for a terminal or a job's log: best trials, best configuration, final runs."""
 
+from collections.abc import Sequence
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.style import Style
@@ -8,7 +10,7 @@ from rich.text import Text
 
 from mhimdist import terminal
 from mhimdist.report import formats
-from mhimdist.report.summary import Spread, SweepSummary, Trial, is_number, short_names
+from mhimdist.report.summary import FinalRun, Metrics, Spread, SweepSummary, Trial, is_number, short_names
 
 _STATE_STYLES = {"complete": "", "pruned": "dim", "failed": "red"}
 
@@ -133,7 +135,10 @@ def final_table(summary: SweepSummary) -> Table:
     is_once = summary.protocol != "paper" and not summary.num_tested_before
     table = _table("Final runs, tested once" if is_once else "Final runs")
     score = summary.score
-    _add_columns(table, "configuration", "runs", f"test {score}", "lowest", "highest", f"validation {score}")
+    by_case = [f"case {score}, {rule}" for rule in summary.case_rules]
+    _add_columns(
+        table, "configuration", "runs", f"test {score}", "lowest", "highest", *by_case, f"validation {score}"
+    )
     for name, runs in {"best configuration": summary.final_runs, **summary.baselines}.items():
         test = Spread.of([run.test for run in runs], summary.selection)
         validation = Spread.of([run.validation for run in runs], summary.selection)
@@ -143,6 +148,7 @@ def final_table(summary: SweepSummary) -> Table:
             formats.auc(test.median if test else None),
             formats.auc(test.lowest if test else None),
             formats.auc(test.highest if test else None),
+            *case_texts(runs, summary),
             formats.auc(validation.median if validation else None),
         ]
         table.add_row(*map(Text, cells))
@@ -179,6 +185,18 @@ def _table(title: str) -> Table:
         pad_edge=False,
         header_style="bold",
     )
+
+
+def median_text(rows: Sequence[Metrics], metric: str) -> str:
+    """The median of a metric over the runs that define it."""
+    spread = Spread.of(rows, metric)
+    return formats.auc(spread.median if spread else None)
+
+
+def case_texts(runs: Sequence[FinalRun], summary: SweepSummary) -> list[str]:
+    """The median of the score by case over the runs, by each rule that makes cases of slides."""
+    score = summary.selection
+    return [median_text([run.by_case.get(rule, {}) for run in runs], score) for rule in summary.case_rules]
 
 
 def _add_columns(table: Table, first: str, *others: str) -> None:

@@ -307,6 +307,7 @@ def _final_run(fold: Fold, with_history: bool, with_fold: bool) -> report.FinalR
         test=result.test,
         history=history if with_history else (),
         fold=fold.fold if with_fold else None,
+        by_case=result.by_case,
     )
 
 

@@ -1,7 +1,7 @@
 """The interface of all tasks: what a network puts out for a bag, what it is trained by, how it is judged.
 
-Models, masking, teacher, sweep and reports work through `Task` and know no task by name. Only the paper's tables
-and a few pages are those of classes.
+Models, masking, teacher, sweep and reports work through `Task` and know no task by name. Only the paper's
+tables and a few pages are those of classes.
 
 Dimensions: B bags of a batch, N bags of a set, M networks, O outputs of a network, P predictions of a bag,
 K targets of a bag, C classes, V values that a task learns besides the network, S slides of a case.

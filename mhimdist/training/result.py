@@ -23,18 +23,19 @@ PAPER_WARNING = (
     "the threshold. The figures are therefore optimistic: use them only to reproduce the authors'."
 )
 STRICT_NOTE = (
-    "Strict protocol: validation cases of the training fold select the epoch, stop the training and set the "
-    "threshold."
+    "Strict protocol: validation cases of the training fold select the epoch, stop the training and set what "
+    "a decision needs, such as the threshold."
 )
 REFIT_NOTE = (
     "Refit protocol: inner folds of the training fold, by case, select the number of epochs on their mean "
-    "validation curve and set the threshold on their pooled held-out scores; the network then trains again "
-    "on the whole training fold for as many epochs and is tested once."
+    "validation curve, and their held-out scores set what a decision needs, such as the threshold; the "
+    "network then trains again on the whole training fold for as many epochs and is tested once."
 )
 NESTED_NOTE = (
     "Nested protocol: inside each outer training fold a search on inner folds chooses the settings, and the "
-    "same inner folds the number of epochs and the threshold; the network then trains again on the whole "
-    "outer training fold and is tested once, so that no figure has seen its own selection."
+    "same inner folds the number of epochs and what a decision needs, such as the threshold; the network "
+    "then trains again on the whole outer training fold and is tested once, so that no figure has seen its "
+    "own selection."
 )
 NOTES: Mapping[str, str] = {
     "strict": STRICT_NOTE,

@@ -86,6 +86,10 @@ def test_a_custom_task_has_options_of_any_type(given):
             "train:\n  model:\n    gatd: true",
             r"line 3: train\.model\.gatd: unknown key \(did you mean gated\?\); valid here: .*, name$",
         ),
+        (
+            "train:\n  task:\n    survival_loss: cox",
+            r"line 3: train\.task\.survival_loss: unknown key \(it belongs to task\.name survival\)$",
+        ),
         ("name: x\nepochs: 5", r"line 2: epochs: unknown key here \(did you mean train\.epochs, each"),
         ("train.epochs: 5", r"line 1: train\.epochs: unknown key here \(did you mean train\.epochs, each"),
         ("num-trials: 5", r"line 1: num-trials: unknown key \(did you mean num_trials\?\)"),

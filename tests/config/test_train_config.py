@@ -25,7 +25,11 @@ from mhimdist.errors import ConfigError
         ({"model": {"name": "dtfd"}}, r"dtfd has no scores to mask by"),
         (
             {"model": {"name": "transmil", "gated": True}},
-            r"model\.gated: unknown key; valid here: attention_dr",
+            r"model\.gated: unknown key \(it belongs to model\.name abmil\); valid",
+        ),
+        (
+            {"task.survival_loss": "cox"},
+            r"task\.survival_loss: unknown key \(it belongs to task\.name survival\)",
         ),
         (
             {"model": {"name": "transmil", "hidden_dim": 100}},

@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from pydantic import ValidationError
 from small_runs import BASE
 
 from mhimdist.config.presets import preset
@@ -44,6 +45,11 @@ def job(tmp_path_factory):
 def done(job, data):
     """A finished cross-validation: 2 configurations x 2 folds x 2 protocols."""
     return run_cross_validation(job, data=data)
+
+
+def test_a_protocol_of_sweeps_is_refused_with_the_command_that_has_it():
+    with pytest.raises(ValidationError, match=r"use `mhimdist tune --protocol nested`"):
+        CrossValidation(protocol="nested")
 
 
 def test_it_leaves_the_file_that_repeats_it(job, done):

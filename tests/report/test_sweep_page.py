@@ -317,3 +317,21 @@ def test_a_task_without_a_threshold_has_no_column_of_dashes(make_sweep: MakeSwee
     )
     assert "Threshold" in report.text
     assert "Epoch and threshold were chosen" in report.text
+
+
+def test_final_runs_of_slides_have_their_score_by_case(make_sweep: MakeSweep) -> None:
+    summary = make_sweep()
+    plain = page(summary).rows["final-runs"]
+    runs = [
+        replace(run, by_case={"mean": {"auc": 0.9 + place / 100}, "max": {"auc": None}})
+        for place, run in enumerate(summary.final_runs)
+    ]
+    report = page(replace(summary, final_runs=runs))
+    head, rows = report.rows["final-runs"][1], report.rows["final-runs"][2:]
+    assert head == [*plain[1], "case AUC, mean", "case AUC, max"]
+    num = len(plain[1])
+    cells = [row[-3 - 2 :][:2] for row in rows[:4]]  # before validation, epoch and threshold
+    assert cells == [["0.900", "-"], ["0.910", "-"], ["0.920", "-"], ["0.910", "-"]]
+    assert {tuple(row[num + 1 :][:2]) for row in rows[5:]} == {("-", "-")}
+    assert "there a case has the mean, or the largest (max), of its slides" in report.text
+    assert "by case" not in page(summary).text
