@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from task_bags import TASKS, config, task_bags
 
 from data_prep import digits
 from mhimdist.config.presets import preset
@@ -87,3 +88,34 @@ def test_permuted_follow_up_ends_at_chance(tmp_path):
             run_fold(fold, bags, tmp_path / "cache", 1)
             concordances.append(fold.result().test["harrell_c"])
     assert np.mean(concordances) == pytest.approx(0.5, abs=0.05), concordances
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("key", [key for key in TASKS if key != "cox of a step"])
+def test_permuted_targets_of_every_task_end_at_chance(tmp_path, key):
+    """On small bags, each dealt the target of another: kappa and R2 at most 0, AUC and C one half."""
+    scores = []
+    for seed in range(4):
+        bags = task_bags(TASKS[key][0], num_bags=120, seed=seed)
+        dealt_N = np.random.default_rng(seed).permutation(120)
+        bags.labels_N, bags.targets_NK = bags.labels_N[dealt_N], bags.targets_NK[dealt_N]
+        bags.digest = f"permuted {seed}"
+        strata = not bags.task.of_classes
+        splits = k_folds(
+            *(bags.keys, bags.cases, bags.labels_N),
+            num_folds=2,
+            validation_share=0.3,
+            seed=seed,
+            strata=strata,
+        )
+        for number, split in enumerate(splits, 1):
+            fold = Fold(
+                "it", config("abmil", key), split, number, tmp_path / f"{seed}-{number}", is_tested=True
+            )
+            run_fold(fold, bags, tmp_path / "cache", 1)
+            result = fold.ended_result()
+            scores.append(result.test[result.meaning.selection])
+    chance = {"kappa": 0.0, "r2": 0.0}.get(result.meaning.selection, 0.5)
+    above = np.mean(scores) - chance
+    assert above < 0.08, scores
+    assert above > -0.08 or result.meaning.selection == "r2", scores  # R2 has no lower end

@@ -73,6 +73,7 @@ CONFIGS = {
     "count": {},
     "instances": {"bags_per_step": 8, "max_instances": 150},
     "single bags": {"bags_per_step": 1},
+    "samples": {"instances_per_bag": 12, "evaluation_samples": 2},
 }
 
 
