@@ -93,7 +93,12 @@ def _warm_up(bags: BagSource, split: Split, task: TaskSettings) -> None:
     for key in (*split.train, *split.validation):
         bags.load(bags.rows_of([key]).tolist())
     smallest = TrainConfig(
-        model=Pooling(hidden_dim=1), teacher=Teacher(kind="none"), loss=Loss(alpha=0), epochs=1, task=task
+        model=Pooling(hidden_dim=1),
+        teacher=Teacher(kind="none"),
+        loss=Loss(alpha=0),
+        epochs=1,
+        task=task,
+        bags_per_step=2,  # some tasks compare the bags of a step
     )
     for _ in Trainer(smallest, bags, split).epochs():
         pass

@@ -17,7 +17,6 @@ from mhimdist.sweep.run import run_sweep
 from mhimdist.tasks import task_of
 
 pytestmark = pytest.mark.ray
-MARKS = {"corn": (), "cox": pytest.mark.long}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,7 +30,9 @@ def space(s: Space) -> None:
     s.uniform("masking.high.start", 0.05, 0.3)
 
 
-@pytest.mark.parametrize("key", [pytest.param(key, marks=MARKS.get(key, pytest.mark.slow)) for key in TASKS])
+@pytest.mark.parametrize(
+    "key", [pytest.param(key, marks=() if key == "corn" else pytest.mark.long) for key in TASKS]
+)
 def test_a_sweep_searches_by_the_score_of_its_task_and_reports_its_figures(tmp_path: Path, key: str) -> None:
     bags = shards_of(task_bags(TASKS[key][0], num_bags=50), tmp_path)
     settings = config("abmil", key)
