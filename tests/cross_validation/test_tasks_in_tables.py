@@ -40,7 +40,10 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare_module, "stoppable", lambda experiment: nullcontext())
 
 
-@pytest.mark.parametrize("key", ["corn", "multilabel", "regression", "nll", "cox"])
+LONG = [pytest.param(key, marks=pytest.mark.long) for key in ("multilabel", "regression", "cox")]
+
+
+@pytest.mark.parametrize("key", ["corn", "nll", *LONG])
 def test_all_protocols_of_a_task_stand_side_by_side(tmp_path: Path, key: str, capsys) -> None:
     bags = shards_of(task_bags(TASKS[key][0], num_bags=60), tmp_path)
     settings = config("abmil", key, epochs=1)

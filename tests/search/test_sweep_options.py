@@ -4,6 +4,7 @@ import pytest
 from mhimdist.config.train import TrainConfig
 from mhimdist.data.shards import BagShards
 from mhimdist.data.split_files import Bags
+from mhimdist.data.targets import CLASSIFICATION
 from mhimdist.errors import ConfigError, SplitError
 from mhimdist.search.options import Sweep
 
@@ -47,6 +48,7 @@ class Cases:
     names = Bags(keys, slides, cases)
     labels_N = np.array([i // 3 % 2 for i in range(60)])
     classes = ("normal", "tumour")
+    task = CLASSIFICATION
 
 
 def test_folds_validate_every_case_once_and_none_of_them_sees_the_test_cases():

@@ -109,9 +109,11 @@ def test_the_note_names_each_class_and_where_it_is_missing(three):
     many = {f"fold {number}": {"test": ["a", "b"]} for number in range(1, 10)} | {"fold 10": {"test": ["c"]}}
     folds = ", ".join(f"test of fold {number}" for number in range(1, 7))
     assert (
-        describe_missing(many)
+        describe_missing(many, "classification")
         == f"no case of a, b in {folds} and 3 more; no case of c in test of fold 10: {what}"
     )
+    said = describe_missing({"": {"test": ["top"]}}, "ordinal")
+    assert said == "no case of top in test: the figures there do not say how such a case is judged"
 
 
 def test_bags_that_no_split_names_are_said(three):
