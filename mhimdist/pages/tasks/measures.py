@@ -12,7 +12,7 @@ from mhimdist.statistics.metrics import mean_and_std
 from mhimdist.statistics.results import Estimate
 
 
-class Predicted(Protocol):
+class Tested(Protocol):
     """A network with measures of its test bags."""
 
     @property
@@ -25,7 +25,7 @@ class Predicted(Protocol):
 
 
 def measures_table(
-    configurations: Mapping[str, Sequence[Predicted]],
+    configurations: Mapping[str, Sequence[Tested]],
     headings: Mapping[str, str],
     *,
     caption: str,
@@ -83,7 +83,7 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 100 else f"{value:,.4g}"
 
 
-def by_seed(networks: Sequence[Predicted]) -> list[list[int]]:
+def by_seed(networks: Sequence[Tested]) -> list[list[int]]:
     """The places of the networks of each seed, in the order of the seeds' first networks."""
     found: dict[int | None, list[int]] = {}
     for place, network in enumerate(networks):

@@ -48,7 +48,7 @@ def regression_sections(configurations: Mapping[str, Sequence[Valued]], *, unit:
         blocks.section("results", "Results", *results),
         blocks.section(
             "values",
-            "JudgedNetwork and true values",
+            "Predicted and true values",
             *(part for name, networks in shown.items() for part in _figures(name, networks, unit)),
         ),
         blocks.section("calibration", "Calibration", _calibration(shown)),

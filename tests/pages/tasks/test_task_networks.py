@@ -48,7 +48,9 @@ def test_values_and_labels_keep_their_columns():
     judged = _judged(network, network.predicted_NK, network.targets_NK)
     found = _network_of(task, judged, {}, keys=network.keys, seed=1)
     assert found.weighed.once() == network.weighed.once()
-    assert "predicted HRD (points)" in str(page_of(task).sections(task, {"x": [found]})[1].body)
+    values = page_of(task).sections(task, {"x": [found]})[1]
+    assert values.title == "Predicted and true values"
+    assert "predicted HRD (points)" in str(values.body)
     labels = labelled()
     task = _task(Multilabel, columns=LABELS)
     judged = _judged(labels, labels.probabilities_NK, labels.targets_NK)
