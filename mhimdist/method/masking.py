@@ -3,7 +3,6 @@
 Dimensions: T instances of a batch, B bags, H heads of scores.
 """
 
-import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mhimdist import ops
+from mhimdist.config.imported import imported
 from mhimdist.config.method import Masking
 from mhimdist.data.bags import PackedBags
 from mhimdist.errors import ConfigError
@@ -30,14 +30,7 @@ def ranking_of(entry: str) -> Ranking:
     Raises:
         ConfigError: it cannot be imported here, or is no function.
     """
-    module, _, name = entry.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"masking.ranking: expected module:function that can be imported here, got {entry!r}: {error}; "
-            "put the module's folder on PYTHONPATH, on every machine that trains"
-        ) from None
+    found: Ranking = imported(entry, "masking.ranking", "function", ConfigError)
     if not callable(found):
         raise ConfigError(f"masking.ranking: expected a function, got {found!r} for {entry!r}")
     return found

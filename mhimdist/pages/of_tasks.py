@@ -58,13 +58,14 @@ def figures_of_task(subject: Subject, task: Task, folder: Path, *, risk_groups: 
 def _configurations(subject: Subject, task: Task, risk_groups: int) -> Mapping[str, Sequence[Any]]:
     """The tested networks of each configuration, with the protocol in the name where there are several."""
     found: dict[str, list[Any]] = {}
+    page = page_of(task)
     for each in subject.tested:
         name = each.name + (f", {each.protocol} protocol" if len(subject.protocols) > 1 else "")
         folds = {fold.folder: fold for fold in each.folds}
         for network in each.networks:
             fold = folds.get(network.folder) if network.folder is not None else None
             try:
-                made = page_of(task).network(
+                made = page.network(
                     JudgedNetwork(
                         task=network.task or task,
                         judged=network.judged,

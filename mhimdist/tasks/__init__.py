@@ -1,6 +1,5 @@
 """What a bag's label means: `task_of` makes the task that a data set and the settings name."""
 
-import importlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from mhimdist.config import tasks as task_settings
+from mhimdist.config.imported import imported
 from mhimdist.config.models import Settings
 from mhimdist.data.bags import BagSource
 from mhimdist.data.targets import TaskInfo
@@ -97,14 +97,7 @@ def _make(
 
 
 def _custom(settings: task_settings.CustomTask) -> type[Task]:
-    module, _, name = settings.entry.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"task.entry: expected module:Class that can be imported here, got {settings.entry!r}: {error}; "
-            "put the module's folder on PYTHONPATH, on every machine that trains"
-        ) from None
+    found = imported(settings.entry, "task.entry", "Class", ConfigError)
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise ConfigError(f"task.entry: expected a class derived from mhimdist.tasks.Task, got {found!r}")
     return found
