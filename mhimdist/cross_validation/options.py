@@ -148,19 +148,10 @@ class Experiment(Execution):
         Raises:
             SplitError: there are too few cases.
         """
-        from mhimdist.data.inner_splits import inner_folds
+        from mhimdist.data.inner_splits import inner_splits_of
 
         try:
-            return inner_folds(
-                bags.keys,
-                bags.cases,
-                bags.labels_N,
-                split,
-                num_folds=self.inner_folds,
-                seed=seed,
-                classes=bags.classes,
-                strata=not bags.task.of_classes,
-            )
+            return inner_splits_of(bags, split, num_folds=self.inner_folds, seed=seed)
         except SplitError as error:
             raise SplitError(f"inner folds of the training fold (--inner-folds): {error}") from None
 

@@ -5,6 +5,31 @@ from collections.abc import Sequence
 import numpy as np
 
 from mhimdist.data.splits import Split, k_folds
+from mhimdist.data.stored import StoredBags
+
+
+def inner_splits_of(bags: StoredBags, split: Split, *, num_folds: int, seed: int) -> list[Split]:
+    """The inner folds of a data set's split, see `inner_folds`.
+
+    Args:
+        bags: the data set.
+        split: the outer split.
+        num_folds: number of inner folds, at least 2.
+        seed: seed of the draw.
+
+    Raises:
+        SplitError: there are too few cases, or a class is too rare, for such folds.
+    """
+    return inner_folds(
+        bags.keys,
+        bags.cases,
+        bags.labels_N,
+        split,
+        num_folds=num_folds,
+        seed=seed,
+        classes=bags.classes,
+        strata=not bags.task.of_classes,
+    )
 
 
 def inner_folds(

@@ -265,15 +265,6 @@ class Sweep(Execution):
         Raises:
             SplitError: there are too few cases.
         """
-        from mhimdist.data.inner_splits import inner_folds
+        from mhimdist.data.inner_splits import inner_splits_of
 
-        return inner_folds(
-            bags.keys,
-            bags.cases,
-            bags.labels_N,
-            outer,
-            num_folds=self.folds,
-            seed=self.split_seed,
-            classes=bags.classes,
-            strata=not bags.task.of_classes,
-        )
+        return inner_splits_of(bags, outer, num_folds=self.folds, seed=self.split_seed)

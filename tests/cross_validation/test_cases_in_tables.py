@@ -3,7 +3,6 @@
 import csv
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +10,12 @@ import pytest
 from case_shards import case_shards
 
 from mhimdist.config.presets import preset
-from mhimdist.cross_validation import compare as compare_module
 from mhimdist.cross_validation.compare import run_cross_validation
 from mhimdist.cross_validation.options import CrossValidation
-from mhimdist.data.opening import open_bags
 from mhimdist.report.comparison import Comparison
 from mhimdist.statistics import metrics
 from mhimdist.tasks import Judged
 from mhimdist.tasks.cases import by_case, case_metrics
-from mhimdist.training.fold import run_fold
 
 BASE = preset("c16", "abmil").override(
     {
@@ -39,19 +35,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cross_validate(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path
+    in_this_process: None, tmp_path: Path, data: Path
 ) -> Callable[..., tuple[CrossValidation, Comparison]]:
-    """Cross-validates in this process, without Ray."""
-
-    def run_folds(experiment, folds, data, stopping):
-        for fold in sorted(folds.values(), key=lambda fold: not fold.is_plain):
-            bags = open_bags(data, fold.config.loading, bag_of=experiment.bag_of)
-            run_fold(fold, bags, experiment.first_stages, 1)
-        return {digest: fold.ended_result() for digest, fold in folds.items()}
-
-    monkeypatch.setattr(compare_module, "run_folds", run_folds)
-    monkeypatch.setattr(compare_module, "stoppable", lambda experiment: nullcontext())
-
     def run(**options):
         job = CrossValidation(home=tmp_path, seeds=(1,), folds=2, validation_share=0.4, **options)
         return job, run_cross_validation(job, data=data)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -13,33 +12,16 @@ from task_bags import TASKS, config, task_bags
 from task_shards import GRADES, shards_of
 
 from mhimdist.config.train import TrainConfig
-from mhimdist.cross_validation import compare as compare_module
 from mhimdist.cross_validation.compare import run_cross_validation
 from mhimdist.cross_validation.options import CrossValidation
-from mhimdist.data.opening import open_bags
 from mhimdist.errors import ConfigError, SplitError
 from mhimdist.paper import ablation
 from mhimdist.paper.ablation import run_ablation
 from mhimdist.paper.options import Ablation
 from mhimdist.tasks import task_of
-from mhimdist.training.fold import run_fold
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
 PROTOCOLS = ("strict", "paper", "refit")
-
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_folds(experiment, folds, data, stopping):
-        every = [fold for each in folds.values() for fold in (*each.inner, each)]
-        for fold in sorted(every, key=lambda fold: (not fold.is_inner, not fold.is_plain)):
-            if not fold.is_finished:  # several folds may share an inner one
-                run_fold(fold, open_bags(data, fold.config.loading), experiment.first_stages, 1)
-        return {digest: fold.ended_result() for digest, fold in folds.items()}
-
-    monkeypatch.setattr(compare_module, "run_folds", run_folds)
-    monkeypatch.setattr(compare_module, "stoppable", lambda experiment: nullcontext())
-
-
 LONG = [pytest.param(key, marks=pytest.mark.long) for key in ("multilabel", "regression", "cox")]
 
 
