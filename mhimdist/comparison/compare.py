@@ -35,7 +35,8 @@ def compare(
             several configurations stands for all of them, and `folder::name` for one.
         common: where test slides or data sets differ, compare the slides that all of them tested.
         against: compare all others with the configuration of this name; by default all pairs are compared.
-        protocol: the protocol to compare if a folder holds several; by default strict, if there is one.
+        protocol: the protocol to compare if a folder holds several; by default nested or
+            strict, the first that it has.
         level: confidence level of intervals and of the verdict, in (0, 1).
         num_resamples: resamples of the bootstrap over cases.
         seed: seed of the resamples.
@@ -142,7 +143,8 @@ def _of_protocol(entries: list[Entry], protocol: str | None, run: str | Path) ->
     """The configurations of a folder under one protocol."""
     found = list(dict.fromkeys(entry.protocol for entry in entries))
     if protocol is None:
-        protocol = "strict" if "strict" in found else found[0]
+        # Under nested is what a search has chosen, and under the others what it began with.
+        protocol = next((each for each in ("nested", "strict") if each in found), found[0])
     kept = [entry for entry in entries if entry.protocol == protocol]
     if not kept:
         raise ComparisonError(f"{run} holds no runs of the {protocol} protocol, but of {', '.join(found)}")

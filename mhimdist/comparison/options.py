@@ -28,7 +28,9 @@ class ComparisonJob(Options):
         None, description="compare all others with the configuration of this name; none: compare all pairs"
     )
     protocol: Protocol | None = Field(
-        None, description="protocol to compare if a folder holds several; none: strict, if there is one"
+        None,
+        description="protocol to compare if a folder holds several; none: nested or strict, the first that "
+        "it has",
     )
     level: float = Field(0.95, gt=0, lt=1, description="confidence level of intervals and of the verdict")
     num_resamples: int = Field(2000, ge=100, description="resamples of the bootstrap over cases")

@@ -51,6 +51,10 @@ class Outcome:
         return self.tested.p if self.p_adjusted is None else self.p_adjusted
 
 
+REFITTED = {"refit", "nested"}
+"""Protocols of one comparison: inner folds choose under both, and under nested the settings as well."""
+
+
 def on_the_same_slides(entries: Sequence[Entry], *, common: bool) -> tuple[list[Entry], list[str]]:
     """The sides restricted to the slides that all of them tested, and what a reader must know of that.
 
@@ -118,7 +122,7 @@ def _only(entry: Entry, kept: set[str]) -> Entry:
 
 
 def _check_alike(first: Entry, other: Entry) -> None:
-    if first.protocol != other.protocol:
+    if first.protocol != other.protocol and {first.protocol, other.protocol} != REFITTED:
         raise ComparisonError(
             f"expected one protocol, got {first.protocol} for {first.name} and {other.protocol} for "
             f"{other.name}: protocols select epochs and thresholds on other bags (under paper on the test "

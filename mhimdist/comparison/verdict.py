@@ -110,8 +110,11 @@ class PairedComparison:
         else:
             tested = f"{self.num_slides:,} test slides of {formats.count(self.num_cases, 'case')}"
         size = one.size if one.size == two.size else f"{one.size} against {two.size}"
+        protocol = f"{one.protocol} protocol"
+        if two.protocol != one.protocol:
+            protocol = f"{one.protocol} and {two.protocol} protocols"
         start = (
-            f"On {tested} of {quote(one.dataset)} ({size}, {quote(one.protocol)} protocol), "
+            f"On {tested} of {quote(one.dataset)} ({size}, {quote(protocol)}), "
             f"{quote(one.name)} reached {outcome.metric} {short(outcome.first)} against "
             f"{short(outcome.second)} of {quote(two.name)}"
         )
@@ -186,7 +189,7 @@ class PairedComparison:
         lines += [grid.markdown() for grid in self.grids()]
         if not any(pair.settings for pair in self.pairs):
             lines.append("No setting differs, or none is known.\n")
-        return "\n".join([*lines, textwrap.fill(self.methods, 110), ""])
+        return "\n".join([*lines, textwrap.fill(self.methods, 110, break_on_hyphens=False), ""])
 
     def json(self) -> str:
         """Everything except the scores of single slides, as JSON."""

@@ -47,19 +47,29 @@ def run_cross_validation(job: CrossValidation, *, data: Location) -> Comparison:
         CrossValidationError: folds failed; the tables of the others are written and printed first.
     """
     comparison = compare(job, job.candidates, data=data)
+    write_tables(comparison, job.folder)
+    print_report(comparison, job.folder)
+    raise_failures(comparison, job.folder)
+    return comparison
+
+
+def write_tables(comparison: Comparison, folder: Path) -> None:
+    """Write table.md, table.csv and table.json, print the tables and say where they are.
+
+    Args:
+        comparison: the results.
+        folder: the experiment's folder.
+    """
     for suffix, text in (
         ("md", comparison.markdown()),
         ("csv", comparison.csv()),
         ("json", comparison.json()),
     ):
-        files.write_text(job.folder / f"table.{suffix}", text)
+        files.write_text(folder / f"table.{suffix}", text)
     console = terminal.console()
     for grid in comparison.grids():
         grid.print(console)
-    console.print(f"tables: {job.folder}/table.md, .csv, .json", highlight=False, soft_wrap=True)
-    print_report(comparison, job.folder)
-    raise_failures(comparison, job.folder)
-    return comparison
+    console.print(f"tables: {folder}/table.md, .csv, .json", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_report(comparison: Comparison, folder: Path) -> None:
@@ -150,7 +160,7 @@ def compare(experiment: Experiment, candidates: Sequence[Candidate], *, data: Lo
         num_folds=experiment.num_splits(bags),
         split_by=experiment.split_by(bags),
         seeds=experiment.seeds,
-        rows=_rows(planned, candidates, outcomes, bags),
+        rows=rows_of(planned, candidates, outcomes, bags),
         wall_s=time.monotonic() - started,
         num_found=num_found,
         num_train={protocol: mean(len(s.train) for s in each) for protocol, each in splits.items()},
@@ -186,9 +196,17 @@ def _add_folds(
     return every, lacking
 
 
-def _rows(
+def rows_of(
     planned: FoldSet, candidates: Sequence[Candidate], outcomes: Mapping[str, Outcome], bags: StoredBags
 ) -> list[Row]:
+    """A table's row per configuration and protocol.
+
+    Args:
+        planned: the folds.
+        candidates: their configurations.
+        outcomes: the result of each fold, or the reason of its failure, by digest.
+        bags: the data set.
+    """
     by_name = {candidate.name: candidate for candidate in candidates}
     rows = []
     for (name, protocol), digests in planned.members.items():

@@ -205,6 +205,8 @@ def make_fold(
     config, data_digest, made_of = _made_of(candidate, split, fold, seed, bags, device)
     if inner:
         made_of = [*made_of, RULE_VERSION, [(each.config.seed, each.split.digest()) for each in inner]]
+    if protocol == "nested":  # what a search has chosen may be what refit has been given
+        made_of = [*made_of, protocol]
     digest = digest_of(made_of)
     return digest, Fold(
         f"{candidate.name}, {protocol}, seed {seed}, fold {fold}",

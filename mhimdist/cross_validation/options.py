@@ -45,7 +45,7 @@ class Experiment(Execution):
         description="strict: validation cases of the training fold select; paper: the test fold selects, as "
         "in the authors' code; refit: inner folds of the training fold select, and the network trains again "
         "on all of it; both: strict and paper, with their difference; all: the three side by side. nested, "
-        "with a sweep inside each fold, is a protocol of tune",
+        "with a sweep inside each fold, is a protocol of tune, where all shows the four",
     )
     folds: int = Field(3, ge=2, description="number of folds that the cases are split into")
     run_folds: int | None = Field(

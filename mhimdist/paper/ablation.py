@@ -140,7 +140,11 @@ def _write(
 ) -> None:
     blocks = grids(cells, comparison, costs)
     text = "\n".join(
-        [*(block.markdown() for block in blocks), textwrap.fill(markdown(common(comparison, cells)), 110), ""]
+        [
+            *(block.markdown() for block in blocks),
+            textwrap.fill(markdown(common(comparison, cells)), 110, break_on_hyphens=False),
+            "",
+        ]
     )
     text += "".join("\n" + block.markdown() for block in comparison.across_protocols())
     records = []

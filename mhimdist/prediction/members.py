@@ -20,7 +20,7 @@ from mhimdist.training.student import BEST_STUDENT
 
 HOLDERS = ("folds", "final")
 """Where a cross-validation and a sweep have the folders of their folds."""
-PREFERRED = ("strict", "refit", "nested")
+PREFERRED = ("nested", "strict", "refit")
 """The protocols whose networks are taken from a folder of several, the first that it has."""
 
 
@@ -84,7 +84,8 @@ def find_members(folders: Sequence[Path], candidate: str | None = None) -> list[
     """The networks of an ensemble, all of one configuration per folder.
 
     A cross-validation also holds the network without masking, and with several protocols each network once
-    per protocol. Of these the masked one under `strict` is taken, or under `refit` without that one.
+    per protocol. Of these the masked one under `strict` is taken, or under `refit` without that one. What a
+    nested sweep has chosen comes before the base configuration beside it.
 
     Args:
         folders: a finished fold, a cross-validation, or a sweep, for its final runs; or several of them.

@@ -306,12 +306,14 @@ class Comparison:
         strict, paper = (self.num_train.get(protocol, 0.0) for protocol in ("strict", "paper"))
         if strict == paper:
             return f"How much selecting on the test fold adds to the figures of that fold, {same}"
-        share = f" {self.validation_share:g}" if self.validation_share else ""
-        return (
+        text = (
             f"Two effects together, {same} Under paper the test fold selects, and {paper:.0f} bags train "
-            f"against {strict:.0f} under strict, because the cases that validate under strict train, too. "
-            f"Run with --paper-validation-share{share} to see the first effect alone."
+            f"against {strict:.0f} under strict, because the cases that validate under strict train, too."
         )
+        if self.chosen is not None:  # of a sweep, which has no such option
+            return text
+        share = f" {self.validation_share:g}" if self.validation_share else ""
+        return f"{text} Run with --paper-validation-share{share} to see the first effect alone."
 
     def record(self, row: Row) -> dict[str, Any]:
         """A row's record with, if any row has them, metrics by case and, of strict and paper, the gain."""

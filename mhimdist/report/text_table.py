@@ -40,7 +40,7 @@ class Grid:
             for pairs in (list(zip(line, widths, strict=True)) for line in lines)
         ]
         body = ["| " + " | ".join(line) + " |" for line in (padded[0], rule, *padded[1:])]
-        caption = textwrap.fill(markdown(self.caption), 110)
+        caption = textwrap.fill(markdown(self.caption), 110, break_on_hyphens=False)
         return "\n".join([f"**{markdown(self.title)}**", "", *body, "", caption, ""])
 
     def print(self, console: Console) -> None:

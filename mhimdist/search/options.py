@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mhimdist.config import extensions
 from mhimdist.config.execution import Execution
+from mhimdist.config.protocols import Protocol
 from mhimdist.config.train import TrainConfig
 from mhimdist.errors import SplitError
 from mhimdist.search.tracker import TRACKERS
@@ -59,14 +60,15 @@ class Sweep(Execution):
         "kept_share (share of the instances that the student sees) or none",
     )
 
-    protocol: Literal["strict", "refit", "nested"] = Field(
+    protocol: Literal["strict", "refit", "nested", "all"] = Field(
         "strict",
         description="how the best configuration is judged: strict trains it again on each fold, whose "
         "validation cases select the epoch; refit trains it on all cases that do not test, for as many "
         "epochs as the folds of its trial choose; nested does so in each of outer-folds folds, with a search "
-        "inside each, so that every case tests once and no figure has seen its own selection",
+        "inside each, so that every case tests once and no figure has seen its own selection; all is nested, "
+        "and beside it the base configuration, not tuned, under strict, paper and refit on the same folds",
     )
-    outer_folds: int = Field(3, ge=2, description="folds that the cases are split into under nested")
+    outer_folds: int = Field(3, ge=2, description="folds that the cases are split into under nested and all")
     test_share: float = Field(
         0.35, gt=0, lt=1, description="share of the cases for the final test; no trial sees them"
     )
@@ -74,7 +76,11 @@ class Sweep(Execution):
         1, ge=1, description="folds of the other cases; each fold validates once; 1: one validation share"
     )
     validation_share: float = Field(
-        0.2, gt=0, lt=1, description="share of the cases that validates a trial if there is one fold"
+        0.2,
+        gt=0,
+        lt=1,
+        description="share of the cases that validates a trial if there is one fold; under all, share of an "
+        "outer training fold's cases that selects in the rows of strict",
     )
     split_file: Path | None = Field(
         None, description="table (slide,set) or JSON of an official split; no trial sees its test set"
@@ -187,11 +193,22 @@ class Sweep(Execution):
                 f"protocol {self.protocol} chooses by inner folds of the cases that do not test: give two or "
                 "more by folds, such as --folds 5"
             )
-        if self.protocol == "nested" and self.final_top > 1:
-            raise ValueError("protocol nested tests one configuration per outer fold: set final_top to 1")
+        if self.final_protocol == "nested" and self.final_top > 1:
+            raise ValueError(
+                f"protocol {self.protocol} tests one configuration per outer fold: set final_top to 1"
+            )
         if self.parallel_folds > 1 and self.workers > 1:
             raise ValueError("parallel_folds and workers both divide a trial's resources: set one to 1")
         return self
+
+    @property
+    def final_protocol(self) -> Protocol:
+        """The protocol of its final runs; under nested it runs a sweep inside each outer fold."""
+        return "nested" if self.protocol == "all" else self.protocol
+
+    def inside(self, number: int) -> "Sweep":
+        """The sweep inside an outer fold, counted from 1."""
+        return self.model_copy(update={"name": f"{self.name}/outer-{number}", "protocol": "nested"})
 
     @property
     def run_seeds(self) -> tuple[int, ...]:

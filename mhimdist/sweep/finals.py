@@ -204,7 +204,7 @@ def _summary(
         objective=f"validation {meaning.title}",
         selection=meaning.selection,
         headings=meaning.headings,
-        protocol=sweep.protocol,
+        protocol=sweep.final_protocol,
         trials=trials,
         best_config=best[1].model_dump(mode="json"),
         sweep_s=folder.elapsed_s(),
@@ -255,8 +255,9 @@ def _train_finals(
             share = planning.largest_share()
             outcomes |= run_folds(sweep, {digest: missing[digest]}, task.data, stopping, share)
     planned.raise_failures(outcomes)
-    best = [planned.folds[digest].folder for digest in planned.members[candidates[0].name, sweep.protocol]]
-    write_card(folder.path, [read_trained(each) for each in best], f"{sweep.name}, {candidates[0].name}")
+    best = planned.members[candidates[0].name, sweep.final_protocol]
+    trained = [read_trained(planned.folds[digest].folder) for digest in best]
+    write_card(folder.path, trained, f"{sweep.name}, {candidates[0].name}")
     return planned
 
 
@@ -282,7 +283,7 @@ def _add_refits(
             inner = folder.folds(number, candidate.config, task.splits)
         for seed in final_seeds(sweep):
             whole = task.splits[0].whole()
-            planned.add_fold(candidate, whole, task.outer, seed, sweep.protocol, bags, inner)
+            planned.add_fold(candidate, whole, task.outer, seed, sweep.final_protocol, bags, inner)
 
 
 def _final_runs(planned: FoldSet, with_fold: bool) -> dict[str, list[report.FinalRun]]:

@@ -2,7 +2,8 @@
 
     runs/<name>/
         outer-1/, outer-2/, ...     a whole sweep each, with its report, on the cases of one training fold
-        folds/                      the best configuration of each, trained on its whole training fold
+        folds/                      the best configuration of each, trained on its whole training fold; under
+                                    the protocol "all" also the base configuration under the others
         inner/                      inner folds of the network without masking
         table.md, .csv, .json       the outer figures
         report.html, result.json
@@ -13,13 +14,16 @@ The folder reads like that of a cross-validation: `compare.py` and `report.py` t
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
-from mhimdist import files, terminal
-from mhimdist.cross_validation.compare import print_report
+from mhimdist import files
+from mhimdist.config.protocols import Protocol
+from mhimdist.cross_validation.compare import print_report, raise_failures, write_tables
+from mhimdist.data.remote import Location
 from mhimdist.data.splits import Split
 from mhimdist.data.stored import StoredBags
 from mhimdist.errors import SplitError, SweepError
@@ -31,6 +35,7 @@ from mhimdist.search.options import Sweep
 from mhimdist.sweep.encoders import rows_told_apart
 from mhimdist.sweep.finals import Finished, final_seeds
 from mhimdist.sweep.folder import IDENTITY_FILE
+from mhimdist.sweep.untuned import Untuned, gain_of_search
 from mhimdist.sweep.watch import print_line
 from mhimdist.training.environment import environment
 from mhimdist.training.requirements import check_runs
@@ -40,8 +45,10 @@ Search = Callable[[Sweep, list[Split], int, Path], Finished]
 """Runs the sweep inside an outer fold, given its settings, its folds, its number and the finals' folder."""
 
 
-def run_nested(sweep: Sweep, bags: StoredBags, search: Search) -> Path:
+def run_nested(sweep: Sweep, bags: StoredBags, search: Search, data: Location) -> Path:
     """Run a sweep inside each outer fold and report on the outer test cases, which no search has seen.
+
+    Under the protocol "all" the base configuration follows, not tuned, under the other protocols.
 
     Called again with the same arguments, it resumes in the outer fold where it was cut off.
 
@@ -49,11 +56,13 @@ def run_nested(sweep: Sweep, bags: StoredBags, search: Search) -> Path:
         sweep: the settings; each outer fold gets a sweep with these and its own name.
         bags: the data set.
         search: runs one of these sweeps.
+        data: folder of shards, on storage that every node sees, or its URL.
 
     Returns:
         The folder.
 
     Raises:
+        CrossValidationError: runs of the base configuration failed; tables and page are written first.
         SplitError: there are too few cases for the outer folds, or for the inner ones of one of them.
         SweepError: the folder holds a sweep of another protocol, or see `run_sweep`.
         PreemptedError: it was asked to stop; the same command resumes it.
@@ -71,6 +80,7 @@ def run_nested(sweep: Sweep, bags: StoredBags, search: Search) -> Path:
         ),
         bags,
     )
+    untuned = Untuned.of(sweep, bags, inner) if sweep.protocol == "all" else None
     with sweep.driving():
         if sweep.fresh:
             for name in ("folds", "inner"):
@@ -78,9 +88,12 @@ def run_nested(sweep: Sweep, bags: StoredBags, search: Search) -> Path:
         finished = []
         for number, splits in enumerate(inner, 1):
             print_line(f"outer fold {number} of {len(outer)}")
-            inside = sweep.model_copy(update={"name": f"{sweep.name}/outer-{number}"})
-            finished.append(search(inside, splits, number, folder / "folds"))
-        _report(sweep, bags, outer, finished, time.monotonic() - started)
+            finished.append(search(sweep.inside(number), splits, number, folder / "folds"))
+        rows = untuned.run(data, folder / "folds") if untuned else []
+        trained: dict[Protocol, Sequence[Split]] = {"nested": outer, **(untuned.splits if untuned else {})}
+        num_train = {each: mean(len(split.train) for split in splits) for each, splits in trained.items()}
+        comparison = _report(sweep, bags, finished, rows, num_train, time.monotonic() - started)
+        raise_failures(comparison, folder)
     return folder
 
 
@@ -92,8 +105,13 @@ def _inner(sweep: Sweep, bags: StoredBags, outer: Split, number: int) -> list[Sp
 
 
 def _report(
-    sweep: Sweep, bags: StoredBags, outer: Sequence[Split], finished: Sequence[Finished], wall_s: float
-) -> None:
+    sweep: Sweep,
+    bags: StoredBags,
+    finished: Sequence[Finished],
+    untuned: Sequence[Row],
+    num_train: Mapping[Protocol, float],
+    wall_s: float,
+) -> Comparison:
     """Write the tables, the page and result.json, and print the tables."""
     model, has_plain = sweep.train.model.name, any(each.plain for each in finished)
     tuned = f"tuned MHIM ({model})" if has_plain else f"tuned {model}"
@@ -105,7 +123,7 @@ def _report(
     }
     note = f"the settings are those that each outer fold's search of {sweep.num_trials} trials chose"
     rows = [
-        Row(name, "nested", results, len(outer) * sweep.final_seeds, note=note)
+        Row(name, "nested", results, len(finished) * sweep.final_seeds, note=note)
         for name, results in found.items()
         if results
     ]
@@ -115,38 +133,39 @@ def _report(
         synthetic=bags.synthetic,
         num_bags=len(bags),
         num_cases=len(set(bags.cases)),
-        num_folds=len(outer),
-        split_by=f"{len(outer)} splits of {sweep.split_file.name}"
+        num_folds=len(finished),
+        split_by=f"{len(finished)} splits of {sweep.split_file.name}"
         if sweep.split_file
-        else f"{len(outer)}-fold by case",
+        else f"{len(finished)}-fold by case",
         seeds=final_seeds(sweep),
-        rows=rows,
+        rows=[*rows, *untuned],
         wall_s=wall_s,
         num_found=0,
-        num_train={"nested": mean(len(split.train) for split in outer)},
+        num_train=num_train,
+        validation_share=sweep.validation_share,
         inner_folds=sweep.folds,
         chosen=chosen_table(sweep.name, finished),
     )
-    folder, console = sweep.folder, terminal.console()
-    if of_sets:
-        files.write_text(folder / "table.json", comparison.json())
-        comparison = _with_sentences(comparison, rows_told_apart(folder, list(of_sets)))
+    folder = sweep.folder
+    if of_sets or untuned:
+        files.write_text(folder / "table.json", comparison.json())  # says which folds are of which row
+        gain = gain_of_search(folder, rows[0], untuned)
+        comparison = _with_sentences(comparison, [*gain, *rows_told_apart(folder, list(of_sets))])
     files.write_text(folder / "options.json", sweep.model_dump_json(indent=1, exclude={"storage"}))
     files.write_text(folder / "environment.json", json.dumps(environment(sweep.num_threads), indent=1))
-    for suffix, text in (
-        ("md", comparison.markdown()),
-        ("csv", comparison.csv()),
-        ("json", comparison.json()),
-    ):
-        files.write_text(folder / f"table.{suffix}", text)
-    for grid in comparison.grids():
-        grid.print(console)
+    write_tables(comparison, folder)
     print_report(comparison, folder)
-    best = rows[0]
+    result = _result(folder, finished, rows[0], untuned)
+    files.write_text(folder / "result.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+    return comparison
+
+
+def _result(folder: Path, finished: Sequence[Finished], best: Row, untuned: Sequence[Row]) -> dict[str, Any]:
+    """The figures of result.json."""
     low, high = best.interval or (None, None)
     score = best.task.selection
     test = best.spread(score)
-    result = {
+    result: dict[str, Any] = {
         f"test_{score}": test[0] if test else None,
         f"test_{score}_std": test[1] if test else None,
         f"test_{score}_low": low,
@@ -154,7 +173,12 @@ def _report(
         "outer": [{"fold": number, **_outer(each)} for number, each in enumerate(finished, 1)],
         "report": str(folder / "report.html"),
     }
-    files.write_text(folder / "result.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+    if untuned:
+        result["untuned"] = [
+            {"name": row.name, "protocol": row.protocol, f"test_{score}": (row.spread(score) or [None])[0]}
+            for row in untuned
+        ]
+    return result
 
 
 def _of_features(finished: Sequence[Finished]) -> dict[str, list[Result]]:

@@ -83,7 +83,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
 
     It writes study.db, a folder per trial, result.json and report.html under `<sweep.home>/runs/<name>`.
     Called again with the same arguments, it resumes a sweep that was cut off, and changes nothing in a
-    finished one. Under the nested protocol it runs one sweep inside each outer fold, see `nested.run_nested`.
+    finished one. Under the protocols nested and all it runs a sweep inside each outer fold, see `nested`.
 
     Args:
         sweep: the settings of the search.
@@ -104,7 +104,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
     refuse_open_cluster(insecure=sweep.insecure)
     bags = open_bags(data, sweep.train.loading, sweep.train.features, bag_of=sweep.bag_of)
     warn_of_larger_bags(trained_on(bags, sweep.train), sweep.train.max_instances)
-    if sweep.protocol != "nested":
+    if sweep.final_protocol != "nested":
         return _run(sweep, space, bags, data, sweep.splits(bags)).folder
 
     def search(inside: Sweep, splits: list[Split], number: int, finals: Path) -> Finished:
@@ -112,7 +112,7 @@ def run_sweep(sweep: Sweep, space: SpaceFunction, *, data: Location) -> Path:
             write_repeat(sweep, space, proposals.examine(space, sweep.train))
         return _run(inside, space, bags, data, splits, number, finals)
 
-    return run_nested(sweep, bags, search)
+    return run_nested(sweep, bags, search, data)
 
 
 def _run(

@@ -120,6 +120,20 @@ def test_protocols_are_not_mixed(tmp_path, run):
     assert mh.compare(both, protocol="paper", num_resamples=100).entries[0].protocol == "paper"
 
 
+def test_what_a_nested_search_chose_is_compared_with_what_was_not_tuned(tmp_path):
+    tuned = write_cross_validation(tmp_path / "tuned", BOTH, protocol="nested", seeds=(3,))
+    strict = write_cross_validation(tmp_path / "strict", BOTH, seeds=(3,))
+    refit = write_cross_validation(tmp_path / "refit", BOTH, protocol="refit", seeds=(3,))
+    found = mh.compare(f"{tuned}::abmil", f"{refit}::abmil", num_resamples=100)
+    assert "(3 folds x 1 seed, nested and refit protocols)" in found.sentences[0]
+    with pytest.raises(ComparisonError, match=r"expected one protocol, got nested .* strict"):
+        mh.compare(tuned, strict)
+    for fold in (tuned / "folds").iterdir():  # a folder of all protocols
+        fold.rename(strict / "folds" / f"{fold.name}-nested")
+    (strict / "table.json").unlink()
+    assert {each.protocol for each in mh.compare(strict, num_resamples=100).entries} == {"nested"}
+
+
 def test_folders_of_predictions_are_compared(tmp_path):
     generator = np.random.default_rng(0)
     labels = ["normal", "tumour"] * 40

@@ -61,6 +61,9 @@ def test_what_no_option_makes_comparable(common):
     one = _entry("one")
     with pytest.raises(ComparisonError, match="expected one protocol, got strict for one and paper for two"):
         on_the_same_slides([one, _entry("two", protocol="paper")], common=common)
+    nested = _entry("one", protocol="nested")
+    with pytest.raises(ComparisonError, match="expected one protocol, got nested for one and strict for two"):
+        on_the_same_slides([nested, _entry("two")], common=common)
     named = [_entry("one", classes=("a", "b")), _entry("two", classes=("b", "a"))]
     with pytest.raises(ComparisonError, match="same classes, got a, b for one and b, a for two"):
         on_the_same_slides(named, common=common)

@@ -36,6 +36,15 @@ def test_the_masked_network_under_strict_votes(both):
     assert len({member.recipe for member in members}) == 1
 
 
+def test_what_a_nested_search_chose_votes_before_what_stands_beside_it(both, tmp_path):
+    folder = tmp_path / "nested"
+    shutil.copytree(both, folder)
+    for result in folder.glob("folds/*cc*/result.json"):
+        said = json.loads(result.read_text())
+        result.write_text(json.dumps(said | {"protocol": "nested"}))
+    assert {member.protocol for member in find_members([folder])} == {"nested"}
+
+
 def test_another_candidate_is_asked_for_by_name_or_digest(both):
     plain = find_members([both], "abmil")
     assert ({member.name for member in plain}, len(plain)) == ({"abmil"}, 4)

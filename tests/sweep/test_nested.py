@@ -1,6 +1,8 @@
 """Sweeps inside outer folds, and the refit of what they choose, in this process and on a private Ray."""
 
+import html
 import json
+from contextlib import nullcontext
 
 import pytest
 import ray
@@ -12,9 +14,11 @@ from mhimdist.cross_validation.options import Candidate
 from mhimdist.data.shards import BagShards
 from mhimdist.data.splits import Split
 from mhimdist.errors import SplitError, SweepError
+from mhimdist.report.comparison import PAPER_WARNING
 from mhimdist.report.summary import Trial
 from mhimdist.search.options import Sweep
 from mhimdist.search.space import Space
+from mhimdist.sweep import untuned
 from mhimdist.sweep.finals import PLAIN, Finished, _add_refits
 from mhimdist.sweep.folder import SweepFolder
 from mhimdist.sweep.nested import run_nested
@@ -58,11 +62,8 @@ def cluster():
     ray.shutdown()
 
 
-@pytest.fixture(scope="module")
-def folder(data, sweep):
-    """The folder of a nested sweep with one trial per outer fold, whose runs train in this process."""
-    alone = sweep.model_copy(update={"name": "in-process"})
-    bags = BagShards(data)
+def _searching(data, bags):
+    """A sweep inside an outer fold with one trial, the base, whose runs train in this process."""
 
     def search(inside, splits, number, finals):
         own, stages = SweepFolder(inside, finals), inside.first_stages
@@ -87,7 +88,32 @@ def folder(data, sweep):
         )
         return Finished(own.path, best, tuned, plain)
 
-    return run_nested(alone, bags, search)
+    return search
+
+
+@pytest.fixture(scope="module")
+def folder(data, sweep):
+    """The folder of a nested sweep with one trial per outer fold, whose runs train in this process."""
+    alone, bags = sweep.model_copy(update={"name": "in-process"}), BagShards(data)
+    return run_nested(alone, bags, _searching(data, bags), data)
+
+
+@pytest.fixture(scope="module")
+def everything(data, sweep):
+    """The same under all protocols, and the names of the folds that were trained beside the sweeps."""
+    every = sweep.model_copy(update={"name": "everything", "protocol": "all"})
+    bags, trained = BagShards(data), []
+
+    def run_folds(execution, folds, data, stopping):
+        for fold in sorted(folds.values(), key=lambda fold: (not fold.is_inner, not fold.is_plain)):
+            trained.append(fold.name)
+            run_fold(fold, bags, execution.first_stages, 1)
+        return {digest: fold.ended_result() for digest, fold in folds.items()}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(untuned, "run_folds", run_folds)
+        patch.setattr(untuned, "stoppable", lambda execution: nullcontext())
+        yield run_nested(every, bags, _searching(data, bags), data), trained
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +201,61 @@ def test_one_report_has_the_outer_mean_its_interval_and_what_each_fold_chose(fol
     _check_report(folder)
 
 
+def test_all_protocols_stand_beside_what_the_search_chose_on_the_same_cases(everything):
+    folder, _ = everything
+    table = json.loads((folder / "table.json").read_text())
+    rows = [(row["name"], row["protocol"], row["runs"]) for row in table["rows"]]
+    assert rows == [
+        ("tuned MHIM (abmil)", "nested", 4),
+        ("tuned abmil, without masking", "nested", 4),
+        *((name, each, 4) for name in ("MHIM (abmil)", "abmil") for each in ("strict", "paper", "refit")),
+    ]
+    tested = {
+        row["protocol"]: sorted((r["fold"], r["seed"]) for r in row["results"]) for row in table["rows"][:5]
+    }
+    assert tested["strict"] == tested["paper"] == tested["refit"] == tested["nested"]
+    text = " ".join((folder / "table.md").read_text().split())
+    for fragment in ("protocols side by side", "inflation, paper minus strict", NESTED_NOTE, PAPER_WARNING):
+        assert fragment in text
+    assert "--paper-validation-share" not in text  # no option of a sweep
+    for number in (1, 2):
+        tests = {
+            (result["protocol"], tuple(sorted(result["keys"])))
+            for path in folder.glob(f"folds/fold-{number}-*/result.json")
+            if (result := json.loads(path.read_text()))
+        }
+        assert {protocol for protocol, _ in tests} == {"strict", "paper", "refit", "nested"}
+        assert len({keys for _, keys in tests}) == 1
+    assert PAPER_WARNING in html.unescape((folder / "report.html").read_text())
+
+
+def test_inner_runs_of_the_base_are_those_of_its_trial(everything):
+    folder, trained = everything
+    assert not [name for name in trained if "inner" in name]
+    results = {
+        result["protocol"]: result
+        for path in sorted(folder.glob("folds/fold-1-*/config.json"))
+        if "init_momentum" in path.read_text()
+        and (result := json.loads((path.parent / "result.json").read_text()))["seed"] == BASE.seed + 1
+    }
+    # The search had one trial, the base: what it chose is what refit has been given.
+    assert results["refit"]["test"] == results["nested"]["test"]
+    assert results["refit"]["validation_curve"] == results["nested"]["validation_curve"]
+    assert results["refit"]["inner_runs"] == 2
+
+
+def test_what_the_search_gained_is_tested(everything):
+    folder, _ = everything
+    text = " ".join((folder / "table.md").read_text().replace("\\", "").split())
+    sentence = json.loads((folder / "gain.json").read_text())["pairs"][0]["sentence"]
+    assert sentence in text
+    assert "nested and refit protocols" in sentence
+    assert "tuned MHIM (abmil) reached AUC" in sentence
+    assert "difference .000" in sentence  # see above
+    untuned_rows = json.loads((folder / "result.json").read_text())["untuned"]
+    assert len(untuned_rows) == 6
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 def test_ray_tunes_inside_each_outer_fold(by_ray, data):
@@ -196,6 +277,22 @@ def test_the_same_command_finds_a_finished_one_and_changes_nothing(by_ray, data,
     assert run_sweep(sweep, space, data=data) == folder
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/*/*/result.json")} == before
     assert [(folder / name).read_text() for name in names] == texts
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_all_protocols_may_be_asked_for_later(by_ray, data, sweep):
+    trials = {path: path.stat().st_mtime_ns for path in by_ray.glob("outer-*/trials/*/*/result.json")}
+    finals = {path: path.stat().st_mtime_ns for path in by_ray.glob("folds/*/result.json")}
+    assert run_sweep(sweep.model_copy(update={"protocol": "all"}), space, data=data) == by_ray
+    assert {path: path.stat().st_mtime_ns for path in (*trials, *finals)} == trials | finals
+    rows = json.loads((by_ray / "table.json").read_text())["rows"]
+    assert [(row["protocol"], row["runs"]) for row in rows] == [
+        *([("nested", 4)] * 2),
+        *([("strict", 4), ("paper", 4), ("refit", 4)] * 2),
+    ]
+    # What is new are strict, paper and refit of two configurations, on two folds with two seeds.
+    assert len(list(by_ray.glob("folds/*/result.json"))) == len(finals) + 24
 
 
 @pytest.mark.slow
@@ -225,9 +322,12 @@ def test_a_folder_of_another_sweep_and_too_few_cases_are_refused_before_anything
 
     many = sweep.model_copy(update={"home": tmp_path, "folds": 15})
     with pytest.raises(SplitError, match=r"inner folds of outer fold 1 \(--folds\): class .* too few"):
-        run_nested(many, bags, search)
+        run_nested(many, bags, search, data)
     other = sweep.model_copy(update={"home": tmp_path, "name": "other"})
     other.folder.mkdir(parents=True)
     (other.folder / "sweep.json").write_text("{}")
     with pytest.raises(SweepError, match="holds a sweep that is not nested"):
-        run_nested(other, bags, search)
+        run_nested(other, bags, search, data)
+    few = sweep.model_copy(update={"home": tmp_path, "protocol": "all", "validation_share": 0.99})
+    with pytest.raises(SplitError, match=r"validation cases of the outer folds \(--validation-share\): "):
+        run_nested(few, bags, search, data)

@@ -58,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         best = Trial(0, "complete", 0.5, {"features": configs[0].features}, [], 1.0)
         return Finished(own.path, best, tested[configs[0].features], (), tested)
 
-    return run_nested(sweep, bags, search)
+    return run_nested(sweep, bags, search, data)
 
 
 def test_the_table_has_the_search_and_a_row_per_encoder(folder: Path) -> None:
