@@ -113,7 +113,8 @@ def _of_other_features(one: Entry, two: Entry) -> bool:
     Slides, cases and labels are compared beside this.
     """
     names = {one.features, two.features}
-    return len(names) == 2 and None not in names and one.dataset == two.dataset
+    is_one_set = one.folder == two.folder or one.dataset == two.dataset
+    return len(names) == 2 and None not in names and is_one_set
 
 
 def _only(entry: Entry, kept: set[str]) -> Entry:

@@ -13,6 +13,7 @@ from typing import Any
 
 from mhimdist import files
 from mhimdist.config.train import TrainConfig
+from mhimdist.data.remote import shown
 from mhimdist.data.splits import Split
 from mhimdist.errors import SweepError
 from mhimdist.report import summary as report
@@ -30,7 +31,7 @@ PROCESS_FILE = "process.json"
 _CLOCK_FILE = "clock.json"
 LAYOUT = 2
 """Increased when the folders of trials and final runs change, so that older ones are refused."""
-_OWN_KEYS = ("layout", "id", "url", "first")
+_OWN_KEYS = ("layout", "id", "url", "first", "data")
 """Keys of the identity file that describe the folder; all other keys make the sweep."""
 CHANGEABLE = frozenset(
     {
@@ -137,6 +138,7 @@ class SweepFolder:
                 "id": uuid.uuid4().hex,
                 "url": storage.hidden(self.url),
                 "first": list(first),
+                "data": shown(self.sweep.data),
             }
             files.write_text(file, json.dumps(own | identity, indent=1))
             return False

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -140,12 +141,19 @@ def test_features_is_an_option_of_every_job() -> None:
 
 def written(folder: Path, **features: float) -> Path:
     """Final runs of a sweep, one configuration per feature set, with shifts between their scores."""
-    return write_cross_validation(
-        folder,
-        {name: (MASKED.override({"features": name}), shift) for name, shift in features.items()},
-        holder="final",
-        with_table=False,
-    )
+    for name, shift in features.items():
+        made = write_cross_validation(
+            folder / name,
+            {name: (MASKED.override({"features": name}), shift)},
+            holder="final",
+            with_table=False,
+            data_digest=(name[0] * 64),
+        )
+        for fold in (made / "final").iterdir():
+            (folder / "final").mkdir(exist_ok=True)
+            fold.rename(folder / "final" / f"{fold.name}-{name}")
+        shutil.rmtree(made)
+    return folder
 
 
 def test_paired_tests_tell_the_sets_of_a_sweep_apart(tmp_path: Path) -> None:

@@ -32,6 +32,9 @@ def test_a_folder_keeps_what_it_began_with(tmp_path):
     assert again.first_params == FIRST
     assert again.owner == owner
     assert SweepFolder(Sweep(home=tmp_path, name="test", train=BASE, fresh=True)).first_params is None
+    _claim(tmp_path, data="moved/digits-c16")  # where the data are makes no other sweep
+    said = json.loads((begun.path / "sweep.json").read_text())
+    assert (said["data"], Sweep(home=tmp_path).data) == ("digits-c16", "digits-c16")
     with pytest.raises(SweepError, match="holds another sweep \\(space 'a', now 'b'\\)"):
         _claim(tmp_path, "b")
     assert _claim(tmp_path, "b", fresh=True).owner.id != owner.id
