@@ -8,14 +8,11 @@ import torch
 
 from data_prep.shard import shard
 from mhimdist.config.presets import preset
-from mhimdist.cross_validation import compare as compare_module
 from mhimdist.cross_validation.compare import run_cross_validation
 from mhimdist.cross_validation.options import CrossValidation
-from mhimdist.data.opening import open_bags
 from mhimdist.errors import CheckpointError, SplitError
 from mhimdist.search.options import Sweep
 from mhimdist.sweep.run import run_sweep
-from mhimdist.training.fold import run_fold
 
 BASE = preset("c16", "abmil").override(
     {"model.hidden_dim": 8, "model.attention_dim": 4, "epochs": 1, "device": "cpu"}
@@ -53,20 +50,8 @@ def _split_file(folder, rows, sets_of_rare):
     return path
 
 
-@pytest.fixture
-def here(monkeypatch):
-    """Runs folds in this process, without Ray."""
-
-    def run_folds(experiment, folds, data, stopping):
-        for fold in sorted(folds.values(), key=lambda fold: not fold.is_plain):
-            run_fold(fold, open_bags(data, fold.config.loading), experiment.first_stages, 1)
-        return {digest: fold.ended_result() for digest, fold in folds.items()}
-
-    monkeypatch.setattr(compare_module, "run_folds", run_folds)
-
-
 @pytest.mark.slow
-def test_tables_say_which_set_lacks_a_class(tmp_path, data, rows, here, capsys):
+def test_tables_say_which_set_lacks_a_class(tmp_path, data, rows, in_this_process, capsys):
     file = _split_file(tmp_path, rows, ("train", "validation"))
     job = CrossValidation(home=tmp_path, name="it", seeds=(1,), split_file=file, train=BASE)
     comparison = run_cross_validation(job, data=data)
