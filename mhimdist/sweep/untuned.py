@@ -3,6 +3,7 @@
 What a search has gained is the difference to what it began with. Both are tested on the same cases.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,8 +89,11 @@ class Untuned:
         candidates = CrossValidation(train=self.sweep.train).candidates
         planned = FoldSet(self.sweep, candidates, folder)
         for candidate in candidates:
-            for number, inner in enumerate(self.inner, 1):
-                self._add(planned, candidate, number, self._inner_runs(planned, candidate, number, inner))
+            inner = [self._inner_runs(planned, candidate, *each) for each in enumerate(self.inner, 1)]
+            for protocol, seed in itertools.product(self.splits, final_seeds(self.sweep)):
+                for number, split in enumerate(self.splits[protocol], 1):
+                    chosen_by = inner[number - 1] if protocol == "refit" else ()
+                    planned.add_fold(candidate, split, number, seed, protocol, self.bags, chosen_by)
         outcomes = planned.found()
         if missing := planned.missing():
             print_line(
@@ -100,13 +104,6 @@ class Untuned:
             with stoppable(self.sweep) as stopping:
                 outcomes |= run_folds(self.sweep, missing, absolute(data), stopping)
         return rows_of(planned, candidates, outcomes, self.bags)
-
-    def _add(self, planned: FoldSet, candidate: Candidate, number: int, inner: Sequence[Fold]) -> None:
-        for protocol, splits in self.splits.items():
-            for seed in final_seeds(self.sweep):
-                chosen_by = inner if protocol == "refit" else ()
-                split = splits[number - 1]
-                planned.add_fold(candidate, split, number, seed, protocol, self.bags, chosen_by)
 
     def _inner_runs(
         self, planned: FoldSet, candidate: Candidate, number: int, splits: Sequence[Split]
